@@ -1,0 +1,239 @@
+"""What SQL sees of the key-value layer: transactions over one ordered key space, whoever holds which range.
+
+``Database.begin`` gives a ``Transaction``; keys and values are bytes (an absent value is None).  Writes are buffered at
+the gateway and seen by the transaction's own reads; nothing reaches a range before ``commit``.  The isolation rules are
+those of docs/architecture.md §5:
+
+* READ COMMITTED: ``begin_statement`` takes a fresh snapshot; ``lock`` returns the newest committed value, and says
+  whether it differs from the snapshot's, so that the caller re-checks its predicate instead of failing.
+* REPEATABLE READ: one snapshot; ``lock`` raises SerializationConflict where a newer version exists.
+
+Example (transfer between two accounts)::
+
+    txn = database.begin(Isolation.READ_COMMITTED)
+    a, b = await txn.lock([key_a, key_b], LockStrength.NO_KEY_UPDATE)
+    txn.put(key_a, changed(a.value)); txn.put(key_b, changed(b.value))
+    await txn.commit()           # durable on a majority, or an error and no effect
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+Timestamp = int
+"""Hybrid logical clock reading: physical microseconds since 1970 « 12 | counter."""
+
+
+class Isolation(IntEnum):
+    READ_COMMITTED = 1
+    REPEATABLE_READ = 2
+    SERIALIZABLE = 3
+
+
+class LockStrength(IntEnum):
+    """Row lock modes, weakest first, with Postgres's conflict table (manual, 13.3.2)."""
+
+    KEY_SHARE = 1
+    SHARE = 2
+    NO_KEY_UPDATE = 3
+    UPDATE = 4
+
+
+class WaitPolicy(IntEnum):
+    WAIT = 1
+    NOWAIT = 2
+    SKIP_LOCKED = 3
+
+
+class LockedValue(NamedTuple):
+    """A key after it was locked: its newest committed value (own writes on top).
+
+    ``changed``: that value is not the one the statement's snapshot shows.  ``skipped``: SKIP LOCKED passed it over.
+    """
+
+    value: bytes | None
+    changed: bool
+    skipped: bool = False
+
+
+class ScanBatch(NamedTuple):
+    """One chunk of a scan, in scan order.  ``resume`` is None at the end; else pass it on as the new ``start``
+    (as the new ``end`` of a reverse scan)."""
+
+    keys: list[bytes]
+    values: list[bytes]
+    resume: bytes | None
+
+
+class RangeInfo(NamedTuple):
+    """One range as users see it (EXPLAIN, SHOW RANGES, ``proddb status``)."""
+
+    range_id: int
+    start: bytes
+    end: bytes
+    leader: int
+    replicas: tuple[int, ...]
+    term: int
+
+
+class KVError(Exception):
+    """Base of this layer's errors; SQL gives each class its SQLSTATE."""
+
+
+class MustWait(Exception):
+    """A ``try_`` call cannot be answered at once: call the awaitable form."""
+
+
+class SerializationConflict(KVError):
+    """Another transaction won; the whole transaction may be retried (40001)."""
+
+
+class KeyExists(KVError):
+    """An ``insert`` met a live value (23505, which SQL words by the key's index)."""
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__("key exists")
+        self.key = key
+
+
+class LockNotAvailable(KVError):
+    """NOWAIT, or lock_timeout ran out (55P03)."""
+
+
+class DeadlockDetected(KVError):
+    """This transaction was chosen to break a cycle of waiting ones (40P01)."""
+
+
+class TransactionAborted(KVError):
+    """The transaction was aborted by somebody else, for example after its heartbeats stopped (40001)."""
+
+
+class OutcomeUnknown(KVError):
+    """The commit was sent but its fate could not be learnt (40003): it took effect wholly or not at all."""
+
+
+class RangeUnavailable(KVError):
+    """No majority of a range answered in time (57P03)."""
+
+
+class TransactionTooLarge(KVError):
+    """The write buffer passed its limit (54000)."""
+
+
+class ClockOutOfBounds(KVError):
+    """This node's clock is outside --max-clock-offset; it serves nothing until mended (58000)."""
+
+
+class ReadRestart(KVError):
+    """A read met a value inside its uncertainty window: take a new snapshot at ``timestamp`` and run the statement
+    again.  The session does that itself as long as no row has left and (under REPEATABLE READ) it is the first."""
+
+    def __init__(self, timestamp: Timestamp) -> None:
+        super().__init__("read within the uncertainty interval")
+        self.timestamp = timestamp
+
+
+class Transaction(Protocol):
+    """One client transaction.  Used by one task at a time."""
+
+    isolation: Isolation
+    read_timestamp: Timestamp
+
+    def begin_statement(self, at_least: Timestamp = 0) -> None:
+        """Take the statement's snapshot (a new one under READ COMMITTED), not older than ``at_least``."""
+
+    def try_get(self, key: bytes) -> bytes | None:
+        """Return the value at ``key`` at the snapshot if that is known at once; raises MustWait otherwise."""
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values at ``keys`` at the snapshot, in order."""
+
+    def try_scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool = False) -> ScanBatch:
+        """Return one chunk of at most ``limit`` entries if it lies at hand; raises MustWait otherwise."""
+
+    async def scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool = False) -> ScanBatch:
+        """Return one chunk of at most ``limit`` live entries of [start, end) at the snapshot."""
+
+    async def lock(
+        self, keys: Sequence[bytes], strength: LockStrength, wait: WaitPolicy = WaitPolicy.WAIT
+    ) -> list[LockedValue]:
+        """Lock rows until the transaction ends and return their newest committed values, in order.
+
+        Absent keys can be locked too (a unique insert does).  Raises LockNotAvailable, DeadlockDetected,
+        SerializationConflict (REPEATABLE READ and above, where a newer version than the snapshot's exists)."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Buffer a write; the key should have been locked before, or nobody else can know it."""
+
+    def insert(self, key: bytes, value: bytes) -> None:
+        """Buffer a write that holds only if no live value is at ``key`` at commit (KeyExists from ``commit``)."""
+
+    def delete(self, key: bytes) -> None:
+        """Buffer a delete."""
+
+    def savepoint(self) -> int:
+        """Return a mark for ``rollback_to``."""
+
+    def rollback_to(self, mark: int) -> None:
+        """Forget the writes buffered since ``mark`` (locks stay, as Postgres allows)."""
+
+    @property
+    def has_writes(self) -> bool:
+        """Tell whether anything is buffered."""
+
+    async def commit(self) -> Timestamp:
+        """Make the writes durable and visible, release the locks; returns the commit timestamp.
+
+        Raises KeyExists, SerializationConflict, TransactionAborted, OutcomeUnknown, RangeUnavailable; after any
+        error the transaction is over."""
+
+    def rollback(self) -> None:
+        """Drop the writes and release the locks (in the background where they are remote)."""
+
+
+class Database(Protocol):
+    """The gateway's door to the cluster's key space."""
+
+    def begin(self, isolation: Isolation, *, read_only: bool = False) -> Transaction:
+        """Start a transaction."""
+
+    def try_get(self, key: bytes) -> bytes | None:
+        """Autocommit read of the newest value when the range is at hand; raises MustWait otherwise."""
+
+    async def ingest(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+        """Write durably, outside any transaction, to keys that no transaction can know yet (backfills, new tables).
+
+        Split over ranges and into bounded proposals; may be repeated after an error."""
+
+    async def clear_range(self, start: bytes, end: bytes) -> None:
+        """Remove every version in [start, end) outside any transaction (dropped tables and indexes)."""
+
+    async def split(self, keys: Sequence[bytes]) -> None:
+        """Make each key a range boundary; boundaries that exist already are left alone."""
+
+    async def ranges(self, start: bytes, end: bytes) -> list[RangeInfo]:
+        """Return the ranges that overlap [start, end), in order."""
+
+    async def allocate_ids(self, counter: bytes, count: int = 1) -> int:
+        """Advance the named cluster-wide counter by ``count`` durably; returns the first of the new numbers.
+
+        Numbers start at 1 and are never handed out twice (object ids, hidden row ids, sequences)."""
+
+    async def broadcast(self, topic: str, payload: bytes, timeout_ns: int) -> dict[int, bytes | None]:
+        """Call the handler of ``topic`` on every node of the cluster, this one included; answers by node id.
+
+        None stands for a node that did not answer in time; nodes that the cluster counts as dead are left out."""
+
+    def on_broadcast(self, topic: str, handler: BroadcastHandler) -> None:
+        """Register this node's handler of ``topic``."""
+
+    @property
+    def node_id(self) -> int:
+        """Tell this node's id."""
+
+
+class BroadcastHandler(Protocol):
+    async def __call__(self, sender: int, payload: bytes) -> bytes:
+        """Answer one broadcast."""

@@ -1,0 +1,110 @@
+"""Descriptors: the catalog as it is stored, one msgspec struct per object.
+
+Object ids (``oid``) come from one cluster-wide counter starting at 16384, as users of Postgres expect; storage ids
+(``storage_id``) name key prefixes and change when a table is truncated or rewritten.  A column is identified by its
+``number`` (attnum), which is never reused; the row codec keeps column ``number`` at position ``number - 1``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Column(msgspec.Struct, frozen=True, array_like=True):
+    number: int
+    name: str
+    type_oid: int
+    modifier: int = -1
+    not_null: bool = False
+    default: str | None = None
+    """SQL text of the default expression (or of the generation expression)."""
+    identity: str = ""
+    """'' none, 'a' always, 'd' by default."""
+    generated: bool = False
+    dropped: bool = False
+    missing: Any = None
+    """Storage value of rows written before the column existed."""
+
+
+class IndexColumn(msgspec.Struct, frozen=True, array_like=True):
+    column: int
+    """Column number; 0 for the hidden row id of a table without primary key."""
+    descending: bool = False
+    nulls_first: bool = False
+
+
+class Index(msgspec.Struct, frozen=True, array_like=True):
+    oid: int
+    name: str
+    storage_id: int
+    """Distinguishes the indexes of a table in its key prefix; the primary index's rows hold the table."""
+    columns: tuple[IndexColumn, ...]
+    unique: bool = False
+    primary: bool = False
+    constraint: bool = False
+    """Made by a PRIMARY KEY or UNIQUE constraint of the same name."""
+    is_global: bool = True
+    """False: the entries live under the row's hash prefix (SHARD BY HASH tables)."""
+
+
+class Check(msgspec.Struct, frozen=True, array_like=True):
+    oid: int
+    name: str
+    expression: str
+    """SQL text over the table's columns."""
+
+
+class ForeignKey(msgspec.Struct, frozen=True, array_like=True):
+    oid: int
+    name: str
+    columns: tuple[int, ...]
+    referenced_table: int
+    referenced_columns: tuple[int, ...]
+    on_delete: str = "a"
+    """a no action, r restrict, c cascade, n set null, d set default (pg_constraint's letters)."""
+    on_update: str = "a"
+
+
+class Sharding(msgspec.Struct, frozen=True, array_like=True):
+    columns: tuple[int, ...]
+    group: int
+    """Colocation group: tables of one group share the hash prefix."""
+
+
+class Table(msgspec.Struct, frozen=True, array_like=True):
+    oid: int
+    name: str
+    schema: int
+    database: int
+    columns: tuple[Column, ...]
+    indexes: tuple[Index, ...]
+    """The primary index is the first; a table without primary key has one over its hidden row id, with oid 0."""
+    checks: tuple[Check, ...] = ()
+    foreign_keys: tuple[ForeignKey, ...] = ()
+    referenced_by: tuple[int, ...] = ()
+    """oids of tables with a foreign key to this one."""
+    sharding: Sharding | None = None
+    storage_id: int = 0
+    next_index_id: int = 2
+    kind: str = "r"
+    """r table, v view, S sequence (pg_class.relkind)."""
+    owner: int = 10
+    version: int = 1
+    row_type_oid: int = 0
+    definition: str = ""
+    """A view's SELECT."""
+
+
+class Schema(msgspec.Struct, frozen=True, array_like=True):
+    oid: int
+    name: str
+    database: int
+    owner: int = 10
+
+
+class DatabaseDescriptor(msgspec.Struct, frozen=True, array_like=True):
+    oid: int
+    name: str
+    owner: int = 10

@@ -1,0 +1,65 @@
+"""What the binder and the executor ask of the catalog; a session sees its own uncommitted DDL through one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Index, Schema, Table
+from pydistdb.sql.types.base import EvalContext, SqlType
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VirtualTable:
+    """A system table computed from the catalog (pg_catalog, information_schema, pydistdb_internal).
+
+    ``rows(view, context)`` yields tuples in column order; ``lookups`` maps a column name to a function that yields only
+    the rows with that value (an index by oid or by name).
+    """
+
+    oid: int
+    schema: str
+    name: str
+    columns: tuple[tuple[str, SqlType], ...]
+    rows: Callable[[CatalogView, EvalContext], Iterable[tuple[Any, ...]]]
+    lookups: dict[str, Callable[[CatalogView, EvalContext, Any], Iterable[tuple[Any, ...]]]]
+
+
+Relation = Table | VirtualTable
+
+
+class CatalogView(Protocol):
+    """An immutable state of the catalog, seen from one database with one search_path."""
+
+    version: int
+    """Changes with every DDL: a plan made against another version must be made again."""
+
+    def relation(self, name: str, schema: str | None = None) -> Relation | None:
+        """Find a table, view or virtual table by name along the search_path (or in ``schema``)."""
+
+    def table_by_oid(self, oid: int) -> Table | None:
+        """Find a table by oid in this database."""
+
+    def index_by_name(self, name: str, schema: str | None = None) -> tuple[Table, Index] | None:
+        """Find an index and its table."""
+
+    def schema_named(self, name: str) -> Schema | None:
+        """Find a schema of this database."""
+
+    def tables(self) -> Sequence[Table]:
+        """List every table of this database."""
+
+    def schemas(self) -> Sequence[Schema]:
+        """List every schema of this database, pg_catalog and information_schema included."""
+
+    def databases(self) -> Sequence[DatabaseDescriptor]:
+        """List every database of the cluster."""
+
+    @property
+    def database(self) -> DatabaseDescriptor:
+        """Tell which database this is."""
+
+    @property
+    def search_path(self) -> tuple[str, ...]:
+        """List the schemas that unqualified names are looked up in, pg_catalog first unless named."""

@@ -1,0 +1,320 @@
+"""Utility statements: what is neither a query nor a change of rows, as the binder hands it on.
+
+Names are as written (already folded to lower case by the scanner unless quoted); expressions stay SQL text, because the
+catalog stores them so.  ``bind.parse`` fills these from the parser's tree; session.py and catalog/ddl execute them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pydistdb.sql.types.base import SqlType
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A possibly qualified object name."""
+
+    name: str
+    schema: str | None = None
+    catalog: str | None = None
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Utility:
+    """Base of all utility statements."""
+
+
+# ---------------------------------------------------------------------------------------------- transactions, settings
+
+
+@dataclass(frozen=True, slots=True)
+class Begin(Utility):
+    isolation: str | None = None
+    """'read committed', 'repeatable read', 'serializable' or 'read uncommitted'."""
+    read_only: bool | None = None
+    deferrable: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Utility):
+    chain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback(Utility):
+    chain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Savepoint(Utility):
+    """``action``: savepoint, release, rollback_to."""
+
+    action: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetTransaction(Utility):
+    isolation: str | None
+    read_only: bool | None
+    session: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetVariable(Utility):
+    """``values`` None: SET x TO DEFAULT or RESET x; ``name`` 'all' with values None: RESET ALL."""
+
+    name: str
+    values: tuple[str, ...] | None
+    local: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShowVariable(Utility):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Discard(Utility):
+    what: str
+
+
+# ------------------------------------------------------------------------------------------------ statements and plans
+
+
+@dataclass(frozen=True, slots=True)
+class Explain(Utility):
+    """``query`` is the text of the statement explained; ``position`` its offset in the whole text."""
+
+    query: str
+    analyze: bool = False
+    verbose: bool = False
+    costs: bool = True
+    format: str = "text"
+    options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare(Utility):
+    name: str
+    parameter_types: tuple[SqlType, ...]
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
+class Execute(Utility):
+    name: str
+    arguments: tuple[str, ...]
+    """SQL text of each argument expression."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deallocate(Utility):
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Copy(Utility):
+    """``query`` for COPY (SELECT …) TO; only STDIN and STDOUT (``filename`` None) are served.
+
+    ``options``: format text|csv|binary, delimiter, null, header, quote, escape, encoding, force_quote, force_not_null,
+    force_null, freeze, default, as lower-case text."""
+
+    table: Name | None
+    query: str | None
+    columns: tuple[str, ...]
+    is_from: bool
+    filename: str | None
+    options: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+    where: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vacuum(Utility):
+    """VACUUM and ANALYZE; ``tables`` empty: the whole database."""
+
+    tables: tuple[Name, ...]
+    analyze: bool
+    vacuum: bool
+    verbose: bool = False
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LockTable(Utility):
+    tables: tuple[Name, ...]
+    mode: int
+    nowait: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint(Utility):
+    pass
+
+
+# ------------------------------------------------------------------------------------------------ schema
+
+
+@dataclass(frozen=True, slots=True)
+class CreateDatabase(Utility):
+    name: str
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DropDatabase(Utility):
+    name: str
+    missing_ok: bool
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSchema(Utility):
+    name: str
+    if_not_exists: bool
+    owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKeySpec:
+    columns: tuple[str, ...]
+    referenced: Name
+    referenced_columns: tuple[str, ...]
+    on_delete: str = "a"
+    on_update: str = "a"
+    deferrable: bool = False
+    initially_deferred: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ConstraintSpec:
+    """``kind``: primary, unique, check, foreign.  ``using_index`` for ADD CONSTRAINT … USING INDEX."""
+
+    kind: str
+    name: str | None = None
+    columns: tuple[str, ...] = ()
+    expression: str | None = None
+    foreign: ForeignKeySpec | None = None
+    using_index: str | None = None
+    not_valid: bool = False
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnSpec:
+    name: str
+    type: SqlType
+    not_null: bool = False
+    default: str | None = None
+    constraints: tuple[ConstraintSpec, ...] = ()
+    """Column constraints other than NOT NULL and DEFAULT."""
+    identity: str = ""
+    generated: str | None = None
+    serial: str = ""
+    """'int2', 'int4' or 'int8' for smallserial, serial and bigserial."""
+    collation: str | None = None
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardBy:
+    """``SHARD BY HASH (columns) [SHARDS n] [COLOCATE WITH table]``."""
+
+    columns: tuple[str, ...]
+    shards: int | None = None
+    colocate_with: Name | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTable(Utility):
+    name: Name
+    columns: tuple[ColumnSpec, ...]
+    constraints: tuple[ConstraintSpec, ...]
+    if_not_exists: bool = False
+    temporary: bool = False
+    shard_by: ShardBy | None = None
+    like: tuple[tuple[Name, int], ...] = ()
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTableAs(Utility):
+    name: Name
+    columns: tuple[str, ...]
+    query: str
+    with_data: bool = True
+    if_not_exists: bool = False
+    temporary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AlterTableAction:
+    """``kind``: add_column, drop_column, rename_column, rename_table, rename_constraint, set_default, drop_default,
+    set_not_null, drop_not_null, alter_type, add_constraint, drop_constraint, validate_constraint, set_schema, owner_to,
+    set_options."""
+
+    kind: str
+    name: str | None = None
+    new_name: str | None = None
+    column: ColumnSpec | None = None
+    constraint: ConstraintSpec | None = None
+    expression: str | None = None
+    type: SqlType | None = None
+    missing_ok: bool = False
+    cascade: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AlterTable(Utility):
+    name: Name
+    actions: tuple[AlterTableAction, ...]
+    missing_ok: bool = False
+    kind: str = "table"
+
+
+@dataclass(frozen=True, slots=True)
+class DropObjects(Utility):
+    """``kind``: table, index, view, schema, sequence, type."""
+
+    kind: str
+    names: tuple[Name, ...]
+    missing_ok: bool
+    cascade: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CreateIndex(Utility):
+    """``columns``: (name or None for an expression, SQL text, descending, nulls_first)."""
+
+    name: str | None
+    table: Name
+    columns: tuple[tuple[str | None, str, bool, bool | None], ...]
+    unique: bool
+    if_not_exists: bool = False
+    concurrently: bool = False
+    where: str | None = None
+    include: tuple[str, ...] = ()
+    method: str = "btree"
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate(Utility):
+    tables: tuple[Name, ...]
+    cascade: bool
+    restart_identity: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Comment(Utility):
+    kind: str
+    name: tuple[str, ...]
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported(Utility):
+    """Anything else: executing it raises 0A000 naming ``what``."""
+
+    what: str

@@ -1,0 +1,460 @@
+"""The typed tree: what the binder makes of a statement, what the rules rewrite, what the executor compiles.
+
+Every expression carries its SqlType; every implicit cast is spelt out; every column of every relation has an id that is
+unique in the statement, so a rule may move an expression without renaming.  A ``ColumnRef`` to an id that the
+relation's inputs do not produce is a reference to an outer query (a correlated subquery or LATERAL).
+
+``SELECT name FROM users WHERE id = $1`` becomes::
+
+    Project([(2, "name", ColumnRef(text, 2))],
+        Filter(Call(bool, int8eq, [ColumnRef(int8, 1), Param(int8, 0)]),
+            Scan(users, columns=((1, column 1), (2, column 2)))))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.catalog.view import VirtualTable
+from pydistdb.sql.types.base import AggregateFunction, Function, SqlType
+
+ColumnId = int
+
+# ------------------------------------------------------------------------------------------------ expressions
+
+
+@dataclass(frozen=True, slots=True)
+class Expr:
+    type: SqlType
+
+
+@dataclass(frozen=True, slots=True)
+class Const(Expr):
+    """A runtime value (None for NULL)."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Param(Expr):
+    """``$index+1``."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnRef(Expr):
+    id: ColumnId
+    name: str = ""
+    nullable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Expr):
+    """A function, operator or cast.  ``modifier_call``: a length coercion, called with (value, modifier, explicit)."""
+
+    function: Function
+    arguments: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class And(Expr):
+    arguments: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or(Expr):
+    arguments: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not(Expr):
+    argument: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class IsNull(Expr):
+    argument: Expr
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BooleanTest(Expr):
+    """IS [NOT] TRUE | FALSE | UNKNOWN; ``value`` None stands for UNKNOWN."""
+
+    argument: Expr
+    value: bool | None
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IsDistinct(Expr):
+    """IS [NOT] DISTINCT FROM, by the type's equality function."""
+
+    left: Expr
+    right: Expr
+    equality: Function
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Case(Expr):
+    """Searched CASE (the simple form is bound to comparisons); ``default`` may be a NULL constant."""
+
+    branches: tuple[tuple[Expr, Expr], ...]
+    default: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Coalesce(Expr):
+    arguments: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MinMax(Expr):
+    """GREATEST or LEAST; NULLs are ignored."""
+
+    arguments: tuple[Expr, ...]
+    less: Function
+    greatest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InList(Expr):
+    """``argument [NOT] IN (items)`` with one equality function for all items."""
+
+    argument: Expr
+    items: tuple[Expr, ...]
+    equality: Function
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AnyAll(Expr):
+    """``left operator ANY|ALL (array)``."""
+
+    left: Expr
+    array: Expr
+    function: Function
+    all: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayLiteral(Expr):
+    items: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscript(Expr):
+    """``array[i]`` (one index per dimension), or slices when ``slices`` holds (lower, upper) pairs."""
+
+    array: Expr
+    indexes: tuple[Expr, ...] = ()
+    slices: tuple[tuple[Expr | None, Expr | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RowExpr(Expr):
+    items: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldAccess(Expr):
+    """``(row).field`` by position."""
+
+    row: Expr
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subquery(Expr):
+    """A query as an expression.
+
+    ``kind``: "exists", "scalar", "array", or "any" / "all" with ``test``, a boolean expression over the ColumnRefs of
+    the subquery's output and the outer row.  IN (SELECT …) is "any" with an equality.
+    """
+
+    kind: str
+    query: Rel
+    test: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetCall(Expr):
+    """A set-returning function in a select list; the binder puts it only directly into a ProjectSet."""
+
+    function: Function
+    arguments: tuple[Expr, ...]
+
+
+# ------------------------------------------------------------------------------------------------ relations
+
+
+@dataclass(frozen=True, slots=True)
+class OutputColumn:
+    id: ColumnId
+    name: str
+    type: SqlType
+
+
+@dataclass(frozen=True, slots=True)
+class Rel:
+    """A relation; ``columns`` is its output, in order."""
+
+    columns: tuple[OutputColumn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan(Rel):
+    """All rows of a stored table; ``numbers[i]`` is the column number behind ``columns[i]`` (0: the row's key, as bytes,
+    which UPDATE and DELETE need)."""
+
+    table: Table
+    numbers: tuple[int, ...]
+    alias: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualScan(Rel):
+    """All rows of a virtual table; ``positions[i]`` is where ``columns[i]`` stands in its rows."""
+
+    table: VirtualTable
+    positions: tuple[int, ...]
+    alias: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionScan(Rel):
+    """The rows of a set-returning (or scalar) function; the last column counts them if ``ordinality``."""
+
+    function: Function
+    arguments: tuple[Expr, ...]
+    ordinality: bool = False
+    alias: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Values(Rel):
+    rows: tuple[tuple[Expr, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter(Rel):
+    input: Rel
+    condition: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Project(Rel):
+    """``expressions[i]`` computes ``columns[i]``."""
+
+    input: Rel
+    expressions: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectSet(Rel):
+    """A projection in which some expressions are SetCalls, advanced in step (Postgres 10 and later)."""
+
+    input: Rel
+    expressions: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Join(Rel):
+    """``kind``: "inner", "left", "right", "full", "semi", "anti"; cross joins are inner with a TRUE condition.
+
+    ``lateral``: the right side refers to columns of the left.  ``null_aware``: an anti join for NOT IN.
+    """
+
+    kind: str
+    left: Rel
+    right: Rel
+    condition: Expr
+    lateral: bool = False
+    null_aware: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    expression: Expr
+    descending: bool = False
+    nulls_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateCall:
+    function: AggregateFunction
+    arguments: tuple[Expr, ...]
+    distinct: bool = False
+    filter: Expr | None = None
+    order_by: tuple[SortKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate(Rel):
+    """GROUP BY: output columns are the groups, then the calls.  No groups: exactly one output row.
+
+    ``grouping_sets``: positions into ``groups``, one tuple per set; empty for plain GROUP BY."""
+
+    input: Rel
+    groups: tuple[Expr, ...]
+    calls: tuple[AggregateCall, ...]
+    grouping_sets: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WindowCall:
+    """A window function call; ``function`` is a window Function (called on a partition) or an aggregate."""
+
+    function: Function | AggregateFunction
+    arguments: tuple[Expr, ...]
+    partition_by: tuple[Expr, ...] = ()
+    order_by: tuple[SortKey, ...] = ()
+    frame: tuple[Any, ...] = ()
+    filter: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Window(Rel):
+    """Output: the input's columns, then one per call."""
+
+    input: Rel
+    calls: tuple[WindowCall, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sort(Rel):
+    input: Rel
+    keys: tuple[SortKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit(Rel):
+    """``limit`` None: no limit.  ``with_ties`` needs the Sort below."""
+
+    input: Rel
+    limit: Expr | None
+    offset: Expr | None
+    with_ties: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Distinct(Rel):
+    """``on``: DISTINCT ON expressions (the first row of each in input order); empty for all columns."""
+
+    input: Rel
+    on: tuple[Expr, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SetOperation(Rel):
+    """``kind``: "union", "intersect", "except"; both sides already have the output's types, by position."""
+
+    kind: str
+    all: bool
+    left: Rel
+    right: Rel
+
+
+@dataclass(frozen=True, slots=True)
+class Cte(Rel):
+    """``definition`` is computed once and read by CteScans of ``cte_id`` in ``body``; ``step`` makes it recursive
+    (``union_all`` or not), with CteScans of the same id inside ``step`` reading the working table."""
+
+    cte_id: int
+    definition: Rel
+    body: Rel
+    step: Rel | None = None
+    union_all: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CteScan(Rel):
+    cte_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class LockRows(Rel):
+    """SELECT … FOR UPDATE/SHARE: locks the rows of ``targets``; each is (table, id of its key column)."""
+
+    input: Rel
+    targets: tuple[tuple[Table, ColumnId], ...]
+    strength: int
+    wait: int
+
+
+# ------------------------------------------------------------------------------------------------ statements
+
+
+@dataclass(frozen=True, slots=True)
+class Insert(Rel):
+    """``columns``: RETURNING's output (empty without).  ``source`` yields one value per entry of ``target_numbers``,
+    already cast; columns left out are filled from ``defaults`` (by column number; absent: NULL).
+
+    ``row_ids`` names, by column number, the ColumnIds under which checks and RETURNING see the new row."""
+
+    table: Table
+    source: Rel
+    target_numbers: tuple[int, ...]
+    defaults: dict[int, Expr]
+    checks: tuple[tuple[str, Expr], ...]
+    row_ids: dict[int, ColumnId]
+    returning: tuple[Expr, ...] = ()
+    on_conflict: OnConflict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnConflict:
+    """``index``: storage id of the arbiter (None: any).  ``assignments`` empty: DO NOTHING.  ``excluded_ids`` names the
+    proposed row's columns, ``Insert.row_ids`` the existing row's while assignments and condition are evaluated."""
+
+    index: int | None
+    assignments: tuple[tuple[int, Expr], ...] = ()
+    condition: Expr | None = None
+    excluded_ids: dict[int, ColumnId] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Update(Rel):
+    """``source`` yields the target's key (``key_id``), all its columns (``old_ids``) and whatever FROM brings;
+    ``assignments`` are evaluated over it.  ``new_ids``: the new row, for checks and RETURNING.
+
+    ``recheck`` is the part of the WHERE clause to evaluate again when a locked row turns out to have changed."""
+
+    table: Table
+    source: Rel
+    key_id: ColumnId
+    old_ids: dict[int, ColumnId]
+    assignments: tuple[tuple[int, Expr], ...]
+    new_ids: dict[int, ColumnId]
+    checks: tuple[tuple[str, Expr], ...]
+    recheck: Expr | None = None
+    returning: tuple[Expr, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delete(Rel):
+    table: Table
+    source: Rel
+    key_id: ColumnId
+    old_ids: dict[int, ColumnId]
+    recheck: Expr | None = None
+    returning: tuple[Expr, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BoundStatement:
+    """A bound SELECT, INSERT, UPDATE, DELETE or VALUES.
+
+    ``tables``: oids of the stored tables it touches.  ``tag``: SELECT, INSERT, UPDATE, DELETE.  ``has_rows``: it
+    returns rows to the client, described by ``query.columns``."""
+
+    query: Rel
+    parameter_types: tuple[SqlType, ...]
+    tag: str
+    has_rows: bool
+    tables: frozenset[int]
+    volatile: bool = False

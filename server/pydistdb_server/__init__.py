@@ -1,0 +1,1 @@
+"""A node process: Postgres protocol, node-to-node RPC, HTTP, configuration."""

@@ -1,0 +1,1 @@
+"""One machine's store: key encoding, the LMDB engine, multi-version values."""

@@ -1,0 +1,93 @@
+"""The engine interface: ordered byte keys in a few named spaces, snapshots, atomic durable batches.
+
+One writer, many readers.  ``apply`` makes a ``WriteBatch`` durable and visible as one unit; the server calls it from its
+commit thread with everything that was waiting (group commit).  ``latest`` is the hot path of point reads: a snapshot
+that the engine keeps open between commits, so a read costs one seek and no transaction begin.
+
+Spaces (each is one LMDB database):
+
+* ``VERSIONS``  ``key ‖ ~timestamp`` → value; the committed versions of every range (see mvcc.py).
+* ``INTENTS``   ``key`` → provisional value of a prepared transaction.
+* ``LOG``       ``range id (8) ‖ index (8)`` → Raft log entry.
+* ``STATE``     replica state (hard state, applied index, descriptor), node identity, store version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Protocol
+
+
+class Space(IntEnum):
+    VERSIONS = 0
+    INTENTS = 1
+    LOG = 2
+    STATE = 3
+
+
+MAX_KEY_BYTES = 511
+"""LMDB's limit, the version suffix included."""
+
+
+class WriteBatch:
+    """Writes that become durable and visible together.
+
+    ``operations`` is applied in order; each item is ``(space, key, value)``, with None as value for a delete, or
+    ``(space, start, end)`` in ``cleared`` (applied before the operations) for "delete every key in [start, end)".
+    """
+
+    __slots__ = ("cleared", "operations")
+
+    def __init__(self) -> None:
+        self.operations: list[tuple[Space, bytes, bytes | None]] = []
+        self.cleared: list[tuple[Space, bytes, bytes]] = []
+
+    def put(self, space: Space, key: bytes, value: bytes) -> None:
+        self.operations.append((space, key, value))
+
+    def delete(self, space: Space, key: bytes) -> None:
+        self.operations.append((space, key, None))
+
+    def clear_range(self, space: Space, start: bytes, end: bytes) -> None:
+        self.cleared.append((space, start, end))
+
+    def __len__(self) -> int:
+        return len(self.operations) + len(self.cleared)
+
+
+class Snapshot(Protocol):
+    """A consistent view of the store."""
+
+    def get(self, space: Space, key: bytes) -> bytes | None:
+        """Return the value at ``key``, None if there is none."""
+
+    def seek(self, space: Space, key: bytes) -> tuple[bytes, bytes] | None:
+        """Return the first entry at or after ``key``, None past the end."""
+
+    def scan(
+        self, space: Space, start: bytes, end: bytes, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the entries in [start, end) in order (from the end down if ``reverse``)."""
+
+    def close(self) -> None:
+        """Let go of the view; a closed snapshot must not be used."""
+
+
+class Engine(Protocol):
+    """One node's store."""
+
+    def latest(self) -> Snapshot:
+        """Return a view of the newest commit, valid until this thread next waits; the engine closes it."""
+
+    def snapshot(self) -> Snapshot:
+        """Open a view that stays valid across commits; the caller closes it (at most MAX_SNAPSHOTS at once)."""
+
+    def apply(self, batches: list[WriteBatch]) -> None:
+        """Write all batches durably as one unit; raises StoreFull, StoreReadOnly or StoreCorrupt."""
+
+    def size_bytes(self) -> int:
+        """Return the bytes in use."""
+
+    def close(self) -> None:
+        """Close the store; open snapshots become invalid."""

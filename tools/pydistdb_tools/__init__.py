@@ -1,0 +1,1 @@
+"""The proddb command: cluster control, SQL shell, benchmark."""
