@@ -65,9 +65,7 @@ class Snapshot(Protocol):
     def seek(self, space: Space, key: bytes) -> tuple[bytes, bytes] | None:
         """Return the first entry at or after ``key``, None past the end."""
 
-    def scan(
-        self, space: Space, start: bytes, end: bytes, *, reverse: bool = False
-    ) -> Iterator[tuple[bytes, bytes]]:
+    def scan(self, space: Space, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         """Yield the entries in [start, end) in order (from the end down if ``reverse``)."""
 
     def close(self) -> None:
