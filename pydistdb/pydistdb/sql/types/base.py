@@ -147,6 +147,13 @@ class Function:
     default_count: int = 0
     """How many trailing arguments may be left out (``implementation`` has defaults for them)."""
     schema: str = "pg_catalog"
+    window: bool = False
+    """A pure window function (row_number, lag, …): ``implementation`` works on a partition, see functions/window.py."""
+    specialize: Callable[[tuple[SqlType, ...], SqlType], Function] | None = None
+    """For polymorphic functions whose body depends on the actual types (to_json, array_agg, ``=`` on arrays): makes the
+    concrete Function from the actual argument types and result type.  The binder calls
+    ``functions.registry.specialize(function, argument_types, return_type)``, which caches, once it has resolved a call;
+    the unspecialized body must not be run.  VARIADIC "any" functions get their actual arguments one by one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,6 +177,14 @@ class AggregateFunction:
     batch: Callable[[list[Any]], Any] | None = None
     variadic: bool = False
     ordered_set: bool = False
+    """WITHIN GROUP: a call's arguments are the direct arguments and then the ordered expressions; ``accumulate`` gets all
+    of them for each row, rows come sorted."""
+    direct_count: int = 0
+    """How many of ``argument_types`` are direct arguments, if ``ordered_set``."""
+    needs_context: bool = False
+    """``finish`` takes an EvalContext after the state."""
+    specialize: Callable[[tuple[SqlType, ...], SqlType], AggregateFunction] | None = None
+    """As in Function."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
