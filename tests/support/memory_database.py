@@ -1,0 +1,243 @@
+"""``kv.api.Database`` over one sorted dictionary in memory: no ranges, no Raft, no waiting.
+
+SQL tests run on it.  It keeps every version, so snapshots are real; locks are no-ops, but a commit whose locked key
+changed in between fails with SerializationConflict, so a lost update still shows.  ``MemoryDatabase(must_wait=True)``
+makes every ``try_`` call raise MustWait, which sends callers down their awaitable path.
+
+Example::
+
+    database = MemoryDatabase()
+    txn = database.begin(Isolation.READ_COMMITTED)
+    txn.insert(b"k", b"v")
+    run_inline(txn.commit())
+    assert database.try_get(b"k") == b"v"
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from sortedcontainers import SortedDict
+
+from pydistdb.kv.api import (
+    BroadcastHandler,
+    Isolation,
+    KeyExists,
+    LockedValue,
+    LockStrength,
+    MustWait,
+    RangeInfo,
+    ScanBatch,
+    SerializationConflict,
+    Timestamp,
+    TransactionAborted,
+    WaitPolicy,
+)
+
+_END_OF_KEYS = b"\xff"
+
+
+class MemoryDatabase:
+    """One node's whole key space in a dictionary of version lists (oldest first)."""
+
+    node_id = 1
+
+    def __init__(self, *, must_wait: bool = False) -> None:
+        self.must_wait = must_wait
+        self.versions: SortedDict[bytes, list[tuple[Timestamp, bytes | None]]] = SortedDict()
+        self.boundaries: list[bytes] = []
+        self.counters: dict[bytes, int] = {}
+        self.handlers: dict[str, BroadcastHandler] = {}
+        self.clock: Timestamp = 0
+
+    def now(self) -> Timestamp:
+        """A timestamp above every one given out before."""
+        self.clock = max(self.clock + 1, time.time_ns() // 1000 << 12)
+        return self.clock
+
+    def read(self, key: bytes, timestamp: Timestamp) -> tuple[bytes | None, Timestamp]:
+        """The newest value at or below ``timestamp`` and its own timestamp (0 if there is none)."""
+        for version, value in reversed(self.versions.get(key, ())):
+            if version <= timestamp:
+                return value, version
+        return None, 0
+
+    def write(self, key: bytes, value: bytes | None, timestamp: Timestamp) -> None:
+        self.versions.setdefault(key, []).append((timestamp, value))
+
+    def begin(self, isolation: Isolation, *, read_only: bool = False) -> MemoryTransaction:
+        return MemoryTransaction(self, isolation)
+
+    def try_get(self, key: bytes) -> bytes | None:
+        if self.must_wait:
+            raise MustWait
+        return self.read(key, self.clock)[0]
+
+    async def ingest(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+        timestamp = self.now()
+        for key, value in entries:
+            self.write(key, value, timestamp)
+
+    async def clear_range(self, start: bytes, end: bytes) -> None:
+        for key in list(self.versions.irange(start, end, inclusive=(True, False))):
+            del self.versions[key]
+
+    async def split(self, keys: Sequence[bytes]) -> None:
+        self.boundaries = sorted({*self.boundaries, *keys})
+
+    async def ranges(self, start: bytes, end: bytes) -> list[RangeInfo]:
+        edges = [b"", *self.boundaries, _END_OF_KEYS]
+        return [
+            RangeInfo(number, left, right, self.node_id, (self.node_id,), 1)
+            for number, (left, right) in enumerate(zip(edges, edges[1:], strict=False), 1)
+            if left < end and start < right
+        ]
+
+    async def allocate_ids(self, counter: bytes, count: int = 1) -> int:
+        first = self.counters.get(counter, 1)
+        self.counters[counter] = first + count
+        return first
+
+    async def broadcast(self, topic: str, payload: bytes, timeout_ns: int) -> dict[int, bytes | None]:
+        handler = self.handlers.get(topic)
+        return {self.node_id: None if handler is None else await handler(self.node_id, payload)}
+
+    def on_broadcast(self, topic: str, handler: BroadcastHandler) -> None:
+        self.handlers[topic] = handler
+
+
+class MemoryTransaction:
+    """A transaction over a MemoryDatabase; see kv.api.Transaction."""
+
+    def __init__(self, database: MemoryDatabase, isolation: Isolation) -> None:
+        self.database = database
+        self.isolation = isolation
+        self.read_timestamp: Timestamp = database.now()
+        self.buffer: SortedDict[bytes, bytes | None] = SortedDict()
+        self.expected: dict[bytes, Timestamp] = {}
+        self.inserted: set[bytes] = set()
+        self.undo: list[tuple[bytes, bool, bytes | None, bool]] = []
+        self.over = False
+        self._first_statement = True
+
+    def begin_statement(self, at_least: Timestamp = 0) -> None:
+        self._check_open()
+        if self._first_statement or self.isolation is Isolation.READ_COMMITTED:
+            self.read_timestamp = max(self.database.now(), at_least)
+            self._first_statement = False
+
+    def _check_open(self) -> None:
+        if self.over:
+            raise TransactionAborted("the transaction is over")
+
+    def _get(self, key: bytes) -> bytes | None:
+        self._check_open()
+        if key in self.buffer:
+            return self.buffer[key]
+        return self.database.read(key, self.read_timestamp)[0]
+
+    def try_get(self, key: bytes) -> bytes | None:
+        if self.database.must_wait:
+            raise MustWait
+        return self._get(key)
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [self._get(key) for key in keys]
+
+    def _keys(self, start: bytes, end: bytes, reverse: bool) -> Iterator[bytes]:
+        stored = self.database.versions.irange(start, end, inclusive=(True, False))
+        buffered = self.buffer.irange(start, end, inclusive=(True, False))
+        yield from sorted({*stored, *buffered}, reverse=reverse)
+
+    def _scan(self, start: bytes, end: bytes, limit: int, reverse: bool) -> ScanBatch:
+        self._check_open()
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        for key in self._keys(start, end, reverse):
+            if len(keys) >= limit:
+                return ScanBatch(keys, values, keys[-1] if reverse else keys[-1] + b"\0")
+            value = self._get(key)
+            if value is not None:
+                keys.append(key)
+                values.append(value)
+        return ScanBatch(keys, values, None)
+
+    def try_scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool = False) -> ScanBatch:
+        if self.database.must_wait:
+            raise MustWait
+        return self._scan(start, end, limit, reverse)
+
+    async def scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool = False) -> ScanBatch:
+        return self._scan(start, end, limit, reverse)
+
+    async def lock(
+        self, keys: Sequence[bytes], strength: LockStrength, wait: WaitPolicy = WaitPolicy.WAIT
+    ) -> list[LockedValue]:
+        self._check_open()
+        locked: list[LockedValue] = []
+        for key in keys:
+            value, newest = self.database.read(key, self.database.clock)
+            changed = newest > self.read_timestamp
+            if changed and self.isolation is not Isolation.READ_COMMITTED:
+                raise SerializationConflict("could not serialize access due to concurrent update")
+            self.expected[key] = newest
+            locked.append(LockedValue(self.buffer.get(key, value), changed))
+        return locked
+
+    def put(self, key: bytes, value: bytes) -> None:
+        assert value, "a value is never empty: an empty one stands for a delete"
+        self._write(key, value, key in self.inserted)
+
+    def insert(self, key: bytes, value: bytes) -> None:
+        if self.buffer.get(key) is not None:
+            raise KeyExists(key)
+        self._write(key, value, key not in self.buffer or key in self.inserted)
+
+    def delete(self, key: bytes) -> None:
+        self._write(key, None, key in self.inserted)
+
+    def _write(self, key: bytes, value: bytes | None, inserted: bool) -> None:
+        self._check_open()
+        self.undo.append((key, key in self.buffer, self.buffer.get(key), key in self.inserted))
+        self.buffer[key] = value
+        if inserted:
+            self.inserted.add(key)
+
+    def savepoint(self) -> int:
+        return len(self.undo)
+
+    def rollback_to(self, mark: int) -> None:
+        while len(self.undo) > mark:
+            key, was_there, value, was_inserted = self.undo.pop()
+            if was_there:
+                self.buffer[key] = value
+            else:
+                del self.buffer[key]
+            if not was_inserted:
+                self.inserted.discard(key)
+
+    @property
+    def has_writes(self) -> bool:
+        return bool(self.buffer)
+
+    async def commit(self) -> Timestamp:
+        self._check_open()
+        self.over = True
+        database = self.database
+        if not self.buffer:
+            return self.read_timestamp
+        for key in sorted(self.inserted):
+            if database.read(key, database.clock)[0] is not None:
+                raise KeyExists(key)
+        for key, expected in self.expected.items():
+            if database.read(key, database.clock)[1] != expected:
+                raise SerializationConflict("could not serialize access due to concurrent update")
+        timestamp = database.now()
+        for key, value in self.buffer.items():
+            database.write(key, value, timestamp)
+        return timestamp
+
+    def rollback(self) -> None:
+        self.over = True
+        self.buffer.clear()
