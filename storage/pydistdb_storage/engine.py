@@ -1,7 +1,7 @@
 """The engine interface: ordered byte keys in a few named spaces, snapshots, atomic durable batches.
 
 One writer, many readers.  ``apply`` makes a ``WriteBatch`` durable and visible as one unit; the server calls it from
-its commit thread with everything that was waiting (group commit).  ``latest`` is the hot path of point reads: a snapshot
+its commit thread with everything that was waiting (group commit).  ``latest`` is the hot path of point reads: a view
 that the engine keeps open between commits, so a read costs one seek and no transaction begin.
 
 Spaces (each is one LMDB database):

@@ -41,6 +41,8 @@ MAX_SNAPSHOTS = 500
 DEFAULT_MAP_BYTES = 1 << 40
 _VERSION_KEY = b"store_version"
 _GROWTH_WAIT_SECONDS = 5.0
+_FULL_DISK_BYTES = 1 << 20
+"""With less than this free, a failed write means a full disk."""
 
 
 class LMDBSnapshot:
@@ -55,8 +57,7 @@ class LMDBSnapshot:
         self._cursors: list[lmdb.Cursor | None] = [None] * len(Space)
 
     def get(self, space: Space, key: bytes) -> bytes | None:
-        value: bytes | None = self._transaction.get(key, db=self._databases[space])
-        return value
+        return self._transaction.get(key, db=self._databases[space])  # type: ignore[return-value]  # no buffers are used
 
     def seek(self, space: Space, key: bytes) -> tuple[bytes, bytes] | None:
         cursor = self._cursors[space]
@@ -64,8 +65,7 @@ class LMDBSnapshot:
             cursor = self._cursors[space] = self._transaction.cursor(self._databases[space])
         if not cursor.set_range(key):
             return None
-        entry: tuple[bytes, bytes] = cursor.item()
-        return entry
+        return cursor.item()  # type: ignore[return-value]  # no buffers are used
 
     def scan(self, space: Space, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         cursor = self._transaction.cursor(self._databases[space])
@@ -196,6 +196,10 @@ class LMDBEngine:
             except lmdb.MapFullError:
                 self._wait_for_growth()
             except lmdb.Error as error:
+                # LMDB reports a write cut short by a full disk as an input/output error.
+                disk = os.statvfs(self._path)
+                if disk.f_bavail * disk.f_frsize < _FULL_DISK_BYTES:
+                    raise StoreFull(f"no room left on the disk of {self._path}: {error}") from error
                 raise _translated(error) from error
 
     def _write(self, batches: list[WriteBatch]) -> None:
