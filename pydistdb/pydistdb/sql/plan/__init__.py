@@ -1,0 +1,7 @@
+"""From the binder's tree to a physical plan: rules, access paths, join order."""
+
+from __future__ import annotations
+
+from pydistdb.sql.plan.planner import PhysicalPlan, plan
+
+__all__ = ["PhysicalPlan", "plan"]

@@ -1,0 +1,121 @@
+"""What one execution of a statement carries along.
+
+``RunContext`` is what the session hands in; ``State`` is the executor's own: correlated values, shared tables of CTEs,
+the memory budget and the clock by which long loops make room for other tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydistdb.kv.api import Database, Transaction
+from pydistdb.sql.catalog.view import CatalogView
+from pydistdb.sql.types.base import EvalContext
+from pydistdb.tasks import Scheduler, pause
+
+BATCH_ROWS = 1_024
+PAUSE_NS = 3_000_000
+"""A loop that ran this long gives other tasks a turn."""
+DEFAULT_WORK_MEMORY_BYTES = 4 << 20
+
+
+def _never_interrupted() -> None:
+    return None
+
+
+class RunContext:
+    """One execution: whose transaction, which parameters, and what came of it.
+
+    ``transaction`` may be None only for ``CompiledQuery.try_run`` of an autocommit read.  ``autocommit``: the statement
+    is a transaction of its own, so inserts may leave duplicates to the commit (``exec.unique_violation`` words its
+    KeyExists).
+    """
+
+    __slots__ = (
+        "affected_rows",
+        "autocommit",
+        "catalog",
+        "check_interrupt",
+        "context",
+        "database",
+        "parameters",
+        "scheduler",
+        "transaction",
+    )
+
+    def __init__(
+        self,
+        transaction: Transaction | None,
+        database: Database,
+        catalog: CatalogView,
+        context: EvalContext,
+        parameters: Sequence[Any],
+        scheduler: Scheduler,
+        check_interrupt: Callable[[], None] = _never_interrupted,
+        autocommit: bool = False,
+    ) -> None:
+        self.transaction = transaction
+        self.database = database
+        self.catalog = catalog
+        self.context = context
+        self.parameters = parameters
+        self.scheduler = scheduler
+        self.check_interrupt = check_interrupt
+        """Raises QueryCanceled once the client asked for it; called between batches."""
+        self.autocommit = autocommit
+        self.affected_rows = 0
+        """Rows inserted, updated or deleted (selected, for a SELECT), for the command tag."""
+
+
+class State:
+    """The executor's side of a run."""
+
+    __slots__ = (
+        "affected_rows",
+        "context",
+        "outer",
+        "parameters",
+        "run",
+        "scheduler",
+        "shared",
+        "transaction",
+        "turn_end_ns",
+        "work_memory_bytes",
+    )
+
+    def __init__(self, run: RunContext) -> None:
+        assert run.transaction is not None
+        self.run = run
+        self.transaction = run.transaction
+        self.parameters = run.parameters
+        self.context = run.context
+        self.scheduler = run.scheduler
+        self.outer: dict[int, Any] = {}
+        """Values of the enclosing queries' columns, by column id."""
+        self.shared: dict[int, Any] = {}
+        """What is computed once per run (tables of CTEs, uncorrelated subqueries), by the operator's number."""
+        self.affected_rows = 0
+        self.work_memory_bytes = work_memory_bytes(run.context)
+        self.turn_end_ns = run.scheduler.now_ns() + PAUSE_NS
+
+    async def breathe(self) -> None:
+        """Between batches: stop if interrupted, and let other tasks run if this one has had its turn."""
+        if self.scheduler.now_ns() >= self.turn_end_ns:
+            self.run.check_interrupt()
+            await pause(self.scheduler)
+            self.run.check_interrupt()
+            self.turn_end_ns = self.scheduler.now_ns() + PAUSE_NS
+
+
+def work_memory_bytes(context: EvalContext) -> int:
+    """The setting work_mem: kilobytes, or a number with a unit."""
+    text = context.settings.get("work_mem", "").strip()
+    if not text:
+        return DEFAULT_WORK_MEMORY_BYTES
+    digits = text.rstrip("kKMGTB ")
+    unit = text[len(digits) :].strip()
+    scale = {"": 1 << 10, "B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}.get(unit)
+    if scale is None or not digits.isdigit():
+        return DEFAULT_WORK_MEMORY_BYTES
+    return max(int(digits) * scale, 64 << 10)

@@ -1,0 +1,332 @@
+"""Where a table's rows and index entries live in the key space, and what their bytes mean.
+
+A *row* here is a list of runtime values by (column number - 1).  Keys of a range-sharded table start with
+``04 table(4) index(2)``, those of a SHARD BY HASH table with ``05 group(4) hash16(2) table(4) index(2)``; the index's
+columns follow.  Equal shard columns give equal hash16 in every table of a group, since it is the CRC-32 of the encoded
+shard columns (upper half).
+
+* Primary entries: key = primary key columns (or the hidden 8-byte row id); value = msgpack array headed by the version
+  of the descriptor that wrote it, then the storage value of every column at position ``number``.  A row written before
+  a column existed is shorter: the column's ``missing`` value stands in.
+* Secondary entries: value = the row's whole primary key; key = the index columns, followed by the primary key's
+  columns unless the index is unique and none of its columns is NULL (NULLs never collide).
+* A unique index of a hash-sharded table may be global: its entries then live under ``04`` as in a range-sharded table.
+
+Example: row (1, 'ann') of ``accounts(id int8 primary key, owner text)``, storage id 7; index on owner, storage id 2::
+
+    04 00000007 0001 <1>              -> [1, 1, "ann"]
+    04 00000007 0002 <"ann"> <1>      -> 04 00000007 0001 <1>
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from zlib import crc32
+
+from pydistdb_storage import keys, rows
+
+from pydistdb.sql.catalog.descriptors import Index, Table
+from pydistdb.sql.errors import FeatureNotSupported, ProgramLimitExceeded
+from pydistdb.sql.generate import build
+from pydistdb.sql.types import registry
+from pydistdb.sql.types.base import TypeIO
+
+MOST_KEY_BYTES = 503
+"""LMDB's 511 less the 8 bytes of the version timestamp."""
+MOST_LAYOUTS = 2_000
+RANGE_HEAD = struct.Struct(">BIH")
+HASH_HEAD = struct.Struct(">BIHIH")
+IDENTITY = struct.Struct(">IH")
+ROW_ID = struct.Struct(">Q")
+HASH_IDENTITY_START, HASH_IDENTITY_END = 7, 13
+_BPCHAR_OID = 1042
+
+Row = Sequence[Any]
+
+
+class Span(NamedTuple):
+    """Keys to scan: [start, end), less those that lack ``identity`` at bytes 7..13 (other tables'); None: keep all."""
+
+    start: bytes
+    end: bytes
+    identity: bytes | None = None
+
+
+class IndexEntry(NamedTuple):
+    key: bytes
+    value: bytes
+    unique: bool
+
+
+class IndexLayout:
+    """The key codec of one index."""
+
+    __slots__ = (
+        "columns",
+        "descending",
+        "encode",
+        "hashed",
+        "head",
+        "identity",
+        "index",
+        "is_row_id",
+        "kinds",
+        "nulls_first",
+        "positions",
+        "shard_positions",
+        "table",
+        "trims",
+    )
+
+    def __init__(self, table: Table, index: Index, types: dict[int, TypeIO]) -> None:
+        self.table = table
+        self.index = index
+        self.columns = tuple(column.column for column in index.columns)
+        self.is_row_id = self.columns == (0,)
+        self.descending = tuple(column.descending for column in index.columns)
+        self.nulls_first = tuple(column.nulls_first for column in index.columns)
+        self.positions = tuple(number - 1 for number in self.columns)
+        self.identity = IDENTITY.pack(table.storage_id, index.storage_id)
+        self.hashed = table.sharding is not None and (index.primary or index is table.indexes[0] or not index.is_global)
+        self.head = b"" if self.hashed else RANGE_HEAD.pack(4, table.storage_id, index.storage_id)
+        self.trims = tuple(_is_padded(table, number) for number in self.columns)
+        self.kinds: tuple[str, ...] = () if self.is_row_id else tuple(_key_kind(types[n], n) for n in self.columns)
+        encode: Callable[[Sequence[Any]], bytes] = keys.key_encoder(self.kinds, self.descending, self.nulls_first)
+        self.encode = _trimming(encode, self.trims) if any(self.trims) else encode
+        """Encodes the values of all columns, or of the first few."""
+        self.shard_positions: tuple[int, ...] | None = None
+        """Where the shard columns stand among the index columns (None: they do not all)."""
+        if table.sharding is not None and all(number in self.columns for number in table.sharding.columns):
+            self.shard_positions = tuple(self.columns.index(number) for number in table.sharding.columns)
+
+    def values(self, row: Row) -> list[Any]:
+        return [row[position] for position in self.positions]
+
+
+class TableLayout:
+    """Keys and values of one table; ``TableLayout.of(table)`` remembers them by descriptor."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.column_count = max((column.number for column in table.columns), default=0)
+        self.types: dict[int, TypeIO] = {
+            column.number: registry.io(column.type_oid) for column in table.columns if not column.dropped
+        }
+        self.indexes = tuple(IndexLayout(table, index, self.types) for index in table.indexes)
+        self.primary = self.indexes[0]
+        self.secondary = self.indexes[1:]
+        self.has_row_id = self.primary.is_row_id
+        self.by_storage_id = {layout.index.storage_id: layout for layout in self.indexes}
+        self.may_be_short = table.version > 1
+        """Some rows may lack their last columns."""
+        self.missing: list[Any] = [None] * (self.column_count + 1)
+        for column in table.columns:
+            self.missing[column.number] = column.missing
+        self._shard_encode: Callable[[Sequence[Any]], bytes] | None = None
+        self._shard_positions: tuple[int, ...] = ()
+        self._shard_trims: tuple[bool, ...] = ()
+        if table.sharding is not None:
+            numbers = table.sharding.columns
+            trims = tuple(_is_padded(table, number) for number in numbers)
+            encoder = keys.key_encoder([_key_kind(self.types[number], number) for number in numbers])
+            self._shard_encode = _trimming(encoder, trims) if any(trims) else encoder
+            self._shard_positions = tuple(number - 1 for number in numbers)
+        self.row_value: Callable[[Row], bytes] = self._build_row_value()
+        self.decode: Callable[[bytes], list[Any]] = self._build_decode()
+
+    @staticmethod
+    def of(table: Table) -> TableLayout:
+        """The layout of this very descriptor, made once."""
+        layout = _LAYOUTS.get(id(table))
+        if layout is None:
+            if len(_LAYOUTS) >= MOST_LAYOUTS:
+                _LAYOUTS.clear()
+            # The entry keeps the descriptor alive, so its id cannot come to mean another one.
+            layout = _LAYOUTS[id(table)] = TableLayout(table)
+        return layout
+
+    # ------------------------------------------------------------------------------------------ keys
+
+    def hash16(self, shard_values: Sequence[Any]) -> int:
+        """The hash prefix of a row with these shard column values."""
+        assert self._shard_encode is not None
+        return crc32(self._shard_encode(shard_values)) >> 16
+
+    def head_of_row(self, index: IndexLayout, row: Row) -> bytes:
+        """The bytes before the columns in ``row``'s entry of ``index``."""
+        if not index.hashed:
+            return index.head
+        return self.hash_head(index, self.hash16([row[position] for position in self._shard_positions]))
+
+    def hash_head(self, index: IndexLayout, hash16: int) -> bytes:
+        assert self.table.sharding is not None
+        return HASH_HEAD.pack(5, self.table.sharding.group, hash16, self.table.storage_id, index.index.storage_id)
+
+    def head_of_prefix(self, index: IndexLayout, values: Sequence[Any]) -> bytes | None:
+        """The bytes before the columns, from the values of the first index columns; None if they do not decide it."""
+        if not index.hashed:
+            return index.head
+        positions = index.shard_positions
+        if positions is None or any(position >= len(values) for position in positions):
+            return None
+        return self.hash_head(index, self.hash16([values[position] for position in positions]))
+
+    def primary_key(self, row: Row, row_id: int | None = None) -> bytes:
+        """The key of ``row``; ``row_id`` for a table without primary key."""
+        primary = self.primary
+        head = self.head_of_row(primary, row)
+        if primary.is_row_id:
+            assert row_id is not None
+            return head + ROW_ID.pack(row_id)
+        return self.checked(head + primary.encode([row[position] for position in primary.positions]), primary)
+
+    def primary_suffix(self, key: bytes) -> bytes:
+        """The columns' part of a primary key."""
+        return key[HASH_HEAD.size :] if self.primary.hashed else key[RANGE_HEAD.size :]
+
+    def index_entry(self, index: IndexLayout, row: Row, primary_key: bytes) -> IndexEntry:
+        """The entry of a secondary index for a row with that primary key."""
+        values = [row[position] for position in index.positions]
+        key = self.head_of_row(index, row) + index.encode(values)
+        unique = index.index.unique and None not in values
+        if not unique:
+            key += self.primary_suffix(primary_key)
+        return IndexEntry(self.checked(key, index), primary_key, unique)
+
+    def index_entries(self, row: Row, primary_key: bytes | None = None) -> list[IndexEntry]:
+        """The entries of all secondary indexes, in descriptor order."""
+        if not self.secondary:
+            return []
+        key = self.primary_key(row) if primary_key is None else primary_key
+        return [self.index_entry(index, row, key) for index in self.secondary]
+
+    def checked(self, key: bytes, index: IndexLayout) -> bytes:
+        if len(key) > MOST_KEY_BYTES:
+            raise ProgramLimitExceeded(
+                f"index row size {len(key)} exceeds maximum {MOST_KEY_BYTES} for index "
+                f'"{index.index.name or self.table.name}"',
+                hint="Values larger than the limit of an index key cannot be indexed.",
+            )
+        return key
+
+    # ------------------------------------------------------------------------------------------ spans
+
+    def table_span(self) -> Span:
+        """Everything of the primary index."""
+        return self.index_span(self.primary.index)
+
+    def index_span(self, index: Index) -> Span:
+        """Everything of one index.  In a colocation group the other tables' keys lie in between: mind ``identity``."""
+        layout = self.by_storage_id[index.storage_id]
+        if layout.hashed:
+            assert self.table.sharding is not None
+            start = HASH_HEAD.pack(5, self.table.sharding.group, 0, 0, 0)[:5]
+            return Span(start, keys.prefix_end(start), layout.identity)
+        return Span(layout.head, keys.prefix_end(layout.head))
+
+    def point_key(self, index: IndexLayout, values: Sequence[Any]) -> bytes | None:
+        """The key of the one entry of a unique index with these non-null values (None: not decided, see head)."""
+        head = self.head_of_prefix(index, values)
+        return None if head is None else head + index.encode(values)
+
+    def bounds(
+        self,
+        index: IndexLayout,
+        equal: Sequence[Any],
+        lower: tuple[Any, bool] | None = None,
+        upper: tuple[Any, bool] | None = None,
+    ) -> Span | None:
+        """The span of entries whose first columns equal ``equal``; the next lies between (value, inclusive) bounds.
+
+        None if there can be none.  NULLs of the bounded column are left out; a None among ``equal`` means IS NULL."""
+        head = self.head_of_prefix(index, equal)
+        if head is None:
+            return self.index_span(index.index)
+        count = len(equal)
+        prefix = head + index.encode(equal) if count else head
+        if lower is None and upper is None:
+            return Span(prefix, keys.prefix_end(prefix))
+
+        def at(value: Any) -> bytes:
+            return head + index.encode([*equal, value])
+
+        if index.descending[count]:
+            lower, upper = upper, lower
+        start = prefix if lower is None else (at(lower[0]) if lower[1] else keys.prefix_end(at(lower[0])))
+        end = (
+            keys.prefix_end(prefix) if upper is None else (keys.prefix_end(at(upper[0])) if upper[1] else at(upper[0]))
+        )
+        if index.nulls_first[count]:
+            start = max(start, keys.prefix_end(at(None)))
+        else:
+            end = min(end, at(None))
+        return Span(start, end) if start < end else None
+
+    # ------------------------------------------------------------------------------------------ values
+
+    def column_source(self, number: int, row: str, namespace: dict[str, Any], nullable: bool = True) -> str:
+        """Python source of a column's runtime value, where ``row`` names a decoded (and padded) storage row."""
+        cell = f"{row}[{number}]"
+        convert = self.types[number].from_storage
+        if convert is None:
+            return cell
+        namespace[f"from{number}"] = convert
+        return f"(None if {cell} is None else from{number}({cell}))" if nullable else f"from{number}({cell})"
+
+    def pad(self, row: list[Any]) -> list[Any]:
+        """Give a storage row that was written before some columns existed their missing values."""
+        if len(row) <= self.column_count:
+            row.extend(self.missing[len(row) :])
+        return row
+
+    def _build_row_value(self) -> Callable[[Row], bytes]:
+        namespace: dict[str, Any] = {"encode": rows.encode, "version": self.table.version}
+        cells = ["None"] * self.column_count
+        for number, io in self.types.items():
+            cell = f"row[{number - 1}]"
+            if io.to_storage is not None:
+                namespace[f"to{number}"] = io.to_storage
+                cell = f"None if {cell} is None else to{number}({cell})"
+            cells[number - 1] = cell
+        source = f"def row_value(row):\n    return encode(({', '.join(['version', *cells])},))\n"
+        function: Callable[[Row], bytes] = build(source, namespace, "row_value")
+        return function
+
+    def _build_decode(self) -> Callable[[bytes], list[Any]]:
+        namespace: dict[str, Any] = {"decode": rows.decode, "pad": self.pad}
+        cells = ["None"] * self.column_count
+        for number in self.types:
+            cells[number - 1] = self.column_source(number, "row", namespace)
+        padded = "pad(decode(value))" if self.may_be_short else "decode(value)"
+        source = f"def decode_row(value):\n    row = {padded}\n    return [{', '.join(cells)}]\n"
+        function: Callable[[bytes], list[Any]] = build(source, namespace, "decode_row")
+        return function
+
+
+_LAYOUTS: dict[int, TableLayout] = {}
+
+
+def _is_padded(table: Table, number: int) -> bool:
+    return any(column.number == number and column.type_oid == _BPCHAR_OID for column in table.columns)
+
+
+def _trimming(encode: Callable[[Sequence[Any]], bytes], trims: Sequence[bool]) -> Callable[[Sequence[Any]], bytes]:
+    """char(n) compares without its trailing blanks, so it is keyed without them."""
+
+    def trimmed(values: Sequence[Any]) -> bytes:
+        return encode(
+            [
+                value.rstrip(" ") if trim and value is not None else value
+                for value, trim in zip(values, trims, strict=False)
+            ]
+        )
+
+    return trimmed
+
+
+def _key_kind(io: TypeIO, number: int) -> str:
+    if io.key_kind is None:
+        raise FeatureNotSupported(f"column number {number} has a type that cannot be an index key")
+    return io.key_kind
