@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-
-from sortedcontainers import SortedDict
+from itertools import pairwise
 
 from pydistdb.kv.api import (
     BroadcastHandler,
@@ -34,6 +33,8 @@ from pydistdb.kv.api import (
     TransactionAborted,
     WaitPolicy,
 )
+from pydistdb_storage.keys import prefix_end
+from sortedcontainers import SortedDict
 
 _END_OF_KEYS = b"\xff"
 
@@ -90,7 +91,7 @@ class MemoryDatabase:
         edges = [b"", *self.boundaries, _END_OF_KEYS]
         return [
             RangeInfo(number, left, right, self.node_id, (self.node_id,), 1)
-            for number, (left, right) in enumerate(zip(edges, edges[1:], strict=False), 1)
+            for number, (left, right) in enumerate(pairwise(edges), 1)
             if left < end and start < right
         ]
 
@@ -156,7 +157,7 @@ class MemoryTransaction:
         values: list[bytes] = []
         for key in self._keys(start, end, reverse):
             if len(keys) >= limit:
-                return ScanBatch(keys, values, keys[-1] if reverse else keys[-1] + b"\0")
+                return ScanBatch(keys, values, keys[-1] if reverse else prefix_end(keys[-1]))
             value = self._get(key)
             if value is not None:
                 keys.append(key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from pydistdb.kv.api import (
     Database,
     Isolation,
@@ -14,6 +13,7 @@ from pydistdb.kv.api import (
     Transaction,
 )
 from pydistdb.tasks import run_inline
+
 from tests.support.memory_database import MemoryDatabase
 
 
@@ -29,7 +29,7 @@ def test_reads_see_their_snapshot_and_own_writes() -> None:
     writer = database.begin(Isolation.READ_COMMITTED)
     writer.delete(b"b")
     writer.put(b"d", b"new")
-    assert run_inline(writer.scan(b"", b"\xff", limit=2)) == ([b"a", b"c"], [b"value of a", b"value of c"], b"c\0")
+    assert run_inline(writer.scan(b"", b"\xff", limit=2)) == ([b"a", b"c"], [b"value of a", b"value of c"], b"d")
     assert writer.try_scan(b"", b"\xff", limit=2, reverse=True) == ([b"d", b"c"], [b"new", b"value of c"], b"c")
     run_inline(writer.commit())
     assert reader.try_get(b"b") == b"value of b"
