@@ -1,0 +1,45 @@
+# PyDistDB: the doors to everything. `make demo` and `make test` set themselves up on a fresh Debian.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+RUN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test lint bench sim slt clean
+
+help:  ## Say what each target does
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+setup: $(READY)  ## Make the virtual environment and install PyDistDB into it
+
+$(READY): pyproject.toml tools/setup.sh
+	@bash tools/setup.sh $(VENV)
+	@touch $@
+
+demo: setup  ## Start a three-node cluster here, load sample data, open the SQL shell
+	@$(RUN)/proddb demo
+
+test: setup  ## Run the tests
+	@bash tools/system_packages.sh
+	@$(RUN)/python -m pytest $(ARGS)
+
+lint: setup  ## Check format, style, types and layers
+	@$(RUN)/ruff format --check .
+	@$(RUN)/ruff check .
+	@$(RUN)/mypy
+	@$(RUN)/lint-imports
+
+bench: setup  ## Compare with PostgreSQL 15 on this machine and write docs/benchmarks.md (about 15 minutes)
+	@bash tools/system_packages.sh
+	@$(RUN)/python -m pydistdb_tools.comparison $(ARGS)
+
+SEED ?= 1
+SEEDS ?=
+sim: setup  ## Replay one Raft simulation (SEED=7) or many (SEEDS=0..200)
+	@$(RUN)/python -m tests.raft.simulate $(if $(SEEDS),--seeds $(SEEDS),--seed $(SEED)) $(ARGS)
+
+slt: setup  ## Run the sqllogictest suites
+	@echo "make slt: the runner comes with the conformance suites (docs/roadmap.md)"; exit 1
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,222 @@
+"""``proddb``: the one command.
+
+Every subcommand is a function of the parsed arguments that returns an exit status; ``main`` turns the errors a user can
+mend into one line on standard error and status 1.  Commands that talk to a cluster take ``--url`` (or ``PRODDB_URL``),
+any living node's, or ``--dir`` for a cluster made here by ``proddb init``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydistdb_tools.local_cluster import ClusterError, LocalCluster, plan_cluster, start_cluster, stop_cluster
+
+DEFAULT_URL = "postgresql://postgres@127.0.0.1:5433/postgres"
+DEFAULT_FOLDER = Path("proddb-data")
+DEFAULT_PORT = 5433
+
+
+def _report(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _url(arguments: argparse.Namespace) -> str:
+    if getattr(arguments, "dir", None) is not None:
+        cluster = LocalCluster.load(arguments.dir)
+        for node in cluster.nodes:
+            if node.running:
+                return node.url
+        raise ClusterError(f"no node of the cluster in {arguments.dir} is running")
+    return arguments.url or os.environ.get("PRODDB_URL") or DEFAULT_URL
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    from pydistdb_server.__main__ import main as serve
+
+    return serve(arguments.node_arguments)
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from pydistdb_tools.status import cluster_report
+
+    folder: Path = arguments.dir
+    if (folder / "cluster.json").exists():
+        cluster = LocalCluster.load(folder)
+        _report(f"{folder} has a cluster of {len(cluster.nodes)} nodes already; starting what is not running")
+    else:
+        factor = arguments.replication_factor or min(3, arguments.nodes)
+        cluster = plan_cluster(folder, arguments.nodes, factor, arguments.base_port)
+    start_cluster(cluster, _report)
+    print(cluster_report(cluster.status()))
+    print()
+    print("Connect to any node:")
+    for node in cluster.nodes:
+        print(f"  psql {node.url}")
+    return 0
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    stop_cluster(LocalCluster.load(arguments.dir), _report)
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from pydistdb_tools.remote import status_of
+    from pydistdb_tools.status import cluster_report, raft_report
+
+    if arguments.dir is not None:
+        status = LocalCluster.load(arguments.dir).status()
+    else:
+        status = status_of(_url(arguments))
+    if arguments.format == "json":
+        print(json.dumps(status, indent=2))
+    else:
+        print(raft_report(status) if arguments.command == "raft" else cluster_report(status))
+    return 0
+
+
+def _sql(arguments: argparse.Namespace) -> int:
+    from pydistdb_tools.shell import run_shell
+
+    return run_shell(_url(arguments), arguments.execute, arguments.file)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from pydistdb_tools.demo import run_demo
+
+    return run_demo(arguments.dir, arguments.nodes, arguments.base_port, arguments.keep)
+
+
+def _benchmark(arguments: argparse.Namespace) -> int:
+    from pydistdb_tools.benchmark import run_benchmark
+
+    return run_benchmark(
+        _url(arguments), arguments.duration, arguments.threads, arguments.workload, arguments.scale, arguments.format
+    )
+
+
+def _duration(text: str) -> float:
+    """``60s``, ``2m``, ``500ms`` or plain seconds."""
+    for suffix, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)):
+        if text.endswith(suffix) and text[: -len(suffix)].replace(".", "", 1).isdigit():
+            return float(text[: -len(suffix)]) * factor
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not a duration: {text!r} (examples: 60s, 2m, 500ms)") from None
+    if not 0 < seconds < 1e7:
+        raise argparse.ArgumentTypeError(f"not a sensible duration: {text!r}")
+    return seconds
+
+
+def _where_to_connect(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--url", help=f"a node's Postgres URL (default: $PRODDB_URL, else {DEFAULT_URL})")
+    group.add_argument("--dir", type=Path, help="folder of a cluster made by proddb init")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="proddb",
+        description="PyDistDB: a distributed SQL database that speaks the Postgres protocol.",
+        epilog="examples:\n  proddb demo\n  proddb init --nodes 3 --replication-factor 3 --dir data\n"
+        "  proddb sql --dir data\n  proddb status --dir data\n  proddb stop --dir data",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, help_text: str, examples: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=help_text,
+            description=help_text[0].upper() + help_text[1:] + ".",
+            epilog="examples:\n" + "\n".join("  " + line for line in examples.splitlines()),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    # `start` hands its arguments on to the server, whose --help lists them.
+    start = commands.add_parser("start", help="run one node in the foreground", add_help=False)
+    start.add_argument("node_arguments", nargs=argparse.REMAINDER)
+    start.set_defaults(run=_start)
+
+    init = add("init", "make and start a local cluster", "proddb init --nodes 3 --replication-factor 3 --dir data")
+    init.add_argument("--nodes", type=int, default=3, help="how many node processes (default 3)")
+    init.add_argument("--replication-factor", type=int, help="replicas of each range (default 3, or --nodes if fewer)")
+    init.add_argument(
+        "--dir", type=Path, default=DEFAULT_FOLDER, help=f"folder for everything (default {DEFAULT_FOLDER})"
+    )
+    init.add_argument("--base-port", type=int, default=DEFAULT_PORT, help=f"first SQL port (default {DEFAULT_PORT})")
+    init.set_defaults(run=_init)
+
+    stop = add("stop", "stop a local cluster", "proddb stop --dir data")
+    stop.add_argument("--dir", type=Path, default=DEFAULT_FOLDER)
+    stop.set_defaults(run=_stop)
+
+    status = add(
+        "status", "show nodes, ranges, leaders and lag", "proddb status --dir data\nproddb status --format json"
+    )
+    _where_to_connect(status)
+    status.add_argument("--format", choices=["text", "json"], default="text")
+    status.set_defaults(run=_status)
+
+    raft = add("raft", "show the replicas of each range", "proddb raft status --dir data")
+    raft.add_argument("what", choices=["status"])
+    _where_to_connect(raft)
+    raft.add_argument("--format", choices=["text", "json"], default="text")
+    raft.set_defaults(run=_status)
+
+    sql = add("sql", "open a SQL shell", "proddb sql\nproddb sql -c 'SELECT 1'\nproddb sql -f schema.sql")
+    _where_to_connect(sql)
+    sql.add_argument("-c", "--execute", action="append", default=[], help="run this statement and leave (repeatable)")
+    sql.add_argument("-f", "--file", type=Path, help="run the statements of a file and leave")
+    sql.set_defaults(run=_sql)
+
+    demo = add("demo", "start a cluster with sample data and open a shell", "proddb demo\nproddb demo --keep")
+    demo.add_argument("--dir", type=Path, help="folder (default: a temporary one, removed at the end)")
+    demo.add_argument("--nodes", type=int, default=3)
+    demo.add_argument("--base-port", type=int, default=DEFAULT_PORT)
+    demo.add_argument("--keep", action="store_true", help="leave the cluster running")
+    demo.set_defaults(run=_demo)
+
+    benchmark = add(
+        "benchmark",
+        "measure point reads, writes and TPC-B, and verify the data afterwards",
+        "proddb benchmark --duration 60s --threads 100\nproddb benchmark --workload reads --duration 10s",
+    )
+    _where_to_connect(benchmark)
+    benchmark.add_argument("--duration", type=_duration, default=60.0, help="of each workload (default 60s)")
+    benchmark.add_argument("--threads", type=int, default=100, help="concurrent connections (default 100)")
+    benchmark.add_argument("--workload", choices=["all", "reads", "writes", "tpcb"], default="all")
+    benchmark.add_argument("--scale", type=int, default=1, help="TPC-B branches, 100,000 accounts each (default 1)")
+    benchmark.add_argument("--format", choices=["text", "json"], default="text")
+    benchmark.set_defaults(run=_benchmark)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (2 for a wrong command line, by argparse)."""
+    raw = list(sys.argv[1:] if arguments is None else arguments)
+    if raw[:1] == ["start"]:
+        parsed = argparse.Namespace(run=_start, node_arguments=raw[1:])
+    else:
+        parsed = _parser().parse_args(raw)
+    started = time.monotonic()
+    try:
+        status: int = parsed.run(parsed)
+        return status
+    except ClusterError as error:
+        print(f"proddb: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"proddb: interrupted after {time.monotonic() - started:.0f} s", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

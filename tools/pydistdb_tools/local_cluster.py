@@ -1,0 +1,254 @@
+"""A cluster of node processes on this machine: start them, remember them, stop them.
+
+``proddb init`` keeps what it knows in ``DIR/cluster.json``: per node its name, addresses, store folder, and the process
+it runs as.  A process is known by pid *and* start time (``/proc/PID/stat``), so that a recycled pid is never signalled.
+
+The first node bootstraps the cluster; the others join it and receive replicas until every range has as many as the
+replication factor says.  Ports: SQL on ``base .. base+N-1``, HTTP 100 above, node-to-node 200 above.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "cluster.json"
+START_TIMEOUT_SECONDS = 60.0
+STOP_TIMEOUT_SECONDS = 20.0
+MAX_NODES = 64
+
+Report = Callable[[str], None]
+
+
+class ClusterError(Exception):
+    """Something the user can mend; the message says what."""
+
+
+@dataclass
+class LocalNode:
+    """One node process; ``started`` is its kernel start time in clock ticks, 0 when it is not running."""
+
+    name: str
+    sql_port: int
+    http_port: int
+    rpc_port: int
+    store: str
+    log: str
+    pid: int = 0
+    started: int = 0
+
+    @property
+    def running(self) -> bool:
+        return self.pid > 0 and _start_time(self.pid) == self.started
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.sql_port}/postgres"
+
+
+@dataclass
+class LocalCluster:
+    """What ``cluster.json`` holds."""
+
+    folder: Path
+    replication_factor: int
+    nodes: list[LocalNode] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, folder: Path) -> LocalCluster:
+        """Read ``folder``'s file; raises ClusterError if there is none or it is damaged."""
+        path = folder / FILE_NAME
+        try:
+            content = json.loads(path.read_text())
+            nodes = [LocalNode(**node) for node in content["nodes"]]
+            return cls(folder, int(content["replication_factor"]), nodes)
+        except FileNotFoundError:
+            raise ClusterError(
+                f"no cluster in {folder} (there is no {FILE_NAME}); make one with: proddb init"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ClusterError(f"{path} is damaged: {error}") from error
+
+    def save(self) -> None:
+        path = self.folder / FILE_NAME
+        content = {"replication_factor": self.replication_factor, "nodes": [asdict(node) for node in self.nodes]}
+        temporary = path.with_suffix(".new")
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.replace(path)
+
+    def status(self) -> dict[str, Any]:
+        """The cluster's status as any living node tells it; raises ClusterError if none does."""
+        for node in self.nodes:
+            if node.running and (found := fetch_status(f"127.0.0.1:{node.http_port}")) is not None:
+                return found
+        raise ClusterError(
+            f"no node of the cluster in {self.folder} answers; start it with: proddb init --dir {self.folder}"
+        )
+
+
+def fetch_status(http_address: str, timeout_seconds: float = 3.0) -> dict[str, Any] | None:
+    """One node's /status as a dictionary; None if it does not answer."""
+    try:
+        with urllib.request.urlopen(f"http://{http_address}/status", timeout=timeout_seconds) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+    except (OSError, urllib.error.URLError, ValueError):
+        return None
+
+
+def _start_time(pid: int) -> int:
+    """The kernel's start time of a process in clock ticks since boot; 0 if there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return 0 if fields[0] == "Z" else int(fields[19])
+
+
+def plan_cluster(folder: Path, nodes: int, replication_factor: int, base_port: int) -> LocalCluster:
+    """Lay out a new cluster; raises ClusterError for impossible numbers or ports in use."""
+    if not 1 <= nodes <= MAX_NODES:
+        raise ClusterError(f"--nodes must be between 1 and {MAX_NODES}")
+    if not 1 <= replication_factor <= nodes:
+        raise ClusterError(f"--replication-factor must be between 1 and the number of nodes ({nodes})")
+    if not 1024 <= base_port <= 65535 - 300:
+        raise ClusterError("--base-port must be between 1024 and 65235")
+    cluster = LocalCluster(folder.resolve(), replication_factor)
+    for number in range(1, nodes + 1):
+        port = base_port + number - 1
+        name = f"node{number}"
+        home = cluster.folder / name
+        cluster.nodes.append(
+            LocalNode(name, port, port + 100, port + 200, str(home / "store"), str(cluster.folder / f"{name}.log"))
+        )
+    _require_free_ports(cluster.nodes)
+    return cluster
+
+
+def _require_free_ports(nodes: list[LocalNode]) -> None:
+    for port in sorted(port for node in nodes for port in (node.sql_port, node.http_port, node.rpc_port)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                raise ClusterError(f"port {port} is in use; choose another range with --base-port") from None
+
+
+def start_node(cluster: LocalCluster, node: LocalNode) -> None:
+    """Start one node process in the background; its output goes to its log file."""
+    others = [f"127.0.0.1:{other.rpc_port}" for other in cluster.nodes if other is not node]
+    command = [sys.executable, "-m", "pydistdb_server", "--store", node.store, "--node-name", node.name]
+    command += ["--listen", f"127.0.0.1:{node.sql_port}", "--http-listen", f"127.0.0.1:{node.http_port}"]
+    command += ["--rpc-listen", f"127.0.0.1:{node.rpc_port}"]
+    first = node is cluster.nodes[0]
+    if not first or (Path(node.store).exists() and others):
+        command += ["--join", ",".join(others)]
+    if first:
+        command += ["--replication-factor", str(cluster.replication_factor)]
+    Path(node.store).parent.mkdir(parents=True, exist_ok=True)
+    with open(node.log, "ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, close_fds=True
+        )
+    node.pid = process.pid
+    node.started = _start_time(process.pid)
+    cluster.save()
+
+
+def start_cluster(cluster: LocalCluster, report: Report) -> None:
+    """Start every node that is not running and wait until all serve and every range is fully replicated."""
+    cluster.folder.mkdir(parents=True, exist_ok=True)
+    waiting = [node for node in cluster.nodes if not node.running]
+    first_start = not Path(cluster.nodes[0].store).exists()
+    for node in waiting:
+        report(f"starting {node.name} (SQL 127.0.0.1:{node.sql_port}, store {node.store})")
+        start_node(cluster, node)
+        if first_start and node is cluster.nodes[0]:
+            _wait_healthy(node)  # the others join it
+    for node in waiting:
+        _wait_healthy(node)
+    _wait_replicated(cluster, report)
+
+
+def _wait_healthy(node: LocalNode) -> None:
+    for _ in _until(START_TIMEOUT_SECONDS):
+        if not node.running:
+            raise ClusterError(f"{node.name} ended while starting; its log {node.log} ends with:\n{_tail(node.log)}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{node.http_port}/health", timeout=2):
+                return
+        except OSError:
+            continue
+    raise ClusterError(f"{node.name} did not become ready; its log {node.log} ends with:\n{_tail(node.log)}")
+
+
+def _wait_replicated(cluster: LocalCluster, report: Report) -> None:
+    told = time.monotonic()
+    missing = "no status yet"
+    for _ in _until(START_TIMEOUT_SECONDS):
+        try:
+            ranges = cluster.status()["ranges"]
+        except ClusterError:
+            continue
+        short = [item for item in ranges if len(item["replicas"]) < cluster.replication_factor or not item["leader"]]
+        if ranges and not short:
+            return
+        missing = f"{len(short)} of {len(ranges)} ranges wait for replicas or a leader"
+        if time.monotonic() - told > 2:
+            told = time.monotonic()
+            report(missing)
+    raise ClusterError(f"the cluster serves, but is not fully replicated yet: {missing}")
+
+
+def stop_cluster(cluster: LocalCluster, report: Report) -> None:
+    """Stop every node with SIGTERM, and with SIGKILL what does not end in time."""
+    running = [node for node in cluster.nodes if node.running]
+    for node in running:
+        os.kill(node.pid, signal.SIGTERM)
+    for _ in _until(STOP_TIMEOUT_SECONDS):
+        _reap(running)
+        if not any(node.running for node in running):
+            break
+    for node in running:
+        if node.running:
+            report(f"{node.name} does not end; killing it (nothing acknowledged is lost)")
+            os.kill(node.pid, signal.SIGKILL)
+        else:
+            report(f"{node.name} stopped")
+        node.pid = node.started = 0
+    cluster.save()
+
+
+def _reap(nodes: list[LocalNode]) -> None:
+    for node in nodes:
+        try:
+            os.waitpid(node.pid, os.WNOHANG)
+        except ChildProcessError:
+            pass  # started by another proddb; init reaps it
+
+
+def _until(timeout_seconds: float) -> Iterator[float]:
+    deadline = time.monotonic() + timeout_seconds
+    while (left := deadline - time.monotonic()) > 0:
+        yield left
+        time.sleep(0.1)
+
+
+def _tail(path: str, lines: int = 15) -> str:
+    try:
+        return "\n".join(Path(path).read_text(errors="replace").splitlines()[-lines:])
+    except OSError as error:
+        return f"(cannot be read: {error})"

@@ -1,0 +1,109 @@
+"""Connections to a cluster for the command line: libpq through psycopg, results as the server's own text."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import pq
+
+from pydistdb_tools.local_cluster import ClusterError, fetch_status
+
+
+def connect(url: str) -> psycopg.Connection[tuple[Any, ...]]:
+    """Connect in autocommit mode; raises ClusterError with the server's words."""
+    try:
+        return psycopg.connect(url, autocommit=True, connect_timeout=10, application_name="proddb")
+    except psycopg.Error as error:
+        raise ClusterError(f"cannot connect to {url}: {str(error).strip()}") from None
+
+
+def status_of(url: str) -> dict[str, Any]:
+    """The cluster's status as seen by the node behind ``url``, or by any other that it knows of."""
+    with connect(url) as connection:
+        rows = connection.execute("SELECT http_address FROM pydistdb_internal.nodes").fetchall()
+    for (address,) in rows:
+        if address and (found := fetch_status(str(address))) is not None:
+            return found
+    raise ClusterError("no node answers over HTTP")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One statement's outcome: rows as text (None for NULL) under ``names``, or just a command tag, or an error."""
+
+    tag: str
+    names: tuple[str, ...] = ()
+    type_oids: tuple[int, ...] = ()
+    rows: tuple[tuple[str | None, ...], ...] = ()
+    error: str | None = None
+
+
+def run_text(connection: psycopg.Connection[Any], text: str) -> Iterator[Result]:
+    """Send ``text`` by the simple protocol and yield each statement's result.
+
+    Ctrl-C cancels the statement at the server (57014) and goes on."""
+    raw = connection.pgconn
+    raw.send_query(text.encode())
+    while (result := _next_result(raw)) is not None:
+        if result.status == pq.ExecStatus.COPY_IN:
+            raw.put_copy_end(b"COPY FROM STDIN needs psql or a driver")
+        elif result.status == pq.ExecStatus.COPY_OUT:
+            yield Result("", rows=tuple(_copied(raw)))
+        else:
+            yield _converted(result)
+
+
+def _next_result(raw: pq.abc.PGconn) -> pq.abc.PGresult | None:
+    while True:
+        try:
+            while raw.flush():
+                select.select([], [raw.socket], [])
+            while raw.is_busy():
+                select.select([raw.socket], [], [])
+                raw.consume_input()
+            return raw.get_result()
+        except KeyboardInterrupt:
+            raw.get_cancel().cancel()
+
+
+def _copied(raw: pq.abc.PGconn) -> Iterator[tuple[str]]:
+    while True:
+        size, data = raw.get_copy_data(0)
+        if size <= 0:
+            return
+        yield (bytes(data).decode(errors="replace").rstrip("\n"),)
+
+
+def _converted(result: pq.abc.PGresult) -> Result:
+    if result.status == pq.ExecStatus.TUPLES_OK:
+        columns = range(result.nfields)
+        names = tuple((result.fname(i) or b"").decode() for i in columns)
+        oids = tuple(result.ftype(i) for i in columns)
+        rows = tuple(tuple(_text(result.get_value(row, i)) for i in columns) for row in range(result.ntuples))
+        return Result((result.command_status or b"").decode(), names, oids, rows)
+    if result.status in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY):
+        return Result((result.command_status or b"").decode())
+    return Result("", error=_error_text(result))
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode(errors="replace")
+
+
+def _error_text(result: pq.abc.PGresult) -> str:
+    field = pq.DiagnosticField
+
+    def get(which: pq.DiagnosticField) -> str | None:
+        return _text(result.error_field(which))
+
+    text = f"{get(field.SEVERITY)}:  {get(field.MESSAGE_PRIMARY)}"
+    if code := get(field.SQLSTATE):
+        text += f" ({code})"
+    for label, which in (("DETAIL", field.MESSAGE_DETAIL), ("HINT", field.MESSAGE_HINT), ("CONTEXT", field.CONTEXT)):
+        if value := get(which):
+            text += f"\n{label}:  {value}"
+    return text
