@@ -1,16 +1,19 @@
 """What the server sees of SQL: a ``Session`` per connection that prepares, binds and executes, and a ``Sink`` for output.
 
 The session knows nothing of sockets or wire bytes.  Every method is a coroutine that usually ends without waiting
-(pydistdb.tasks), so that the serving loop runs it inline.  Errors are ``DatabaseError``; the server turns them into
-ErrorResponses and, in the extended protocol, skips to the next Sync.
+(pydistdb.tasks), so that the serving loop runs it inline.  For what can be answered at once there are ``try_`` forms, plain
+calls without a coroutine: they answer False (or None) where the awaitable form must be used, and then nothing has happened.
+Errors are ``DatabaseError``; the server turns them into ErrorResponses and, in the extended protocol, skips to the next
+Sync.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.types.base import EvalContext
 
 
 class Field(NamedTuple):
@@ -85,6 +88,21 @@ class Session(Protocol):
     transaction_status: bytes
     """b"I" idle, b"T" in a transaction block, b"E" in a failed one."""
 
+    context: EvalContext
+    """Formats of output (DateStyle, TimeZone, …)."""
+
+    statement_timeout_ms: int
+    """0: none.  The server, which knows when a statement began to wait, cancels it."""
+
+    idle_in_transaction_timeout_ms: int
+    idle_session_timeout_ms: int
+
+    def reported_settings(self) -> Iterable[tuple[str, str]]:
+        """List the settings that a client is told at the start and at every change (ParameterStatus)."""
+
+    def try_simple_query(self, text: str, sink: Sink) -> bool:
+        """Run a simple query if its answer is at hand."""
+
     async def simple_query(self, text: str, sink: Sink) -> None:
         """Run a string of statements as the simple protocol does: one implicit transaction unless it says otherwise."""
 
@@ -93,6 +111,16 @@ class Session(Protocol):
 
     def statement(self, name: str) -> PreparedStatement:
         """Find a prepared statement; raises InvalidStatementName."""
+
+    def try_bind(
+        self,
+        portal: str,
+        statement: str,
+        parameters: Sequence[bytes | None],
+        parameter_formats: Sequence[int],
+        result_formats: Sequence[int],
+    ) -> Portal | None:
+        """Bind if the statement's plan is at hand."""
 
     async def bind(
         self,
@@ -107,8 +135,14 @@ class Session(Protocol):
     def portal(self, name: str) -> Portal:
         """Find a portal; raises InvalidCursorName."""
 
-    async def execute(self, portal: str, most_rows: int, sink: Sink) -> None:
-        """Run a portal until it has sent ``most_rows`` rows (0: all), with CommandComplete or PortalSuspended."""
+    def try_execute(self, portal: str, most_rows: int, sink: Sink, last: bool = False) -> bool:
+        """Run a portal if its answer is at hand."""
+
+    async def execute(self, portal: str, most_rows: int, sink: Sink, last: bool = False) -> None:
+        """Run a portal until it has sent ``most_rows`` rows (0: all), with CommandComplete or PortalSuspended.
+
+        ``last``: a Sync is known to follow, so a statement of its own may commit before it is called complete (and may
+        be retried until then)."""
 
     def close_statement(self, name: str) -> None:
         """Forget a statement; no error if there is none."""
@@ -116,14 +150,20 @@ class Session(Protocol):
     def close_portal(self, name: str) -> None:
         """Forget a portal; no error if there is none."""
 
+    def try_sync(self) -> bool:
+        """End the implicit transaction if there is nothing to wait for."""
+
     async def sync(self) -> None:
         """End the implicit transaction of an extended-protocol batch (commit, or roll back after an error)."""
 
     async def failed(self, error: DatabaseError) -> None:
         """Note that a message failed: the open transaction block becomes a failed one."""
 
-    def cancel(self) -> None:
-        """Interrupt the statement that is running (57014)."""
+    def cancel(self, error: DatabaseError) -> bool:
+        """Interrupt the statement that is running with ``error`` (57014).
+
+        True: the caller, who drives it, may raise the error at the point where it waits.  False: it must not be disturbed
+        there (a commit is under way, or nothing runs); it will see the error by itself, or be over soon."""
 
     async def close(self) -> None:
         """Roll back and release everything."""
