@@ -94,6 +94,7 @@ class Explain(Utility):
     costs: bool = True
     format: str = "text"
     options: tuple[tuple[str, str], ...] = ()
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +248,36 @@ class CreateTableAs(Utility):
     with_data: bool = True
     if_not_exists: bool = False
     temporary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CreateView(Utility):
+    """``query`` is the text of the view's SELECT; ``columns`` renames its first output columns."""
+
+    name: Name
+    columns: tuple[str, ...]
+    query: str
+    replace: bool = False
+    temporary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSequence(Utility):
+    """``options``: as, start, increment, minvalue, maxvalue, cache, cycle (None for NO MINVALUE and the like)."""
+
+    name: Name
+    options: tuple[tuple[str, int | str | bool | None], ...] = ()
+    if_not_exists: bool = False
+    temporary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AlterSequence(Utility):
+    """``options`` as for CREATE SEQUENCE, and restart."""
+
+    name: Name
+    options: tuple[tuple[str, int | str | bool | None], ...] = ()
+    missing_ok: bool = False
 
 
 @dataclass(frozen=True, slots=True)

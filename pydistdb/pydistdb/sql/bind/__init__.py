@@ -1,0 +1,8 @@
+"""From SQL text to typed trees: parse, resolve names and types, spell out casts.  See ``analyze.py`` for the way through.
+
+Only this package imports the parser; the rest of SQL sees ``sql/tree.py`` and ``sql/statements.py``.
+"""
+
+from pydistdb.sql.bind.parse import ParsedStatement, parse
+
+__all__ = ["ParsedStatement", "parse"]

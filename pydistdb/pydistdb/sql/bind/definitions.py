@@ -1,0 +1,328 @@
+"""CREATE TABLE, ALTER TABLE and CREATE INDEX: columns, constraints and actions.
+
+Expressions (CHECK, DEFAULT, GENERATED, USING, index keys) are kept as SQL text, cut out of the statement as written:
+the catalog stores them so, and ``bind_expression`` reads them back.
+"""
+
+from __future__ import annotations
+
+from pydistdb.sql import statements
+from pydistdb.sql.bind.cutting import Tokens
+from pydistdb.sql.bind.naming import constant_value, name_of, strings
+from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
+from pydistdb.sql.bind.typenames import resolve_type, serial_kind
+from pydistdb.sql.errors import FeatureNotSupported, InvalidSyntax
+from pydistdb.sql.statements import ColumnSpec, ConstraintSpec, ForeignKeySpec
+from pydistdb.sql.types import registry
+from pydistdb.sql.types.base import SqlType
+
+_CONSTRAINT_KINDS = {
+    "CONSTR_PRIMARY": "primary",
+    "CONSTR_UNIQUE": "unique",
+    "CONSTR_CHECK": "check",
+    "CONSTR_FOREIGN": "foreign",
+}
+
+
+class _Definitions:
+    """One statement with its tokens, scanned only when an expression has to be cut out."""
+
+    def __init__(self, parsed: ParsedStatement) -> None:
+        self.parsed = parsed
+        self._tokens: Tokens | None = None
+
+    @property
+    def tokens(self) -> Tokens:
+        if self._tokens is None:
+            self._tokens = Tokens(self.parsed.text)
+        return self._tokens
+
+    def offset(self, location: int) -> int:
+        """The parser's location as an offset into the statement's own text."""
+        position = self.parsed.position_at(location)
+        return 0 if position is None else position - 1 - self.parsed.position
+
+    # -------------------------------------------------------------------------------------------- constraints
+
+    def constraint(self, node: Node) -> ConstraintSpec:
+        kind = _CONSTRAINT_KINDS.get(node["contype"])
+        position = self.parsed.position_at(node.get("location", -1))
+        if kind is None:
+            what = node["contype"].removeprefix("CONSTR_").lower()
+            raise FeatureNotSupported(f"{what} constraints are not supported", position=position)
+        expression = None
+        if kind == "check":
+            expression = self.tokens.group_after(self.offset(node["location"]), "CHECK")
+        return ConstraintSpec(
+            kind,
+            node.get("conname"),
+            strings(node.get("keys", [])),
+            expression,
+            self.foreign_key(node) if kind == "foreign" else None,
+            node.get("indexname"),
+            node.get("skip_validation", False),
+            position,
+        )
+
+    def foreign_key(self, node: Node) -> ForeignKeySpec:
+        if node.get("fk_matchtype") == "p":
+            raise FeatureNotSupported("MATCH PARTIAL not yet implemented")
+        if node.get("fk_matchtype") == "f" and len(node.get("fk_attrs", ())) > 1:
+            raise FeatureNotSupported("MATCH FULL is not supported")
+        return ForeignKeySpec(
+            strings(node.get("fk_attrs", [])),
+            name_of(node["pktable"], self.parsed),
+            strings(node.get("pk_attrs", [])),
+            node.get("fk_del_action", "a"),
+            node.get("fk_upd_action", "a"),
+            node.get("deferrable", False),
+            node.get("initdeferred", False),
+        )
+
+    # -------------------------------------------------------------------------------------------- columns
+
+    def column(self, node: Node) -> ColumnSpec:
+        parsed = self.parsed
+        position = parsed.position_at(node.get("location", -1))
+        type_node = node.get("typeName")
+        if type_node is None:
+            raise FeatureNotSupported("columns without a type are not supported", position=position)
+        serial = serial_kind(type_node)
+        sql_type = registry.type_by_name(serial) if serial else resolve_type(type_node, parsed.position_at)
+        assert sql_type is not None
+        parts = [wrapper["Constraint"] for wrapper in node.get("constraints", [])]
+        stops = frozenset(self.offset(part["location"]) for part in parts if part.get("location", -1) >= 0)
+        if "collClause" in node:
+            stops |= {self.offset(node["collClause"]["location"])}
+        return self._column_of_parts(node, sql_type, serial, parts, stops, position)
+
+    def _column_of_parts(
+        self,
+        node: Node,
+        sql_type: SqlType,
+        serial: str,
+        parts: list[Node],
+        stops: frozenset[int],
+        position: int | None,
+    ) -> ColumnSpec:
+        not_null = bool(serial)
+        nullable = False
+        default = generated = None
+        identity = ""
+        constraints: list[ConstraintSpec] = []
+        name = node.get("colname", "")
+        for part in parts:
+            at = self.parsed.position_at(part.get("location", -1))
+            match part["contype"]:
+                case "CONSTR_NOTNULL":
+                    not_null = True
+                case "CONSTR_NULL":
+                    nullable = True
+                case "CONSTR_DEFAULT":
+                    if default is not None or serial:
+                        raise InvalidSyntax(f'multiple default values specified for column "{name}"', position=at)
+                    keyword = self.tokens.find("DEFAULT", self.tokens.index_at(self.offset(part["location"])))
+                    default = self.tokens.phrase(keyword + 1, stops)
+                case "CONSTR_IDENTITY":
+                    identity = part["generated_when"]
+                    not_null = True
+                case "CONSTR_GENERATED":
+                    if part.get("generated_kind", "s") == "v":
+                        raise FeatureNotSupported("virtual generated columns are not supported", position=at)
+                    generated = self.tokens.group_after(self.offset(part["location"]), "AS")
+                case "CONSTR_ATTR_DEFERRABLE" | "CONSTR_ATTR_NOT_DEFERRABLE" | "CONSTR_ATTR_IMMEDIATE":
+                    pass
+                case "CONSTR_ATTR_DEFERRED":
+                    raise FeatureNotSupported("deferred constraints are not supported", position=at)
+                case _:
+                    constraints.append(self.constraint(part))
+        if nullable and not_null:
+            raise InvalidSyntax(f'conflicting NULL/NOT NULL declarations for column "{name}"', position=position)
+        if default is not None and generated is not None:
+            raise InvalidSyntax(f'both default and generation expression specified for column "{name}"')
+        if default is not None and identity:
+            raise InvalidSyntax(f'both default and identity specified for column "{name}"')
+        collation = None
+        if "collClause" in node:
+            collation = ".".join(strings(node["collClause"]["collname"]))
+        return ColumnSpec(
+            name, sql_type, not_null, default, tuple(constraints), identity, generated, serial, collation, position
+        )
+
+
+def _options(elements: list[Node]) -> dict[str, str]:
+    return {
+        element["DefElem"]["defname"]: str(constant_value(element["DefElem"].get("arg", {}))) for element in elements
+    }
+
+
+def create_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    """CREATE TABLE."""
+    for clause, what in (("partspec", "PARTITION BY"), ("inhRelations", "INHERITS"), ("ofTypename", "OF type")):
+        if clause in node:
+            return statements.Unsupported("CREATE TABLE … " + what)
+    definitions = _Definitions(parsed)
+    columns: list[ColumnSpec] = []
+    constraints: list[ConstraintSpec] = []
+    like: list[tuple[statements.Name, int]] = []
+    for wrapper in node.get("tableElts", []):
+        for kind, element in wrapper.items():
+            if kind == "ColumnDef":
+                columns.append(definitions.column(element))
+            elif kind == "Constraint":
+                constraints.append(definitions.constraint(element))
+            else:
+                like.append((name_of(element["relation"], parsed), element.get("options", 0)))
+    relation = node["relation"]
+    return statements.CreateTable(
+        name_of(relation, parsed),
+        tuple(columns),
+        tuple(constraints),
+        node.get("if_not_exists", False),
+        relation["relpersistence"] == "t",
+        parsed.shard_by,
+        tuple(like),
+        _options(node.get("options", [])),
+    )
+
+
+# ------------------------------------------------------------------------------------------------ ALTER
+
+
+def alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    """ALTER TABLE with one or more actions (renaming is a node of its own)."""
+    definitions = _Definitions(parsed)
+    actions = []
+    cursor = 0
+    for index, wrapper in enumerate(node["cmds"]):
+        command = wrapper["AlterTableCmd"]
+        if index:  # the actions stand at commas outside brackets
+            cursor = definitions.tokens.find("ASCII_44", cursor, depth=0) + 1
+        action = _alter_action(definitions, command, cursor)
+        if action is None:
+            what = command["subtype"].removeprefix("AT_")
+            return statements.Unsupported(f"ALTER TABLE action {what}")
+        actions.append(action)
+    return statements.AlterTable(
+        name_of(node["relation"], parsed),
+        tuple(actions),
+        node.get("missing_ok", False),
+        object_kind(node.get("objtype", "OBJECT_TABLE")),
+    )
+
+
+def _alter_action(definitions: _Definitions, command: Node, cursor: int) -> statements.AlterTableAction | None:
+    action = statements.AlterTableAction
+    name = command.get("name")
+    missing_ok = command.get("missing_ok", False)
+    cascade = command.get("behavior") == "DROP_CASCADE"
+    match command["subtype"]:
+        case "AT_AddColumn":
+            column = definitions.column(command["def"]["ColumnDef"])
+            return action("add_column", column.name, column=column, missing_ok=missing_ok)
+        case "AT_DropColumn":
+            return action("drop_column", name, missing_ok=missing_ok, cascade=cascade)
+        case "AT_ColumnDefault":
+            if "def" not in command:
+                return action("drop_default", name)
+            tokens = definitions.tokens
+            text = tokens.phrase(tokens.find("DEFAULT", cursor, depth=0) + 1)
+            return action("set_default", name, expression=text)
+        case "AT_SetNotNull":
+            return action("set_not_null", name)
+        case "AT_DropNotNull":
+            return action("drop_not_null", name)
+        case "AT_AlterColumnType":
+            column_node = command["def"]["ColumnDef"]
+            sql_type = resolve_type(column_node["typeName"], definitions.parsed.position_at)
+            using = None
+            if "raw_default" in column_node:
+                tokens = definitions.tokens
+                using = tokens.phrase(tokens.find("USING", cursor, depth=0) + 1)
+            return action("alter_type", name, type=sql_type, expression=using)
+        case "AT_AddConstraint":
+            constraint = definitions.constraint(command["def"]["Constraint"])
+            return action("add_constraint", constraint.name, constraint=constraint)
+        case "AT_DropConstraint":
+            return action("drop_constraint", name, missing_ok=missing_ok, cascade=cascade)
+        case "AT_ValidateConstraint":
+            return action("validate_constraint", name)
+        case "AT_ChangeOwner":
+            return action("owner_to", command["newowner"].get("rolename", ""))
+        case "AT_SetRelOptions" | "AT_ResetRelOptions":
+            return action("set_options")
+    return None
+
+
+def rename(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    """ALTER … RENAME."""
+    match node["renameType"]:
+        case "OBJECT_COLUMN":
+            kind = object_kind(node.get("relationType", "OBJECT_TABLE"))
+            action = statements.AlterTableAction("rename_column", node["subname"], node["newname"])
+        case "OBJECT_TABCONSTRAINT":
+            kind = "table"
+            action = statements.AlterTableAction("rename_constraint", node["subname"], node["newname"])
+        case "OBJECT_TABLE" | "OBJECT_INDEX" | "OBJECT_VIEW" | "OBJECT_SEQUENCE":
+            kind = object_kind(node["renameType"])
+            action = statements.AlterTableAction("rename_table", new_name=node["newname"])
+        case _:
+            return statements.Unsupported(parsed.kind + " RENAME")
+    return statements.AlterTable(name_of(node["relation"], parsed), (action,), node.get("missing_ok", False), kind)
+
+
+def move_schema(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    """ALTER … SET SCHEMA."""
+    kind = object_kind(node["objectType"])
+    if kind not in ("table", "view", "sequence") or "relation" not in node:
+        return statements.Unsupported(parsed.kind + " SET SCHEMA")
+    action = statements.AlterTableAction("set_schema", node["newschema"])
+    return statements.AlterTable(name_of(node["relation"], parsed), (action,), node.get("missing_ok", False), kind)
+
+
+# ------------------------------------------------------------------------------------------------ CREATE INDEX
+
+_NULLS_FIRST = {"SORTBY_NULLS_FIRST": True, "SORTBY_NULLS_LAST": False}
+
+
+def create_index(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    """CREATE INDEX; expression keys keep their text."""
+    definitions = _Definitions(parsed)
+    columns: list[tuple[str | None, str, bool, bool | None]] = []
+    firsts: list[int] = []
+    for index, wrapper in enumerate(node["indexParams"]):
+        element = wrapper["IndexElem"]
+        name = element.get("name")
+        text = name
+        if name is None:
+            tokens = definitions.tokens
+            if not firsts:
+                at = tokens.index_at(definitions.offset(node["relation"]["location"]))
+                firsts = tokens.items(tokens.find("ASCII_40", at))
+            first = firsts[index]
+            opening = tokens.find("ASCII_40", first)
+            closing = tokens.closing(opening)
+            text = tokens.between(first + 1, closing) if opening == first else tokens.between(first, closing + 1)
+        columns.append(
+            (
+                name,
+                text or "",
+                element.get("ordering") == "SORTBY_DESC",
+                _NULLS_FIRST.get(element.get("nulls_ordering", "")),
+            )
+        )
+    where = None
+    if "whereClause" in node:
+        tokens = definitions.tokens
+        where = tokens.rest(tokens.find("WHERE", depth=0) + 1)
+    return statements.CreateIndex(
+        node.get("idxname"),
+        name_of(node["relation"], parsed),
+        tuple(columns),
+        node.get("unique", False),
+        node.get("if_not_exists", False),
+        node.get("concurrent", False),
+        where,
+        tuple(wrapper["IndexElem"]["name"] for wrapper in node.get("indexIncludingParams", [])),
+        node.get("accessMethod", "btree"),
+    )
