@@ -14,9 +14,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from pydistdb.tasks import Scheduler
 from pydistdb_storage.engine import Engine, WriteBatch
 from pydistdb_storage.errors import StorageError
+
+from pydistdb.tasks import Scheduler
 
 Done = Callable[[StorageError | None], None]
 
