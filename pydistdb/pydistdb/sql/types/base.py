@@ -146,6 +146,10 @@ class Function:
     inline: str | None = None
     default_count: int = 0
     """How many trailing arguments may be left out (``implementation`` has defaults for them)."""
+    argument_names: tuple[str, ...] = ()
+    """For named notation, ``f(days => 3)``; given only where there are defaults."""
+    default_values: tuple[Any, ...] = ()
+    """The runtime values of the trailing ``default_count`` arguments, for calls that leave out one in the middle."""
     schema: str = "pg_catalog"
     window: bool = False
     """A pure window function (row_number, lag, …): ``implementation`` works on a partition, see functions/window.py."""

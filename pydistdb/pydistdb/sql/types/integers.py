@@ -1,0 +1,104 @@
+"""The integer types: int2, int4, int8, oid and its plain relatives xid, cid, xid8.
+
+Postgres reads digits until the value no longer fits, so ``99999999999x`` is *out of range* while ``12x`` is *invalid
+syntax*; the two have different SQLSTATEs and are kept apart here.
+
+>>> parse_int4(" 42 ", -1, None)
+42
+
+Source: PostgreSQL 15 manual, 8.1.1; behaviour checked against a server.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+
+from pydistdb.sql.errors import DatabaseError, InvalidTextRepresentation, NumericValueOutOfRange
+from pydistdb.sql.types.base import EvalContext, TypeIO
+
+INT2_MIN, INT2_MAX = -(2**15), 2**15 - 1
+INT4_MIN, INT4_MAX = -(2**31), 2**31 - 1
+INT8_MIN, INT8_MAX = -(2**63), 2**63 - 1
+OID_MAX = 2**32 - 1
+
+_INTEGER = re.compile(r"[ \t\n\r\v\f]*([+-]?[0-9]+)[ \t\n\r\v\f]*")
+
+
+def _significant_digits(digits: str) -> str:
+    """Cut an overlong digit string short: still out of range, and cheap for int()."""
+    if len(digits) <= 30:
+        return digits
+    sign = digits[0] if digits[0] in "+-" else ""
+    return sign + (digits.lstrip("+-0")[:30] or "0")
+
+
+def parse_integer(text: str, least: int, most: int, type_name: str) -> int:
+    match = _INTEGER.match(text)
+    if match is None:
+        raise InvalidTextRepresentation(f'invalid input syntax for type {type_name}: "{text}"')
+    value = int(_significant_digits(match[1]))
+    if not least <= value <= most:
+        raise NumericValueOutOfRange(f'value "{text}" is out of range for type {type_name}')
+    if match.end() != len(text):
+        raise InvalidTextRepresentation(f'invalid input syntax for type {type_name}: "{text}"')
+    return value
+
+
+def parse_int2(text: str, modifier: int, context: EvalContext | None) -> int:
+    return parse_integer(text, INT2_MIN, INT2_MAX, "smallint")
+
+
+def parse_int4(text: str, modifier: int, context: EvalContext | None) -> int:
+    return parse_integer(text, INT4_MIN, INT4_MAX, "integer")
+
+
+def parse_int8(text: str, modifier: int, context: EvalContext | None) -> int:
+    return parse_integer(text, INT8_MIN, INT8_MAX, "bigint")
+
+
+def parse_oid(text: str, modifier: int, context: EvalContext | None) -> int:
+    """Read an oid; as strtoul does, Postgres takes negative numbers and wraps them round."""
+    return parse_integer(text, INT4_MIN, OID_MAX, "oid") & OID_MAX
+
+
+def _parse_unsigned(most: int, type_name: str) -> Callable[[str, int, EvalContext], int]:
+    def parse(text: str, modifier: int, context: EvalContext) -> int:
+        return parse_integer(text, -most, most, type_name) & most
+
+    return parse
+
+
+def wrong_binary_length() -> DatabaseError:
+    return DatabaseError.of("22P03", "incorrect binary data format")
+
+
+def packed(code: str) -> tuple[Callable[[bytes], int], Callable[[int], bytes]]:
+    """Make the binary codec of a fixed-length integer."""
+    codec = struct.Struct(code)
+    unpack, pack = codec.unpack, codec.pack
+
+    def decode(data: bytes) -> int:
+        try:
+            return unpack(data)[0]  # type: ignore[no-any-return]
+        except struct.error:
+            raise wrong_binary_length() from None
+
+    return decode, pack
+
+
+def _integer_io(parse: Callable[[str, int, EvalContext], int], code: str, key_kind: str | None = "int") -> TypeIO:
+    decode, encode = packed(code)
+    return TypeIO(parse, lambda value, context: str(value), decode, encode, key_kind)
+
+
+IO = {
+    "int2": _integer_io(parse_int2, "!h"),
+    "int4": _integer_io(parse_int4, "!i"),
+    "int8": _integer_io(parse_int8, "!q"),
+    "oid": _integer_io(parse_oid, "!I"),
+    "xid": _integer_io(_parse_unsigned(OID_MAX, "xid"), "!I", None),
+    "cid": _integer_io(_parse_unsigned(OID_MAX, "cid"), "!I", None),
+    "xid8": _integer_io(_parse_unsigned(2**64 - 1, "xid8"), "!Q", "int"),
+}
