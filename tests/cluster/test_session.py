@@ -45,9 +45,7 @@ def test_the_first_session(three_nodes: LocalCluster, client: str, orders: str, 
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert [line for line in lines if line in TAGS] == TAGS
-    assert ANSWER in "\n".join(line.rstrip() if client == "proddb" else line for line in lines).replace(
-        "name  |  sum\n", "name  |  sum  \n"
-    )
+    assert ANSWER in done.stdout
 
 
 def test_a_primary_key_without_the_shard_column_is_unique_across_the_cluster(three_nodes: LocalCluster) -> None:

@@ -131,13 +131,18 @@ def format_rows(result: Result, expanded: bool = False) -> str:
     widths = [
         max([len(result.names[i]), *(len(part) for row in cells for part in row[i].split("\n"))]) for i in columns
     ]
-    lines = ["|".join(f" {name.center(width)} " for name, width in zip(result.names, widths, strict=True)).rstrip()]
+    lines = ["|".join(f" {_centered(name, width)} " for name, width in zip(result.names, widths, strict=True))]
     lines.append("+".join("-" * (width + 2) for width in widths))
     for row in cells:
         lines.extend(_row_lines(row, widths, [oid in _NUMERIC_OIDS for oid in result.type_oids]))
     count = len(result.rows)
     lines.append(f"({count} row{'' if count == 1 else 's'})")
     return "\n".join(lines) + "\n"
+
+
+def _centered(name: str, width: int) -> str:
+    left = (width - len(name)) // 2
+    return " " * left + name + " " * (width - len(name) - left)
 
 
 def _row_lines(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> Iterator[str]:
@@ -150,7 +155,8 @@ def _row_lines(row: Sequence[str], widths: Sequence[int], right: Sequence[bool])
             text = part[level] if level < len(part) else ""
             mark = "+" if level + 1 < len(part) else " "
             shown.append(" " + (text.rjust(width) if to_right else text.ljust(width)) + mark)
-        yield "|".join(shown).rstrip()
+        shown[-1] = " " + shown[-1][1:].rstrip()
+        yield "|".join(shown)
 
 
 def _expanded(result: Result) -> str:
@@ -169,7 +175,7 @@ def is_complete(text: str) -> bool:
         return True
     if not stripped.endswith(";"):
         return False
-    tokens = [token for statement in sqlparse.parse(stripped) for token in statement.flatten()]
+    tokens = [token for statement in sqlparse.parse(stripped) for token in statement.flatten()]  # type: ignore[no-untyped-call]
     return bool(tokens) and tokens[-1].ttype is sqlparse.tokens.Punctuation
 
 

@@ -1,0 +1,120 @@
+"""Laying out local clusters: impossible wishes are refused with a message that says what to do."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from pydistdb_tools.cli import main
+from pydistdb_tools.local_cluster import ClusterError, LocalCluster, LocalNode, plan_cluster
+from pydistdb_tools.status import cluster_report, raft_report
+
+from tests.cluster.conftest import free_base_port
+
+
+def test_ports_follow_the_base_port(tmp_path: Path) -> None:
+    base = free_base_port(3)
+    cluster = plan_cluster(tmp_path, 3, 3, base)
+    assert [node.sql_port for node in cluster.nodes] == [base, base + 1, base + 2]
+    assert cluster.nodes[2].url == f"postgresql://postgres@127.0.0.1:{base + 2}/postgres"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "factor", "port", "message"),
+    [
+        (0, 1, 5433, "--nodes must be"),
+        (3, 4, 5433, "--replication-factor must be between 1 and the number of nodes"),
+        (3, 3, 70000, "--base-port must be"),
+    ],
+)
+def test_impossible_numbers(tmp_path: Path, nodes: int, factor: int, port: int, message: str) -> None:
+    with pytest.raises(ClusterError, match=message):
+        plan_cluster(tmp_path, nodes, factor, port)
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    base = free_base_port(1)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", base + 100))
+        with pytest.raises(ClusterError, match=f"port {base + 100} is in use"):
+            plan_cluster(tmp_path, 1, 1, base)
+
+
+def test_the_file_comes_back_as_it_went(tmp_path: Path) -> None:
+    cluster = plan_cluster(tmp_path, 2, 1, free_base_port(2))
+    cluster.save()
+    assert LocalCluster.load(tmp_path) == cluster
+
+
+def test_a_recycled_pid_is_not_ours() -> None:
+    node = LocalNode("n", 1, 2, 3, "store", "log", pid=os.getpid(), started=1)
+    assert not node.running
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"nodes": [{"x": 1}], "replication_factor": 1}', "\0"])
+def test_a_damaged_file_is_a_clear_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "cluster.json").write_text(content)
+    with pytest.raises(ClusterError, match="is damaged"):
+        LocalCluster.load(tmp_path)
+
+
+def test_commands_without_a_cluster_say_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--dir", str(tmp_path)]) == 1
+    assert "make one with: proddb init" in capsys.readouterr().err
+    assert main(["sql", "--url", "postgresql://postgres@127.0.0.1:1/postgres", "-c", "SELECT 1"]) == 1
+    assert "cannot connect to" in capsys.readouterr().err
+
+
+STATUS = {
+    "nodes": [
+        {
+            "id": number,
+            "name": f"node{number}",
+            "pid": 100 + number,
+            "sql_address": f"127.0.0.1:{5432 + number}",
+            "http_address": f"127.0.0.1:{5532 + number}",
+            "rpc_address": f"127.0.0.1:{5632 + number}",
+            "state": "live" if number != 3 else "dead",
+        }
+        for number in (1, 2, 3)
+    ],
+    "ranges": [
+        {
+            "id": 1,
+            "span": "[min, max)",
+            "table": None,
+            "leader": 2,
+            "term": 2,
+            "followers": [1, 3],
+            "lag": 0,
+            "replicas": [
+                {
+                    "node_id": n,
+                    "role": "leader" if n == 2 else "follower",
+                    "term": 2,
+                    "log_length": 2,
+                    "commit_index": 2,
+                }
+                for n in (1, 2, 3)
+            ],
+        }
+    ],
+}
+
+
+def test_the_topology_names_leader_and_followers() -> None:
+    last = cluster_report(STATUS).splitlines()[-1]
+    assert last.split() == ["1", "[min,", "max)", "node2", "2", "node1,", "node3", "0"]
+
+
+def test_the_raft_report_shows_each_replica() -> None:
+    lines = raft_report(STATUS).splitlines()
+    assert lines[0] == "Range 1 [min, max)  leader node2 (term=2)"
+    assert lines[1].split() == ["Node", "State", "Term", "Log", "Length", "Commit", "Index"]
+    assert [line.split() for line in lines[3:]] == [
+        ["node1", "Follower", "2", "2", "2"],
+        ["node2", "Leader", "2", "2", "2"],
+        ["node3", "(down)"],
+    ]
