@@ -32,7 +32,7 @@ def test_rows_look_as_in_psql() -> None:
 
 def test_values_with_line_breaks_take_several_lines() -> None:
     result = Result("SELECT 1", ("a", "b"), (25, 23), (("one\ntwo", "5"),))
-    assert format_rows(result) == "  a  | b \n-----+---\n one+| 5\n two |\n(1 row)\n"
+    assert format_rows(result) == "  a  | b \n-----+---\n one+| 5\n two | \n(1 row)\n"
 
 
 def test_expanded_rows() -> None:
