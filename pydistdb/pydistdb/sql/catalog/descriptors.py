@@ -108,3 +108,47 @@ class DatabaseDescriptor(msgspec.Struct, frozen=True, array_like=True):
     oid: int
     name: str
     owner: int = 10
+
+
+class ColumnStatistics(msgspec.Struct, frozen=True, array_like=True):
+    """What ANALYZE found about a column; values are storage values."""
+
+    null_fraction: float = 0.0
+    distinct: float = -1.0
+    """Number of distinct values; if negative, minus their share of all rows (pg_statistic.stadistinct)."""
+    average_width: int = 8
+    minimum: Any = None
+    maximum: Any = None
+    common_values: tuple[Any, ...] = ()
+    common_frequencies: tuple[float, ...] = ()
+    histogram: tuple[Any, ...] = ()
+    """Bounds of equally populated buckets of the values that are not common; empty if there is no order."""
+
+
+class TableStatistics(msgspec.Struct, frozen=True, array_like=True):
+    rows: float
+    bytes_per_row: float = 0.0
+    columns: dict[int, ColumnStatistics] = {}
+    """By column number."""
+    analyzed_at: int = 0
+    """timestamptz: microseconds since 2000-01-01 UTC."""
+
+
+class ColocationGroup(msgspec.Struct, frozen=True, array_like=True):
+    """SHARD BY HASH tables whose shard columns have the same key kinds share one, unless they ask otherwise."""
+
+    group: int
+    database: int
+    kinds: tuple[str, ...]
+    shards: int
+    """Pieces the hash space was split into when the group was made."""
+    requested_shards: int = 0
+    """What SHARDS n asked for; 0: nothing."""
+
+
+class Garbage(msgspec.Struct, frozen=True, array_like=True):
+    """Storage that no descriptor names any more: spans [start, end), of which only the keys with ``identity`` at bytes
+    7..13 go if that is not empty (tables of a colocation group interleave)."""
+
+    spans: tuple[tuple[bytes, bytes], ...]
+    identity: bytes = b""

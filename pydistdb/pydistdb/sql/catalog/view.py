@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Index, Schema, Table
+from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Index, Schema, Table, TableStatistics
 from pydistdb.sql.types.base import EvalContext, SqlType
 
 
@@ -49,6 +49,9 @@ class CatalogView(Protocol):
 
     def tables(self) -> Sequence[Table]:
         """List every table of this database."""
+
+    def statistics(self, table_oid: int) -> TableStatistics | None:
+        """Return what ANALYZE found about a table, if it ever ran."""
 
     def schemas(self) -> Sequence[Schema]:
         """List every schema of this database, pg_catalog and information_schema included."""

@@ -1,0 +1,269 @@
+"""Adding constraints and indexes to a table descriptor.
+
+Every function takes the descriptor and returns the next one; whether existing rows obey, and filling new indexes, is
+the caller's business (create_table.py has no rows, alter_table.py validates).
+
+A hash-sharded table whose primary key lacks a shard column keeps its rows under the hash of the shard columns, so its
+primary index alone would allow two rows of one key under different hashes.  A second, global unique index over the key
+keeps it unique across the cluster and finds rows by the key alone.  It bears the primary key's name (for error messages)
+and oid 0: users do not see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.descriptors import Check, Column, ForeignKey, Index, IndexColumn, Table
+from pydistdb.sql.catalog.naming import choose, join_columns
+from pydistdb.sql.errors import (
+    DatatypeMismatch,
+    DuplicateColumn,
+    DuplicateObject,
+    DuplicateTable,
+    FeatureNotSupported,
+    InvalidForeignKey,
+    InvalidTableDefinition,
+    ProgramLimitExceeded,
+    UndefinedColumn,
+    UndefinedObject,
+    WrongObjectType,
+)
+from pydistdb.sql.statements import ConstraintSpec
+from pydistdb.sql.types import registry
+
+PRIMARY_STORAGE_ID = 1
+MOST_INDEX_COLUMNS = 32
+MOST_INDEXES = 500
+
+
+def column_named(table: Table, name: str) -> Column | None:
+    for column in table.columns:
+        if column.name == name and not column.dropped:
+            return column
+    return None
+
+
+def column_numbered(table: Table, number: int) -> Column:
+    return next(column for column in table.columns if column.number == number)
+
+
+def constraint_names(table: Table) -> set[str]:
+    """The names of all constraints of a table."""
+    names = {check.name for check in table.checks} | {key.name for key in table.foreign_keys}
+    return names | {index.name for index in table.indexes if index.oid and index.constraint}
+
+
+def index_named_in(table: Table, name: str) -> Index | None:
+    return next((index for index in table.indexes if index.oid and index.name == name), None)
+
+
+def relation_name_taken(ddl: DdlContext, table: Table, name: str) -> bool:
+    """Tell whether a relation of the table's schema has the name, the draft ``table``'s own indexes included."""
+    return (
+        name == table.name
+        or ddl.view.is_name_taken(table.schema, name)
+        or index_named_in(table, name) is not None
+        or name in constraint_names(table)
+    )
+
+
+def check_constraint_name(table: Table, name: str) -> None:
+    if name in constraint_names(table):
+        raise DuplicateObject(f'constraint "{name}" for relation "{table.name}" already exists')
+
+
+# ---------------------------------------------------------------------------------------------------- unique, primary
+
+
+def key_columns(table: Table, names: Sequence[str], what: str) -> list[Column]:
+    """The columns of a key; ``what`` is 'primary key', 'unique' or 'index'."""
+    columns: list[Column] = []
+    for name in names:
+        column = column_named(table, name)
+        if column is None:
+            raise UndefinedColumn(f'column "{name}" named in key does not exist')
+        if column in columns:
+            raise DuplicateColumn(f'column "{name}" appears twice in {what} constraint')
+        columns.append(column)
+    for column in columns:
+        check_indexable(column)
+    if len(columns) > MOST_INDEX_COLUMNS:
+        raise ProgramLimitExceeded(f"cannot use more than {MOST_INDEX_COLUMNS} columns in an index")
+    return columns
+
+
+def check_indexable(column: Column) -> None:
+    if registry.io(column.type_oid).key_kind is None:
+        name = registry.format_type(column.type_oid, -1)
+        raise UndefinedObject(
+            f'data type {name} has no default operator class for access method "btree"',
+            hint="You must specify an operator class for the index or define a default operator class for the data type.",
+        )
+
+
+async def add_index(
+    ddl: DdlContext,
+    table: Table,
+    name: str,
+    columns: Sequence[IndexColumn],
+    *,
+    unique: bool = False,
+    constraint: bool = False,
+    hidden: bool = False,
+    is_global: bool | None = None,
+) -> Table:
+    """The table with one more secondary index."""
+    if len(table.indexes) >= MOST_INDEXES:
+        raise ProgramLimitExceeded(f"a table can have at most {MOST_INDEXES} indexes")
+    if is_global is None:
+        numbers = {column.column for column in columns}
+        is_global = table.sharding is None or (unique and not numbers.issuperset(table.sharding.columns))
+    oid = 0 if hidden else await ddl.store.allocate_oids()
+    index = Index(oid, name, table.next_index_id, tuple(columns), unique, False, constraint, is_global)
+    return replace(table, indexes=(*table.indexes, index), next_index_id=table.next_index_id + 1)
+
+
+async def add_key(ddl: DdlContext, table: Table, spec: ConstraintSpec, columns: Sequence[str]) -> Table:
+    """The table with a UNIQUE constraint, or the PRIMARY KEY of a table that has no rows yet."""
+    primary = spec.kind == "primary"
+    if primary and any(index.primary for index in table.indexes):
+        raise InvalidTableDefinition(f'multiple primary keys for table "{table.name}" are not allowed')
+    keyed = key_columns(table, columns, "primary key" if primary else "unique")
+    name = spec.name
+    if name is None:
+        parts = [table.name] if primary else [table.name, join_columns(columns)]
+        name = choose(parts, "pkey" if primary else "key", lambda n: relation_name_taken(ddl, table, n))
+    else:
+        if ddl.view.is_name_taken(table.schema, name) or index_named_in(table, name) or name == table.name:
+            raise DuplicateTable(f'relation "{name}" already exists')
+        check_constraint_name(table, name)
+    index_columns = tuple(IndexColumn(column.number) for column in keyed)
+    if not primary:
+        return await add_index(ddl, table, name, index_columns, unique=True, constraint=True)
+    oid = await ddl.store.allocate_oids()
+    first = Index(oid, name, PRIMARY_STORAGE_ID, index_columns, True, True, True, table.sharding is None)
+    numbers = {column.number for column in keyed}
+    not_null = tuple(replace(c, not_null=True) if c.number in numbers else c for c in table.columns)
+    table = replace(table, indexes=(first, *table.indexes[1:]), columns=not_null)
+    return await guard_primary_key(ddl, table)
+
+
+async def guard_primary_key(ddl: DdlContext, table: Table) -> Table:
+    """With the global unique index that a primary key without the shard columns needs."""
+    first = table.indexes[0]
+    if table.sharding is None or not first.primary:
+        return table
+    if {column.column for column in first.columns}.issuperset(table.sharding.columns):
+        return table
+    return await add_index(ddl, table, first.name, first.columns, unique=True, hidden=True, is_global=True)
+
+
+# ---------------------------------------------------------------------------------------------------- checks
+
+
+async def add_check(ddl: DdlContext, table: Table, spec: ConstraintSpec, column_names: Sequence[str]) -> Table:
+    """The table with a CHECK constraint; ``column_names`` are the columns its expression uses."""
+    assert spec.expression is not None
+    if spec.name is not None:
+        check_constraint_name(table, spec.name)
+        name = spec.name
+    else:
+        parts = [table.name, *column_names] if len(column_names) == 1 else [table.name]
+        name = choose(parts, "check", constraint_names(table).__contains__)
+    oid = await ddl.store.allocate_oids()
+    return replace(table, checks=(*table.checks, Check(oid, name, spec.expression)))
+
+
+# ---------------------------------------------------------------------------------------------------- foreign keys
+
+
+async def add_foreign_key(
+    ddl: DdlContext, table: Table, spec: ConstraintSpec, columns: Sequence[str]
+) -> tuple[Table, Table]:
+    """The table with a FOREIGN KEY, and the referenced table that knows of it (maybe the same one)."""
+    foreign = spec.foreign
+    assert foreign is not None
+    if foreign.deferrable or foreign.initially_deferred:
+        raise FeatureNotSupported("deferrable foreign keys are not supported")
+    same = foreign.referenced.name == table.name and foreign.referenced.schema in (
+        None,
+        ddl.view.state.schemas[table.schema].name,
+    )
+    referenced = table if same else ddl.find(foreign.referenced, "rv")
+    if referenced is None:
+        referenced = ddl.table(foreign.referenced)
+    if referenced.kind != "r":
+        raise WrongObjectType(f'referenced relation "{referenced.name}" is not a table')
+    numbers = _foreign_columns(table, columns)
+    referenced_numbers = _referenced_columns(referenced, foreign.referenced_columns)
+    if len(numbers) != len(referenced_numbers):
+        raise InvalidForeignKey("number of referencing and referenced columns for foreign key disagree")
+    if spec.name is not None:
+        check_constraint_name(table, spec.name)
+        name = spec.name
+    else:
+        name = choose([table.name, join_columns(columns)], "fkey", constraint_names(table).__contains__)
+    _check_types(table, numbers, referenced, referenced_numbers, name)
+    oid = await ddl.store.allocate_oids()
+    key = ForeignKey(
+        oid, name, tuple(numbers), referenced.oid, tuple(referenced_numbers), foreign.on_delete, foreign.on_update
+    )
+    table = replace(table, foreign_keys=(*table.foreign_keys, key))
+    if same:
+        referenced = table
+    if table.oid not in referenced.referenced_by:
+        referenced = replace(referenced, referenced_by=(*referenced.referenced_by, table.oid))
+    return (referenced, referenced) if same else (table, referenced)
+
+
+def _foreign_columns(table: Table, names: Sequence[str]) -> list[int]:
+    numbers = []
+    for name in names:
+        column = column_named(table, name)
+        if column is None:
+            raise UndefinedColumn(f'column "{name}" referenced in foreign key constraint does not exist')
+        numbers.append(column.number)
+    return numbers
+
+
+def _referenced_columns(referenced: Table, names: Sequence[str]) -> list[int]:
+    """The referenced key: the columns given, which must be a key, or the primary key."""
+    if not names:
+        first = referenced.indexes[0]
+        if not first.primary:
+            raise UndefinedObject(f'there is no primary key for referenced table "{referenced.name}"')
+        return [column.column for column in first.columns]
+    numbers = _foreign_columns(referenced, names)
+    if len(set(numbers)) != len(numbers):
+        raise InvalidForeignKey("foreign key referenced-columns list must not contain duplicates")
+    for index in referenced.indexes:
+        if index.unique and sorted(column.column for column in index.columns) == sorted(numbers):
+            return numbers
+    raise InvalidForeignKey(
+        f'there is no unique constraint matching given keys for referenced table "{referenced.name}"'
+    )
+
+
+def _check_types(
+    table: Table, numbers: Sequence[int], referenced: Table, referenced_numbers: Sequence[int], name: str
+) -> None:
+    for number, referenced_number in zip(numbers, referenced_numbers, strict=True):
+        left, right = column_numbered(table, number), column_numbered(referenced, referenced_number)
+        if left.type_oid == right.type_oid or _comparable(left.type_oid, right.type_oid):
+            continue
+        raise DatatypeMismatch(
+            f'foreign key constraint "{name}" cannot be implemented',
+            detail=f'Key columns "{left.name}" and "{right.name}" are of incompatible types: '
+            f"{registry.format_type(left.type_oid, left.modifier)} and "
+            f"{registry.format_type(right.type_oid, right.modifier)}.",
+        )
+
+
+def _comparable(left: int, right: int) -> bool:
+    """Tell whether the key codecs agree: then a value of the one can be looked up among values of the other."""
+    kinds = registry.io(left).key_kind, registry.io(right).key_kind
+    categories = registry.type_by_oid(left).category, registry.type_by_oid(right).category
+    return kinds[0] == kinds[1] and kinds[0] is not None and categories[0] == categories[1]

@@ -1,0 +1,150 @@
+"""What a DDL statement works with: the transaction's overlay, name resolution with Postgres's errors, notices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pydistdb.kv.api import Transaction
+from pydistdb.sql.catalog import keys
+from pydistdb.sql.catalog.descriptors import Schema, Table
+from pydistdb.sql.catalog.state import PG_CATALOG_OID, SYSTEM_SCHEMAS, Change
+from pydistdb.sql.catalog.state_view import StateView
+from pydistdb.sql.catalog.store import CatalogStore
+from pydistdb.sql.catalog.transaction import DdlTransaction
+from pydistdb.sql.catalog.view import VirtualTable
+from pydistdb.sql.errors import (
+    DatabaseError,
+    FeatureNotSupported,
+    InsufficientPrivilege,
+    InvalidSchemaName,
+    UndefinedTable,
+    WrongObjectType,
+)
+from pydistdb.sql.statements import Name
+from pydistdb.sql.types.base import EvalContext
+
+_KIND_NAMES = {"r": "table", "v": "view", "S": "sequence", "i": "index"}
+_SYSTEM_OIDS = frozenset(schema.oid for schema in SYSTEM_SCHEMAS)
+
+
+def _ignore(notice: DatabaseError, severity: str = "NOTICE") -> None:
+    pass
+
+
+@dataclass(slots=True, eq=False)
+class DdlContext:
+    """One DDL statement's surroundings.  ``notice`` is the session's way to a NoticeResponse (Sink.notice)."""
+
+    ddl: DdlTransaction
+    database_name: str
+    search_path: Sequence[str]
+    context: EvalContext
+    notice: Callable[..., None] = _ignore
+    in_transaction_block: bool = False
+    _view: StateView | None = field(default=None)
+
+    @property
+    def store(self) -> CatalogStore:
+        return self.ddl.store
+
+    @property
+    def transaction(self) -> Transaction:
+        return self.ddl.transaction
+
+    @property
+    def view(self) -> StateView:
+        """The catalog with this transaction's changes so far."""
+        state = self.ddl.overlay.state if self.ddl.overlay.is_open else self.store.state
+        if self._view is None or self._view.catalog_state is not state:
+            self._view = StateView(state, self.database_name, self.search_path, overlaid=self.ddl.overlay.is_open)
+            self.context.catalog = self._view
+        return self._view
+
+    @property
+    def database_oid(self) -> int:
+        return self.view.database.oid
+
+    def tell(
+        self, message: str, sqlstate: str = "00000", *, detail: str | None = None, severity: str = "NOTICE"
+    ) -> None:
+        """Send a notice."""
+        notice = DatabaseError(message, detail=detail)
+        notice.sqlstate = sqlstate
+        notice.severity = severity
+        self.notice(notice, severity)
+
+    # ------------------------------------------------------------------------------------------ changes
+
+    def put_table(self, *tables: Table) -> None:
+        self.ddl.apply([(keys.table_key(table.database, table.oid), table) for table in tables])
+
+    def apply(self, changes: list[Change]) -> None:
+        self.ddl.apply(changes)
+
+    # ------------------------------------------------------------------------------------------ names
+
+    def target_schema(self, name: Name) -> Schema:
+        """The schema that a CREATE of ``name`` puts its object into."""
+        self._check_catalog(name)
+        if name.schema is None:
+            schema = self.view.creation_schema()
+            if schema is None:
+                raise InvalidSchemaName("no schema has been selected to create in", position=name.position)
+        else:
+            schema = self.schema(name.schema, name.position)
+        if schema.oid in _SYSTEM_OIDS:
+            detail = "System catalog modifications are currently disallowed." if schema.oid == PG_CATALOG_OID else None
+            raise InsufficientPrivilege(f'permission denied to create "{schema.name}.{name.name}"', detail=detail)
+        return schema
+
+    def schema(self, name: str, position: int | None = None) -> Schema:
+        schema = self.view.schema_named(name)
+        if schema is None:
+            raise InvalidSchemaName(f'schema "{name}" does not exist', position=position)
+        return schema
+
+    def _check_catalog(self, name: Name) -> None:
+        if name.catalog is not None and name.catalog != self.database_name:
+            raise FeatureNotSupported(
+                f'cross-database references are not implemented: "{name.catalog}.{name.schema}.{name.name}"',
+                position=name.position,
+            )
+
+    def find(self, name: Name, kinds: str = "r") -> Table | None:
+        """The relation of one of these kinds; None if there is none of that name."""
+        self._check_catalog(name)
+        relation = self.view.relation(name.name, name.schema)
+        if relation is None:
+            found = self.view.index_by_name(name.name, name.schema)
+            if found is not None:
+                raise self.wrong_kind(name, kinds)
+            return None
+        if isinstance(relation, VirtualTable):
+            raise InsufficientPrivilege(f'permission denied: "{relation.name}" is a system catalog')
+        if relation.kind not in kinds:
+            raise self.wrong_kind(name, kinds)
+        return relation
+
+    def wrong_kind(self, name: Name, kinds: str) -> DatabaseError:
+        kind = _KIND_NAMES[kinds[0]]
+        article = "an" if kind[0] in "aeiou" else "a"
+        return WrongObjectType(f'"{name.name}" is not {article} {kind}')
+
+    def table(self, name: Name, kinds: str = "r") -> Table:
+        """The relation of that name; raises UndefinedTable."""
+        table = self.find(name, kinds)
+        if table is None:
+            raise UndefinedTable(f'relation "{self.written(name)}" does not exist', position=name.position)
+        return table
+
+    async def locked_table(self, name: Name, kinds: str = "r", *, exclusive: bool = True) -> Table:
+        """The table, locked against everybody else until the transaction ends."""
+        await self.ddl.open()
+        table = self.table(name, kinds)
+        await self.ddl.lock_tables([table.oid], exclusive=exclusive)
+        return table
+
+    @staticmethod
+    def written(name: Name) -> str:
+        return name.name if name.schema is None else f"{name.schema}.{name.name}"

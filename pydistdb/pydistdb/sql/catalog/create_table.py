@@ -1,0 +1,206 @@
+"""CREATE TABLE: from the statement's column and constraint specifications to a descriptor.
+
+Constraints are added in Postgres's order (primary key, unique, checks, foreign keys), so that chosen names and oids come
+out alike.  Nothing is written here but the transaction's overlay, except the split points of a new colocation group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from msgspec.structs import replace
+
+from pydistdb.sql.catalog import constraints, expressions, sequences, sharding
+from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.descriptors import Column, Index, IndexColumn, Schema, Table
+from pydistdb.sql.catalog.garbage import table_garbage
+from pydistdb.sql.catalog.naming import clip
+from pydistdb.sql.errors import (
+    DatabaseError,
+    DuplicateColumn,
+    DuplicateTable,
+    FeatureNotSupported,
+    InvalidTableDefinition,
+    UndefinedObject,
+)
+from pydistdb.sql.statements import ColumnSpec, ConstraintSpec, CreateTable, Name
+from pydistdb.sql.types import registry
+
+MOST_COLUMNS = 1_600
+SYSTEM_COLUMNS = frozenset({"tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"})
+COLLATIONS = frozenset({"default", "C", "POSIX", "ucs_basic", "pg_catalog.default", "pg_catalog.C", "pg_catalog.POSIX"})
+LIKE_DEFAULTS, LIKE_INDEXES = 1 << 3, 1 << 6
+"""Bits of TableLikeOption, as the parser counts them."""
+
+
+async def create_table(ddl: DdlContext, statement: CreateTable) -> str:
+    if statement.temporary:
+        raise FeatureNotSupported("temporary tables are not supported")
+    await ddl.ddl.open()
+    schema = ddl.target_schema(statement.name)
+    if already_exists(ddl, schema, statement.name, statement.if_not_exists):
+        return "CREATE TABLE"
+    specs = [*statement.columns, *like_columns(ddl, statement)]
+    table = await new_table(ddl, schema, statement.name.name, specs)
+    if statement.shard_by is not None:
+        table = await sharding.shard(ddl, table, statement.shard_by)
+    await add_constraints(ddl, table, specs, statement.constraints)
+    return "CREATE TABLE"
+
+
+def already_exists(ddl: DdlContext, schema: Schema, name: Name, if_not_exists: bool) -> bool:
+    """Whether the name is taken, which is an error unless IF NOT EXISTS (then: a notice)."""
+    if not ddl.view.is_name_taken(schema.oid, clip(name.name)):
+        return False
+    message = f'relation "{clip(name.name)}" already exists'
+    if not if_not_exists:
+        raise DuplicateTable(message)
+    ddl.tell(message + ", skipping", "42P07")
+    return True
+
+
+async def new_table(ddl: DdlContext, schema: Schema, name: str, specs: Sequence[ColumnSpec], kind: str = "r") -> Table:
+    """A table with these columns and a hidden row id, known to nobody yet."""
+    first_oid = await ddl.store.allocate_oids(3)  # the table, its row type and the array of that
+    if len(specs) > MOST_COLUMNS:
+        raise DatabaseError.of("54011", f"tables can have at most {MOST_COLUMNS} columns")
+    names: set[str] = set()
+    columns = []
+    for number, spec in enumerate(specs, 1):
+        column = make_column(spec, number)
+        if column.name in names:
+            raise DuplicateColumn(f'column "{column.name}" specified more than once', position=spec.position)
+        names.add(column.name)
+        columns.append(column)
+    table = Table(
+        oid=first_oid,
+        name=clip(name),
+        schema=schema.oid,
+        database=ddl.database_oid,
+        columns=tuple(columns),
+        indexes=(Index(0, "", constraints.PRIMARY_STORAGE_ID, (IndexColumn(0),)),) if kind == "r" else (),
+        storage_id=first_oid,
+        kind=kind,
+        row_type_oid=first_oid + 1,
+    )
+    return table
+
+
+def make_column(spec: ColumnSpec, number: int) -> Column:
+    """The column without its default (which needs the catalog to be checked)."""
+    name = clip(spec.name)
+    if name in SYSTEM_COLUMNS:
+        raise DuplicateColumn(f'column name "{name}" conflicts with a system column name', position=spec.position)
+    if spec.type.category in "PX" and spec.type.oid != registry.UNKNOWN.oid:
+        raise InvalidTableDefinition(f'column "{name}" has pseudo-type {spec.type.name}')
+    if spec.type.oid == registry.UNKNOWN.oid:
+        raise InvalidTableDefinition(f'column "{name}" has pseudo-type unknown')
+    if spec.collation is not None and spec.collation not in COLLATIONS:
+        raise UndefinedObject(f'collation "{spec.collation}" for encoding "UTF8" does not exist')
+    registry.io(spec.type.oid)  # a type that cannot be stored says so here
+    return Column(number, name, spec.type.oid, spec.type.modifier, spec.not_null)
+
+
+async def add_constraints(
+    ddl: DdlContext, table: Table, specs: Sequence[ColumnSpec], table_constraints: Sequence[ConstraintSpec]
+) -> Table:
+    """Finish a new table: sequences and defaults, then all constraints; puts it into the overlay."""
+    table, owned = await with_defaults(ddl, table, specs)
+    every = list(all_constraints(specs, table_constraints))
+    for kind in ("primary", "unique"):
+        for spec, columns in every:
+            if spec.kind == kind:
+                if spec.using_index is not None:
+                    raise InvalidTableDefinition("cannot use an existing index in CREATE TABLE")
+                table = await constraints.add_key(ddl, table, spec, columns)
+    for spec, _ in every:
+        if spec.kind == "check":
+            assert spec.expression is not None
+            used = expressions.check_columns(ddl, table, spec.expression)
+            table = await constraints.add_check(ddl, table, spec, used)
+    ddl.put_table(table, *owned)
+    for garbage in table_garbage(table):
+        ddl.ddl.made_storage(garbage, table.storage_id)
+    for spec, columns in every:
+        if spec.kind == "foreign":
+            table = await put_foreign_key(ddl, table, spec, columns)
+    return table
+
+
+async def put_foreign_key(ddl: DdlContext, table: Table, spec: ConstraintSpec, columns: Sequence[str]) -> Table:
+    """Add a foreign key to a table of the overlay; the referenced table is locked and changed as well."""
+    assert spec.foreign is not None
+    if ddl.find(spec.foreign.referenced, "rv") is not None:
+        await ddl.locked_table(spec.foreign.referenced, "rv")
+    table, referenced = await constraints.add_foreign_key(ddl, table, spec, columns)
+    if referenced.oid != table.oid:
+        ddl.put_table(replace(referenced, version=referenced.version))
+    ddl.put_table(table)
+    return table
+
+
+def all_constraints(
+    specs: Sequence[ColumnSpec], table_constraints: Sequence[ConstraintSpec]
+) -> Iterator[tuple[ConstraintSpec, tuple[str, ...]]]:
+    """Every constraint with its columns; a column constraint is about its column."""
+    for column in specs:
+        for spec in column.constraints:
+            yield spec, (clip(column.name),)
+    for spec in table_constraints:
+        if spec.kind == "foreign":
+            assert spec.foreign is not None
+            yield spec, spec.foreign.columns
+        else:
+            yield spec, spec.columns
+
+
+async def with_defaults(ddl: DdlContext, table: Table, specs: Sequence[ColumnSpec]) -> tuple[Table, list[Table]]:
+    """The table with defaults, identity and generated columns, and the sequences that its columns own."""
+    owned: list[Table] = []
+    columns = list(table.columns)
+    for position, spec in enumerate(specs):
+        column = columns[position]
+        if spec.serial or spec.identity:
+            sequence = await sequences.owned_sequence(ddl, table, column, owned)
+            owned.append(sequence)
+            default = sequences.next_value_expression(ddl, sequence)
+            columns[position] = replace(column, default=default, identity=spec.identity, not_null=True)
+        elif spec.generated is not None:
+            columns[position] = replace(column, default=spec.generated, generated=True)
+        elif spec.default is not None:
+            expressions.check_default(ddl, spec.default, column)
+            columns[position] = replace(column, default=spec.default)
+    table = replace(table, columns=tuple(columns))
+    for column in columns:
+        if column.generated:
+            check_generated(ddl, table, column)
+    return table, owned
+
+
+def check_generated(ddl: DdlContext, table: Table, column: Column) -> None:
+    """A generation expression may use the table's other columns, but no generated one."""
+    assert column.default is not None
+    for number in expressions.column_numbers_used(ddl, table, column.default):
+        used = constraints.column_numbered(table, number)
+        if used.generated:
+            raise DatabaseError.of(
+                "42P17",
+                f'cannot use generated column "{used.name}" in column generation expression',
+                detail="A generated column cannot reference another generated column.",
+            )
+
+
+def like_columns(ddl: DdlContext, statement: CreateTable) -> list[ColumnSpec]:
+    """The columns that LIKE brings in, with their defaults if INCLUDING DEFAULTS."""
+    specs: list[ColumnSpec] = []
+    for name, options in statement.like:
+        source = ddl.table(name, "rv")
+        if options & LIKE_INDEXES or options & ~LIKE_DEFAULTS:
+            raise FeatureNotSupported("CREATE TABLE … LIKE supports only INCLUDING DEFAULTS")
+        for column in source.columns:
+            if column.dropped:
+                continue
+            default = column.default if options & LIKE_DEFAULTS and not column.generated else None
+            sql_type = registry.type_by_oid(column.type_oid).with_modifier(column.modifier)
+            specs.append(ColumnSpec(column.name, sql_type, column.not_null, default))
+    return specs

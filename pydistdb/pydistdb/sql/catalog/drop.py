@@ -1,0 +1,343 @@
+"""DROP TABLE, INDEX, VIEW, SEQUENCE, SCHEMA with their dependencies.
+
+What depends on a dropped object goes with it under CASCADE and is listed otherwise (2BP01)::
+
+    ERROR:  cannot drop table users because other objects depend on it
+    DETAIL:  constraint orders_user_id_fkey on table orders depends on table users
+    HINT:  Use DROP ... CASCADE to drop the dependent objects too.
+
+All names of the statement are dropped together, so ``DROP TABLE orders, users`` needs no CASCADE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from pydistdb.sql.catalog import keys, sequences
+from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.dependencies import depending_columns, depending_views, described
+from pydistdb.sql.catalog.descriptors import ForeignKey, Index, Schema, Table
+from pydistdb.sql.catalog.garbage import index_garbage, table_garbage
+from pydistdb.sql.catalog.state import SYSTEM_SCHEMAS, Change
+from pydistdb.sql.errors import (
+    DatabaseError,
+    DependentObjectsStillExist,
+    FeatureNotSupported,
+    InsufficientPrivilege,
+    InvalidSchemaName,
+    UndefinedObject,
+    UndefinedTable,
+    WrongObjectType,
+)
+from pydistdb.sql.statements import DropObjects, Name
+
+MOST_LISTED = 100
+_KIND_LETTERS = {"table": "r", "view": "v", "sequence": "S"}
+
+
+@dataclass(slots=True, eq=False)
+class _Plan:
+    """What one DROP takes away."""
+
+    tables: dict[int, Table] = field(default_factory=dict)
+    foreign_keys: list[tuple[Table, ForeignKey]] = field(default_factory=list)
+    defaults: list[tuple[Table, int]] = field(default_factory=list)
+    """Columns whose default uses a dropped sequence."""
+    schemas: dict[int, Schema] = field(default_factory=dict)
+    dependents: list[tuple[str, str]] = field(default_factory=list)
+    """(dependent, what it depends on), each as Postgres describes it."""
+
+
+async def drop_objects(ddl: DdlContext, statement: DropObjects) -> str:
+    await ddl.ddl.open()
+    match statement.kind:
+        case "table" | "view" | "sequence":
+            await _drop_relations(ddl, statement)
+        case "index":
+            for name in statement.names:
+                await _drop_index(ddl, name, statement)
+        case "schema":
+            await _drop_schemas(ddl, statement)
+        case _:
+            raise FeatureNotSupported(f"DROP {statement.kind.upper()} is not supported")
+    return f"DROP {statement.kind.upper()}"
+
+
+# ---------------------------------------------------------------------------------------------------- relations
+
+
+async def _drop_relations(ddl: DdlContext, statement: DropObjects) -> None:
+    plan = _Plan()
+    letter = _KIND_LETTERS[statement.kind]
+    for name in statement.names:
+        table = _find(ddl, name, statement, letter)
+        if table is None:
+            continue
+        if table.kind == "S":
+            definition = sequences.definition_of(table)
+            if definition.identity and definition.owner_table in ddl.view.state.tables:
+                _refuse_owned(ddl, table, definition)
+        plan.tables[table.oid] = table
+    subject = list(plan.tables.values())
+    _collect_dependents(ddl, plan)
+    await _carry_out(ddl, plan, statement.cascade, [described(ddl, table) for table in subject])
+
+
+def _find(ddl: DdlContext, name: Name, statement: DropObjects, letter: str) -> Table | None:
+    """The relation to drop; None (with a notice) if it is missing and may be."""
+    if name.schema is not None and ddl.view.schema_named(name.schema) is None:
+        if not statement.missing_ok:
+            raise InvalidSchemaName(f'schema "{name.schema}" does not exist')
+        ddl.tell(f'schema "{name.schema}" does not exist, skipping', "3F000")
+        return None
+    try:
+        table = ddl.find(name, letter)
+    except WrongObjectType as error:
+        found = ddl.view.relation(name.name, name.schema)
+        kind = found.kind if isinstance(found, Table) else "i"
+        hint = {"r": "TABLE", "v": "VIEW", "S": "SEQUENCE", "i": "INDEX"}[kind]
+        error.hint = f"Use DROP {hint} to remove {'an' if hint == 'INDEX' else 'a'} {hint.lower()}."
+        raise
+    if table is None:
+        message = f'{statement.kind} "{ddl.written(name)}" does not exist'
+        if not statement.missing_ok:
+            raise UndefinedTable(message)
+        ddl.tell(f'{statement.kind} "{name.name}" does not exist, skipping', "00000")
+    return table
+
+
+def _refuse_owned(ddl: DdlContext, table: Table, definition: sequences.SequenceDefinition) -> None:
+    owner = ddl.view.state.tables[definition.owner_table]
+    column = next(c for c in owner.columns if c.number == definition.owner_column)
+    raise DependentObjectsStillExist(
+        f"cannot drop sequence {table.name} because column {column.name} of table {owner.name} requires it",
+        hint=f"You can drop column {column.name} of table {owner.name} instead.",
+    )
+
+
+def _collect_dependents(ddl: DdlContext, plan: _Plan) -> None:
+    """Add what depends on the plan's relations, and what depends on that."""
+    tables = ddl.view.state.tables
+    todo = list(plan.tables.values())
+    dropped_first = set(plan.tables)
+    seen_keys: set[int] = set()
+    while todo:
+        table = todo.pop(0)
+        for view in depending_views(ddl, table):
+            if view.oid not in plan.tables:
+                plan.tables[view.oid] = view
+                plan.dependents.append((described(ddl, view), described(ddl, table)))
+                todo.append(view)
+        for oid in table.referenced_by:
+            other = tables.get(oid)
+            if other is None or oid in dropped_first or oid == table.oid:
+                continue
+            for key in other.foreign_keys:
+                if key.referenced_table == table.oid and key.oid not in seen_keys:
+                    seen_keys.add(key.oid)
+                    plan.foreign_keys.append((other, key))
+                    plan.dependents.append((f"constraint {key.name} on {described(ddl, other)}", described(ddl, table)))
+        if table.kind == "S":
+            for other, number in depending_columns(ddl, table):
+                if other.oid not in plan.tables:
+                    plan.defaults.append((other, number))
+                    column = next(c for c in other.columns if c.number == number)
+                    plan.dependents.append(
+                        (
+                            f"default value for column {column.name} of {described(ddl, other)}",
+                            described(ddl, table),
+                        )
+                    )
+        else:
+            for sequence in owned_sequences(ddl, table.oid):
+                if sequence.oid not in plan.tables:
+                    plan.tables[sequence.oid] = sequence
+                    todo.append(sequence)
+
+
+def owned_sequences(ddl: DdlContext, table_oid: int, column: int | None = None) -> list[Table]:
+    """The sequences owned by a table's columns (serial, identity)."""
+    found = []
+    for relation in ddl.view.state.tables.values():
+        if relation.kind == "S":
+            definition = sequences.definition_of(relation)
+            if definition.owner_table == table_oid and column in (None, definition.owner_column):
+                found.append(relation)
+    return found
+
+
+async def _carry_out(ddl: DdlContext, plan: _Plan, cascade: bool, subjects: list[str]) -> None:
+    if plan.dependents:
+        report_dependents(ddl, plan.dependents, cascade, subjects)
+    referenced = {key.referenced_table for table in plan.tables.values() for key in table.foreign_keys}
+    locked = {*plan.tables, *referenced, *(table.oid for table, _ in plan.foreign_keys)}
+    locked.update(table.oid for table, _ in plan.defaults)
+    await ddl.ddl.lock_tables(locked)
+    changes: list[Change] = []
+    survivors = _survivors(ddl, plan, referenced)
+    changes += [(keys.table_key(table.database, table.oid), table) for table in survivors]
+    for table in plan.tables.values():
+        changes += forget_table(ddl, table)
+    ddl.apply(changes)
+
+
+def report_dependents(ddl: DdlContext, dependents: list[tuple[str, str]], cascade: bool, subjects: list[str]) -> None:
+    """Refuse to drop because of dependents, or (CASCADE) tell what goes along."""
+    if not cascade:
+        lines = [f"{dependent} depends on {what}" for dependent, what in dependents[:MOST_LISTED]]
+        if len(dependents) > MOST_LISTED:
+            lines.append(f"and {len(dependents) - MOST_LISTED} other objects (see server log for list)")
+        subject = subjects[0] if len(subjects) == 1 else "desired object(s)"
+        raise DependentObjectsStillExist(
+            f"cannot drop {subject} because other objects depend on it"
+            if len(subjects) == 1
+            else "cannot drop desired object(s) because other objects depend on them",
+            detail="\n".join(lines),
+            hint="Use DROP ... CASCADE to drop the dependent objects too.",
+        )
+    if len(dependents) == 1:
+        ddl.tell(f"drop cascades to {dependents[0][0]}")
+    else:
+        detail = "\n".join(f"drop cascades to {dependent}" for dependent, _ in dependents[:MOST_LISTED])
+        ddl.tell(f"drop cascades to {len(dependents)} other objects", detail=detail)
+
+
+def _survivors(ddl: DdlContext, plan: _Plan, referenced: Iterable[int]) -> list[Table]:
+    """The tables that stay, without what they lose."""
+    changed: dict[int, Table] = {}
+    tables = ddl.view.state.tables
+    for other, key in plan.foreign_keys:
+        table = changed.get(other.oid, tables[other.oid])
+        left = tuple(k for k in table.foreign_keys if k.oid != key.oid)
+        changed[other.oid] = replace(table, foreign_keys=left)
+    for other, number in plan.defaults:
+        table = changed.get(other.oid, tables[other.oid])
+        columns = tuple(replace(c, default=None) if c.number == number else c for c in table.columns)
+        changed[other.oid] = replace(table, columns=columns)
+    for oid in referenced:
+        if oid in tables and oid not in plan.tables:
+            table = changed.get(oid, tables[oid])
+            left_by = tuple(other for other in table.referenced_by if other not in plan.tables)
+            changed[oid] = replace(table, referenced_by=left_by)
+    return [replace(t, version=t.version + 1) for oid, t in changed.items() if oid not in plan.tables]
+
+
+def forget_table(ddl: DdlContext, table: Table) -> list[Change]:
+    """The changes that remove a relation with its comments and statistics; its storage becomes garbage."""
+    changes: list[Change] = [(keys.table_key(table.database, table.oid), None)]
+    state = ddl.view.state
+    mine = {table.oid, *(i.oid for i in table.indexes), *(c.oid for c in table.checks)}
+    mine.update(key.oid for key in table.foreign_keys)
+    changes += [(keys.comment_key(table.database, *comment), None) for comment in state.comments if comment[1] in mine]
+    if table.oid in state.statistics:
+        changes.append((keys.statistics_key(table.database, table.oid), None))
+    if table.kind != "v":
+        for garbage in table_garbage(table):
+            ddl.ddl.dropped_storage(garbage)
+    return changes
+
+
+# ---------------------------------------------------------------------------------------------------- indexes
+
+
+async def _drop_index(ddl: DdlContext, name: Name, statement: DropObjects) -> None:
+    found = ddl.view.index_by_name(name.name, name.schema)
+    if found is None:
+        if ddl.view.relation(name.name, name.schema) is not None:
+            raise WrongObjectType(f'"{name.name}" is not an index')
+        if name.schema is not None and ddl.view.schema_named(name.schema) is None and not statement.missing_ok:
+            raise InvalidSchemaName(f'schema "{name.schema}" does not exist')
+        if not statement.missing_ok:
+            raise UndefinedObject(f'index "{ddl.written(name)}" does not exist')
+        ddl.tell(f'index "{name.name}" does not exist, skipping', "00000")
+        return
+    table, index = found
+    if index.constraint:
+        raise DependentObjectsStillExist(
+            f"cannot drop index {index.name} because constraint {index.name} on table {table.name} requires it",
+            hint=f"You can drop constraint {index.name} on table {table.name} instead.",
+        )
+    users = foreign_keys_using(ddl, table, index)
+    if users:
+        dependents = [
+            (f"constraint {key.name} on {described(ddl, other)}", f"index {index.name}") for other, key in users
+        ]
+        report_dependents(ddl, dependents, statement.cascade, [f"index {index.name}"])
+    await ddl.ddl.lock_tables([table.oid, *(other.oid for other, _ in users)])
+    drop_foreign_keys(ddl, users)
+    table = ddl.view.state.tables[table.oid]
+    ddl.put_table(without_index(ddl, table, index))
+
+
+def without_index(ddl: DdlContext, table: Table, index: Index) -> Table:
+    """The table without a secondary index, whose storage becomes garbage."""
+    ddl.ddl.dropped_storage(index_garbage(table, index))
+    left = tuple(i for i in table.indexes if i.storage_id != index.storage_id)
+    return replace(table, indexes=left, version=table.version + 1)
+
+
+def foreign_keys_using(ddl: DdlContext, table: Table, index: Index) -> list[tuple[Table, ForeignKey]]:
+    """The foreign keys to ``table`` that only this unique index backs."""
+    if not index.unique:
+        return []
+    columns = sorted(column.column for column in index.columns)
+    others = [i for i in table.indexes if i.unique and i.storage_id != index.storage_id]
+    if any(sorted(column.column for column in other.columns) == columns for other in others if other.oid):
+        return []
+    users = []
+    for oid in table.referenced_by:
+        other = ddl.view.state.tables.get(oid)
+        if other is not None:
+            users += [
+                (other, key)
+                for key in other.foreign_keys
+                if key.referenced_table == table.oid and sorted(key.referenced_columns) == columns
+            ]
+    return users
+
+
+def drop_foreign_keys(ddl: DdlContext, users: list[tuple[Table, ForeignKey]]) -> None:
+    """Take foreign keys off their tables, and the tables off the referenced ones."""
+    for other, key in users:
+        table = ddl.view.state.tables[other.oid]
+        left = tuple(k for k in table.foreign_keys if k.oid != key.oid)
+        table = replace(table, foreign_keys=left, version=table.version + 1)
+        ddl.put_table(table)
+        if not any(k.referenced_table == key.referenced_table for k in left):
+            referenced = ddl.view.state.tables[key.referenced_table]
+            by = tuple(oid for oid in referenced.referenced_by if oid != table.oid)
+            ddl.put_table(replace(referenced, referenced_by=by, version=referenced.version + 1))
+
+
+# ---------------------------------------------------------------------------------------------------- schemas
+
+
+async def _drop_schemas(ddl: DdlContext, statement: DropObjects) -> None:
+    system = {schema.oid for schema in SYSTEM_SCHEMAS}
+    for name in statement.names:
+        schema = ddl.view.schema_named(name.name)
+        if schema is None:
+            if not statement.missing_ok:
+                raise InvalidSchemaName(f'schema "{name.name}" does not exist')
+            ddl.tell(f'schema "{name.name}" does not exist, skipping', "00000")
+            continue
+        if schema.oid in system:
+            raise _required_by_system(f"schema {schema.name}")
+        plan = _Plan()
+        members = [table for table in ddl.view.tables() if table.schema == schema.oid]
+        for table in members:
+            plan.tables[table.oid] = table
+            if table.kind != "S" or not sequences.definition_of(table).owner_table:
+                plan.dependents.append((described(ddl, table), f"schema {schema.name}"))
+        _collect_dependents(ddl, plan)
+        await _carry_out(ddl, plan, statement.cascade, [f"schema {schema.name}"])
+        ddl.apply([(keys.schema_key(ddl.database_oid, schema.oid), None)])
+
+
+def _required_by_system(what: str) -> DatabaseError:
+    if what == "schema pg_catalog":
+        return InsufficientPrivilege(f"permission denied: {what} is a system schema")
+    return DependentObjectsStillExist(f"cannot drop {what} because it is required by the database system")

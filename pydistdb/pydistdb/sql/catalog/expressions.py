@@ -1,0 +1,70 @@
+"""Checking stored expressions when they are defined: CHECK conditions and column defaults.
+
+The catalog keeps their SQL text; here they are bound once against the (new) table, so that errors come from the DDL
+statement and not from the first INSERT.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from pydistdb.sql import bind
+from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.descriptors import Column, Table
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
+from pydistdb.sql.tree import ColumnRef, Const, Expr, Subquery
+from pydistdb.sql.types import registry
+from pydistdb.sql.types.base import SqlType
+
+
+def column_type(column: Column) -> SqlType:
+    return registry.type_by_oid(column.type_oid).with_modifier(column.modifier)
+
+
+def check_columns(ddl: DdlContext, table: Table, text: str) -> list[str]:
+    """Bind a CHECK condition; returns the names of the columns it uses, in column order."""
+    expression = bind.bind_expression(text, table, ddl.view, ddl.context, registry.BOOL)
+    used: set[int] = set()
+    _collect(expression, used, "check constraint")
+    return [column.name for column in table.columns if column.number in used]
+
+
+def check_default(ddl: DdlContext, text: str, column: Column) -> Expr:
+    """Bind a column default, converted to the column's type."""
+    sql_type = column_type(column)
+    try:
+        expression = bind.bind_scalar(text, ddl.view, ddl.context, sql_type)
+    except DatabaseError as error:
+        if error.sqlstate == "42703":
+            raise FeatureNotSupported("cannot use column reference in DEFAULT expression") from None
+        raise
+    _collect(expression, set(), "DEFAULT expression")
+    return expression
+
+
+def constant_of(expression: Expr) -> tuple[bool, Any]:
+    """Whether the expression is a constant, and its value."""
+    return (True, expression.value) if isinstance(expression, Const) else (False, None)
+
+
+def _collect(node: object, used: set[int], where: str) -> None:
+    """Walk an expression; note the columns it refers to, refuse what must not be stored."""
+    if isinstance(node, ColumnRef):
+        used.add(node.id)
+    elif isinstance(node, Subquery):
+        raise FeatureNotSupported(f"cannot use subquery in {where}")
+    elif isinstance(node, tuple):
+        for item in node:
+            _collect(item, used, where)
+        return
+    if dataclasses.is_dataclass(node) and isinstance(node, Expr):
+        for field in dataclasses.fields(node):
+            _collect(getattr(node, field.name), used, where)
+
+
+def column_numbers_used(ddl: DdlContext, table: Table, text: str) -> set[int]:
+    """The columns that a stored expression of the table refers to."""
+    used: set[int] = set()
+    _collect(bind.bind_expression(text, table, ddl.view, ddl.context), used, "expression")
+    return used

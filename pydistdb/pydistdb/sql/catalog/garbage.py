@@ -1,0 +1,112 @@
+"""Clearing the storage of dropped tables and indexes.
+
+A range-sharded table's storage is one span.  The rows of a hash-sharded table lie among those of its colocation group, so
+its storage is found key by key: look for the next key of the table, clear that hash prefix of it, go on behind it.  This
+runs in the background and lets other work in between.
+"""
+
+from __future__ import annotations
+
+from pydistdb_storage.keys import prefix_end
+
+from pydistdb.kv.api import Database, Isolation, KVError
+from pydistdb.sql.catalog import keys
+from pydistdb.sql.catalog.descriptors import Garbage, Index, Table
+from pydistdb.sql.layout import HASH_HEAD, HASH_IDENTITY_END, HASH_IDENTITY_START, IDENTITY, RANGE_HEAD
+from pydistdb.tasks import Scheduler, pause, sleep
+
+ATTEMPTS = 20
+RETRY_NS = 1_000_000_000
+SCAN_ROWS = 256
+
+
+def _is_hashed(table: Table, index: Index) -> bool:
+    return table.sharding is not None and (index.primary or index is table.indexes[0] or not index.is_global)
+
+
+def table_garbage(table: Table) -> list[Garbage]:
+    """All storage of a table."""
+    garbage = []
+    prefix = RANGE_HEAD.pack(4, table.storage_id, 0)[:5]
+    if table.sharding is None or any(not _is_hashed(table, index) for index in table.indexes):
+        garbage.append(Garbage(((prefix, prefix_end(prefix)),)))
+    if table.sharding is not None:
+        garbage.append(Garbage((_group_span(table),), table.storage_id.to_bytes(4, "big")))
+    return garbage
+
+
+def index_garbage(table: Table, index: Index) -> Garbage:
+    """The storage of one secondary index."""
+    if _is_hashed(table, index):
+        return Garbage((_group_span(table),), IDENTITY.pack(table.storage_id, index.storage_id))
+    head = RANGE_HEAD.pack(4, table.storage_id, index.storage_id)
+    return Garbage(((head, prefix_end(head)),))
+
+
+def _group_span(table: Table) -> tuple[bytes, bytes]:
+    assert table.sharding is not None
+    start = HASH_HEAD.pack(5, table.sharding.group, 0, 0, 0)[:5]
+    return start, prefix_end(start)
+
+
+async def clear_garbage(database: Database, scheduler: Scheduler, garbage: Garbage) -> bool:
+    """Remove everything the garbage names; False if that did not work out."""
+    for _ in range(ATTEMPTS):
+        try:
+            for start, end in garbage.spans:
+                if garbage.identity:
+                    await _clear_identity(database, scheduler, start, end, garbage.identity)
+                else:
+                    await database.clear_range(start, end)
+            return True
+        except KVError:
+            await sleep(scheduler, RETRY_NS)
+    return False
+
+
+async def _clear_identity(database: Database, scheduler: Scheduler, start: bytes, end: bytes, identity: bytes) -> None:
+    transaction = database.begin(Isolation.READ_COMMITTED, read_only=True)
+    prefix_length = HASH_IDENTITY_START + len(identity)
+    try:
+        position: bytes | None = start
+        while position is not None:
+            transaction.begin_statement()
+            batch = await transaction.scan(position, end, limit=SCAN_ROWS)
+            cleared = b""
+            for key in batch.keys:
+                found = key[HASH_IDENTITY_START:HASH_IDENTITY_END]
+                if found.startswith(identity) and not (cleared and key.startswith(cleared)):
+                    cleared = key[:prefix_length]
+                    await database.clear_range(cleared, prefix_end(cleared))
+            position = batch.resume
+            await pause(scheduler)
+    finally:
+        transaction.rollback()
+
+
+async def forget_garbage(database: Database, scheduler: Scheduler, garbage_id: int, garbage: Garbage) -> None:
+    """Clear the garbage, then its record."""
+    if not await clear_garbage(database, scheduler, garbage):
+        return
+    transaction = database.begin(Isolation.READ_COMMITTED)
+    try:
+        transaction.begin_statement()
+        transaction.delete(keys.garbage_key(garbage_id))
+        await transaction.commit()
+    except KVError:
+        transaction.rollback()  # the next node that starts clears it again, which does no harm
+
+
+async def clear_leftovers(database: Database, scheduler: Scheduler) -> int:
+    """Clear the garbage that earlier processes recorded and did not get to; returns how many pieces there were."""
+    transaction = database.begin(Isolation.READ_COMMITTED, read_only=True)
+    transaction.begin_statement()
+    try:
+        end = prefix_end(keys.GARBAGE_PREFIX)
+        batch = await transaction.scan(keys.GARBAGE_PREFIX, end, limit=SCAN_ROWS)
+    finally:
+        transaction.rollback()
+    for key, value in zip(batch.keys, batch.values, strict=True):
+        garbage_id = keys.unpack_key(key)[1][0]
+        await forget_garbage(database, scheduler, garbage_id, keys.decode_object(key, value))
+    return len(batch.keys)

@@ -1,0 +1,122 @@
+"""Where catalog objects are stored: one key per object under ``03``, one msgspec struct per value.
+
+=====================================  ======================================================================
+``03 'D' database``                    DatabaseDescriptor
+``03 'S' database schema``             Schema
+``03 'T' database table``              Table (views and sequences too)
+``03 'C' database class object sub``   comment, as text
+``03 'A' database table``              TableStatistics, what ANALYZE found
+``03 'G' group``                       ColocationGroup
+``03 'H' version``                     the keys that changed in that version (bounded history, for refreshes)
+``03 'V'``                             the catalog version; DDL holds the lock of this key until its transaction ends
+``03 'X' garbage``                     Garbage: spans of dropped storage that are still to be cleared
+=====================================  ======================================================================
+
+Numbers are four bytes big-endian (the version eight), so all objects of a kind and of a database lie together.  A state
+of the catalog is nothing but the objects at these keys: loading, refreshing and a transaction's uncommitted DDL are all
+"apply these (key, object) pairs" (state.py).
+
+    >>> unpack_key(table_key(5, 16384))
+    ('T', (5, 16384))
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import msgspec
+
+from pydistdb.sql.catalog.descriptors import (
+    ColocationGroup,
+    DatabaseDescriptor,
+    Garbage,
+    Schema,
+    Table,
+    TableStatistics,
+)
+
+PREFIX = b"\x03"
+END = b"\x04"
+VERSION_KEY = PREFIX + b"V"
+HISTORY_PREFIX = PREFIX + b"H"
+GARBAGE_PREFIX = PREFIX + b"X"
+HISTORY_LIMIT = 1_000
+"""How many versions a node may lag behind and still refresh by history instead of reading everything."""
+
+_UINT32 = [struct.Struct(">" + "I" * count) for count in range(6)]
+_UINT64 = struct.Struct(">Q")
+_OBJECT_TYPES: dict[str, Any] = {
+    "D": DatabaseDescriptor,
+    "S": Schema,
+    "T": Table,
+    "C": str,
+    "A": TableStatistics,
+    "G": ColocationGroup,
+    "X": Garbage,
+    "H": list[bytes],
+    "V": int,
+}
+_DECODERS: dict[str, msgspec.msgpack.Decoder[Any]] = {
+    kind: msgspec.msgpack.Decoder(target) for kind, target in _OBJECT_TYPES.items()
+}
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def _key(kind: str, *numbers: int) -> bytes:
+    return PREFIX + kind.encode() + _UINT32[len(numbers)].pack(*numbers)
+
+
+def database_key(database: int) -> bytes:
+    return _key("D", database)
+
+
+def schema_key(database: int, schema: int) -> bytes:
+    return _key("S", database, schema)
+
+
+def table_key(database: int, table: int) -> bytes:
+    return _key("T", database, table)
+
+
+def comment_key(database: int, object_class: int, object_oid: int, sub_id: int) -> bytes:
+    return _key("C", database, object_class, object_oid, sub_id)
+
+
+def statistics_key(database: int, table: int) -> bytes:
+    return _key("A", database, table)
+
+
+def group_key(group: int) -> bytes:
+    return _key("G", group)
+
+
+def garbage_key(garbage: int) -> bytes:
+    return _key("X", garbage)
+
+
+def history_key(version: int) -> bytes:
+    return HISTORY_PREFIX + _UINT64.pack(version)
+
+
+def history_version(key: bytes) -> int:
+    return int(_UINT64.unpack_from(key, len(HISTORY_PREFIX))[0])
+
+
+def unpack_key(key: bytes) -> tuple[str, tuple[int, ...]]:
+    """The kind letter and the numbers of an object's key."""
+    return chr(key[1]), _UINT32[(len(key) - 2) // 4].unpack_from(key, 2)
+
+
+def encode_object(value: object) -> bytes:
+    return _encode(value)
+
+
+def decode_object(key: bytes, value: bytes) -> Any:
+    """The object stored at ``key``."""
+    return _DECODERS[chr(key[1])].decode(value)
+
+
+def is_object_key(key: bytes) -> bool:
+    """Tell whether the key is part of a catalog state (versions, history and garbage are not)."""
+    return key[1:2] not in (b"V", b"H", b"X")

@@ -1,0 +1,160 @@
+"""An immutable state of the whole catalog, with look-ups by oid and by name.
+
+``CatalogState.apply([(key, object or None), …], version)`` gives the next state; dictionaries that do not change are
+shared between the two, those that do are copied (a copy of 10,000 entries takes about 50 µs, and DDL is rare).  The same
+method serves loading, refreshing and the uncommitted DDL of one transaction::
+
+    state = CatalogState.EMPTY.apply(everything_stored, 7)
+    mine = state.apply([(table_key(5, 16384), Table(…))], 7)     # what only the transaction sees
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from pydistdb.sql.catalog.descriptors import (
+    ColocationGroup,
+    DatabaseDescriptor,
+    Index,
+    Schema,
+    Table,
+    TableStatistics,
+)
+from pydistdb.sql.catalog.keys import unpack_key
+
+PG_CATALOG_OID = 11
+PG_TOAST_OID = 99
+PUBLIC_OID = 2200
+INFORMATION_SCHEMA_OID = 13183
+INTERNAL_SCHEMA_OID = 13990
+FIRST_USER_OID = 16384
+
+SYSTEM_SCHEMAS = (
+    Schema(PG_CATALOG_OID, "pg_catalog", 0),
+    Schema(PG_TOAST_OID, "pg_toast", 0),
+    Schema(INFORMATION_SCHEMA_OID, "information_schema", 0),
+    Schema(INTERNAL_SCHEMA_OID, "pydistdb_internal", 0),
+)
+"""Schemas that are computed, not stored; they are the same in every database."""
+
+Change = tuple[bytes, Any]
+"""A key and its object; None stands for "dropped"."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DatabaseState:
+    """The objects of one database."""
+
+    descriptor: DatabaseDescriptor
+    schemas: Mapping[int, Schema] = field(default_factory=lambda: {s.oid: s for s in SYSTEM_SCHEMAS})
+    schemas_by_name: Mapping[str, Schema] = field(default_factory=lambda: {s.name: s for s in SYSTEM_SCHEMAS})
+    tables: Mapping[int, Table] = field(default_factory=dict)
+    relations: Mapping[tuple[int, str], Table] = field(default_factory=dict)
+    """Tables, views and sequences by (schema, name)."""
+    indexes: Mapping[tuple[int, str], tuple[Table, Index]] = field(default_factory=dict)
+    indexes_by_oid: Mapping[int, tuple[Table, Index]] = field(default_factory=dict)
+    comments: Mapping[tuple[int, int, int], str] = field(default_factory=dict)
+    """By (class oid, object oid, column number)."""
+    statistics: Mapping[int, TableStatistics] = field(default_factory=dict)
+    changed: Mapping[int, int] = field(default_factory=dict)
+    """The catalog version in which a table last changed, as far as this node saw it."""
+
+    def apply(self, changes: Iterable[tuple[str, tuple[int, ...], Any]], version: int) -> DatabaseState:
+        fields: dict[str, dict[Any, Any]] = {}
+        descriptor = self.descriptor
+
+        def mutable(name: str) -> dict[Any, Any]:
+            if name not in fields:
+                fields[name] = dict(getattr(self, name))
+            return fields[name]
+
+        for kind, numbers, value in changes:
+            match kind:
+                case "D":
+                    descriptor = value
+                case "S":
+                    _apply_schema(mutable, numbers[1], value)
+                case "T":
+                    _apply_table(mutable, numbers[1], value, version)
+                case "C":
+                    _set(mutable("comments"), numbers[1:], value)
+                case "A":
+                    _set(mutable("statistics"), numbers[1], value)
+        return replace(self, descriptor=descriptor, **fields)
+
+
+def _set(target: dict[Any, Any], key: Any, value: Any) -> None:
+    if value is None:
+        target.pop(key, None)
+    else:
+        target[key] = value
+
+
+def _apply_schema(mutable: Any, oid: int, schema: Schema | None) -> None:
+    schemas, by_name = mutable("schemas"), mutable("schemas_by_name")
+    old = schemas.pop(oid, None)
+    if old is not None:
+        del by_name[old.name]
+    if schema is not None:
+        schemas[oid] = by_name[schema.name] = schema
+
+
+def _apply_table(mutable: Any, oid: int, table: Table | None, version: int) -> None:
+    tables, relations = mutable("tables"), mutable("relations")
+    indexes, by_oid = mutable("indexes"), mutable("indexes_by_oid")
+    old = tables.pop(oid, None)
+    if old is not None:
+        if relations.get((old.schema, old.name)) is old:
+            del relations[old.schema, old.name]
+        for index in old.indexes:
+            if index.oid:
+                found = indexes.get((old.schema, index.name))
+                if found is not None and found[1].oid == index.oid:
+                    del indexes[old.schema, index.name]
+                by_oid.pop(index.oid, None)
+    mutable("changed")[oid] = version
+    if table is None:
+        return
+    tables[oid] = relations[table.schema, table.name] = table
+    for index in table.indexes:
+        if index.oid:
+            indexes[table.schema, index.name] = by_oid[index.oid] = (table, index)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CatalogState:
+    """Every object of the cluster, as of one catalog version."""
+
+    EMPTY: ClassVar[CatalogState]
+
+    version: int = 0
+    databases: Mapping[int, DatabaseState] = field(default_factory=dict)
+    databases_by_name: Mapping[str, DatabaseState] = field(default_factory=dict)
+    groups: Mapping[int, ColocationGroup] = field(default_factory=dict)
+
+    def apply(self, changes: Iterable[Change], version: int) -> CatalogState:
+        """The state after ``changes``; later ones win."""
+        databases = dict(self.databases)
+        groups = dict(self.groups)
+        by_database: dict[int, list[tuple[str, tuple[int, ...], Any]]] = {}
+        for key, value in changes:
+            kind, numbers = unpack_key(key)
+            if kind == "G":
+                _set(groups, numbers[0], value)
+            elif kind == "D" and value is None:
+                databases.pop(numbers[0], None)
+                by_database.pop(numbers[0], None)
+            else:
+                if kind == "D" and numbers[0] not in databases:
+                    databases[numbers[0]] = DatabaseState(value)
+                by_database.setdefault(numbers[0], []).append((kind, numbers, value))
+        for oid, of_database in by_database.items():
+            if oid in databases:
+                databases[oid] = databases[oid].apply(of_database, version)
+        by_name = {database.descriptor.name: database for database in databases.values()}
+        return CatalogState(version, databases, by_name, groups)
+
+
+CatalogState.EMPTY = CatalogState()

@@ -1,0 +1,136 @@
+"""A ``CatalogView`` over a ``CatalogState``: one database seen with one search_path.
+
+Names are resolved as Postgres does: pg_catalog comes first unless the search_path names it, schemas that do not exist
+are passed over, and tables and indexes share one name space per schema.  All look-ups are one or two dictionary
+look-ups per schema on the path.  Beyond the protocol there are the look-ups that DDL and pg_catalog need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Index, Schema, Table, TableStatistics
+from pydistdb.sql.catalog.state import CatalogState, DatabaseState
+from pydistdb.sql.catalog.view import Relation, VirtualTable
+from pydistdb.sql.pg_catalog import registry
+
+
+class StateView:
+    """See CatalogView."""
+
+    __slots__ = (
+        "_creation_path",
+        "_path_oids",
+        "_search_path",
+        "_state",
+        "_virtual",
+        "catalog_state",
+        "overlaid",
+        "version",
+    )
+
+    def __init__(
+        self, catalog_state: CatalogState, database: str, search_path: Sequence[str], *, overlaid: bool = False
+    ) -> None:
+        self.catalog_state = catalog_state
+        self.version = catalog_state.version
+        self.overlaid = overlaid
+        """It shows uncommitted DDL: plans made against it are of no use to anybody else."""
+        self._state: DatabaseState = catalog_state.databases_by_name[database]
+        self._creation_path = tuple(search_path)
+        path = tuple(search_path) if "pg_catalog" in search_path else ("pg_catalog", *search_path)
+        self._search_path = path
+        named = self._state.schemas_by_name
+        self._path_oids = tuple((named[name].oid, name) for name in dict.fromkeys(path) if name in named)
+        self._virtual = registry.virtual_tables()
+
+    # ------------------------------------------------------------------------------------------ CatalogView
+
+    def relation(self, name: str, schema: str | None = None) -> Relation | None:
+        state = self._state
+        if schema is not None:
+            found = state.schemas_by_name.get(schema)
+            if found is None:
+                return None
+            return self._virtual.get((schema, name)) or state.relations.get((found.oid, name))
+        for oid, schema_name in self._path_oids:
+            relation = self._virtual.get((schema_name, name)) or state.relations.get((oid, name))
+            if relation is not None:
+                return relation
+        return None
+
+    def table_by_oid(self, oid: int) -> Table | None:
+        return self._state.tables.get(oid)
+
+    def index_by_name(self, name: str, schema: str | None = None) -> tuple[Table, Index] | None:
+        indexes = self._state.indexes
+        if schema is not None:
+            found = self._state.schemas_by_name.get(schema)
+            return None if found is None else indexes.get((found.oid, name))
+        for oid, _ in self._path_oids:
+            index = indexes.get((oid, name))
+            if index is not None:
+                return index
+        return None
+
+    def schema_named(self, name: str) -> Schema | None:
+        return self._state.schemas_by_name.get(name)
+
+    def tables(self) -> Sequence[Table]:
+        return list(self._state.tables.values())
+
+    def schemas(self) -> Sequence[Schema]:
+        return list(self._state.schemas.values())
+
+    def databases(self) -> Sequence[DatabaseDescriptor]:
+        return [database.descriptor for database in self.catalog_state.databases.values()]
+
+    @property
+    def database(self) -> DatabaseDescriptor:
+        return self._state.descriptor
+
+    @property
+    def search_path(self) -> tuple[str, ...]:
+        return self._search_path
+
+    def statistics(self, table_oid: int) -> TableStatistics | None:
+        return self._state.statistics.get(table_oid)
+
+    # ------------------------------------------------------------------------------------------ more look-ups
+
+    @property
+    def state(self) -> DatabaseState:
+        return self._state
+
+    def virtual_by_oid(self, oid: int) -> VirtualTable | None:
+        return registry.virtual_by_oid(oid)
+
+    def schema_by_oid(self, oid: int) -> Schema | None:
+        return self._state.schemas.get(oid)
+
+    def index_by_oid(self, oid: int) -> tuple[Table, Index] | None:
+        return self._state.indexes_by_oid.get(oid)
+
+    def is_name_taken(self, schema_oid: int, name: str) -> bool:
+        """Tell whether a relation of any kind in the schema has this name."""
+        return (schema_oid, name) in self._state.relations or (schema_oid, name) in self._state.indexes
+
+    def comment(self, object_class: int, oid: int, sub_id: int = 0) -> str | None:
+        return self._state.comments.get((object_class, oid, sub_id))
+
+    def creation_schema(self) -> Schema | None:
+        """Where an unqualified CREATE puts its object: the first schema of the path that exists."""
+        for name in self._creation_path:
+            schema = self._state.schemas_by_name.get(name)
+            if schema is not None:
+                return schema
+        return None
+
+    def is_visible(self, schema_oid: int, name: str) -> bool:
+        """Tell whether the relation would be found by its name alone."""
+        for oid, schema_name in self._path_oids:
+            if oid == schema_oid:
+                return True
+            if (schema_name, name) in self._virtual or self.is_name_taken(oid, name):
+                return False
+        return False
