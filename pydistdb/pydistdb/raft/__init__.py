@@ -30,7 +30,7 @@ from .messages import (
     encode_conf_change,
 )
 from .node import RaftNode
-from .ready import ReadState, Ready, Role
+from .ready import MemberStatus, ReadState, Ready, Role
 from .storage import LogStorage, SnapshotReader
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "InstallSnapshot",
     "InvalidChange",
     "LogStorage",
+    "MemberStatus",
     "Membership",
     "Message",
     "NotLeader",

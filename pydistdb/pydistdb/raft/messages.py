@@ -170,8 +170,9 @@ class VoteResponse(Envelope, array_like=True, tag=6, gc=False):
 
 
 class InstallSnapshot(Envelope, array_like=True, tag=7):
-    """Chunk ``number`` (from 0) of a snapshot."""
+    """Chunk ``number`` (from 0) of a snapshot; ``stream`` tells one attempt of this leader from another."""
 
+    stream: int
     meta: SnapshotMeta
     number: int
     data: bytes
@@ -179,9 +180,9 @@ class InstallSnapshot(Envelope, array_like=True, tag=7):
 
 
 class SnapshotResponse(Envelope, array_like=True, tag=8, gc=False):
-    """Chunks below ``expected`` of the snapshot at ``index`` have arrived; 0 asks to start over."""
+    """Chunks below ``expected`` of this stream have arrived; 0 asks to start over."""
 
-    index: int
+    stream: int
     expected: int
 
 

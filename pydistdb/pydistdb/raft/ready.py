@@ -46,6 +46,17 @@ class ReadState(msgspec.Struct, array_like=True, frozen=True, gc=False):
     index: int
 
 
+class MemberStatus(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What the leader knows of a member; ``state`` is PROBE, REPLICATE or SNAPSHOT."""
+
+    peer: PeerId
+    match: int
+    next: int
+    state: str
+    is_learner: bool
+    recent_active: bool
+
+
 class Ready:
     """See the module's docstring."""
 

@@ -1,0 +1,77 @@
+"""Proposing, applying and finishing membership changes (the rules are in membership.py)."""
+
+from __future__ import annotations
+
+from . import reads
+from .errors import NotLeader, ProposalDropped
+from .membership import change
+from .messages import MEMBERSHIP, NOBODY, Append, ConfChange, Entry, Membership, encode_conf_change
+from .ready import Role
+from .replication import maybe_commit
+from .roles import become_follower
+from .state import State
+from .tracker import PeerState
+from .transfer import abandon_leadership
+
+
+def propose_change(state: State, conf_change: ConfChange) -> tuple[int, int]:
+    """Append a membership change, if none is under way; raises NotLeader, ProposalDropped, InvalidChange."""
+    if state.role is not Role.LEADER:
+        raise NotLeader(state.leader)
+    if state.transfer_to != NOBODY:
+        raise ProposalDropped("leadership is being transferred")
+    if not _is_settled(state):
+        raise ProposalDropped("another membership change is under way")
+    change(state.membership, conf_change)
+    return _append_change(state, conf_change)
+
+
+def _is_settled(state: State) -> bool:
+    return min(state.log.applied, state.log.committed) >= state.pending_membership_index
+
+
+def _append_change(state: State, conf_change: ConfChange) -> tuple[int, int]:
+    index = state.log.last_index + 1
+    state.log.append(Entry(index, state.term, MEMBERSHIP, encode_conf_change(conf_change)))
+    state.pending_membership_index = index
+    state.append_wanted = True
+    state.idle_ticks = 0
+    return index, state.term
+
+
+def leave_joint_if_due(state: State) -> None:
+    """Propose the second half of a joint change once the first half is in force."""
+    if state.role is Role.LEADER and state.membership.auto_leave and _is_settled(state):
+        _append_change(state, ConfChange())
+
+
+def apply_change(state: State, conf_change: ConfChange) -> Membership:
+    """Put an applied change into force; a leader that it removes hands over and steps down."""
+    old = state.membership
+    new = change(old, conf_change)
+    state.set_membership(new)
+    if state.role is not Role.LEADER:
+        return new
+    if not new.is_voter(state.peer):
+        _tell_commit(state)
+        abandon_leadership(state)
+        become_follower(state, state.term, NOBODY)
+        return new
+    if not state.transfer_sent and not new.is_voter(state.transfer_to):
+        state.transfer_to = NOBODY
+    if (old.voters, old.outgoing) != (new.voters, new.outgoing):
+        reads.voters_changed(state)
+        maybe_commit(state)
+    state.append_wanted = True
+    return new
+
+
+def _tell_commit(state: State) -> None:
+    """Let the followers know that the change which removes this leader is committed."""
+    log = state.log
+    for progress in state.followers:
+        if progress.state is PeerState.REPLICATE and progress.match >= log.committed:
+            term = log.term(progress.match)
+            state.messages.append(
+                Append(progress.peer, state.peer, state.term, progress.match, term, log.committed, [])
+            )

@@ -1,0 +1,154 @@
+"""Snapshots in chunks: both ends.
+
+Theory of operation
+-------------------
+When a follower needs entries that are compacted, the leader opens a ``SnapshotReader`` and streams it: at most
+``max_snapshot_chunks_inflight`` chunks are read but unacknowledged at a time, so neither side holds more than that in
+memory.  The receiver hands each chunk out for staging in its next Ready and acknowledges it when that is durable; with
+the last one comes ``Ready.snapshot``, which says: install what was staged.
+
+    leader    chunk 0, 1, 2, 3 ──▶                          chunk 4 (last) ──▶
+    follower                    ◀── expected 2, 4                             ◀── AppendResponse(meta.index)
+
+A chunk out of order is dropped and answered with the number that was expected; the leader then goes back to it (at once
+the first time, later by a timer).  Every attempt has its own ``stream`` number, so chunks of an abandoned one can't be
+mixed in.  A receiver that has lost its staging (a restart) expects 0, and the leader starts over.
+"""
+
+from __future__ import annotations
+
+from .messages import AppendResponse, InstallSnapshot, PeerId, SnapshotResponse
+from .state import IncomingSnapshot, State
+from .tracker import PeerState, Progress, SnapshotSender
+
+
+def start_snapshot(state: State, progress: Progress) -> None:
+    """Open a snapshot for a follower whose next entry is gone; if the store can't now, ask again after a heartbeat."""
+    reader = state.storage.snapshot(progress.peer)
+    if reader is None:
+        if progress.state is not PeerState.PROBE:
+            progress.become_probe()
+        progress.paused = True
+        progress.poke = True
+        return
+    state.snapshot_stream += 1
+    progress.become_snapshot(SnapshotSender(reader, state.snapshot_stream))
+    pump_snapshot(state, progress)
+
+
+def pump_snapshot(state: State, progress: Progress) -> None:
+    """Fill the window."""
+    sender = progress.sender
+    assert sender is not None, "a follower in SNAPSHOT state has a sender"
+    config = state.config
+    while not sender.all_read and len(sender.unacked) < config.max_snapshot_chunks_inflight:
+        data, done = sender.reader.read(config.snapshot_chunk_bytes)
+        chunk = (sender.next_number, data, done)
+        sender.next_number += 1
+        sender.unacked.append(chunk)
+        sender.all_read = done
+        _send_chunk(state, progress.peer, sender, chunk)
+
+
+def _send_chunk(state: State, peer: PeerId, sender: SnapshotSender, chunk: tuple[int, bytes, bool]) -> None:
+    number, data, done = chunk
+    state.messages.append(
+        InstallSnapshot(peer, state.peer, state.term, sender.stream, sender.reader.meta, number, data, done)
+    )
+
+
+def handle_snapshot_response(state: State, message: SnapshotResponse) -> None:
+    progress = state.progress.get(message.sender)
+    if progress is None:
+        return
+    progress.recent_active = True
+    sender = progress.sender
+    if sender is None or sender.stream != message.stream:
+        return
+    unacked = sender.unacked
+    news = False
+    while unacked and unacked[0][0] < message.expected:
+        unacked.popleft()
+        news = True
+    if news:
+        sender.idle_ticks = 0
+        state.append_wanted = True
+    elif message.expected < sender.next_number - len(unacked):
+        restart_snapshot(state, progress)  # the follower has lost what it had acknowledged
+    elif unacked and sender.resent_number < message.expected:
+        sender.resent_number = message.expected
+        for chunk in unacked:
+            _send_chunk(state, progress.peer, sender, chunk)
+
+
+def restart_snapshot(state: State, progress: Progress) -> None:
+    """Give this attempt up and look anew at where the follower stands."""
+    progress.become_probe()
+    progress.poke = True
+    state.append_wanted = True
+
+
+def tick_snapshot(state: State, progress: Progress) -> None:
+    """Send again what was not acknowledged for too long."""
+    sender = progress.sender
+    if sender is None:
+        return
+    sender.idle_ticks += 1
+    if sender.idle_ticks < state.config.snapshot_resend_ticks:
+        return
+    sender.idle_ticks = 0
+    if sender.unacked:
+        for chunk in sender.unacked:
+            _send_chunk(state, progress.peer, sender, chunk)
+    elif sender.all_read:
+        snapshot_delivered(state, progress)
+
+
+def snapshot_delivered(state: State, progress: Progress) -> None:
+    """All has arrived, but no word that it is installed: ask with an append right behind it."""
+    sender = progress.sender
+    if sender is None:
+        return
+    behind = sender.reader.meta.index + 1
+    progress.become_probe()
+    progress.next = max(progress.next, behind)
+    progress.poke = True
+    state.append_wanted = True
+
+
+def handle_install_snapshot(state: State, message: InstallSnapshot) -> None:
+    """Take a chunk: stage it, and with the last one begin anew behind the snapshot."""
+    log = state.log
+    meta = message.meta
+    if meta.index > log.committed and log.matches(meta.index, meta.term):
+        log.commit_to(meta.index)  # everything up to there is here already
+    if meta.index <= log.committed:
+        state.incoming = None
+        state.messages_after_persist.append(AppendResponse(message.sender, state.peer, state.term, log.committed))
+        return
+    incoming = state.incoming
+    known = (
+        incoming is not None
+        and incoming.sender == message.sender
+        and incoming.term == message.term
+        and incoming.stream == message.stream
+    )
+    if not known:
+        if message.number == 0:
+            state.incoming = incoming = IncomingSnapshot(message.sender, message.term, message.stream)
+        else:
+            state.messages.append(SnapshotResponse(message.sender, state.peer, state.term, message.stream, 0))
+            return
+    assert incoming is not None
+    if message.number == incoming.expected:
+        incoming.expected += 1
+        state.snapshot_chunks.append(message)
+        if message.done:
+            state.incoming = None
+            log.restore(meta)
+            state.set_membership(meta.membership)
+            state.snapshot = meta
+            state.messages_after_persist.append(AppendResponse(message.sender, state.peer, state.term, meta.index))
+    state.messages_after_persist.append(
+        SnapshotResponse(message.sender, state.peer, state.term, message.stream, incoming.expected)
+    )

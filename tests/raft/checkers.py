@@ -1,0 +1,124 @@
+"""The properties of the Raft paper (figure 3), checked as a cluster runs, and linearizability of reads.
+
+* **Election safety**: at most one leader per term.
+* **Log matching**: entries with equal index and term are equal, and so are their predecessors (which by induction makes
+  the whole logs up to there equal).
+* **Leader completeness**: whoever leads a term has every entry committed in earlier terms.
+* **State machine safety**: no two nodes commit or apply different entries at one index.
+* **Linearizability**: a read sees everything that was acknowledged to anybody, as written or as read, before it began.
+  The state is a prefix of the log, so it is enough to compare indexes.
+
+``observe`` is called with a node after every step; ``handed_out`` with every Ready.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydistdb.raft import Compacted, Entry, PeerId, RaftNode, Ready, Role
+
+if TYPE_CHECKING:
+    from tests.raft.cluster import Cluster, Member
+
+
+class Violation(AssertionError):
+    """One of the properties does not hold."""
+
+
+class Checkers:
+    def __init__(self) -> None:
+        self.leaders: dict[int, PeerId] = {}
+        self.entries: dict[tuple[int, int], tuple[int, Entry]] = {}
+        """(index, term) → term of the predecessor, entry."""
+        self.committed: dict[int, Entry] = {}
+        self.commit_seen: dict[PeerId, int] = {}
+        self.acknowledged = 0
+        """The largest index that any client knows of."""
+        self.reads_checked = 0
+        self.lease_reads_checked = 0
+
+    def watch(self, cluster: Cluster) -> None:
+        """Check a scripted cluster at every Ready."""
+
+        def on_ready(member: Member, ready: Ready) -> None:
+            self.handed_out(member.node, ready)
+            self.observe(member.node)
+
+        cluster.on_ready = on_ready
+
+    def restarted(self, peer: PeerId) -> None:
+        self.commit_seen.pop(peer, None)
+
+    def handed_out(self, node: RaftNode, ready: Ready) -> None:
+        log = node._state.log
+        if ready.entries:
+            try:
+                before = log.term(ready.entries[0].index - 1)
+            except Compacted:
+                before = -1
+            for entry in ready.entries:
+                known = self.entries.setdefault((entry.index, entry.term), (before, entry))
+                if known[1] != entry or (before >= 0 <= known[0] != before):
+                    raise Violation(f"log matching: {node._state.peer} has {entry}, elsewhere it is {known}")
+                before = entry.term
+        if not ready.committed_on_persist:
+            for entry in ready.committed:
+                self._decided(node._state.peer, entry)
+
+    def observe(self, node: RaftNode) -> None:
+        """Check a node after something happened to it."""
+        peer = node._state.peer
+        if node.role is Role.LEADER:
+            first = self.leaders.setdefault(node.term, peer)
+            if first != peer:
+                raise Violation(f"election safety: {first} and {peer} lead term {node.term}")
+        commit = node.commit_index
+        seen = self.commit_seen.get(peer, -1)
+        if commit != seen or node.role is Role.LEADER:
+            log = node._state.log
+            for index in range(max(seen + 1, 1), commit + 1):
+                try:
+                    entry = log.slice(index, index + 1, 1)[0]
+                except (Compacted, IndexError):
+                    continue  # came in a snapshot, whose content is compared when it is applied
+                self._decided(peer, entry)
+            self.commit_seen[peer] = commit
+        if node.role is Role.LEADER:
+            self._complete(node)
+
+    def _decided(self, peer: PeerId, entry: Entry) -> None:
+        known = self.committed.setdefault(entry.index, entry)
+        if known != entry:
+            raise Violation(f"state machine safety: {peer} commits {entry}, elsewhere it is {known}")
+
+    def _complete(self, leader: RaftNode) -> None:
+        """Leader completeness, for committed entries near the end of the log (the others were looked at before)."""
+        log = leader._state.log
+        for index in range(max(1, max(self.committed, default=0) - 50), max(self.committed, default=0) + 1):
+            entry = self.committed.get(index)
+            if entry is None or entry.term >= leader.term or index <= leader.commit_index:
+                continue
+            try:
+                if index > log.last_index or log.term(index) != entry.term:
+                    raise Violation(
+                        f"leader completeness: {leader._state.peer} leads term {leader.term} without {index}/{entry.term}"
+                    )
+            except Compacted:
+                continue
+
+    # ---- reads
+
+    def write_acknowledged(self, index: int) -> None:
+        self.acknowledged = max(self.acknowledged, index)
+
+    def read_begins(self) -> int:
+        """What the read that begins now must see."""
+        return self.acknowledged
+
+    def read_ends(self, peer: PeerId, must_see: int, saw: int, how: str) -> None:
+        if saw < must_see:
+            raise Violation(f"linearizability: a {how} read on {peer} saw {saw}, though {must_see} was known before")
+        self.acknowledged = max(self.acknowledged, saw)
+        self.reads_checked += 1
+        if how == "lease":
+            self.lease_reads_checked += 1
