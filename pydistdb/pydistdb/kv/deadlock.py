@@ -1,0 +1,129 @@
+"""Waiting for other transactions, and finding out when that can never end.
+
+Every wait of one transaction for others on this node's ranges is an edge of the wait-for graph.  A wait that has lasted
+``DEADLOCK_TIMEOUT_NS`` (Postgres's deadlock_timeout) looks for a cycle through itself: first among the waits of this
+node, then among those of all nodes.  The youngest transaction of the cycle, and nobody else, gives up::
+
+    A holds x, waits for y      edges A → B, B → A      B began later: B gets DeadlockDetected,
+    B holds y, waits for x                              its locks go, A goes on
+
+Edges of different nodes are not read at the same moment, so a cycle that spans nodes counts only if a second reading
+shows it again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+
+from pydistdb.kv.api import DeadlockDetected, LockNotAvailable
+from pydistdb.kv.leases import Leases, bounded
+from pydistdb.kv.requests import Edges, StillWaiting, TransactionId, WaitEdges
+from pydistdb.kv.transport import NodeUnreachable, RemoteError
+from pydistdb.tasks import Completion
+
+DEADLOCK_TIMEOUT_NS = 1_000_000_000
+MAX_EDGES = 100_000
+
+Edge = tuple[TransactionId, TransactionId]
+
+
+def find_cycle(edges: Iterable[Edge], member: TransactionId) -> list[TransactionId] | None:
+    """The transactions of a cycle through ``member``, if there is one."""
+    waits_for: dict[TransactionId, list[TransactionId]] = {}
+    for waiter, holder in edges:
+        waits_for.setdefault(waiter, []).append(holder)
+    came_from: dict[TransactionId, TransactionId] = {}
+    frontier = [member]
+    while frontier:
+        waiter = frontier.pop()
+        for holder in waits_for.get(waiter, ()):
+            if holder == member:
+                cycle = [waiter]
+                while waiter != member:
+                    waiter = came_from[waiter]
+                    cycle.append(waiter)
+                return cycle
+            if holder not in came_from:
+                came_from[holder] = waiter
+                frontier.append(holder)
+    return None
+
+
+class WaitGraph:
+    """Who waits for whom on this node."""
+
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
+        self._waits: dict[int, tuple[TransactionId, Callable[[], Iterable[TransactionId]]]] = {}
+        self._tokens = itertools.count()
+
+    def edges(self) -> list[Edge]:
+        return list(
+            itertools.islice(
+                ((waiter, holder) for waiter, blockers in self._waits.values() for holder in blockers()), MAX_EDGES
+            )
+        )
+
+    async def wait(
+        self,
+        completion: Completion[None],
+        transaction_id: TransactionId,
+        blockers: Callable[[], Iterable[TransactionId]],
+        *,
+        until_ns: int = 0,
+        lock_deadline_ns: int = 0,
+        call_deadline_ns: int = 0,
+    ) -> bool:
+        """Wait for ``completion``, at most until ``until_ns`` (tells whether it is done).
+
+        Raises DeadlockDetected, LockNotAvailable past ``lock_deadline_ns``, StillWaiting past ``call_deadline_ns``."""
+        if completion.done:
+            completion.result()
+            return True
+        scheduler = self._leases.scheduler
+        token = next(self._tokens)
+        self._waits[token] = (transaction_id, blockers)
+        check_ns = scheduler.now_ns() + DEADLOCK_TIMEOUT_NS
+        try:
+            while True:
+                limits = [limit for limit in (check_ns, until_ns, lock_deadline_ns, call_deadline_ns) if limit]
+                if await bounded(scheduler, completion, max(1, min(limits) - scheduler.now_ns())):
+                    return True
+                now = scheduler.now_ns()
+                if now >= check_ns:
+                    if await self._is_victim(transaction_id):
+                        raise DeadlockDetected("deadlock detected")
+                    check_ns = scheduler.now_ns() + DEADLOCK_TIMEOUT_NS
+                if lock_deadline_ns and now >= lock_deadline_ns:
+                    raise LockNotAvailable("canceling statement due to lock timeout")
+                if call_deadline_ns and now >= call_deadline_ns:
+                    raise StillWaiting("the request waits for another transaction")
+                if until_ns and now >= until_ns:
+                    return False
+        finally:
+            del self._waits[token]
+
+    async def _is_victim(self, transaction_id: TransactionId) -> bool:
+        cycle = find_cycle(self.edges(), transaction_id)
+        if cycle is None:
+            cycle = find_cycle(await self._cluster_edges(), transaction_id)
+            if cycle is not None:
+                again = find_cycle(await self._cluster_edges(), transaction_id)
+                cycle = cycle if again is not None and set(again) == set(cycle) else None
+        return cycle is not None and transaction_id == max(cycle)
+
+    async def _cluster_edges(self) -> list[Edge]:
+        edges = self.edges()
+        sender = self._leases.sender
+        if sender is None:
+            return edges
+        for node_id in sender.node_ids():
+            if node_id != self._leases.node_id and len(edges) < MAX_EDGES:
+                try:
+                    answer = await sender.ask_node(node_id, WaitEdges())
+                except (NodeUnreachable, RemoteError):
+                    continue
+                if isinstance(answer, Edges):
+                    edges.extend(answer.edges)
+        return edges

@@ -1,0 +1,180 @@
+"""The leaseholder's front: one object per node that answers every request for the ranges whose lease it holds.
+
+``handle`` is the way in for this node's own gateway (objects in, objects out, errors raised); ``handle_remote`` the one
+for other nodes (errors become ``Failure`` messages, and no call waits longer than ``CALL_WAIT_NS``: the other side sends
+again, and finds its place in the queue).  Point reads, single locks and one-range commits of the local gateway do not
+even come by here (txn/coordinator.py).
+
+    server = RangeServer(node_id, engine, clock, scheduler)
+    store.on_lease = server.leases.on_lease
+    transport.handler = server.handle_remote
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from pydistdb.kv.api import ClockOutOfBounds, KVError, OutcomeUnknown, RangeUnavailable, ReadRestart
+from pydistdb.kv.command import ProposalLost
+from pydistdb.kv.deadlock import WaitGraph
+from pydistdb.kv.descriptor import NodeId
+from pydistdb.kv.hlc import ClockOffsetExceeded, HybridClock
+from pydistdb.kv.leases import Leases
+from pydistdb.kv.locking import Locker
+from pydistdb.kv.reads import Reader
+from pydistdb.kv.records import Records
+from pydistdb.kv.requests import (
+    ClearRange,
+    CommitOnePhase,
+    Done,
+    Edges,
+    EndTransaction,
+    Failure,
+    ForgetRecord,
+    GetMany,
+    Increment,
+    Ingest,
+    Lock,
+    LookUpRange,
+    Prepare,
+    PushTransaction,
+    QueryVersion,
+    RaiseClock,
+    RangeAround,
+    RangeDetails,
+    ReleaseLocks,
+    ResolveIntents,
+    Scan,
+    SplitAt,
+    WaitEdges,
+    failure_of,
+)
+from pydistdb.kv.resolution import Resolver
+from pydistdb.kv.transport import Message
+from pydistdb.kv.writes import Writer
+from pydistdb.tasks import Scheduler
+from pydistdb_storage.engine import Engine
+from pydistdb_storage.errors import StorageError
+
+CALL_WAIT_NS = 2_000_000_000
+"""How long a request of another node may wait here before it has to be sent again."""
+
+
+class Splitter(Protocol):
+    """Cuts a range in two (the store)."""
+
+    async def split(self, range_id: int, key: bytes) -> None:
+        """Make ``key`` a boundary of the range, as its leaseholder."""
+
+
+class RangeServer:
+    """Answers requests for the ranges whose lease this node holds."""
+
+    def __init__(self, node_id: NodeId, engine: Engine, clock: HybridClock, scheduler: Scheduler) -> None:
+        self.leases = Leases(node_id, engine, clock, scheduler)
+        self.graph = WaitGraph(self.leases)
+        self.resolver = Resolver(self.leases)
+        self.locker = Locker(self.leases, self.resolver, self.graph)
+        self.records = Records(self.leases, self.locker)
+        self.reader = Reader(self.leases)
+        self.writer = Writer(self.leases, self.locker, self.records)
+        self.splitter: Splitter | None = None
+        self.extra_handlers: dict[type[Message], Callable[[NodeId, Any], Awaitable[Message]]] = {}
+        """What the gateway of this node answers (QueryTransaction, Broadcast)."""
+        self._waiting_handlers: dict[type[Any], Callable[[Any, int], Awaitable[Message]]] = {
+            Lock: self.locker.lock,
+            CommitOnePhase: self.writer.commit,
+            Prepare: self.writer.prepare,
+        }
+        self._handlers: dict[type[Any], Callable[[Any], Awaitable[Message]]] = {
+            GetMany: self.reader.get_many,
+            Scan: self.reader.scan,
+            EndTransaction: self.records.end,
+            PushTransaction: self.records.push,
+            ForgetRecord: self.records.forget,
+            ResolveIntents: self.resolver.resolve,
+            ReleaseLocks: self._release_locks,
+            QueryVersion: self.writer.query_version,
+            Ingest: self.writer.ingest,
+            ClearRange: self.writer.clear_range,
+            Increment: self.writer.increment,
+            SplitAt: self._split,
+            RangeAround: self._range_around,
+            LookUpRange: self._look_up_range,
+            RaiseClock: self._raise_clock,
+            WaitEdges: self._wait_edges,
+        }
+
+    @property
+    def node_id(self) -> NodeId:
+        return self.leases.node_id
+
+    async def handle(self, request: Any, call_deadline_ns: int = 0) -> Any:
+        """Answer a request; raises KVError."""
+        kind = type(request)
+        waiting = self._waiting_handlers.get(kind)
+        if waiting is not None:
+            return await waiting(request, call_deadline_ns)
+        handler = self._handlers.get(kind)
+        if handler is not None:
+            return await handler(request)
+        extra = self.extra_handlers.get(kind)
+        if extra is None:
+            raise KVError(f"no handler for {kind.__name__}")
+        return await extra(self.node_id, request)
+
+    async def handle_remote(self, sender: NodeId, request: Any) -> Message:
+        """Answer a request of another node; every outcome is a message."""
+        extra = self.extra_handlers.get(type(request))
+        leases = self.leases
+        try:
+            if extra is not None:
+                return await extra(sender, request)
+            answer: Message = await self.handle(request, leases.scheduler.now_ns() + CALL_WAIT_NS)
+            return answer
+        except ReadRestart as restart:
+            failure = failure_of(restart)
+            failure.observed = request.observed or leases.clock.now()
+            return failure
+        except OutcomeUnknown:
+            return failure_of(ProposalLost("the outcome of a proposal is not known yet"))
+        except KVError as error:
+            return failure_of(error)
+        except ClockOffsetExceeded as error:
+            return failure_of(ClockOutOfBounds(str(error)))
+        except StorageError as error:
+            return Failure("RangeUnavailable", f"{type(error).__name__}: {error}")
+
+    async def _release_locks(self, request: ReleaseLocks) -> Done:
+        local = self.leases.find(request.start)
+        if local is not None:
+            local.locks.release(request.transaction_id)
+        return Done()
+
+    async def _split(self, request: SplitAt) -> Done:
+        local = self.leases.need(request.key)
+        if local.start != request.key:
+            if self.splitter is None:
+                raise RangeUnavailable("this store cannot split ranges")
+            await self.splitter.split(local.range_id, request.key)
+        return Done()
+
+    async def _range_around(self, request: RangeAround) -> RangeDetails:
+        local = self.leases.need(request.key)
+        return RangeDetails(local.replica.descriptor, self.node_id, local.epoch)
+
+    async def _look_up_range(self, request: LookUpRange) -> RangeDetails:
+        """What this node's own replica says, whether it holds the lease or not."""
+        replica = self.leases.find_replica(request.key)
+        if replica is None:
+            raise RangeUnavailable("no replica of that range here")
+        leader = self.node_id if replica.is_leaseholder() else (replica.leader_hint or 0)
+        return RangeDetails(replica.descriptor, leader, replica.lease_epoch)
+
+    async def _raise_clock(self, request: RaiseClock) -> Done:
+        self.leases.clock.update(request.timestamp)
+        return Done()
+
+    async def _wait_edges(self, request: WaitEdges) -> Edges:
+        return Edges(self.graph.edges())

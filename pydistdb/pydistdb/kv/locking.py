@@ -1,0 +1,237 @@
+"""Getting other transactions out of the way: row locks, and the intents and proposals that stand in a writer's path.
+
+A locker or writer of key k waits, in this order, for
+
+1. the row lock on k (queue of locks.py);
+2. a pending proposal on k: it will be applied or lost within a round trip;
+3. another transaction's intent on k: its record is asked.  A finished transaction's intent is resolved on the spot; an
+   open one is waited for like a lock holder, and asked for again now and then, since its coordinator may have died.
+
+Then the newest version of k is what any later commit must build on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydistdb.kv.api import LockNotAvailable, LockStrength, WaitPolicy
+from pydistdb.kv.deadlock import WaitGraph
+from pydistdb.kv.intents import IntentInfo, intent_value
+from pydistdb.kv.leases import Leases, RangeLocal
+from pydistdb.kv.requests import (
+    OWN_INTENT,
+    SKIPPED,
+    Lock,
+    Locked,
+    PushTransaction,
+    QueryTransaction,
+    StillWaiting,
+    TransactionId,
+    TransactionState,
+    TransactionStatus,
+    gateway_of,
+)
+from pydistdb.kv.resolution import Resolver
+from pydistdb.kv.transport import NodeUnreachable, RemoteError
+from pydistdb_storage import mvcc
+from pydistdb_storage.engine import Space
+
+FIRST_PUSH_INTERVAL_NS = 20_000_000
+LONGEST_PUSH_INTERVAL_NS = 500_000_000
+HOLDER_CHECK_INTERVAL_NS = 2_000_000_000
+"""How often a waiter asks whether the holders' gateways still know them."""
+
+SILENCE_NS = 5_000_000_000
+"""A coordinator that could not be reached for this long counts as dead."""
+
+
+class WaitLimits:
+    """How long one request may wait, on the scheduler's clock (0: no bound)."""
+
+    __slots__ = ("call_deadline_ns", "lock_deadline_ns")
+
+    def __init__(self, lock_deadline_ns: int = 0, call_deadline_ns: int = 0) -> None:
+        self.lock_deadline_ns = lock_deadline_ns
+        self.call_deadline_ns = call_deadline_ns
+
+
+NO_LIMITS = WaitLimits()
+
+
+class _Skip(Exception):
+    """SKIP LOCKED passes this key over."""
+
+
+class Locker:
+    """Evaluates Lock, and clears the way for commits."""
+
+    def __init__(self, leases: Leases, resolver: Resolver, graph: WaitGraph) -> None:
+        self._leases = leases
+        self._resolver = resolver
+        self._graph = graph
+        self._unreachable_since_ns: dict[TransactionId, int] = {}
+
+    def try_lock_one(self, local: RangeLocal, transaction_id: TransactionId, key: bytes, strength: int) -> bool:
+        """Lock one key if nothing stands in the way; about 1 µs."""
+        if not local.locks.try_acquire(transaction_id, key, strength):
+            return False
+        return key not in local.pending.by_key and (
+            not local.intents or local.intents.blocking_write(key, transaction_id, strength) is None
+        )
+
+    async def lock(self, request: Lock, call_deadline_ns: int = 0) -> Locked:
+        leases = self._leases
+        leases.clock.check()
+        local = leases.need(request.keys[0])
+        local.check_span(min(request.keys), max(request.keys))
+        lock_deadline_ns = leases.scheduler.now_ns() + request.timeout_ns if request.timeout_ns else 0
+        limits = WaitLimits(lock_deadline_ns, call_deadline_ns)
+        transaction_id = request.transaction_id
+        policy = WaitPolicy(request.wait)
+        skipped: set[bytes] = set()
+        for key in request.keys:
+            held_before = local.locks.holds(transaction_id, key)
+            if not self.try_lock_one(local, transaction_id, key, request.strength):
+                try:
+                    await self.acquire(local, transaction_id, key, request.strength, policy, limits)
+                except _Skip:
+                    skipped.add(key)
+                    if not held_before:
+                        local.locks.release_keys(transaction_id, [key])
+        local.check_lease()
+        local.check_span(min(request.keys), max(request.keys))
+        return self._newest(local, transaction_id, request.keys, skipped)
+
+    def _newest(
+        self, local: RangeLocal, transaction_id: TransactionId, keys: list[bytes], skipped: set[bytes]
+    ) -> Locked:
+        snapshot = self._leases.latest()
+        values: list[bytes | None] = []
+        versions: list[int] = []
+        for key in keys:
+            if key in skipped:
+                values.append(None)
+                versions.append(SKIPPED)
+                continue
+            data = snapshot.get(Space.INTENTS, key) if key in local.intents.writes else None
+            if data is not None:
+                values.append(intent_value(data))
+                versions.append(OWN_INTENT)
+            else:
+                value, version = mvcc.get(snapshot, key, mvcc.MAX_TIMESTAMP)
+                values.append(value)
+                versions.append(version)
+        return Locked(values, versions)
+
+    async def acquire(
+        self,
+        local: RangeLocal,
+        transaction_id: TransactionId,
+        key: bytes,
+        strength: int,
+        policy: WaitPolicy = WaitPolicy.WAIT,
+        limits: WaitLimits = NO_LIMITS,
+    ) -> None:
+        """Lock the key and wait until no proposal or intent of another transaction stands on it."""
+        while True:
+            if not local.locks.try_acquire(transaction_id, key, strength):
+                if policy is not WaitPolicy.WAIT:
+                    _give_up(policy)
+                await self._queue(local, transaction_id, key, strength, limits)
+            group = local.pending.by_key.get(key)
+            if group is not None:
+                await group.done
+                continue
+            info = local.intents.blocking_write(key, transaction_id, strength) if local.intents else None
+            if info is None:
+                return
+            await self.clear_intent(local, info, [key], transaction_id, policy, limits)
+
+    async def _queue(
+        self, local: RangeLocal, transaction_id: TransactionId, key: bytes, strength: int, limits: WaitLimits
+    ) -> None:
+        waiter = local.locks.enqueue(transaction_id, key, strength)
+        scheduler = self._leases.scheduler
+        keep = False
+        try:
+            while True:
+                check_ns = scheduler.now_ns() + HOLDER_CHECK_INTERVAL_NS
+                if await self._graph.wait(
+                    waiter.granted,
+                    transaction_id,
+                    lambda: local.locks.blockers(waiter),
+                    until_ns=check_ns,
+                    lock_deadline_ns=limits.lock_deadline_ns,
+                    call_deadline_ns=limits.call_deadline_ns,
+                ):
+                    keep = True
+                    return
+                for holder in local.locks.blockers(waiter):
+                    if not await self.is_alive(holder):
+                        local.locks.release(holder)
+        except StillWaiting:
+            keep = True  # the request will be sent again, and finds its place in the queue
+            raise
+        finally:
+            if not keep:
+                local.locks.cancel(waiter)
+
+    async def clear_intent(
+        self,
+        local: RangeLocal,
+        info: IntentInfo,
+        keys: Iterable[bytes],
+        transaction_id: TransactionId,
+        policy: WaitPolicy = WaitPolicy.WAIT,
+        limits: WaitLimits = NO_LIMITS,
+    ) -> None:
+        """Wait until the transaction behind ``info`` has ended, and resolve its intents on ``keys``."""
+        holder = info.transaction_id
+        interval_ns = FIRST_PUSH_INTERVAL_NS
+        scheduler = self._leases.scheduler
+        while True:
+            settled = local.settling(holder)
+            status = await self._leases.send(PushTransaction(holder, info.anchor))
+            assert isinstance(status, TransactionStatus)
+            if status.state != TransactionState.PENDING:
+                local.learn(holder, status)
+                commit_timestamp = status.timestamp if status.state == TransactionState.COMMITTED else 0
+                local.check_lease()
+                await self._resolver.resolve_keys(local, holder, keys, commit_timestamp)
+                return
+            if policy is not WaitPolicy.WAIT:
+                _give_up(policy)
+            if await self._graph.wait(
+                settled,
+                transaction_id,
+                lambda: [holder],
+                until_ns=scheduler.now_ns() + interval_ns,
+                lock_deadline_ns=limits.lock_deadline_ns,
+                call_deadline_ns=limits.call_deadline_ns,
+            ):
+                return
+            interval_ns = min(interval_ns * 2, LONGEST_PUSH_INTERVAL_NS)
+
+    async def is_alive(self, transaction_id: TransactionId) -> bool:
+        """Ask the transaction's gateway whether it still coordinates it; silence counts as yes for a while."""
+        sender = self._leases.sender
+        if sender is None:
+            return True
+        silent = self._unreachable_since_ns
+        now = self._leases.scheduler.now_ns()
+        try:
+            answer = await sender.ask_node(gateway_of(transaction_id), QueryTransaction(transaction_id))
+        except (NodeUnreachable, RemoteError):
+            since = silent.setdefault(transaction_id, now)
+            if len(silent) > 10_000:
+                del silent[next(iter(silent))]
+            return self._leases.scheduler.now_ns() - since < SILENCE_NS
+        silent.pop(transaction_id, None)
+        return bool(answer.value)
+
+
+def _give_up(policy: WaitPolicy) -> None:
+    if policy is WaitPolicy.SKIP_LOCKED:
+        raise _Skip
+    raise LockNotAvailable("could not obtain lock on row")
+

@@ -1,0 +1,191 @@
+"""Reads at a snapshot, on the leaseholder.
+
+A read at timestamp T must see every commit at or below T, also one that is only just becoming visible:
+
+1. The clock is raised to T, so whatever commits from now on does so above T.
+2. A pending proposal at or below T on a key of the read is waited for.
+3. An intent whose timestamp is at or below T may commit at or below T: its record is asked.  The question itself takes
+   T along and raises the clock where the record is decided, so a transaction that is still open then can commit only
+   above T, and the reader goes on without waiting.  A committed intent is read as if it were resolved already.
+4. The newest version at or below T is the answer, if the lease still holds after it was read.
+
+Versions in the uncertainty window (requests.py) raise ReadRestart::
+
+    T = 10, limit = 14:   version at 12 → ReadRestart(12)       version at 15 → not seen, cannot be older than the reader
+"""
+
+from __future__ import annotations
+
+from pydistdb_storage import mvcc
+from pydistdb_storage.engine import Snapshot, Space
+
+from pydistdb.kv.api import ReadRestart, Timestamp
+from pydistdb.kv.intents import IntentInfo, intent_info, intent_transaction, intent_value, is_condition
+from pydistdb.kv.leases import Leases, RangeLocal
+from pydistdb.kv.overlay import covered_span, lay_over
+from pydistdb.kv.pending import PendingGroup
+from pydistdb.kv.requests import (
+    Entries,
+    GetMany,
+    PushTransaction,
+    Scan,
+    TransactionId,
+    TransactionState,
+    TransactionStatus,
+    Values,
+    WrongRange,
+)
+
+from pydistdb_storage.keys import prefix_end
+
+MAX_SCAN_LIMIT = 100_000
+
+
+class Blocked(Exception):
+    """A read met something it must wait for or ask about."""
+
+    def __init__(self, by: PendingGroup | IntentInfo) -> None:
+        self.by = by
+
+
+class Reader:
+    """Evaluates GetMany and Scan."""
+
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
+
+    async def get_many(self, request: GetMany) -> Values:
+        observed = self._enter(request)
+        keys = request.keys
+        first, last = min(keys), max(keys)
+        while True:
+            local = self._leases.need(first)
+            local.check_span(first, last)
+            limit = _limit(local, request)
+            snapshot = self._leases.latest()
+            try:
+                values = [
+                    self._point(local, snapshot, key, request.read_timestamp, limit, request.transaction_id)
+                    for key in keys
+                ]
+            except Blocked as blocked:
+                await self._unblock(local, blocked, request.read_timestamp)
+                continue
+            local.check_lease()
+            return Values(values, observed)
+
+    async def scan(self, request: Scan) -> Entries:
+        observed = self._enter(request)
+        while True:
+            local = self._leases.need(request.start)
+            if not (local.start <= request.start and request.end <= local.end):
+                raise WrongRange(local.replica.descriptor)
+            try:
+                keys, values, resume = self._span(local, self._leases.latest(), request)
+            except Blocked as blocked:
+                await self._unblock(local, blocked, request.read_timestamp)
+                continue
+            local.check_lease()
+            return Entries(keys, values, resume, observed)
+
+    def _enter(self, request: GetMany | Scan) -> Timestamp:
+        clock = self._leases.clock
+        clock.check()
+        clock.update(request.read_timestamp)
+        return clock.now() if not request.observed else request.observed
+
+    def _point(
+        self,
+        local: RangeLocal,
+        snapshot: Snapshot,
+        key: bytes,
+        read_timestamp: Timestamp,
+        limit: Timestamp,
+        transaction_id: TransactionId,
+    ) -> bytes | None:
+        group = local.pending.by_key.get(key)
+        if group is not None and group.timestamp <= read_timestamp:
+            raise Blocked(group)
+        if key in local.intents.writes:
+            data = snapshot.get(Space.INTENTS, key)
+            if data is not None and _visible(local, data, read_timestamp, limit, transaction_id):
+                return intent_value(data)
+        value, version = mvcc.get(snapshot, key, limit)
+        if version > read_timestamp:
+            raise ReadRestart(version)
+        return value
+
+    def _span(
+        self, local: RangeLocal, snapshot: Snapshot, request: Scan
+    ) -> tuple[list[bytes], list[bytes], bytes | None]:
+        read_timestamp = request.read_timestamp
+        start, end, reverse = request.start, request.end, request.reverse
+        count = min(request.limit, MAX_SCAN_LIMIT)
+        limit = _limit(local, request)
+        found = mvcc.scan(snapshot, start, end, read_timestamp, count, reverse=reverse)
+        first, last = covered_span(start, end, found.resume, reverse)
+        group = local.pending.in_span(first, last, read_timestamp)
+        if group is not None:
+            raise Blocked(group)
+        if limit > read_timestamp and found.newest_above > read_timestamp:
+            # Of several versions above only the newest is known: one beyond the window may hide one within it.
+            raise ReadRestart(min(found.newest_above, limit))
+        chunk = (found.keys, found.values, found.resume)
+        if not local.intents.writes:
+            return chunk
+        overlay: list[tuple[bytes, bytes | None]] = []
+        for key, data in snapshot.scan(Space.INTENTS, first, last, reverse=reverse):
+            if not is_condition(data) and _visible(local, data, read_timestamp, limit, request.transaction_id):
+                overlay.append((key, intent_value(data)))
+                if len(overlay) >= count:
+                    # Many intents between two versions: speak only for the span up to here.
+                    return lay_over(_cut(chunk, key, reverse), overlay, count, reverse=reverse)
+        return lay_over(chunk, overlay, count, reverse=reverse)
+
+    async def _unblock(self, local: RangeLocal, blocked: Blocked, read_timestamp: Timestamp) -> None:
+        by = blocked.by
+        if isinstance(by, PendingGroup):
+            await by.done
+            return
+        status = await self._leases.send(PushTransaction(by.transaction_id, by.anchor, read_timestamp))
+        assert isinstance(status, TransactionStatus)
+        local.learn(by.transaction_id, status)
+
+
+def _limit(local: RangeLocal, request: GetMany | Scan) -> Timestamp:
+    """The end of the uncertainty window: what the node said of its clock holds for its own leases only."""
+    limit = request.uncertainty_limit
+    if request.observed:
+        limit = min(limit, max(request.observed, local.lease_start))
+    return max(limit, request.read_timestamp)
+
+
+def _visible(
+    local: RangeLocal, data: bytes, read_timestamp: Timestamp, limit: Timestamp, transaction_id: TransactionId
+) -> bool:
+    """Tell whether a read sees this intent's value; raises Blocked where its record must be asked first."""
+    owner = intent_transaction(data)
+    if owner == transaction_id:
+        return True
+    info = intent_info(data)
+    if info.timestamp > limit:
+        return False
+    status = local.statuses.get(owner)
+    if status is None:
+        raise Blocked(info)
+    if status.state == TransactionState.COMMITTED:
+        if read_timestamp < status.timestamp <= limit:
+            raise ReadRestart(status.timestamp)
+        return status.timestamp <= read_timestamp
+    if status.state == TransactionState.PENDING and status.timestamp < read_timestamp:
+        raise Blocked(info)
+    return False
+
+
+def _cut(
+    chunk: tuple[list[bytes], list[bytes], bytes | None], last: bytes, reverse: bool
+) -> tuple[list[bytes], list[bytes], bytes | None]:
+    """The part of a chunk up to and including ``last``."""
+    keys, values, _ = chunk
+    count = sum(1 for key in keys if (key >= last if reverse else key <= last))
+    return keys[:count], values[:count], last if reverse else prefix_end(last)

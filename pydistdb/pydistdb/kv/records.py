@@ -1,0 +1,297 @@
+r"""Transaction records: the one place where a transaction that spans ranges is decided.
+
+The record lies beside the transaction's anchor key, in the replicated state of that range.  There are three ways to be::
+
+    (no record)   open: the coordinator may still decide            ── EndTransaction ──►  COMMITTED at T
+                                                                    ── push, coordinator gone ──►  ABORTED
+
+Whatever is written first stays.  COMMITTED names the spans of the intents, so that anybody can finish the resolution;
+when all is resolved the record goes.  An ABORTED one must outlive every commit request that may still be under way: such
+a request expires EXPIRY_NS after it was made, the record stays ABORTED_RETENTION_US.
+
+The commit timestamp is taken here: at least the largest of the prepare timestamps, and above this leaseholder's clock.
+So a reader that asks (``push``) with its read timestamp T, raising this clock to T, knows that a transaction without a
+record can only commit above T.  The clock of a later leaseholder is above T too.
+
+A push finds out whether the coordinator is alive by asking its gateway.  One that answers "unknown" (restarted, or done)
+or does not answer for SILENCE_NS is gone: an ABORTED record is written, and a late commit fails on it.
+
+A one-phase commit of a remote gateway leaves a DONE record in the same proposal: if the answer is lost, the request can
+be sent again, and finds that it was carried out already.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+from pydistdb.kv.api import KVError, OutcomeUnknown, Timestamp, TransactionAborted
+from pydistdb.kv.command import ProposalLost, transaction_prefix
+from pydistdb.kv.command import Write as EngineWrite
+from pydistdb.kv.descriptor import RangeId
+from pydistdb.kv.hlc import COUNTER_BITS
+from pydistdb.kv.leases import Leases, RangeLocal
+from pydistdb.kv.locking import Locker
+from pydistdb.kv.requests import (
+    Done,
+    EndTransaction,
+    ForgetRecord,
+    PushTransaction,
+    ResolveIntents,
+    TransactionId,
+    TransactionState,
+    TransactionStatus,
+)
+from pydistdb.tasks import Completion, sleep
+from pydistdb_storage.engine import Space
+
+EXPIRY_NS = 20_000_000_000
+ABORTED_RETENTION_US = 120_000_000
+DONE_RETENTION_US = 120_000_000
+ORPHAN_AGE_US = 10_000_000
+"""A committed record or an intent of this age is looked after by the sweep."""
+
+SWEEP_INTERVAL_NS = 5_000_000_000
+MAX_RECORDS_PER_SWEEP = 1_000
+
+
+class RecordState(IntEnum):
+    COMMITTED = 2
+    ABORTED = 3
+    DONE = 4
+    """Committed in one phase: there never were intents."""
+
+
+class Record(msgspec.Struct, array_like=True):
+    anchor: bytes
+    state: int
+    timestamp: Timestamp
+    created_us: int
+    spans: list[tuple[bytes, bytes]] = []
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Record).decode
+
+
+def record_key(range_id: RangeId, transaction_id: TransactionId) -> bytes:
+    return transaction_prefix(range_id) + transaction_id
+
+
+def record_write(range_id: RangeId, transaction_id: TransactionId, record: Record) -> EngineWrite:
+    """The write that puts a record down."""
+    return (int(Space.STATE), record_key(range_id, transaction_id), _encode(record))
+
+
+class Records:
+    """Evaluates EndTransaction, PushTransaction and ForgetRecord, and sweeps up after the dead."""
+
+    def __init__(self, leases: Leases, locker: Locker) -> None:
+        self._leases = leases
+        self._locker = locker
+        self._sweeping = False
+        self._stopped = False
+
+    def find(self, local: RangeLocal, transaction_id: TransactionId) -> Record | None:
+        data = self._leases.latest().get(Space.STATE, record_key(local.range_id, transaction_id))
+        return None if data is None else _decode(data)
+
+    async def end(self, request: EndTransaction) -> Done:
+        leases = self._leases
+        leases.clock.check()
+        leases.clock.update(request.timestamp)
+        while True:
+            local, record = await self._decided(request.anchor, request.transaction_id)
+            if record is not None:
+                if not request.commit:
+                    return Done(0)
+                if record.state == RecordState.ABORTED:
+                    raise TransactionAborted("the transaction was aborted because its coordinator seemed to be gone")
+                return Done(record.timestamp)
+            now = leases.clock.now()
+            if request.commit and now > request.expires:
+                raise TransactionAborted("the commit request came too late")
+            state = RecordState.COMMITTED if request.commit else RecordState.ABORTED
+            record = Record(request.anchor, state, now if request.commit else 0, _us(now), request.spans)
+            if await self._write(local, request.transaction_id, record):
+                return Done(record.timestamp)
+
+    async def push(self, request: PushTransaction) -> TransactionStatus:
+        leases = self._leases
+        transaction_id = request.transaction_id
+        leases.clock.update(request.read_timestamp)
+        while True:
+            local, record = await self._decided(request.anchor, transaction_id)
+            if record is None and await self._locker.is_alive(transaction_id):
+                # The answer about the coordinator took time; only a look at this moment counts.
+                local = leases.need(request.anchor)
+                if transaction_id in local.deciding:
+                    continue
+                record = self.find(local, transaction_id)
+                if record is None:
+                    floor = leases.clock.now()
+                    local.check_lease()
+                    return TransactionStatus(TransactionState.PENDING, floor)
+            if record is None:
+                local, record = await self._decided(request.anchor, transaction_id)
+                if record is None:
+                    now = leases.clock.now()
+                    await self._write(
+                        local, transaction_id, Record(request.anchor, RecordState.ABORTED, 0, _us(now))
+                    )
+                    continue
+            local.check_lease()
+            if record.state == RecordState.ABORTED:
+                return TransactionStatus(TransactionState.ABORTED)
+            return TransactionStatus(TransactionState.COMMITTED, record.timestamp)
+
+    async def forget(self, request: ForgetRecord) -> Done:
+        local, record = await self._decided(request.anchor, request.transaction_id)
+        if record is not None:
+            await local.propose([(int(Space.STATE), record_key(local.range_id, request.transaction_id), None)], 0)
+        return Done()
+
+    async def _decided(self, anchor: bytes, transaction_id: TransactionId) -> tuple[RangeLocal, Record | None]:
+        """The record as it stands when nothing about it is under way."""
+        while True:
+            local = self._leases.need(anchor)
+            deciding = local.deciding.get(transaction_id)
+            if deciding is None:
+                return local, self.find(local, transaction_id)
+            await deciding
+
+    async def _write(self, local: RangeLocal, transaction_id: TransactionId, record: Record) -> bool:
+        """Put the record down; tells whether that certainly happened (else look again)."""
+        deciding: Completion[None] = Completion()
+        local.deciding[transaction_id] = deciding
+        local.may_have_records = True
+        write = record_write(local.range_id, transaction_id, record)
+        try:
+            await local.propose([write], max(record.timestamp, 1))
+        except ProposalLost:
+            self.decided(local, transaction_id)
+            return False
+        except OutcomeUnknown:
+            # Only the log can tell: nothing may be answered about this transaction before it does.
+            self._leases.scheduler.spawn(self._settle(local, transaction_id))
+            raise ProposalLost("the outcome of a proposal is not known yet") from None
+        self.decided(local, transaction_id)
+        return True
+
+    def decided(self, local: RangeLocal, transaction_id: TransactionId) -> None:
+        """Let those go on who wait for the record."""
+        deciding = local.deciding.pop(transaction_id, None)
+        if deciding is not None:
+            deciding.set(None)
+
+    async def _settle(self, local: RangeLocal, transaction_id: TransactionId) -> None:
+        if await settle_log(self._leases, local):
+            self.decided(local, transaction_id)
+
+    # ------------------------------------------------------------------------------------------------------ sweep
+
+    def start_sweeping(self) -> None:
+        """Look every few seconds for records and intents whose coordinators are gone."""
+        self._schedule_sweep()
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def _schedule_sweep(self) -> None:
+        scheduler = self._leases.scheduler
+
+        def run() -> None:
+            if not self._stopped:
+                if not self._sweeping:
+                    scheduler.spawn(self._sweep_all(), "sweep transaction records")
+                self._schedule_sweep()
+
+        scheduler.call_at(scheduler.now_ns() + SWEEP_INTERVAL_NS, run)
+
+    async def _sweep_all(self) -> None:
+        self._sweeping = True
+        try:
+            for local in self._leases.all():
+                if not local.replica.is_leaseholder() or local.detached:
+                    continue
+                try:
+                    if local.may_have_records:
+                        await self.sweep_records(local)
+                    if local.intents:
+                        await self.sweep_intents(local)
+                except KVError:
+                    continue  # the range is on the move; the next sweep finds what is left
+        finally:
+            self._sweeping = False
+
+    async def sweep_records(self, local: RangeLocal) -> None:
+        """Finish orphaned commits of this range, and drop records that nobody can ask for any more."""
+        prefix = transaction_prefix(local.range_id)
+        cut = len(prefix)
+        now_us = self._leases.clock.physical_us()
+        found = []
+        for key, data in self._leases.latest().scan(Space.STATE, prefix, prefix + b"\xff" * 17):
+            found.append((key[cut:], _decode(data)))
+            if len(found) >= MAX_RECORDS_PER_SWEEP:
+                break
+        if not found:
+            local.may_have_records = bool(local.deciding)
+            return
+        gone: list[EngineWrite] = []
+        for transaction_id, record in found:
+            age_us = now_us - record.created_us
+            match record.state:
+                case RecordState.DONE:
+                    over = age_us > DONE_RETENTION_US
+                case RecordState.ABORTED:
+                    over = age_us > ABORTED_RETENTION_US
+                case _:
+                    over = age_us > ORPHAN_AGE_US and await self._finish(transaction_id, record)
+            if over:
+                gone.append((int(Space.STATE), prefix + transaction_id, None))
+        if gone:
+            local.check_lease()
+            await local.propose(gone, 0)
+
+    async def _finish(self, transaction_id: TransactionId, record: Record) -> bool:
+        """Resolve every intent of a committed transaction whose coordinator is gone."""
+        if await self._locker.is_alive(transaction_id):
+            return False
+        for start, end in record.spans:
+            await self._leases.send(ResolveIntents(transaction_id, record.timestamp, start, end))
+        return True
+
+    async def sweep_intents(self, local: RangeLocal) -> None:
+        """Resolve intents here whose transactions have ended without their coordinators coming by."""
+        old = (self._leases.clock.physical_us() - ORPHAN_AGE_US) << COUNTER_BITS
+        suspects = {info.transaction_id: info for info in local.intents.writes.values() if info.timestamp < old}
+        for conditions in local.intents.conditions.values():
+            suspects.update(
+                (info.intent.transaction_id, info.intent)
+                for info in conditions.values()
+                if info.intent.timestamp < old
+            )
+        for transaction_id, info in suspects.items():
+            status = await self._leases.send(PushTransaction(transaction_id, info.anchor))
+            if status.state == TransactionState.PENDING or await self._locker.is_alive(transaction_id):
+                continue
+            timestamp = status.timestamp if status.state == TransactionState.COMMITTED else 0
+            await self._leases.send(ResolveIntents(transaction_id, timestamp, local.start, local.end))
+
+
+async def settle_log(leases: Leases, local: RangeLocal) -> bool:
+    """Wait until every earlier proposal of this lease is applied or lost; False if the lease went first.
+
+    A proposal that is applied proves it of all before it: they stand earlier in the same log."""
+    while not local.detached:
+        try:
+            await local.propose([], 0)
+            return True
+        except KVError:
+            await sleep(leases.scheduler, 100_000_000)
+    return False
+
+
+def _us(timestamp: Timestamp) -> int:
+    return timestamp >> COUNTER_BITS

@@ -1,0 +1,392 @@
+"""Checking and proposing writes, on the leaseholder.
+
+Both kinds of commit go the same way; only the effect differs:
+
+1. Clear the way: wait for locks, proposals and intents of other transactions on the keys (locking.py).  Waiting ends with
+   a look at all keys in one go, without a pause: from there to the proposal nothing can come between.
+2. Check what the writer expects.  A key that the transaction still holds locked under this lease cannot have changed
+   since; for any other the newest version must be the one it saw.  An ``insert`` wants no live value.
+3. Take a timestamp from the clock: above every read served here, since reads raise the clock.
+4. Register the keys as pending and propose.  Done once applied.
+
+One phase: the writes become versions at the timestamp, which is the commit timestamp.  Prepare: they become intents, and
+the timestamp is a lower bound for the commit (records.py).  Conditions are checked alike; Prepare also lays them down,
+so that they hold until the transaction has ended.
+
+A proposal whose fate is not known keeps its keys pending until the log tells: a later proposal of the same lease is
+applied, or the lease goes (and with it the whole table).
+"""
+
+from __future__ import annotations
+
+from pydistdb.kv.api import (
+    KeyExists,
+    LockStrength,
+    OutcomeUnknown,
+    SerializationConflict,
+    Timestamp,
+    TransactionAborted,
+)
+from pydistdb.kv.command import ProposalLost
+from pydistdb.kv.command import Write as EngineWrite
+from pydistdb.kv.hlc import COUNTER_BITS
+from pydistdb.kv.intents import (
+    IntentInfo,
+    condition_entry,
+    intent_header,
+    intent_value,
+)
+from pydistdb.kv.leases import Leases, RangeLocal
+from pydistdb.kv.locking import Locker, WaitLimits
+from pydistdb.kv.pending import PendingGroup
+from pydistdb.kv.records import Record, Records, RecordState, record_write, settle_log
+from pydistdb.kv.requests import (
+    BLIND,
+    INSERT,
+    NO_TRANSACTION,
+    OWN_INTENT,
+    ClearRange,
+    CommitAmbiguous,
+    CommitOnePhase,
+    Condition,
+    Done,
+    Increment,
+    Ingest,
+    Number,
+    Prepare,
+    QueryVersion,
+    TransactionId,
+    Write,
+    WrongRange,
+)
+from pydistdb.tasks import Completion
+from pydistdb_storage import mvcc
+from pydistdb_storage.engine import Snapshot, Space
+from pydistdb_storage.mvcc import MAX_TIMESTAMP, check_key, versioned
+
+_VERSIONS = int(Space.VERSIONS)
+_INTENTS = int(Space.INTENTS)
+_UPDATE = int(LockStrength.UPDATE)
+_CONFLICT_TEXT = "could not serialize access due to concurrent update"
+
+Blocker = tuple[bytes, int, PendingGroup | IntentInfo | None]
+"""A key that is not free, the strength it is wanted at, and what stands there (None: a lock)."""
+
+
+class Writer:
+    """Evaluates CommitOnePhase, Prepare, Ingest, ClearRange, Increment and QueryVersion."""
+
+    def __init__(self, leases: Leases, locker: Locker, records: Records) -> None:
+        self._leases = leases
+        self._locker = locker
+        self._records = records
+
+    # ----------------------------------------------------------------------------------------------------- commit
+
+    async def commit(self, request: CommitOnePhase, call_deadline_ns: int = 0) -> Done:
+        limits = WaitLimits(0, call_deadline_ns) if call_deadline_ns else None
+        while True:
+            local = self._leases.need(request.writes[0][0])
+            if request.recorded:
+                known = await self._known_outcome(local, request)
+                if known is not None:
+                    return Done(known)
+            try:
+                return Done(await self.commit_here(local, request, limits))
+            except CommitAmbiguous:
+                if not request.recorded:
+                    raise
+                # The record tells a repeated request what became of this one.
+                raise ProposalLost("the outcome of a proposal is not known yet") from None
+
+    async def _known_outcome(self, local: RangeLocal, request: CommitOnePhase) -> Timestamp | None:
+        deciding = local.deciding.get(request.transaction_id)
+        if deciding is not None:
+            await deciding
+            raise local.lost()
+        record = self._records.find(local, request.transaction_id)
+        if record is None:
+            return None
+        if record.state == RecordState.ABORTED:
+            raise TransactionAborted("the transaction was aborted because its coordinator seemed to be gone")
+        return record.timestamp
+
+    async def commit_here(
+        self, local: RangeLocal, request: CommitOnePhase, limits: WaitLimits | None = None
+    ) -> Timestamp:
+        """Commit under the lease of ``local``; releases the transaction's locks here when it has ended well."""
+        leases = self._leases
+        leases.clock.check()
+        transaction_id = request.transaction_id
+        writes = request.writes
+        keys = [write[0] for write in writes]
+        if len(keys) > 1:
+            keys.sort()
+        local.check_span(keys[0], keys[-1])
+        await self._clear_and_check(local, transaction_id, writes, request.conditions, limits)
+        timestamp = leases.clock.now()
+        effect: list[EngineWrite] = [
+            (_VERSIONS, versioned(key, timestamp), value or b"") for key, value, expected in writes
+        ]
+        if request.recorded:
+            record = Record(keys[0], RecordState.DONE, timestamp, timestamp >> COUNTER_BITS)
+            effect.append(record_write(local.range_id, transaction_id, record))
+            local.deciding[transaction_id] = Completion()
+            local.may_have_records = True
+        group = local.pending.add(transaction_id, keys, timestamp)
+        await self._finish(local, group, local.propose(effect, timestamp), recorded=request.recorded)
+        local.locks.release(transaction_id)
+        return timestamp
+
+    async def _finish(
+        self, local: RangeLocal, group: PendingGroup, proposed: Completion[None], *, recorded: bool = False
+    ) -> None:
+        """Wait for a proposal and take its keys out of the pending writes at the very moment it is done."""
+
+        def settle(done: Completion[None]) -> None:
+            error = done.error()
+            if error is None or isinstance(error, ProposalLost):
+                local.pending.remove(group)
+                if recorded:
+                    self._records.decided(local, group.transaction_id)
+
+        proposed.on_done(settle)
+        try:
+            await proposed
+        except OutcomeUnknown:
+            self._leases.scheduler.spawn(self._settle(local, group, recorded))
+            raise CommitAmbiguous(group.timestamp, local.epoch) from None
+
+    async def _settle(self, local: RangeLocal, group: PendingGroup, recorded: bool) -> None:
+        if await settle_log(self._leases, local):
+            local.pending.remove(group)
+            if recorded:
+                self._records.decided(local, group.transaction_id)
+
+    async def _clear_and_check(
+        self,
+        local: RangeLocal,
+        transaction_id: TransactionId,
+        writes: list[Write],
+        conditions: list[Condition],
+        limits: WaitLimits | None,
+        sequence: int = 0,
+    ) -> None:
+        """Return when nothing stands in the way and everything is as expected, at this very moment."""
+        while (blocker := _first_blocker(local, transaction_id, writes, conditions)) is not None:
+            await self._unblock(local, transaction_id, blocker, writes, limits)
+        local.check_lease()
+        snapshot = self._leases.latest()
+        _check_writes(local, transaction_id, writes, snapshot, sequence)
+        if conditions:
+            _check_conditions(local, transaction_id, conditions, snapshot)
+
+    async def _unblock(
+        self,
+        local: RangeLocal,
+        transaction_id: TransactionId,
+        blocker: Blocker,
+        writes: list[Write],
+        limits: WaitLimits | None,
+    ) -> None:
+        key, strength, by = blocker
+        limits = limits or WaitLimits()
+        match by:
+            case PendingGroup():
+                await by.done
+            case IntentInfo():
+                found = local.intents.writes
+                same = [k for k, _, _ in writes if (i := found.get(k)) and i.transaction_id == by.transaction_id]
+                await self._locker.clear_intent(
+                    local, by, same if key in same else [*same, key], transaction_id, limits=limits
+                )
+            case None:
+                await self._locker.acquire(local, transaction_id, key, strength, limits=limits)
+
+    # ---------------------------------------------------------------------------------------------------- prepare
+
+    async def prepare(self, request: Prepare, call_deadline_ns: int = 0) -> Done:
+        """Lay down intents and conditions; returns the lower bound of the commit timestamp."""
+        leases = self._leases
+        leases.clock.check()
+        local = leases.need(request.routing_key)
+        transaction_id = request.transaction_id
+        writes, conditions = request.writes, request.conditions
+        keys = sorted([write[0] for write in writes])
+        touched = keys + [condition[0] for condition in conditions]
+        local.check_span(min(touched), max(touched))
+        limits = WaitLimits(0, call_deadline_ns) if call_deadline_ns else None
+        await self._clear_and_check(local, transaction_id, writes, conditions, limits, request.sequence)
+        timestamp = leases.clock.now()
+        info = IntentInfo(transaction_id, timestamp, request.sequence, request.anchor)
+        header = intent_header(info)
+        effect: list[EngineWrite] = [(_INTENTS, key, header + (value or b"")) for key, value, expected in writes]
+        for key, _, strength in conditions:
+            check_key(key + bytes(8))  # the transaction's id follows the key
+            effect.append((_INTENTS, *condition_entry(key, info, strength)))
+        group = local.pending.add(transaction_id, keys, timestamp)
+        proposed = local.propose(effect, timestamp)
+
+        def remember(done: Completion[None]) -> None:
+            if done.error() is None:
+                local.intents.add_writes(keys, info)
+                for key, _, strength in conditions:
+                    local.intents.add_condition(key, info, strength)
+
+        proposed.on_done(remember)
+        try:
+            await self._finish(local, group, proposed)
+        except CommitAmbiguous:
+            # Intents that were laid down after all are recognized by their sequence when the request comes again.
+            raise ProposalLost("the outcome of a proposal is not known yet") from None
+        local.locks.release_keys(transaction_id, touched)
+        return Done(timestamp)
+
+    # ------------------------------------------------------------------------------------------------- everything else
+
+    async def ingest(self, request: Ingest) -> Done:
+        leases = self._leases
+        leases.clock.update(request.timestamp)
+        entries = request.entries
+        local = leases.need(entries[0][0])
+        keys = [key for key, _ in entries]
+        local.check_span(min(keys), max(keys))
+        timestamp = request.timestamp
+        effect: list[EngineWrite] = [(_VERSIONS, versioned(key, timestamp), value) for key, value in entries]
+        await _repeatable(local.propose(effect, timestamp))
+        return Done(timestamp)
+
+    async def clear_range(self, request: ClearRange) -> Done:
+        leases = self._leases
+        local = leases.need(request.start)
+        if not (local.start <= request.start and request.end <= local.end):
+            raise WrongRange(local.replica.descriptor)
+        local.check_lease()
+        span = (request.start, request.end)
+        clears = [(_VERSIONS, *span), (_INTENTS, *span)]
+        await _repeatable(local.propose([], leases.clock.now(), clears))
+        local.intents.clear_span(*span)
+        return Done()
+
+    async def increment(self, request: Increment) -> Number:
+        leases = self._leases
+        key = request.key
+        while True:
+            local = leases.need(key)
+            group = local.pending.by_key.get(key)
+            if group is None:
+                break
+            await group.done
+        local.check_lease()
+        value, _ = mvcc.get(leases.latest(), key, MAX_TIMESTAMP)
+        before = int(value or b"0")
+        timestamp = leases.clock.now()
+        effect: list[EngineWrite] = [(_VERSIONS, versioned(key, timestamp), b"%d" % (before + request.by))]
+        group = local.pending.add(NO_TRANSACTION, [key], timestamp)
+        try:
+            await self._finish(local, group, local.propose(effect, timestamp))
+        except CommitAmbiguous:
+            # At worst some numbers are never used.
+            raise ProposalLost("the outcome of a proposal is not known yet") from None
+        return Number(before)
+
+    async def query_version(self, request: QueryVersion) -> Number:
+        """1 if the version is there, 0 if it is not and never will be."""
+        leases = self._leases
+        while True:
+            local = leases.need(request.key)
+            group = local.pending.by_key.get(request.key)
+            if group is None:
+                break
+            await group.done
+        local.check_lease()
+        data = leases.latest().get(Space.VERSIONS, versioned(request.key, request.timestamp))
+        return Number(0 if data is None else 1)
+
+
+async def _repeatable(proposed: Completion[None]) -> None:
+    """Wait for a proposal that may be made twice without harm."""
+    try:
+        await proposed
+    except OutcomeUnknown as error:
+        raise ProposalLost("the outcome of a proposal is not known yet") from error
+
+
+def _first_blocker(
+    local: RangeLocal, transaction_id: TransactionId, writes: list[Write], conditions: list[Condition]
+) -> Blocker | None:
+    """What stands in the way of these writes; about 0.3 µs a key when nothing does."""
+    pending = local.pending.by_key
+    locks = local.locks
+    owner = locks.owner(transaction_id)
+    held = owner.keys if owner is not None else {}
+    any_locks = locks.owner_count > (owner is not None)
+    intents = local.intents if local.intents else None
+    for key, _, _ in writes:
+        group = pending.get(key)
+        if group is not None:
+            return key, _UPDATE, group
+        strength = held.get(key, 0)
+        if any_locks and strength < LockStrength.NO_KEY_UPDATE and not locks.is_free(transaction_id, key, _UPDATE):
+            return key, _UPDATE, None
+        if intents is not None:
+            info = intents.blocking_write(key, transaction_id, strength or _UPDATE)
+            if info is not None:
+                return key, _UPDATE, info
+    for key, _, strength in conditions:
+        group = pending.get(key)
+        if group is not None:
+            return key, strength, group
+        if held.get(key, 0) < strength and any_locks and not locks.is_free(transaction_id, key, strength):
+            return key, strength, None
+        if intents is not None:
+            info = intents.blocking_write(key, transaction_id, strength)
+            if info is not None:
+                return key, strength, info
+    return None
+
+
+def _check_writes(
+    local: RangeLocal, transaction_id: TransactionId, writes: list[Write], snapshot: Snapshot, sequence: int
+) -> None:
+    """Raise KeyExists or SerializationConflict where the store is not as the writer expects.
+
+    Inserts in key order skip the seek as long as they stay below the next key that exists (bulk loads)."""
+    owner = local.locks.owner(transaction_id)
+    held = owner.keys if owner is not None else {}
+    own_intents = local.intents.writes
+    free_from, free_to = b"\xff", b""
+    for key, _, expected in writes:
+        if expected == BLIND or expected == OWN_INTENT:
+            continue
+        info = own_intents.get(key) if own_intents else None
+        if info is not None:
+            if expected == INSERT and info.sequence != sequence:
+                data = snapshot.get(Space.INTENTS, key)
+                if data is not None and intent_value(data) is not None:
+                    raise KeyExists(key)
+            continue
+        if expected == INSERT:
+            if free_from <= key < free_to:
+                continue
+            entry = snapshot.seek(Space.VERSIONS, key)
+            following = b"\xff" if entry is None else entry[0][:-8]
+            if following == key:
+                if mvcc.get(snapshot, key, MAX_TIMESTAMP)[0] is not None:
+                    raise KeyExists(key)
+            else:
+                free_from, free_to = key, following
+        elif held.get(key, 0) < LockStrength.SHARE and mvcc.newest_timestamp(snapshot, key) != expected:
+            raise SerializationConflict(_CONFLICT_TEXT)
+
+
+def _check_conditions(
+    local: RangeLocal, transaction_id: TransactionId, conditions: list[Condition], snapshot: Snapshot
+) -> None:
+    owner = local.locks.owner(transaction_id)
+    held = owner.keys if owner is not None else {}
+    for key, expected, strength in conditions:
+        if expected == OWN_INTENT or held.get(key, 0) >= strength:
+            continue
+        if mvcc.newest_timestamp(snapshot, key) != expected:
+            raise SerializationConflict(_CONFLICT_TEXT)
