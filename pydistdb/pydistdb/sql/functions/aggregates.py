@@ -153,10 +153,13 @@ def _extreme_of_arrays(greatest: bool) -> Callable[[tuple[SqlType, ...], SqlType
     return lambda argument_types, return_type: extreme(argument_types[0].oid, greatest)
 
 
+_ORDERED_TYPES = """
+int8 int4 int2 oid float4 float8 date time timetz timestamp timestamptz interval text numeric bpchar tid xid8
+"""
+
+
 def _define_extremes() -> None:
-    for name in (
-        "int8 int4 int2 oid float4 float8 date time timetz timestamp timestamptz interval text numeric bpchar tid xid8"
-    ).split():
+    for name in _ORDERED_TYPES.split():
         for function, greatest in (("max", True), ("min", False)):
             define_aggregate(f"{function}({name})", extreme(known.TYPES_BY_NAME[name].oid, greatest))
     for function, greatest in (("max", True), ("min", False)):

@@ -327,7 +327,7 @@ def _make_coercion(sql_type: SqlType) -> Function | None:
 
         name = element_of(plain).name
     elif plain.oid in _COERCION_BODIES:
-        function_oid, body = _COERCION_BODIES[plain.oid]
+        function_oid, body = _COERCION_BODIES[plain.oid]  # type: ignore[assignment]
         name = plain.name
     else:
         return None

@@ -127,14 +127,14 @@ def define(
 
         def specialize_function(argument_types: tuple[SqlType, ...], return_type: SqlType) -> Function:
             return replace(
-                function,
+                generic,
                 argument_types=argument_types,
                 return_type=return_type,
                 implementation=make(argument_types, return_type),
                 specialize=None,
             )
 
-    function = Function(
+    generic = Function(
         oid=fact.oid,
         name=fact.name,
         argument_types=fact.argument_types,
@@ -153,8 +153,8 @@ def define(
         window=fact.kind == "w",
         specialize=specialize_function,
     )
-    add(function)
-    return function
+    add(generic)
+    return generic
 
 
 def implements(*signatures: str, context: bool = False, inline: str | None = None) -> Callable[[_B], _B]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from pydistdb.sql.functions import aggregates, arithmetic, casts, comparison, strings
 from pydistdb.sql.functions.define import FUNCTIONS_BY_NAME, FUNCTIONS_BY_OID, AnyFunction, add, read_table
-from pydistdb.sql.types.base import AggregateFunction, Cast, Function, Operator, SqlType
+from pydistdb.sql.types.base import Cast, Function, Operator, SqlType
 from pydistdb.sql.types.known import TYPES_BY_NAME
 
 __all__ = [

@@ -116,14 +116,14 @@ def comparator(oid: int) -> Callable[[Any, Any], int]:
     if key is None:
 
         def compare(left: Any, right: Any) -> int:
-            return (left > right) - (left < right)
+            return int(left > right) - int(left < right)
 
         return compare
     find = key
 
     def compare_keys(left: Any, right: Any) -> int:
         left_key, right_key = find(left), find(right)
-        return (left_key > right_key) - (left_key < right_key)
+        return int(left_key > right_key) - int(left_key < right_key)
 
     return compare_keys
 

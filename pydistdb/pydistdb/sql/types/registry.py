@@ -12,7 +12,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pydistdb.sql.errors import FeatureNotSupported, UndefinedObject
-from pydistdb.sql.types import boolean, bytea, floats, integers, json, numeric, text, uuid
+from pydistdb.sql.types import (
+    boolean,
+    bytea,
+    datetime,
+    floats,
+    integers,
+    interval,
+    json,
+    numeric,
+    ordering,
+    pseudo,
+    reg,
+    text,
+    uuid,
+)
 from pydistdb.sql.types.arrays import array_io, vector_io
 from pydistdb.sql.types.base import SqlType, TypeIO
 from pydistdb.sql.types.known import (
@@ -138,12 +152,13 @@ __all__ = [
     "element_of",
     "format_type",
     "io",
+    "sort_key",
     "type_by_name",
     "type_by_oid",
 ]
 
 _IO_BY_NAME: dict[str, TypeIO] = {}
-for _module in (boolean, integers, floats, numeric, text, bytea, uuid, json):
+for _module in (boolean, integers, floats, numeric, text, bytea, uuid, json, datetime, interval, reg, pseudo):
     _IO_BY_NAME.update(_module.IO)
 _IO_BY_OID: dict[int, TypeIO] = {TYPES_BY_NAME[name].oid: type_io for name, type_io in _IO_BY_NAME.items()}
 
@@ -252,6 +267,11 @@ def io(oid: int) -> TypeIO:
     make = vector_io if sql_type in (INT2VECTOR, OIDVECTOR) else array_io
     type_io = _IO_BY_OID[oid] = make(sql_type.element_oid, io(sql_type.element_oid))
     return type_io
+
+
+sort_key = ordering.sort_key
+"""sort_key(oid): a function from a runtime value to one that Python sorts, compares and hashes as SQL does; None where
+the runtime value already does."""
 
 
 def all_types() -> Sequence[SqlType]:

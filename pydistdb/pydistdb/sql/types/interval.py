@@ -1,0 +1,420 @@
+"""interval: months, days and microseconds, read in all of Postgres's styles and written in its own.
+
+    >>> format_interval(parse("1 year 2 mons -3 days 04:05:06.7", -1, None), None)
+    '1 year 2 mons -3 days +04:05:06.7'
+    >>> parse("P1Y2M3DT4H", -1, None) == parse("1-2 3 4:00:00", -1, None)
+    True
+
+Input comes as quantities with units (``1 day 2 hours ago``), SQL's ``year-month day time``, or ISO 8601 with or without
+designators.  A fraction of a unit spills into smaller fields: half a month is 15 days, half a day 12 hours.
+
+A modifier's upper half says which fields to keep (INTERVAL YEAR TO MONTH), its lower half the digits of seconds.
+
+Source: PostgreSQL 15 manual, 8.5.4 and 8.5.5.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from fractions import Fraction
+
+from pydistdb.sql.errors import DatabaseError, DatetimeFieldOverflow, InvalidDatetimeFormat
+from pydistdb.sql.types.base import EvalContext, Interval, TypeIO
+from pydistdb.sql.types.calendar import (
+    MICROSECONDS_PER_DAY,
+    MICROSECONDS_PER_HOUR,
+    MICROSECONDS_PER_MINUTE,
+    MICROSECONDS_PER_SECOND,
+    time_text,
+)
+from pydistdb.sql.types.integers import INT4_MAX, INT4_MIN, INT8_MAX, INT8_MIN, wrong_binary_length
+
+FULL_RANGE = 0x7FFF
+FULL_PRECISION = 0xFFFF
+# Bits of the fields in a modifier.
+MONTH, YEAR, DAY, HOUR, MINUTE, SECOND = 1 << 1, 1 << 2, 1 << 3, 1 << 10, 1 << 11, 1 << 12
+
+_MONTH_UNITS = {
+    "millennium": 12000,
+    "century": 1200,
+    "decade": 120,
+    "year": 12,
+    "quarter": 3,
+    "month": 1,
+}
+_TIME_UNITS = {
+    "hour": MICROSECONDS_PER_HOUR,
+    "minute": MICROSECONDS_PER_MINUTE,
+    "second": MICROSECONDS_PER_SECOND,
+    "millisecond": 1000,
+    "microsecond": 1,
+}
+UNIT_SPELLINGS: dict[str, str] = {}
+for _unit, _spellings in {
+    "millennium": "mil mils millennia millennium",
+    "century": "c cent centuries century",
+    "decade": "dec decs decade decades",
+    "year": "y year years yr yrs",
+    "quarter": "qtr quarter",
+    "month": "mon mons month months",
+    "week": "w week weeks",
+    "day": "d day days",
+    "hour": "h hour hours hr hrs",
+    "minute": "m min mins minute minutes",
+    "second": "s sec secs second seconds",
+    "millisecond": "ms msec msecs msecond mseconds millisecond milliseconds",
+    "microsecond": "us usec usecs usecond useconds microsecond microseconds",
+}.items():
+    for _spelling in _spellings.split():
+        UNIT_SPELLINGS[_spelling] = _unit
+
+_SPACE = " \t\n\r\v\f"
+_TOKEN = re.compile(
+    r"[ \t\n\r\v\f]*(?:"
+    r"(?P<time>[+-]?\d+:\d+(?::\d+)?(?:\.\d*)?)"
+    r"|(?P<year_month>[+-]?\d+-\d+(?![\d.]))"
+    r"|(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+    r"|(?P<word>[A-Za-z]+)"
+    r"|(?P<punctuation>[@,])"
+    r")"
+)
+_ISO_DESIGNATED = re.compile(r"([+-]?\d*\.?\d*(?:[eE][+-]?\d+)?)([A-Z])")
+_ISO_DATE = re.compile(r"(-?\d+)-(\d+)-(\d+)|(\d{4})(\d{2})(\d{2})")
+_ISO_TIME = re.compile(r"(\d{1,2}):?(\d{2})?:?(\d{2}(?:\.\d*)?)?")
+
+
+def out_of_range() -> DatabaseError:
+    return DatetimeFieldOverflow("interval out of range")
+
+
+def _field_overflow(text: str) -> DatabaseError:
+    return DatabaseError.of("22015", f'interval field value out of range: "{text}"')
+
+
+def _invalid(text: str) -> DatabaseError:
+    return InvalidDatetimeFormat(f'invalid input syntax for type interval: "{text}"')
+
+
+def checked(months: int, days: int, microseconds: int) -> Interval:
+    if INT4_MIN <= months <= INT4_MAX and INT4_MIN <= days <= INT4_MAX and INT8_MIN <= microseconds <= INT8_MAX:
+        return Interval(months, days, microseconds)
+    raise out_of_range()
+
+
+def _round(value: Fraction) -> int:
+    """Round halves to even, as rint does."""
+    return round(value)
+
+
+def _truncate(value: Fraction) -> int:
+    return int(value)
+
+
+class _Sum:
+    """Adds up quantities of units, exactly; the fraction of a unit goes to the next smaller fields."""
+
+    __slots__ = ("days", "microseconds", "months", "seen", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.months = 0
+        self.days = 0
+        self.microseconds = Fraction(0)
+        self.seen: set[str] = set()
+
+    def add(self, amount: Fraction, unit: str) -> None:
+        whole = _truncate(amount)
+        if unit in _MONTH_UNITS:
+            per_unit = _MONTH_UNITS[unit]
+            self.months += whole * per_unit
+            rest = amount - whole
+            if per_unit > 1:
+                # Fractions of years and more count in months only.
+                self.months += _round(rest * per_unit)
+            else:
+                self.add_days(rest * 30)
+        elif unit == "week":
+            self.days += whole * 7
+            self.add_days((amount - whole) * 7)
+        elif unit == "day":
+            self.days += whole
+            self.microseconds += _round((amount - whole) * MICROSECONDS_PER_DAY)
+        else:
+            self.microseconds += _round(amount * _TIME_UNITS[unit])
+
+    def add_days(self, amount: Fraction) -> None:
+        whole = _truncate(amount)
+        self.days += whole
+        self.microseconds += _round((amount - whole) * MICROSECONDS_PER_DAY)
+
+    def once(self, unit: str) -> None:
+        """A unit may be named once (seconds and their parts are different units)."""
+        if unit in self.seen:
+            raise _invalid(self.text)
+        self.seen.add(unit)
+
+    def interval(self, sign: int = 1) -> Interval:
+        months, days, microseconds = self.months * sign, self.days * sign, int(self.microseconds) * sign
+        if not (
+            INT4_MIN <= months <= INT4_MAX and INT4_MIN <= days <= INT4_MAX and INT8_MIN <= microseconds <= INT8_MAX
+        ):
+            raise _field_overflow(self.text)
+        return Interval(months, days, microseconds)
+
+
+def _number(digits: str) -> Fraction:
+    if digits in ("", "+", "-", "."):
+        return Fraction(0)
+    sign = ""
+    if digits[0] in "+-":
+        sign, digits = digits[0], digits[1:]
+    exponent = digits.lower().partition("e")[2]
+    if exponent and abs(int(exponent)) > 400:
+        return Fraction(10) ** 400
+    if digits[-1] == ".":
+        digits = digits[:-1]
+    return Fraction(sign + (digits if digits[0] != "." else "0" + digits))
+
+
+def _time(text: str, digits: str, modifier_range: int) -> Fraction:
+    """Read ``h:m``, ``h:m:s`` or, with a fraction, ``m:s.f``."""
+    sign = -1 if digits[0] == "-" else 1
+    parts = digits.lstrip("+-").split(":")
+    if len(parts) == 2 and ("." in parts[1] or modifier_range == MINUTE | SECOND):
+        parts = ["0", *parts]
+    hours, minutes = int(parts[0]), int(parts[1])
+    seconds = _number(parts[2]) if len(parts) == 3 else Fraction(0)
+    if minutes > 59 or seconds > 60:
+        raise _field_overflow(text)
+    total = hours * MICROSECONDS_PER_HOUR + minutes * MICROSECONDS_PER_MINUTE
+    return Fraction(sign * (total + _round(seconds * MICROSECONDS_PER_SECOND)))
+
+
+def _default_unit(modifier_range: int) -> str:
+    """The unit of a bare number: the last field of INTERVAL … TO field, else seconds."""
+    for bit, unit in (
+        (SECOND, "second"),
+        (MINUTE, "minute"),
+        (HOUR, "hour"),
+        (DAY, "day"),
+        (MONTH, "month"),
+        (YEAR, "year"),
+    ):
+        if modifier_range & bit:
+            return unit
+    return "second"
+
+
+def _tokens(text: str) -> list[tuple[str, str]]:
+    tokens = []
+    position, end = 0, len(text.rstrip(_SPACE))
+    while position < end:
+        match = _TOKEN.match(text, position, end)
+        if match is None:
+            # A sign may stand apart from its number.
+            loose = re.compile(r"[ \t\n\r\v\f]*([+-])[ \t\n\r\v\f]+(?=[\d.])").match(text, position, end)
+            if loose is None:
+                raise _invalid(text)
+            text = text[: loose.start()] + " " * (len(loose[0]) - 1) + loose[1] + text[loose.end() :]
+            position = loose.end() - 1
+            continue
+        position = match.end()
+        kind = match.lastgroup
+        assert kind is not None
+        if kind != "punctuation":
+            tokens.append((kind, match[kind]))
+    return tokens
+
+
+def _parse_tokens(text: str, modifier_range: int) -> Interval:
+    total = _Sum(text)
+    sign = 1
+    tokens = _tokens(text)
+    if not tokens:
+        raise _invalid(text)
+    position = 0
+    while position < len(tokens):
+        kind, word = tokens[position]
+        following = tokens[position + 1] if position + 1 < len(tokens) else ("", "")
+        match kind:
+            case "time":
+                total.once("time")
+                total.microseconds += _time(text, word, modifier_range)
+            case "year_month":
+                total.once("month")
+                total.once("year")
+                negative = word[0] == "-"
+                years, _, months = word.lstrip("+-").partition("-")
+                if int(months) > 11:
+                    raise _field_overflow(text)
+                count = int(years) * 12 + int(months)
+                total.months += -count if negative else count
+            case "number":
+                if following[0] == "word" and following[1].lower() != "ago":
+                    unit = UNIT_SPELLINGS.get(following[1].lower())
+                    if unit is None:
+                        raise _invalid(text)
+                    position += 1
+                elif following[0] == "time":
+                    # "3 4:05:06": days before a time
+                    unit = "day"
+                else:
+                    unit = _default_unit(modifier_range)
+                total.once(unit)
+                total.add(_number(word), unit)
+            case _:
+                if word.lower() != "ago" or position != len(tokens) - 1 or position == 0:
+                    raise _invalid(text)
+                sign = -1
+        position += 1
+    return total.interval(sign)
+
+
+def _parse_iso(text: str) -> Interval:
+    total = _Sum(text)
+    date_part, has_time, time_part = text[1:].partition("T")
+    if not date_part and not time_part:
+        raise _invalid(text)
+    match = _ISO_DATE.fullmatch(date_part)
+    if match is not None:
+        years, months, days = (int(group) for group in (match.groups()[:3] if match[1] else match.groups()[3:]))
+        total.months, total.days = years * 12 + months, days
+    else:
+        _add_designated(total, date_part, {"Y": "year", "M": "month", "W": "week", "D": "day"})
+    if has_time:
+        match = _ISO_TIME.fullmatch(time_part)
+        if match is not None:
+            seconds = _number(match[3] or "0")
+            total.microseconds += int(match[1]) * MICROSECONDS_PER_HOUR + int(match[2] or 0) * MICROSECONDS_PER_MINUTE
+            total.microseconds += _round(seconds * MICROSECONDS_PER_SECOND)
+        else:
+            if not time_part:
+                raise _invalid(text)
+            _add_designated(total, time_part, {"H": "hour", "M": "minute", "S": "second"})
+    return total.interval()
+
+
+def _add_designated(total: _Sum, part: str, units: dict[str, str]) -> None:
+    position = 0
+    for match in _ISO_DESIGNATED.finditer(part):
+        if match.start() != position or not any(c.isdigit() for c in match[1]) or match[2] not in units:
+            raise _invalid(total.text)
+        total.add(_number(match[1]), units[match[2]])
+        position = match.end()
+    if position != len(part):
+        raise _invalid(total.text)
+
+
+def parse(text: str, modifier: int, context: EvalContext | None) -> Interval:
+    modifier_range = modifier >> 16 & FULL_RANGE if modifier >= 0 else FULL_RANGE
+    stripped = text.strip(_SPACE)
+    try:
+        if stripped[:1] == "P":
+            value = _parse_iso(stripped)
+        else:
+            value = _parse_tokens(text, modifier_range)
+    except DatabaseError as error:
+        if error.message.endswith(f'"{stripped}"') and stripped != text:
+            raise DatabaseError.of(error.sqlstate, error.message[: -len(stripped) - 2] + f'"{text}"') from None
+        raise
+    return value if modifier < 0 else apply_modifier(value, modifier)
+
+
+def _toward_zero(value: int, unit: int) -> int:
+    return value // unit * unit if value >= 0 else -(-value // unit * unit)
+
+
+def apply_modifier(value: Interval, modifier: int, explicit: bool = False) -> Interval:
+    """Cut off the fields below the last one declared, and round seconds to the digits declared."""
+    if modifier < 0:
+        return value
+    fields = modifier >> 16 & FULL_RANGE
+    precision = modifier & 0xFFFF
+    months, days, microseconds = value
+    if fields != FULL_RANGE:
+        if not fields & (SECOND | MINUTE | HOUR | DAY | MONTH):
+            months = _toward_zero(months, 12)
+        if not fields & (SECOND | MINUTE | HOUR | DAY):
+            days = 0
+        if not fields & (SECOND | MINUTE | HOUR):
+            microseconds = 0
+        elif not fields & (SECOND | MINUTE):
+            microseconds = _toward_zero(microseconds, MICROSECONDS_PER_HOUR)
+        elif not fields & SECOND:
+            microseconds = _toward_zero(microseconds, MICROSECONDS_PER_MINUTE)
+    if precision < 6:
+        unit = 10 ** (6 - precision)
+        half = unit // 2
+        microseconds = (
+            (microseconds + half) // unit * unit if microseconds >= 0 else -((-microseconds + half) // unit * unit)
+        )
+    return Interval(months, days, microseconds)
+
+
+# ------------------------------------------------------------------------------------------------ output
+
+
+def _truncated_divmod(value: int, divisor: int) -> tuple[int, int]:
+    quotient, remainder = divmod(abs(value), divisor)
+    return (-quotient, -remainder) if value < 0 else (quotient, remainder)
+
+
+def format_interval(value: Interval, context: EvalContext | None) -> str:
+    style = context.settings.get("IntervalStyle", "postgres") if context is not None else "postgres"
+    if style == "iso_8601":
+        return _format_iso(value)
+    months, days, microseconds = value
+    years, months = _truncated_divmod(months, 12)
+    parts: list[str] = []
+    negative = False
+    for count, unit in ((years, "year"), (months, "mon"), (days, "day")):
+        if count:
+            # Postgres signs a positive field that follows a negative one.
+            sign = "+" if negative and count > 0 else ""
+            parts.append(f"{sign}{count} {unit}{'' if count == 1 else 's'}")
+            negative = count < 0
+    if microseconds or not parts:
+        sign = "-" if microseconds < 0 else "+" if negative else ""
+        parts.append(sign + time_text(abs(microseconds)))
+    return " ".join(parts)
+
+
+def _format_iso(value: Interval) -> str:
+    months, days, microseconds = value
+    years, months = _truncated_divmod(months, 12)
+    text = "".join(f"{count}{unit}" for count, unit in ((years, "Y"), (months, "M"), (days, "D")) if count)
+    hours, rest = _truncated_divmod(microseconds, MICROSECONDS_PER_HOUR)
+    minutes, rest = _truncated_divmod(rest, MICROSECONDS_PER_MINUTE)
+    clock = "".join(f"{count}{unit}" for count, unit in ((hours, "H"), (minutes, "M")) if count)
+    if rest:
+        seconds, fraction = divmod(abs(rest), MICROSECONDS_PER_SECOND)
+        digits = f"{seconds}.{fraction:06d}".rstrip("0").rstrip(".")
+        clock += f"{'-' if rest < 0 else ''}{digits}S"
+    if clock:
+        text += "T" + clock
+    return "P" + (text or "T0S")
+
+
+_binary = struct.Struct("!qii")
+
+
+def _decode(data: bytes) -> Interval:
+    try:
+        microseconds, days, months = _binary.unpack(data)
+    except struct.error:
+        raise wrong_binary_length() from None
+    return Interval(months, days, microseconds)
+
+
+IO = {
+    "interval": TypeIO(
+        parse,
+        format_interval,
+        _decode,
+        lambda value: _binary.pack(value[2], value[1], value[0]),
+        "interval",
+        list,
+        lambda stored: Interval(*stored),
+    )
+}
