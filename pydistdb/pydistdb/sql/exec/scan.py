@@ -1,0 +1,281 @@
+"""Scans of stored and virtual tables.
+
+A scan turns its access path into key spans (or single keys), fetches chunks of entries from the transaction and decodes
+them in one generated list comprehension that filters and computes the output in the same pass::
+
+    return [(r[1], from3(r[3])) for r in map(decode, values) if r[2] > p0]
+
+Only what is asked for is converted; if no column is asked for, values are not even decoded.  Through a secondary index
+the entries are primary keys, whose rows are fetched in one request a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice, product
+from typing import Any
+
+from pydistdb.kv.api import MustWait, Transaction
+from pydistdb.sql.exec.codegen import Code, evaluator, tuple_source
+from pydistdb.sql.exec.operator import Batch, Operator
+from pydistdb.sql.exec.run import BATCH_ROWS, State
+from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, MOST_KEY_BYTES, IndexLayout, Span, TableLayout
+from pydistdb.sql.plan.physical import Access, TableScan, VirtualTableScan
+from pydistdb.sql.tree import ColumnRef, Expr, OutputColumn
+from pydistdb_storage import rows
+from pydistdb_storage.keys import prefix_end
+
+FIRST_CHUNK_ROWS = 256
+MOST_SPANS = 100_000
+
+
+class Bounds:
+    """An access path made ready: gives the keys or spans of one run, in scan order."""
+
+    def __init__(self, layout: TableLayout, access: Access) -> None:
+        self.layout = layout
+        self.access = access
+        self.index: IndexLayout = layout.by_storage_id[access.index.storage_id]
+        self.is_point = access.is_point
+        self.is_full = not (access.equal or access.lower or access.upper)
+
+    @cached_property
+    def values(self) -> Callable[[State], tuple[Any, ...]]:
+        expressions: list[Expr] = []
+        for term in self.access.equal:
+            expressions.extend(term.alternatives)
+            if term.array is not None:
+                expressions.append(term.array)
+        expressions.extend(pair[0] for pair in (*self.access.lower, *self.access.upper))
+        return evaluator(expressions)
+
+    def _combinations(self, values: Iterator[Any]) -> Iterator[tuple[Any, ...]]:
+        """Every combination of values for the equality terms; NULLs equal nothing."""
+        choices: list[list[Any]] = []
+        for term in self.access.equal:
+            if term.is_null:
+                choices.append([None])
+                continue
+            candidates = list(islice(values, len(term.alternatives)))
+            if term.array is not None:
+                array = next(values)
+                candidates.extend(() if array is None else array.items)
+            choices.append([value for value in dict.fromkeys(candidates) if value is not None])
+        return product(*choices)
+
+    def points(self, state: State) -> list[bytes]:
+        """Keys of a point access, in key order."""
+        layout, index = self.layout, self.index
+        keys = {layout.point_key(index, combination) for combination in self._combinations(iter(self.values(state)))}
+        keys.discard(None)
+        return sorted(
+            (key for key in keys if key is not None and len(key) <= MOST_KEY_BYTES), reverse=self.access.reverse
+        )
+
+    def spans(self, state: State) -> list[Span]:
+        """Spans of a range access, in key order (backwards if the scan goes backwards)."""
+        if self.is_full:
+            return [self.layout.index_span(self.access.index)]
+        values = iter(self.values(state))
+        combinations = list(self._combinations(values))
+        lower = upper = None
+        if self.access.lower:
+            lower = (next(values), self.access.lower[0][1])
+        if self.access.upper:
+            upper = (next(values), self.access.upper[0][1])
+        if (lower is not None and lower[0] is None) or (upper is not None and upper[0] is None):
+            return []
+        found = {self.layout.bounds(self.index, combination, lower, upper) for combination in combinations}
+        spans = [
+            Span(span.start[:MOST_KEY_BYTES], span.end[:MOST_KEY_BYTES], span.identity)
+            for span in found
+            if span is not None
+        ]
+        return sorted(spans, reverse=self.access.reverse)
+
+
+class TableScanOperator(Operator):
+    """Rows of a stored table; ``output`` may compute a projection in the same pass."""
+
+    def __init__(self, node: TableScan) -> None:
+        self.node = node
+        self.layout = TableLayout.of(node.table)
+        self.bounds = Bounds(self.layout, node.access)
+        self.is_secondary = self.bounds.index is not self.layout.primary
+        not_null_numbers = {column.number for column in node.table.columns if column.not_null} | {0}
+        self.numbers = dict([*zip((column.id for column in node.columns), node.numbers, strict=True), *node.hidden])
+        self.source_not_null = frozenset(
+            column for column, number in self.numbers.items() if number in not_null_numbers
+        )
+        self.output: tuple[Expr, ...] = tuple(ColumnRef(column.type, column.id) for column in node.columns)
+        super().__init__(node.columns, self.source_not_null & {column.id for column in node.columns})
+
+    def project(self, columns: Sequence[OutputColumn], expressions: Sequence[Expr]) -> TableScanOperator:
+        """The same scan computing ``expressions`` instead."""
+        scan = TableScanOperator(self.node)
+        code = scan.row_code()
+        scan.output = tuple(expressions)
+        not_null = frozenset(
+            column.id for column, expression in zip(columns, expressions, strict=True) if not code.nullable(expression)
+        )
+        Operator.__init__(scan, columns, not_null)
+        return scan
+
+    def row_code(self) -> Code:
+        """Code over a storage row ``r`` (and its key ``k``)."""
+        namespace: dict[str, Any] = {}
+        columns: dict[int, tuple[str, bool]] = {}
+        for column, number in self.numbers.items():
+            nullable = column not in self.source_not_null
+            source = "k" if number == 0 else self.layout.column_source(number, "r", namespace, nullable)
+            columns[column] = (source, nullable)
+        code = Code(columns, ("r", "k") if 0 in self.numbers.values() else ("r",))
+        code.namespace.update(namespace)
+        return code
+
+    @cached_property
+    def decode(self) -> Callable[[Sequence[bytes], Sequence[bytes], State], Batch]:
+        """``f(keys, values, S)``: the output rows of a chunk."""
+        code = self.row_code()
+        sources = [code.value(expression) for expression in self.output]
+        condition = self.node.condition
+        test = "" if condition is None else f" if {code.truth(condition)}"
+        needs_key = 0 in self.numbers.values()
+        if not test and not any("r[" in source or "(r" in source for source in sources):
+            loop = "for k in keys" if needs_key else "for _ in values"
+            function: Callable[..., Batch] = code.build(
+                "f(keys, values, S)", f"return [{tuple_source(sources)} {loop}]"
+            )
+            return function
+        code.namespace.update(decode=rows.decode, pad=self.layout.pad)
+        storage_rows = "map(decode, values)"
+        body = ""
+        greatest = max(self.numbers.values(), default=0)
+        if self.layout.may_be_short:
+            body = (
+                f"stored = list(map(decode, values))\nif min(map(len, stored), default={greatest + 1}) <= {greatest}:\n"
+            )
+            body += "    stored = list(map(pad, stored))\n"
+            storage_rows = "stored"
+        loop = f"for k, r in zip(keys, {storage_rows})" if needs_key else f"for r in {storage_rows}"
+        body += f"return [{tuple_source(sources)} {loop}{test}]"
+        function = code.build("f(keys, values, S)", body)
+        return function
+
+    @cached_property
+    def most_rows(self) -> Callable[[State], tuple[Any, ...]]:
+        return evaluator(self.node.most_rows)
+
+    def first_chunk_rows(self, state: State) -> int:
+        if not self.node.most_rows:
+            return FIRST_CHUNK_ROWS
+        asked = [value for value in self.most_rows(state) if value is not None]
+        return max(1, min(sum(asked), BATCH_ROWS)) if asked else FIRST_CHUNK_ROWS
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        decode = self.decode
+        chunks = self._points(state) if self.bounds.is_point else self._chunks(state)
+        async for keys, values in chunks:
+            output = decode(keys, values, state)
+            if output:
+                yield output
+            await state.breathe()
+
+    async def _points(self, state: State) -> AsyncIterator[tuple[Sequence[bytes], Sequence[bytes]]]:
+        wanted = self.bounds.points(state)
+        for start in range(0, len(wanted), BATCH_ROWS):
+            yield await self.fetch(state.transaction, wanted[start : start + BATCH_ROWS])
+
+    async def fetch(self, transaction: Transaction, keys: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """Primary keys and values behind index keys, those that exist."""
+        found_keys, found = present(keys, await get_many(transaction, keys))
+        if self.is_secondary:
+            return present(found, await get_many(transaction, found))
+        return found_keys, found
+
+    async def _chunks(self, state: State) -> AsyncIterator[tuple[Sequence[bytes], Sequence[bytes]]]:
+        transaction = state.transaction
+        reverse = self.node.access.reverse
+        limit = self.first_chunk_rows(state)
+        for start, end, identity in self.bounds.spans(state):
+            while True:
+                try:
+                    keys, values, resume = transaction.try_scan(start, end, limit=limit, reverse=reverse)
+                except MustWait:
+                    keys, values, resume = await transaction.scan(start, end, limit=limit, reverse=reverse)
+                if identity is not None:
+                    keys, values = of_identity(keys, values, identity)
+                if keys:
+                    if self.is_secondary:
+                        yield present(values, await get_many(transaction, values))
+                    else:
+                        yield keys, values
+                if resume is None:
+                    break
+                if reverse:
+                    end = resume
+                else:
+                    start = resume
+                limit = min(limit * 4, BATCH_ROWS)
+                await state.breathe()
+
+
+async def get_many(transaction: Transaction, keys: Sequence[bytes]) -> list[bytes | None]:
+    """Values at ``keys``; a single key usually lies at hand."""
+    if len(keys) == 1:
+        try:
+            return [transaction.try_get(keys[0])]
+        except MustWait:
+            pass
+    return await transaction.get_many(keys) if keys else []
+
+
+def present(keys: Sequence[bytes], values: Sequence[bytes | None]) -> tuple[list[bytes], list[bytes]]:
+    """The keys that have a value, and their values."""
+    if None not in values:
+        return list(keys), list(values)  # type: ignore[arg-type]
+    pairs = [(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
+    return [key for key, _ in pairs], [value for _, value in pairs]
+
+
+def of_identity(keys: Sequence[bytes], values: Sequence[bytes], identity: bytes) -> tuple[list[bytes], list[bytes]]:
+    """The entries of one index among those of a whole colocation group."""
+    pairs = [
+        (key, value)
+        for key, value in zip(keys, values, strict=True)
+        if key[HASH_IDENTITY_START:HASH_IDENTITY_END] == identity
+    ]
+    return [key for key, _ in pairs], [value for _, value in pairs]
+
+
+class VirtualScanOperator(Operator):
+    """Rows computed from the catalog."""
+
+    def __init__(self, node: VirtualTableScan) -> None:
+        super().__init__(node.columns)
+        self.node = node
+
+    @cached_property
+    def lookup_value(self) -> Callable[[State], tuple[Any, ...]]:
+        assert self.node.lookup_value is not None
+        return evaluator([self.node.lookup_value])
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        node = self.node
+        if node.lookup_value is not None:
+            (value,) = self.lookup_value(state)
+            if value is None:
+                return
+            source = node.table.lookups[node.lookup_column](state.run.catalog, state.context, value)
+        else:
+            source = node.table.rows(state.run.catalog, state.context)
+        iterator = iter(source)
+        positions = node.positions
+        while batch := [tuple([row[position] for position in positions]) for row in islice(iterator, BATCH_ROWS)]:
+            yield batch
+            await state.breathe()
+
+
+def whole_prefix(prefix: bytes) -> Span:
+    return Span(prefix, prefix_end(prefix))

@@ -1,0 +1,202 @@
+"""DISTINCT, UNION, INTERSECT and EXCEPT, by hashing.
+
+Rows are compared by a key in which equal values are equal and NULLs are too.  The ALL forms count: ``EXCEPT ALL`` takes
+one row away for every row on the right, ``INTERSECT ALL`` keeps one for every pair.  What outgrows ``work_mem`` is dealt
+out to partition files by the hash of the key, and each partition is worked off by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+from pydistdb.sql.exec.aggregate import group_key_source
+from pydistdb.sql.exec.codegen import Code, scope
+from pydistdb.sql.exec.operator import Batch, Operator
+from pydistdb.sql.exec.run import State
+from pydistdb.sql.exec.spill import RowCodec, SpillFile
+from pydistdb.sql.exec.values import batch_bytes
+from pydistdb.sql.tree import ColumnRef, Expr, OutputColumn
+
+PARTITIONS = 16
+DEEPEST_PARTITION = 4
+
+Keys = Callable[[Batch, State], list[Any]]
+
+
+def keys_function(code: Code, expressions: Sequence[Expr]) -> Keys:
+    source = group_key_source(code, expressions)
+    function: Keys = code.build("f(batch, S)", f"return [{source} for r in batch]")
+    return function
+
+
+def row_keys(columns: Sequence[OutputColumn]) -> Keys:
+    """The key of a whole row."""
+    if not columns:
+        return lambda batch, state: [()] * len(batch)
+    code = Code(scope([column.id for column in columns], set()))
+    return keys_function(code, [ColumnRef(column.type, column.id) for column in columns])
+
+
+def deal(batch: Batch, keys: list[Any], files: list[SpillFile], level: int) -> None:
+    parts: list[Batch] = [[] for _ in files]
+    for row, key in zip(batch, keys, strict=True):
+        parts[hash((level, key)) % PARTITIONS].append(row)
+    for file, part in zip(files, parts, strict=True):
+        file.write(part)
+
+
+def partition_files(codec: RowCodec) -> list[SpillFile]:
+    return [SpillFile(codec) for _ in range(PARTITIONS)]
+
+
+class DistinctOperator(Operator):
+    """The first row of each key, in input order as long as the keys fit into memory."""
+
+    def __init__(self, source: Operator, on: Sequence[Expr]) -> None:
+        super().__init__(source.columns, source.not_null)
+        self.source = source
+        self.on = tuple(on)
+
+    @cached_property
+    def keys(self) -> Keys:
+        return keys_function(self.source.code(), self.on) if self.on else row_keys(self.columns)
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        async for output in self._distinct(state, self.source.batches(state), 0):
+            yield output
+
+    async def _distinct(self, state: State, source: AsyncIterator[Batch], level: int) -> AsyncIterator[Batch]:
+        keys = self.keys
+        seen: set[Any] = set()
+        files: list[SpillFile] = []
+        used_bytes = 0
+        # DISTINCT ON goes by the input's order, which partitions would lose: its keys stay in memory.
+        may_spill = not self.on and level < DEEPEST_PARTITION
+        async for batch in source:
+            output: Batch = []
+            rest: Batch = []
+            rest_keys: list[Any] = []
+            for row, key in zip(batch, keys(batch, state), strict=True):
+                if key in seen:
+                    continue
+                if files:
+                    rest.append(row)
+                    rest_keys.append(key)
+                else:
+                    seen.add(key)
+                    output.append(row)
+            if rest:
+                deal(rest, rest_keys, files, level)
+            if output:
+                used_bytes += batch_bytes(output)
+                if may_spill and used_bytes > state.work_memory_bytes:
+                    files = partition_files(self.codec)
+                yield output
+            await state.breathe()
+        for file in files:
+            async for output in self._distinct(state, _from_file(file), level + 1):
+                yield output
+            file.close()
+
+
+async def _from_file(file: SpillFile) -> AsyncIterator[Batch]:
+    for batch in file.read():
+        yield batch
+
+
+class UnionAllOperator(Operator):
+    def __init__(self, columns: Sequence[OutputColumn], left: Operator, right: Operator) -> None:
+        super().__init__(columns, both_not_null(columns, left, right))
+        self.left = left
+        self.right = right
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        async for batch in self.left.batches(state):
+            yield batch
+        async for batch in self.right.batches(state):
+            yield batch
+
+
+def both_not_null(columns: Sequence[OutputColumn], left: Operator, right: Operator) -> frozenset[int]:
+    return frozenset(
+        column.id
+        for column, left_id, right_id in zip(columns, left.ids, right.ids, strict=True)
+        if left_id in left.not_null and right_id in right.not_null
+    )
+
+
+class IntersectExceptOperator(Operator):
+    """``kind``: intersect or except."""
+
+    def __init__(
+        self, columns: Sequence[OutputColumn], kind: str, every: bool, left: Operator, right: Operator
+    ) -> None:
+        super().__init__(columns)
+        self.is_except = kind == "except"
+        self.every = every
+        self.left = left
+        self.right = right
+
+    @cached_property
+    def keys(self) -> Keys:
+        return row_keys(self.columns)
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        async for output in self._combined(state, self.left.batches(state), self.right.batches(state), 0):
+            yield output
+
+    async def _combined(
+        self, state: State, left: AsyncIterator[Batch], right: AsyncIterator[Batch], level: int
+    ) -> AsyncIterator[Batch]:
+        counts: dict[Any, int] = {}
+        held: list[Batch] = []
+        used_bytes = 0
+        async for batch in right:
+            for key in self.keys(batch, state):
+                counts[key] = counts.get(key, 0) + 1
+            held.append(batch)
+            used_bytes += batch_bytes(batch)
+            if used_bytes > state.work_memory_bytes and level < DEEPEST_PARTITION:
+                async for output in self._partitioned(state, left, right, held, level):
+                    yield output
+                return
+            await state.breathe()
+        held.clear()
+        emitted: set[Any] = set()
+        async for batch in left:
+            output = []
+            for row, key in zip(batch, self.keys(batch, state), strict=True):
+                count = counts.get(key, 0)
+                if self.every:
+                    if count:
+                        counts[key] = count - 1
+                elif key in emitted:
+                    continue
+                if (count == 0) == self.is_except:
+                    output.append(row)
+                    if not self.every:
+                        emitted.add(key)
+            if output:
+                yield output
+            await state.breathe()
+
+    async def _partitioned(
+        self, state: State, left: AsyncIterator[Batch], right: AsyncIterator[Batch], held: list[Batch], level: int
+    ) -> AsyncIterator[Batch]:
+        left_files, right_files = partition_files(self.codec), partition_files(self.codec)
+        for batch in held:
+            deal(batch, self.keys(batch, state), right_files, level)
+        held.clear()
+        async for batch in right:
+            deal(batch, self.keys(batch, state), right_files, level)
+            await state.breathe()
+        async for batch in left:
+            deal(batch, self.keys(batch, state), left_files, level)
+            await state.breathe()
+        for left_file, right_file in zip(left_files, right_files, strict=True):
+            async for output in self._combined(state, _from_file(left_file), _from_file(right_file), level + 1):
+                yield output
+            left_file.close()
+            right_file.close()

@@ -1,0 +1,200 @@
+"""Sorting: in memory, by runs on disk past ``work_mem``, and top-N.
+
+A sort key becomes one generated function from a row to something Python orders as SQL does: the bare value where that
+is enough, else a tuple of keys, with NULL replaced by the sentinel FIRST or LAST.  If all keys descend, the list is
+sorted in reverse (which keeps equal rows in order); a mixture negates integers and wraps the rest::
+
+    ORDER BY a, b DESC      ->  lambda r: (r[0] if r[0] is not None else LAST, -r[1])
+
+Past the budget the sorted rows so far become a run in a temporary file; in the end the runs are merged (Knuth, 5.4).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+from pydistdb.sql.exec.codegen import Code
+from pydistdb.sql.exec.operator import Batch, LimitOperator, Operator, Row, limit_bounds
+from pydistdb.sql.exec.run import BATCH_ROWS, State
+from pydistdb.sql.exec.spill import SpillFile, in_batches
+from pydistdb.sql.exec.values import FIRST, LAST, Descending, batch_bytes, is_negatable, sort_template
+from pydistdb.sql.plan.physical import TopN
+from pydistdb.sql.tree import Limit, SortKey
+
+MOST_RUNS = 64
+"""More than these are merged into one first: each holds a file descriptor."""
+MOST_TOP_ROWS = 10_000
+"""A top-N of more rows is an ordinary sort."""
+
+KeyFunction = Callable[[Row], Any]
+
+
+def sort_key_source(code: Code, keys: Sequence[SortKey]) -> tuple[str, bool]:
+    """Source of a sort key over the row ``r``, and whether to sort in reverse."""
+    reverse = bool(keys) and all(key.descending for key in keys)
+    parts: list[str] = []
+    for key in keys:
+        source = code.value(key.expression)
+        template = sort_template(key.expression.type, code.namespace)
+        nullable = code.nullable(key.expression)
+        if (nullable or template.count("{0}") > 1) and not source.isidentifier():
+            name = code.temporary()
+            fetch, source = f"({name} := {source})", name
+        else:
+            fetch = source
+        part = template.format(source)
+        if key.descending and not reverse:
+            if is_negatable(key.expression.type):
+                part = f"-{part}"
+            else:
+                code.namespace["Descending"] = Descending
+                part = f"Descending({part})"
+        if fetch != source or nullable:
+            code.namespace.update(FIRST=FIRST, LAST=LAST)
+            edge = "FIRST" if key.nulls_first != reverse else "LAST"
+            part = f"({edge} if {fetch} is None else {part})"
+        parts.append(part)
+    return (parts[0] if len(parts) == 1 else f"({', '.join(parts)})"), reverse
+
+
+class Sorter:
+    """A sort order over rows of one shape."""
+
+    def __init__(self, code: Code, keys: Sequence[SortKey]) -> None:
+        source, self.reverse = sort_key_source(code, keys)
+        self._make: Callable[[State], KeyFunction] = code.build("f(S)", f"def key(r):\n    return {source}\nreturn key")
+
+    def key(self, state: State) -> KeyFunction:
+        return self._make(state)
+
+    def sort(self, rows: Batch, state: State) -> None:
+        """Sort in place, equal rows in their order."""
+        rows.sort(key=self._make(state), reverse=self.reverse)
+
+
+class SortOperator(Operator):
+    def __init__(self, source: Operator, keys: Sequence[SortKey]) -> None:
+        super().__init__(source.columns, source.not_null)
+        self.source = source
+        self.keys = tuple(keys)
+
+    @cached_property
+    def sorter(self) -> Sorter:
+        return Sorter(self.source.code(), self.keys)
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        sorter = self.sorter
+        rows: Batch = []
+        runs: list[SpillFile] = []
+        used_bytes = 0
+        async for batch in self.source.batches(state):
+            rows += batch
+            used_bytes += batch_bytes(batch)
+            if used_bytes > state.work_memory_bytes:
+                sorter.sort(rows, state)
+                runs.append(await self._written(in_batches(rows), state))
+                rows = []
+                used_bytes = 0
+                if len(runs) >= MOST_RUNS:
+                    runs = [await self._written(self._merged(runs, [], state), state)]
+        sorter.sort(rows, state)
+        output = self._merged(runs, rows, state) if runs else in_batches(rows)
+        for batch in output:
+            yield batch
+            await state.breathe()
+
+    async def _written(self, batches: Iterator[Batch], state: State) -> SpillFile:
+        run = SpillFile(self.codec)
+        for batch in batches:
+            run.write(batch)
+            await state.breathe()
+        return run
+
+    def _merged(self, runs: list[SpillFile], rows: Batch, state: State) -> Iterator[Batch]:
+        streams: list[Iterator[Row]] = [(row for batch in run.read() for row in batch) for run in runs]
+        streams.append(iter(rows))
+        batch: Batch = []
+        for row in heapq.merge(*streams, key=self.sorter.key(state), reverse=self.sorter.reverse):
+            batch.append(row)
+            if len(batch) >= BATCH_ROWS:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+class TopNOperator(Operator):
+    """ORDER BY … LIMIT n: keeps the first n rows seen so far."""
+
+    def __init__(self, source: Operator, node: TopN) -> None:
+        super().__init__(source.columns, source.not_null)
+        self.source = source
+        self.node = node
+        self.full_sort = SortOperator(source, node.keys)
+        self.full_limit = LimitOperator(self.full_sort, Limit(node.columns, node, node.limit, node.offset))
+
+    @cached_property
+    def bounds(self) -> Callable[[State], tuple[int, int | None]]:
+        return limit_bounds(self.node.limit, self.node.offset)
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        offset, limit = self.bounds(state)
+        if limit == 0:
+            return
+        if limit is None or limit + offset > MOST_TOP_ROWS:
+            async for batch in self.full_limit.batches(state):
+                yield batch
+            return
+        wanted = limit + offset
+        sorter = self.full_sort.sorter
+        best: Batch = []
+        async for batch in self.source.batches(state):
+            best += batch
+            if len(best) >= 2 * wanted + BATCH_ROWS:
+                sorter.sort(best, state)
+                del best[wanted:]
+            await state.breathe()
+        sorter.sort(best, state)
+        for batch in in_batches(best[offset:wanted]):
+            yield batch
+
+
+class IncrementalSortOperator(Operator):
+    """Sorts an input that comes sorted by its first keys already: one small sort per run of equal first keys."""
+
+    def __init__(self, source: Operator, keys: Sequence[SortKey], presorted: int) -> None:
+        super().__init__(source.columns, source.not_null)
+        self.source = source
+        self.keys = tuple(keys)
+        self.presorted = presorted
+
+    @cached_property
+    def sorter(self) -> Sorter:
+        return Sorter(self.source.code(), self.keys)
+
+    @cached_property
+    def prefix(self) -> Sorter:
+        return Sorter(self.source.code(), self.keys[: self.presorted])
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        prefix = self.prefix.key(state)
+        pending: Batch = []
+        last: Any = None
+        async for batch in self.source.batches(state):
+            output: Batch = []
+            for row in batch:
+                key = prefix(row)
+                if pending and key != last:
+                    self.sorter.sort(pending, state)
+                    output += pending
+                    pending = []
+                last = key
+                pending.append(row)
+            for part in in_batches(output):
+                yield part
+        self.sorter.sort(pending, state)
+        for part in in_batches(pending):
+            yield part

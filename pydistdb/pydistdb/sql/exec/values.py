@@ -1,0 +1,178 @@
+"""How runtime values are compared, sorted and hashed, as source templates by type.
+
+Most types' Python values order and hash as the SQL type does.  The others get a key: NaN is equal to itself and greater
+than every number; an interval counts by its span; char(n) by its text without trailing blanks; anything else goes
+through the type's own ``<`` operator.  NULL sorts by the sentinels FIRST and LAST, which compare with every value.
+
+>>> sort_template(FLOAT8, {})
+'({0} if {0} == {0} else LAST_NUMBER)'
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from pydistdb.sql.functions import registry as functions
+from pydistdb.sql.types import registry as types
+from pydistdb.sql.types.base import Function, SqlType
+from pydistdb.sql.types.ordering import sort_key
+
+NATIVE_OIDS = (
+    frozenset(
+        type_.oid
+        for type_ in (
+            *(
+                types.BOOL,
+                types.INT2,
+                types.INT4,
+                types.INT8,
+                types.OID,
+                types.TEXT,
+                types.VARCHAR,
+                types.NAME,
+                types.CHAR,
+            ),
+            *(types.BYTEA, types.UUID, types.DATE, types.TIME, types.TIMESTAMP, types.TIMESTAMPTZ, types.UNKNOWN),
+            *(types.XID, types.CID, types.XID8),
+        )
+    )
+    | types.REG_TYPES
+)
+_FLOAT_OIDS = frozenset({types.FLOAT4.oid, types.FLOAT8.oid})
+_NAN_OIDS = _FLOAT_OIDS | {types.NUMERIC.oid}
+_INTEGER_OIDS = frozenset({types.INT2.oid, types.INT4.oid, types.INT8.oid, types.OID.oid}) | types.REG_TYPES
+_STRING_OIDS = frozenset({types.TEXT.oid, types.VARCHAR.oid, types.NAME.oid, types.UNKNOWN.oid})
+_NEGATABLE_OIDS = frozenset(
+    {types.DATE.oid, types.TIME.oid, types.TIMESTAMP.oid, types.TIMESTAMPTZ.oid, *_INTEGER_OIDS}
+)
+
+
+class _Edge:
+    """Compares below (``FIRST``) or above (``LAST``) everything but itself."""
+
+    __slots__ = ("is_last",)
+
+    def __init__(self, is_last: bool) -> None:
+        self.is_last = is_last
+
+    def __lt__(self, other: object) -> bool:
+        return not self.is_last and other is not self
+
+    def __gt__(self, other: object) -> bool:
+        return self.is_last and other is not self
+
+    def __repr__(self) -> str:
+        return "LAST" if self.is_last else "FIRST"
+
+
+FIRST = _Edge(False)
+LAST = _Edge(True)
+LAST_NUMBER = _Edge(True)
+
+
+class Descending:
+    """Turns the order of a value round."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __lt__(self, other: object) -> bool:
+        return bool(other.value < self.value) if isinstance(other, Descending) else NotImplemented
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Descending) and bool(self.value == other.value)
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+
+def sort_template(type_: SqlType, namespace: dict[str, Any]) -> str:
+    """Source of a key of a non-null value ``{0}`` that Python orders, compares and hashes as SQL does the value."""
+    oid = type_.oid
+    if oid in _NAN_OIDS:
+        namespace["LAST_NUMBER"] = LAST_NUMBER
+        return "({0} if {0} == {0} else LAST_NUMBER)"
+    if oid == types.BPCHAR.oid:
+        return "{0}.rstrip(' ')"
+    key = sort_key(oid)
+    if key is None:
+        return "{0}"
+    namespace[f"key{oid}"] = key
+    return f"key{oid}({{0}})"
+
+
+def is_negatable(type_: SqlType) -> bool:
+    """Whether ``-key`` turns the order round."""
+    return type_.oid in _NEGATABLE_OIDS
+
+
+def is_native(type_: SqlType) -> bool:
+    """Whether Python's ``==``, ``<`` and hash on the bare values are the type's own."""
+    return type_.oid in NATIVE_OIDS
+
+
+def family(oid: int) -> int:
+    """Types of one family have the same runtime values and the same key encoding: int2, int4 and int8, say."""
+    if oid in _INTEGER_OIDS:
+        return types.INT8.oid
+    if oid in _STRING_OIDS:
+        return types.TEXT.oid
+    return types.FLOAT8.oid if oid in _FLOAT_OIDS else oid
+
+
+@lru_cache(maxsize=1)
+def _comparisons() -> dict[int, str]:
+    return {
+        operator.function.oid: name
+        for name in ("=", "<", "<=", ">", ">=", "<>")
+        for operator in functions.operators(name)
+        if operator.left is not None
+    }
+
+
+def comparison(function: Function) -> str | None:
+    """Which comparison a function is, between two values of one family; None if none."""
+    name = _comparisons().get(function.oid)
+    if name is None or len(function.argument_types) != 2:
+        return None
+    left, right = function.argument_types
+    return name if family(left.oid) == family(right.oid) else None
+
+
+@lru_cache(maxsize=1)
+def _never_null() -> frozenset[int]:
+    names = ("=", "<>", "<", "<=", ">", ">=", "+", "-", "*", "/", "%", "~~", "!~~", "~~*", "!~~*", "~", "!~")
+    return frozenset(
+        operator.function.oid
+        for name in names
+        for operator in functions.operators(name)
+        if operator.function.return_type.category in "NBDTS"
+    )
+
+
+def never_null(function: Function) -> bool:
+    """Whether a strict function is known to give no NULL for arguments that are not."""
+    return function.oid in _never_null()
+
+
+def row_bytes(row: Any) -> int:
+    """Roughly how much memory a row takes."""
+    total = 56 + 8 * len(row)
+    for value in row:
+        if value.__class__ is str or value.__class__ is bytes:
+            total += 50 + len(value)
+        elif value is not None and value.__class__ is not bool:
+            total += 32
+    return total
+
+
+def batch_bytes(rows: list[Any]) -> int:
+    """Roughly how much memory a batch takes, from a sample of its rows."""
+    count = len(rows)
+    if count <= 8:
+        return sum(map(row_bytes, rows))
+    sample = rows[:: max(1, count // 8)]
+    return sum(map(row_bytes, sample)) * count // len(sample)

@@ -1,0 +1,167 @@
+"""Physical operators: how a relation is computed.
+
+A physical tree is made of the typed tree's own relations where there is only one way to do a thing (Filter, Project,
+Aggregate, Limit …) and of the nodes below where the planner chose one.  ``SELECT v FROM t WHERE id = $1`` becomes::
+
+    Project([v], TableScan(t, columns id and v, Access(t_pkey, equal=[$1])))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pydistdb.sql.catalog.descriptors import Index, Table
+from pydistdb.sql.catalog.view import VirtualTable
+from pydistdb.sql.tree import ColumnId, Expr, Rel, SortKey
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """What one leading index column must equal: any of ``alternatives``, or any item of ``array``; ``is_null`` alone."""
+
+    alternatives: tuple[Expr, ...] = ()
+    array: Expr | None = None
+    is_null: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Which entries of an index to read: those whose leading columns meet ``equal`` and whose next lies in the bounds.
+
+    ``lower`` and ``upper`` are (expression, inclusive) pairs or empty.  ``terms`` is the condition in SQL's words."""
+
+    index: Index
+    equal: tuple[Term, ...] = ()
+    lower: tuple[tuple[Expr, bool], ...] = ()
+    upper: tuple[tuple[Expr, bool], ...] = ()
+    reverse: bool = False
+    terms: tuple[Expr, ...] = ()
+
+    @property
+    def is_point(self) -> bool:
+        """Each combination of the terms names at most one entry."""
+        return (
+            (self.index.unique or self.index.primary)
+            and len(self.equal) == len(self.index.columns)
+            and not any(term.is_null for term in self.equal)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TableScan(Rel):
+    """Rows of a stored table through one of its indexes (the primary index without terms: a sequential scan).
+
+    ``numbers[i]`` is the column behind ``columns[i]`` (0: the row's key); ``condition`` is checked on every row and may
+    use ``condition_columns`` too, (id, number) pairs of columns that are not in the output.  ``most_rows``: how many rows
+    will be asked for at most (a hint)."""
+
+    table: Table
+    alias: str
+    numbers: tuple[int, ...]
+    access: Access
+    condition: Expr | None = None
+    hidden: tuple[tuple[ColumnId, int], ...] = ()
+    most_rows: tuple[Expr, ...] = ()
+    rows: float = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualTableScan(Rel):
+    """Rows of a virtual table, by one of its lookups (a column name and a value) if there is one."""
+
+    table: VirtualTable
+    positions: tuple[int, ...]
+    alias: str
+    lookup_column: str = ""
+    lookup_value: Expr | None = None
+    rows: float = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class HashJoin(Rel):
+    """Joins on equality of ``left_keys`` and ``right_keys``; the right side is built into the table.
+
+    ``kind``: inner, left, full, semi, anti.  ``residual`` is checked on every pair."""
+
+    kind: str
+    left: Rel
+    right: Rel
+    left_keys: tuple[Expr, ...]
+    right_keys: tuple[Expr, ...]
+    residual: Expr | None = None
+    null_aware: bool = False
+    condition: tuple[Expr, ...] = ()
+    """The equalities as written, for EXPLAIN."""
+    rows: float = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class LookupJoin(Rel):
+    """For each batch of left rows, fetches the right table's rows by a unique index in one request.
+
+    ``kind``: inner, left, semi, anti; ``keys`` (over the left row) give the index columns in order."""
+
+    kind: str
+    left: Rel
+    scan: Rel
+    keys: tuple[Expr, ...]
+    residual: Expr | None = None
+    rows: float = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class NestedLoop(Rel):
+    """Runs ``right`` for every left row if ``outer_ids`` (columns it takes from the left row), else once, and pairs them.
+
+    ``kind``: inner, left, full, semi, anti."""
+
+    kind: str
+    left: Rel
+    right: Rel
+    condition: Expr | None
+    outer_ids: tuple[ColumnId, ...] = ()
+    null_aware: bool = False
+    rows: float = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class SubPlan:
+    """A query in an expression; its value becomes the column ``id``.
+
+    ``kind``: exists, scalar, array, any, all.  ``outer_ids``: the columns it takes from the row (none: run once).
+    ``probe``: for "any" with a plain equality, the left operand to look up in the hashed first column."""
+
+    id: ColumnId
+    kind: str
+    query: Rel
+    outer_ids: tuple[ColumnId, ...]
+    test: Expr | None = None
+    probe: Expr | None = None
+    volatile: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Apply(Rel):
+    """Adds to each input row the value of each subplan, remembered per combination of outer values."""
+
+    input: Rel
+    subplans: tuple[SubPlan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TopN(Rel):
+    """Sort and Limit in one: keeps only the first rows."""
+
+    input: Rel
+    keys: tuple[SortKey, ...]
+    limit: Expr
+    offset: Expr | None
+
+
+@dataclass(frozen=True, slots=True)
+class IncrementalSort(Rel):
+    """The input is sorted by the first ``presorted`` keys already."""
+
+    input: Rel
+    keys: tuple[SortKey, ...]
+    presorted: int = field(default=0)
