@@ -165,7 +165,7 @@ class _Reader:
         count = 0
         if self.skip_space() == "}":
             if depth > 1:
-                self.check_extent(depth, 0)
+                raise self.malformed('Unexpected "}" character.')
             self.position += 1
             return
         while True:
@@ -182,7 +182,7 @@ class _Reader:
                     if self.depth_of_items == 0:
                         self.depth_of_items = depth
                     if depth != self.depth_of_items:
-                        raise self.mismatch()
+                        raise self.malformed("Unexpected array element.")
                     self.read_item()
             count += 1
             match self.skip_space():

@@ -222,6 +222,9 @@ def _read_time(text: str, rules: Rules, context: EvalContext | None) -> tuple[in
         return _local_now(context) % MICROSECONDS_PER_DAY, moment
     if moment.time is None or moment.special:
         raise invalid(text, rules)
+    if moment.zone is not None and moment.zone.has_rules and not moment.has_date:
+        # Which offset such a zone has depends on the date.
+        raise invalid(text, rules)
     if moment.time > MICROSECONDS_PER_DAY:
         raise field_overflow(text)
     return moment.time, moment

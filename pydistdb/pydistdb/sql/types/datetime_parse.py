@@ -287,8 +287,8 @@ class _Reader:
             self.prefix = ""
             moment.julian = int(word[:12])
             return
-        if self.iso_time_follows and len(word) in (2, 4, 6):
-            hour, minute, second = int(word[:2]), int(word[2:4] or 0), int(word[4:] or 0)
+        if self.iso_time_follows and len(word) in (4, 6):
+            hour, minute, second = int(word[:2]), int(word[2:4]), int(word[4:] or 0)
             self.set_time(clock(self.text, hour, minute, second, ""))
             return
         if moment.has_date and moment.time is None and len(word) in (4, 6):
@@ -350,10 +350,7 @@ class _Reader:
                     moment.day, moment.year = moment.year, value
                     moment.two_digit_year = False
             case (False, True, True):
-                if moment.text_month and len(word) <= 2 and moment.day is not None and moment.day > 31:
-                    moment.day, moment.year = value, moment.day
-                else:
-                    self.set_year(word)
+                self.set_year(word)
             case _:
                 raise self.invalid()
 
@@ -367,6 +364,9 @@ class _Reader:
 
     def read_date_field(self, word: str) -> None:
         moment = self.moment
+        if moment.time is not None and not moment.has_date:
+            # Postgres takes words and numbers after the time, but no date in one piece.
+            raise self.invalid()
         if self.moment.has_date:
             # A run-together time with a zone: 20010203 040506-08.
             match = re.fullmatch(r"(\d{2,6})-(\d{1,4})", word)

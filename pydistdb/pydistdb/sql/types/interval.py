@@ -74,13 +74,14 @@ _TOKEN = re.compile(
     r"[ \t\n\r\v\f]*(?:"
     r"(?P<time>[+-]?\d+:\d+(?::\d+)?(?:\.\d*)?)"
     r"|(?P<year_month>[+-]?\d+-\d+(?![\d.]))"
-    r"|(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+    r"|(?P<number>[+-]?(?:\d+\.?\d*|\.\d+))"
     r"|(?P<word>[A-Za-z]+)"
     r"|(?P<punctuation>[@,])"
     r")"
 )
 _ISO_DESIGNATED = re.compile(r"([+-]?\d*\.?\d*(?:[eE][+-]?\d+)?)([A-Z])")
-_ISO_DATE = re.compile(r"(-?\d+)-(\d+)-(\d+)|(\d{4})(\d{2})(\d{2})")
+_ISO_DATE = re.compile(r"(?P<years>-?\d{1,9})(?:-(?P<months>\d+)(?:-(?P<days>\d+))?)?")
+_ISO_COMPACT_DATE = re.compile(r"(?P<years>\d{4})(?P<months>\d{2})(?P<days>\d{2})")
 _ISO_TIME = re.compile(r"(\d{1,2}):?(\d{2})?:?(\d{2}(?:\.\d*)?)?")
 
 
@@ -156,6 +157,8 @@ class _Sum:
 
     def interval(self, sign: int = 1) -> Interval:
         months, days, microseconds = self.months * sign, self.days * sign, int(self.microseconds) * sign
+        if not INT4_MIN <= months <= INT4_MAX:
+            raise out_of_range()
         if not (
             INT4_MIN <= months <= INT4_MAX and INT4_MIN <= days <= INT4_MAX and INT8_MIN <= microseconds <= INT8_MAX
         ):
@@ -241,6 +244,9 @@ def _parse_tokens(text: str, modifier_range: int) -> Interval:
             case "time":
                 total.once("time")
                 total.microseconds += _time(text, word, modifier_range)
+                if following[0] == "word" and following[1].lower() in UNIT_SPELLINGS:
+                    # "1:30 hours": the unit adds nothing
+                    position += 1
             case "year_month":
                 total.once("month")
                 total.once("year")
@@ -253,7 +259,7 @@ def _parse_tokens(text: str, modifier_range: int) -> Interval:
             case "number":
                 if following[0] == "word" and following[1].lower() != "ago":
                     unit = UNIT_SPELLINGS.get(following[1].lower())
-                    if unit is None:
+                    if unit is None or unit == "quarter":
                         raise _invalid(text)
                     position += 1
                 elif following[0] == "time":
@@ -264,7 +270,7 @@ def _parse_tokens(text: str, modifier_range: int) -> Interval:
                 total.once(unit)
                 total.add(_number(word), unit)
             case _:
-                if word.lower() != "ago" or position != len(tokens) - 1 or position == 0:
+                if word.lower() != "ago" or position == 0:
                     raise _invalid(text)
                 sign = -1
         position += 1
@@ -274,11 +280,11 @@ def _parse_tokens(text: str, modifier_range: int) -> Interval:
 def _parse_iso(text: str) -> Interval:
     total = _Sum(text)
     date_part, has_time, time_part = text[1:].partition("T")
-    if not date_part and not time_part:
+    if not date_part and not has_time:
         raise _invalid(text)
-    match = _ISO_DATE.fullmatch(date_part)
+    match = _ISO_COMPACT_DATE.fullmatch(date_part) or _ISO_DATE.fullmatch(date_part)
     if match is not None:
-        years, months, days = (int(group) for group in (match.groups()[:3] if match[1] else match.groups()[3:]))
+        years, months, days = (int(match[part] or 0) for part in ("years", "months", "days"))
         total.months, total.days = years * 12 + months, days
     else:
         _add_designated(total, date_part, {"Y": "year", "M": "month", "W": "week", "D": "day"})
@@ -289,8 +295,6 @@ def _parse_iso(text: str) -> Interval:
             total.microseconds += int(match[1]) * MICROSECONDS_PER_HOUR + int(match[2] or 0) * MICROSECONDS_PER_MINUTE
             total.microseconds += _round(seconds * MICROSECONDS_PER_SECOND)
         else:
-            if not time_part:
-                raise _invalid(text)
             _add_designated(total, time_part, {"H": "hour", "M": "minute", "S": "second"})
     return total.interval()
 

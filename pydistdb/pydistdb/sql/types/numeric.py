@@ -127,7 +127,10 @@ def parse(text: str, modifier: int, context: EvalContext | None) -> Decimal:
         exponent = digits.lower().partition("e")[2]
         if len(exponent) > 10 or abs(int(exponent)) > 2**30:
             raise overflow()
-    value = normal(EXACT.create_decimal(digits))
+    value = EXACT.create_decimal(digits)
+    if value.as_tuple().exponent < -MOST_DIGITS_AFTER_POINT:  # type: ignore[operator]
+        raise overflow()
+    value = normal(value)
     return value if modifier < 4 else apply_modifier(value, modifier)
 
 

@@ -59,6 +59,8 @@ class Zone:
     """A time zone with a constant offset; ``_RuledZone`` has one that changes."""
 
     __slots__ = ("abbreviation", "name", "seconds_east")
+    has_rules = False
+    """Whether the offset depends on the date."""
 
     def __init__(self, name: str, seconds_east: int, abbreviation: str = "") -> None:
         self.name = name
@@ -93,6 +95,7 @@ def _representable(microseconds: int) -> datetime:
 
 class _RuledZone(Zone):
     __slots__ = ("info",)
+    has_rules = True
 
     def __init__(self, name: str, info: zoneinfo.ZoneInfo) -> None:
         super().__init__(name, 0)
