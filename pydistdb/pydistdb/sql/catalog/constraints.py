@@ -206,7 +206,7 @@ async def add_foreign_key(
         name = spec.name
     else:
         name = choose([table.name, join_columns(columns)], "fkey", constraint_names(table).__contains__)
-    _check_types(table, numbers, referenced, referenced_numbers, name)
+    check_key_types(table, numbers, referenced, referenced_numbers, name)
     oid = await ddl.store.allocate_oids()
     key = ForeignKey(
         oid, name, tuple(numbers), referenced.oid, tuple(referenced_numbers), foreign.on_delete, foreign.on_update
@@ -247,7 +247,7 @@ def _referenced_columns(referenced: Table, names: Sequence[str]) -> list[int]:
     )
 
 
-def _check_types(
+def check_key_types(
     table: Table, numbers: Sequence[int], referenced: Table, referenced_numbers: Sequence[int], name: str
 ) -> None:
     for number, referenced_number in zip(numbers, referenced_numbers, strict=True):

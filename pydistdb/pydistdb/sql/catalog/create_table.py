@@ -15,6 +15,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Index, IndexColumn, Schema, Table
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.naming import clip
+from pydistdb.sql.catalog.options import check_storage_options
 from pydistdb.sql.errors import (
     DatabaseError,
     DuplicateColumn,
@@ -36,6 +37,7 @@ LIKE_DEFAULTS, LIKE_INDEXES = 1 << 3, 1 << 6
 async def create_table(ddl: DdlContext, statement: CreateTable) -> str:
     if statement.temporary:
         raise FeatureNotSupported("temporary tables are not supported")
+    check_storage_options(statement.options)
     await ddl.ddl.open()
     schema = ddl.target_schema(statement.name)
     if already_exists(ddl, schema, statement.name, statement.if_not_exists):
@@ -161,7 +163,7 @@ async def with_defaults(ddl: DdlContext, table: Table, specs: Sequence[ColumnSpe
     for position, spec in enumerate(specs):
         column = columns[position]
         if spec.serial or spec.identity:
-            sequence = await sequences.owned_sequence(ddl, table, column, owned)
+            sequence = await sequences.owned_sequence(ddl, table, column, owned, bool(spec.identity))
             owned.append(sequence)
             default = sequences.next_value_expression(ddl, sequence)
             columns[position] = replace(column, default=default, identity=spec.identity, not_null=True)

@@ -8,26 +8,67 @@ by everybody at commit, by nobody after a rollback.
 
 from __future__ import annotations
 
+from pydistdb.sql.catalog.alter_table import alter_table
+from pydistdb.sql.catalog.analyze import vacuum
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_index import create_index
+from pydistdb.sql.catalog.create_sequence import alter_sequence, create_sequence
 from pydistdb.sql.catalog.create_table import create_table
+from pydistdb.sql.catalog.create_table_as import create_table_as
 from pydistdb.sql.catalog.drop import drop_objects
+from pydistdb.sql.catalog.lock_table import lock_table
+from pydistdb.sql.catalog.schemas import comment, create_database, create_schema, drop_database
+from pydistdb.sql.catalog.truncate import truncate
+from pydistdb.sql.catalog.views import create_view
 from pydistdb.sql.errors import FeatureNotSupported
-from pydistdb.sql.statements import CreateIndex, CreateTable, DropObjects, Unsupported, Utility
+from pydistdb.sql.statements import (
+    AlterSequence,
+    AlterTable,
+    Comment,
+    CreateDatabase,
+    CreateIndex,
+    CreateSchema,
+    CreateSequence,
+    CreateTable,
+    CreateTableAs,
+    CreateView,
+    DropDatabase,
+    DropObjects,
+    LockTable,
+    Truncate,
+    Unsupported,
+    Utility,
+    Vacuum,
+)
 
-__all__ = ["DdlContext", "execute"]
+__all__ = ["DDL_STATEMENTS", "DdlContext", "execute"]
+
+_EXECUTORS = {
+    AlterSequence: alter_sequence,
+    AlterTable: alter_table,
+    Comment: comment,
+    CreateDatabase: create_database,
+    CreateIndex: create_index,
+    CreateSchema: create_schema,
+    CreateSequence: create_sequence,
+    CreateTable: create_table,
+    CreateTableAs: create_table_as,
+    CreateView: create_view,
+    DropDatabase: drop_database,
+    DropObjects: drop_objects,
+    LockTable: lock_table,
+    Truncate: truncate,
+    Vacuum: vacuum,
+}
+DDL_STATEMENTS = tuple(_EXECUTORS)
+"""The statement classes that ``execute`` takes."""
 
 
 async def execute(statement: Utility, ddl: DdlContext) -> str:
     """Execute a schema statement; returns its command tag."""
-    match statement:
-        case CreateTable():
-            return await create_table(ddl, statement)
-        case CreateIndex():
-            return await create_index(ddl, statement)
-        case DropObjects():
-            return await drop_objects(ddl, statement)
-        case Unsupported():
-            raise FeatureNotSupported(f"{statement.what} is not supported")
-        case _:
-            raise FeatureNotSupported(f"{type(statement).__name__} is not supported")
+    executor = _EXECUTORS.get(type(statement))
+    if executor is None:
+        what = statement.what if isinstance(statement, Unsupported) else type(statement).__name__
+        raise FeatureNotSupported(f"{what} is not supported")
+    tag: str = await executor(ddl, statement)  # type: ignore[operator]
+    return tag

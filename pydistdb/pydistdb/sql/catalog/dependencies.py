@@ -1,7 +1,8 @@
 """Who depends on whom, found by looking: views on relations, column defaults on sequences.
 
 Catalogs are small and DROP is rare, so dependencies are computed from the descriptors instead of being kept up to date
-beside them (a second truth that could go wrong).  A view's dependencies are those of its bound definition.
+beside them (a second truth that could go wrong).  Whether a view needs a certain column is found out by binding it
+without.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ import re
 
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.catalog.keys import table_key
+from pydistdb.sql.catalog.queries import bind_query
+from pydistdb.sql.catalog.state_view import StateView
+from pydistdb.sql.errors import DatabaseError
 
 _KIND_NAMES = {"r": "table", "v": "view", "S": "sequence"}
 _SEQUENCE_USE = re.compile(r"nextval\((\d+)::regclass\)|nextval\('([^']+)'(?:::regclass|::text)?\)", re.IGNORECASE)
@@ -32,13 +37,28 @@ def quoted(name: str) -> str:
 
 
 def depending_views(ddl: DdlContext, table: Table) -> list[Table]:
-    """The views whose definition uses the relation."""
-    views = [relation for relation in ddl.view.tables() if relation.kind == "v" and relation.oid != table.oid]
+    """The views whose query names the relation."""
+    return [view for view in ddl.view.tables() if view.kind == "v" and table.oid in view.depends_on]
+
+
+def views_broken_by(ddl: DdlContext, table: Table, candidate: Table) -> list[Table]:
+    """The views that would no longer be what they are if ``candidate`` took the place of ``table``."""
+    views = depending_views(ddl, table)
     if not views:
         return []
-    from pydistdb.sql.catalog.views import relations_used
+    state = ddl.view.catalog_state
+    changed = state.apply([(table_key(table.database, table.oid), candidate)], state.version)
+    catalog = StateView(changed, ddl.database_name, ddl.search_path, overlaid=True)
+    return [view for view in views if not _still_binds(ddl, view, catalog)]
 
-    return [view for view in views if table.oid in relations_used(ddl, view)]
+
+def _still_binds(ddl: DdlContext, view: Table, catalog: StateView) -> bool:
+    try:
+        columns = bind_query(ddl, view.definition, catalog).columns
+    except DatabaseError:
+        return False
+    found = [(column.type.oid, column.type.modifier) for column in columns]
+    return found == [(column.type_oid, column.modifier) for column in view.columns]
 
 
 def depending_columns(ddl: DdlContext, sequence: Table) -> list[tuple[Table, int]]:

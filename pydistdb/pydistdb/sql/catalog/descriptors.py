@@ -94,7 +94,9 @@ class Table(msgspec.Struct, frozen=True, array_like=True):
     version: int = 1
     row_type_oid: int = 0
     definition: str = ""
-    """A view's SELECT."""
+    """A view's SELECT; a sequence's parameters."""
+    depends_on: tuple[int, ...] = ()
+    """oids of the relations that a view's query names."""
 
 
 class Schema(msgspec.Struct, frozen=True, array_like=True):

@@ -13,7 +13,7 @@ from pydistdb.sql import bind
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
-from pydistdb.sql.tree import ColumnRef, Const, Expr, Subquery
+from pydistdb.sql.tree import Call, ColumnRef, Const, Expr, SetCall, Subquery
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
 
@@ -68,3 +68,14 @@ def column_numbers_used(ddl: DdlContext, table: Table, text: str) -> set[int]:
     used: set[int] = set()
     _collect(bind.bind_expression(text, table, ddl.view, ddl.context), used, "expression")
     return used
+
+
+def is_volatile(expression: object) -> bool:
+    """Tell whether evaluating the expression twice may give two values within one statement."""
+    if isinstance(expression, (Call, SetCall)) and expression.function.volatility == "v":
+        return True
+    if isinstance(expression, tuple):
+        return any(is_volatile(item) for item in expression)
+    if isinstance(expression, Expr):
+        return any(is_volatile(getattr(expression, field.name)) for field in dataclasses.fields(expression))
+    return False

@@ -1,90 +1,39 @@
-"""Sequences: descriptors of kind S, and the numbers they hand out.
-
-A sequence's parameters stand in its descriptor (``definition``, as JSON); where it stands is one kv value, outside any
-transaction, as in Postgres: numbers are never taken back.  A node takes numbers in blocks, one small transaction each,
-and hands them out from memory to all its sessions; so numbers are consecutive while one node works, and a node that
-dies leaves a gap.
-
-    key    04 storage_id 0001           value  [last number handed out in a block, is_called]
-
-``try_next`` is what ``nextval`` calls: it answers from the block at hand or raises NeedsBlock, upon which the executor
-awaits ``fill`` and calls again.
-"""
+"""The sequences behind serial and identity columns: made with the column, gone with it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
 
-import msgspec
-
-from pydistdb.kv.api import Database, Isolation, KVError, LockStrength, MustWait, SerializationConflict
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.naming import choose
+from pydistdb.sql.catalog.sequence_numbers import (
+    TYPE_LIMITS,
+    SequenceDefinition,
+    definition_of,
+    new_sequence,
+)
 from pydistdb.sql.errors import DatabaseError
-from pydistdb.sql.layout import RANGE_HEAD
-from pydistdb.sql.types import registry
 
-BLOCK_NUMBERS = 32
-MOST_BLOCKS = 10_000
-ATTEMPTS = 10
-RESET_TOPIC = "sequence.reset"
-RESET_TIMEOUT_NS = 2_000_000_000
-_LIMITS = {21: (1 << 15) - 1, 23: (1 << 31) - 1, 20: (1 << 63) - 1}
+__all__ = ["SequenceDefinition", "definition_of", "next_value_expression", "owned_sequence"]
 
 
-class SequenceDefinition(msgspec.Struct, frozen=True):
-    """A sequence's parameters."""
-
-    type_oid: int = 20
-    start: int = 1
-    increment: int = 1
-    minimum: int = 1
-    maximum: int = (1 << 63) - 1
-    cycle: bool = False
-    owner_table: int = 0
-    owner_column: int = 0
-    """The column that owns it (serial, identity); it goes with that column."""
-    identity: bool = False
-
-
-def definition_of(sequence: Table) -> SequenceDefinition:
-    return msgspec.json.decode(sequence.definition, type=SequenceDefinition)
-
-
-def encode_definition(definition: SequenceDefinition) -> str:
-    return msgspec.json.encode(definition).decode()
-
-
-def new_sequence(oid: int, name: str, schema: int, database: int, definition: SequenceDefinition) -> Table:
-    columns = (
-        Column(1, "last_value", registry.INT8.oid, not_null=True),
-        Column(2, "log_cnt", registry.INT8.oid, not_null=True),
-        Column(3, "is_called", registry.BOOL.oid, not_null=True),
-    )
-    return Table(
-        oid=oid,
-        name=name,
-        schema=schema,
-        database=database,
-        columns=columns,
-        indexes=(),
-        storage_id=oid,
-        kind="S",
-        definition=encode_definition(definition),
-    )
-
-
-async def owned_sequence(ddl: DdlContext, table: Table, column: Column, pending: SequenceOf[Table]) -> Table:
+async def owned_sequence(
+    ddl: DdlContext, table: Table, column: Column, pending: SequenceOf[Table], identity: bool
+) -> Table:
     """The sequence behind a serial or identity column."""
-    if column.type_oid not in _LIMITS:
+    if column.type_oid not in TYPE_LIMITS:
         raise DatabaseError.of("22023", "identity column type must be smallint, integer, or bigint")
     taken = {sequence.name for sequence in pending}
     name = choose([table.name, column.name], "seq", lambda n: n in taken or ddl.view.is_name_taken(table.schema, n))
     oid = await ddl.store.allocate_oids()
     definition = SequenceDefinition(
-        column.type_oid, maximum=_LIMITS[column.type_oid], owner_table=table.oid, owner_column=column.number
+        column.type_oid,
+        maximum=TYPE_LIMITS[column.type_oid],
+        owner_table=table.oid,
+        owner_column=column.number,
+        identity=identity,
     )
     sequence = new_sequence(oid, name, table.schema, table.database, definition)
     for garbage in table_garbage(sequence):
@@ -95,123 +44,3 @@ async def owned_sequence(ddl: DdlContext, table: Table, column: Column, pending:
 def next_value_expression(ddl: DdlContext, sequence: Table) -> str:
     """The default of a column that takes its numbers from ``sequence``: by oid, so that renaming it does no harm."""
     return f"nextval({sequence.oid}::regclass)"
-
-
-# ---------------------------------------------------------------------------------------------------- numbers
-
-
-class NeedsBlock(MustWait):
-    """``nextval`` has no number at hand: await ``fill(sequence)`` and call again."""
-
-    def __init__(self, sequence: Table) -> None:
-        super().__init__(f"sequence {sequence.name}")
-        self.sequence = sequence
-
-
-class SequenceNumbers:
-    """The blocks of numbers that this node has taken."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._blocks: dict[int, tuple[int, int, int]] = {}
-        """(next number, how many are left, increment) by storage id."""
-        database.on_broadcast(RESET_TOPIC, self._on_reset)
-
-    def try_next(self, sequence: Table) -> int:
-        """The next number; raises NeedsBlock."""
-        block = self._blocks.get(sequence.storage_id)
-        if block is None:
-            raise NeedsBlock(sequence)
-        number, left, increment = block
-        if left > 1:
-            self._blocks[sequence.storage_id] = (number + increment, left - 1, increment)
-        else:
-            del self._blocks[sequence.storage_id]
-        return number
-
-    async def fill(self, sequence: Table, count: int = 1) -> None:
-        """Take at least ``count`` numbers (as long as the sequence has so many)."""
-        if sequence.storage_id in self._blocks:
-            return
-        definition = definition_of(sequence)
-        first, taken = await self._advance(sequence, definition, max(count, BLOCK_NUMBERS))
-        if len(self._blocks) >= MOST_BLOCKS:
-            self._blocks.clear()
-        self._blocks[sequence.storage_id] = (first, taken, definition.increment)
-
-    async def _advance(self, sequence: Table, definition: SequenceDefinition, count: int) -> tuple[int, int]:
-        """Move the sequence on by up to ``count`` numbers; returns the first one and how many."""
-        key = state_key(sequence)
-        for attempt in range(ATTEMPTS):
-            transaction = self._database.begin(Isolation.READ_COMMITTED)
-            transaction.begin_statement()
-            try:
-                raw = (await transaction.lock([key], LockStrength.UPDATE))[0].value
-                last, is_called = (definition.start, False) if raw is None else msgspec.msgpack.decode(raw)
-                first = last + definition.increment if is_called else last
-                first, taken = _within_limits(sequence, definition, first, count)
-                state = (first + (taken - 1) * definition.increment, True)
-                transaction.put(key, msgspec.msgpack.encode(state))
-                await transaction.commit()
-                return first, taken
-            except SerializationConflict:
-                transaction.rollback()
-                if attempt == ATTEMPTS - 1:
-                    raise
-            except (KVError, DatabaseError):
-                transaction.rollback()
-                raise
-        raise AssertionError("unreachable")
-
-    async def set_value(self, sequence: Table, value: int, is_called: bool) -> None:
-        """``setval``: the sequence goes on from ``value``, on every node."""
-        definition = definition_of(sequence)
-        if not definition.minimum <= value <= definition.maximum:
-            raise DatabaseError.of(
-                "22003",
-                f'setval: value {value} is out of bounds for sequence "{sequence.name}" '
-                f"({definition.minimum}..{definition.maximum})",
-            )
-        await self._database.ingest([(state_key(sequence), msgspec.msgpack.encode((value, is_called)))])
-        await self._database.broadcast(RESET_TOPIC, msgspec.msgpack.encode(sequence.storage_id), RESET_TIMEOUT_NS)
-
-    async def state(self, sequence: Table) -> tuple[int, bool]:
-        """(last_value, is_called) as stored: numbers that nodes hold in memory count as handed out."""
-        transaction = self._database.begin(Isolation.READ_COMMITTED, read_only=True)
-        transaction.begin_statement()
-        try:
-            raw = (await transaction.get_many([state_key(sequence)]))[0]
-        finally:
-            transaction.rollback()
-        if raw is None:
-            return definition_of(sequence).start, False
-        value, is_called = msgspec.msgpack.decode(raw)
-        return value, is_called
-
-    async def _on_reset(self, sender: int, payload: bytes) -> bytes:
-        self._blocks.pop(msgspec.msgpack.decode(payload), None)
-        return b"\x01"
-
-
-def state_key(sequence: Table) -> bytes:
-    return RANGE_HEAD.pack(4, sequence.storage_id, 1)
-
-
-def _within_limits(sequence: Table, definition: SequenceDefinition, first: int, count: int) -> tuple[int, int]:
-    """``first`` after wrapping around, and how many of ``count`` numbers fit."""
-    if definition.increment > 0 and first > definition.maximum:
-        if not definition.cycle:
-            raise DatabaseError.of(
-                "2200H",
-                f'nextval: reached maximum value of sequence "{sequence.name}" ({definition.maximum})',
-            )
-        first = definition.minimum
-    elif definition.increment < 0 and first < definition.minimum:
-        if not definition.cycle:
-            raise DatabaseError.of(
-                "2200H",
-                f'nextval: reached minimum value of sequence "{sequence.name}" ({definition.minimum})',
-            )
-        first = definition.maximum
-    limit = definition.maximum if definition.increment > 0 else definition.minimum
-    return first, min(count, abs(limit - first) // abs(definition.increment) + 1)

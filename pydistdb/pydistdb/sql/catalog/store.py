@@ -19,14 +19,16 @@ Example::
 from __future__ import annotations
 
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
 from pydistdb.kv.api import Database, Isolation, KeyExists, KVError, ReadRestart, SerializationConflict, Transaction
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Schema
+from pydistdb.sql.catalog.garbage import clear_leftovers
 from pydistdb.sql.catalog.gate import TableGate
 from pydistdb.sql.catalog.overlay import Overlay
+from pydistdb.sql.catalog.sequence_numbers import SequenceNumbers
 from pydistdb.sql.catalog.state import FIRST_USER_OID, PUBLIC_OID, CatalogState, Change
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.errors import InvalidCatalogName
@@ -36,7 +38,8 @@ T = TypeVar("T")
 
 CHANGED_TOPIC = "catalog.changed"
 RENEWAL_INTERVAL_NS = 1_000_000_000
-LEASE_NS = 5_000_000_000
+LEASE_NS = 3_000_000_000
+"""Must be less than the time after which the cluster counts a silent node as dead."""
 BROADCAST_TIMEOUT_NS = 2_000_000_000
 SCAN_BATCH_ROWS = 1_000
 MOST_VIEWS = 256
@@ -62,6 +65,7 @@ class CatalogStore:
         self.scheduler = scheduler
         self.state = CatalogState.EMPTY
         self.gate = TableGate(database, scheduler, self.refresh)
+        self.sequences = SequenceNumbers(database)
         self._views: dict[tuple[str, tuple[str, ...]], StateView] = {}
         self._lease_until_ns = 0
         self._refreshing: Completion[None] | None = None
@@ -78,6 +82,13 @@ class CatalogStore:
         if renew and not self._running:
             self._running = True
             self._schedule_renewal()
+            self.scheduler.spawn(self._clear_leftovers(), "clear storage")
+
+    async def _clear_leftovers(self) -> None:
+        try:
+            await clear_leftovers(self.database, self.scheduler)
+        except KVError:
+            pass  # it stays recorded
 
     def stop(self) -> None:
         self._running = False
@@ -101,6 +112,14 @@ class CatalogStore:
                 self._views.clear()
             view = self._views[database_name, path] = StateView(self.state, database_name, path)
         return view
+
+    def changed_since(self, database_name: str, version: int, tables: Iterable[int]) -> bool:
+        """Tell whether any of the tables changed after catalog version ``version``.
+
+        A transaction whose snapshot is older than a table's new index or storage would miss rows there: the session
+        remembers the version it started with and lets REPEATABLE READ transactions fail with 40001 instead."""
+        database = self.state.databases_by_name.get(database_name)
+        return database is None or any(database.changed.get(table, 0) > version for table in tables)
 
     # ------------------------------------------------------------------------------------------ freshness
 

@@ -1,0 +1,364 @@
+"""ALTER TABLE actions on columns.
+
+Adding a column is cheap wherever its default is the same for all rows: the descriptor's ``missing`` value stands in for
+rows written before.  Only a volatile default (``nextval``, ``random()``) or a generated column rewrites the table.
+Dropping a column just marks it: its values vanish as rows are rewritten.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from pydistdb.sql.catalog import constraints, expressions
+from pydistdb.sql.catalog.alter_constraints import add_one, drop_primary_key
+from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.create_table import all_constraints, check_generated, make_column, with_defaults
+from pydistdb.sql.catalog.dependencies import described, views_broken_by
+from pydistdb.sql.catalog.descriptors import Column, Table
+from pydistdb.sql.catalog.drop import (
+    drop_foreign_keys,
+    foreign_keys_using,
+    forget_table,
+    owned_sequences,
+    report_dependents,
+    without_index,
+)
+from pydistdb.sql.catalog.naming import clip
+from pydistdb.sql.catalog.queries import first_row, full_name, quote, type_text
+from pydistdb.sql.catalog.renaming import rename_in_expression
+from pydistdb.sql.catalog.rewrite import computed_rows, contains_nulls, rewrite
+from pydistdb.sql.errors import (
+    DatabaseError,
+    DatatypeMismatch,
+    DuplicateColumn,
+    FeatureNotSupported,
+    InvalidTableDefinition,
+    UndefinedColumn,
+)
+from pydistdb.sql.functions import registry as functions
+from pydistdb.sql.statements import AlterTableAction
+from pydistdb.sql.tree import Const
+from pydistdb.sql.types import registry
+
+_WIDENINGS = frozenset({(21, 23), (21, 20), (23, 20)})
+"""Integer types whose values are stored alike, so that widening changes no row."""
+
+
+def _column(table: Table, name: str) -> Column:
+    column = constraints.column_named(table, name)
+    if column is None:
+        raise UndefinedColumn(f'column "{name}" of relation "{table.name}" does not exist')
+    return column
+
+
+def _with_column(table: Table, column: Column) -> Table:
+    """The next descriptor, with one column replaced."""
+    columns = tuple(column if each.number == column.number else each for each in table.columns)
+    return replace(table, columns=columns, version=table.version + 1)
+
+
+# ---------------------------------------------------------------------------------------------------- add
+
+
+async def add_column(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+    spec = action.column
+    assert spec is not None
+    name = clip(spec.name)
+    if constraints.column_named(table, name) is not None:
+        message = f'column "{name}" of relation "{table.name}" already exists'
+        if not action.missing_ok:
+            raise DuplicateColumn(message)
+        ddl.tell(message + ", skipping", "42701")
+        return
+    number = max((column.number for column in table.columns), default=0) + 1
+    bare = make_column(spec, number)
+    old = table
+    draft = replace(table, columns=(bare,))
+    draft, owned = await with_defaults(ddl, draft, [spec])
+    column = draft.columns[0]
+    table = replace(table, columns=(*table.columns, column), version=table.version + 1)
+    if column.generated:
+        check_generated(ddl, table, column)
+    if owned:
+        ddl.put_table(*owned)
+    if column.generated or (column.default is not None and _is_volatile(ddl, column)):
+        assert column.default is not None
+        nullable = replace(table, columns=(*old.columns, replace(column, not_null=False)))
+        expression = column.default
+        await rewrite(ddl, old, nullable, computed_rows(ddl, old, column, expression))
+        table = ddl.view.state.tables[table.oid]
+        table = _with_column(table, replace(column, missing=None))
+    elif column.default is not None:
+        value = await _value_of(ddl, column)
+        to_storage = registry.io(column.type_oid).to_storage
+        missing = value if value is None or to_storage is None else to_storage(value)
+        table = _with_column(table, replace(column, missing=missing))
+        if value is None:
+            await _refuse_rows(ddl, old, table, column)
+    else:
+        await _refuse_rows(ddl, old, table, column)
+    ddl.put_table(table)
+    for constraint, columns in all_constraints([spec], ()):
+        await add_one(ddl, ddl.view.state.tables[table.oid], constraint, columns)
+
+
+def _is_volatile(ddl: DdlContext, column: Column) -> bool:
+    """Whether the default may differ from row to row."""
+    assert column.default is not None
+    return expressions.is_volatile(expressions.check_default(ddl, column.default, column))
+
+
+async def _value_of(ddl: DdlContext, column: Column) -> Any:
+    """The one value of a default that is not volatile."""
+    assert column.default is not None
+    expression = expressions.check_default(ddl, column.default, column)
+    if isinstance(expression, Const):
+        return expression.value
+    row = await first_row(ddl, f"SELECT CAST(({column.default}) AS {type_text(column)})")
+    assert row is not None
+    return row[0]
+
+
+async def _refuse_rows(ddl: DdlContext, old: Table, table: Table, column: Column) -> None:
+    """A NOT NULL column without a value for the rows that are there needs an empty table."""
+    if column.not_null and await first_row(ddl, f"SELECT 1 FROM {full_name(ddl, old)} LIMIT 1") is not None:
+        raise contains_nulls(table, column)
+
+
+# ---------------------------------------------------------------------------------------------------- drop
+
+
+async def drop_column(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+    assert action.name is not None
+    column = constraints.column_named(table, action.name)
+    if column is None:
+        message = f'column "{action.name}" of relation "{table.name}" does not exist'
+        if not action.missing_ok:
+            raise UndefinedColumn(message)
+        ddl.tell(message + ", skipping", "00000")
+        return
+    number = column.number
+    if table.sharding is not None and number in table.sharding.columns:
+        raise InvalidTableDefinition(f'cannot drop column "{column.name}": the table is sharded by it')
+    affected = [index for index in table.indexes if any(each.column == number for each in index.columns)]
+    await _drop_dependents(ddl, table, column, action.cascade)
+    for sequence in owned_sequences(ddl, table.oid, number):
+        ddl.apply(forget_table(ddl, sequence))
+    table = ddl.view.state.tables[table.oid]
+    if any(index.primary for index in affected):
+        table = await drop_primary_key(ddl, table)
+    for index in affected:
+        if index.oid and not index.primary:
+            table = without_index(ddl, table, index)
+    table = await _without_column(ddl, table, column)
+    ddl.put_table(table)
+
+
+async def _drop_dependents(ddl: DdlContext, table: Table, column: Column, cascade: bool) -> None:
+    """Foreign keys of other tables, generated columns and views that need the column: refuse, or drop them too."""
+    what = f"column {column.name} of table {table.name}"
+    users = []
+    for index in table.indexes:
+        if any(each.column == column.number for each in index.columns):
+            users += [pair for pair in foreign_keys_using(ddl, table, index) if pair not in users]
+    dependents = [(f"constraint {key.name} on {described(ddl, other)}", what) for other, key in users]
+    generated = [
+        each
+        for each in table.columns
+        if each.generated
+        and not each.dropped
+        and each.default is not None
+        and each.number != column.number
+        and column.number in expressions.column_numbers_used(ddl, table, each.default)
+    ]
+    dependents += [(f"column {each.name} of table {table.name}", what) for each in generated]
+    candidate = await _without_column(ddl, table, column)
+    views = views_broken_by(ddl, table, candidate)
+    dependents += [(described(ddl, view), what) for view in views]
+    if dependents:
+        report_dependents(ddl, dependents, cascade, [what])
+    await ddl.ddl.lock_tables([*(other.oid for other, _ in users), *(view.oid for view in views)])
+    drop_foreign_keys(ddl, users)
+    for view in views:
+        if view.oid in ddl.view.state.tables:
+            ddl.apply(forget_table(ddl, view))
+    for each in generated:
+        ddl.put_table(await _without_column(ddl, ddl.view.state.tables[table.oid], each))
+
+
+async def _without_column(ddl: DdlContext, table: Table, column: Column) -> Table:
+    """The table without a column and the checks and foreign keys over it (the number stays taken)."""
+    dropped = Column(
+        column.number, f"........pg.dropped.{column.number}........", column.type_oid, column.modifier, dropped=True
+    )
+    checks = tuple(
+        check
+        for check in table.checks
+        if column.number not in expressions.column_numbers_used(ddl, table, check.expression)
+    )
+    foreign_keys = tuple(key for key in table.foreign_keys if column.number not in key.columns)
+    return replace(_with_column(table, dropped), checks=checks, foreign_keys=foreign_keys)
+
+
+# ---------------------------------------------------------------------------------------------------- rename
+
+
+def rename_column(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+    assert action.name is not None and action.new_name is not None
+    column = constraints.column_named(table, action.name)
+    if column is None:
+        raise UndefinedColumn(f'column "{action.name}" does not exist')
+    new_name = clip(action.new_name)
+    if constraints.column_named(table, new_name) is not None:
+        raise DuplicateColumn(f'column "{new_name}" of relation "{table.name}" already exists')
+    checks = tuple(
+        replace(check, expression=rename_in_expression(check.expression, column.name, new_name))
+        for check in table.checks
+    )
+    columns = tuple(
+        replace(each, name=new_name)
+        if each.number == column.number
+        else replace(each, default=rename_in_expression(each.default, column.name, new_name))
+        if each.generated and each.default is not None
+        else each
+        for each in table.columns
+    )
+    renamed = replace(table, columns=columns, checks=checks, version=table.version + 1)
+    broken = views_broken_by(ddl, table, renamed)
+    if broken:
+        raise FeatureNotSupported(
+            f'cannot rename column "{column.name}" while a view uses it', detail=f"View {broken[0].name} uses it."
+        )
+    ddl.put_table(renamed)
+
+
+# ---------------------------------------------------------------------------------------------------- properties
+
+
+def change_default(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+    assert action.name is not None
+    column = _column(table, action.name)
+    if column.identity:
+        raise DatabaseError.of("42601", f'column "{column.name}" of relation "{table.name}" is an identity column')
+    if column.generated:
+        raise DatabaseError.of("42601", f'column "{column.name}" of relation "{table.name}" is a generated column')
+    if action.expression is not None:
+        expressions.check_default(ddl, action.expression, column)
+    ddl.put_table(_with_column(table, replace(column, default=action.expression)))
+
+
+async def set_not_null(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+    assert action.name is not None
+    column = _column(table, action.name)
+    if column.not_null:
+        return
+    query = f"SELECT 1 FROM {full_name(ddl, table)} WHERE {quote(column.name)} IS NULL LIMIT 1"
+    if await first_row(ddl, query) is not None:
+        raise contains_nulls(table, column)
+    ddl.put_table(_with_column(table, replace(column, not_null=True)))
+
+
+def drop_not_null(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+    assert action.name is not None
+    column = _column(table, action.name)
+    first = table.indexes[0]
+    if first.primary and any(each.column == column.number for each in first.columns):
+        raise InvalidTableDefinition(f'column "{column.name}" is in a primary key')
+    if column.identity:
+        raise DatabaseError.of("42601", f'column "{column.name}" of relation "{table.name}" is an identity column')
+    if column.not_null:
+        ddl.put_table(_with_column(table, replace(column, not_null=False)))
+
+
+# ---------------------------------------------------------------------------------------------------- type
+
+
+async def alter_type(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+    assert action.name is not None and action.type is not None
+    old_column = _column(table, action.name)
+    number = old_column.number
+    if old_column.generated:
+        raise FeatureNotSupported("changing the type of a generated column is not supported")
+    if table.sharding is not None and number in table.sharding.columns:
+        raise FeatureNotSupported("changing the type of a shard column is not supported")
+    column = replace(old_column, type_oid=action.type.oid, modifier=action.type.modifier)
+    make_checked = registry.io(column.type_oid)
+    keyed = any(each.column == number for index in table.indexes for each in index.columns)
+    if keyed and make_checked.key_kind is None:
+        constraints.check_indexable(column)
+    _check_conversion(old_column, column, action.expression)
+    column = _converted_default(ddl, old_column, column)
+    new = _with_column(table, column)
+    for check in table.checks:
+        expressions.check_columns(ddl, new, check.expression)
+    broken = views_broken_by(ddl, table, new)
+    if broken:
+        raise FeatureNotSupported(
+            "cannot alter type of a column used by a view or rule",
+            detail=f'rule _RETURN on view {broken[0].name} depends on column "{column.name}"',
+        )
+    await _check_foreign_keys(ddl, table, new, number)
+    if action.expression is None and _keeps_values(old_column, column):
+        ddl.put_table(new)
+        return
+    expression = action.expression if action.expression is not None else quote(column.name)
+    await rewrite(ddl, table, new, computed_rows(ddl, table, column, expression))
+
+
+def _keeps_values(old: Column, new: Column) -> bool:
+    """Whether every stored value is a value of the new type as it is."""
+    texts = {registry.TEXT.oid, registry.VARCHAR.oid}
+    if old.type_oid in texts and new.type_oid in texts:
+        return new.modifier == -1 or (old.modifier != -1 and new.modifier >= old.modifier)
+    if old.type_oid == new.type_oid:
+        return new.modifier in (-1, old.modifier)
+    return (old.type_oid, new.type_oid) in _WIDENINGS
+
+
+def _check_conversion(old: Column, new: Column, using: str | None) -> None:
+    if using is not None or old.type_oid == new.type_oid:
+        return
+    cast = functions.cast(old.type_oid, new.type_oid)
+    if cast is None or cast.context == "e":
+        target = registry.format_type(new.type_oid, new.modifier)
+        raise DatatypeMismatch(
+            f'column "{old.name}" cannot be cast automatically to type {registry.format_type(new.type_oid, -1)}',
+            hint=f'You might need to specify "USING {quote_if_needed(old.name)}::{target}".',
+        )
+
+
+def quote_if_needed(name: str) -> str:
+    from pydistdb.sql.catalog.dependencies import quoted
+
+    return quoted(name)
+
+
+def _converted_default(ddl: DdlContext, old: Column, new: Column) -> Column:
+    if new.default is None:
+        return new
+    if "nextval" not in new.default and old.type_oid != new.type_oid:
+        cast = functions.cast(old.type_oid, new.type_oid)
+        if cast is None or cast.context == "e":
+            raise DatatypeMismatch(
+                f'default for column "{old.name}" cannot be cast automatically to type '
+                f"{registry.format_type(new.type_oid, -1)}"
+            )
+    expressions.check_default(ddl, new.default, new)
+    return new
+
+
+async def _check_foreign_keys(ddl: DdlContext, table: Table, new: Table, number: int) -> None:
+    """Both sides of a foreign key must stay comparable; the key's bytes must not change under the other side."""
+    state = ddl.view.state
+    for key in new.foreign_keys:
+        if number in key.columns:
+            referenced = new if key.referenced_table == new.oid else state.tables[key.referenced_table]
+            constraints.check_key_types(new, key.columns, referenced, key.referenced_columns, key.name)
+    for oid in new.referenced_by:
+        other = state.tables.get(oid)
+        for key in other.foreign_keys if other is not None else ():
+            if key.referenced_table == table.oid and number in key.referenced_columns:
+                assert other is not None
+                constraints.check_key_types(other, key.columns, new, key.referenced_columns, key.name)

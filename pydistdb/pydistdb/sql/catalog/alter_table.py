@@ -1,0 +1,164 @@
+"""ALTER TABLE (and VIEW, SEQUENCE, INDEX): takes the table's exclusive lock, then one action after the other.
+
+Actions that only change the descriptor are done at once; those that concern rows validate or rewrite them
+(alter_columns.py, alter_constraints.py, rewrite.py).  Every action sees the table as the one before left it.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from pydistdb.sql.catalog import alter_columns, alter_constraints
+from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.dependencies import depending_views
+from pydistdb.sql.catalog.descriptors import Index, Table
+from pydistdb.sql.catalog.naming import clip
+from pydistdb.sql.errors import (
+    DuplicateTable,
+    FeatureNotSupported,
+    UndefinedObject,
+    UndefinedTable,
+    WrongObjectType,
+)
+from pydistdb.sql.statements import AlterTable, AlterTableAction, Name
+
+_LETTERS = {"table": "rvS", "view": "v", "sequence": "S", "foreign table": "r"}
+ROLES = frozenset({"postgres", "current_user", "session_user", "current_role"})
+
+
+async def alter_table(ddl: DdlContext, statement: AlterTable) -> str:
+    tag = f"ALTER {statement.kind.upper()}"
+    await ddl.ddl.open()
+    if statement.kind == "index":
+        await _alter_index(ddl, statement)
+        return tag
+    letters = _LETTERS.get(statement.kind, "rvS")
+    table = ddl.find(statement.name, letters)
+    if table is None:
+        message = f'relation "{ddl.written(statement.name)}" does not exist'
+        renames_index = [a for a in statement.actions if a.kind == "rename_table"]
+        if renames_index and ddl.view.index_by_name(statement.name.name, statement.name.schema) is not None:
+            await _alter_index(ddl, statement)
+            return tag
+        if not statement.missing_ok:
+            raise UndefinedTable(message, position=statement.name.position)
+        ddl.tell(f'relation "{statement.name.name}" does not exist, skipping', "00000")
+        return tag
+    await ddl.ddl.lock_tables([table.oid])
+    for action in statement.actions:
+        table = ddl.view.state.tables[table.oid]
+        await _apply(ddl, table, action)
+    return tag
+
+
+async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+    match action.kind:
+        case "rename_table":
+            _rename(ddl, table, action)
+        case "set_schema":
+            _set_schema(ddl, table, action)
+        case "owner_to":
+            check_role(action.name or "")
+        case "set_options":
+            pass
+        case _ if table.kind != "r" and not (table.kind == "v" and action.kind == "rename_column"):
+            raise WrongObjectType(
+                f'ALTER action {action.kind.replace("_", " ").upper()} cannot be performed on relation "{table.name}"',
+                detail=f"This operation is not supported for {'views' if table.kind == 'v' else 'sequences'}.",
+            )
+        case "add_column":
+            await alter_columns.add_column(ddl, table, action)
+        case "drop_column":
+            await alter_columns.drop_column(ddl, table, action)
+        case "rename_column":
+            alter_columns.rename_column(ddl, table, action)
+        case "set_default" | "drop_default":
+            alter_columns.change_default(ddl, table, action)
+        case "set_not_null":
+            await alter_columns.set_not_null(ddl, table, action)
+        case "drop_not_null":
+            alter_columns.drop_not_null(ddl, table, action)
+        case "alter_type":
+            await alter_columns.alter_type(ddl, table, action)
+        case "add_constraint":
+            await alter_constraints.add_constraint(ddl, table, action)
+        case "drop_constraint":
+            await alter_constraints.drop_constraint(ddl, table, action)
+        case "rename_constraint":
+            alter_constraints.rename_constraint(ddl, table, action)
+        case "validate_constraint":
+            alter_constraints.validate_constraint(table, action)
+        case _:
+            raise FeatureNotSupported(f"ALTER TABLE {action.kind.replace('_', ' ').upper()} is not supported")
+
+
+def check_role(name: str) -> None:
+    """There is one role so far."""
+    if name and name.lower() not in ROLES:
+        raise UndefinedObject(f'role "{name}" does not exist')
+
+
+def _rename(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+    assert action.new_name is not None
+    name = clip(action.new_name)
+    if ddl.view.is_name_taken(table.schema, name):
+        raise DuplicateTable(f'relation "{name}" already exists')
+    _refuse_views(ddl, table, "rename")
+    ddl.put_table(replace(table, name=name, version=table.version + 1))
+
+
+def _set_schema(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+    from pydistdb.sql.catalog.drop import owned_sequences
+
+    assert action.name is not None
+    schema = ddl.target_schema(Name(table.name, action.name))
+    if schema.oid == table.schema:
+        return
+    names = [table.name, *(index.name for index in table.indexes if index.oid)]
+    for name in names:
+        if ddl.view.is_name_taken(schema.oid, name):
+            raise DuplicateTable(f'relation "{name}" already exists in schema "{schema.name}"')
+    _refuse_views(ddl, table, "move")
+    moved = [table, *owned_sequences(ddl, table.oid)]
+    ddl.put_table(*(replace(each, schema=schema.oid, version=each.version + 1) for each in moved))
+
+
+def _refuse_views(ddl: DdlContext, table: Table, what: str) -> None:
+    """Views hold the text of their query, so what they name must keep its name."""
+    views = depending_views(ddl, table)
+    if views:
+        raise FeatureNotSupported(
+            f'cannot {what} relation "{table.name}" while a view uses it', detail=f"View {views[0].name} uses it."
+        )
+
+
+async def _alter_index(ddl: DdlContext, statement: AlterTable) -> None:
+    found = ddl.view.index_by_name(statement.name.name, statement.name.schema)
+    if found is None:
+        if ddl.view.relation(statement.name.name, statement.name.schema) is not None:
+            raise WrongObjectType(f'"{statement.name.name}" is not an index')
+        if not statement.missing_ok:
+            raise UndefinedTable(f'relation "{ddl.written(statement.name)}" does not exist')
+        ddl.tell(f'relation "{statement.name.name}" does not exist, skipping', "00000")
+        return
+    for action in statement.actions:
+        if action.kind != "rename_table":
+            raise FeatureNotSupported(f"ALTER INDEX {action.kind.replace('_', ' ').upper()} is not supported")
+        assert action.new_name is not None
+        table, index = found
+        name = clip(action.new_name)
+        if ddl.view.is_name_taken(table.schema, name):
+            raise DuplicateTable(f'relation "{name}" already exists')
+        await ddl.ddl.lock_tables([table.oid])
+        ddl.put_table(rename_index(ddl.view.state.tables[table.oid], index, name))
+
+
+def rename_index(table: Table, index: Index, name: str) -> Table:
+    """The table with an index (and the constraint that made it) renamed; a primary key's hidden guard goes along."""
+    indexes = tuple(
+        replace(each, name=name)
+        if each.oid == index.oid or (index.primary and each.oid == 0 and each.name == index.name)
+        else each
+        for each in table.indexes
+    )
+    return replace(table, indexes=indexes, version=table.version + 1)

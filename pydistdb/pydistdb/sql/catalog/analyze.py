@@ -1,0 +1,180 @@
+"""ANALYZE: what the planner wants to know about a table, from one pass over its rows.
+
+Rows are counted exactly; columns are described from a reservoir sample (Vitter's algorithm R) of SAMPLE_ROWS rows, with
+Postgres's own estimators: Haas and Stokes's for the number of distinct values, common values with their frequencies, and
+an equi-depth histogram of the rest (their documentation: manual 76.1; analyze.c's comments name the paper).
+
+VACUUM has nothing to do here: old versions go by themselves (kv garbage collection).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pydistdb_storage.keys import key_encoder
+
+from pydistdb.sql.catalog import keys
+from pydistdb.sql.catalog.backfill import CHUNK_ROWS
+from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.descriptors import Column, ColumnStatistics, Table, TableStatistics
+from pydistdb.sql.catalog.queries import live_columns
+from pydistdb.sql.catalog.state import Change
+from pydistdb.sql.errors import ActiveTransaction
+from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, TableLayout
+from pydistdb.sql.statements import Vacuum
+from pydistdb.sql.types import registry
+from pydistdb.tasks import pause
+
+SAMPLE_ROWS = 30_000
+MOST_COMMON_VALUES = 100
+HISTOGRAM_BUCKETS = 100
+WIDEST_VALUE_BYTES = 1_000
+"""Longer values are left out of the statistics."""
+
+
+async def vacuum(ddl: DdlContext, statement: Vacuum) -> str:
+    """VACUUM and ANALYZE; statistics become visible with the commit."""
+    tag = "VACUUM" if statement.vacuum else "ANALYZE"
+    if statement.vacuum and ddl.in_transaction_block:
+        raise ActiveTransaction("VACUUM cannot run inside a transaction block")
+    tables = [ddl.table(name) for name in statement.tables]
+    if not statement.tables:
+        tables = [table for table in ddl.view.tables() if table.kind == "r"]
+    if not statement.analyze:
+        return tag
+    changes: list[Change] = []
+    for table in tables:
+        statistics = await gather_statistics(ddl, table)
+        changes.append((keys.statistics_key(table.database, table.oid), statistics))
+    # Reading takes long and locks nothing; only writing it down is DDL.
+    await ddl.ddl.open()
+    alive = ddl.view.state.tables
+    ddl.apply([change for change in changes if keys.unpack_key(change[0])[1][1] in alive])
+    return tag
+
+
+async def gather_statistics(ddl: DdlContext, table: Table) -> TableStatistics:
+    """Read the whole table; describe it."""
+    layout = TableLayout.of(table)
+    span = layout.table_span()
+    sample: list[bytes] = []
+    generator = random.Random(table.oid)
+    count = size = 0
+    position: bytes | None = span.start
+    while position is not None:
+        batch = await ddl.transaction.scan(position, span.end, limit=CHUNK_ROWS)
+        for key, value in zip(batch.keys, batch.values, strict=True):
+            if span.identity is not None and key[HASH_IDENTITY_START:HASH_IDENTITY_END] != span.identity:
+                continue
+            count += 1
+            size += len(key) + len(value)
+            if len(sample) < SAMPLE_ROWS:
+                sample.append(value)
+            else:
+                place = generator.randrange(count)
+                if place < SAMPLE_ROWS:
+                    sample[place] = value
+        position = batch.resume
+        ddl.ddl.check_interrupt()
+        await pause(ddl.store.scheduler)
+    rows = [layout.decode(value) for value in sample]
+    columns = {}
+    for column in live_columns(table):
+        columns[column.number] = describe_column(column, [row[column.number - 1] for row in rows], count)
+        await pause(ddl.store.scheduler)
+    return TableStatistics(float(count), size / count if count else 0.0, columns, ddl.context.statement_timestamp)
+
+
+def describe_column(column: Column, values: Sequence[Any], total: int) -> ColumnStatistics:
+    """Statistics of one column from a sample of ``total`` rows' values."""
+    if not values:
+        return ColumnStatistics()
+    io = registry.io(column.type_oid)
+    to_storage = io.to_storage or (lambda value: value)
+    present = [to_storage(value) for value in values if value is not None]
+    null_fraction = 1 - len(present) / len(values)
+    width = round(sum(map(_width, present)) / len(present)) if present else 0
+    hashable = [_hashable(value) for value in present if _width(value) <= WIDEST_VALUE_BYTES]
+    if not hashable:
+        return ColumnStatistics(null_fraction, 0.0 if not present else -1.0, width)
+    counts = Counter(hashable)
+    distinct = estimate_distinct(counts, len(hashable), total * (1 - null_fraction))
+    common = _common_values(counts, len(hashable))
+    sample_size = len(values)
+    minimum = maximum = None
+    histogram: tuple[Any, ...] = ()
+    if io.key_kind is not None:
+        ordered = _sorted(io.key_kind, io.from_storage, counts)
+        minimum, maximum = ordered[0], ordered[-1]
+        taken = {value for value, _ in common}
+        rest = [value for value in ordered if value not in taken]
+        histogram = _histogram([value for value in rest for _ in range(counts[value])], len(rest))
+    return ColumnStatistics(
+        null_fraction,
+        distinct,
+        width,
+        _plain(minimum),
+        _plain(maximum),
+        tuple(_plain(value) for value, _ in common),
+        tuple(count / sample_size for _, count in common),
+        tuple(_plain(value) for value in histogram),
+    )
+
+
+def estimate_distinct(counts: Counter[Any], sample_size: int, total: float) -> float:
+    """Distinct values in all rows, as stadistinct: negative for a share of the rows.
+
+    Haas and Stokes, "Estimating the number of classes in a finite population" (1998), estimator Duj1."""
+    once = sum(1 for count in counts.values() if count == 1)
+    distinct = len(counts)
+    if once == distinct == sample_size:
+        return -1.0
+    if once == 0 or sample_size >= total:
+        estimate = float(distinct)
+    else:
+        estimate = sample_size * distinct / (sample_size - once + once * sample_size / total)
+        estimate = min(max(estimate, float(distinct)), total)
+    return -estimate / total if total and estimate > 0.1 * total else float(round(estimate))
+
+
+def _common_values(counts: Counter[Any], sample_size: int) -> list[tuple[Any, int]]:
+    """Values that are clearly more frequent than the average, most frequent first."""
+    if len(counts) <= MOST_COMMON_VALUES and all(count > 1 for count in counts.values()):
+        return counts.most_common()
+    least = max(2.0, 1.25 * sample_size / len(counts))
+    return [(value, count) for value, count in counts.most_common(MOST_COMMON_VALUES) if count >= least]
+
+
+def _histogram(ordered: list[Any], distinct: int) -> tuple[Any, ...]:
+    """Bounds that cut ``ordered`` into equally populated buckets."""
+    if distinct < 2:
+        return ()
+    buckets = min(HISTOGRAM_BUCKETS, distinct - 1)
+    last = len(ordered) - 1
+    return tuple(ordered[index * last // buckets] for index in range(buckets + 1))
+
+
+def _sorted(kind: str, from_storage: Any, values: Counter[Any]) -> list[Any]:
+    encode = key_encoder([kind])
+    if from_storage is None:
+        return sorted(values, key=lambda value: encode([value]))
+    return sorted(values, key=lambda value: encode([from_storage(_plain(value))]))
+
+
+def _width(value: Any) -> int:
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if isinstance(value, (list, tuple)):
+        return sum(map(_width, value)) + 8
+    return 1 if isinstance(value, bool) else 8
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(_hashable(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

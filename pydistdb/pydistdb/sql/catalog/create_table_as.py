@@ -1,0 +1,44 @@
+"""CREATE TABLE AS: the query's columns make the table, its rows go into the new storage directly."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pydistdb.sql.catalog.backfill import copy_rows
+from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.create_table import already_exists, new_table
+from pydistdb.sql.catalog.garbage import table_garbage
+from pydistdb.sql.catalog.queries import BoundQuery, bind_query, run_bound
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
+from pydistdb.sql.statements import ColumnSpec, CreateTableAs
+from pydistdb.sql.types import registry
+
+
+async def create_table_as(ddl: DdlContext, statement: CreateTableAs) -> str:
+    if statement.temporary:
+        raise FeatureNotSupported("temporary tables are not supported")
+    await ddl.ddl.open()
+    schema = ddl.target_schema(statement.name)
+    if already_exists(ddl, schema, statement.name, statement.if_not_exists):
+        return "CREATE TABLE AS"
+    query = bind_query(ddl, statement.query)
+    if len(statement.columns) > len(query.columns):
+        raise DatabaseError.of("42601", "too many column names were specified")
+    names = [*statement.columns, *(column.name for column in query.columns[len(statement.columns) :])]
+    types = [registry.TEXT if c.type.oid == registry.UNKNOWN.oid else c.type for c in query.columns]
+    specs = [ColumnSpec(name, sql_type) for name, sql_type in zip(names, types, strict=True)]
+    table = await new_table(ddl, schema, statement.name.name, specs)
+    for garbage in table_garbage(table):
+        ddl.ddl.made_storage(garbage, table.storage_id)
+    if not statement.with_data:
+        ddl.put_table(table)
+        return "CREATE TABLE AS"
+    count = await copy_rows(ddl, table, _rows(ddl, query))
+    ddl.put_table(table)
+    return f"SELECT {count}"
+
+
+async def _rows(ddl: DdlContext, query: BoundQuery) -> AsyncIterator[list[list[Any]]]:
+    async for batch in run_bound(ddl, query):
+        yield [list(row) for row in batch]

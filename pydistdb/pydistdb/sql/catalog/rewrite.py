@@ -1,0 +1,103 @@
+"""Giving a table new storage: its rows are read, changed and written again under a new storage id.
+
+The old rows stay where they are until the transaction commits; a rollback only has to clear the new ones.  Needed where
+the rows themselves change (ALTER TYPE, a volatile default) or their keys (a primary key comes or goes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from msgspec.structs import replace
+
+from pydistdb.sql.catalog.backfill import copy_rows, stored_rows
+from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.descriptors import Column, Table
+from pydistdb.sql.catalog.garbage import table_garbage
+from pydistdb.sql.catalog.queries import bind_query, full_name, live_columns, quote, run_bound
+from pydistdb.sql.errors import NotNullViolation
+from pydistdb.sql.functions import registry as functions
+from pydistdb.sql.layout import TableLayout
+from pydistdb.sql.types import registry
+
+Rows = AsyncIterator[list[list[Any]]]
+
+
+async def with_new_storage(ddl: DdlContext, table: Table) -> Table:
+    """The descriptor with empty storage of its own; the old storage goes when the transaction commits."""
+    for garbage in table_garbage(table):
+        ddl.ddl.dropped_storage(garbage)
+    storage_id = await ddl.store.allocate_oids()
+    table = replace(table, storage_id=storage_id, version=table.version + 1)
+    for garbage in table_garbage(table):
+        ddl.ddl.made_storage(garbage, storage_id)
+    return table
+
+
+async def rewrite(ddl: DdlContext, old: Table, new: Table, rows: Rows | None = None) -> Table:
+    """Fill new storage for ``new`` with the rows of ``old`` (or those given), and put it into the overlay."""
+    new = await with_new_storage(ddl, new)
+    await copy_rows(ddl, new, _checked(new, same_rows(ddl, old) if rows is None else rows))
+    # The rows hold every column now: nothing is missing any more.
+    new = replace(new, columns=tuple(replace(column, missing=None) for column in new.columns))
+    ddl.put_table(new)
+    return new
+
+
+async def same_rows(ddl: DdlContext, table: Table) -> Rows:
+    async for chunk in stored_rows(ddl, table):
+        yield [row for _, row in chunk]
+
+
+async def _checked(table: Table, rows: Rows) -> Rows:
+    """Pass rows on, all NOT NULL columns checked and all rows as long as the table is wide."""
+    width = max((column.number for column in table.columns), default=0)
+    required = [column for column in table.columns if column.not_null and not column.dropped]
+    async for chunk in rows:
+        for row in chunk:
+            row.extend([None] * (width - len(row)))
+            for column in required:
+                if row[column.number - 1] is None:
+                    raise contains_nulls(table, column)
+        yield chunk
+
+
+def contains_nulls(table: Table, column: Column) -> NotNullViolation:
+    return NotNullViolation(
+        f'column "{column.name}" of relation "{table.name}" contains null values',
+        table=table.name,
+        column=column.name,
+    )
+
+
+async def computed_rows(ddl: DdlContext, old: Table, column: Column, expression: str) -> Rows:
+    """The rows of ``old`` with ``column`` computed from the others by an SQL expression, fitted to its modifier."""
+    others = [each for each in live_columns(old) if each.number != column.number]
+    base_type = registry.format_type(column.type_oid, -1)
+    if column.type_oid == registry.BPCHAR.oid:
+        base_type = "bpchar"
+    items = [quote(each.name) for each in others] + [f"CAST(({expression}) AS {base_type})"]
+    query = bind_query(ddl, f"SELECT {', '.join(items)} FROM {full_name(ddl, old)}")
+    fit = fitting(column)
+    positions = [each.number - 1 for each in others]
+    width = max(TableLayout.of(old).column_count, column.number)
+    async for batch in run_bound(ddl, query):
+        chunk = []
+        for values in batch:
+            row: list[Any] = [None] * width
+            for position, value in zip(positions, values, strict=False):
+                row[position] = value
+            row[column.number - 1] = fit(values[-1])
+            chunk.append(row)
+        yield chunk
+
+
+def fitting(column: Column) -> Callable[[Any], Any]:
+    """Fits a value to the column's length or precision, as an assignment does."""
+    sql_type = registry.type_by_oid(column.type_oid).with_modifier(column.modifier)
+    coercion = functions.length_coercion(sql_type) if column.modifier >= 0 else None
+    if coercion is None:
+        return lambda value: value
+    implementation, modifier = coercion.implementation, column.modifier
+    return lambda value: None if value is None else implementation(value, modifier, False)

@@ -1,0 +1,225 @@
+"""CREATE and DROP of schemas' and databases' names, COMMENT.
+
+A database is a name space of its own: its schemas, tables and comments carry its oid in their keys.  CREATE DATABASE
+makes an empty one (with schema public), whatever the template, and refuses templates that have tables.
+"""
+
+from __future__ import annotations
+
+from pydistdb.sql.catalog import keys
+from pydistdb.sql.catalog.alter_table import check_role
+from pydistdb.sql.catalog.constraints import column_named
+from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Schema, Table
+from pydistdb.sql.catalog.garbage import table_garbage
+from pydistdb.sql.catalog.naming import clip
+from pydistdb.sql.catalog.state import PUBLIC_OID, Change, DatabaseState
+from pydistdb.sql.errors import (
+    ActiveTransaction,
+    DatabaseError,
+    DuplicateDatabase,
+    DuplicateSchema,
+    FeatureNotSupported,
+    InvalidCatalogName,
+    InvalidParameterValue,
+    ObjectInUse,
+    UndefinedColumn,
+    UndefinedObject,
+    WrongObjectType,
+)
+from pydistdb.sql.statements import Comment, CreateDatabase, CreateSchema, DropDatabase, Name
+from pydistdb.sql.types import registry
+
+SESSIONS_TOPIC = "catalog.sessions"
+SESSIONS_TIMEOUT_NS = 2_000_000_000
+PG_DATABASE, PG_NAMESPACE, PG_CLASS, PG_CONSTRAINT, PG_TYPE = 1262, 2615, 1259, 2606, 1247
+"""Object classes: the oids of the system tables that describe them."""
+_ENCODINGS = frozenset({"utf8", "utf-8", "unicode", "6"})
+_LOCALES = frozenset({"c", "posix", "c.utf-8", "c.utf8", "en_us.utf-8", "en_us.utf8"})
+
+
+async def create_schema(ddl: DdlContext, statement: CreateSchema) -> str:
+    if statement.owner is not None:
+        check_role(statement.owner)
+    await ddl.ddl.open()
+    name = clip(statement.name)
+    if ddl.view.schema_named(name) is not None:
+        if not statement.if_not_exists:
+            raise DuplicateSchema(f'schema "{name}" already exists')
+        ddl.tell(f'schema "{name}" already exists, skipping', "42P06")
+        return "CREATE SCHEMA"
+    if name.startswith("pg_"):
+        raise DatabaseError.of(
+            "42939",
+            f'unacceptable schema name "{name}"',
+            detail='The prefix "pg_" is reserved for system schemas.',
+        )
+    oid = await ddl.store.allocate_oids()
+    database = ddl.database_oid
+    ddl.apply([(keys.schema_key(database, oid), Schema(oid, name, database))])
+    return "CREATE SCHEMA"
+
+
+async def create_database(ddl: DdlContext, statement: CreateDatabase) -> str:
+    if ddl.in_transaction_block:
+        raise ActiveTransaction("CREATE DATABASE cannot run inside a transaction block")
+    await ddl.ddl.open()
+    name = clip(statement.name)
+    _check_database_options(ddl, statement)
+    if name in ddl.view.catalog_state.databases_by_name:
+        raise DuplicateDatabase(f'database "{name}" already exists')
+    oid = await ddl.store.allocate_oids()
+    ddl.apply(
+        [
+            (keys.database_key(oid), DatabaseDescriptor(oid, name)),
+            (keys.schema_key(oid, PUBLIC_OID), Schema(PUBLIC_OID, "public", oid)),
+        ]
+    )
+    return "CREATE DATABASE"
+
+
+def _check_database_options(ddl: DdlContext, statement: CreateDatabase) -> None:
+    for option, value in statement.options.items():
+        match option.lower():
+            case "owner":
+                check_role(value)
+            case "template":
+                template = ddl.view.catalog_state.databases_by_name.get(value)
+                if template is None:
+                    raise InvalidCatalogName(f'template database "{value}" does not exist')
+                if template.tables:
+                    raise FeatureNotSupported("copying a template database that has tables is not supported")
+            case "encoding":
+                if value.lower() not in _ENCODINGS:
+                    raise FeatureNotSupported(f'encoding "{value}" is not supported', detail="All text is UTF8.")
+            case "locale" | "lc_collate" | "lc_ctype" | "collate" | "ctype":
+                if value.lower() not in _LOCALES:
+                    raise DatabaseError.of("42809", f'invalid locale name: "{value}"')
+            case "connection_limit" | "allow_connections" | "is_template" | "strategy" | "oid" | "tablespace":
+                if (option.lower(), value.lower()) not in (("tablespace", "pg_default"), ("connection_limit", "-1")):
+                    raise FeatureNotSupported(f"CREATE DATABASE … {option.upper()} is not supported")
+            case _:
+                raise InvalidParameterValue(f'option "{option}" not recognized')
+
+
+async def drop_database(ddl: DdlContext, statement: DropDatabase) -> str:
+    if ddl.in_transaction_block:
+        raise ActiveTransaction("DROP DATABASE cannot run inside a transaction block")
+    await ddl.ddl.open()
+    found = ddl.view.catalog_state.databases_by_name.get(statement.name)
+    if found is None:
+        message = f'database "{statement.name}" does not exist'
+        if not statement.missing_ok:
+            raise InvalidCatalogName(message)
+        ddl.tell(message + ", skipping", "00000")
+        return "DROP DATABASE"
+    if statement.name in ("template0", "template1"):
+        raise WrongObjectType("cannot drop a template database")
+    if statement.name == ddl.database_name:
+        raise ObjectInUse("cannot drop the currently open database")
+    await _refuse_other_sessions(ddl, statement)
+    await ddl.ddl.lock_tables(found.tables)
+    ddl.apply(_everything_in(ddl, found))
+    return "DROP DATABASE"
+
+
+async def _refuse_other_sessions(ddl: DdlContext, statement: DropDatabase) -> None:
+    """Every node answers with the number of its sessions in the database (the session layer registers the handler)."""
+    answers = await ddl.store.database.broadcast(SESSIONS_TOPIC, statement.name.encode(), SESSIONS_TIMEOUT_NS)
+    count = sum(int(answer) for answer in answers.values() if answer)
+    if count:
+        plural = "is 1 other session" if count == 1 else f"are {count} other sessions"
+        raise ObjectInUse(
+            f'database "{statement.name}" is being accessed by other users',
+            detail=f"There {plural} using the database.",
+        )
+
+
+def _everything_in(ddl: DdlContext, database: DatabaseState) -> list[Change]:
+    oid = database.descriptor.oid
+    changes: list[Change] = [(keys.table_key(oid, table), None) for table in database.tables]
+    changes += [(keys.schema_key(oid, schema.oid), None) for schema in database.schemas.values() if schema.database]
+    changes += [(keys.comment_key(oid, *comment), None) for comment in database.comments]
+    changes += [(keys.statistics_key(oid, table), None) for table in database.statistics]
+    groups = ddl.view.catalog_state.groups.values()
+    changes += [(keys.group_key(group.group), None) for group in groups if group.database == oid]
+    changes.append((keys.database_key(oid), None))
+    for table in database.tables.values():
+        if table.kind != "v":
+            for garbage in table_garbage(table):
+                ddl.ddl.dropped_storage(garbage)
+    return changes
+
+
+# ---------------------------------------------------------------------------------------------------- COMMENT
+
+
+async def comment(ddl: DdlContext, statement: Comment) -> str:
+    await ddl.ddl.open()
+    object_class, oid, sub_id = _commented(ddl, statement)
+    text = statement.text or None
+    ddl.apply([(keys.comment_key(ddl.database_oid, object_class, oid, sub_id), text)])
+    return "COMMENT"
+
+
+def _commented(ddl: DdlContext, statement: Comment) -> tuple[int, int, int]:
+    """(class, oid, column number) of what the comment is about."""
+    *qualifiers, last = statement.name
+    match statement.kind:
+        case "table" | "view" | "sequence":
+            kinds = {"table": "r", "view": "v", "sequence": "S"}[statement.kind]
+            return PG_CLASS, ddl.table(_name(statement.name), kinds).oid, 0
+        case "index":
+            name = _name(statement.name)
+            found = ddl.view.index_by_name(name.name, name.schema)
+            if found is None:
+                raise UndefinedObject(f'relation "{ddl.written(name)}" does not exist')
+            return PG_CLASS, found[1].oid, 0
+        case "column":
+            table = ddl.table(_name(tuple(qualifiers)), "rv")
+            column = column_named(table, last)
+            if column is None:
+                raise UndefinedColumn(f'column "{last}" of relation "{table.name}" does not exist')
+            return PG_CLASS, table.oid, column.number
+        case "schema":
+            return PG_NAMESPACE, ddl.schema(last).oid, 0
+        case "database":
+            found_database = ddl.view.catalog_state.databases_by_name.get(last)
+            if found_database is None:
+                raise InvalidCatalogName(f'database "{last}" does not exist')
+            return PG_DATABASE, found_database.descriptor.oid, 0
+        case "tabconstraint" | "constraint":
+            table = ddl.table(_name(tuple(qualifiers)))
+            return PG_CONSTRAINT, _constraint_oid(table, last), 0
+        case "type":
+            sql_type = registry.type_by_name(last)
+            if sql_type is None:
+                raise UndefinedObject(f'type "{last}" does not exist')
+            return PG_TYPE, sql_type.oid, 0
+        case _:
+            raise FeatureNotSupported(f"COMMENT ON {statement.kind.upper()} is not supported")
+
+
+def _constraint_oid(table: Table, name: str) -> int:
+    for check in table.checks:
+        if check.name == name:
+            return check.oid
+    for key in table.foreign_keys:
+        if key.name == name:
+            return key.oid
+    for index in table.indexes:
+        if index.oid and index.constraint and index.name == name:
+            return index.oid + CONSTRAINT_OID_OFFSET
+    raise UndefinedObject(f'constraint "{name}" for table "{table.name}" does not exist')
+
+
+CONSTRAINT_OID_OFFSET = 1 << 31
+"""A key's constraint and its index share one descriptor: the constraint's oid in pg_constraint is the index's plus this."""
+
+
+def _name(parts: tuple[str, ...]) -> Name:
+    if len(parts) > 3:
+        raise DatabaseError.of("42601", f"improper qualified name (too many dotted names): {'.'.join(parts)}")
+    padded: tuple[str | None, ...] = (None,) * (3 - len(parts)) + parts
+    assert padded[2] is not None
+    return Name(padded[2], padded[1], padded[0])

@@ -1,0 +1,199 @@
+"""CREATE VIEW: a view is the text of its query, made safe against what may change around it.
+
+Before it is stored, the query is rewritten so that it goes on meaning the same: a bare ``*`` becomes the columns it
+stands for, and table names get their schema, whatever the search_path of whoever reads the view later::
+
+    CREATE VIEW v AS SELECT * FROM t          ->  SELECT a, b FROM public.t
+
+The rewriting works on the scanner's tokens and is checked by binding the result: it must have the same columns, or the
+text stays as it was.  The descriptor lists the relations that the query uses (``depends_on``), for DROP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from pydistdb.sql.bind.cutting import Tokens
+from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.create_table import new_table
+from pydistdb.sql.catalog.dependencies import quoted
+from pydistdb.sql.catalog.descriptors import Column, Table
+from pydistdb.sql.catalog.naming import clip
+from pydistdb.sql.catalog.queries import bind_query
+from pydistdb.sql.catalog.view import CatalogView, Relation
+from pydistdb.sql.errors import (
+    DatabaseError,
+    DuplicateColumn,
+    DuplicateTable,
+    FeatureNotSupported,
+    InvalidTableDefinition,
+)
+from pydistdb.sql.statements import ColumnSpec, CreateView
+from pydistdb.sql.tree import OutputColumn
+from pydistdb.sql.types import registry
+
+_BEFORE_RELATION = frozenset({"FROM", "JOIN", "ASCII_44", "ASCII_40", "ONLY"})
+
+
+class RecordingView:
+    """A CatalogView that remembers which relations were asked for."""
+
+    def __init__(self, inner: CatalogView) -> None:
+        self._inner = inner
+        self.found: dict[tuple[str, str | None], Relation] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def relation(self, name: str, schema: str | None = None) -> Relation | None:
+        relation = self._inner.relation(name, schema)
+        if relation is not None:
+            self.found[name, schema] = relation
+        return relation
+
+    def tables_found(self) -> list[Table]:
+        return list({table.oid: table for table in self.found.values() if isinstance(table, Table)}.values())
+
+
+async def create_view(ddl: DdlContext, statement: CreateView) -> str:
+    if statement.temporary:
+        raise FeatureNotSupported("temporary views are not supported")
+    await ddl.ddl.open()
+    schema = ddl.target_schema(statement.name)
+    name = clip(statement.name.name)
+    old = None
+    if ddl.view.is_name_taken(schema.oid, name):
+        old = ddl.view.state.relations.get((schema.oid, name))
+        if not statement.replace or old is None:
+            raise DuplicateTable(f'relation "{name}" already exists')
+        if old.kind != "v":
+            raise ddl.wrong_kind(statement.name, "v")
+    recording = RecordingView(ddl.view)
+    query = bind_query(ddl, statement.query, recording)
+    names = _column_names(query.columns, statement.columns)
+    definition = stable_text(ddl, statement.query, recording, query.columns)
+    specs = [ColumnSpec(n, _storable(column)) for n, column in zip(names, query.columns, strict=True)]
+    uses = tuple(direct_uses(recording.tables_found()))
+    if old is not None:
+        await ddl.ddl.lock_tables([old.oid])
+        ddl.put_table(_replaced(old, specs, definition, uses))
+    else:
+        table = await new_table(ddl, schema, name, specs, kind="v")
+        ddl.put_table(replace(table, definition=definition, depends_on=uses))
+    return "CREATE VIEW"
+
+
+def _storable(column: OutputColumn) -> Any:
+    """An untyped literal becomes text, as in Postgres."""
+    return registry.TEXT if column.type.oid == registry.UNKNOWN.oid else column.type
+
+
+def _column_names(columns: Sequence[OutputColumn], given: Sequence[str]) -> list[str]:
+    if len(given) > len(columns):
+        raise DatabaseError.of("42601", "CREATE VIEW specifies more column names than columns")
+    names = [*given, *(column.name for column in columns[len(given) :])]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise DuplicateColumn(f'column "{name}" specified more than once')
+    return names
+
+
+def _replaced(old: Table, specs: Sequence[ColumnSpec], definition: str, uses: tuple[int, ...]) -> Table:
+    """The old view with a new query: it may only gain columns at the end."""
+    if len(specs) < len(old.columns):
+        raise InvalidTableDefinition("cannot drop columns from view")
+    for column, spec in zip(old.columns, specs, strict=False):
+        if column.name != spec.name:
+            raise InvalidTableDefinition(
+                f'cannot change name of view column "{column.name}" to "{spec.name}"',
+                hint="Use ALTER VIEW ... RENAME COLUMN ... to change name of view column instead.",
+            )
+        if (column.type_oid, column.modifier) != (spec.type.oid, spec.type.modifier):
+            raise InvalidTableDefinition(
+                f'cannot change data type of view column "{column.name}" from '
+                f"{registry.format_type(column.type_oid, column.modifier)} to "
+                f"{registry.format_type(spec.type.oid, spec.type.modifier)}"
+            )
+    columns = tuple(Column(i, spec.name, spec.type.oid, spec.type.modifier) for i, spec in enumerate(specs, 1))
+    return replace(old, columns=columns, definition=definition, depends_on=uses, version=old.version + 1)
+
+
+def direct_uses(found: Sequence[Table]) -> list[int]:
+    """The relations that a query names itself: binding a view asks for what lies below it as well."""
+    below = {oid for table in found if table.kind == "v" for oid in table.depends_on}
+    return [table.oid for table in found if table.oid not in below]
+
+
+def relations_used(view: Table) -> frozenset[int]:
+    return frozenset(view.depends_on)
+
+
+# ---------------------------------------------------------------------------------------------------- the text
+
+
+def stable_text(ddl: DdlContext, text: str, recording: RecordingView, columns: Sequence[OutputColumn]) -> str:
+    """The query with its star and its table names spelt out, as far as that leaves it the same query."""
+    text = text.strip().rstrip(";").strip()
+    for candidate in (_qualified(ddl, _without_star(text, columns), recording), _qualified(ddl, text, recording)):
+        if candidate != text and _has_columns(ddl, candidate, columns):
+            return candidate
+    return text
+
+
+def _has_columns(ddl: DdlContext, text: str, columns: Sequence[OutputColumn]) -> bool:
+    try:
+        bound = bind_query(ddl, text).columns
+    except DatabaseError:
+        return False
+    return [(c.name, c.type) for c in bound] == [(c.name, c.type) for c in columns]
+
+
+def _without_star(text: str, columns: Sequence[OutputColumn]) -> str:
+    """``SELECT * FROM`` with the columns' names for the star."""
+    tokens = Tokens(text)
+    if tokens.names[:3] != ["SELECT", "ASCII_42", "FROM"]:
+        return text
+    names = ", ".join(quoted(column.name) for column in columns)
+    return text[: tokens.starts[1]] + names + text[tokens.ends[1] :]
+
+
+def _qualified(ddl: DdlContext, text: str, recording: RecordingView) -> str:
+    """The query with a schema before every unqualified table name."""
+    schemas = ddl.view.state.schemas
+    known = {
+        name: schemas[relation.schema].name
+        for (name, schema), relation in recording.found.items()
+        if schema is None and isinstance(relation, Table)
+    }
+    tokens = Tokens(text)
+    pieces: list[str] = []
+    position = 0
+    for index, (start, end) in enumerate(zip(tokens.starts, tokens.ends, strict=True)):
+        written = text[start:end]
+        name = written[1:-1].replace('""', '"') if written.startswith('"') else written.lower()
+        if name not in known or not index or tokens.names[index - 1] not in _BEFORE_RELATION:
+            continue
+        following = tokens.names[index + 1] if index + 1 < len(tokens.names) else ""
+        if following in ("ASCII_40", "ASCII_46") or not _in_from(tokens, index):
+            continue
+        pieces += [text[position:start], f"{quoted(known[name])}.{written}"]
+        position = end
+    pieces.append(text[position:])
+    return "".join(pieces)
+
+
+_CLAUSES = frozenset(
+    {"SELECT", "FROM", "WHERE", "GROUP_P", "HAVING", "ORDER", "LIMIT", "ON", "USING", "WINDOW", "JOIN"}
+)
+
+
+def _in_from(tokens: Tokens, index: int) -> bool:
+    """Whether the token stands in a FROM list: the nearest clause keyword before it, on its level or above, is FROM."""
+    depth = tokens.depths[index]
+    for before in range(index - 1, -1, -1):
+        if tokens.depths[before] <= depth and tokens.names[before] in _CLAUSES:
+            return tokens.names[before] in ("FROM", "JOIN")
+    return False
