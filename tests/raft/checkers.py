@@ -8,17 +8,20 @@
 * **Linearizability**: a read sees everything that was acknowledged to anybody, as written or as read, before it began.
   The state is a prefix of the log, so it is enough to compare indexes.
 
-``observe`` is called with a node after every step; ``handed_out`` with every Ready.
+``observe`` is called with a node after every step, ``handed_out`` with every Ready, ``written`` with every write that
+has become durable, ``sent`` with every message.  Entries count once they are durable or sent: what a crash undoes before
+that has never existed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydistdb.raft import Compacted, Entry, PeerId, RaftNode, Ready, Role
+from pydistdb.raft import Compacted, Entry, Message, PeerId, RaftNode, Ready, Role
+from pydistdb.raft.messages import Append
 
 if TYPE_CHECKING:
-    from tests.raft.cluster import Cluster, Member
+    from tests.raft.disk import Write
 
 
 class Violation(AssertionError):
@@ -37,33 +40,32 @@ class Checkers:
         self.reads_checked = 0
         self.lease_reads_checked = 0
 
-    def watch(self, cluster: Cluster) -> None:
-        """Check a scripted cluster at every Ready."""
-
-        def on_ready(member: Member, ready: Ready) -> None:
-            self.handed_out(member.node, ready)
-            self.observe(member.node)
-
-        cluster.on_ready = on_ready
-
     def restarted(self, peer: PeerId) -> None:
         self.commit_seen.pop(peer, None)
 
     def handed_out(self, node: RaftNode, ready: Ready) -> None:
-        log = node._state.log
-        if ready.entries:
-            try:
-                before = log.term(ready.entries[0].index - 1)
-            except Compacted:
-                before = -1
-            for entry in ready.entries:
-                known = self.entries.setdefault((entry.index, entry.term), (before, entry))
-                if known[1] != entry or (before >= 0 <= known[0] != before):
-                    raise Violation(f"log matching: {node._state.peer} has {entry}, elsewhere it is {known}")
-                before = entry.term
+        """Check a Ready: what it applies is decided, except for what it only decides by being written."""
         if not ready.committed_on_persist:
             for entry in ready.committed:
                 self._decided(node._state.peer, entry)
+
+    def written(self, write: Write) -> None:
+        """Check what has become durable."""
+        self._matching(write.before_term, write.ready.entries)
+        for entry in write.ready.committed:
+            self._decided(0, entry)
+
+    def sent(self, message: Message) -> None:
+        """Check what others get to see."""
+        if isinstance(message, Append):
+            self._matching(message.log_term, message.entries)
+
+    def _matching(self, before: int, entries: list[Entry]) -> None:
+        for entry in entries:
+            known = self.entries.setdefault((entry.index, entry.term), (before, entry))
+            if known[1] != entry or (before >= 0 <= known[0] != before):
+                raise Violation(f"log matching: {entry} after term {before}, elsewhere it is {known}")
+            before = entry.term
 
     def observe(self, node: RaftNode) -> None:
         """Check a node after something happened to it."""

@@ -16,6 +16,7 @@ from pydistdb.raft import (
     MEMBERSHIP,
     REMOVE,
     Change,
+    Compacted,
     ConfChange,
     Config,
     HardState,
@@ -30,6 +31,7 @@ from pydistdb.raft import (
 )
 from pydistdb.raft.membership import describe
 
+from tests.raft.checkers import Checkers
 from tests.raft.disk import Disk, Write
 from tests.support.golden import Command
 
@@ -47,6 +49,8 @@ class Member:
         self.alive = True
         self.held = False
         """Writes wait for ``sync``."""
+        self.apply_early = False
+        """Membership changes take effect when their write is submitted, not when it is durable."""
 
     def restart(self, now_ns: int) -> None:
         self.node = RaftNode(self.config, self.disk, self.rand, now_ns)
@@ -60,18 +64,36 @@ class Member:
         """Take a Ready and queue its writes; its ``messages`` may go."""
         ready = self.node.ready()
         write = Write(ready)
+        if ready.entries:
+            try:
+                write.before_term = self.node._state.log.term(ready.entries[0].index - 1)
+            except Compacted:
+                pass
+        if self.apply_early:
+            self._apply_memberships(write)
         self.disk.submit(write)
         return ready
 
     def sync(self) -> Write:
         """Make the oldest write durable and tell the node; its ``messages_after_persist`` may go."""
-        ready = self.disk.queue[0].ready
-        for entry in ready.committed:
-            if entry.kind == MEMBERSHIP:
-                self.disk.queue[0].memberships[entry.index] = self.node.apply_membership(decode_conf_change(entry.data))
-        write = self.disk.sync()
-        self.node.advance(ready)
+        write = self.disk.queue[0]
+        if not self.apply_early:
+            self._apply_memberships(write)
+        self.disk.sync()
+        self.node.advance(write.ready)
         return write
+
+    def sync_silently(self) -> Write:
+        """Make the oldest write durable just before a crash: nobody hears of it."""
+        write = self.disk.queue[0]
+        if not self.apply_early:
+            self._apply_memberships(write)
+        return self.disk.sync()
+
+    def _apply_memberships(self, write: Write) -> None:
+        for entry in write.ready.committed:
+            if entry.kind == MEMBERSHIP:
+                write.memberships[entry.index] = self.node.apply_membership(decode_conf_change(entry.data))
 
 
 def show_message(message: Message) -> str:
@@ -107,7 +129,7 @@ class Cluster:
         self.output: list[str] = []
         self.seen: dict[PeerId, tuple[Role, int, PeerId]] = {}
         self.config = Config(peer=1, tick_interval_ns=TICK_NS)
-        self.on_ready: Callable[[Member, Ready], None] = lambda member, ready: None
+        self.checkers = Checkers()
         self.show_messages = True
 
     # ---- the machinery
@@ -134,7 +156,8 @@ class Cluster:
 
     def _carry_out(self, peer: PeerId, member: Member) -> None:
         ready = member.take()
-        self.on_ready(member, ready)
+        self.checkers.handed_out(member.node, ready)
+        self.checkers.observe(member.node)
         self._note_role(peer, member)
         self.queue += ready.messages
         for state in ready.read_states:
@@ -148,6 +171,8 @@ class Cluster:
     def sync(self, peer: PeerId) -> None:
         member = self.members[peer]
         write = member.sync()
+        self.checkers.written(write)
+        self.checkers.observe(member.node)
         ready = write.ready
         self.queue += ready.messages_after_persist
         if ready.snapshot is not None:
@@ -173,6 +198,7 @@ class Cluster:
         if self.show_messages:
             self.output.append(show_message(message) + ("  LOST" if lost else ""))
         if not lost and target is not None:
+            self.checkers.sent(message)
             target.node.step(message, self.now_ns)
 
     def add(self, peer: PeerId, membership: Membership, skip_log: bool = False) -> Member:
@@ -322,6 +348,7 @@ class Cluster:
         """restart 1: from what is on disk"""
         peer = int(command.arguments[0])
         self.members[peer].restart(self.now_ns)
+        self.checkers.restarted(peer)
         self.seen[peer] = (Role.FOLLOWER, self.members[peer].node.term, 0)
 
     def do_hold(self, command: Command) -> None:

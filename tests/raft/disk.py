@@ -38,6 +38,8 @@ class Write:
     ready: Ready
     memberships: dict[int, Membership] = field(default_factory=dict)
     """Applied index → membership in force from there."""
+    before_term: int = -1
+    """Term of the entry before the first one; -1 if it is compacted."""
 
 
 class Reader:
@@ -63,10 +65,11 @@ class Disk:
     def __init__(self, membership: Membership, skip_log: bool = False) -> None:
         self.hard_state = HardState()
         self.membership = membership
-        self.applied = 0
+        # The founding members share a state that is not in the log, so their log begins behind index 1 (storage.py).
+        self.applied = 1 if membership.voters else 0
         self.applied_term = 0
         self.commands: list[tuple[int, bytes]] = []
-        self.first = 1
+        self.first = self.applied + 1
         self.before_term = 0
         self.log: list[Entry] = []
         self.staged: list[bytes] = []
@@ -171,5 +174,6 @@ class Disk:
         self.staged = []
 
     def set_log(self, terms: list[int]) -> None:
-        """Start out with one entry per term given."""
+        """Start out with one entry per term given, from index 1."""
+        self.applied, self.first, self.before_term = 0, 1, 0
         self.log = [Entry(index, term, NORMAL, b"%d" % index) for index, term in enumerate(terms, 1)]

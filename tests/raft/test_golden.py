@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.raft.checkers import Checkers
 from tests.raft.cluster import Cluster
 from tests.support import golden
 
@@ -15,6 +14,4 @@ SCRIPTS = sorted((Path(__file__).parent / "golden").glob("*.txt"))
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_script(path: Path) -> None:
-    cluster = Cluster()
-    Checkers().watch(cluster)
-    golden.run(cluster.execute, path)
+    golden.run(Cluster().execute, path)

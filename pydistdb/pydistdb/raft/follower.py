@@ -26,6 +26,7 @@ def handle_append(state: State, message: Append) -> None:
         state.messages_after_persist.append(AppendResponse(message.sender, state.peer, state.term, log.committed))
         return
     if (before == log.last_index and message.log_term == log.last_term) or log.matches(before, message.log_term):
+        assert state.membership.voters, "a newcomer starts from a snapshot (storage.py)"
         entries = message.entries
         last = before
         if entries:

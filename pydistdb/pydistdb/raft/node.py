@@ -294,12 +294,8 @@ class RaftNode:
                 size += len(entry.data)
             state.uncommitted_bytes = max(0, state.uncommitted_bytes - size)
         messages, after = state.messages, state.messages_after_persist
-        if state.hold_messages and messages:
+        if state.hold_messages:
             messages, after = [], messages + after
-            state.messages = []
-        elif messages:
-            state.messages = []
-        state.messages_after_persist = []
         ready = Ready(
             state.role,
             state.leader,
@@ -315,11 +311,10 @@ class RaftNode:
             state.snapshot,
             state.snapshot_chunks,
         )
-        state.read_states = []
-        state.dropped_reads = []
-        if ready.snapshot_chunks:
-            state.snapshot_chunks = []
-            state.snapshot = None
+        # The Ready owns its lists from here on, empty or not.
+        state.messages, state.messages_after_persist = [], []
+        state.read_states, state.dropped_reads = [], []
+        state.snapshot, state.snapshot_chunks = None, []
         self._reported = (state.role, state.leader)
         return ready
 

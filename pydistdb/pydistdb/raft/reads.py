@@ -15,6 +15,9 @@ was the leader, and nobody else had been elected.  Two things follow:
       leader    start of round ├───────────────────── lease ───────────────────┤ drift margin │
       follower          hears it ├───────────────────── promise ──────────────────────────────────┤
 
+A read under the lease is linearizable once the commit index as of its arrival is applied.  (What is committed but not
+applied here has been acknowledged to nobody by this leader; but a follower may have applied it, and served it.)
+
 There is no lease
 * before an entry of this term is committed: the commit index may be behind what earlier leaders acknowledged;
 * once leadership has been offered to another node, for the rest of the term: the offer may be delivered late;

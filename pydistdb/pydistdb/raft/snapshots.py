@@ -12,7 +12,8 @@ the last one comes ``Ready.snapshot``, which says: install what was staged.
 
 A chunk out of order is dropped and answered with the number that was expected; the leader then goes back to it (at once
 the first time, later by a timer).  Every attempt has its own ``stream`` number, so chunks of an abandoned one can't be
-mixed in.  A receiver that has lost its staging (a restart) expects 0, and the leader starts over.
+mixed in.  A receiver that has lost its staging (a restart) expects 0; if nothing moves until the timer runs out the
+leader starts over.
 """
 
 from __future__ import annotations
@@ -72,9 +73,10 @@ def handle_snapshot_response(state: State, message: SnapshotResponse) -> None:
         news = True
     if news:
         sender.idle_ticks = 0
+        sender.seems_lost = False
         state.append_wanted = True
     elif message.expected < sender.next_number - len(unacked):
-        restart_snapshot(state, progress)  # the follower has lost what it had acknowledged
+        sender.seems_lost = True  # or this is an old answer: see whether anything moves until the timer runs out
     elif unacked and sender.resent_number < message.expected:
         sender.resent_number = message.expected
         for chunk in unacked:
@@ -97,7 +99,9 @@ def tick_snapshot(state: State, progress: Progress) -> None:
     if sender.idle_ticks < state.config.snapshot_resend_ticks:
         return
     sender.idle_ticks = 0
-    if sender.unacked:
+    if sender.seems_lost:
+        restart_snapshot(state, progress)
+    elif sender.unacked:
         for chunk in sender.unacked:
             _send_chunk(state, progress.peer, sender, chunk)
     elif sender.all_read:
@@ -134,6 +138,8 @@ def handle_install_snapshot(state: State, message: InstallSnapshot) -> None:
         and incoming.stream == message.stream
     )
     if not known:
+        if incoming is not None and incoming.is_newer_than(message):
+            return
         if message.number == 0:
             state.incoming = incoming = IncomingSnapshot(message.sender, message.term, message.stream)
         else:

@@ -51,6 +51,10 @@ class IncomingSnapshot:
         self.stream = stream
         self.expected = 0
 
+    def is_newer_than(self, message: InstallSnapshot) -> bool:
+        """Whether ``message`` is of an attempt that the same leader has given up."""
+        return (self.sender, self.term) == (message.sender, message.term) and self.stream > message.stream
+
 
 class State:
     __slots__ = (

@@ -1,4 +1,15 @@
-"""What a node reads back from disk: its log, its first state, snapshots.  All writing goes through ``Ready``."""
+"""What a node reads back from disk: its log, its first state, snapshots.  All writing goes through ``Ready``.
+
+Starting a group
+----------------
+The founding members start with equal states and an equal membership, none of which is in the log.  A newcomer must not
+replay the log onto nothing: so the founders' log begins *behind* index 1.  Their storage says
+
+    initial_state() == (HardState(), membership, 1)       first_index() == 2, last_index() == 1, term(1) == 0
+
+and a newcomer's says ``(HardState(), Membership(), 0)``, 1, 0, term(0) == 0: it will be sent a snapshot.  A hard state of
+term 0 also tells that this node has never promised anything to a leader (election.py).
+"""
 
 from __future__ import annotations
 

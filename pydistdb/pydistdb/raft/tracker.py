@@ -31,7 +31,7 @@ class PeerState(IntEnum):
 class SnapshotSender:
     """One snapshot on its way to one follower: a window of chunks read but not acknowledged."""
 
-    __slots__ = ("all_read", "idle_ticks", "next_number", "reader", "resent_number", "stream", "unacked")
+    __slots__ = ("all_read", "idle_ticks", "next_number", "reader", "resent_number", "seems_lost", "stream", "unacked")
 
     def __init__(self, reader: SnapshotReader, stream: int) -> None:
         self.reader = reader
@@ -41,6 +41,7 @@ class SnapshotSender:
         self.unacked: deque[tuple[int, bytes, bool]] = deque()
         self.idle_ticks = 0
         self.resent_number = -1
+        self.seems_lost = False
 
 
 class Progress:
