@@ -122,6 +122,10 @@ class TransactionTooLarge(KVError):
     """The write buffer passed its limit (54000)."""
 
 
+class DiskFull(KVError):
+    """This node's disk takes no writes at present; nothing was written, and reads go on (53100)."""
+
+
 class ClockOutOfBounds(KVError):
     """This node's clock is outside --max-clock-offset; it serves nothing until mended (58000)."""
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol, cast
 
-from pydistdb_storage.engine import Engine, WriteBatch
+from pydistdb_storage.engine import Engine, Space, WriteBatch
 from pydistdb_storage.errors import StorageError
 
+from pydistdb.kv.command import Clear, Write
 from pydistdb.tasks import Scheduler
 
 Done = Callable[[StorageError | None], None]
@@ -83,3 +84,83 @@ class InlineCommitter:
                 done(error)
         if self._waiting:
             self._schedule()
+
+
+class RoundItem(Protocol):
+    """What a round carries for one replica."""
+
+    def finish(self) -> None:
+        """Go on, now that the round is durable."""
+
+    def voided(self) -> list[object]:
+        """Fail the commands that may still be taken back after a failed write; return their writes and clears."""
+
+
+class Round:
+    """What the next apply will write, for all ranges together.
+
+    Writes are kept apart by space, so that the engine gets long runs of one kind.  A clear goes before the writes of its
+    batch; where a clear must follow writes of the same round, another batch begins.
+    """
+
+    __slots__ = ("_writes", "batches", "cleared", "items", "size", "states")
+
+    def __init__(self) -> None:
+        self.batches: list[WriteBatch] = []
+        self.items: list[RoundItem] = []
+        self.states: dict[bytes, Callable[[], bytes]] = {}
+        """STATE records that are written once per batch, however often they changed: key → current value."""
+        self.size = 0
+        self._writes: tuple[list[Write], ...] = tuple([] for _ in Space)
+        self.cleared: list[Clear] = []
+
+    def write(self, write: Write) -> None:
+        self._writes[write[0]].append(write)
+        self.size += 1
+
+    def write_all(self, writes: list[Write]) -> None:
+        by_space = self._writes
+        for write in writes:
+            by_space[write[0]].append(write)
+        self.size += len(writes)
+
+    def clear(self, clear: Clear) -> None:
+        """Delete every key in a span; writes of this round that came before are affected too."""
+        if self._writes[clear[0]]:
+            self.seal()
+        self.cleared.append(clear)
+        self.size += 1
+
+    def seal(self) -> None:
+        """End the current batch: what follows is written after it."""
+        batch = WriteBatch()
+        batch.cleared = cast("list[tuple[Space, bytes, bytes]]", self.cleared)
+        operations: list[Any] = []
+        for writes in self._writes:
+            operations.extend(writes)
+        for key, value in self.states.items():
+            operations.append((Space.STATE, key, value()))
+        batch.operations = operations
+        if len(batch):
+            self.batches.append(batch)
+        self._writes = tuple([] for _ in Space)
+        self.cleared = []
+        self.states = {}
+
+    def is_empty(self) -> bool:
+        return not (self.size or self.states or self.items or self.batches)
+
+    def pending(self, space: Space, start: bytes, end: bytes) -> list[Write]:
+        """The writes of this round to [start, end), in order."""
+        found: list[Write] = []
+        for batch in self.batches:
+            found.extend(op for op in batch.operations if op[0] == space and start <= op[1] < end)
+        found.extend(write for write in self._writes[space] if start <= write[1] < end)
+        return found
+
+    def without_voided(self) -> None:
+        """After a failed apply: take back what may be taken back, so that the rest fits a full disk more easily."""
+        gone = {id(write) for item in self.items for write in item.voided()}
+        for batch in self.batches:
+            batch.operations = [op for op in batch.operations if id(op) not in gone]
+            batch.cleared = [span for span in batch.cleared if id(span) not in gone]

@@ -1,0 +1,481 @@
+"""Who belongs to the cluster: bootstrap, join, the registry of nodes, and the pings that keep everybody informed.
+
+**Bootstrap** makes a cluster of one: an identity, and one range over all keys with this node as its only replica.
+
+**Join.**  A new process asks any node; the request ends up at the leaseholder of range 1, which takes the next number
+from a counter and writes the node's record, both in one command.  A node id is never given twice.  A name that is
+already taken means that the node of that name has lost its store: it gets a new id, and the old record is marked
+REPLACED, which tells the replicate queue that its replicas will never return::
+
+    n3 (id 3) loses its disk, starts empty, joins as "n3"  →  record 3: REPLACED, record 4: "n3" ACTIVE
+
+A request repeated because its answer got lost carries the same nonce and gets the same id.
+
+**Registry.**  Every node keeps all records, in its store too, so that after a restart of everything at once the nodes
+find each other before any range has a leader.  A record has a version that only grows.  Each ping carries a digest of
+the sender's registry; whoever sees another digest than his own exchanges records with the sender and keeps the newer of
+each.  A node that comes back under another address just raises the version of its own record.  The leaseholder of range
+1 copies what it learns into the range (``b"\\x02node/"``), where SQL can see it.
+
+**Pings** (every 200 ms) also carry clocks, support (liveness.py), the replication factor, load, and where range 1 is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+from pydistdb_storage import mvcc
+from pydistdb_storage.engine import Engine, Space, WriteBatch
+from pydistdb_storage.keys import prefix_end
+
+from pydistdb.kv.api import KVError, RangeUnavailable, Timestamp
+from pydistdb.kv.command import ProposalLost
+from pydistdb.kv.descriptor import (
+    FIRST_RANGE_ID,
+    KEY_MAX,
+    KEY_MIN,
+    NODE_COUNTER_KEY,
+    NODE_PREFIX,
+    RANGE_COUNTER_KEY,
+    REPLICATION_FACTOR_KEY,
+    NodeId,
+    NodeIdentity,
+    NodeRecord,
+    NodeState,
+    RangeDescriptor,
+    ReplicaDescriptor,
+    decode_descriptor,
+    decode_identity,
+    decode_node,
+    encode_descriptor,
+    encode_identity,
+    encode_node,
+    meta_key,
+    node_key,
+)
+from pydistdb.kv.hlc import HybridClock, OffsetMonitor
+from pydistdb.kv.multiraft import MultiRaft
+from pydistdb.kv.placement.directory import Directory
+from pydistdb.kv.range_log import descriptor_key, initial_state, state_key
+from pydistdb.kv.transport import Message, Ping, Pong, RaftEnvelope, register
+from pydistdb.tasks import Completion, Scheduler, sleep
+
+logger = logging.getLogger(__name__)
+
+IDENTITY_KEY = b"identity"
+REGISTRY_KEY = b"registry"
+DEFAULT_REPLICATION_FACTOR = 3
+MAX_NODES = 1_000
+_RECONCILE_PINGS = 5
+
+_decode_registry = msgspec.msgpack.Decoder(list[NodeRecord]).decode
+_encode_registry = msgspec.msgpack.Encoder().encode
+
+
+class JoinRequest(Message):
+    """ "Let me in": the record's node id is 0."""
+
+    record: NodeRecord
+    forwarded: bool = False
+
+
+class JoinReply(Message):
+    cluster_id: bytes
+    node_id: NodeId
+    nodes: list[NodeRecord]
+
+
+class JoinRefused(Message):
+    """Try again (``reason``), perhaps elsewhere."""
+
+    reason: str
+
+
+class RegistryExchange(Message):
+    """The sender's records; the answer brings the receiver's."""
+
+    nodes: list[NodeRecord]
+
+
+register(JoinRequest, JoinReply, JoinRefused, RegistryExchange)
+
+
+class JoinFailed(KVError):
+    """No node let this one in."""
+
+
+class JoinTransport(Protocol):
+    """What joining needs of a transport."""
+
+    def call_address(self, address: str, request: Message) -> Completion[Any]:
+        """Ask whoever answers at ``address``."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAddresses:
+    """What a node tells others about itself."""
+
+    address: str
+    sql_address: str = ""
+    http_address: str = ""
+    locality: tuple[tuple[str, str], ...] = ()
+
+
+def load_identity(engine: Engine) -> NodeIdentity | None:
+    """Who this store is; None if it is empty."""
+    data = engine.latest().get(Space.STATE, IDENTITY_KEY)
+    return None if data is None else decode_identity(data)
+
+
+def open_identity(engine: Engine) -> NodeIdentity | None:
+    """Like ``load_identity``, at the start of a process: begins a new incarnation."""
+    identity = load_identity(engine)
+    if identity is None:
+        return None
+    identity = msgspec.structs.replace(identity, incarnation=identity.incarnation + 1)
+    batch = WriteBatch()
+    batch.put(Space.STATE, IDENTITY_KEY, encode_identity(identity))
+    engine.apply([batch])
+    return identity
+
+
+def bootstrap(
+    engine: Engine,
+    clock: HybridClock,
+    cluster_id: bytes,
+    name: str,
+    addresses: NodeAddresses,
+    replication_factor: int = DEFAULT_REPLICATION_FACTOR,
+) -> NodeIdentity:
+    """Make an empty store the first node of a new cluster."""
+    assert load_identity(engine) is None, "the store belongs to a cluster already"
+    identity = NodeIdentity(cluster_id, 1, name, 1)
+    record = _record(1, name, addresses)
+    descriptor = RangeDescriptor(FIRST_RANGE_ID, KEY_MIN, KEY_MAX, 1, (ReplicaDescriptor(1, 1),), 2)
+    batch = WriteBatch()
+    now = clock.now()
+    for key, value in (
+        (meta_key(KEY_MAX), encode_descriptor(descriptor)),
+        (node_key(1), encode_node(record)),
+        (NODE_COUNTER_KEY, b"1"),
+        (RANGE_COUNTER_KEY, b"1"),
+        (REPLICATION_FACTOR_KEY, str(replication_factor).encode()),
+    ):
+        mvcc.put_version(batch, key, now, value)
+    batch.put(Space.STATE, descriptor_key(FIRST_RANGE_ID), encode_descriptor(descriptor))
+    batch.put(Space.STATE, state_key(FIRST_RANGE_ID), msgspec.msgpack.encode(initial_state(1)))
+    batch.put(Space.STATE, REGISTRY_KEY, _encode_registry([record]))
+    batch.put(Space.STATE, IDENTITY_KEY, encode_identity(identity))
+    engine.apply([batch])
+    return identity
+
+
+async def join(
+    engine: Engine,
+    scheduler: Scheduler,
+    transport: JoinTransport,
+    seeds: list[str],
+    name: str,
+    addresses: NodeAddresses,
+    nonce: bytes,
+    timeout_ns: int = 30_000_000_000,
+) -> NodeIdentity:
+    """Make an empty store a new node of the cluster that one of ``seeds`` belongs to; raises JoinFailed."""
+    assert load_identity(engine) is None, "the store belongs to a cluster already"
+    request = JoinRequest(msgspec.structs.replace(_record(0, name, addresses), nonce=nonce))
+    deadline = scheduler.now_ns() + timeout_ns
+    reason = "no seed address was given"
+    while scheduler.now_ns() < deadline:
+        for seed in seeds:
+            try:
+                reply = await transport.call_address(seed, request)
+            except KVError as error:
+                reason = str(error)
+                continue
+            if isinstance(reply, JoinReply):
+                identity = NodeIdentity(reply.cluster_id, reply.node_id, name, 1)
+                batch = WriteBatch()
+                batch.put(Space.STATE, REGISTRY_KEY, _encode_registry(reply.nodes))
+                batch.put(Space.STATE, IDENTITY_KEY, encode_identity(identity))
+                engine.apply([batch])
+                return identity
+            reason = reply.reason if isinstance(reply, JoinRefused) else "unexpected answer"
+        await sleep(scheduler, 300_000_000)
+    raise JoinFailed(f"could not join the cluster through {', '.join(seeds) or 'nobody'}: {reason}")
+
+
+def _record(node_id: NodeId, name: str, addresses: NodeAddresses) -> NodeRecord:
+    return NodeRecord(
+        node_id,
+        name,
+        addresses.address,
+        addresses.sql_address,
+        addresses.http_address,
+        addresses.locality,
+        process_id=os.getpid(),
+    )
+
+
+class Membership:
+    """This node's registry and its part in keeping everybody's the same."""
+
+    def __init__(self, store: MultiRaft, directory: Directory, addresses: NodeAddresses | None) -> None:
+        self._store = store
+        self._directory = directory
+        self._addresses = addresses
+        self.offsets = OffsetMonitor(store.clock)
+        self.nodes: dict[NodeId, NodeRecord] = {}
+        self.replication_factor = DEFAULT_REPLICATION_FACTOR
+        self.draining = False
+        self.changed: Callable[[], None] = lambda: None
+        """Called when a record or the replication factor has changed."""
+        self._settings_version: Timestamp = 0
+        self._digest = 0
+        self._exchanging: set[NodeId] = set()
+        self._stored = True
+        self._reconciled = False
+        self._pings_until_reconcile = 0
+        self._started_us = store.clock.physical_us()
+        store.register(JoinRequest, self._on_join)
+        store.register(RegistryExchange, self._on_exchange)
+
+    # -------------------------------------------------------------------------------------------------------- registry
+
+    def start(self) -> None:
+        data = self._store.engine.latest().get(Space.STATE, REGISTRY_KEY)
+        self.merge(_decode_registry(data) if data is not None else [])
+        self._announce_self()
+        self._ping()
+
+    def _announce_self(self) -> None:
+        """Raise the version of our own record if it does not describe this process."""
+        store = self._store
+        addresses = self._addresses
+        old = self.nodes.get(store.node_id)
+        if addresses is None:
+            addresses = NodeAddresses(old.address if old is not None else store.identity.name)
+        version = old.version + 1 if old is not None else 1
+        new = msgspec.structs.replace(
+            _record(store.node_id, store.identity.name, addresses),
+            version=version,
+            nonce=old.nonce if old is not None else b"",
+            state=old.state if old is not None else NodeState.ACTIVE,
+            started_us=self._started_us,
+        )
+        self.merge([new])
+
+    def merge(self, records: list[NodeRecord]) -> bool:
+        """Keep the newer of each record; returns whether anything was news."""
+        store = self._store
+        news = False
+        for record in records:
+            old = self.nodes.get(record.node_id)
+            if old is not None and old.version >= record.version:
+                continue
+            if len(self.nodes) >= MAX_NODES and old is None:
+                logger.error("more than %d nodes: %s is left out", MAX_NODES, record.name)
+                continue
+            self.nodes[record.node_id] = record
+            news = True
+            if record.node_id != store.node_id:
+                store.transport.set_address(record.node_id, record.address)
+                if record.state is NodeState.ACTIVE:
+                    store.liveness.peer(record.node_id)
+                else:
+                    store.liveness.forget(record.node_id)
+                    self.offsets.forget(record.node_id)
+        if news:
+            ordered = sorted((record.node_id, record.version) for record in self.nodes.values())
+            self._digest = zlib.crc32(_encode_registry(ordered))
+            self._stored = False
+            self._reconciled = False
+            self.changed()
+        return news
+
+    def records(self) -> list[NodeRecord]:
+        return [self.nodes[node_id] for node_id in sorted(self.nodes)]
+
+    def active(self) -> list[NodeRecord]:
+        return [record for record in self.records() if record.state is NodeState.ACTIVE]
+
+    async def _on_exchange(self, from_node: NodeId, request: RegistryExchange) -> Message:
+        self.merge(request.nodes)
+        return RegistryExchange(self.records())
+
+    async def _exchange(self, node_id: NodeId) -> None:
+        self._exchanging.add(node_id)
+        try:
+            reply = await self._store.call(node_id, RegistryExchange(self.records()))
+            self.merge(reply.nodes)
+        except KVError:
+            pass  # the next ping shows whether there is still a difference
+        finally:
+            self._exchanging.discard(node_id)
+
+    # ----------------------------------------------------------------------------------------------------------- pings
+
+    def _ping(self) -> None:
+        store = self._store
+        if store.stopped:
+            return
+        store.liveness.check()
+        others = [record.node_id for record in self.active() if record.node_id != store.node_id]
+        if others:
+            ping = self._own_ping()
+            for node_id in others:
+                store.send_envelope(node_id, RaftEnvelope(0, 0, ping))
+        if self._pings_until_reconcile == 0:
+            self._pings_until_reconcile = _RECONCILE_PINGS
+            self._reconcile()
+        self._pings_until_reconcile -= 1
+        # A node alone has nobody to ping, and only looks after its settings now and then.
+        interval = store.config.ping_ns if others else store.config.ping_ns * _RECONCILE_PINGS
+        store.scheduler.call_at(store.scheduler.now_ns() + interval, self._ping)
+
+    def _own_ping(self) -> Ping:
+        store = self._store
+        first = store.replicas.get(FIRST_RANGE_ID)
+        descriptor, leader = b"", 0
+        if first is not None and first.is_initialized:
+            descriptor, leader = encode_descriptor(first.descriptor), first.leader_hint or 0
+        return Ping(
+            store.identity.incarnation,
+            store.scheduler.now_ns(),
+            store.clock.physical_us(),
+            self._digest,
+            self._settings_version,
+            self.replication_factor,
+            len(store.replicas),
+            sum(1 for replica in store.replicas.values() if replica.leased),
+            self.draining,
+            descriptor,
+            leader,
+        )
+
+    def on_ping(self, from_node: NodeId, ping: Ping) -> None:
+        store = self._store
+        epoch = store.liveness.pinged(from_node, ping)
+        pong = Pong(epoch, ping.sent_ns, ping.sent_us, store.clock.physical_us())
+        store.send_envelope(from_node, RaftEnvelope(0, 0, pong))
+        if ping.settings_version > self._settings_version:
+            self._take_settings(ping.settings_version, ping.replication_factor)
+        if ping.first_range:
+            self._directory.learn_first_range(decode_descriptor(ping.first_range), ping.first_range_leader)
+        if ping.registry_digest != self._digest and from_node not in self._exchanging:
+            store.scheduler.spawn(self._exchange(from_node), "registry exchange")
+
+    def on_pong(self, from_node: NodeId, pong: Pong) -> None:
+        store = self._store
+        self.offsets.record(from_node, pong.sent_us, pong.physical_us, store.clock.physical_us())
+        if store.liveness.ponged(from_node, pong):
+            store.wake_led_with(from_node)
+
+    def _take_settings(self, version: Timestamp, replication_factor: int) -> None:
+        self._settings_version = version
+        if replication_factor != self.replication_factor:
+            self.replication_factor = replication_factor
+            self.changed()
+
+    # ------------------------------------------------------------------------------------------------------- reconcile
+
+    def first_range_acquired(self) -> None:
+        """This node now keeps the durable records."""
+        self._reconciled = False
+        self._reconcile()
+
+    def _reconcile(self) -> None:
+        """Store the registry here; on range 1's leaseholder, read the settings and record what gossip brought."""
+        store = self._store
+        if not self._stored:
+            self._stored = True
+            batch = WriteBatch()
+            batch.put(Space.STATE, REGISTRY_KEY, _encode_registry(self.records()))
+            store.write(batch)
+        first = store.replicas.get(FIRST_RANGE_ID)
+        if first is None or not first.leased or not first.is_leaseholder():
+            return
+        value, version = mvcc.get(store.engine.latest(), REPLICATION_FACTOR_KEY, mvcc.MAX_TIMESTAMP)
+        if value is not None and version != self._settings_version and value.isdigit():
+            self._take_settings(version, int(value))
+        if not self._reconciled:
+            self._reconciled = True
+            store.scheduler.spawn(self._record_nodes(), "record nodes")
+
+    async def _record_nodes(self) -> None:
+        try:
+            durable = self._durable_records()
+            self.merge(list(durable.values()))
+            newer = [
+                record
+                for record in self.records()
+                if record.node_id not in durable or durable[record.node_id].version < record.version
+            ]
+            if newer:
+                await self._directory.write(
+                    lambda view: [(node_key(record.node_id), encode_node(record)) for record in newer]
+                )
+            self._reconciled = True
+        except KVError:
+            self._reconciled = False
+
+    def _durable_records(self) -> dict[NodeId, NodeRecord]:
+        view = self._store.engine.latest()
+        found = mvcc.scan(view, NODE_PREFIX, prefix_end(NODE_PREFIX), mvcc.MAX_TIMESTAMP, MAX_NODES)
+        return {record.node_id: record for record in map(decode_node, found.values)}
+
+    # ------------------------------------------------------------------------------------------------------------ join
+
+    async def _on_join(self, from_node: NodeId, request: JoinRequest) -> Message:
+        store = self._store
+        first = store.replicas.get(FIRST_RANGE_ID)
+        if first is not None and first.is_leaseholder():
+            try:
+                return await self._admit(request.record)
+            except (ProposalLost, RangeUnavailable) as error:
+                return JoinRefused(str(error))
+        leader = self._directory.first_range_leader()
+        if request.forwarded or not leader or leader == store.node_id:
+            return JoinRefused("the leader of range 1 is not known at present")
+        reply = await store.call(leader, JoinRequest(request.record, forwarded=True))
+        assert isinstance(reply, Message)
+        return reply
+
+    async def _admit(self, newcomer: NodeRecord) -> Message:
+        """Write the newcomer's record, on range 1's leaseholder."""
+        admitted: list[NodeRecord] = []
+
+        def build(view: Any) -> list[tuple[bytes, bytes]]:
+            self.merge(list(self._durable_records().values()))
+            admitted.clear()
+            same_name = [r for r in self.active() if r.name == newcomer.name]
+            for record in same_name:
+                if record.nonce and record.nonce == newcomer.nonce:
+                    admitted.append(record)
+                    return []
+            number = int(mvcc.get(view, NODE_COUNTER_KEY, mvcc.MAX_TIMESTAMP)[0] or b"0") + 1
+            admitted.append(msgspec.structs.replace(newcomer, node_id=number, version=1))
+            for record in same_name:
+                admitted.append(msgspec.structs.replace(record, state=NodeState.REPLACED, version=record.version + 1))
+            writes = [(node_key(record.node_id), encode_node(record)) for record in admitted]
+            return [(NODE_COUNTER_KEY, str(number).encode()), *writes]
+
+        await self._directory.write(build)
+        self.merge(admitted)
+        return JoinReply(self._store.identity.cluster_id, admitted[0].node_id, self.records())
+
+
+__all__ = [
+    "JoinFailed",
+    "Membership",
+    "NodeAddresses",
+    "bootstrap",
+    "join",
+    "load_identity",
+    "open_identity",
+]

@@ -1,0 +1,211 @@
+"""Where replicas should be: pure decisions, one step at a time.
+
+``next_step`` looks at one range and the nodes and names the single next thing to do, or nothing; the replicate queue
+carries it out and asks again.  Goals, in this order:
+
+1. A change that has begun is brought to its end (learners are promoted, or dropped if their node is gone).
+2. There are ``replication_factor`` voters, or the greatest odd number below it that the nodes allow: an even number of
+   voters survives no more faults than one fewer, and waits for more of them.
+3. A voter on a node that will not return is replaced (never just removed: a dead voter costs nothing that removing it
+   would win back).
+4. There are not more voters than that.
+5. Nodes hold about equally many replicas; and voters stand as far apart as localities allow.
+
+A replacement is one step for safety: the newcomer becomes a learner, gets the data, and then one joint change makes it
+a voter and removes the other::
+
+    voters 1 2 3, node 3 gone, node 4 free:   AddLearner(4) → (caught up) → Promote(4, remove=3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pydistdb.kv.descriptor import NodeId, RangeDescriptor, ReplicaDescriptor, ReplicaRole
+
+Locality: TypeAlias = tuple[tuple[str, str], ...]
+
+REBALANCE_DIFFERENCE = 2
+"""A replica moves only where the loads then still differ the same way round: no ping-pong."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node as placement sees it."""
+
+    node_id: NodeId
+    live: bool
+    gone: bool = False
+    """Silent for too long, or replaced."""
+    draining: bool = False
+    locality: Locality = ()
+    replica_count: int = 0
+    lease_count: int = 0
+
+    @property
+    def takes_replicas(self) -> bool:
+        return self.live and not self.gone and not self.draining
+
+
+@dataclass(frozen=True, slots=True)
+class AddLearner:
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Make a learner that has caught up a voter, and remove another in the same change."""
+
+    learner: ReplicaDescriptor
+    remove: ReplicaDescriptor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    replica: ReplicaDescriptor
+
+
+Step: TypeAlias = AddLearner | Promote | Remove
+
+
+def next_step(
+    descriptor: RangeDescriptor, leader: NodeId, nodes: Mapping[NodeId, NodeView], replication_factor: int
+) -> Step | None:
+    """The next thing to do for a range led by ``leader``."""
+    if descriptor.is_joint:
+        return None  # Raft finishes that by itself
+    voters = descriptor.voters()
+    learners = [replica for replica in descriptor.replicas if replica.role is ReplicaRole.LEARNER]
+    gone = [voter for voter in voters if _is_gone(voter, nodes)]
+    if learners:
+        learner = learners[0]
+        node = nodes.get(learner.node_id)
+        if node is None or not node.takes_replicas:
+            return Remove(learner)
+        return Promote(learner, _to_remove_with(learner, voters, gone, leader, nodes, replication_factor))
+    usable = sum(1 for node in nodes.values() if node.takes_replicas)
+    candidates = _candidates(descriptor, nodes)
+    if (len(voters) < wanted_voters(replication_factor, usable) or gone) and candidates:
+        return AddLearner(candidates[0].node_id)
+    if len(voters) > max(replication_factor, 1):
+        return Remove(_worst(voters, gone, leader, nodes))
+    if candidates and not gone:
+        return _rebalance(voters, leader, nodes, candidates)
+    return None
+
+
+def wanted_voters(replication_factor: int, usable_nodes: int) -> int:
+    """How many voters to aim at when adding."""
+    if usable_nodes >= replication_factor:
+        return replication_factor
+    return usable_nodes if usable_nodes % 2 else max(usable_nodes - 1, 1)
+
+
+def _is_gone(replica: ReplicaDescriptor, nodes: Mapping[NodeId, NodeView]) -> bool:
+    node = nodes.get(replica.node_id)
+    return node is None or node.gone
+
+
+def _candidates(descriptor: RangeDescriptor, nodes: Mapping[NodeId, NodeView]) -> list[NodeView]:
+    """Nodes that could take a replica, the best first."""
+    held = {replica.node_id for replica in descriptor.replicas}
+    present = [nodes[node_id].locality for node_id in held if node_id in nodes and not nodes[node_id].gone]
+    free = [node for node in nodes.values() if node.takes_replicas and node.node_id not in held]
+    return sorted(free, key=lambda node: (-diversity(node.locality, present), node.replica_count, node.node_id))
+
+
+def diversity(locality: Locality, others: list[Locality]) -> float:
+    """How far a place is from others, between 0 (all in the same place) and 1 (nothing in common), on average."""
+    if not others:
+        return 1.0
+    return sum(_distance(locality, other) for other in others) / len(others)
+
+
+def _distance(a: Locality, b: Locality) -> float:
+    tiers = max(len(a), len(b))
+    for depth in range(tiers):
+        if depth >= len(a) or depth >= len(b) or a[depth] != b[depth]:
+            return (tiers - depth) / tiers
+    return 0.0
+
+
+def _worst(
+    voters: list[ReplicaDescriptor],
+    gone: list[ReplicaDescriptor],
+    leader: NodeId,
+    nodes: Mapping[NodeId, NodeView],
+) -> ReplicaDescriptor:
+    """The voter that is missed least: gone, draining, silent, too near to others, on a full node; the leader last."""
+    if gone:
+        return gone[0]
+
+    def merit(voter: ReplicaDescriptor) -> tuple[bool, bool, bool, float, int, int]:
+        node = nodes[voter.node_id]
+        others = [nodes[other.node_id].locality for other in voters if other is not voter]
+        return (
+            voter.node_id == leader,
+            not node.draining,
+            node.live,
+            diversity(node.locality, others),
+            -node.replica_count,
+            -voter.replica_id,
+        )
+
+    return min(voters, key=merit)
+
+
+def _to_remove_with(
+    learner: ReplicaDescriptor,
+    voters: list[ReplicaDescriptor],
+    gone: list[ReplicaDescriptor],
+    leader: NodeId,
+    nodes: Mapping[NodeId, NodeView],
+    replication_factor: int,
+) -> ReplicaDescriptor | None:
+    """Whom the promoted learner replaces; None if it comes in addition."""
+    if gone:
+        return gone[0]
+    if len(voters) + 1 > max(replication_factor, 1):
+        return _worst(voters, gone, leader, nodes)
+    return None
+
+
+def _rebalance(
+    voters: list[ReplicaDescriptor],
+    leader: NodeId,
+    nodes: Mapping[NodeId, NodeView],
+    candidates: list[NodeView],
+) -> Step | None:
+    """Start a move to a better place: farther apart, or (as far apart) less loaded."""
+    victim = _worst(voters, [], leader, nodes)
+    if victim.node_id == leader:
+        return None
+    there = nodes[victim.node_id]
+    others = [nodes[voter.node_id].locality for voter in voters if voter is not victim]
+    now = diversity(there.locality, others)
+    for candidate in candidates:
+        then = diversity(candidate.locality, others)
+        lighter = there.replica_count - candidate.replica_count >= REBALANCE_DIFFERENCE
+        if then > now + 1e-9 or (then >= now - 1e-9 and lighter):
+            return AddLearner(candidate.node_id)
+    return None
+
+
+def lease_target(
+    descriptor: RangeDescriptor, leader: NodeId, nodes: Mapping[NodeId, NodeView], must_leave: bool
+) -> NodeId | None:
+    """Where the lease of a range should go: to the live voter's node with fewest leases, if that is better."""
+    here = nodes.get(leader)
+    others = [
+        nodes[voter.node_id]
+        for voter in descriptor.voters()
+        if voter.node_id != leader and voter.node_id in nodes and nodes[voter.node_id].takes_replicas
+    ]
+    if not others or here is None:
+        return None
+    best = min(others, key=lambda node: (node.lease_count, node.node_id))
+    if must_leave or here.lease_count - best.lease_count >= REBALANCE_DIFFERENCE:
+        return best.node_id
+    return None

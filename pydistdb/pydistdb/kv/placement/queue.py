@@ -1,0 +1,224 @@
+"""The replicate queue: each leaseholder keeps its ranges where they should be.
+
+Once a second (and as soon as something relevant changes) the queue asks the allocator for the next step of ranges leased
+here and carries it out: a few ranges at a time, so that a node that joins is not flooded with snapshots.  A range for
+which there is nothing to do is not looked at again before nodes, settings or its descriptor have changed, so thousands
+of settled ranges cost one comparison each.
+
+Leases spread the same way: a node that leads more ranges than another voter's node hands some over, a bounded number
+per second.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pydistdb import raft
+from pydistdb.kv.api import KVError
+from pydistdb.kv.command import AddedReplica
+from pydistdb.kv.descriptor import NodeId, NodeState, RangeDescriptor, RangeId
+from pydistdb.kv.membership import Membership
+from pydistdb.kv.multiraft import MultiRaft
+from pydistdb.kv.placement.allocator import AddLearner, NodeView, Promote, Remove, Step, lease_target, next_step
+from pydistdb.kv.replica import Replica
+
+MAX_CHANGES_AT_ONCE = 4
+MAX_LEASES_MOVED = 8
+"""Leases handed over per round of the queue."""
+CAUGHT_UP_ENTRIES = 100
+"""A learner that lags no more than this may vote."""
+
+
+class ReplicateQueue:
+    """See the module's docstring."""
+
+    def __init__(self, store: MultiRaft, membership: Membership) -> None:
+        self._store = store
+        self._membership = membership
+        self._settled: dict[RangeId, tuple[int, int]] = {}
+        """range → (its generation, version of the surroundings) when there was nothing to do."""
+        self._version = 0
+        self._views: dict[NodeId, NodeView] = {}
+        self._changing: set[RangeId] = set()
+        self._soon = False
+        membership.changed = self._surroundings_changed
+
+    def start(self) -> None:
+        self._later()
+
+    def _surroundings_changed(self) -> None:
+        self._version += 1
+        self._run_soon()
+
+    def look_at(self, replica: Replica) -> None:
+        """Something about this range has changed."""
+        self._settled.pop(replica.range_id, None)
+        self._run_soon()
+
+    def _run_soon(self) -> None:
+        if not self._soon:
+            self._soon = True
+            self._store.scheduler.call_soon(self._run_once)
+
+    def _run_once(self) -> None:
+        self._soon = False
+        self._run()
+
+    def _later(self) -> None:
+        store = self._store
+        if not store.stopped:
+            store.scheduler.call_at(store.scheduler.now_ns() + store.config.replicate_ns, self._periodic)
+
+    def _periodic(self) -> None:
+        self._run()
+        if not self._store.stopped:
+            self._spread_leases()
+        self._later()
+
+    # --------------------------------------------------------------------------------------------------------- replicas
+
+    def _run(self) -> None:
+        store = self._store
+        if store.stopped or store.write_error() is not None:
+            return
+        self._refresh()
+        for replica in list(store.replicas.values()):
+            if not replica.leased or replica.range_id in self._changing:
+                continue
+            if len(self._changing) >= MAX_CHANGES_AT_ONCE:
+                break
+            state = (replica.descriptor.generation, self._version)
+            if self._settled.get(replica.range_id) == state:
+                continue
+            step = next_step(replica.descriptor, store.node_id, self._views, self._membership.replication_factor)
+            if step is None:
+                self._settled[replica.range_id] = state
+            else:
+                self._take(replica, step)
+
+    def _refresh(self) -> None:
+        """Bring the view of the nodes up to date; a change of more than load counts as new surroundings."""
+        views = self.node_views()
+        if {i: _situation(v) for i, v in views.items()} != {
+            i: _situation(v) for i, v in self._views.items()
+        } or _imbalance(views) != _imbalance(self._views):
+            self._version += 1
+        self._views = views
+
+    def node_views(self) -> dict[NodeId, NodeView]:
+        """The nodes as placement sees them."""
+        store = self._store
+        views: dict[NodeId, NodeView] = {}
+        for record in self._membership.records():
+            node_id = record.node_id
+            if node_id == store.node_id:
+                leases = sum(1 for replica in store.replicas.values() if replica.leased)
+                draining = self._membership.draining
+                views[node_id] = NodeView(node_id, True, False, draining, record.locality, len(store.replicas), leases)
+                continue
+            if record.state is not NodeState.ACTIVE:
+                views[node_id] = NodeView(node_id, False, True, False, record.locality)
+                continue
+            peer = store.liveness.peer(node_id)
+            ping = peer.ping
+            views[node_id] = NodeView(
+                node_id,
+                live=store.liveness.is_live(node_id),
+                gone=store.liveness.silent_ns(node_id) > store.config.dead_after_ns,
+                draining=ping is not None and ping.draining,
+                locality=record.locality,
+                replica_count=ping.replica_count if ping is not None else 0,
+                lease_count=ping.lease_count if ping is not None else 0,
+            )
+        return views
+
+    def _take(self, replica: Replica, step: Step) -> None:
+        descriptor = replica.descriptor
+        added: tuple[AddedReplica, ...] = ()
+        match step:
+            case AddLearner(node_id):
+                replica_id = descriptor.next_replica_id
+                added = (AddedReplica(node_id, replica_id),)
+                changes: tuple[raft.Change, ...] = (raft.Change(raft.ADD_LEARNER, replica_id),)
+            case Promote(learner, remove):
+                if not self._has_caught_up(replica, learner.replica_id):
+                    return
+                changes = (raft.Change(raft.ADD_VOTER, learner.replica_id),)
+                if remove is not None:
+                    changes = (*changes, raft.Change(raft.REMOVE, remove.replica_id))
+                    if self._leaves_first(replica, remove.node_id):
+                        return
+            case Remove(gone):
+                changes = (raft.Change(raft.REMOVE, gone.replica_id),)
+                if self._leaves_first(replica, gone.node_id):
+                    return
+        self._store.scheduler.spawn(self._change(replica, changes, added), "change replicas")
+
+    def _leaves_first(self, replica: Replica, node_id: NodeId) -> bool:
+        """A leader does not remove itself: it hands over first."""
+        if node_id != self._store.node_id:
+            return False
+        target = lease_target(replica.descriptor, node_id, self._views, must_leave=True)
+        if target is not None:
+            self._store.transfer_lease(replica, target)
+        return True
+
+    def _has_caught_up(self, replica: Replica, replica_id: int) -> bool:
+        node = replica.raft
+        for member in node.members():
+            if member.peer == replica_id:
+                return member.state == "REPLICATE" and member.match + CAUGHT_UP_ENTRIES >= node.last_index
+        return False
+
+    async def _change(
+        self, replica: Replica, changes: tuple[raft.Change, ...], added: tuple[AddedReplica, ...]
+    ) -> None:
+        self._changing.add(replica.range_id)
+        before: RangeDescriptor = replica.descriptor
+        try:
+            await replica.propose_membership(changes, added)
+        except KVError:
+            return  # tried again in the next round
+        finally:
+            self._changing.discard(replica.range_id)
+        self._run_soon()
+        kept = {r.replica_id for r in replica.descriptor.replicas} if not replica.destroyed else set()
+        for gone in before.replicas:
+            if gone.replica_id not in kept and not replica.destroyed and not replica.descriptor.is_joint:
+                self._store.tell_removed(replica, gone)
+
+    # ----------------------------------------------------------------------------------------------------------- leases
+
+    def _spread_leases(self) -> None:
+        if self._membership.draining or self._store.write_error() is not None:
+            self.shed_leases()
+            return
+        views = self.node_views()
+        me = self._store.node_id
+        moved = 0
+        for replica in self._store.leased_replicas():
+            if moved >= MAX_LEASES_MOVED or replica.range_id in self._changing or replica.raft.transfer_target:
+                continue
+            target = lease_target(replica.descriptor, me, views, must_leave=False)
+            if target is not None and self._store.transfer_lease(replica, target):
+                moved += 1
+                views[me] = dataclasses.replace(views[me], lease_count=views[me].lease_count - 1)
+                views[target] = dataclasses.replace(views[target], lease_count=views[target].lease_count + 1)
+
+    def shed_leases(self) -> None:
+        """Hand over every lease that another node can take."""
+        views = self.node_views()
+        me = self._store.node_id
+        for replica in self._store.leased_replicas():
+            target = lease_target(replica.descriptor, me, views, must_leave=True)
+            if target is not None and self._store.transfer_lease(replica, target):
+                views[target] = dataclasses.replace(views[target], lease_count=views[target].lease_count + 1)
+
+
+def _situation(view: NodeView) -> tuple[bool, bool, bool, object]:
+    return view.live, view.gone, view.draining, view.locality
+
+
+def _imbalance(views: dict[NodeId, NodeView]) -> int:
+    counts = [view.replica_count for view in views.values() if view.takes_replicas]
+    return max(counts) - min(counts) if counts else 0

@@ -1,0 +1,696 @@
+"""One range on one node: a member of its Raft group, and the state machine that its log drives.
+
+Life of a command on a leaseholder::
+
+    propose(command) ── raft.propose ──► index i, term t          remembered as proposal i
+    process(round)      raft.ready() ──► entries to log           into the round (one engine batch for all ranges)
+                                         messages                 sent at once, in parallel to this node's own disk
+    (round durable)     raft.persisted
+    process(round)      committed: entry i ──► _apply             data and applied index into the same batch
+    (round durable)     proposal i is done: visible here and durable on a majority
+
+On the only voter of a range the two rounds are one and the log entry is not written at all (range_log.py).
+
+A proposal ends in one of three ways.  Applied: entry i has term t and was not refused.  ``ProposalLost``: another entry
+took index i, or every replica refused it alike (generation).  ``OutcomeUnknown``: nobody could tell in time.
+
+**The lease.**  Whoever leads may serve reads by itself while no other leader can exist: until the Raft lease runs out,
+or longer, as far as the nodes of a majority support this node as a whole (liveness.py), which is what keeps an idle
+range readable without heartbeats of its own.  Leading is not enough, though: the old leaseholder may have served reads
+at timestamps that this node's clock has not reached.  Nobody's clock is more than max_offset ahead of ours, so a new
+leaseholder waits that long before it serves; its clock then is above all that was served before.  (A handover carries
+the old leaseholder's clock, and needs no wait.)  ``leased`` is set and the observers are told once all of this holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydistdb_storage.engine import Engine, Space
+
+from pydistdb import raft
+from pydistdb.kv.api import KVError, OutcomeUnknown
+from pydistdb.kv.command import (
+    ANY_GENERATION,
+    MAX_COMMAND_BYTES,
+    AddedReplica,
+    Command,
+    CommandTooLarge,
+    MembershipContext,
+    NotLeaseholder,
+    ProposalLost,
+    decode_command,
+    decode_context,
+    encode_command,
+    encode_context,
+)
+from pydistdb.kv.descriptor import (
+    NodeId,
+    RangeDescriptor,
+    RangeId,
+    ReplicaDescriptor,
+    ReplicaId,
+    ReplicaRole,
+    encode_descriptor,
+)
+from pydistdb.kv.range_log import RangeLog, descriptor_key, membership_of, state_key
+from pydistdb.kv.snapshot import stage_key, stage_span
+from pydistdb.raft.messages import AppendResponse, HeartbeatResponse, TimeoutNow
+from pydistdb.tasks import Completion
+
+if TYPE_CHECKING:
+    from pydistdb.kv.commit import Round
+    from pydistdb.kv.hlc import HybridClock
+    from pydistdb.tasks import Scheduler
+
+MAX_PENDING_PROPOSALS = 10_000
+MAX_ROUND_WRITES = 50_000
+"""Past this a round goes to disk before more is added."""
+
+PROPOSAL_TIMEOUT_NS = 10_000_000_000
+"""After this long a proposal's fate is called unknown."""
+
+LEASE_CHECK_NS = 200_000_000
+"""A lease once checked is taken for granted no longer than this, so that a clock fault is noticed."""
+
+
+class NonDeterministicApply(Exception):
+    """An entry could not be applied as every other replica applies it: the node must stop."""
+
+
+class ReplicaOwner(Protocol):
+    """What a replica needs of its store."""
+
+    node_id: NodeId
+    engine: Engine
+    scheduler: Scheduler
+    clock: HybridClock
+
+    def wake(self, replica: Replica) -> None:
+        """Have ``replica.process`` called soon."""
+
+    def send(self, replica: Replica, messages: list[Any]) -> None:
+        """Send Raft messages to the replicas they name."""
+
+    def supported_since_ns(self, node_id: NodeId, epoch: int) -> int:
+        """Tell since when a node supports this one under ``epoch``; 0 if it does not."""
+
+    def lease_duration_ns(self) -> int:
+        """Tell how long support holds."""
+
+    def split_applied(self, left: Replica, old: RangeDescriptor, command: Command, round: Round) -> None:
+        """Bring the right part of a split into being."""
+
+    def descriptor_changed(self, replica: Replica) -> None:
+        """Take note of a new descriptor."""
+
+    def removed(self, replica: Replica) -> None:
+        """Delete a replica that is no longer part of its range."""
+
+    def leadership_changed(self, replica: Replica) -> None:
+        """Take note of a new role or leader."""
+
+    def lease_changed(self, replica: Replica, acquired: bool) -> None:
+        """Tell the observers."""
+
+    def lease_needs_wait(self, replica: Replica) -> bool:
+        """Tell whether another node may have served reads of this range."""
+
+    def install(self, replica: Replica, meta: raft.SnapshotMeta) -> None:
+        """Install the snapshot staged for ``replica``; ends in ``replica.installed``."""
+
+    def write_error(self) -> KVError | None:
+        """Return why this node refuses writes at present."""
+
+    def fatal(self, error: BaseException) -> None:
+        """Stop the node."""
+
+
+class Proposal:
+    """A command on its way through the log."""
+
+    __slots__ = ("command", "completion", "deadline_ns", "term")
+
+    def __init__(self, term: int, command: Command | None, deadline_ns: int) -> None:
+        self.term = term
+        self.command = command
+        self.completion: Completion[None] = Completion()
+        self.deadline_ns = deadline_ns
+
+
+class Written:
+    """What follows once a round is durable, for one Ready of one replica."""
+
+    __slots__ = ("_elided", "_outcomes", "applied_index", "messages", "persisted", "replica", "snapshot")
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.persisted: tuple[int, int] | None = None
+        self.messages: list[Any] = []
+        self.applied_index = 0
+        self.snapshot: raft.SnapshotMeta | None = None
+        self._outcomes: list[tuple[Completion[None], BaseException | None]] = []
+        self._elided: list[tuple[Proposal, Command]] = []
+
+    def add_outcome(self, proposal: Proposal, error: BaseException | None) -> None:
+        self._outcomes.append((proposal.completion, error))
+
+    def add_elided(self, proposal: Proposal, command: Command) -> None:
+        """A plain command of a sole voter that exists nowhere but in this round."""
+        self._elided.append((proposal, command))
+
+    def finish(self) -> None:
+        self.replica.written(self)
+        for completion, error in self._outcomes:
+            if error is None:
+                completion.set(None)
+            else:
+                completion.fail(error)
+
+    def voided(self) -> list[object]:
+        gone: list[object] = []
+        error = self.replica.owner.write_error() or ProposalLost("the store could not be written")
+        for proposal, command in self._elided:
+            gone.extend(command.writes)
+            gone.extend(command.clears)
+            proposal.completion.fail(error)
+        self._elided.clear()
+        return gone
+
+
+class Replica:
+    """See the module's docstring.  ``local`` is for whoever serves the range's requests while it is leased here."""
+
+    def __init__(
+        self,
+        owner: ReplicaOwner,
+        config: raft.Config,
+        descriptor: RangeDescriptor | None,
+        log: RangeLog,
+        rand: Callable[[int, int], int],
+    ) -> None:
+        self.owner = owner
+        self.engine = owner.engine
+        self.range_id: RangeId = log.range_id
+        self.replica_id: ReplicaId = log.state.replica_id
+        self._descriptor = descriptor
+        self.log = log
+        self.raft = raft.RaftNode(config, log, rand, owner.scheduler.now_ns())
+        self.local: Any = None
+        self.leased = False
+        self.lease_until_ns = 0
+        self.nodes: dict[ReplicaId, NodeId] = {}
+        """Where other replicas live: from the descriptor, or (before there is one) from the messages they sent."""
+        self.support_epochs: dict[ReplicaId, int] = {}
+        """Under which support epoch of its node each follower last answered this leader in this term."""
+        self.expected_leader: NodeId = 0
+        """Set by a split: the node that led the whole and is to lead this part."""
+        self.leader_resigned = False
+        """The known leader has been seen not to lead any more: its node's support binds nobody here."""
+        self.destroyed = False
+        self.installing = False
+        self.published_generation = -1
+        self.logged_writes = 0
+        """Counts applied writes, as a measure of load."""
+        self._proposals: dict[int, Proposal] = {}
+        self._reads: dict[int, Completion[None]] = {}
+        self._read_states: list[raft.ReadState] = []
+        self._next_read = 1
+        self._role = raft.Role.FOLLOWER
+        self._leader: ReplicaId = 0
+        self._term = self.raft.term
+        self._first_of_term = 0
+        self._lease_start_ns = 0
+        self._handover_term = 0
+        self._lease_timer_set = False
+        self._unwritten = 0
+        self._staged_chunks = 0
+        self._install_messages: list[Any] = []
+        self.durable_applied = log.state.applied_index
+        self._state_key = state_key(self.range_id)
+        self._learn_nodes()
+
+    # ------------------------------------------------------------------------------------------------------- questions
+
+    @property
+    def descriptor(self) -> RangeDescriptor:
+        """The range as of the last applied command."""
+        assert self._descriptor is not None, "the replica still waits for its first snapshot"
+        return self._descriptor
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether the replica has data (a new one waits for a snapshot)."""
+        return self._descriptor is not None
+
+    @property
+    def lease_epoch(self) -> int:
+        """The Raft term: what was evaluated in another one is void."""
+        return self._term
+
+    @property
+    def is_leader(self) -> bool:
+        return self._role is raft.Role.LEADER
+
+    @property
+    def leader_hint(self) -> NodeId | None:
+        """The node that probably holds the lease."""
+        return self.nodes.get(self._leader)
+
+    @property
+    def applied_index(self) -> int:
+        return self.raft.applied_index
+
+    def is_leaseholder(self) -> bool:
+        """Whether this node alone may serve the range right now."""
+        return self.owner.scheduler.now_ns() < self.lease_until_ns or self._extend_lease()
+
+    def _extend_lease(self) -> bool:
+        if not self.leased or self.owner.clock.out_of_bounds:
+            return False
+        now = self.owner.scheduler.now_ns()
+        expiry = self.raft.lease_expiry_ns
+        if expiry == 0 or self.raft.role is not raft.Role.LEADER:
+            return False
+        if expiry <= now:
+            expiry = self._supported_until()
+        self.lease_until_ns = min(expiry, now + LEASE_CHECK_NS)
+        return now < self.lease_until_ns
+
+    def _supported_until(self) -> int:
+        """The end of the lease that the nodes of a majority give us, in every half of the configuration."""
+        membership = self.log.membership
+        halves = (membership.voters, membership.outgoing) if membership.outgoing else (membership.voters,)
+        return min(self._majority_since(half) for half in halves) + self.owner.lease_duration_ns()
+
+    def _majority_since(self, voters: tuple[ReplicaId, ...]) -> int:
+        since: list[int] = []
+        for voter in voters:
+            if voter == self.replica_id:
+                since.append(self.owner.scheduler.now_ns())
+            else:
+                epoch = self.support_epochs.get(voter, 0)
+                node = self.nodes.get(voter, 0)
+                since.append(self.owner.supported_since_ns(node, epoch) if epoch else 0)
+        since.sort(reverse=True)
+        # Without support since some moment in the past the lease would end before it began.
+        return since[len(voters) // 2] or -self.owner.lease_duration_ns()
+
+    # ------------------------------------------------------------------------------------------------------- proposals
+
+    def propose(self, command: Command) -> Completion[None]:
+        """Replicate and apply ``command``; done once it is visible here and durable on a majority.
+
+        Fails with ProposalLost (certainly not applied; NotLeaseholder is one), OutcomeUnknown, or DiskFull."""
+        if command.lease_epoch != self._term or not self.leased:
+            return _failed(NotLeaseholder(self.range_id, self.leader_hint or 0))
+        if command.generation not in (self.descriptor.generation, ANY_GENERATION):
+            return _failed(ProposalLost("the range's descriptor changed"))
+        data = encode_command(command)
+        if len(data) > MAX_COMMAND_BYTES:
+            return _failed(CommandTooLarge(f"command of {len(data)} bytes exceeds {MAX_COMMAND_BYTES}"))
+        return self._propose(self.raft.propose, data, command)
+
+    def propose_membership(self, changes: tuple[raft.Change, ...], added: tuple[AddedReplica, ...]) -> Completion[None]:
+        """Change who holds the range; done once the change is applied (for a joint change: begun)."""
+        if not self.leased:
+            return _failed(NotLeaseholder(self.range_id, self.leader_hint or 0))
+        context = encode_context(MembershipContext(self.descriptor.generation, added))
+        change = raft.ConfChange(changes, context, joint=len(changes) > 1)
+        return self._propose(self.raft.propose_membership, change, None)
+
+    def _propose(
+        self, propose: Callable[[Any], tuple[int, int]], what: Any, command: Command | None
+    ) -> Completion[None]:
+        refusal = self.owner.write_error()
+        if refusal is not None:
+            return _failed(refusal)
+        if len(self._proposals) >= MAX_PENDING_PROPOSALS:
+            return _failed(ProposalLost("too many proposals are pending"))
+        if self.raft.quiescent:
+            self.raft.wake(self.owner.scheduler.now_ns())
+        try:
+            index, term = propose(what)
+        except raft.NotLeader:
+            return _failed(NotLeaseholder(self.range_id, self.leader_hint or 0))
+        except (raft.ProposalDropped, raft.InvalidChange) as error:
+            return _failed(ProposalLost(str(error)))
+        proposal = Proposal(term, command, self.owner.scheduler.now_ns() + PROPOSAL_TIMEOUT_NS)
+        self._proposals[index] = proposal
+        self.owner.wake(self)
+        return proposal.completion
+
+    def read_barrier(self) -> Completion[None]:
+        """Done once everything committed before this call is applied here (a linearizable read without a lease)."""
+        completion: Completion[None] = Completion()
+        context = self._next_read
+        self._next_read += 1
+        if self.raft.quiescent:
+            self.raft.wake(self.owner.scheduler.now_ns())
+        try:
+            self.raft.read_index(context)
+        except raft.RaftError as error:
+            completion.fail(ProposalLost(str(error)))
+            return completion
+        self._reads[context] = completion
+        self.owner.wake(self)
+        return completion
+
+    def expire_proposals(self, now_ns: int) -> None:
+        """Give up on proposals that nobody has heard of for too long."""
+        for proposal in self._proposals.values():
+            if proposal.deadline_ns <= now_ns and not proposal.completion.done:
+                proposal.completion.fail(OutcomeUnknown(f"range {self.range_id} did not answer in time"))
+
+    @property
+    def pending_proposals(self) -> int:
+        return len(self._proposals)
+
+    # ---------------------------------------------------------------------------------------------------------- inputs
+
+    def step(self, message: raft.Message, epoch: int) -> None:
+        """Take a Raft message; ``epoch`` is the sender's support epoch for this node."""
+        node = self.raft
+        kind = type(message)
+        if (kind is AppendResponse or kind is HeartbeatResponse) and message.term == node.term:
+            self.support_epochs[message.sender] = epoch
+        elif kind is TimeoutNow and message.term == node.term:
+            # The leader stopped serving before it sent this, and its clock came along.
+            self._handover_term = node.term + 1
+        node.step(message, self.owner.scheduler.now_ns())
+        if node.role is not raft.Role.LEADER:
+            self.lease_until_ns = 0
+        self.owner.wake(self)
+
+    def tick(self) -> None:
+        self.raft.tick(self.owner.scheduler.now_ns())
+        if self.raft.has_ready:
+            self.owner.wake(self)
+
+    # --------------------------------------------------------------------------------------------------------- effects
+
+    @property
+    def commits_alone(self) -> bool:
+        """Whether nobody else hears of this range's log, so that nothing is gained by processing before the disk is free."""
+        return len(self.nodes) <= 1
+
+    def process(self, round: Round) -> None:
+        """Carry out what Raft wants done: send, and add to ``round`` what must be written."""
+        node = self.raft
+        while node.has_ready and not self.installing and not self.destroyed and round.size < MAX_ROUND_WRITES:
+            self._carry_out(node.ready(), round)
+
+    def _carry_out(self, ready: raft.Ready, round: Round) -> None:
+        if ready.messages:
+            self.owner.send(self, ready.messages)
+        written = Written(self)
+        written.messages = ready.messages_after_persist
+        log = self.log
+        state = log.state
+        if ready.hard_state is not None:
+            hard = ready.hard_state
+            state.term, state.vote, state.commit = hard.term, hard.vote, hard.commit
+        for chunk in ready.snapshot_chunks:
+            if chunk.number == 0:
+                round.clear((Space.STATE, *stage_span(self.range_id)))
+            round.write((Space.STATE, stage_key(self.range_id, chunk.number), chunk.data))
+            self._staged_chunks = chunk.number + 1
+        if ready.snapshot is not None:
+            assert not ready.entries and not ready.committed, "a snapshot comes alone"
+            self.installing = True
+            state.installing = self._staged_chunks
+            state.install_index, state.install_term = ready.snapshot.index, ready.snapshot.term
+            written.snapshot = ready.snapshot
+            round.states[self._state_key] = log.encode_state
+            self._add(written, round)
+            return
+        elided = 0
+        if ready.entries:
+            elided = self._log_entries(ready, round)
+            written.persisted = (ready.entries[-1].index, ready.entries[-1].term)
+        for entry in ready.committed:
+            self._apply(entry, entry.index <= elided, written, round)
+        if ready.read_states:
+            self._read_states.extend(ready.read_states)
+            self._finish_reads()
+        for context in ready.dropped_reads:
+            dropped = self._reads.pop(context, None)
+            if dropped is not None:
+                dropped.fail(ProposalLost("the leader changed"))
+        self._note_role(ready)
+        if ready.hard_state is not None or ready.entries or ready.committed or ready.snapshot_chunks:
+            round.states[self._state_key] = log.encode_state
+            self._add(written, round)
+        elif self._unwritten:
+            self._add(written, round)
+        elif written.messages:
+            self.owner.send(self, written.messages)
+
+    def _add(self, written: Written, round: Round) -> None:
+        self._unwritten += 1
+        round.items.append(written)
+
+    def _log_entries(self, ready: raft.Ready, round: Round) -> int:
+        """Log new entries, except those that the same round applies; returns the last index of these."""
+        entries = ready.entries
+        log = self.log
+        if not (ready.committed_on_persist and ready.committed) or log.membership.learners:
+            log.append(entries, round)
+            return 0
+        elided = ready.committed[-1].index
+        last: raft.Entry | None = None
+        for entry in entries:
+            if entry.index <= elided:
+                last = entry
+        if last is None:
+            log.append(entries, round)
+            return 0
+        log.elide(last, round)
+        rest = [entry for entry in entries if entry.index > elided]
+        if rest:
+            log.append(rest, round)
+        return elided
+
+    def written(self, written: Written) -> None:
+        """A round is durable (and visible)."""
+        self._unwritten -= 1
+        if self.destroyed:
+            return
+        node = self.raft
+        if written.snapshot is not None:
+            self._install_messages = written.messages
+            self.owner.install(self, written.snapshot)
+            return
+        if written.persisted is not None:
+            node.persisted(*written.persisted)
+        if written.messages:
+            self.owner.send(self, written.messages)
+        if written.applied_index:
+            self.durable_applied = written.applied_index
+            node.applied(written.applied_index)
+            if self._read_states:
+                self._finish_reads()
+        if self._role is raft.Role.LEADER and not self.leased:
+            self._try_lease()
+        if node.has_ready:
+            self.owner.wake(self)
+
+    def _finish_reads(self) -> None:
+        applied = self.raft.applied_index
+        waiting, self._read_states = self._read_states, []
+        for read in waiting:
+            if read.index > applied:
+                self._read_states.append(read)
+                continue
+            completion = self._reads.pop(read.context, None)
+            if completion is not None:
+                completion.set(None)
+
+    # ----------------------------------------------------------------------------------------------------------- apply
+
+    def _apply(self, entry: raft.Entry, elided: bool, written: Written, round: Round) -> None:
+        state = self.log.state
+        if entry.index != state.applied_index + 1:
+            raise NonDeterministicApply(f"range {self.range_id}: entry {entry.index} after {state.applied_index}")
+        state.applied_index = entry.index
+        state.applied_term = entry.term
+        written.applied_index = entry.index
+        proposal = self._proposals.pop(entry.index, None)
+        if proposal is not None and proposal.term != entry.term:
+            written.add_outcome(proposal, ProposalLost("another leader's entry took its place"))
+            proposal = None
+        if entry.kind == raft.MEMBERSHIP:
+            error = self._apply_membership(entry, round)
+        elif entry.data:
+            command = proposal.command if proposal is not None else None
+            error = self._apply_command(command or decode_command(entry.data), round)
+            if elided and proposal is not None and command is not None and error is None and command.split is None:
+                written.add_elided(proposal, command)
+        else:
+            error = None
+        if proposal is not None:
+            written.add_outcome(proposal, error)
+
+    def _apply_command(self, command: Command, round: Round) -> BaseException | None:
+        descriptor = self.descriptor
+        if command.generation not in (descriptor.generation, ANY_GENERATION):
+            return ProposalLost("the range's descriptor changed")
+        split = command.split
+        if split is not None and (descriptor.is_joint or not descriptor.start < split.split_key < descriptor.end):
+            return ProposalLost("the range cannot be split there now")
+        for clear in command.clears:
+            round.clear(clear)
+        round.write_all(command.writes)
+        self.logged_writes += len(command.writes)
+        self.owner.clock.raise_to(command.clock)
+        if split is not None:
+            left = RangeDescriptor(
+                descriptor.range_id,
+                descriptor.start,
+                split.split_key,
+                descriptor.generation + 1,
+                descriptor.replicas,
+                descriptor.next_replica_id,
+            )
+            self._set_descriptor(left, round)
+            self.owner.split_applied(self, descriptor, command, round)
+        return None
+
+    def _apply_membership(self, entry: raft.Entry, round: Round) -> BaseException | None:
+        change = raft.decode_conf_change(entry.data)
+        descriptor = self.descriptor
+        added: dict[ReplicaId, NodeId] = {}
+        if change.changes:
+            context = decode_context(change.context)
+            if context.generation != descriptor.generation:
+                return ProposalLost("the range's descriptor changed")
+            added = {replica.replica_id: replica.node_id for replica in context.added}
+        membership = self.raft.apply_membership(change)
+        self._set_descriptor(descriptor_for(descriptor, membership, added), round)
+        self.log.membership = membership_of(self.descriptor)
+        if self.descriptor.replica(self.replica_id) is None:
+            self.owner.removed(self)
+        return None
+
+    def _set_descriptor(self, descriptor: RangeDescriptor, round: Round) -> None:
+        self._descriptor = descriptor
+        round.write((Space.STATE, descriptor_key(self.range_id), encode_descriptor(descriptor)))
+        self._learn_nodes()
+        self.owner.descriptor_changed(self)
+
+    def _learn_nodes(self) -> None:
+        if self._descriptor is not None:
+            self.nodes = {replica.replica_id: replica.node_id for replica in self._descriptor.replicas}
+
+    def installed(self, descriptor: RangeDescriptor, meta: raft.SnapshotMeta) -> None:
+        """A snapshot is in place and durable."""
+        self.installing = False
+        self._staged_chunks = 0
+        self._descriptor = descriptor
+        self.durable_applied = meta.index
+        self._learn_nodes()
+        for index in [index for index in self._proposals if index <= meta.index]:
+            self._proposals.pop(index).completion.fail(OutcomeUnknown("a snapshot replaced the log"))
+        self.raft.persisted(meta.index, meta.term)
+        self.raft.applied(meta.index)
+        messages, self._install_messages = self._install_messages, []
+        self.owner.send(self, messages)
+        self.owner.descriptor_changed(self)
+        self.owner.wake(self)
+
+    def truncate_log(self, keep: int, round: Round) -> None:
+        """Forget old entries, all but the last ``keep`` applied ones."""
+        upto = self.durable_applied - keep
+        if upto > self.log.state.truncated_index and not self.installing:
+            self.log.truncate(upto, self.log.term(upto), round)
+            round.states[self._state_key] = self.log.encode_state
+
+    # ------------------------------------------------------------------------------------------------------ leadership
+
+    def _note_role(self, ready: raft.Ready) -> None:
+        if ready.role is self._role and ready.leader == self._leader and ready.term == self._term:
+            return
+        was_leading = self._role is raft.Role.LEADER and ready.term == self._term
+        if self.leased and not (ready.role is raft.Role.LEADER and ready.term == self._term):
+            self._drop_lease()
+        if ready.term != self._term:
+            self.support_epochs.clear()
+        self._role, self._leader, self._term = ready.role, ready.leader, ready.term
+        if ready.leader:
+            self.expected_leader = 0
+        if ready.role is raft.Role.LEADER and not was_leading:
+            self._first_of_term = self.raft.term_start_index
+            self._lease_start_ns = self.owner.scheduler.now_ns()
+            if self._handover_term != ready.term and self.owner.lease_needs_wait(self):
+                self._lease_start_ns += self.owner.clock.max_offset_us * 1_000
+        self.owner.leadership_changed(self)
+
+    def inherit_lease(self) -> None:
+        """The next term here begins where this node's own lease of the whole range ends: no wait is needed."""
+        self._handover_term = self.raft.term + 1
+
+    def _try_lease(self) -> None:
+        if self._role is not raft.Role.LEADER or self.leased or self.destroyed:
+            return
+        if self.raft.applied_index < self._first_of_term:
+            return
+        now = self.owner.scheduler.now_ns()
+        if now < self._lease_start_ns:
+            if not self._lease_timer_set:
+                self._lease_timer_set = True
+                self.owner.scheduler.call_at(self._lease_start_ns, self._lease_due)
+            return
+        self.leased = True
+        self.published_generation = -1
+        self.owner.lease_changed(self, True)
+
+    def _lease_due(self) -> None:
+        self._lease_timer_set = False
+        self._try_lease()
+
+    def _drop_lease(self) -> None:
+        self.leased = False
+        self.lease_until_ns = 0
+        self.owner.lease_changed(self, False)
+        self.local = None
+
+    def close(self, error: BaseException) -> None:
+        """End everything that waits for this replica."""
+        self.destroyed = True
+        if self.leased:
+            self._drop_lease()
+        proposals, self._proposals = self._proposals, {}
+        for proposal in proposals.values():
+            proposal.completion.fail(error)
+        reads, self._reads = self._reads, {}
+        for read in reads.values():
+            read.fail(ProposalLost("the replica is gone"))
+
+
+def descriptor_for(
+    old: RangeDescriptor, membership: raft.Membership, added: dict[ReplicaId, NodeId]
+) -> RangeDescriptor:
+    """The descriptor after a membership change, with the roles that the Raft configuration gives."""
+    nodes = {replica.replica_id: replica.node_id for replica in old.replicas} | added
+    replicas = tuple(
+        ReplicaDescriptor(nodes[peer], peer, _role_in(membership, peer)) for peer in sorted(membership.peers())
+    )
+    next_id = max([old.next_replica_id, *(replica_id + 1 for replica_id in added)])
+    return RangeDescriptor(old.range_id, old.start, old.end, old.generation + 1, replicas, next_id)
+
+
+def _role_in(membership: raft.Membership, peer: ReplicaId) -> ReplicaRole:
+    voter = peer in membership.voters
+    if not membership.outgoing:
+        return ReplicaRole.VOTER if voter else ReplicaRole.LEARNER
+    outgoing = peer in membership.outgoing
+    if voter:
+        return ReplicaRole.VOTER if outgoing else ReplicaRole.INCOMING
+    return ReplicaRole.OUTGOING if outgoing else ReplicaRole.LEARNER
+
+
+def _failed(error: BaseException) -> Completion[None]:
+    completion: Completion[None] = Completion()
+    completion.fail(error)
+    return completion

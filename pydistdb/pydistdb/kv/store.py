@@ -1,0 +1,180 @@
+"""One node's store as the rest of the database sees it: ranges, membership, addressing and placement together.
+
+``MultiRaft`` (multiraft.py) does the work for the replicas that are here; around it stand
+
+* ``membership``  who is in the cluster, pings, clocks (membership.py);
+* ``directory``   where the ranges are, and the records of range 1 (placement/directory.py);
+* ``queue``       replicas and leases in the right places (placement/queue.py).
+
+Example (the embedded default, a cluster of one)::
+
+    identity = open_identity(engine) or bootstrap(engine, clock, cluster_id, "n1", NodeAddresses("localhost:26257"))
+    store = Store(identity, engine, scheduler, clock, LoopbackTransport(), committer, random.randint)
+    store.start()
+    replica = store.replica_for_key(b"k")       # leased at once: this node is its only voter
+    replica.propose(Command(replica.lease_epoch, replica.descriptor.generation, now, writes))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pydistdb_storage.engine import Engine
+
+from pydistdb.kv.api import KVError
+from pydistdb.kv.command import Command, NotLeaseholder, ProposalLost, SplitTrigger
+from pydistdb.kv.commit import Committer
+from pydistdb.kv.descriptor import FIRST_RANGE_ID, FIRST_SPLIT_KEY, NodeId, NodeIdentity, RangeDescriptor
+from pydistdb.kv.hlc import HybridClock
+from pydistdb.kv.membership import Membership, NodeAddresses
+from pydistdb.kv.multiraft import ClusterHooks, MultiRaft, RangeObserver, StoreConfig
+from pydistdb.kv.placement.directory import Directory, Done, NotHere
+from pydistdb.kv.placement.queue import ReplicateQueue
+from pydistdb.kv.replica import Replica
+from pydistdb.kv.status import StoreStatus, store_status
+from pydistdb.kv.transport import Message, Ping, Pong, Transport, register
+from pydistdb.tasks import Scheduler
+
+
+class SplitRange(Message):
+    """Make ``key`` a boundary; sent to the leaseholder.  Answered by Done or NotHere."""
+
+    key: bytes
+
+
+class TransferLease(Message):
+    """Hand the lease of the range that holds ``key`` to node ``to``; sent to the leaseholder."""
+
+    key: bytes
+    to: NodeId
+
+
+class StatusRequest(Message):
+    """Answered by StoreStatus."""
+
+
+register(SplitRange, TransferLease, StatusRequest)
+
+
+class Store(MultiRaft):
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        node: NodeIdentity,
+        engine: Engine,
+        scheduler: Scheduler,
+        clock: HybridClock,
+        transport: Transport,
+        committer: Committer,
+        rand: Callable[[int, int], int],
+        config: StoreConfig | None = None,
+        addresses: NodeAddresses | None = None,
+    ) -> None:
+        super().__init__(node, engine, scheduler, clock, transport, committer, rand, config)
+        self.directory = Directory(self)
+        self.membership = Membership(self, self.directory, addresses)
+        self.queue = ReplicateQueue(self, self.membership)
+        self.cluster_hooks = _Hooks(self)
+        self.register(SplitRange, self._on_split)
+        self.register(TransferLease, self._on_transfer)
+        self.register(StatusRequest, self._on_status)
+
+    def start(self) -> None:
+        self.membership.start()
+        super().start()
+        self.queue.start()
+
+    # ---------------------------------------------------------------------------------------------------------- splits
+
+    async def split(self, key: bytes) -> RangeDescriptor | None:
+        """Make ``key`` a boundary of the range leased here that holds it; returns the right part, None if it was one.
+
+        Raises NotLeaseholder; ProposalLost if another change got in the way (try again)."""
+        if key < FIRST_SPLIT_KEY:
+            raise KVError(f"keys below {FIRST_SPLIT_KEY!r} stay in one range")
+        replica = self._leaseholder_of(key)
+        if replica.descriptor.start == key:
+            return None
+        right_id = await self.directory.allocate(b"range")
+        replica = self._leaseholder_of(key)
+        descriptor = replica.descriptor
+        if descriptor.start == key:
+            return None
+        command = Command(replica.lease_epoch, descriptor.generation, 0, [], [], SplitTrigger(key, right_id))
+        await replica.propose(command)
+        right = self.replicas.get(right_id)
+        if right is None:
+            raise ProposalLost("the right part of the split went elsewhere")
+        return right.descriptor
+
+    def _leaseholder_of(self, key: bytes) -> Replica:
+        replica = self.replica_for_key(key)
+        if replica is None:
+            raise NotLeaseholder(0, 0)
+        if not replica.is_leaseholder():
+            raise NotLeaseholder(replica.range_id, replica.leader_hint or 0)
+        return replica
+
+    async def _on_split(self, from_node: NodeId, request: SplitRange) -> Message:
+        for _ in range(5):
+            try:
+                await self.split(request.key)
+                return Done()
+            except NotLeaseholder as error:
+                return NotHere(error.leader)
+            except ProposalLost:
+                continue
+        return NotHere(self.node_id)
+
+    async def _on_transfer(self, from_node: NodeId, request: TransferLease) -> Message:
+        replica = self.replica_for_key(request.key)
+        if replica is None or not replica.is_leader:
+            return NotHere((replica.leader_hint or 0) if replica is not None else 0)
+        if not self.transfer_lease(replica, request.to):
+            raise KVError(f"node {request.to} cannot take the lease of range {replica.range_id}")
+        return Done()
+
+    # ---------------------------------------------------------------------------------------------------------- status
+
+    def status(self) -> StoreStatus:
+        """What this node knows, for ``proddb status``."""
+        return store_status(self, self.membership)
+
+    async def _on_status(self, from_node: NodeId, request: StatusRequest) -> Message:
+        return self.status()
+
+    def drain(self) -> None:
+        """Hand every lease to another node, before a planned stop."""
+        self.membership.draining = True
+        self.queue.shed_leases()
+
+
+class _Hooks(ClusterHooks):
+    """Passes on what the parts want to hear of."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def descriptor_changed(self, replica: Replica) -> None:
+        if replica.leased:
+            self._store.directory.publish_soon(replica)
+            self._store.queue.look_at(replica)
+
+    def lease_acquired(self, replica: Replica) -> None:
+        self._store.directory.publish_soon(replica)
+        self._store.queue.look_at(replica)
+        if replica.range_id == FIRST_RANGE_ID:
+            self._store.membership.first_range_acquired()
+
+    def write_refused(self) -> None:
+        self._store.queue.shed_leases()
+
+    def control(self, from_node: NodeId, message: Ping | Pong) -> None:
+        if isinstance(message, Ping):
+            self._store.membership.on_ping(from_node, message)
+        else:
+            self._store.membership.on_pong(from_node, message)
+
+
+__all__ = ["ClusterHooks", "RangeObserver", "SplitRange", "StatusRequest", "Store", "StoreConfig", "TransferLease"]
