@@ -314,6 +314,9 @@ class WindowCall:
     partition_by: tuple[Expr, ...] = ()
     order_by: tuple[SortKey, ...] = ()
     frame: tuple[Any, ...] = ()
+    """``(unit, (start, offset), (end, offset), exclusion)``: unit rows|range|groups, bounds "unbounded preceding",
+    "preceding", "current row", "following" or "unbounded following" with their offset or None, exclusion "",
+    "current row", "group" or "ties".  Empty: the default, range from unbounded preceding to the current row."""
     filter: Expr | None = None
 
 
@@ -343,7 +346,7 @@ class Limit(Rel):
 
 @dataclass(frozen=True, slots=True)
 class Distinct(Rel):
-    """``on``: DISTINCT ON expressions (the first row of each in input order); empty for all columns."""
+    """``on``: DISTINCT ON expressions (the first row of each in input order, which is kept); empty for all columns."""
 
     input: Rel
     on: tuple[Expr, ...] = ()
@@ -362,13 +365,18 @@ class SetOperation(Rel):
 @dataclass(frozen=True, slots=True)
 class Cte(Rel):
     """``definition`` is computed once and read by CteScans of ``cte_id`` in ``body``; ``step`` makes it recursive
-    (``union_all`` or not), with CteScans of the same id inside ``step`` reading the working table."""
+    (``union_all`` or not), with CteScans of the same id inside ``step`` reading the working table.
+
+    ``materialized``: as written, None if left to the planner.  ``definition`` may be an Insert, Update or Delete; it
+    runs
+    whether or not it is referred to."""
 
     cte_id: int
     definition: Rel
     body: Rel
     step: Rel | None = None
     union_all: bool = True
+    materialized: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +386,9 @@ class CteScan(Rel):
 
 @dataclass(frozen=True, slots=True)
 class LockRows(Rel):
-    """SELECT … FOR UPDATE/SHARE: locks the rows of ``targets``; each is (table, id of its key column)."""
+    """SELECT … FOR UPDATE/SHARE: locks the rows of ``targets``; each is (table, id of its key column).
+
+    ``strength`` and ``wait`` are numbers of kv's LockStrength and WaitPolicy.  A NULL key (outer join) locks nothing."""
 
     input: Rel
     targets: tuple[tuple[Table, ColumnId], ...]
@@ -404,6 +414,8 @@ class Insert(Rel):
     row_ids: dict[int, ColumnId]
     returning: tuple[Expr, ...] = ()
     on_conflict: OnConflict | None = None
+    generated: tuple[tuple[int, Expr], ...] = ()
+    """Generated columns by number, computed over the rest of the new row, before the checks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,6 +445,8 @@ class Update(Rel):
     checks: tuple[tuple[str, Expr], ...]
     recheck: Expr | None = None
     returning: tuple[Expr, ...] = ()
+    generated: tuple[tuple[int, Expr], ...] = ()
+    """As in Insert, over ``new_ids``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 Only this package imports the parser; the rest of SQL sees ``sql/tree.py`` and ``sql/statements.py``.
 """
 
+from pydistdb.sql.bind.analyze import analyze, bind_expression, bind_scalar
 from pydistdb.sql.bind.parse import ParsedStatement, parse
 
-__all__ = ["ParsedStatement", "parse"]
+__all__ = ["ParsedStatement", "analyze", "bind_expression", "bind_scalar", "parse"]

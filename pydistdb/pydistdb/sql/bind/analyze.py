@@ -1,0 +1,105 @@
+"""The way in: a parsed statement to a bound one, or to a utility statement.
+
+    parse("SELECT name FROM users WHERE id = $1")      ParsedStatement
+    analyze(…, catalog, context)                       BoundStatement, its tree as in the example of ``sql/tree.py``
+
+``bind_expression`` and ``bind_scalar`` do the same for expressions that the catalog or EXECUTE keep as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pydistdb.sql.bind.subqueries as subqueries
+from pydistdb.sql.bind.binder import Binder, Parameters
+from pydistdb.sql.bind.changes import bind_change
+from pydistdb.sql.bind.coerce import coerce_to_boolean, coerce_to_target, resolve_unknown, type_named
+from pydistdb.sql.bind.parse import ParsedStatement, parse, stack_depth_exceeded
+from pydistdb.sql.bind.query import bind_statement_query
+from pydistdb.sql.bind.scope import Scope
+from pydistdb.sql.bind.stored import bind_text, row_scope
+from pydistdb.sql.bind.utility import to_utility
+from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.catalog.view import CatalogView
+from pydistdb.sql.errors import DatatypeMismatch, InvalidSyntax
+from pydistdb.sql.statements import Utility
+from pydistdb.sql.tree import BoundStatement, Expr
+from pydistdb.sql.types.base import EvalContext, SqlType
+from pydistdb.sql.types.registry import BOOL
+
+assert subqueries, "imported because it enters its binders"
+
+_TAGS = {"SelectStmt": "SELECT", "InsertStmt": "INSERT", "UpdateStmt": "UPDATE", "DeleteStmt": "DELETE"}
+
+
+def analyze(
+    parsed: ParsedStatement, catalog: CatalogView, context: EvalContext, parameter_oids: Sequence[int] = ()
+) -> BoundStatement | Utility:
+    """Bind a statement; ``parameter_oids`` are the types that the client declared (0: not said)."""
+    if not parsed.is_query:
+        return to_utility(parsed)
+    return bind_query(parsed, catalog, context, Parameters(parameter_oids))
+
+
+def bind_query(
+    parsed: ParsedStatement, catalog: CatalogView, context: EvalContext, parameters: Parameters
+) -> BoundStatement:
+    """Bind a SELECT, INSERT, UPDATE or DELETE."""
+    b = Binder(parsed, catalog, context, parameters)
+    try:
+        if parsed.name == "SelectStmt":
+            query = bind_statement_query(b, None, parsed.node)
+            has_rows = True
+        else:
+            query = bind_change(b, None, {parsed.name: parsed.node})
+            has_rows = bool(query.columns)
+    except RecursionError:
+        raise stack_depth_exceeded() from None
+    return BoundStatement(query, parameters.finish(), _TAGS[parsed.name], has_rows, frozenset(b.tables), b.volatile)
+
+
+def _binder_for(text: str, catalog: CatalogView, context: EvalContext) -> Binder:
+    return Binder(ParsedStatement(text, 0, "", "", {}, text), catalog, context, Parameters(()))
+
+
+def _converted(b: Binder, expr: Expr, target: SqlType | None) -> Expr:
+    if target is None:
+        return resolve_unknown(b, expr)
+    if target.oid == BOOL.oid:
+        return coerce_to_boolean(b, expr, "CHECK", -1)
+    result = coerce_to_target(b, expr, target, "a")
+    if result is None:
+        raise DatatypeMismatch(
+            f"expression is of type {type_named(expr.type.oid)} but should be of type {type_named(target.oid)}"
+        )
+    return result
+
+
+def bind_expression(
+    text: str, table: Table, catalog: CatalogView, context: EvalContext, target: SqlType | None = None
+) -> Expr:
+    """Bind stored text over a table's row: the ids of ColumnRefs are column numbers."""
+    b = _binder_for(text, catalog, context)
+    ids = {column.number: column.number for column in table.columns}
+    b._next_id = max(ids, default=0)
+    try:
+        return _converted(b, bind_text(b, row_scope(table, ids, "CHECK"), text), target)
+    except RecursionError:
+        raise stack_depth_exceeded() from None
+
+
+def bind_scalar(text: str, catalog: CatalogView, context: EvalContext, target: SqlType | None = None) -> Expr:
+    """Bind an expression that mentions no columns: an argument of EXECUTE, a column's default."""
+    b = _binder_for(text, catalog, context)
+    try:
+        return _converted(b, bind_text(b, Scope(None, "DEFAULT"), text), target)
+    except RecursionError:
+        raise stack_depth_exceeded() from None
+
+
+def parse_one(text: str) -> ParsedStatement:
+    """Parse text that must be exactly one statement."""
+    statements = parse(text)
+    if len(statements) != 1:
+        raise InvalidSyntax("cannot insert multiple commands into a prepared statement")
+    return statements[0]

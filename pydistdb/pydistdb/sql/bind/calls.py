@@ -1,0 +1,248 @@
+"""Function calls: finding the function, converting arguments, and telling functions from aggregates and windows.
+
+Arguments may be positional, named (``f(days => 3)``), VARIADIC or left out where there are defaults.  A name with one
+argument that is no function but a type is a cast: ``int8('5')``.
+
+Aggregates and window functions are bound in ``aggregates.py``.
+
+Source: PostgreSQL 15 manual, 4.2.6 and 4.3; parse_func.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pydistdb.sql.bind.aggregates as aggregates
+from pydistdb.sql.bind.binder import Binder
+from pydistdb.sql.bind.coerce import UNKNOWN_OID, can_coerce, coerce, is_binary_coercible, type_named
+from pydistdb.sql.bind.dispatch import BINDERS, bind
+from pydistdb.sql.bind.locations import location_of
+from pydistdb.sql.bind.operators import Ambiguous, Resolved, find_function, find_named
+from pydistdb.sql.bind.parse import Node
+from pydistdb.sql.bind.scope import Scope
+from pydistdb.sql.errors import (
+    AmbiguousFunction,
+    DatabaseError,
+    FeatureNotSupported,
+    InvalidSyntax,
+    ProgramLimitExceeded,
+    UndefinedFunction,
+    WrongObjectType,
+)
+from pydistdb.sql.functions import registry as functions
+from pydistdb.sql.tree import ArrayLiteral, Call, Const, Expr, SetCall
+from pydistdb.sql.types import registry
+from pydistdb.sql.types.base import AggregateFunction, Function
+from pydistdb.sql.types.registry import ANY, RECORD
+
+MOST_ARGUMENTS = 100
+
+SET_CLAUSES = frozenset({"SELECT", "ORDER BY", "GROUP BY", "DISTINCT ON", "FROM", "RETURNING"})
+"""Where a set-returning function may stand (RETURNING refuses later)."""
+
+
+def function_name(node: Node) -> tuple[str, str | None]:
+    """The name and schema of a FuncCall."""
+    parts = [part["String"]["sval"] for part in node["funcname"]]
+    if len(parts) > 3:
+        raise InvalidSyntax(f"improper qualified name (too many dotted names): {'.'.join(parts)}")
+    return parts[-1], parts[-2] if len(parts) > 1 else None
+
+
+def bind_call(b: Binder, scope: Scope, node: Node) -> Expr:
+    """A FuncCall node."""
+    name, schema = function_name(node)
+    location = node["location"]
+    known = functions.functions(name, schema)
+    if any(isinstance(function, AggregateFunction) or function.window for function in known) or "over" in node:
+        return aggregates.bind_aggregate(b, scope, node, name, schema)
+    for flag, words in (
+        ("agg_star", f"{name}(*) specified, but {name} is not an aggregate function"),
+        ("agg_distinct", f"DISTINCT specified, but {name} is not an aggregate function"),
+        ("agg_within_group", f"WITHIN GROUP specified, but {name} is not an aggregate function"),
+        ("agg_order", f"ORDER BY specified, but {name} is not an aggregate function"),
+        ("agg_filter", f"FILTER specified, but {name} is not an aggregate function"),
+    ):
+        if node.get(flag):
+            if not known:
+                raise no_function(b, name, schema, [], location)
+            raise WrongObjectType(words, position=b.position(location))
+    arguments = node.get("args", [])
+    if any("NamedArgExpr" in argument for argument in arguments):
+        return _named_call(b, scope, node, name, schema)
+    expressions = [bind(b, scope, argument) for argument in arguments]
+    if len(expressions) > MOST_ARGUMENTS:
+        raise ProgramLimitExceeded(
+            f"cannot pass more than {MOST_ARGUMENTS} arguments to a function", position=b.position(location)
+        )
+    locations = [location_of(argument) for argument in arguments]
+    if len(expressions) == 1 and not known:
+        cast = _as_cast(b, name, schema, expressions[0], location, locations[0])
+        if cast is not None:
+            return cast
+    found = resolve(b, name, schema, expressions, location, node.get("func_variadic", False))
+    return make_call(b, scope, found, expressions, location, locations, node.get("func_variadic", False))
+
+
+def _as_cast(
+    b: Binder, name: str, schema: str | None, argument: Expr, location: int, argument_location: int
+) -> Expr | None:
+    """``type(x)`` as a cast, where no function has that name."""
+    if schema not in (None, "pg_catalog"):
+        return None
+    target = registry.type_by_name(name) if name.replace("_", "").isalnum() else None
+    if target is None or target.category == "P":
+        return None
+    oid = argument.type.oid
+    if oid == UNKNOWN_OID or is_binary_coercible(oid, target.oid) or can_coerce(oid, target.oid, "e"):
+        return coerce(b, argument, target, "e", argument_location)
+    return None
+
+
+def _signature(arguments: Sequence[Expr]) -> str:
+    return ", ".join(type_named(argument.type.oid) for argument in arguments)
+
+
+def no_function(
+    b: Binder, name: str, schema: str | None, arguments: Sequence[Expr], location: int, signature: str | None = None
+) -> DatabaseError:
+    label = f"{schema}.{name}" if schema else name
+    types = signature if signature is not None else _signature(arguments)
+    return UndefinedFunction(
+        f"function {label}({types}) does not exist",
+        hint="No function matches the given name and argument types. You might need to add explicit type casts.",
+        position=b.position(location),
+    )
+
+
+def resolve(
+    b: Binder,
+    name: str,
+    schema: str | None,
+    arguments: Sequence[Expr],
+    location: int,
+    variadic_array: bool = False,
+) -> Resolved:
+    """Find the function for these arguments or say that there is none."""
+    try:
+        found = find_function(name, schema, tuple([argument.type.oid for argument in arguments]), variadic_array)
+    except Ambiguous:
+        label = f"{schema}.{name}" if schema else name
+        raise AmbiguousFunction(
+            f"function {label}({_signature(arguments)}) is not unique",
+            hint="Could not choose a best candidate function. You might need to add explicit type casts.",
+            position=b.position(location),
+        ) from None
+    except DatabaseError as error:
+        if error.position is None:
+            error.position = b.position(location)
+        raise
+    if found is None:
+        raise no_function(b, name, schema, arguments, location)
+    return found
+
+
+def convert_arguments(
+    b: Binder,
+    found: Resolved,
+    arguments: Sequence[Expr],
+    locations: Sequence[int],
+    variadic_array: bool = False,
+) -> tuple[Expr, ...]:
+    """Convert the arguments to what the function takes; those of a VARIADIC parameter go into an array."""
+    converted = [
+        coerce(b, argument, target, "i", location) if target.oid != ANY.oid else argument
+        for argument, target, location in zip(arguments, found.arguments, locations, strict=True)
+    ]
+    converted = [
+        coerce(b, argument, registry.TEXT, "i") if argument.type.oid == UNKNOWN_OID else argument
+        for argument in converted
+    ]
+    start = found.variadic_from
+    if start >= 0 and found.function.argument_types[-1].oid != ANY.oid and not variadic_array:
+        collected = tuple(converted[start:])
+        element = found.arguments[start] if len(found.arguments) > start else collected[0].type
+        converted[start:] = [ArrayLiteral(registry.array_of(element), collected)]
+    return tuple(converted)
+
+
+def make_call(
+    b: Binder,
+    scope: Scope | None,
+    found: Resolved,
+    arguments: Sequence[Expr],
+    location: int,
+    locations: Sequence[int] | None = None,
+    variadic_array: bool = False,
+) -> Expr:
+    """Make the Call (or SetCall) of a function that was found."""
+    function = found.function
+    assert isinstance(function, Function)
+    if locations is None:
+        locations = [-1] * len(arguments)
+    converted = convert_arguments(b, found, arguments, locations, variadic_array)
+    if function.volatility == "v":
+        b.volatile = True
+    result = found.result
+    if function.out_columns and len(function.out_columns) > 1:
+        result = RECORD
+    if function.returns_set:
+        if scope is None or scope.clause not in SET_CLAUSES:
+            clause = scope.clause if scope is not None else "this context"
+            raise FeatureNotSupported(
+                f"set-returning functions are not allowed in {clause}", position=b.position(location)
+            )
+        scope.set_calls = True
+        return SetCall(result, function, converted)
+    return Call(result, function, converted)
+
+
+def call_by_name(b: Binder, name: str, arguments: Sequence[Expr], location: int, schema: str | None = None) -> Expr:
+    """Call a function that the grammar names for the user."""
+    return make_call(b, None, resolve(b, name, schema, arguments, location), arguments, location)
+
+
+def _named_call(b: Binder, scope: Scope, node: Node, name: str, schema: str | None) -> Expr:
+    location = node["location"]
+    positional: list[Expr] = []
+    named: dict[str, Expr] = {}
+    for argument in node["args"]:
+        inner = argument.get("NamedArgExpr")
+        if inner is None:
+            if named:
+                raise InvalidSyntax(
+                    "positional argument cannot follow named argument", position=b.position(location_of(argument))
+                )
+            positional.append(bind(b, scope, argument))
+        elif inner["name"] in named:
+            raise InvalidSyntax(
+                f'argument name "{inner["name"]}" used more than once', position=b.position(inner["location"])
+            )
+        else:
+            named[inner["name"]] = bind(b, scope, inner["arg"])
+    found = find_named(
+        name,
+        schema,
+        tuple(argument.type.oid for argument in positional),
+        {key: value.type.oid for key, value in named.items()},
+    )
+    if found is None:
+        parts = [type_named(argument.type.oid) for argument in positional]
+        parts += [f"{key} => {type_named(value.type.oid)}" for key, value in named.items()]
+        raise no_function(b, name, schema, [], location, ", ".join(parts))
+    resolved, sources = found
+    function = resolved.function
+    assert isinstance(function, Function)
+    arguments: list[Expr] = []
+    first_default = len(function.argument_types) - function.default_count
+    for index, source in enumerate(sources):
+        if source is None:
+            arguments.append(Const(function.argument_types[index], function.default_values[index - first_default]))
+        elif isinstance(source, str):
+            arguments.append(named[source])
+        else:
+            arguments.append(positional[source])
+    return make_call(b, scope, resolved, arguments, location)
+
+
+BINDERS["FuncCall"] = bind_call

@@ -1,0 +1,439 @@
+"""FROM: tables, views, WITH names, functions, subqueries and joins to relations and visible names.
+
+The items of a FROM list are joined left to right with TRUE.  A subquery marked LATERAL and every function sees the items
+before it; if it uses them, the join is marked ``lateral``.  What a name means is in ``scope.py``.
+
+Source: PostgreSQL 15 manual, 7.2; parse_clause.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import pydistdb.sql.bind.query as queries
+from pydistdb.sql.bind.binder import MOST_VIEW_DEPTH, Binder
+from pydistdb.sql.bind.coerce import coerce, coerce_to_boolean, common_type, resolve_unknown, type_named
+from pydistdb.sql.bind.comparisons import compare
+from pydistdb.sql.bind.dispatch import bind, bind_condition
+from pydistdb.sql.bind.naming import strings
+from pydistdb.sql.bind.parse import Node, ParsedStatement, parse
+from pydistdb.sql.bind.scope import FromItem, Scope, ScopeColumn, Source
+from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.catalog.view import Relation, VirtualTable
+from pydistdb.sql.errors import (
+    AmbiguousColumn,
+    DatabaseError,
+    DatatypeMismatch,
+    FeatureNotSupported,
+    InvalidColumnReference,
+    InvalidSyntax,
+    UndefinedColumn,
+    UndefinedTable,
+)
+from pydistdb.sql.tree import (
+    And,
+    Call,
+    Coalesce,
+    Const,
+    CteScan,
+    Expr,
+    FunctionScan,
+    Join,
+    OutputColumn,
+    Project,
+    Rel,
+    Scan,
+    SetCall,
+    Values,
+    VirtualScan,
+)
+from pydistdb.sql.types import registry
+from pydistdb.sql.types.base import Function
+from pydistdb.sql.types.registry import BOOL, BYTEA, INT8, RECORD
+
+TRUE = Const(BOOL, True)
+NO_ROWS_OF_NOTHING = Values((), ((),))
+"""What SELECT without FROM reads: one row without columns."""
+
+
+def bind_from(b: Binder, scope: Scope, nodes: Sequence[Node]) -> Rel:
+    """Bind a FROM list, making its names visible in ``scope``."""
+    rel: Rel | None = None
+    items: list[FromItem] = []
+    for node in nodes:
+        item, lateral = tracked_item(b, scope, node, items)
+        scope.add(item)
+        rel = item.rel if rel is None else _join("inner", rel, item.rel, TRUE, lateral)
+        items.append(item)
+    return NO_ROWS_OF_NOTHING if rel is None else rel
+
+
+def _join(kind: str, left: Rel, right: Rel, condition: Expr, lateral: bool = False) -> Join:
+    return Join(left.columns + right.columns, kind, left, right, condition, lateral)
+
+
+def tracked_item(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> tuple[FromItem, bool]:
+    """Bind an item; tell whether it refers to those before it."""
+    if "RangeVar" in node:
+        return bind_item(b, scope, node, items), False
+    tracker: list[Scope] = []
+    b.references.append(tracker)
+    try:
+        item = bind_item(b, scope, node, items)
+    finally:
+        b.references.pop()
+    return item, any(seen.clause == "LATERAL" and seen.parent is scope.parent for seen in tracker)
+
+
+def bind_item(b: Binder, scope: Scope, wrapper: Node, items: list[FromItem]) -> FromItem:
+    """Bind one FROM item; ``items`` are those before it, for LATERAL."""
+    for kind, node in wrapper.items():
+        match kind:
+            case "RangeVar":
+                return range_variable(b, scope, node)
+            case "JoinExpr":
+                return _join_item(b, scope, node, items)
+            case "RangeSubselect":
+                return _subselect(b, scope, node, items)
+            case "RangeFunction":
+                return _range_function(b, scope, node, items)
+        words = {"RangeTableSample": "TABLESAMPLE", "RangeTableFunc": "XMLTABLE", "JsonTable": "JSON_TABLE"}
+        raise FeatureNotSupported(
+            f"{words.get(kind, kind)} is not supported", position=b.position(node.get("location", -1))
+        )
+    raise FeatureNotSupported("empty FROM item")
+
+
+# ------------------------------------------------------------------------------------------------ tables, views, WITH
+
+
+def find_relation(b: Binder, node: Node) -> Relation:
+    """Look a RangeVar up in the catalog."""
+    name, schema = node["relname"], node.get("schemaname")
+    catalog = node.get("catalogname")
+    if catalog is not None and catalog != b.catalog.database.name:
+        raise FeatureNotSupported(
+            f'cross-database references are not implemented: "{catalog}.{schema}.{name}"',
+            position=b.position(node.get("location", -1)),
+        )
+    found = b.catalog.relation(name, schema)
+    if found is None:
+        label = f"{schema}.{name}" if schema else name
+        position = b.position(node.get("location", -1))
+        raise UndefinedTable(f'relation "{label}" does not exist', position=position)
+    return found
+
+
+def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
+    """A table, view, virtual table or WITH query by name."""
+    alias = node.get("alias")
+    name = alias["aliasname"] if alias else node["relname"]
+    if "schemaname" not in node:
+        entry = scope.find_cte(node["relname"])
+        if entry is not None:
+            if entry.recursive_use is not None:
+                raise DatabaseError.of("42P19", entry.recursive_use, position=b.position(node.get("location", -1)))
+            entry.used += 1
+            columns = [ScopeColumn(label, b.new_id(), sql_type) for label, sql_type in entry.columns]
+            return _item(CteScan(outputs(columns), entry.id), name, columns, alias)
+    relation = find_relation(b, node)
+    schema = None if alias else node.get("schemaname") or _schema_of(b, relation)
+    if isinstance(relation, VirtualTable):
+        columns = [ScopeColumn(label, b.new_id(), sql_type) for label, sql_type in relation.columns]
+        rel: Rel = VirtualScan(outputs(columns), relation, tuple(range(len(columns))), name)
+        return _item(rel, name, columns, alias, schema=schema)
+    if relation.kind == "v":
+        return _view(b, relation, name, alias, schema)
+    if relation.kind not in ("r", "p"):
+        raise FeatureNotSupported(
+            f'"{relation.name}" is not a table that can be read', position=b.position(node.get("location", -1))
+        )
+    return table_item(b, relation, name, alias, schema, scope.wants_keys)
+
+
+def table_item(b: Binder, table: Table, name: str, alias: Node | None, schema: str | None, with_key: bool) -> FromItem:
+    """A scan of a stored table, with the row's key as its first column if wanted."""
+    b.tables.add(table.oid)
+    new_id = b.new_id
+    type_by_oid = registry.type_by_oid
+    columns = [
+        ScopeColumn(
+            column.name,
+            new_id(),
+            type_by_oid(column.type_oid).with_modifier(column.modifier),
+            not column.not_null,
+            column.number,
+        )
+        for column in table.columns
+        if not column.dropped
+    ]
+    made = outputs(columns)
+    numbers = tuple([column.number for column in columns])
+    key_id = None
+    if with_key:
+        key_id = new_id()
+        made = (OutputColumn(key_id, "", BYTEA), *made)
+        numbers = (0, *numbers)
+    return _item(Scan(made, table, numbers, name), name, columns, alias, table, schema, key_id)
+
+
+def _schema_of(b: Binder, relation: Relation) -> str | None:
+    if isinstance(relation, VirtualTable):
+        return relation.schema
+    for schema in b.catalog.schemas():
+        if schema.oid == relation.schema:
+            return schema.name
+    return None
+
+
+def outputs(columns: Sequence[ScopeColumn]) -> tuple[OutputColumn, ...]:
+    return tuple([OutputColumn(column.id, column.name, column.type) for column in columns])
+
+
+def _item(
+    rel: Rel,
+    name: str,
+    columns: list[ScopeColumn],
+    alias: Node | None,
+    table: Table | None = None,
+    schema: str | None = None,
+    key_id: int | None = None,
+) -> FromItem:
+    """A FROM item of one source; a column alias list renames its first columns."""
+    if alias is not None and "colnames" in alias:
+        columns = _renamed(columns, strings(alias["colnames"]), name)
+    return FromItem(rel, [Source(name, columns, schema, table, key_id)], columns)
+
+
+def _renamed(columns: list[ScopeColumn], names: Sequence[str], label: str) -> list[ScopeColumn]:
+    if len(names) > len(columns):
+        raise InvalidColumnReference(
+            f'table "{label}" has {len(columns)} columns available but {len(names)} columns specified'
+        )
+    renamed = []
+    for index, column in enumerate(columns):
+        if index < len(names):
+            other = ScopeColumn(names[index], column.id, column.type, column.nullable, column.number)
+            other.expression = column.expression
+            column = other
+        renamed.append(column)
+    return renamed
+
+
+@lru_cache(maxsize=256)
+def _parsed_view(definition: str) -> ParsedStatement:
+    return parse(definition)[0]
+
+
+def _view(b: Binder, view: Table, name: str, alias: Node | None, schema: str | None) -> FromItem:
+    """Expand a view: bind its definition as a subquery of its own, and give the columns their names."""
+    b.tables.add(view.oid)
+    if b.view_depth >= MOST_VIEW_DEPTH:
+        raise DatabaseError.of("42P17", f'infinite recursion detected in rules for relation "{view.name}"')
+    b.view_depth += 1
+    b.text_depth += 1
+    saved, b.references = b.references, []
+    try:
+        rel = queries.bind_statement_query(b, None, _parsed_view(view.definition).node)
+    finally:
+        b.view_depth -= 1
+        b.text_depth -= 1
+        b.references = saved
+    labels = [column.name for column in view.columns if not column.dropped]
+    columns = [ScopeColumn(label, output.id, output.type) for label, output in zip(labels, rel.columns, strict=False)]
+    return _item(rel, name, columns, alias, schema=schema)
+
+
+# ------------------------------------------------------------------------------------------------ subqueries, functions
+
+
+def lateral_scope(scope: Scope, items: Sequence[FromItem], visible: bool) -> Scope:
+    """What an item of a FROM list sees outside itself: the outer query and, if ``visible``, the items before it."""
+    inner = Scope(scope.parent, "LATERAL")
+    inner.ctes = scope.ctes
+    if visible:
+        for item in items:
+            inner.add(item)
+    else:
+        inner.hidden = [source for item in items for source in item.sources]
+    return inner
+
+
+def _subselect(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> FromItem:
+    outside = lateral_scope(scope, items, node.get("lateral", False))
+    rel = queries.bind_query_node(b, outside, node["subquery"])
+    alias = node.get("alias")
+    columns = [ScopeColumn(column.name, column.id, column.type) for column in rel.columns]
+    return _item(rel, alias["aliasname"] if alias else "", columns, alias)
+
+
+def _range_function(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> FromItem:
+    calls = node["functions"]
+    if len(calls) != 1:
+        raise FeatureNotSupported("ROWS FROM with several functions is not supported")
+    parts = calls[0]["List"]["items"]
+    if node.get("coldeflist") or (len(parts) > 1 and parts[1]):
+        return _record_function(b, scope, node, items)
+    inner = lateral_scope(scope, items, True)
+    expr = _bind_in_from(b, inner, parts[0])
+    alias = node.get("alias")
+    label = _function_label(parts[0])
+    name = alias["aliasname"] if alias else label
+    ordinality = node.get("ordinality", False)
+    if not isinstance(expr, Call | SetCall):
+        column = ScopeColumn(name, b.new_id(), expr.type)
+        rel: Rel = Project(outputs([column]), NO_ROWS_OF_NOTHING, (resolve_unknown(b, expr),))
+        if ordinality:
+            raise FeatureNotSupported("WITH ORDINALITY is not supported for this expression")
+        return _item(rel, name, [column], alias)
+    function = expr.function
+    columns = _function_columns(b, function, expr, name if alias else label)
+    if ordinality:
+        columns.append(ScopeColumn("ordinality", b.new_id(), INT8, nullable=False))
+    rel = FunctionScan(outputs(columns), function, expr.arguments, ordinality, name)
+    return _item(rel, name, columns, alias)
+
+
+def _bind_in_from(b: Binder, inner: Scope, node: Node) -> Expr:
+    """Bind a function in FROM: it sees the items before it, as LATERAL does."""
+    seeing = Scope(inner, "FROM")
+    return bind(b, seeing, node)
+
+
+def _function_label(wrapper: Node) -> str:
+    return queries.column_label(wrapper)
+
+
+def _function_columns(b: Binder, function: Function, expr: Expr, label: str) -> list[ScopeColumn]:
+    out = function.out_columns
+    if len(out) > 1 or (out and expr.type.oid == RECORD.oid):
+        return [ScopeColumn(name, b.new_id(), sql_type) for name, sql_type in out]
+    if expr.type.oid == RECORD.oid and not out:
+        raise InvalidSyntax('a column definition list is required for functions returning "record"')
+    if out and label == function.name:
+        label = out[0][0]
+    return [ScopeColumn(label, b.new_id(), expr.type)]
+
+
+def _record_function(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> FromItem:
+    raise FeatureNotSupported("functions with a column definition list are not supported")
+
+
+# ------------------------------------------------------------------------------------------------ joins
+
+_JOIN_KINDS = {"JOIN_INNER": "inner", "JOIN_LEFT": "left", "JOIN_RIGHT": "right", "JOIN_FULL": "full"}
+
+
+def _set_nullable(item: FromItem) -> None:
+    """The columns of an outer join's other side may be NULL from here on."""
+    for source in item.sources:
+        for column in source.columns:
+            column.nullable = True
+    for column in item.columns:
+        column.nullable = True
+
+
+def _join_item(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> FromItem:
+    kind = _JOIN_KINDS[node["jointype"]]
+    left = bind_item(b, scope, node["larg"], items)
+    if kind in ("right", "full"):
+        _forbid(left)
+    right, lateral = tracked_item(b, scope, node["rarg"], [*items, left])
+    _allow(left)
+    both = Scope(scope.parent, "JOIN conditions")
+    both.ctes = scope.ctes
+    both.add(left)
+    both.add(right)
+    both.hidden = [source for item in items for source in item.sources]
+    names = _using_names(left, right, node)
+    merged: list[ScopeColumn] = []
+    if names is not None:
+        condition, merged = _using(b, left, right, names, kind)
+    elif "quals" in node:
+        condition = bind_condition(b, both, node["quals"], "JOIN conditions")
+    else:
+        condition = TRUE
+    if kind in ("left", "full"):
+        _set_nullable(right)
+    if kind in ("right", "full"):
+        _set_nullable(left)
+    sources = both.sources
+    columns = left.columns + right.columns
+    if names is not None:
+        taken = set(names)
+        columns = merged + [column for column in columns if column.name not in taken]
+        if "join_using_alias" in node:
+            sources = [*sources, Source(node["join_using_alias"]["aliasname"], merged)]
+    rel = _join(kind, left.rel, right.rel, condition, lateral)
+    alias = node.get("alias")
+    if alias is not None:
+        return _item(rel, alias["aliasname"], columns, alias)
+    return FromItem(rel, sources, columns)
+
+
+def _forbid(item: FromItem) -> None:
+    for source in item.sources:
+        name = source.name
+        source.problem = lambda name=name: UndefinedTable(  # type: ignore[misc]
+            f'invalid reference to FROM-clause entry for table "{name}"',
+            detail="The combining JOIN type must be INNER or LEFT for a LATERAL reference.",
+        )
+
+
+def _allow(item: FromItem) -> None:
+    for source in item.sources:
+        source.problem = None
+
+
+def _using_names(left: FromItem, right: FromItem, node: Node) -> list[str] | None:
+    if node.get("isNatural"):
+        others = {column.name for column in right.columns}
+        return [column.name for column in left.columns if column.name in others]
+    if "usingClause" in node:
+        return list(strings(node["usingClause"]))
+    return None
+
+
+def _using_column(item: FromItem, name: str, side: str) -> ScopeColumn:
+    found = [column for column in item.columns if column.name == name]
+    if not found:
+        raise UndefinedColumn(f'column "{name}" specified in USING clause does not exist in {side} table')
+    if len(found) > 1:
+        raise AmbiguousColumn(f'common column name "{name}" appears more than once in {side} table')
+    return found[0]
+
+
+def _using(
+    b: Binder, left: FromItem, right: FromItem, names: Sequence[str], kind: str
+) -> tuple[Expr, list[ScopeColumn]]:
+    """The condition and the merged columns of JOIN … USING."""
+    tests: list[Expr] = []
+    merged: list[ScopeColumn] = []
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise DatabaseError.of("42701", f'column name "{name}" appears more than once in USING clause')
+        one = _using_column(left, name, "left")
+        other = _using_column(right, name, "right")
+        one_expr, other_expr = one.ref(), other.ref()
+        tests.append(coerce_to_boolean(b, compare(b, "=", one_expr, other_expr, -1), "JOIN/USING", -1))
+        common = common_type(b, (one_expr, other_expr), None)
+        if common is None:
+            raise DatatypeMismatch(
+                f"JOIN/USING types {type_named(one.type.oid)} and {type_named(other.type.oid)} cannot be matched"
+            )
+        preferred = other if kind == "right" else one
+        if kind != "full" and preferred.type.oid == common.oid:
+            merged.append(preferred)
+            continue
+        column = ScopeColumn(name, b.new_id(), common)
+        if kind == "full":
+            nullable = [replace(e, nullable=True) if hasattr(e, "nullable") else e for e in (one_expr, other_expr)]
+            column.expression = Coalesce(common, tuple(coerce(b, e, common, "i") for e in nullable))
+        else:
+            column.expression = coerce(b, preferred.ref(), common, "i")
+        merged.append(column)
+    if not tests:
+        return TRUE, merged
+    return (tests[0] if len(tests) == 1 else And(BOOL, tuple(tests))), merged

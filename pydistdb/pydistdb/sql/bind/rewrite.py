@@ -1,0 +1,75 @@
+"""Rewriting of trees: replace some expressions, keep the rest as it is (identical, not just equal).
+
+>>> from pydistdb.sql.tree import Const, Not
+>>> from pydistdb.sql.types.registry import BOOL
+>>> tree = Not(BOOL, Const(BOOL, True))
+>>> transform(tree, lambda expr: None) is tree
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from pydistdb.sql.tree import AggregateCall, Expr, OnConflict, Rel, SortKey, WindowCall
+
+_NODES = (Expr, Rel, SortKey, AggregateCall, WindowCall, OnConflict)
+_PLAIN_FIELDS = frozenset(
+    {"type", "function", "columns", "table", "value", "equality", "less", "name", "kind", "numbers", "positions"}
+)
+_fields: dict[type, tuple[str, ...]] = {}
+_T = TypeVar("_T")
+
+
+def _node_fields(cls: type) -> tuple[str, ...]:
+    names = _fields.get(cls)
+    if names is None:
+        names = _fields[cls] = tuple(f.name for f in fields(cls) if f.name not in _PLAIN_FIELDS)
+    return names
+
+
+def transform(node: _T, visit: Callable[[Expr], Expr | None]) -> _T:
+    """Replace every expression for which ``visit`` returns one; where it returns None, look inside."""
+    result = _transform(node, visit)
+    return result  # type: ignore[no-any-return]
+
+
+def _transform(node: Any, visit: Callable[[Expr], Expr | None]) -> Any:
+    if isinstance(node, tuple):
+        items = [_transform(item, visit) for item in node]
+        if all(new is old for new, old in zip(items, node, strict=True)):
+            return node
+        return tuple(items)
+    if isinstance(node, Expr):
+        replacement = visit(node)
+        if replacement is not None:
+            return replacement
+    elif not isinstance(node, _NODES):
+        return node
+    changes = {}
+    for name in _node_fields(type(node)):
+        old = getattr(node, name)
+        if old is None or old.__class__ in (int, bool, str):
+            continue
+        new = _transform(old, visit)
+        if new is not old:
+            changes[name] = new
+    return replace(node, **changes) if changes else node
+
+
+def walk(node: Any) -> Iterator[Expr]:
+    """All expressions in a tree, outer ones first, those of subqueries included."""
+    if isinstance(node, tuple):
+        for item in node:
+            yield from walk(item)
+        return
+    if isinstance(node, Expr):
+        yield node
+    elif not isinstance(node, _NODES):
+        return
+    for name in _node_fields(type(node)):
+        child = getattr(node, name)
+        if child is not None and child.__class__ not in (int, bool, str):
+            yield from walk(child)

@@ -1,0 +1,52 @@
+"""Projection, with set-returning functions in the select list.
+
+``SELECT id, generate_series(1, 3) + 1`` becomes a ProjectSet that passes the input's columns through and adds one column
+per call, under a Project that computes the rest.  A call inside another's arguments needs a ProjectSet of its own below.
+
+Source: PostgreSQL 15 manual, 38.5.9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydistdb.sql.bind.binder import Binder
+from pydistdb.sql.bind.rewrite import transform, walk
+from pydistdb.sql.bind.scope import Scope
+from pydistdb.sql.bind.targets import Target
+from pydistdb.sql.tree import ColumnRef, Expr, OutputColumn, Project, ProjectSet, Rel, SetCall
+
+
+def project(b: Binder, scope: Scope, rel: Rel, targets: Sequence[Target]) -> Rel:
+    """Compute a select list over a relation, giving every target the id of its column."""
+    expressions = [target.expr for target in targets]
+    if scope.set_calls:
+        while any(isinstance(part, SetCall) for expr in expressions for part in walk(expr)):
+            rel, expressions = _expand(b, rel, expressions)
+    columns = []
+    for target, expr in zip(targets, expressions, strict=True):
+        target.id = b.new_id()
+        columns.append(OutputColumn(target.id, target.name, expr.type))
+    return Project(tuple(columns), rel, tuple(expressions))
+
+
+def _expand(b: Binder, rel: Rel, expressions: list[Expr]) -> tuple[Rel, list[Expr]]:
+    """Move the innermost set-returning calls into a ProjectSet below."""
+    found: list[tuple[int, SetCall]] = []
+
+    def visit(expr: Expr) -> Expr | None:
+        if not isinstance(expr, SetCall):
+            return None
+        if any(isinstance(part, SetCall) for argument in expr.arguments for part in walk(argument)):
+            return None
+        for id, call in found:
+            if call is expr:
+                return ColumnRef(expr.type, id, expr.function.name)
+        id = b.new_id()
+        found.append((id, expr))
+        return ColumnRef(expr.type, id, expr.function.name)
+
+    rewritten = [transform(expr, visit) for expr in expressions]
+    passed = tuple(ColumnRef(column.type, column.id, column.name) for column in rel.columns)
+    columns = rel.columns + tuple(OutputColumn(id, call.function.name, call.type) for id, call in found)
+    return ProjectSet(columns, rel, passed + tuple(call for _, call in found)), rewritten

@@ -1,0 +1,175 @@
+"""WITH: named queries, plain and recursive, and those that change rows.
+
+A WITH query that is referred to becomes a ``Cte`` around the statement and a ``CteScan`` per reference; one that only
+reads and is never referred to is left out, as Postgres does.  A recursive one is split at its UNION: the left side is
+the definition, the right side the step.
+
+Source: PostgreSQL 15 manual, 7.8; parse_cte.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pydistdb.sql.bind.query as queries
+import pydistdb.sql.bind.set_operations as set_operations
+from pydistdb.sql.bind.binder import Binder
+from pydistdb.sql.bind.coerce import type_named
+from pydistdb.sql.bind.naming import strings
+from pydistdb.sql.bind.parse import Node
+from pydistdb.sql.bind.scope import CteEntry, Scope
+from pydistdb.sql.errors import (
+    DatabaseError,
+    DatatypeMismatch,
+    DuplicateAlias,
+    FeatureNotSupported,
+    InvalidColumnReference,
+)
+from pydistdb.sql.tree import Cte, Rel
+from pydistdb.sql.types.base import SqlType
+
+Wrap = Callable[[Rel], Rel]
+
+_MATERIALIZED = {"CTEMaterializeAlways": True, "CTEMaterializeNever": False}
+
+
+class _Definition:
+    def __init__(self, entry: CteEntry, rel: Rel, materialized: bool | None, changes_rows: bool) -> None:
+        self.entry = entry
+        self.rel = rel
+        self.materialized = materialized
+        self.changes_rows = changes_rows
+        self.step: Rel | None = None
+        self.union_all = True
+
+
+def bind_with(b: Binder, scope: Scope, clause: Node) -> Wrap:
+    """Bind the WITH queries, entering their names into ``scope``; returns what puts them around the statement."""
+    definitions: list[_Definition] = []
+    recursive = clause.get("recursive", False)
+    for wrapper in clause["ctes"]:
+        node = wrapper["CommonTableExpr"]
+        name = node["ctename"]
+        if name in scope.ctes:
+            raise DuplicateAlias(
+                f'WITH query name "{name}" specified more than once', position=b.position(node["location"])
+            )
+        if "search_clause" in node or "cycle_clause" in node:
+            raise FeatureNotSupported(
+                "SEARCH and CYCLE clauses are not supported", position=b.position(node["location"])
+            )
+        if recursive and _mentions(node["ctequery"], name):
+            definitions.append(_recursive(b, scope, node))
+        else:
+            definitions.append(_plain(b, scope, node))
+
+    def wrap(body: Rel) -> Rel:
+        for definition in reversed(definitions):
+            if definition.entry.used or definition.changes_rows:
+                body = Cte(
+                    body.columns,
+                    definition.entry.id,
+                    definition.rel,
+                    body,
+                    definition.step,
+                    definition.union_all,
+                    definition.materialized,
+                )
+        return body
+
+    return wrap
+
+
+def _mentions(tree: Any, name: str) -> bool:
+    """Tell whether a relation of this name is referred to anywhere in a node."""
+    if isinstance(tree, dict):
+        relation = tree.get("RangeVar")
+        if relation is not None and relation.get("relname") == name and "schemaname" not in relation:
+            return True
+        return any(_mentions(child, name) for child in tree.values())
+    if isinstance(tree, list):
+        return any(_mentions(child, name) for child in tree)
+    return False
+
+
+def _names(node: Node, columns: Sequence[tuple[str, SqlType]], b: Binder) -> list[tuple[str, SqlType]]:
+    """The columns under the names of the WITH query's column list."""
+    given = strings(node.get("aliascolnames", ()))
+    if len(given) > len(columns):
+        raise InvalidColumnReference(
+            f'WITH query "{node["ctename"]}" has {len(columns)} columns available but {len(given)} columns specified',
+            position=b.position(node["location"]),
+        )
+    return [(given[index] if index < len(given) else name, sql_type) for index, (name, sql_type) in enumerate(columns)]
+
+
+def _plain(b: Binder, scope: Scope, node: Node) -> _Definition:
+    query = node["ctequery"]
+    changes_rows = "SelectStmt" not in query
+    if changes_rows:
+        from pydistdb.sql.bind.changes import bind_change
+
+        rel = bind_change(b, scope, query)
+    else:
+        rel = queries.bind_query_node(b, scope, query)
+    columns = _names(node, [(column.name, column.type) for column in rel.columns], b)
+    entry = CteEntry(node["ctename"], b.new_cte(), columns)
+    if changes_rows and not rel.columns:
+        entry.recursive_use = f'WITH query "{node["ctename"]}" does not have a RETURNING clause'
+    scope.ctes[entry.name] = entry
+    return _Definition(entry, rel, _MATERIALIZED.get(node.get("ctematerialized", "")), changes_rows)
+
+
+def _recursive(b: Binder, scope: Scope, node: Node) -> _Definition:
+    name = node["ctename"]
+    position = b.position(node["location"])
+    query = node["ctequery"].get("SelectStmt")
+    if query is None:
+        raise DatabaseError.of(
+            "42P19", f'recursive query "{name}" must not contain data-modifying statements', position=position
+        )
+    if query.get("op") != "SETOP_UNION" or _mentions(query["larg"], name):
+        if query.get("op") == "SETOP_UNION":
+            message = f'recursive reference to query "{name}" must not appear within its non-recursive term'
+        else:
+            message = f'recursive query "{name}" does not have the form non-recursive-term UNION [ALL] recursive-term'
+        raise DatabaseError.of("42P19", message, position=position)
+    for key, words in (("sortClause", "ORDER BY"), ("limitOffset", "OFFSET"), ("limitCount", "LIMIT")):
+        if key in query:
+            raise FeatureNotSupported(f"{words} in a recursive query is not implemented", position=position)
+    inner = scope
+    wrap: Wrap | None = None
+    if "withClause" in query:
+        inner = Scope(scope)
+        wrap = bind_with(b, inner, query["withClause"])
+    left = queries.bind_statement_query(b, inner, query["larg"])
+    columns = _names(node, [(column.name, column.type) for column in left.columns], b)
+    entry = CteEntry(name, b.new_cte(), columns)
+    scope.ctes[name] = entry
+    right = queries.bind_statement_query(b, inner, query["rarg"], keep_unknown=True)
+    entry.used = 0
+    if len(right.columns) != len(left.columns):
+        raise DatabaseError.of("42601", "each UNION query must have the same number of columns", position=position)
+    types = _step_types(b, name, left, right, position)
+    definition = _Definition(entry, left if wrap is None else wrap(left), None, False)
+    definition.step = set_operations.with_types(b, right, types)
+    if wrap is not None:
+        definition.step = wrap(definition.step)
+    definition.union_all = query.get("all", False)
+    return definition
+
+
+def _step_types(b: Binder, name: str, left: Rel, right: Rel, position: int | None) -> list[SqlType]:
+    types = [column.type for column in left.columns]
+    expressions = set_operations.column_expressions(right)
+    for index, (mine, theirs) in enumerate(zip(types, expressions, strict=True), 1):
+        overall = set_operations.common_type(b, (set_operations.Const(mine, None), theirs), "UNION")
+        if overall is not None and overall.oid != mine.oid:
+            raise DatatypeMismatch(
+                f'recursive query "{name}" column {index} has type {type_named(mine.oid)} in non-recursive term '
+                f"but type {type_named(overall.oid)} overall",
+                hint="Cast the output of the non-recursive term to the correct type.",
+                position=position,
+            )
+    return types
