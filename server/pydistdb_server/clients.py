@@ -21,7 +21,7 @@ OpenSession = Callable[["ClientConnection", dict[str, str]], Coroutine[Any, Any,
 PROCESS_ID_BITS = 20
 """Connections of one node are numbered below this; above stand 11 bits of the node's number."""
 
-DEFAULT_MAX_CONNECTIONS = 1_000
+DEFAULT_MAX_CONNECTIONS = 500
 DEFAULT_STARTUP_TIMEOUT_NS = 60_000_000_000
 
 

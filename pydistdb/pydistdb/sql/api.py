@@ -1,10 +1,10 @@
 """What the server sees of SQL: a ``Session`` per connection that prepares, binds and executes, and a ``Sink`` for output.
 
 The session knows nothing of sockets or wire bytes.  Every method is a coroutine that usually ends without waiting
-(pydistdb.tasks), so that the serving loop runs it inline.  For what can be answered at once there are ``try_`` forms, plain
-calls without a coroutine: they answer False (or None) where the awaitable form must be used, and then nothing has happened.
-Errors are ``DatabaseError``; the server turns them into ErrorResponses and, in the extended protocol, skips to the next
-Sync.
+(pydistdb.tasks), so that the serving loop runs it inline.  For what can be answered at once there are ``try_`` forms,
+plain calls without a coroutine: they answer False (or None) where the awaitable form must be used, and then nothing
+has happened.  Errors are ``DatabaseError``; the server turns them into ErrorResponses and, in the extended protocol,
+skips to the next Sync.
 """
 
 from __future__ import annotations
@@ -162,8 +162,8 @@ class Session(Protocol):
     def cancel(self, error: DatabaseError) -> bool:
         """Interrupt the statement that is running with ``error`` (57014).
 
-        True: the caller, who drives it, may raise the error at the point where it waits.  False: it must not be disturbed
-        there (a commit is under way, or nothing runs); it will see the error by itself, or be over soon."""
+        True: the caller, who drives it, may raise the error at the point where it waits.  False: it must not be
+        disturbed there (a commit is under way, or nothing runs)."""
 
     async def close(self) -> None:
         """Roll back and release everything."""

@@ -1,0 +1,562 @@
+"""COPY data to rows of values: whole chunks at a time, column by column, with Postgres's errors for single values.
+
+Theory of operation
+-------------------
+A chunk from the client is cut at its last line end; the rest waits for the next chunk.  The lines are split into
+fields, the fields turned round into columns, and each column is converted in one list comprehension: at 100 000 rows
+a second and more, Python has no time for a call per value.  If anything in a chunk is unusual (a conversion fails, a
+line has too many fields) the chunk is gone through again line by line, with Postgres's own order of checks, to raise
+the right error for the right line: ``COPY t, line 3, column a: "x"``.
+
+CSV without a quote character in the chunk is split the same way.  With quotes, a record may span lines: lines are
+joined until their quotes are even, then cut by a regular expression; if ESCAPE is not the QUOTE character, character
+by character.
+
+``feed(data)`` takes bytes and gives rows (lists of values, in the order of the columns copied); ``finish()`` what is
+left.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from struct import Struct
+from typing import Any, NamedTuple, Protocol, cast
+
+from pydistdb.sql.copy import BINARY_SIGNATURE, CopyOptions, bad_format
+from pydistdb.sql.errors import DatabaseError, ProgramLimitExceeded
+from pydistdb.sql.session_statements import decode_text
+from pydistdb.sql.types import known, registry
+from pydistdb.sql.types.base import EvalContext, SqlType
+
+MAX_LINE_BYTES = 64 << 20
+MAX_SHOWN_CHARACTERS = 100
+
+Row = list[Any]
+
+
+class CopyColumn(NamedTuple):
+    name: str
+    type: SqlType
+
+
+class Batch(NamedTuple):
+    """Rows and the line on which each of them ended."""
+
+    rows: list[Row]
+    lines: Sequence[int]
+
+
+class CopyReader(Protocol):
+    def feed(self, data: bytes) -> Batch:
+        """Take bytes as they come; give the rows that are complete."""
+
+    def finish(self) -> Batch:
+        """The data have ended; give what is left, or raise if it is incomplete."""
+
+
+def copy_reader(options: CopyOptions, table: str, columns: Sequence[CopyColumn], context: EvalContext) -> CopyReader:
+    """The reader for these options; ``table`` names the table in CONTEXT."""
+    if options.binary:
+        return BinaryReader(table, columns)
+    return TextReader(options, table, columns, context)
+
+
+def shown(text: str) -> str:
+    """A value for CONTEXT, cut if it is long."""
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + "..."
+
+
+# ---------------------------------------------------------------------------------------------- text and CSV
+
+_ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{1,2}|[0-7]{1,3}|.|$)", re.DOTALL)
+_LETTERS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+
+
+def _unescape(field: str) -> str:
+    """Text format's backslash sequences; \\x and octal ones name bytes, which must make UTF-8 together."""
+    has_bytes = False
+
+    def replace(found: re.Match[str]) -> str:
+        nonlocal has_bytes
+        code = found[1]
+        if code[:1] == "x" and len(code) > 1:
+            has_bytes = True
+            return chr(0xDC00 + int(code[1:], 16))
+        if code[:1].isdigit() and code[0] < "8":
+            has_bytes = True
+            return chr(0xDC00 + (int(code, 8) & 0xFF))
+        return _LETTERS.get(code, code)
+
+    result = _ESCAPE.sub(replace, field)
+    if not has_bytes:
+        return result
+    data = b"".join(
+        bytes([ord(character) - 0xDC00]) if "\udc00" <= character <= "\udcff" else character.encode()
+        for character in result
+    )
+    return decode_text(data)
+
+
+class TextReader:
+    """Text and CSV format."""
+
+    def __init__(self, options: CopyOptions, table: str, columns: Sequence[CopyColumn], context: EvalContext) -> None:
+        self._options = options
+        self._table = table
+        self._columns = columns
+        self._context = context
+        self._rest = b""
+        self._line = 0
+        """Lines read so far."""
+        self._header_pending = options.header
+        self._ended = False
+        self._newline: str | None = None
+        self._fast = [_fast_converter(column.type, context) for column in columns]
+        self._slow = [_slow_converter(column.type, context) for column in columns]
+        self._force_not_null = [column.name in options.force_not_null for column in columns]
+        self._force_null = [column.name in options.force_null for column in columns]
+        self._plain_null = not any(self._force_not_null) and not any(self._force_null)
+        delimiter, quote = re.escape(options.delimiter), re.escape(options.quote)
+        self._csv_field = re.compile(
+            f"(?:{quote}((?:[^{quote}]|{quote}{quote})*){quote}|([^{delimiter}{quote}]*))({delimiter}|\\Z)", re.DOTALL
+        )
+
+    def feed(self, data: bytes) -> Batch:
+        if self._ended:
+            return Batch([], ())
+        data = self._rest + data if self._rest else data
+        end = data.rfind(b"\n") + 1
+        if not end:
+            self._keep(data)
+            return Batch([], ())
+        self._keep(data[end:])
+        return self._read(data[: end - 1])
+
+    def finish(self) -> Batch:
+        data, self._rest = self._rest, b""
+        if not data or self._ended:
+            return Batch([], ())
+        batch = self._read(data[:-1] if data.endswith(b"\n") else data)
+        if self._rest and not self._ended:
+            raise bad_format("unterminated CSV quoted field", self._where_line(self._rest.decode(errors="replace")))
+        return batch
+
+    def _keep(self, rest: bytes) -> None:
+        if len(rest) > MAX_LINE_BYTES:
+            raise ProgramLimitExceeded(f"line of COPY data is longer than {MAX_LINE_BYTES} bytes")
+        self._rest = rest
+
+    def _read(self, data: bytes) -> Batch:
+        """Whole lines, without the last line's end."""
+        try:
+            text = decode_text(data)
+        except DatabaseError as error:
+            bad = data.count(b"\n", 0, _first_bad_byte(data)) + 1
+            error.where = f"COPY {self._table}, line {self._line + bad}"
+            raise
+        lines = text.split("\n")
+        if self._newline is None:
+            self._newline = "\r\n" if lines[0].endswith("\r") else "\n"
+        if self._newline == "\r\n":
+            lines = [line[:-1] if line.endswith("\r") else line for line in lines]
+        first = self._line
+        if self._options.csv:
+            numbers: Sequence[int]
+            if self._options.quote in text:
+                lines, numbers = self._join_quoted(lines)
+            else:
+                numbers = range(first + 1, first + 1 + len(lines))
+                self._line += len(lines)
+        else:
+            numbers = range(first + 1, first + 1 + len(lines))
+            self._line += len(lines)
+        if self._header_pending and lines:
+            self._header_pending = False
+            self._check_header(lines[0], numbers[0])
+            lines, numbers = lines[1:], numbers[1:]
+        if "\\." in lines:
+            end = lines.index("\\.")
+            lines, numbers = lines[:end], numbers[:end]
+            self._ended = True
+        if not lines:
+            return Batch([], ())
+        return Batch(self._convert(lines, numbers, text), numbers)
+
+    def _join_quoted(self, lines: list[str]) -> tuple[list[str], list[int]]:
+        """CSV records, which may contain line ends inside quotes, and the number of each one's last line."""
+        quote = self._options.quote
+        newline = self._newline or "\n"
+        same = self._options.escape == quote
+        records: list[str] = []
+        numbers: list[int] = []
+        open_lines: list[str] = []
+        inside = False
+        for line in lines:
+            self._line += 1
+            open_lines.append(line)
+            if same:
+                if line.count(quote) % 2:
+                    inside = not inside
+            else:
+                inside = self._is_open(line, inside)
+            if not inside:
+                records.append(open_lines[0] if len(open_lines) == 1 else newline.join(open_lines))
+                numbers.append(self._line)
+                open_lines.clear()
+        if open_lines:
+            self._line -= len(open_lines)
+            rest = newline.join(open_lines).encode() + newline.encode()
+            self._keep(rest + self._rest)
+        return records, numbers
+
+    def _is_open(self, line: str, inside: bool) -> bool:
+        """Whether a quote is open at the line's end, with an escape character of its own."""
+        quote, escape = self._options.quote, self._options.escape
+        position = 0
+        while position < len(line):
+            character = line[position]
+            if inside and character == escape and line[position + 1 : position + 2] in (quote, escape):
+                position += 1
+            elif character == quote:
+                inside = not inside
+            position += 1
+        return inside
+
+    # ------------------------------------------------------------------------------------------ fields
+
+    def _convert(self, lines: list[str], numbers: Sequence[int], text: str) -> list[Row]:
+        count = len(self._columns)
+        options = self._options
+        rows: list[list[str | None]]
+        if options.csv:
+            quoted = options.quote in text
+            rows = [self._csv_fields(line) for line in lines] if quoted else self._plain_csv(lines)
+        elif "\\" in text:
+            rows = [self._text_fields(line) for line in lines]
+        else:
+            delimiter, null = options.delimiter, options.null
+            rows = [line.split(delimiter) for line in lines]  # type: ignore[misc]
+            if null != "\\N":
+                rows = [[None if field == null else field for field in row] for row in rows]
+        if count == 0:
+            if any(line for line in lines):
+                self._fail_slowly(lines, numbers)
+            return [[] for _ in lines]
+        if set(map(len, rows)) != {count}:
+            self._fail_slowly(lines, numbers)
+        try:
+            columns = [convert(column) for convert, column in zip(self._fast, zip(*rows, strict=True), strict=True)]
+        except (ValueError, DatabaseError):
+            return self._convert_slowly(lines, numbers)
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def _text_fields(self, line: str) -> list[str | None]:
+        options = self._options
+        if "\\" not in line:
+            return [None if field == options.null else field for field in line.split(options.delimiter)]
+        fields: list[str | None] = []
+        pieces = line.split(options.delimiter)
+        index = 0
+        while index < len(pieces):
+            piece = pieces[index]
+            # An odd number of backslashes before the delimiter makes it a character like any other.
+            while index + 1 < len(pieces) and (len(piece) - len(piece.rstrip("\\"))) % 2:
+                index += 1
+                piece += options.delimiter + pieces[index]
+            fields.append(None if piece == options.null else _unescape(piece) if "\\" in piece else piece)
+            index += 1
+        return fields
+
+    def _plain_csv(self, lines: list[str]) -> list[list[str | None]]:
+        delimiter, null = self._options.delimiter, self._options.null
+        if self._plain_null:
+            return [[None if field == null else field for field in line.split(delimiter)] for line in lines]
+        return [self._nulls(line.split(delimiter), ()) for line in lines]
+
+    def _nulls(self, fields: Sequence[str], quoted: Sequence[int]) -> list[str | None]:
+        """Unquoted fields that are the null string become NULL, as FORCE_NOT_NULL and FORCE_NULL have it."""
+        null = self._options.null
+        result: list[str | None] = []
+        for index, field in enumerate(fields):
+            is_null = field == null
+            if is_null and index < len(self._columns):
+                is_null = self._force_null[index] if index in quoted else not self._force_not_null[index]
+            elif is_null:
+                is_null = index not in quoted
+            result.append(None if is_null else field)
+        return result
+
+    def _csv_fields(self, line: str) -> list[str | None]:
+        options = self._options
+        quote = options.quote
+        if quote not in line:
+            return self._nulls(line.split(options.delimiter), ())
+        if options.escape != quote:
+            return self._csv_by_character(line)
+        fields: list[str] = []
+        quoted: list[int] = []
+        position = 0
+        match_field = self._csv_field.match
+        while True:
+            found = match_field(line, position)
+            if found is None:
+                return self._csv_by_character(line)  # quotes in the middle of a field
+            if found[1] is not None:
+                quoted.append(len(fields))
+                fields.append(found[1].replace(quote + quote, quote))
+            else:
+                fields.append(found[2])
+            position = found.end()
+            if not found[3]:
+                return self._nulls(fields, quoted)
+
+    def _csv_by_character(self, line: str) -> list[str | None]:
+        options = self._options
+        quote, escape, delimiter = options.quote, options.escape, options.delimiter
+        fields: list[str] = []
+        quoted: list[int] = []
+        field: list[str] = []
+        inside = False
+        position = 0
+        while position < len(line):
+            character = line[position]
+            following = line[position + 1 : position + 2]
+            if inside:
+                if character == escape and following and following in (quote, escape):
+                    field.append(following)
+                    position += 1
+                elif character == quote:
+                    inside = False
+                else:
+                    field.append(character)
+            elif character == quote:
+                inside = True
+                if not quoted or quoted[-1] != len(fields):
+                    quoted.append(len(fields))
+            elif character == delimiter:
+                fields.append("".join(field))
+                field.clear()
+            else:
+                field.append(character)
+            position += 1
+        fields.append("".join(field))
+        return self._nulls(fields, quoted)
+
+    # ------------------------------------------------------------------------------------------ errors
+
+    def _split_line(self, line: str) -> list[str | None]:
+        return self._csv_fields(line) if self._options.csv else self._text_fields(line)
+
+    def _fail_slowly(self, lines: list[str], numbers: Sequence[int]) -> None:
+        self._convert_slowly(lines, numbers)
+        raise AssertionError("a line with the wrong number of fields was not found again")
+
+    def _convert_slowly(self, lines: list[str], numbers: Sequence[int]) -> list[Row]:
+        """Line by line, in Postgres's order of checks."""
+        rows = []
+        for line, number in zip(lines, numbers, strict=True):
+            try:
+                fields = self._split_line(line)
+            except DatabaseError as error:
+                error.where = self._where_line(line, number)
+                raise
+            if len(fields) > len(self._columns) and (self._columns or line):
+                raise bad_format("extra data after last expected column", self._where_line(line, number))
+            row: Row = []
+            for index, column in enumerate(self._columns):
+                if index >= len(fields):
+                    raise bad_format(f'missing data for column "{column.name}"', self._where_line(line, number))
+                row.append(self._convert_value(index, fields[index], number))
+            rows.append(row)
+        return rows
+
+    def _convert_value(self, index: int, field: str | None, number: int) -> Any:
+        if field is None:
+            return None
+        try:
+            return self._slow[index](field)
+        except DatabaseError as error:
+            if error.where is None:
+                name = self._columns[index].name
+                error.where = f'COPY {self._table}, line {number}, column {name}: "{shown(field)}"'
+            raise
+
+    def _where_line(self, line: str, number: int | None = None) -> str:
+        return f'COPY {self._table}, line {self._line + 1 if number is None else number}: "{shown(line)}"'
+
+    def _check_header(self, line: str, number: int) -> None:
+        if not self._options.header_match:
+            return
+        fields = self._split_line(line)
+        where = self._where_line(line, number)
+        if len(fields) != len(self._columns):
+            raise bad_format(
+                f"wrong number of fields in header line: got {len(fields)}, expected {len(self._columns)}", where
+            )
+        for index, (field, column) in enumerate(zip(fields, self._columns, strict=True), 1):
+            if field is None:
+                raise bad_format(
+                    f'column name mismatch in header line field {index}: got null value ("{self._options.null}"), '
+                    f'expected "{column.name}"',
+                    where,
+                )
+            if field != column.name:
+                raise bad_format(
+                    f'column name mismatch in header line field {index}: got "{field}", expected "{column.name}"', where
+                )
+
+
+def _first_bad_byte(data: bytes) -> int:
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return data.index(b"\0")
+
+
+# ---------------------------------------------------------------------------------------------- conversion
+
+Column = Sequence[str | None]
+_INTEGER_LIMITS = {known.INT2.oid: 1 << 15, known.INT4.oid: 1 << 31, known.INT8.oid: 1 << 63}
+_UNCHANGED = frozenset({known.TEXT.oid})
+
+
+def _slow_converter(sql_type: SqlType, context: EvalContext) -> Callable[[str], Any]:
+    parse = registry.io(sql_type.oid).parse
+    modifier = sql_type.modifier
+    return lambda text: parse(text, modifier, context)
+
+
+def _fast_converter(sql_type: SqlType, context: EvalContext) -> Callable[[Column], Sequence[Any]]:
+    """A converter of a whole column; raises ValueError or DatabaseError if any value is unusual."""
+    if sql_type.oid in _UNCHANGED or (sql_type.oid == known.VARCHAR.oid and sql_type.modifier < 0):
+        return lambda column: column
+    limit = _INTEGER_LIMITS.get(sql_type.oid)
+    if limit is not None:
+        return lambda column: _integers(column, limit)
+    parse = registry.io(sql_type.oid).parse
+    modifier = sql_type.modifier
+    return lambda column: [None if text is None else parse(text, modifier, context) for text in column]
+
+
+def _integers(column: Column, limit: int) -> Sequence[int | None]:
+    """int() takes more than Postgres does (underscores, digits of other scripts): leave such values to the slow way."""
+    texts = [text for text in column if text is not None] if None in column else cast("Sequence[str]", column)
+    if not texts:
+        return [None] * len(column)
+    joined = "".join(texts)
+    if not joined.isascii() or "_" in joined:
+        raise ValueError("unusual integers")
+    present = list(map(int, texts))
+    if min(present) < -limit or max(present) >= limit:
+        raise ValueError("out of range")
+    if len(present) == len(column):
+        return present
+    values = iter(present)
+    return [None if text is None else next(values) for text in column]
+
+
+# ---------------------------------------------------------------------------------------------- binary
+
+_read_int16 = Struct("!h").unpack_from
+_read_int32 = Struct("!i").unpack_from
+_HEADER_BYTES = len(BINARY_SIGNATURE) + 8
+
+
+class BinaryReader:
+    """Binary format: a header, then tuples of length-prefixed values, then -1."""
+
+    def __init__(self, table: str, columns: Sequence[CopyColumn]) -> None:
+        self._table = table
+        self._columns = columns
+        self._decoders = [registry.io(column.type.oid).decode for column in columns]
+        self._buffer = b""
+        self._position = 0
+        self._header_read = False
+        self._ended = False
+        self._row = 0
+
+    def feed(self, data: bytes) -> Batch:
+        self._buffer = self._buffer[self._position :] + data
+        self._position = 0
+        if not self._header_read and not self._read_header():
+            return Batch([], ())
+        first = self._row
+        rows = list(self._tuples())
+        return Batch(rows, range(first + 1, first + 1 + len(rows)))
+
+    def finish(self) -> Batch:
+        if not self._header_read:
+            raise bad_format("COPY file signature not recognized")
+        if not self._ended and self._position < len(self._buffer):
+            raise bad_format("unexpected EOF in COPY data", f"COPY {self._table}, line {self._row + 1}")
+        return Batch([], ())
+
+    def _read_header(self) -> bool:
+        buffer = self._buffer
+        if not BINARY_SIGNATURE.startswith(buffer[: len(BINARY_SIGNATURE)]):
+            raise bad_format("COPY file signature not recognized")
+        if len(buffer) < _HEADER_BYTES:
+            return False
+        flags = _read_int32(buffer, len(BINARY_SIGNATURE))[0]
+        if flags & (1 << 16):
+            raise bad_format("invalid COPY file header (WITH OIDS)")
+        if flags & 0xFFFE0000:
+            raise bad_format("unrecognized critical flags in COPY file header")
+        extension = _read_int32(buffer, len(BINARY_SIGNATURE) + 4)[0]
+        if extension < 0:
+            raise bad_format("invalid COPY file header (missing length)")
+        if len(buffer) < _HEADER_BYTES + extension:
+            return False
+        self._position = _HEADER_BYTES + extension
+        self._header_read = True
+        return True
+
+    def _tuples(self) -> Iterator[Row]:
+        buffer = self._buffer
+        size = len(buffer)
+        expected = len(self._columns)
+        while True:
+            position = self._position
+            if position + 2 > size:
+                return
+            where = f"COPY {self._table}, line {self._row + 1}"
+            if self._ended:
+                raise bad_format("received copy data after EOF marker", where)
+            fields = _read_int16(buffer, position)[0]
+            position += 2
+            if fields == -1:
+                self._ended = True
+                self._position = position
+                continue
+            if fields != expected:
+                raise bad_format(f"row field count is {fields}, expected {expected}", where)
+            raw: list[bytes | None] = []
+            for _ in range(expected):
+                if position + 4 > size:
+                    return
+                length = _read_int32(buffer, position)[0]
+                position += 4
+                if length == -1:
+                    raw.append(None)
+                    continue
+                if length < 0 or length > MAX_LINE_BYTES:
+                    raise bad_format("invalid field size", where)
+                if position + length > size:
+                    return
+                raw.append(buffer[position : position + length])
+                position += length
+            self._position = position
+            self._row += 1
+            yield self._decode(raw, where)
+
+    def _decode(self, raw: list[bytes | None], where: str) -> Row:
+        row: Row = []
+        for data, decode, column in zip(raw, self._decoders, self._columns, strict=True):
+            try:
+                row.append(None if data is None else decode(data))
+            except DatabaseError as error:
+                error.where = f"{where}, column {column.name}"
+                raise
+        return row

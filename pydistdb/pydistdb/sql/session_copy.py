@@ -1,0 +1,328 @@
+"""COPY FROM STDIN and COPY TO STDOUT: between the client's bytes (copy.py, copy_reader.py) and the executor.
+
+Theory of operation
+-------------------
+COPY FROM collects rows until ``INSERT_ROWS`` are there and hands them to the executor's ``insert_rows``, which checks
+constraints and writes into the transaction; it pauses every few milliseconds, so that other clients are served.  If a
+batch fails, its writes are undone and it goes in again row by row, to tell the client the line, as Postgres does:
+
+    ERROR:  duplicate key value violates unique constraint "t_pkey"
+    DETAIL:  Key (a)=(1) already exists.
+    CONTEXT:  COPY t, line 3
+
+COPY TO runs a query (``SELECT columns FROM table``, or the one given) and writes a message per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydistdb_storage.errors import StorageError
+
+from pydistdb.kv.api import KVError
+from pydistdb.sql import bind
+from pydistdb.sql import copy as formats
+from pydistdb.sql.api import Sink
+from pydistdb.sql.catalog.descriptors import Column, Table
+from pydistdb.sql.copy import CopyOptions
+from pydistdb.sql.copy_reader import Batch, CopyColumn, copy_reader
+from pydistdb.sql.errors import (
+    DatabaseError,
+    DuplicateColumn,
+    FeatureNotSupported,
+    InsufficientPrivilege,
+    UndefinedColumn,
+    UndefinedTable,
+    WrongObjectType,
+)
+from pydistdb.sql.exec import RunContext, insert_rows
+from pydistdb.sql.session_execute import Execution
+from pydistdb.sql.statements import Copy, Name
+from pydistdb.sql.types import registry
+from pydistdb.sql.types.base import SqlType
+from pydistdb.tasks import pause
+
+if TYPE_CHECKING:
+    from pydistdb.sql.session import ClientSession
+
+INSERT_ROWS = 1_000
+PAUSE_NS = 4_000_000
+
+Fill = tuple[int, Callable[[], Any]]
+
+
+async def run(session: ClientSession, utility: Copy, sink: Sink) -> str:
+    """Execute a COPY statement; returns its command tag."""
+    if utility.filename is not None:
+        raise InsufficientPrivilege(
+            "COPY with a file name is not supported",
+            hint="Use COPY FROM STDIN or COPY TO STDOUT; psql's \\copy reads and writes files of the client.",
+        )
+    options = CopyOptions.of(utility.options, is_from=utility.is_from)
+    if utility.is_from:
+        session.transaction.check_writable("COPY FROM")
+        count = await _copy_from(session, utility, options, sink)
+    else:
+        count = await _copy_to(session, utility, options, sink)
+    return f"COPY {count}"
+
+
+def _table(session: ClientSession, name: Name) -> Table:
+    relation = session.view().relation(name.name, name.schema)
+    if relation is None:
+        written = name.name if name.schema is None else f"{name.schema}.{name.name}"
+        raise UndefinedTable(f'relation "{written}" does not exist', position=name.position)
+    if not isinstance(relation, Table):
+        raise WrongObjectType(f'cannot copy to view "{name.name}"')
+    if relation.kind != "r":
+        kind = {"v": "view", "S": "sequence"}.get(relation.kind, "relation")
+        raise WrongObjectType(f'cannot copy to {kind} "{name.name}"')
+    return relation
+
+
+def _columns(table: Table, names: Sequence[str]) -> list[Column]:
+    """The columns that take part, in the order given, or all of them."""
+    if not names:
+        return [column for column in table.columns if not column.dropped and not column.generated]
+    by_name = {column.name: column for column in table.columns if not column.dropped}
+    found: list[Column] = []
+    for name in names:
+        column = by_name.get(name)
+        if column is None:
+            raise UndefinedColumn(f'column "{name}" of relation "{table.name}" does not exist')
+        if column.generated:
+            raise DatabaseError.of(
+                "42P10",
+                f'column "{name}" is a generated column',
+                detail="Generated columns cannot be used in COPY.",
+            )
+        if column in found:
+            raise DuplicateColumn(f'column "{name}" specified more than once')
+        found.append(column)
+    return found
+
+
+def _type_of(column: Column) -> SqlType:
+    return registry.type_by_oid(column.type_oid).with_modifier(column.modifier)
+
+
+# ---------------------------------------------------------------------------------------------- COPY FROM
+
+
+class _Importer:
+    """The rows of one COPY FROM on their way into the table."""
+
+    def __init__(self, session: ClientSession, table: Table, columns: list[Column], run: RunContext) -> None:
+        self._session = session
+        self._table = table
+        self._run = run
+        self._width = max((column.number for column in table.columns), default=0)
+        self._positions = [column.number - 1 for column in columns]
+        self._in_order = self._positions == list(range(self._width))
+        self._fills = _defaults(session, table, columns)
+        self._rows: list[list[Any]] = []
+        self._lines: list[int] = []
+        self._turn_ends_ns = session.environment.scheduler.now_ns() + PAUSE_NS
+        self.count = 0
+
+    async def add(self, batch: Batch) -> None:
+        """Take rows; insert whole batches of them."""
+        self._rows.extend(batch.rows)
+        self._lines.extend(batch.lines)
+        start = 0
+        while len(self._rows) - start >= INSERT_ROWS:
+            await self._insert(start, start + INSERT_ROWS)
+            start += INSERT_ROWS
+        if start:
+            del self._rows[:start]
+            del self._lines[:start]
+
+    async def finish(self) -> None:
+        """Insert what is left."""
+        await self._insert(0, len(self._rows))
+
+    async def _insert(self, start: int, end: int) -> None:
+        if start == end:
+            return
+        session = self._session
+        rows = [self._complete(row) for row in self._rows[start:end]]
+        transaction = self._run.transaction
+        assert transaction is not None
+        mark = transaction.savepoint()
+        try:
+            await insert_rows(self._run, self._table, rows)
+        except DatabaseError as error:
+            transaction.rollback_to(mark)
+            await self._find_line(rows, self._lines[start:end], error)
+        self.count += len(rows)
+        scheduler = session.environment.scheduler
+        if scheduler.now_ns() >= self._turn_ends_ns:
+            session.check_interrupt()
+            await pause(scheduler)
+            session.check_interrupt()
+            self._turn_ends_ns = scheduler.now_ns() + PAUSE_NS
+
+    async def _find_line(self, rows: list[list[Any]], lines: list[int], batch_error: DatabaseError) -> None:
+        """Insert row by row, to raise the error with its line."""
+        for row, line in zip(rows, lines, strict=True):
+            try:
+                await insert_rows(self._run, self._table, [row])
+            except DatabaseError as error:
+                error.where = f"COPY {self._table.name}, line {line}"
+                raise
+        raise batch_error
+
+    def _complete(self, values: list[Any]) -> list[Any]:
+        """A row of the table: the values copied at their places, defaults at the others."""
+        if self._in_order:
+            return values
+        row: list[Any] = [None] * self._width
+        for position, value in zip(self._positions, values, strict=True):
+            row[position] = value
+        for position, fill in self._fills:
+            row[position] = fill()
+        return row
+
+
+def _defaults(session: ClientSession, table: Table, columns: list[Column]) -> list[Fill]:
+    """How the columns that are not copied get their values: (position, function)."""
+    copied = {column.number for column in columns}
+    fills: list[Fill] = []
+    for column in table.columns:
+        if column.number in copied or column.dropped or column.default is None:
+            continue
+        if column.generated:
+            raise FeatureNotSupported(f'COPY into a table with generated column "{column.name}" is not supported')
+        fills.append((column.number - 1, _filler(session, column.default, _type_of(column))))
+    return fills
+
+
+def _filler(session: ClientSession, text: str, sql_type: SqlType) -> Callable[[], Any]:
+    def fill() -> Any:
+        return bind.bind_scalar(text, session.view(), session.context, sql_type)
+
+    return fill
+
+
+async def _copy_from(session: ClientSession, utility: Copy, options: CopyOptions, sink: Sink) -> int:
+    assert utility.table is not None
+    if utility.where is not None:
+        raise FeatureNotSupported("COPY FROM ... WHERE is not supported")
+    block = session.transaction
+    transaction = block.open()
+    environment = session.environment
+    while True:
+        table = _table(session, utility.table)
+        await environment.catalog.gate.enter(transaction, frozenset((table.oid,)), True, session.lock_deadline_ns())
+        if _table(session, utility.table) is table:
+            break
+    columns = _columns(table, utility.columns)
+    _check_column_options(options, table, columns)
+    transaction.begin_statement(block.least_timestamp)
+    run_context = RunContext(
+        transaction,
+        environment.database,
+        session.view(),
+        session.context,
+        (),
+        environment.scheduler,
+        session.check_interrupt,
+    )
+    importer = _Importer(session, table, columns, run_context)
+    reader = copy_reader(
+        options,
+        table.name,
+        [CopyColumn(column.name, _type_of(column)) for column in columns],
+        session.context,
+    )
+    try:
+        async for chunk in await sink.copy_in(options.binary, len(columns)):
+            await importer.add(reader.feed(chunk))
+        await importer.add(reader.finish())
+        await importer.finish()
+    except (KVError, StorageError) as error:
+        raise session.explain_error(error) from error
+    block.statements += 1
+    environment.statistics.rows_changed += importer.count
+    return importer.count
+
+
+def _check_column_options(options: CopyOptions, table: Table, columns: list[Column]) -> None:
+    names = {column.name for column in columns}
+    known = {column.name for column in table.columns if not column.dropped}
+    for label, listed in (
+        ("FORCE_QUOTE", options.force_quote),
+        ("FORCE_NOT_NULL", options.force_not_null),
+        ("FORCE_NULL", options.force_null),
+    ):
+        for name in listed:
+            if name == "*":
+                continue
+            if name not in known:
+                raise UndefinedColumn(f'column "{name}" of relation "{table.name}" does not exist')
+            if name not in names:
+                raise DatabaseError.of("42P10", f'{label} column "{name}" not referenced by COPY')
+
+
+# ---------------------------------------------------------------------------------------------- COPY TO
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+async def _copy_to(session: ClientSession, utility: Copy, options: CopyOptions, sink: Sink) -> int:
+    if utility.table is not None:
+        table = _table(session, utility.table)
+        columns = _columns(table, utility.columns)
+        _check_column_options(options, table, columns)
+        source = _quote(utility.table.name)
+        if utility.table.schema is not None:
+            source = f"{_quote(utility.table.schema)}.{source}"
+        text = f"SELECT {', '.join(_quote(column.name) for column in columns)} FROM {source}"
+    else:
+        assert utility.query is not None
+        text = utility.query
+    statements = bind.parse(text)
+    if len(statements) != 1 or not statements[0].is_query:
+        raise FeatureNotSupported("COPY takes a SELECT, VALUES, INSERT, UPDATE or DELETE statement")
+    plan = session.plans.make(statements[0], ())
+    if plan.bound is None or plan.fields is None:
+        raise FeatureNotSupported("COPY query must have a RETURNING clause")
+    if plan.writes:
+        session.transaction.check_writable(plan.tag)
+    names = [field.name for field in plan.fields]
+    types = [column.type for column in plan.bound.query.columns]
+    output = _CopyOut(sink, formats.row_writer(options, types, session.context, names))
+    sink.copy_out(options.binary, len(names))
+    if options.binary:
+        sink.copy_data(formats.BINARY_HEADER)
+    elif options.header:
+        sink.copy_data(formats.header_line(options, names))
+    execution = Execution(session, plan, (), alone=not session.transaction.in_block)
+    try:
+        await execution.fetch(0, output)  # type: ignore[arg-type]  # it uses rows and drain only
+    except BaseException:
+        await execution.close()
+        raise
+    if options.binary:
+        sink.copy_data(formats.BINARY_TRAILER)
+    sink.copy_done()
+    return execution.rows_sent
+
+
+class _CopyOut:
+    """The part of a Sink that a running query uses, with rows as COPY data."""
+
+    def __init__(self, sink: Sink, write: formats.RowWriter) -> None:
+        self._sink = sink
+        self._write = write
+
+    def rows(self, batch: list[tuple[Any, ...]]) -> None:
+        copy_data = self._sink.copy_data
+        for line in self._write(batch):
+            copy_data(line)
+
+    async def drain(self) -> None:
+        await self._sink.drain()

@@ -1,0 +1,56 @@
+"""What all sessions of a node share: the database, the catalog, the plan cache, counters, and each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pydistdb.kv.api import Database
+from pydistdb.sql.catalog.store import CatalogStore
+from pydistdb.sql.plan_cache import PlanCache
+from pydistdb.tasks import Scheduler
+
+if TYPE_CHECKING:
+    from pydistdb.sql.session import ClientSession
+
+POSTGRES_EPOCH_US = 946_684_800_000_000
+"""2000-01-01 in microseconds since 1970: the zero of timestamps."""
+
+
+def now_us() -> int:
+    """The wall clock as a timestamptz."""
+    return time.time_ns() // 1_000 - POSTGRES_EPOCH_US
+
+
+@dataclass(slots=True)
+class SessionStatistics:
+    """Counters since the node started (pg_stat_database, /metrics)."""
+
+    statements: int = 0
+    commits: int = 0
+    rollbacks: int = 0
+    errors: int = 0
+    retries: int = 0
+    rows_sent: int = 0
+    rows_changed: int = 0
+    fast_statements: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Environment:
+    """See the module's introduction.  The server sets the hooks, which act on its connections."""
+
+    database: Database
+    scheduler: Scheduler
+    catalog: CatalogStore
+    plans: PlanCache = field(default_factory=PlanCache)
+    statistics: SessionStatistics = field(default_factory=SessionStatistics)
+    sessions: dict[int, ClientSession] = field(default_factory=dict)
+    """By process id, in order of connection."""
+    started_us: int = field(default_factory=now_us)
+    cancel_backend: Callable[[int], bool] = lambda process_id: False
+    terminate_backend: Callable[[int], bool] = lambda process_id: False
+    log_statement: Callable[[str, str, int], None] | None = None
+    """Called with (user, text, duration in ns) of every statement if statements are to be logged."""

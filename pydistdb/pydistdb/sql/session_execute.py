@@ -1,0 +1,248 @@
+"""Running a planned query for a session: pins, snapshot, retries, and handing rows to the sink.
+
+Theory of operation
+-------------------
+Before a query runs, its tables are pinned (catalog/gate.py) and its plan is made again if the catalog moved on.  Then
+it runs against the transaction's snapshot.  Conflicts that the client need not see are retried here:
+
+* ReadRestart: under READ COMMITTED the statement's writes are undone and it runs again on a newer snapshot; under
+  REPEATABLE READ that holds for the first statement of a transaction only;
+* SerializationConflict, TransactionAborted: if the statement is a transaction of its own, that is begun anew;
+* KeyExists at commit of an ON CONFLICT statement: it runs again and finds the row.
+
+Once a row has left, nothing can be taken back.  So up to ``HELD_ROWS`` rows wait until the query has ended (and, when
+the statement is a transaction of its own, has committed); only what exceeds that is streamed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from pydistdb_storage.errors import StorageError
+
+from pydistdb.kv import api as kv
+from pydistdb.sql import exec as executor
+from pydistdb.sql.api import Sink
+from pydistdb.sql.exec import RunContext
+from pydistdb.sql.kv_errors import database_error
+from pydistdb.sql.plan_cache import CachedPlan
+from pydistdb.tasks import sleep
+
+if TYPE_CHECKING:
+    from pydistdb.sql.session import ClientSession
+
+Row = tuple[Any, ...]
+
+HELD_ROWS = 2_000
+MAX_RETRIES = 100
+LONGEST_BACKOFF_NS = 50_000_000
+
+
+class Execution:
+    """One query's run, which a portal may take in several pieces.
+
+    ``alone``: the statement is a transaction of its own, to be committed by ``fetch`` at its end."""
+
+    def __init__(self, session: ClientSession, plan: CachedPlan, parameters: tuple[Any, ...], *, alone: bool) -> None:
+        self.session = session
+        self.plan = plan
+        self.parameters = parameters
+        self.alone = alone
+        self.rows_sent = 0
+        self.affected_rows = 0
+        self.done = False
+        self._held: deque[list[Row]] = deque()
+        self._batches: AsyncIterator[list[Row]] | None = None
+        self._run: RunContext | None = None
+
+    @property
+    def tag(self) -> str:
+        """The command tag with its count."""
+        match self.plan.tag:
+            case "INSERT":
+                return f"INSERT 0 {self.affected_rows}"
+            case "SELECT":
+                return f"SELECT {self.rows_sent}"
+            case tag:
+                return f"{tag} {self.affected_rows}"
+
+    async def fetch(self, most_rows: int, sink: Sink | None) -> bool:
+        """Send up to ``most_rows`` rows (0: all); True once there are no more.  A None sink takes and drops them."""
+        if self._batches is None and not self.done:
+            await self._start(most_rows)
+        left = most_rows or -1
+        sent_before = self.rows_sent
+        while left != 0:
+            if not self._held and not await self._read_ahead():
+                break
+            batch = self._held.popleft()
+            if 0 < left < len(batch):
+                self._held.appendleft(batch[left:])
+                batch = batch[:left]
+            left -= len(batch) if left > 0 else 0
+            self.rows_sent += len(batch)
+            if sink is not None and self.plan.fields is not None:
+                sink.rows(batch)
+                await sink.drain()
+        statistics = self.session.environment.statistics
+        statistics.rows_sent += self.rows_sent - sent_before
+        # When the limit was reached it is "suspended", even if there happens to be nothing left, as in Postgres.
+        return left != 0
+
+    async def close(self) -> None:
+        """Abandon what has not been fetched."""
+        batches, self._batches = self._batches, None
+        self.done = True
+        self._held.clear()
+        if batches is not None:
+            await batches.aclose()  # type: ignore[attr-defined]
+
+    async def _read_ahead(self) -> bool:
+        """Have the next batch held; False at the end."""
+        while self._batches is not None and not self.done:
+            self.session.check_interrupt()
+            try:
+                batch = await anext(self._batches)
+            except StopAsyncIteration:
+                await self._finish()
+                break
+            except (kv.KVError, StorageError) as error:
+                raise self._explained(error) from error
+            if batch:
+                self._held.append(batch)
+                return True
+        return bool(self._held)
+
+    async def _finish(self) -> None:
+        """The query has ended: count, and commit if it is alone."""
+        self.done = True
+        self._batches = None
+        assert self._run is not None
+        self.affected_rows = self._run.affected_rows
+        if self.plan.writes:
+            self.session.environment.statistics.rows_changed += self.affected_rows
+        if self.alone:
+            try:
+                await self.session.transaction.commit()
+            except (kv.KVError, StorageError) as error:
+                raise self._explained(error) from error
+
+    # ------------------------------------------------------------------------------------------ starting
+
+    async def _start(self, most_rows: int) -> None:
+        """Run until the end, or until enough rows are held, retrying what may be."""
+        session = self.session
+        block = session.transaction
+        retries = 0
+        enough = HELD_ROWS if not most_rows else min(most_rows, HELD_ROWS)
+        while True:
+            mark: int | None = None
+            try:
+                self.plan = await session.pin(self.plan)
+                transaction = block.open()
+                transaction.begin_statement(block.least_timestamp)
+                if self.plan.writes and block.in_block:
+                    mark = transaction.savepoint()
+                await self._run_until_held(transaction, enough)
+                block.statements += 1
+                return
+            except (kv.KVError, StorageError) as error:
+                await self._abandon()
+                retries += 1
+                if retries > MAX_RETRIES or not self._prepare_retry(error, mark):
+                    raise self._explained(error) from error
+            session.environment.statistics.retries += 1
+            await self._back_off(retries)
+
+    async def _run_until_held(self, transaction: kv.Transaction, enough: int) -> None:
+        session, plan = self.session, self.plan
+        assert plan.compiled is not None
+        run = self._run = RunContext(
+            transaction,
+            session.environment.database,
+            session.view(),
+            session.context,
+            self.parameters,
+            session.environment.scheduler,
+            session.check_interrupt,
+            self.alone,
+        )
+        self._held.clear()
+        held_rows = 0
+        self._batches = plan.compiled.run(run)
+        async for batch in self._batches:
+            if batch:
+                self._held.append(batch)
+                held_rows += len(batch)
+                # A change of rows runs to its end whatever it returns: its effects must not depend on the reader.
+                if held_rows > enough and not plan.writes:
+                    return
+        self.done = True
+        self._batches = None
+        self.affected_rows = run.affected_rows
+        if plan.writes:
+            session.environment.statistics.rows_changed += run.affected_rows
+        if self.alone:
+            await session.transaction.commit()
+
+    async def _abandon(self) -> None:
+        batches, self._batches = self._batches, None
+        self.done = False
+        self._held.clear()
+        if batches is not None:
+            await batches.aclose()  # type: ignore[attr-defined]
+
+    def _prepare_retry(self, error: Exception, mark: int | None) -> bool:
+        """Undo what the failed run did; False if it cannot be run again."""
+        block = self.session.transaction
+        if isinstance(error, kv.ReadRestart):
+            if self.alone:
+                block.restart(error.timestamp)
+                return True
+            if block.kv is None:
+                return False
+            if block.isolation is kv.Isolation.READ_COMMITTED:
+                if mark is not None:
+                    block.kv.rollback_to(mark)
+                block.least_timestamp = max(block.least_timestamp, error.timestamp)
+                return True
+            if block.statements == 0 and not block.kv.has_writes and block.ddl is None:
+                block.restart(error.timestamp)
+                return True
+            return False
+        if not self.alone:
+            return False
+        if isinstance(error, (kv.SerializationConflict, kv.TransactionAborted)) or (
+            isinstance(error, kv.KeyExists) and self.plan.retries_duplicates
+        ):
+            block.restart()
+            return True
+        return False
+
+    async def _back_off(self, retries: int) -> None:
+        """Wait a little more each time (the process id spreads those who collided)."""
+        if retries < 3:
+            return
+        session = self.session
+        spread = 1 + (session.process_id * 7 + retries * 13) % 16
+        await sleep(session.environment.scheduler, min(LONGEST_BACKOFF_NS, 20_000 * spread * retries))
+        session.check_interrupt()
+
+    def _explained(self, error: Exception) -> Exception:
+        return self.session.explain_error(error)
+
+
+def unique_violation(session: ClientSession, error: kv.KeyExists) -> Exception:
+    """KeyExists in Postgres's words."""
+    return executor.unique_violation(session.view(), error.key)
+
+
+def explain(session: ClientSession, error: Exception) -> Exception:
+    """A lower layer's error in SQL's terms; others as they are."""
+    if isinstance(error, kv.KeyExists):
+        return unique_violation(session, error)
+    if isinstance(error, (kv.KVError, StorageError)):
+        return database_error(error)
+    return error

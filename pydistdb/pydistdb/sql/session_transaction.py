@@ -1,0 +1,283 @@
+"""The transaction of a session: blocks, implicit blocks, savepoints, and how they end (manual, 55.2.2.1 and 3.4).
+
+Theory of operation
+-------------------
+A transaction is in one of these situations:
+
+============  ========  ====================================================================================
+explicit      status T  between BEGIN and COMMIT or ROLLBACK
+implicit      status I  in a string of several statements, or between Syncs of the extended protocol: all of it
+                        is one transaction; BEGIN turns it into an explicit one
+none          status I  a statement is a transaction of its own
+failed        status E  an explicit one after an error: nothing but its end (or ROLLBACK TO) is taken
+============  ========  ====================================================================================
+
+The kv transaction is begun by the first statement that needs one.  After an error it is rolled back at once, so that
+its locks go, unless savepoints may bring it back.  Settings, table pins and uncommitted DDL end with it.
+
+While ``is_committing`` nothing may interrupt: the outcome would be lost.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pydistdb.kv import api as kv
+from pydistdb.sql.catalog.overlay import OverlayMark
+from pydistdb.sql.catalog.state import CatalogState
+from pydistdb.sql.catalog.transaction import DdlTransaction
+from pydistdb.sql.errors import (
+    ActiveTransaction,
+    DatabaseError,
+    FeatureNotSupported,
+    NoActiveTransaction,
+    ProgramLimitExceeded,
+    ReadOnlyTransaction,
+)
+from pydistdb.sql.session_environment import Environment
+from pydistdb.sql.session_settings import SessionSettings
+
+MAX_SAVEPOINTS = 1_000
+
+_LEVELS = {
+    "read uncommitted": kv.Isolation.READ_COMMITTED,
+    "read committed": kv.Isolation.READ_COMMITTED,
+    "repeatable read": kv.Isolation.REPEATABLE_READ,
+}
+
+
+class _Savepoint(NamedTuple):
+    name: str
+    kv_mark: int
+    settings_mark: int
+    ddl_mark: OverlayMark | None
+
+
+class SessionTransaction:
+    """See the module's introduction."""
+
+    def __init__(self, environment: Environment, settings: SessionSettings) -> None:
+        self._environment = environment
+        self._settings = settings
+        self.kv: kv.Transaction | None = None
+        self.ddl: DdlTransaction | None = None
+        self.explicit = False
+        self.implicit = False
+        self.failed = False
+        self.is_committing = False
+        self.isolation = kv.Isolation.READ_COMMITTED
+        self.read_only = False
+        self.statements = 0
+        """How many statements have run in it: characteristics can be set before the first."""
+        self.least_timestamp: kv.Timestamp = 0
+        """What a restarted transaction must be able to see."""
+        self._savepoints: list[_Savepoint] = []
+        self._take_defaults()
+
+    @property
+    def status(self) -> bytes:
+        return b"E" if self.failed else b"T" if self.explicit else b"I"
+
+    @property
+    def in_block(self) -> bool:
+        """In an explicit or implicit block: a statement is not a transaction of its own."""
+        return self.explicit or self.implicit
+
+    # ------------------------------------------------------------------------------------------ characteristics
+
+    def _take_defaults(self) -> None:
+        values = self._settings.values
+        self._set_isolation(values["default_transaction_isolation"])
+        self._set_read_only(values["default_transaction_read_only"] == "on")
+        self._settings.set_characteristic("transaction_deferrable", values["default_transaction_deferrable"])
+
+    def _set_isolation(self, level: str) -> None:
+        isolation = _LEVELS.get(level)
+        if isolation is None:
+            raise FeatureNotSupported(
+                f"isolation level {level.upper()} is not supported",
+                hint="Use REPEATABLE READ, or lock rows with SELECT FOR UPDATE.",
+            )
+        self.isolation = isolation
+        self._settings.set_characteristic("transaction_isolation", level)
+
+    def _set_read_only(self, read_only: bool) -> None:
+        self.read_only = read_only
+        self._settings.set_characteristic("transaction_read_only", "on" if read_only else "off")
+
+    def set_characteristics(self, isolation: str | None, read_only: bool | None, deferrable: bool | None) -> None:
+        """BEGIN's options, or SET TRANSACTION."""
+        if isolation is not None:
+            if self.statements and _LEVELS.get(isolation) is not self.isolation:
+                raise ActiveTransaction("SET TRANSACTION ISOLATION LEVEL must be called before any query")
+            self._set_isolation(isolation)
+        if read_only is not None:
+            if self.statements and self.read_only and not read_only:
+                raise ActiveTransaction("transaction read-write mode must be set before any query")
+            self._set_read_only(read_only)
+        if deferrable is not None:
+            self._settings.set_characteristic("transaction_deferrable", "on" if deferrable else "off")
+        if not self.statements and self.kv is not None and self.kv.isolation is not self.isolation:
+            self._drop()
+
+    def defaults_changed(self) -> None:
+        """A default_transaction_… setting was set: outside a block it is what the next transaction is."""
+        if not self.in_block and self.kv is None:
+            self._take_defaults()
+
+    # ------------------------------------------------------------------------------------------ statements
+
+    def open(self) -> kv.Transaction:
+        """The kv transaction, begun if need be."""
+        transaction = self.kv
+        if transaction is None:
+            transaction = self.kv = self._environment.database.begin(self.isolation, read_only=self.read_only)
+        return transaction
+
+    def open_ddl(self) -> DdlTransaction:
+        """The transaction's DDL, begun if need be."""
+        ddl = self.ddl
+        if ddl is None:
+            ddl = self.ddl = DdlTransaction(self._environment.catalog, self.open())
+        return ddl
+
+    def check_writable(self, command: str) -> None:
+        """Raise 25006 in a read-only transaction."""
+        if self.read_only:
+            raise ReadOnlyTransaction(f"cannot execute {command} in a read-only transaction")
+
+    def forbid_block(self, command: str) -> None:
+        """Raise 25001 for a command that must be a transaction of its own."""
+        if self.in_block:
+            raise ActiveTransaction(f"{command} cannot run inside a transaction block")
+
+    # ------------------------------------------------------------------------------------------ blocks
+
+    def begin(self, isolation: str | None, read_only: bool | None, deferrable: bool | None) -> None:
+        """BEGIN, outside an explicit block."""
+        assert not self.explicit
+        self.explicit = True
+        self.implicit = False
+        self.set_characteristics(isolation, read_only, deferrable)
+
+    def begin_implicit(self) -> None:
+        """A string of several statements, or a batch of the extended protocol, begins."""
+        if not self.explicit:
+            self.implicit = True
+
+    def fail(self) -> None:
+        """A statement failed: mark a block as failed, and roll back what no savepoint can need."""
+        if self.explicit:
+            self.failed = True
+            if self._savepoints:
+                return
+            self._drop()
+        else:
+            self._drop()
+            self._ended(committed=False)
+
+    async def commit(self) -> None:
+        """End the transaction with its effects, or raise and end it without."""
+        transaction, ddl = self.kv, self.ddl
+        if transaction is None:
+            self._ended(committed=True)
+            return
+        self.is_committing = True
+        try:
+            if ddl is not None:
+                await ddl.prepare_commit()
+            if transaction.has_writes:
+                await transaction.commit()
+            else:
+                transaction.rollback()  # nothing to make durable: just release what it holds
+        except BaseException as error:
+            transaction.rollback()
+            if ddl is not None:
+                await (ddl.outcome_unknown() if isinstance(error, kv.OutcomeUnknown) else ddl.rolled_back())
+            self._ended(committed=False)
+            raise
+        else:
+            if ddl is not None:
+                await ddl.committed()
+            self._ended(committed=True)
+        finally:
+            self.is_committing = False
+
+    def rollback(self) -> None:
+        """End the transaction without effects."""
+        self._drop()
+        self._ended(committed=False)
+
+    def restart(self, least_timestamp: kv.Timestamp = 0) -> None:
+        """Begin the kv transaction anew, to run its only statement again."""
+        self._drop()
+        self.least_timestamp = max(self.least_timestamp, least_timestamp)
+
+    def _drop(self) -> None:
+        """Let go of the kv transaction; uncommitted DDL is cleaned up in the background."""
+        transaction, ddl = self.kv, self.ddl
+        self.kv = None
+        self.ddl = None
+        if transaction is None:
+            return
+        transaction.rollback()
+        self._environment.catalog.gate.leave(transaction)
+        if ddl is not None:
+            self._environment.scheduler.spawn(ddl.rolled_back(), "roll back DDL")
+
+    def _ended(self, *, committed: bool) -> None:
+        if self.kv is not None:
+            self._environment.catalog.gate.leave(self.kv)
+        self.kv = None
+        self.ddl = None
+        self.explicit = self.implicit = self.failed = False
+        self.statements = 0
+        self.least_timestamp = 0
+        self._savepoints.clear()
+        statistics = self._environment.statistics
+        if committed:
+            self._settings.commit()
+            statistics.commits += 1
+        else:
+            self._settings.rollback()
+            statistics.rollbacks += 1
+        self._take_defaults()
+
+    # ------------------------------------------------------------------------------------------ savepoints
+
+    def savepoint(self, name: str) -> None:
+        """SAVEPOINT: a name may be used again, and hides the older one."""
+        self._require_block("SAVEPOINT")
+        if len(self._savepoints) >= MAX_SAVEPOINTS:
+            raise ProgramLimitExceeded(f"a transaction can have at most {MAX_SAVEPOINTS} savepoints")
+        mark = self.open().savepoint()
+        ddl_mark = self.ddl.savepoint() if self.ddl is not None else None
+        self._savepoints.append(_Savepoint(name, mark, self._settings.mark(), ddl_mark))
+
+    def release(self, name: str) -> None:
+        """RELEASE SAVEPOINT: forget it and all later ones."""
+        self._require_block("RELEASE SAVEPOINT")
+        del self._savepoints[self._find(name) :]
+
+    def rollback_to(self, name: str) -> None:
+        """ROLLBACK TO SAVEPOINT: undo what came after it; it stays.  Brings a failed block back."""
+        self._require_block("ROLLBACK TO SAVEPOINT")
+        index = self._find(name)
+        savepoint = self._savepoints[index]
+        del self._savepoints[index + 1 :]
+        assert self.kv is not None
+        self.kv.rollback_to(savepoint.kv_mark)
+        self._settings.rollback_to(savepoint.settings_mark)
+        if self.ddl is not None:
+            self.ddl.rollback_to(savepoint.ddl_mark or OverlayMark(CatalogState.EMPTY, 0, 0))
+        self.failed = False
+
+    def _require_block(self, command: str) -> None:
+        if not self.explicit:
+            raise NoActiveTransaction(f"{command} can only be used in transaction blocks")
+
+    def _find(self, name: str) -> int:
+        for index in range(len(self._savepoints) - 1, -1, -1):
+            if self._savepoints[index].name == name:
+                return index
+        raise DatabaseError.of("3B001", f'savepoint "{name}" does not exist')

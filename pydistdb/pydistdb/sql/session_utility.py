@@ -1,0 +1,342 @@
+"""Utility statements: transaction control, settings, EXPLAIN, PREPARE and EXECUTE, and the way to DDL and COPY.
+
+``run`` gives the command tag; warnings go to the sink.  Messages are Postgres's (manual, part VI).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydistdb.sql import bind, session_copy, session_explain
+from pydistdb.sql import statements as st
+from pydistdb.sql.api import Sink
+from pydistdb.sql.catalog import ddl as schema
+from pydistdb.sql.errors import (
+    ActiveTransaction,
+    DatabaseError,
+    FeatureNotSupported,
+    InvalidParameterValue,
+    InvalidStatementName,
+    NoActiveTransaction,
+    UndefinedTable,
+)
+from pydistdb.sql.plan_cache import CachedPlan
+from pydistdb.sql.session_execute import Execution
+from pydistdb.sql.settings import SETTINGS, find, join_identifiers
+
+if TYPE_CHECKING:
+    from pydistdb.sql.session import ClientSession
+
+_NOTICE_LEVELS = ("debug5", "debug4", "debug3", "debug2", "debug1", "log", "info", "notice", "warning", "error")
+_LISTS = frozenset({"search_path", "datestyle", "temp_tablespaces"})
+
+
+async def run(session: ClientSession, plan: CachedPlan, utility: st.Utility, sink: Sink, *, simple: bool) -> str:
+    """Execute a utility statement; returns its command tag.  ``simple``: rows are announced before they are sent."""
+    match utility:
+        case st.Begin() | st.Commit() | st.Rollback() | st.Savepoint():
+            return await _transaction(session, plan, utility, sink)
+        case st.SetTransaction():
+            return _set_transaction(session, utility, sink)
+        case st.SetVariable():
+            return _set_variable(session, plan, utility, sink)
+        case st.ShowVariable():
+            return _show(session, plan, utility, sink, simple=simple)
+        case st.Discard():
+            return await _discard(session, utility)
+        case st.Explain():
+            return await session_explain.run(session, plan, utility, sink, simple=simple)
+        case st.Prepare():
+            return await _prepare(session, utility)
+        case st.Execute():
+            return await _execute(session, utility, sink, simple=simple)
+        case st.Deallocate():
+            return _deallocate(session, utility)
+        case st.Copy():
+            return await session_copy.run(session, utility, sink)
+        case st.LockTable():
+            return await _lock_table(session, utility)
+        case st.Checkpoint():
+            return "CHECKPOINT"
+        case st.Unsupported():
+            raise FeatureNotSupported(f"{utility.what} is not supported")
+        case _:
+            return await _schema(session, plan, utility, sink)
+
+
+def notify(session: ClientSession, sink: Sink, notice: DatabaseError, severity: str = "NOTICE") -> None:
+    """Send a notice, if client_min_messages lets it through."""
+    least = session.settings.values["client_min_messages"]
+    level = severity.lower()
+    if level == "info" or _NOTICE_LEVELS.index(level if level in _NOTICE_LEVELS else "notice") >= _NOTICE_LEVELS.index(
+        least
+    ):
+        sink.notice(notice, severity)
+
+
+def _warn(session: ClientSession, sink: Sink, warning: DatabaseError) -> None:
+    notify(session, sink, warning, "WARNING")
+
+
+# ---------------------------------------------------------------------------------------------- transactions
+
+
+async def _transaction(session: ClientSession, plan: CachedPlan, utility: st.Utility, sink: Sink) -> str:
+    block = session.transaction
+    if isinstance(utility, (st.Commit, st.Rollback)):
+        await session.drop_started_portals()
+    match utility:
+        case st.Begin():
+            if block.explicit:
+                _warn(session, sink, ActiveTransaction("there is already a transaction in progress"))
+                block.set_characteristics(utility.isolation, utility.read_only, utility.deferrable)
+            else:
+                block.begin(utility.isolation, utility.read_only, utility.deferrable)
+                session.context.transaction_timestamp = session.context.statement_timestamp
+            return plan.kind
+        case st.Commit():
+            return await _commit(session, utility.chain, sink)
+        case st.Rollback():
+            return _rollback(session, utility.chain, sink)
+        case st.Savepoint():
+            match utility.action:
+                case "savepoint":
+                    block.savepoint(utility.name)
+                    return "SAVEPOINT"
+                case "release":
+                    block.release(utility.name)
+                    return "RELEASE"
+                case _:
+                    await session.drop_started_portals()
+                    block.rollback_to(utility.name)
+                    return "ROLLBACK"
+    raise FeatureNotSupported(f"{plan.kind} is not supported")
+
+
+async def _commit(session: ClientSession, chain: bool, sink: Sink) -> str:
+    block = session.transaction
+    isolation, read_only = session.settings.values["transaction_isolation"], block.read_only
+    if not block.explicit:
+        if chain:
+            raise NoActiveTransaction("COMMIT AND CHAIN can only be used in transaction blocks")
+        _warn(session, sink, NoActiveTransaction("there is no transaction in progress"))
+        await block.commit()
+        return "COMMIT"
+    tag = "COMMIT"
+    if block.failed:
+        block.rollback()
+        tag = "ROLLBACK"
+    else:
+        await block.commit()
+    if chain:
+        block.begin(isolation, read_only, None)
+    return tag
+
+
+def _rollback(session: ClientSession, chain: bool, sink: Sink) -> str:
+    block = session.transaction
+    isolation, read_only = session.settings.values["transaction_isolation"], block.read_only
+    if not block.explicit:
+        if chain:
+            raise NoActiveTransaction("ROLLBACK AND CHAIN can only be used in transaction blocks")
+        _warn(session, sink, NoActiveTransaction("there is no transaction in progress"))
+    block.rollback()
+    if chain:
+        block.begin(isolation, read_only, None)
+    return "ROLLBACK"
+
+
+def _set_transaction(session: ClientSession, utility: st.SetTransaction, sink: Sink) -> str:
+    block = session.transaction
+    if utility.session:
+        if utility.isolation is not None:
+            session.settings.set(find("default_transaction_isolation"), utility.isolation, local=False)
+        if utility.read_only is not None:
+            value = "on" if utility.read_only else "off"
+            session.settings.set(find("default_transaction_read_only"), value, local=False)
+        return "SET"
+    if not block.in_block:
+        _warn(session, sink, NoActiveTransaction("SET TRANSACTION can only be used in transaction blocks"))
+        return "SET"
+    block.set_characteristics(utility.isolation, utility.read_only, None)
+    return "SET"
+
+
+async def _lock_table(session: ClientSession, utility: st.LockTable) -> str:
+    """LOCK TABLE: weak modes only pin the tables, strong ones keep writers, or everybody, off them."""
+    block = session.transaction
+    if not block.in_block:
+        raise NoActiveTransaction("LOCK TABLE can only be used in transaction blocks")
+    oids = []
+    for name in utility.tables:
+        relation = session.view().relation(name.name, name.schema)
+        if relation is None:
+            written = name.name if name.schema is None else f"{name.schema}.{name.name}"
+            raise UndefinedTable(f'relation "{written}" does not exist', position=name.position)
+        oids.append(relation.oid)
+    gate = session.environment.catalog.gate
+    transaction = block.open()
+    await gate.enter(transaction, frozenset(oids), utility.mode >= 3, session.lock_deadline_ns())
+    if utility.mode >= 4:  # SHARE and above exclude writers, ACCESS EXCLUSIVE everybody
+        deadline_ns = session.environment.scheduler.now_ns() if utility.nowait else session.lock_deadline_ns()
+        ddl = block.open_ddl()
+        await ddl.open()
+        await gate.block(
+            transaction,
+            oids,
+            exclusive=utility.mode >= 8,
+            deadline_ns=deadline_ns,
+            check_interrupt=session.check_interrupt,
+        )
+    return "LOCK TABLE"
+
+
+# ---------------------------------------------------------------------------------------------- settings
+
+
+def _set_variable(session: ClientSession, plan: CachedPlan, utility: st.SetVariable, sink: Sink) -> str:
+    settings = session.settings
+    block = session.transaction
+    if utility.local and not block.in_block:
+        _warn(session, sink, NoActiveTransaction("SET LOCAL can only be used in transaction blocks"))
+    if utility.name.lower() == "all" and utility.values is None:
+        settings.reset_all()
+        return plan.kind
+    setting = find(utility.name)
+    if utility.values is None:
+        if setting.key.startswith("transaction_"):
+            return plan.kind
+        settings.reset(setting, local=utility.local)
+        return plan.kind
+    if setting.key == "session_authorization" or utility.name.lower() == "role":
+        if utility.values[0].lower() in (session.user, "none", "default"):
+            return plan.kind
+        raise FeatureNotSupported(f'parameter "{setting.name}" cannot be changed')
+    if len(utility.values) > 1 and setting.key not in _LISTS:
+        raise InvalidParameterValue(f"SET {setting.name} takes only one argument")
+    text = join_identifiers(utility.values) if setting.key == "search_path" else ", ".join(utility.values)
+    assign(session, setting.name, text, local=utility.local)
+    return plan.kind
+
+
+def assign(session: ClientSession, name: str, text: str, *, local: bool) -> str:
+    """Set a variable from text (SET, set_config); returns the value as shown."""
+    setting = find(name)
+    block = session.transaction
+    match setting.key:
+        case "transaction_isolation":
+            block.set_characteristics(text.lower(), None, None)
+        case "transaction_read_only":
+            block.set_characteristics(None, text.lower() in ("on", "true", "yes", "1", "t"), None)
+        case "transaction_deferrable":
+            block.set_characteristics(None, None, text.lower() in ("on", "true", "yes", "1", "t"))
+        case _:
+            return session.settings.set(setting, text, local=local)
+    return session.settings.values[setting.key]
+
+
+def _show(session: ClientSession, plan: CachedPlan, utility: st.ShowVariable, sink: Sink, *, simple: bool) -> str:
+    if utility.name.lower() == "all":
+        values = session.settings.values
+        rows: list[tuple[Any, ...]] = [
+            (setting.name, values[key], "") for key, setting in sorted(SETTINGS.items()) if key in values
+        ]
+    else:
+        rows = [(session.settings.show(utility.name)[1],)]
+    assert plan.fields is not None
+    if simple:
+        sink.row_description(plan.fields)
+    sink.rows(rows)
+    return "SHOW"
+
+
+async def _discard(session: ClientSession, utility: st.Discard) -> str:
+    match utility.what:
+        case "all":
+            session.transaction.forbid_block("DISCARD ALL")
+            await session.drop_started_portals()
+            session.names.portals.clear()
+            session.names.statements.clear()
+            session.settings.reset_all()
+        case "plans":
+            session.environment.plans.clear()
+        case "sequences" | "temp" | "temporary":
+            pass
+    return f"DISCARD {utility.what.upper()}"
+
+
+# ---------------------------------------------------------------------------------------------- prepared statements
+
+
+async def _prepare(session: ClientSession, utility: st.Prepare) -> str:
+    session.names.check_new_statement(utility.name)
+    oids = [parameter.oid for parameter in utility.parameter_types]
+    await session.prepare_statement(utility.name, utility.query, oids, from_sql=True)
+    return "PREPARE"
+
+
+async def _execute(session: ClientSession, utility: st.Execute, sink: Sink, *, simple: bool) -> str:
+    statement = session.names.statements.get(utility.name)
+    if statement is None:
+        raise InvalidStatementName(f'prepared statement "{utility.name}" does not exist')
+    await session.renew_statement(statement)
+    plan = statement.plan
+    session.check_failed(plan)
+    expected = len(plan.parameter_types)
+    if len(utility.arguments) != expected:
+        raise DatabaseError.of(
+            "42601",
+            f'wrong number of parameters for prepared statement "{utility.name}"',
+            detail=f"Expected {expected} parameters but got {len(utility.arguments)}.",
+        )
+    parameters = tuple(
+        bind.bind_scalar(text, session.view(), session.context, parameter)
+        for text, parameter in zip(utility.arguments, plan.parameter_types, strict=True)
+    )
+    if plan.utility is not None:
+        return await run(session, plan, plan.utility, sink, simple=simple)
+    if plan.writes:
+        session.transaction.check_writable(plan.tag)
+    if simple and plan.fields is not None:
+        sink.row_description(plan.fields)
+    execution = Execution(session, plan, parameters, alone=not session.transaction.in_block)
+    try:
+        await execution.fetch(0, sink)
+    except BaseException:
+        await execution.close()
+        raise
+    return execution.tag
+
+
+def _deallocate(session: ClientSession, utility: st.Deallocate) -> str:
+    if utility.name is None:
+        session.names.statements.clear()
+        return "DEALLOCATE ALL"
+    if session.names.statements.pop(utility.name, None) is None:
+        raise InvalidStatementName(f'prepared statement "{utility.name}" does not exist')
+    return "DEALLOCATE"
+
+
+# ---------------------------------------------------------------------------------------------- schema
+
+
+async def _schema(session: ClientSession, plan: CachedPlan, utility: st.Utility, sink: Sink) -> str:
+    """DDL, within the transaction."""
+    block = session.transaction
+    block.check_writable(plan.kind)
+    ddl = block.open_ddl()
+    ddl.lock_deadline_ns = session.lock_deadline_ns()
+    ddl.check_interrupt = session.check_interrupt
+    transaction = block.open()
+    transaction.begin_statement(block.least_timestamp)
+    context = schema.DdlContext(
+        ddl,
+        session.database_name,
+        session.search_path,
+        session.context,
+        lambda notice, severity="NOTICE": notify(session, sink, notice, severity),
+        block.in_block,
+    )
+    tag = await schema.execute(utility, context)
+    block.statements += 1
+    return tag
