@@ -57,7 +57,7 @@ TICK_NS = 100 * MS
 MAX_PEERS = 7
 MAX_WRITES_UNDER_WAY = 6
 TRACE_LINES = 60
-FINAL_NS = 60_000 * MS
+FINAL_NS = 120_000 * MS
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
@@ -129,7 +129,7 @@ class Simulation:
             max_inflight_messages=rand.choice((1, 3, 64)),
             max_committed_bytes=rand.choice((10, 10_000)),
             max_cached_bytes=rand.choice((0, 500, 100_000)),
-            snapshot_chunk_bytes=rand.choice((20, 200, 100_000)),
+            snapshot_chunk_bytes=rand.choice((100, 2000, 100_000)),
             max_snapshot_chunks_inflight=rand.choice((1, 4)),
         )
         count = rand.choice((1, 2, 3, 3, 3, 4, 5, 5))

@@ -20,6 +20,12 @@ nobody can be elected before (start of that round + election timeout), clocks al
 A vote request with ``force`` overrides the promise: the leader itself has asked for that election (transfer.py), and it
 gave up its lease for the rest of its term before it did.
 
+**Outsiders.**  A voter that has been removed may be the only one who knows that its removal is committed.  Others, still
+going by the old configuration, ask it for votes, and it must refuse whoever has less of the log.  Nobody could ever be
+elected.  So a non-voter that has refused a vote for that reason campaigns itself, under the configuration that it
+knows; the votes of a majority are what makes a leader, whether it is a voter or not (thesis §4.2.2).  It does not count
+itself, and hands over as soon as it can (transfer.py).
+
 Example (timeout 1000 ms): 2 hears from 1 at 0 ms.  3, partitioned, asks 2 for a pre-vote at 700 ms: ignored.  At 1000 ms
 the promise is over; at 1400 ms the random timeout of 2 runs out, and it campaigns.
 """
@@ -104,6 +110,8 @@ def handle_vote(state: State, message: Vote) -> None:
             state.election_elapsed = 0
             state.messages_after_persist.append(response)
     else:
+        if free and state.membership.voters and not state.membership.is_voter(state.peer):
+            state.needed = True
         state.messages.append(VoteResponse(message.sender, state.peer, state.term, True, message.pre))
 
 

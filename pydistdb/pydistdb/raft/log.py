@@ -207,8 +207,8 @@ class RaftLog:
         return entries
 
     def mark_stable(self, index: int, term: int) -> bool:
-        """Note that the log is durable up to ``index``, unless a conflict has replaced that entry since."""
-        if index <= self.stable or index > self.writing or self.term(index) != term:
+        """Note that the log is durable up to ``index``, unless a conflict or a snapshot has replaced that entry since."""
+        if not max(self.stable + 1, self._offset - 1) <= index <= self.writing or self.term(index) != term:
             return False
         self.stable = index
         return True

@@ -155,6 +155,7 @@ class RaftNode:
         if kind in _FROM_LEADER and state.role is not Role.LEADER:
             state.leader = message.sender
             state.election_elapsed = 0
+            state.needed = False
             state.promise_until_ns = now_ns + state.config.election_timeout_ns
         handler = _HANDLERS[state.role].get(kind)
         if handler is not None:
@@ -445,6 +446,8 @@ def _tick_leader(state: State) -> None:
             tick_snapshot(state, progress)
     if state.transfer_to or state.transfer_sent:
         transfer.tick_transfer(state)
+    elif not state.membership.is_voter(state.peer):
+        transfer.hand_over(state)
     if state.election_elapsed >= config.election_timeout_ticks and state.role is Role.LEADER:
         state.election_elapsed = 0
         if config.check_quorum:

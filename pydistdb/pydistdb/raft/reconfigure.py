@@ -5,13 +5,11 @@ from __future__ import annotations
 from . import reads
 from .errors import NotLeader, ProposalDropped
 from .membership import change
-from .messages import MEMBERSHIP, NOBODY, Append, ConfChange, Entry, Membership, encode_conf_change
+from .messages import MEMBERSHIP, NOBODY, ConfChange, Entry, Membership, encode_conf_change
 from .ready import Role
 from .replication import maybe_commit
-from .roles import become_follower
 from .state import State
-from .tracker import PeerState
-from .transfer import abandon_leadership
+from .transfer import hand_over
 
 
 def propose_change(state: State, conf_change: ConfChange) -> tuple[int, int]:
@@ -46,32 +44,20 @@ def leave_joint_if_due(state: State) -> None:
 
 
 def apply_change(state: State, conf_change: ConfChange) -> Membership:
-    """Put an applied change into force; a leader that it removes hands over and steps down."""
+    """Put an applied change into force; a leader that it removes hands over."""
     old = state.membership
     new = change(old, conf_change)
     state.set_membership(new)
     if state.role is not Role.LEADER:
         return new
     if not new.is_voter(state.peer):
-        _tell_commit(state)
-        abandon_leadership(state)
-        become_follower(state, state.term, NOBODY)
-        return new
-    if not state.transfer_sent and not new.is_voter(state.transfer_to):
+        if not state.transfer_sent:
+            state.transfer_to = NOBODY
+            hand_over(state)
+    elif not state.transfer_sent and not new.is_voter(state.transfer_to):
         state.transfer_to = NOBODY
     if (old.voters, old.outgoing) != (new.voters, new.outgoing):
         reads.voters_changed(state)
         maybe_commit(state)
     state.append_wanted = True
     return new
-
-
-def _tell_commit(state: State) -> None:
-    """Let the followers know that the change which removes this leader is committed."""
-    log = state.log
-    for progress in state.followers:
-        if progress.state is PeerState.REPLICATE and progress.match >= log.committed:
-            term = log.term(progress.match)
-            state.messages.append(
-                Append(progress.peer, state.peer, state.term, progress.match, term, log.committed, [])
-            )

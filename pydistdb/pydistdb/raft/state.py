@@ -82,6 +82,7 @@ class State:
         "membership",
         "messages",
         "messages_after_persist",
+        "needed",
         "new_reads",
         "now_ns",
         "own_progress",
@@ -136,6 +137,9 @@ class State:
         self.votes: dict[PeerId, bool] = {}
         self.campaign_when_applied = 0
         """The term in which the leader told this node to campaign, which a membership change not yet applied delayed."""
+
+        self.needed = False
+        """No voter, but others can't elect anybody without what this node knows (election.py)."""
 
         # What a leader knows of the members.
         self.progress: dict[PeerId, Progress] = {}
@@ -203,9 +207,9 @@ class State:
 
     @property
     def is_promotable(self) -> bool:
-        """Whether this node may campaign: a voter that has its snapshot installed and knows its configuration."""
+        """Whether this node may campaign: it is a voter (or needed), has its snapshot and knows its configuration."""
         log = self.log
-        if not self.membership.is_voter(self.peer) or log.is_snapshot_pending:
+        if log.is_snapshot_pending or not (self.needed or self.membership.is_voter(self.peer)):
             return False
         return not log.has_membership_entry(log.applied + 1, log.committed + 1)
 

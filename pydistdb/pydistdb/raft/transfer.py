@@ -12,6 +12,9 @@ nevertheless.  That breaks the promise on which the lease rests, therefore:
   sent, it starts a new term, by a forced election of its own: once a majority is in that term a late TimeoutNow can't
   win anything, and the new term's lease is as good as any.
 
+A leader that is no voter any more, because a membership change says so, hands over in the same way, to one voter after
+the other until one takes it.
+
 Example: 1 leads term 3 and transfers to 2, which has everything: lease given up, TimeoutNow(term 3) sent, 2 is elected
 in term 4.  If 2 is dead: after 10 ticks 1 campaigns, and leads term 4 with a lease.
 """
@@ -66,14 +69,17 @@ def tick_transfer(state: State) -> None:
     sent = state.transfer_sent
     state.transfer_to = NOBODY
     state.transfer_sent = False
-    if sent:
+    if sent and state.membership.is_voter(state.peer):
         campaign(state, force=True)
 
 
-def abandon_leadership(state: State) -> None:
-    """This leader is no voter any more: let the voter that is furthest ahead take over without waiting."""
+def hand_over(state: State) -> None:
+    """This leader is no voter (any more): give leadership to the voter that is furthest ahead.
+
+    Until that one is elected somebody has to tell the others that the change is committed: so keep on leading.
+    """
     heirs = [progress for progress in state.followers if state.membership.is_voter(progress.peer)]
-    heir = max(heirs, key=lambda progress: progress.match, default=None)
+    heir = max(heirs, key=lambda progress: (progress.recent_active, progress.match), default=None)
     state.lease_given_up = True
     if heir is not None:
-        state.messages.append(TimeoutNow(heir.peer, state.peer, state.term))
+        start_transfer(state, heir.peer)
