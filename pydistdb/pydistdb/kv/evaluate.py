@@ -6,14 +6,17 @@ again, and finds its place in the queue).  Point reads, single locks and one-ran
 even come by here (txn/coordinator.py).
 
     server = RangeServer(node_id, engine, clock, scheduler)
-    store.on_lease = server.leases.on_lease
-    transport.handler = server.handle_remote
+    store.observers.append(server.leases)
+    store.register(GetMany, server.handle_remote)            and so on for every request class
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
+
+from pydistdb_storage.engine import Engine
+from pydistdb_storage.errors import StorageError
 
 from pydistdb.kv.api import ClockOutOfBounds, KVError, OutcomeUnknown, RangeUnavailable, ReadRestart
 from pydistdb.kv.command import ProposalLost
@@ -54,18 +57,9 @@ from pydistdb.kv.resolution import Resolver
 from pydistdb.kv.transport import Message
 from pydistdb.kv.writes import Writer
 from pydistdb.tasks import Scheduler
-from pydistdb_storage.engine import Engine
-from pydistdb_storage.errors import StorageError
 
 CALL_WAIT_NS = 2_000_000_000
 """How long a request of another node may wait here before it has to be sent again."""
-
-
-class Splitter(Protocol):
-    """Cuts a range in two (the store)."""
-
-    async def split(self, range_id: int, key: bytes) -> None:
-        """Make ``key`` a boundary of the range, as its leaseholder."""
 
 
 class RangeServer:
@@ -79,7 +73,8 @@ class RangeServer:
         self.records = Records(self.leases, self.locker)
         self.reader = Reader(self.leases)
         self.writer = Writer(self.leases, self.locker, self.records)
-        self.splitter: Splitter | None = None
+        self.split: Callable[[bytes], Awaitable[object]] | None = None
+        """Makes a key a boundary of the range leased here (the store)."""
         self.extra_handlers: dict[type[Message], Callable[[NodeId, Any], Awaitable[Message]]] = {}
         """What the gateway of this node answers (QueryTransaction, Broadcast)."""
         self._waiting_handlers: dict[type[Any], Callable[[Any, int], Awaitable[Message]]] = {
@@ -105,6 +100,10 @@ class RangeServer:
             RaiseClock: self._raise_clock,
             WaitEdges: self._wait_edges,
         }
+
+    def request_classes(self) -> list[type[Message]]:
+        """What ``handle_remote`` understands."""
+        return [*self._waiting_handlers, *self._handlers, *self.extra_handlers]
 
     @property
     def node_id(self) -> NodeId:
@@ -155,9 +154,9 @@ class RangeServer:
     async def _split(self, request: SplitAt) -> Done:
         local = self.leases.need(request.key)
         if local.start != request.key:
-            if self.splitter is None:
+            if self.split is None:
                 raise RangeUnavailable("this store cannot split ranges")
-            await self.splitter.split(local.range_id, request.key)
+            await self.split(request.key)
         return Done()
 
     async def _range_around(self, request: RangeAround) -> RangeDetails:
@@ -173,7 +172,7 @@ class RangeServer:
         return RangeDetails(replica.descriptor, leader, replica.lease_epoch)
 
     async def _raise_clock(self, request: RaiseClock) -> Done:
-        self.leases.clock.update(request.timestamp)
+        self.leases.hear(request.timestamp)
         return Done()
 
     async def _wait_edges(self, request: WaitEdges) -> Edges:

@@ -15,17 +15,17 @@ its own.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 from pydistdb_storage.engine import Engine, Snapshot
 
-from pydistdb.kv.api import RangeUnavailable, Timestamp
+from pydistdb.kv.api import ClockOutOfBounds, RangeUnavailable, Timestamp
 from pydistdb.kv.command import Clear, Command, NotLeaseholder
 from pydistdb.kv.command import Write as EngineWrite
 from pydistdb.kv.descriptor import NodeId, RangeDescriptor, RangeId
-from pydistdb.kv.hlc import HybridClock
+from pydistdb.kv.hlc import ClockOffsetExceeded, HybridClock
 from pydistdb.kv.intents import IntentSet
 from pydistdb.kv.locks import LockTable
 from pydistdb.kv.pending import PendingWrites
@@ -196,12 +196,23 @@ class Leases:
         self.sender: Sender | None = None
         self.find_replica: Callable[[bytes], Replica | None] = lambda key: None
         """Finds this node's replica around a key, leaseholder or not (for hints)."""
+        self.threshold: Callable[[], Timestamp] = lambda: 0
+        """Below this timestamp versions may have been collected."""
         self._starts: list[bytes] = []
         self._locals: list[RangeLocal] = []
         self._last: RangeLocal | None = None
 
-    def on_lease(self, replica: Replica, acquired: bool) -> None:
-        """Hear from the store that a replica got or lost its lease."""
+    def lease_acquired(self, replica: Replica) -> None:
+        """Hear from the store that a replica of this node may serve its range."""
+        self.lease_lost(replica)
+        self._refresh_all()
+        local = RangeLocal(replica, self.engine, self.clock)
+        position = bisect_right(self._starts, local.start)
+        self._starts.insert(position, local.start)
+        self._locals.insert(position, local)
+
+    def lease_lost(self, replica: Replica) -> None:
+        """Hear from the store that it may not any more."""
         for position, local in enumerate(self._locals):
             if local.replica is replica:
                 del self._locals[position]
@@ -209,12 +220,10 @@ class Leases:
                 self._last = None
                 local.detach()
                 break
-        if acquired:
-            self._refresh_all()
-            local = RangeLocal(replica, self.engine, self.clock)
-            position = bisect_right(self._starts, local.start)
-            self._starts.insert(position, local.start)
-            self._locals.insert(position, local)
+
+    def range_split(self, left: Replica, right: Replica) -> None:
+        """Hear from the store that a range here was cut; the right part gets a lease of its own."""
+        self._refresh_all()
 
     def _refresh_all(self) -> None:
         for local in self._locals:
@@ -241,6 +250,23 @@ class Leases:
             local.refresh()
             return self.find(key)
         return local
+
+    def find_before(self, end: bytes) -> RangeLocal | None:
+        """The held range that holds the keys just below ``end``, if there is one."""
+        position = bisect_left(self._starts, end) - 1
+        if position < 0:
+            return None
+        local = self._locals[position]
+        if local.replica.descriptor.generation != local.generation:
+            local.refresh()
+        return local if local.start < end <= local.end else None
+
+    def hear(self, timestamp: Timestamp) -> None:
+        """Raise the clock to a reading of another node."""
+        try:
+            self.clock.update(timestamp)
+        except ClockOffsetExceeded as error:
+            raise ClockOutOfBounds(str(error)) from error
 
     def need(self, key: bytes) -> RangeLocal:
         """The held range around ``key``; raises NotLeaseholder."""
@@ -277,6 +303,3 @@ async def bounded(scheduler: Scheduler, completion: Completion[Any], duration_ns
         completion.result()
         return True
     return False
-
-
-Handler = Callable[[Any], Awaitable[Any]]

@@ -14,7 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pydistdb.kv.api import LockNotAvailable, LockStrength, WaitPolicy
+from pydistdb_storage import mvcc
+from pydistdb_storage.engine import Space
+
+from pydistdb.kv.api import LockNotAvailable, WaitPolicy
 from pydistdb.kv.deadlock import WaitGraph
 from pydistdb.kv.intents import IntentInfo, intent_value
 from pydistdb.kv.leases import Leases, RangeLocal
@@ -33,8 +36,6 @@ from pydistdb.kv.requests import (
 )
 from pydistdb.kv.resolution import Resolver
 from pydistdb.kv.transport import NodeUnreachable, RemoteError
-from pydistdb_storage import mvcc
-from pydistdb_storage.engine import Space
 
 FIRST_PUSH_INTERVAL_NS = 20_000_000
 LONGEST_PUSH_INTERVAL_NS = 500_000_000
@@ -234,4 +235,3 @@ def _give_up(policy: WaitPolicy) -> None:
     if policy is WaitPolicy.SKIP_LOCKED:
         raise _Skip
     raise LockNotAvailable("could not obtain lock on row")
-

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Snapshot, Space
+from pydistdb_storage.keys import prefix_end
 
-from pydistdb.kv.api import ReadRestart, Timestamp
+from pydistdb.kv.api import ReadRestart, SerializationConflict, Timestamp
 from pydistdb.kv.intents import IntentInfo, intent_info, intent_transaction, intent_value, is_condition
 from pydistdb.kv.leases import Leases, RangeLocal
-from pydistdb.kv.overlay import covered_span, lay_over
+from pydistdb.kv.overlay import Chunk, covered_span, lay_over
 from pydistdb.kv.pending import PendingGroup
 from pydistdb.kv.requests import (
     Entries,
@@ -35,8 +36,6 @@ from pydistdb.kv.requests import (
     Values,
     WrongRange,
 )
-
-from pydistdb_storage.keys import prefix_end
 
 MAX_SCAN_LIMIT = 100_000
 
@@ -88,10 +87,18 @@ class Reader:
             local.check_lease()
             return Entries(keys, values, resume, observed)
 
+    def try_scan(self, local: RangeLocal, request: Scan) -> Chunk:
+        """Scan without waiting; raises Blocked and ReadRestart.  The caller checks the lease afterwards."""
+        if request.read_timestamp < self._leases.threshold():
+            raise SerializationConflict("snapshot too old")
+        return self._span(local, self._leases.latest(), request)
+
     def _enter(self, request: GetMany | Scan) -> Timestamp:
         clock = self._leases.clock
         clock.check()
-        clock.update(request.read_timestamp)
+        self._leases.hear(request.read_timestamp)
+        if request.read_timestamp < self._leases.threshold():
+            raise SerializationConflict("snapshot too old")
         return clock.now() if not request.observed else request.observed
 
     def _point(
@@ -115,9 +122,7 @@ class Reader:
             raise ReadRestart(version)
         return value
 
-    def _span(
-        self, local: RangeLocal, snapshot: Snapshot, request: Scan
-    ) -> tuple[list[bytes], list[bytes], bytes | None]:
+    def _span(self, local: RangeLocal, snapshot: Snapshot, request: Scan) -> Chunk:
         read_timestamp = request.read_timestamp
         start, end, reverse = request.start, request.end, request.reverse
         count = min(request.limit, MAX_SCAN_LIMIT)
@@ -182,9 +187,7 @@ def _visible(
     return False
 
 
-def _cut(
-    chunk: tuple[list[bytes], list[bytes], bytes | None], last: bytes, reverse: bool
-) -> tuple[list[bytes], list[bytes], bytes | None]:
+def _cut(chunk: Chunk, last: bytes, reverse: bool) -> Chunk:
     """The part of a chunk up to and including ``last``."""
     keys, values, _ = chunk
     count = sum(1 for key in keys if (key >= last if reverse else key <= last))

@@ -25,6 +25,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 import msgspec
+from pydistdb_storage.engine import Space
 
 from pydistdb.kv.api import KVError, OutcomeUnknown, Timestamp, TransactionAborted
 from pydistdb.kv.command import ProposalLost, transaction_prefix
@@ -38,13 +39,12 @@ from pydistdb.kv.requests import (
     EndTransaction,
     ForgetRecord,
     PushTransaction,
-    ResolveIntents,
     TransactionId,
     TransactionState,
     TransactionStatus,
 )
+from pydistdb.kv.resolution import resolve_span
 from pydistdb.tasks import Completion, sleep
-from pydistdb_storage.engine import Space
 
 EXPIRY_NS = 20_000_000_000
 ABORTED_RETENTION_US = 120_000_000
@@ -100,7 +100,7 @@ class Records:
     async def end(self, request: EndTransaction) -> Done:
         leases = self._leases
         leases.clock.check()
-        leases.clock.update(request.timestamp)
+        leases.hear(request.timestamp)
         while True:
             local, record = await self._decided(request.anchor, request.transaction_id)
             if record is not None:
@@ -120,7 +120,7 @@ class Records:
     async def push(self, request: PushTransaction) -> TransactionStatus:
         leases = self._leases
         transaction_id = request.transaction_id
-        leases.clock.update(request.read_timestamp)
+        leases.hear(request.read_timestamp)
         while True:
             local, record = await self._decided(request.anchor, transaction_id)
             if record is None and await self._locker.is_alive(transaction_id):
@@ -137,9 +137,7 @@ class Records:
                 local, record = await self._decided(request.anchor, transaction_id)
                 if record is None:
                     now = leases.clock.now()
-                    await self._write(
-                        local, transaction_id, Record(request.anchor, RecordState.ABORTED, 0, _us(now))
-                    )
+                    await self._write(local, transaction_id, Record(request.anchor, RecordState.ABORTED, 0, _us(now)))
                     continue
             local.check_lease()
             if record.state == RecordState.ABORTED:
@@ -259,7 +257,7 @@ class Records:
         if await self._locker.is_alive(transaction_id):
             return False
         for start, end in record.spans:
-            await self._leases.send(ResolveIntents(transaction_id, record.timestamp, start, end))
+            await resolve_span(self._leases, transaction_id, record.timestamp, start, end)
         return True
 
     async def sweep_intents(self, local: RangeLocal) -> None:
@@ -268,16 +266,14 @@ class Records:
         suspects = {info.transaction_id: info for info in local.intents.writes.values() if info.timestamp < old}
         for conditions in local.intents.conditions.values():
             suspects.update(
-                (info.intent.transaction_id, info.intent)
-                for info in conditions.values()
-                if info.intent.timestamp < old
+                (info.intent.transaction_id, info.intent) for info in conditions.values() if info.intent.timestamp < old
             )
         for transaction_id, info in suspects.items():
             status = await self._leases.send(PushTransaction(transaction_id, info.anchor))
             if status.state == TransactionState.PENDING or await self._locker.is_alive(transaction_id):
                 continue
             timestamp = status.timestamp if status.state == TransactionState.COMMITTED else 0
-            await self._leases.send(ResolveIntents(transaction_id, timestamp, local.start, local.end))
+            await resolve_span(self._leases, transaction_id, timestamp, local.start, local.end)
 
 
 async def settle_log(leases: Leases, local: RangeLocal) -> bool:

@@ -382,6 +382,12 @@ class TransactionStatus(Message):
     timestamp: Timestamp = 0
 
 
+class Resolved(Message):
+    """Intents are resolved up to ``resume`` (None: all of the span); ask again from there."""
+
+    resume: bytes | None = None
+
+
 class Number(Message):
     value: int
 
@@ -503,6 +509,7 @@ register(
     Entries,
     Locked,
     TransactionStatus,
+    Resolved,
     Number,
     Edges,
     RangeDetails,

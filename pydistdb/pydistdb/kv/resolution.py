@@ -14,22 +14,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from pydistdb_storage.engine import Space
+from pydistdb_storage.mvcc import versioned
+
 from pydistdb.kv.api import OutcomeUnknown, Timestamp
 from pydistdb.kv.command import ProposalLost
 from pydistdb.kv.command import Write as EngineWrite
 from pydistdb.kv.intents import intent_transaction, intent_value, is_condition
 from pydistdb.kv.leases import Leases, RangeLocal
-from pydistdb.kv.requests import Done, ResolveIntents, TransactionId
+from pydistdb.kv.requests import Resolved, ResolveIntents, TransactionId
 from pydistdb.tasks import pause
-from pydistdb_storage.engine import Space
-from pydistdb_storage.mvcc import versioned
 
 CHUNK_BYTES = 512 << 10
 MAX_CHUNK_INTENTS = 5_000
+CALL_NS = 1_000_000_000
+"""After this time one call gives what it has done so far."""
+
 _VERSIONS = int(Space.VERSIONS)
 _INTENTS = int(Space.INTENTS)
 
-Resolved = tuple[list[EngineWrite], list[bytes], list[bytes]]
+_Chunk = tuple[list[EngineWrite], list[bytes], list[bytes]]
 """Writes of a proposal; keys whose intents, and keys whose conditions it removes."""
 
 
@@ -39,28 +43,30 @@ class Resolver:
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
 
-    async def resolve(self, request: ResolveIntents) -> Done:
+    async def resolve(self, request: ResolveIntents) -> Resolved:
+        """Resolve what lies in this range, for about a second."""
         leases = self._leases
-        leases.clock.update(request.commit_timestamp)
+        leases.hear(request.commit_timestamp)
         local = leases.need(request.start)
         transaction_id = request.transaction_id
-        start = max(request.start, local.start)
-        position: bytes | None = start
         if request.keys:
             local.check_span(min(request.keys), max(request.keys))
             await self.resolve_keys(local, transaction_id, request.keys, request.commit_timestamp)
-            position = None
-        while position is not None:
-            local.check_lease()
-            end = min(request.end, local.end)
-            entries = leases.latest().scan(Space.INTENTS, position, end)
-            resolved, position = _chunk(entries, transaction_id, request.commit_timestamp)
-            await self._apply(local, transaction_id, resolved, request.commit_timestamp)
-            if position is not None:
-                await pause(leases.scheduler)
+        else:
+            stop_ns = leases.scheduler.now_ns() + CALL_NS
+            position: bytes | None = request.start
+            while position is not None:
+                local.check_lease()
+                entries = leases.latest().scan(Space.INTENTS, position, min(request.end, local.end))
+                resolved, position = _chunk(entries, transaction_id, request.commit_timestamp)
+                await self._apply(local, transaction_id, resolved, request.commit_timestamp)
+                if position is not None:
+                    if leases.scheduler.now_ns() > stop_ns:
+                        return Resolved(position)
+                    await pause(leases.scheduler)
         local.locks.release(transaction_id)
         local.note_settled(transaction_id)
-        return Done()
+        return Resolved(local.end if local.end < request.end else None)
 
     async def resolve_keys(
         self, local: RangeLocal, transaction_id: TransactionId, keys: Iterable[bytes], commit_timestamp: Timestamp
@@ -80,7 +86,7 @@ class Resolver:
             await self._apply(local, transaction_id, resolved, commit_timestamp)
 
     async def _apply(
-        self, local: RangeLocal, transaction_id: TransactionId, resolved: Resolved, commit_timestamp: Timestamp
+        self, local: RangeLocal, transaction_id: TransactionId, resolved: _Chunk, commit_timestamp: Timestamp
     ) -> None:
         writes, keys, condition_keys = resolved
         if not writes:
@@ -98,7 +104,7 @@ class Resolver:
 
 def _chunk(
     entries: Iterator[tuple[bytes, bytes]], transaction_id: TransactionId, commit_timestamp: Timestamp
-) -> tuple[Resolved, bytes | None]:
+) -> tuple[_Chunk, bytes | None]:
     """What one proposal resolves of ``entries``, and the key to go on from; about 1.5 µs an intent."""
     writes: list[EngineWrite] = []
     keys: list[bytes] = []
@@ -118,3 +124,14 @@ def _chunk(
         if size >= CHUNK_BYTES or len(writes) >= 2 * MAX_CHUNK_INTENTS:
             return (writes, keys, condition_keys), engine_key + b"\0"
     return (writes, keys, condition_keys), None
+
+
+async def resolve_span(
+    leases: Leases, transaction_id: TransactionId, commit_timestamp: Timestamp, start: bytes, end: bytes
+) -> None:
+    """Resolve the transaction's intents in [start, end), whatever ranges that touches."""
+    position: bytes | None = start
+    while position is not None and position < end:
+        answer = await leases.send(ResolveIntents(transaction_id, commit_timestamp, position, end))
+        assert isinstance(answer, Resolved)
+        position = answer.resume

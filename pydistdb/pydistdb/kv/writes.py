@@ -19,6 +19,10 @@ applied, or the lease goes (and with it the whole table).
 
 from __future__ import annotations
 
+from pydistdb_storage import mvcc
+from pydistdb_storage.engine import Snapshot, Space
+from pydistdb_storage.mvcc import MAX_TIMESTAMP, check_key, versioned
+
 from pydistdb.kv.api import (
     KeyExists,
     LockStrength,
@@ -60,9 +64,6 @@ from pydistdb.kv.requests import (
     WrongRange,
 )
 from pydistdb.tasks import Completion
-from pydistdb_storage import mvcc
-from pydistdb_storage.engine import Snapshot, Space
-from pydistdb_storage.mvcc import MAX_TIMESTAMP, check_key, versioned
 
 _VERSIONS = int(Space.VERSIONS)
 _INTENTS = int(Space.INTENTS)
@@ -246,7 +247,7 @@ class Writer:
 
     async def ingest(self, request: Ingest) -> Done:
         leases = self._leases
-        leases.clock.update(request.timestamp)
+        leases.hear(request.timestamp)
         entries = request.entries
         local = leases.need(entries[0][0])
         keys = [key for key, _ in entries]
@@ -357,7 +358,7 @@ def _check_writes(
     own_intents = local.intents.writes
     free_from, free_to = b"\xff", b""
     for key, _, expected in writes:
-        if expected == BLIND or expected == OWN_INTENT:
+        if expected in (BLIND, OWN_INTENT):
             continue
         info = own_intents.get(key) if own_intents else None
         if info is not None:

@@ -1,0 +1,207 @@
+"""The door of one node to the cluster's key space: kv.api.Database.
+
+Puts the parts of kv's upper half together around a node's store::
+
+    SQL ─► Gateway.begin ─► Coordinator ──┬─ local lease: RangeServer's parts, by direct call
+                                          └─ Router ─► transport ─► RangeServer of another node
+    store ─► lease gained or lost ─► RangeServer.leases
+
+    store = Store(...)
+    database = Gateway(store)        # before store.start(), so that it hears of every lease
+    store.start()
+    database.start()
+
+``active`` holds the transactions that have locked or written something: other nodes ask for them (QueryTransaction)
+before they clean up after one that seems to be dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from pydistdb_storage import mvcc
+from pydistdb_storage.engine import Engine
+from pydistdb_storage.mvcc import MAX_TIMESTAMP
+
+from pydistdb.kv.api import BroadcastHandler, Isolation, KVError, MustWait, RangeInfo, Timestamp, TransactionTooLarge
+from pydistdb.kv.descriptor import COUNTER_PREFIX, KEY_MAX, NodeId
+from pydistdb.kv.evaluate import RangeServer
+from pydistdb.kv.hlc import HybridClock
+from pydistdb.kv.leases import Leases, Replica
+from pydistdb.kv.requests import (
+    Broadcast,
+    BroadcastAnswer,
+    ClearRange,
+    Increment,
+    Ingest,
+    Number,
+    QueryTransaction,
+    RangeAround,
+    RangeDetails,
+    SplitAt,
+    TransactionId,
+)
+from pydistdb.kv.router import Router
+from pydistdb.kv.transport import Message, NodeUnreachable, RemoteError, Transport
+from pydistdb.kv.txn.coordinator import Coordinator
+from pydistdb.tasks import Completion, Scheduler, gather, with_deadline
+
+INGEST_CHUNK_BYTES = 512 << 10
+INGEST_CHUNK_ENTRIES = 5_000
+MAX_BROADCAST_BYTES = 16 << 20
+
+
+class NodeStore(Protocol):
+    """What the gateway needs of a node's store (kv/store.py)."""
+
+    node_id: NodeId
+    engine: Engine
+    clock: HybridClock
+    scheduler: Scheduler
+    transport: Transport
+    observers: list[Any]
+
+    def replica_for_key(self, key: bytes) -> Replica | None:
+        """Find this node's replica around a key."""
+
+    def register(self, request: type[Message], handler: Callable[[NodeId, Any], Awaitable[Message]]) -> None:
+        """Answer requests of a class."""
+
+    async def split(self, key: bytes) -> Any:
+        """Make a key a boundary of the range leased here."""
+
+    def live_nodes(self) -> Iterable[NodeId]:
+        """List the nodes that count as alive."""
+
+
+class Gateway:
+    """kv.api.Database on one node of a cluster."""
+
+    def __init__(self, store: NodeStore) -> None:
+        self.node_id = store.node_id
+        self.server = RangeServer(store.node_id, store.engine, store.clock, store.scheduler)
+        self.leases: Leases = self.server.leases
+        self.router = Router(self.server, store.transport, store.live_nodes)
+        self.active: dict[TransactionId, Coordinator] = {}
+        self._handlers: dict[str, BroadcastHandler] = {}
+        self._scheduler = store.scheduler
+        self.leases.sender = self.router
+        self.leases.find_replica = store.replica_for_key
+        self.server.split = store.split
+        self.server.extra_handlers = {QueryTransaction: self._query_transaction, Broadcast: self._on_broadcast}
+        store.observers.append(self.leases)
+        for request in self.server.request_classes():
+            store.register(request, self.server.handle_remote)
+
+    def start(self) -> None:
+        """Begin to look after what dead coordinators have left behind."""
+        self.server.records.start_sweeping()
+
+    def stop(self) -> None:
+        self.server.records.stop()
+
+    # ------------------------------------------------------------------------------------------------ transactions
+
+    def begin(self, isolation: Isolation, *, read_only: bool = False) -> Coordinator:
+        return Coordinator(self, isolation, read_only)
+
+    def try_get(self, key: bytes) -> bytes | None:
+        leases = self.leases
+        local = leases.find(key)
+        if local is None or key in local.pending.by_key or key in local.intents.writes:
+            raise MustWait
+        found = mvcc.get(leases.latest(), key, MAX_TIMESTAMP)[0]
+        if not local.replica.is_leaseholder():
+            raise MustWait
+        return found
+
+    # ------------------------------------------------------------------------------------------------ whole ranges
+
+    async def ingest(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
+        if not entries:
+            return
+        timestamp = self.leases.clock.now()
+        values = dict(entries)
+        for key in values:
+            mvcc.check_key(key)
+
+        async def ingest_range(part: list[bytes]) -> None:
+            first, size = 0, 0
+            for position, key in enumerate(part, 1):
+                size += len(key) + len(values[key]) + 40
+                if size >= INGEST_CHUNK_BYTES or position - first >= INGEST_CHUNK_ENTRIES or position == len(part):
+                    chunk = [(key, values[key]) for key in part[first:position]]
+                    await self.router.send(Ingest(timestamp, chunk))
+                    first, size = position, 0
+
+        await self.router.each_range(sorted(values), ingest_range)
+
+    async def clear_range(self, start: bytes, end: bytes) -> None:
+        async def clear(first: bytes, last: bytes) -> None:
+            await self.router.send(ClearRange(first, last))
+
+        await self.router.each_span(start, min(end, KEY_MAX), clear)
+
+    async def split(self, keys: Sequence[bytes]) -> None:
+        for key in sorted(set(keys)):
+            await self.router.send(SplitAt(key))
+
+    async def ranges(self, start: bytes, end: bytes) -> list[RangeInfo]:
+        found: list[RangeInfo] = []
+        position = start
+        end = min(end, KEY_MAX)
+        while position < end:
+            details: RangeDetails = await self.router.send(RangeAround(position))
+            descriptor = details.descriptor
+            self.router.cache.insert(descriptor, details.leader)
+            replicas = tuple(replica.node_id for replica in descriptor.replicas)
+            found.append(
+                RangeInfo(descriptor.range_id, descriptor.start, descriptor.end, details.leader, replicas, details.term)
+            )
+            position = descriptor.end
+        return found
+
+    async def allocate_ids(self, counter: bytes, count: int = 1) -> int:
+        before: Number = await self.router.send(Increment(COUNTER_PREFIX + counter, count))
+        return before.value + 1
+
+    # --------------------------------------------------------------------------------------------------- broadcast
+
+    async def broadcast(self, topic: str, payload: bytes, timeout_ns: int) -> dict[int, bytes | None]:
+        if len(payload) > MAX_BROADCAST_BYTES:
+            raise TransactionTooLarge("a broadcast is too long")
+        deadline_ns = self._scheduler.now_ns() + timeout_ns
+        nodes = self.router.node_ids()
+
+        async def ask(node_id: NodeId) -> bytes | None:
+            task = self._scheduler.spawn(self.router.ask_node(node_id, Broadcast(topic, payload)), "broadcast")
+            answer: Completion[Any] = with_deadline(
+                self._scheduler, task.completion, deadline_ns, NodeUnreachable(node_id, "no answer in time")
+            )
+            try:
+                found: bytes | None = (await answer).payload
+                return found
+            except (NodeUnreachable, RemoteError):
+                return None
+            except KVError:
+                if node_id == self.node_id:
+                    raise
+                return None
+
+        answers = await gather(self._scheduler, [ask(node_id) for node_id in nodes])
+        return dict(zip(nodes, answers, strict=True))
+
+    def on_broadcast(self, topic: str, handler: BroadcastHandler) -> None:
+        self._handlers[topic] = handler
+
+    async def _on_broadcast(self, sender: NodeId, request: Broadcast) -> BroadcastAnswer:
+        handler = self._handlers.get(request.topic)
+        return BroadcastAnswer(None if handler is None else await handler(sender, request.payload))
+
+    async def _query_transaction(self, sender: NodeId, request: QueryTransaction) -> Number:
+        return Number(1 if request.transaction_id in self.active else 0)
+
+    def now(self) -> Timestamp:
+        """A reading of this node's clock."""
+        return self.leases.clock.now()

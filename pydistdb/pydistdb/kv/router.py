@@ -1,0 +1,387 @@
+"""Finding the leaseholder of a key, and asking it until it answers.
+
+Where a key lives is asked in this order: the leases of this node (always right), the replicas of this node (right about
+the span, good for a hint of the leader), the range cache, and the meta range, which holds every descriptor under the
+end of its range.  Anything but the first may be stale; that costs a detour and never a wrong answer, since the
+leaseholder checks every request against its own descriptor::
+
+    send(get "k")   cache: range 7 [a, z), leader 2
+        node 2:  NotLeaseholder(leader 3)   → remember 3, ask 3
+        node 3:  WrongRange([a, m))         → only for requests of several keys: remember, the caller cuts again
+        nobody:  back off, look the range up again; after the deadline RangeUnavailable
+
+Requests are made so that asking twice does no harm (see the notes in requests.py, records.py and writes.py), so an
+unreachable node is simply asked again, or its successor.  Only a commit whose last attempts stayed without a clear
+answer ends as OutcomeUnknown.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+from pydistdb_storage.keys import prefix_end
+
+from pydistdb.kv.api import OutcomeUnknown, RangeUnavailable
+from pydistdb.kv.command import NotLeaseholder, ProposalLost
+from pydistdb.kv.descriptor import (
+    FIRST_SPLIT_KEY,
+    KEY_MAX,
+    META_PREFIX,
+    NodeId,
+    RangeDescriptor,
+    decode_descriptor,
+    meta_key,
+)
+from pydistdb.kv.evaluate import RangeServer
+from pydistdb.kv.requests import (
+    CommitOnePhase,
+    EndTransaction,
+    Entries,
+    Failure,
+    Lock,
+    LookUpRange,
+    RangeDetails,
+    Scan,
+    StillWaiting,
+    Values,
+    WrongRange,
+    raise_failure,
+)
+from pydistdb.kv.transport import Message, NodeUnreachable, RemoteError, Transport
+from pydistdb.tasks import gather, sleep
+
+DEFAULT_TIMEOUT_NS = 15_000_000_000
+LOOKUP_TIMEOUT_NS = 3_000_000_000
+FIRST_BACKOFF_NS = 2_000_000
+LONGEST_BACKOFF_NS = 200_000_000
+MAX_CACHED_RANGES = 100_000
+MAX_PARALLEL_CALLS = 32
+MAX_CUTS = 50
+"""How often a request may turn out to reach over a range's end."""
+
+Observed = dict[NodeId, int]
+"""What each node's clock said when a transaction first heard of it."""
+
+
+class CachedRange:
+    """A descriptor and who led it last (0: unknown)."""
+
+    __slots__ = ("descriptor", "leader")
+
+    def __init__(self, descriptor: RangeDescriptor, leader: NodeId = 0) -> None:
+        self.descriptor = descriptor
+        self.leader = leader
+
+
+class RangeCache:
+    """Descriptors by the end of their range, without overlaps: the newer generation wins."""
+
+    def __init__(self) -> None:
+        self._ends: list[bytes] = []
+        self._ranges: list[CachedRange] = []
+
+    def find(self, key: bytes) -> CachedRange | None:
+        """The range around ``key``."""
+        position = bisect_right(self._ends, key)
+        if position < len(self._ends) and self._ranges[position].descriptor.start <= key:
+            return self._ranges[position]
+        return None
+
+    def find_before(self, end: bytes) -> CachedRange | None:
+        """The range that holds the keys just below ``end``."""
+        position = bisect_left(self._ends, end)
+        if position < len(self._ends) and self._ranges[position].descriptor.start < end:
+            return self._ranges[position]
+        return None
+
+    def insert(self, descriptor: RangeDescriptor, leader: NodeId = 0) -> CachedRange:
+        """Take a descriptor in; older ones that it overlaps go."""
+        first = bisect_right(self._ends, descriptor.start)
+        last = first
+        while last < len(self._ends) and self._ranges[last].descriptor.start < descriptor.end:
+            last += 1
+        for known in self._ranges[first:last]:
+            if known.descriptor.range_id == descriptor.range_id and known.descriptor.generation > descriptor.generation:
+                return CachedRange(descriptor, leader)
+            if known.descriptor == descriptor:
+                known.leader = leader or known.leader
+                return known
+        entry = CachedRange(descriptor, leader)
+        self._ends[first:last] = [descriptor.end]
+        self._ranges[first:last] = [entry]
+        if len(self._ends) > MAX_CACHED_RANGES:
+            del self._ends[0], self._ranges[0]
+        return entry
+
+    def drop(self, key: bytes) -> None:
+        """Forget the range around ``key``."""
+        position = bisect_right(self._ends, key)
+        if position < len(self._ends) and self._ranges[position].descriptor.start <= key:
+            del self._ends[position], self._ranges[position]
+
+
+class Router:
+    """This node's way to every range and node."""
+
+    def __init__(self, server: RangeServer, transport: Transport, live_nodes: Callable[[], Iterable[NodeId]]) -> None:
+        self._server = server
+        self._leases = server.leases
+        self._transport = transport
+        self._live_nodes = live_nodes
+        self._scheduler = server.leases.scheduler
+        self.cache = RangeCache()
+        self.timeout_ns = DEFAULT_TIMEOUT_NS
+        self._node_id = server.node_id
+
+    # ------------------------------------------------------------------------------------------------------ nodes
+
+    def node_ids(self) -> list[NodeId]:
+        """The nodes that count as alive, this one first."""
+        return [self._node_id, *sorted({*self._live_nodes()} - {self._node_id})]
+
+    async def ask_node(self, node_id: NodeId, request: Message) -> Any:
+        """Have a node answer; raises NodeUnreachable, RemoteError or what the node raised."""
+        if node_id == self._node_id:
+            return await self._server.handle(request)
+        answer = await self._transport.call(node_id, request)
+        if type(answer) is Failure:
+            raise_failure(answer)
+        return answer
+
+    # ----------------------------------------------------------------------------------------------------- ranges
+
+    async def locate(self, key: bytes) -> RangeDescriptor:
+        """The descriptor of the range around ``key``, perhaps a stale one."""
+        local = self._leases.find(key)
+        if local is not None:
+            return local.replica.descriptor
+        replica = self._leases.find_replica(key)
+        cached = self.cache.find(key)
+        if replica is not None and (cached is None or replica.descriptor.generation >= cached.descriptor.generation):
+            return replica.descriptor
+        if cached is None:
+            cached = await self._look_up(key)
+        return cached.descriptor
+
+    async def locate_before(self, end: bytes) -> RangeDescriptor:
+        """The descriptor of the range that holds the keys just below ``end``, perhaps a stale one."""
+        local = self._leases.find_before(end)
+        if local is not None:
+            return local.replica.descriptor
+        cached = self.cache.find_before(end)
+        if cached is not None:
+            return cached.descriptor
+        if end <= FIRST_SPLIT_KEY:
+            return await self.locate(META_PREFIX)
+        return (await self._look_up_meta(meta_key(end))).descriptor
+
+    async def _look_up(self, key: bytes) -> CachedRange:
+        if key < FIRST_SPLIT_KEY:
+            return await self._find_first_range()
+        return await self._look_up_meta(prefix_end(meta_key(key)))
+
+    async def _look_up_meta(self, start: bytes) -> CachedRange:
+        """The first descriptor published at or after ``start``."""
+        now = self._leases.clock.now()
+        end = prefix_end(META_PREFIX)
+        answer = await self.send(Scan(start, end, 1, False, now, now), timeout_ns=LOOKUP_TIMEOUT_NS)
+        assert isinstance(answer, Entries)
+        if not answer.values:
+            raise RangeUnavailable("the range is not in the meta range")
+        return self.cache.insert(decode_descriptor(answer.values[0]))
+
+    async def _find_first_range(self) -> CachedRange:
+        """Range 1 cannot be looked up in itself: ask around."""
+        replica = self._leases.find_replica(META_PREFIX)
+        if replica is not None:
+            return self.cache.insert(replica.descriptor, replica.leader_hint or 0)
+        for node_id in self.node_ids():
+            if node_id == self._node_id:
+                continue
+            try:
+                details = await self.ask_node(node_id, LookUpRange(META_PREFIX))
+            except (NodeUnreachable, RemoteError, RangeUnavailable):
+                continue
+            assert isinstance(details, RangeDetails)
+            return self.cache.insert(details.descriptor, details.leader)
+        raise RangeUnavailable("no node knows where the meta range is")
+
+    async def group(self, keys: Sequence[bytes]) -> list[list[bytes]]:
+        """Cut sorted keys up by range."""
+        groups: list[list[bytes]] = []
+        position = 0
+        while position < len(keys):
+            descriptor = await self.locate(keys[position])
+            stop = bisect_left(keys, descriptor.end, position) if descriptor.contains(keys[position]) else position + 1
+            groups.append(list(keys[position:stop]))
+            position = stop
+        return groups
+
+    async def each_range(self, keys: Sequence[bytes], call: Callable[[list[bytes]], Awaitable[None]]) -> None:
+        """Make one call for each range's share of the sorted ``keys``, in parallel."""
+        groups = await self.group(keys)
+        if len(groups) == 1:
+            await self._call_group(groups[0], call)
+            return
+        for first in range(0, len(groups), MAX_PARALLEL_CALLS):
+            batch = groups[first : first + MAX_PARALLEL_CALLS]
+            await gather(self._scheduler, [self._call_group(group, call) for group in batch])
+
+    async def _call_group(
+        self, keys: list[bytes], call: Callable[[list[bytes]], Awaitable[None]], most_cuts: int = MAX_CUTS
+    ) -> None:
+        try:
+            await call(keys)
+        except WrongRange as wrong:
+            if most_cuts == 0:
+                raise RangeUnavailable("the range keeps being split") from wrong
+            self.cache.insert(wrong.descriptor)
+            regrouped = await self.group(keys)
+            if len(regrouped) == 1:
+                await sleep(self._scheduler, FIRST_BACKOFF_NS)
+            for group in regrouped:
+                await self._call_group(group, call, most_cuts - 1)
+
+    async def each_span(self, start: bytes, end: bytes, call: Callable[[bytes, bytes], Awaitable[None]]) -> None:
+        """Make one call for each range's part of [start, end), in key order."""
+        position = start
+        while position < end:
+            descriptor = await self.locate(position)
+            stop = min(end, descriptor.end) if descriptor.contains(position) else end
+            try:
+                await call(position, stop)
+            except WrongRange as wrong:
+                self.cache.insert(wrong.descriptor)
+                if not wrong.descriptor.contains(position):
+                    self.cache.drop(position)
+                    await sleep(self._scheduler, FIRST_BACKOFF_NS)
+                continue
+            position = stop
+
+    # ---------------------------------------------------------------------------------------------------- sending
+
+    async def send(
+        self,
+        request: Any,
+        *,
+        timeout_ns: int = 0,
+        observed: Observed | None = None,
+        served: set[NodeId] | None = None,
+    ) -> Any:
+        """Have the leaseholder of the request's key answer it.
+
+        ``observed`` is consulted and kept up for reads; ``served`` learns which node answered.  Raises what the
+        leaseholder raised, WrongRange, RangeUnavailable, OutcomeUnknown (commits only)."""
+        search = _Search(request.routing_key, self._scheduler.now_ns() + (timeout_ns or self.timeout_ns))
+        while True:
+            node_id = 0
+            try:
+                node_id = await self._choose(search)
+                answer = await self._call(node_id, request, observed)
+                if served is not None:
+                    served.add(node_id)
+                return answer
+            except WrongRange:
+                raise
+            except StillWaiting:
+                search.deadline_ns = self._scheduler.now_ns() + (timeout_ns or self.timeout_ns)
+                search.hint = node_id
+                continue
+            except NotLeaseholder as error:
+                self._follow(search, node_id, error.leader)
+                if search.hint and search.redirects < 3:
+                    search.redirects += 1
+                    continue
+            except ProposalLost as error:
+                search.ambiguous = True
+                search.error = error
+            except (NodeUnreachable, RemoteError) as error:
+                search.ambiguous = True
+                search.error = error
+                self._follow(search, node_id, 0)
+            except RangeUnavailable as error:
+                if search.error is None:
+                    search.error = error
+                self._follow(search, node_id, 0)
+            await self._back_off(search, request)
+
+    async def _call(self, node_id: NodeId, request: Any, observed: Observed | None) -> Any:
+        if node_id == self._node_id:
+            if observed is not None:
+                request.observed = observed.get(node_id, 0)
+            return await self._server.handle(request)
+        if observed is not None:
+            request.observed = observed.get(node_id, 0)
+        started_ns = self._scheduler.now_ns()
+        answer = await self._transport.call(node_id, request)
+        if isinstance(request, Lock) and request.timeout_ns:
+            request.timeout_ns = max(1, request.timeout_ns - (self._scheduler.now_ns() - started_ns))
+        if observed is not None and isinstance(answer, Values | Entries | Failure) and answer.observed:
+            observed.setdefault(node_id, answer.observed)
+        if type(answer) is Failure:
+            raise_failure(answer)
+        return answer
+
+    async def _choose(self, search: _Search) -> NodeId:
+        """The node to ask next."""
+        key = search.key
+        local = self._leases.find(key)
+        if local is not None and local.replica.is_leaseholder():
+            return self._node_id
+        if search.hint:
+            hint, search.hint = search.hint, 0
+            return hint
+        replica = self._leases.find_replica(key)
+        if replica is not None and search.attempts % 4 != 3:
+            # This node's replica may have been left behind: now and then ask the meta range all the same.
+            descriptor, leader = replica.descriptor, replica.leader_hint or 0
+        else:
+            if search.attempts:
+                self.cache.drop(key)
+            cached = self.cache.find(key) or await self._look_up(key)
+            descriptor, leader = cached.descriptor, cached.leader
+        if leader and leader != search.failed:
+            return leader
+        search.failed = 0
+        return descriptor.replicas[search.attempts % len(descriptor.replicas)].node_id
+
+    def _follow(self, search: _Search, asked: NodeId, leader: NodeId) -> None:
+        """Remember that ``asked`` was not it, but ``leader`` may be."""
+        search.failed = asked
+        search.hint = leader if leader != asked else 0
+        cached = self.cache.find(search.key)
+        if cached is not None:
+            cached.leader = leader if leader != asked else 0
+
+    async def _back_off(self, search: _Search, request: Any) -> None:
+        search.attempts += 1
+        search.redirects = 0
+        pause_ns = min(FIRST_BACKOFF_NS << min(search.attempts, 10), LONGEST_BACKOFF_NS)
+        if self._scheduler.now_ns() + pause_ns > search.deadline_ns:
+            if search.ambiguous and isinstance(request, CommitOnePhase | EndTransaction):
+                raise OutcomeUnknown("the outcome of the commit could not be learnt in time")
+            raise RangeUnavailable("the range has no leaseholder that answers") from search.error
+        await sleep(self._scheduler, pause_ns)
+
+
+class _Search:
+    """The state of one ``send``."""
+
+    __slots__ = ("ambiguous", "attempts", "deadline_ns", "error", "failed", "hint", "key", "redirects")
+
+    def __init__(self, key: bytes, deadline_ns: int) -> None:
+        self.key = key
+        self.deadline_ns = deadline_ns
+        self.attempts = 0
+        self.redirects = 0
+        self.hint: NodeId = 0
+        self.failed: NodeId = 0
+        self.ambiguous = False
+        self.error: Exception | None = None
+
+
+def clip(end: bytes) -> bytes:
+    """The end of a span, within the key space."""
+    return min(end, KEY_MAX)

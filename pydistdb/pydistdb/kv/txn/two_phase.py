@@ -1,0 +1,184 @@
+"""Commit of a transaction whose writes lie in several ranges, or are too many for one proposal.
+
+Timeline, with ranges A (anchor) and B; every arrow is a proposal of its range::
+
+    prepare   A: intents, at least ts 10      B: intents and conditions, at least ts 12        in parallel
+    decide    A: record COMMITTED at 15       (15 ≥ 12, and above every read served at A: records.py)
+    ──────── the client hears of it ────────
+    resolve   A: intents → versions at 15     B: the same, in the background
+    forget    A: the record goes
+
+The coordinator may die at any point.  Before the record: whoever meets an intent asks for the record, finds the
+coordinator gone, and the transaction aborted.  After it: whoever meets an intent, or the sweep of range A, finishes the
+resolution.
+
+Before the client hears of it, every node that holds intents raises its clock to the commit timestamp, so that a
+transaction that begins there afterwards reads above it.
+
+A large transaction lays its buffer down in rounds (``lay_down`` more than once) long before it decides.  All writes of
+a round share a ``sequence``, by which a repeated request recognizes its own intents.
+
+After Gray & Lamport, "Consensus on Transaction Commit" (2006), with the coordinator's decision itself replicated; and
+Peng & Dabek, "Large-scale Incremental Processing" (Percolator, 2010), for intents that lead to one deciding record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydistdb_storage.keys import prefix_end
+
+from pydistdb.kv.api import KVError, OutcomeUnknown, Timestamp, TransactionAborted
+from pydistdb.kv.descriptor import NodeId
+from pydistdb.kv.hlc import COUNTER_BITS
+from pydistdb.kv.leases import Leases
+from pydistdb.kv.records import EXPIRY_NS
+from pydistdb.kv.requests import (
+    Condition,
+    Done,
+    EndTransaction,
+    ForgetRecord,
+    Prepare,
+    PushTransaction,
+    RaiseClock,
+    ResolveIntents,
+    TransactionId,
+    TransactionState,
+    Write,
+)
+from pydistdb.kv.resolution import resolve_span
+from pydistdb.kv.router import Router
+from pydistdb.kv.transport import NodeUnreachable, RemoteError
+from pydistdb.tasks import gather, sleep
+
+CHUNK_BYTES = 512 << 10
+MAX_CHUNK_WRITES = 5_000
+MAX_KEPT_KEYS = 2_000
+"""Up to so many intents are resolved by key; more by walking their spans."""
+
+MAX_KEPT_SPANS = 200
+
+
+class TwoPhase:
+    """The prepared part of one transaction."""
+
+    def __init__(self, leases: Leases, router: Router, transaction_id: TransactionId) -> None:
+        self._leases = leases
+        self._router = router
+        self._id = transaction_id
+        self.anchor = b""
+        self._sequence = 0
+        self._timestamp: Timestamp = 0
+        self._served: set[NodeId] = set()
+        self._keys: list[bytes] = []
+        self._keys_complete = True
+        self._spans: dict[bytes, tuple[bytes, bytes]] = {}
+
+    async def lay_down(self, writes: Sequence[Write], conditions: Sequence[Condition] = ()) -> None:
+        """Check and write intents for one round of writes (sorted by key) and conditions, in every range they touch."""
+        if not self.anchor:
+            self.anchor = writes[0][0]
+        self._sequence += 1
+        sequence = self._sequence
+        writes_by_key = {write[0]: write for write in writes}
+        conditions_by_key = {condition[0]: condition for condition in conditions}
+        keys = sorted({*writes_by_key, *conditions_by_key}) if conditions else list(writes_by_key)
+        self._note_keys(keys)
+
+        async def prepare_range(part: list[bytes]) -> None:
+            await self._note_span(part)
+            for chunk in _chunks(part, writes_by_key):
+                request = Prepare(
+                    self._id,
+                    self.anchor,
+                    sequence,
+                    [write for key in chunk if (write := writes_by_key.get(key))],
+                    [condition for key in chunk if (condition := conditions_by_key.get(key))],
+                )
+                done: Done = await self._router.send(request, served=self._served)
+                self._timestamp = max(self._timestamp, done.timestamp)
+
+        await self._router.each_range(keys, prepare_range)
+
+    def _note_keys(self, keys: list[bytes]) -> None:
+        if self._keys_complete:
+            self._keys += keys
+            if len(self._keys) > MAX_KEPT_KEYS:
+                self._keys_complete = False
+                self._keys = []
+
+    async def _note_span(self, part: list[bytes]) -> None:
+        descriptor = await self._router.locate(part[0])
+        first, last = self._spans.get(descriptor.start, (part[0], part[-1]))
+        self._spans[descriptor.start] = (min(first, part[0]), max(last, part[-1]))
+        if len(self._spans) > MAX_KEPT_SPANS:
+            spans = self._spans.values()
+            self._spans = {b"": (min(span[0] for span in spans), max(span[1] for span in spans))}
+
+    def _span_list(self) -> list[tuple[bytes, bytes]]:
+        return [(first, prefix_end(last)) for first, last in self._spans.values()]
+
+    async def decide(self) -> Timestamp:
+        """Write the record; returns the commit timestamp.  Raises TransactionAborted, OutcomeUnknown."""
+        clock = self._leases.clock
+        expires = clock.now() + (EXPIRY_NS // 1_000 << COUNTER_BITS)
+        anchored: set[NodeId] = set()
+        request = EndTransaction(self._id, self.anchor, True, self._timestamp, expires, self._span_list())
+        done: Done = await self._router.send(request, served=anchored)
+        self._leases.hear(done.timestamp)
+        behind = self._served - anchored - {self._leases.node_id}
+        if behind:
+            await gather(self._leases.scheduler, [self._raise_clock(node_id, done.timestamp) for node_id in behind])
+        return done.timestamp
+
+    async def _raise_clock(self, node_id: NodeId, timestamp: Timestamp) -> None:
+        try:
+            await self._router.ask_node(node_id, RaiseClock(timestamp))
+        except (NodeUnreachable, RemoteError):
+            # Let its clock, and that of whoever takes its ranges over, pass the timestamp.
+            await sleep(self._leases.scheduler, self._leases.clock.max_offset_us * 1_000)
+
+    async def resolve(self, commit_timestamp: Timestamp) -> None:
+        """Resolve all intents (0: drop them), and forget the record."""
+        if self._keys_complete:
+
+            async def resolve_range(part: list[bytes]) -> None:
+                end = prefix_end(part[-1])
+                await self._router.send(ResolveIntents(self._id, commit_timestamp, part[0], end, part))
+
+            await self._router.each_range(sorted(set(self._keys)), resolve_range)
+        else:
+            await gather(
+                self._leases.scheduler,
+                [resolve_span(self._leases, self._id, commit_timestamp, *span) for span in self._span_list()],
+            )
+        if commit_timestamp:
+            await self._router.send(ForgetRecord(self._id, self.anchor))
+
+    async def settle(self) -> None:
+        """After OutcomeUnknown: make sure that the transaction has ended one way or the other, then resolve it."""
+        while True:
+            try:
+                abort = EndTransaction(self._id, self.anchor, False, 0, 0)
+                await self._router.send(abort)
+                status = await self._router.send(PushTransaction(self._id, self.anchor))
+                await self.resolve(status.timestamp if status.state == TransactionState.COMMITTED else 0)
+                return
+            except (OutcomeUnknown, TransactionAborted, KVError):
+                await sleep(self._leases.scheduler, 1_000_000_000)
+
+
+def _chunks(keys: list[bytes], writes: dict[bytes, Write]) -> Iterator[list[bytes]]:
+    """Cut a range's keys into proposals of bounded size."""
+    chunk: list[bytes] = []
+    size = 0
+    for key in keys:
+        write = writes.get(key)
+        size += len(key) + (len(write[1]) if write is not None and write[1] else 0) + 60
+        chunk.append(key)
+        if size >= CHUNK_BYTES or len(chunk) >= MAX_CHUNK_WRITES:
+            yield chunk
+            chunk = []
+            size = 0
+    if chunk:
+        yield chunk
