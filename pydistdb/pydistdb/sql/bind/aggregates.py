@@ -15,7 +15,14 @@ from typing import Any, NamedTuple
 
 import pydistdb.sql.bind.calls as calls
 from pydistdb.sql.bind.binder import Binder
-from pydistdb.sql.bind.coerce import UNKNOWN_OID, coerce, coerce_to_boolean, coerce_to_target, resolve_unknown
+from pydistdb.sql.bind.coerce import (
+    UNKNOWN_OID,
+    coerce,
+    coerce_to_boolean,
+    coerce_to_target,
+    resolve_unknown,
+    type_named,
+)
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.operators import ordering
@@ -254,7 +261,7 @@ def check_sortable(b: Binder, expression: Expr, location: int, what: str) -> Non
         return
     hint = "Use an explicit ordering operator or modify the query." if what == "ordering" else None
     raise UndefinedFunction(
-        f"could not identify an {what} operator for type {calls.type_named(expression.type.oid)}",
+        f"could not identify an {what} operator for type {type_named(expression.type.oid)}",
         hint=hint,
         position=b.position(location),
     )
@@ -370,7 +377,7 @@ def _offset(b: Binder, scope: Scope, node: Node | None, unit: str, order_by: tup
             target = registry.type_by_oid(key.oid)
         else:
             raise FeatureNotSupported(
-                f"RANGE with offset PRECEDING/FOLLOWING is not supported for column type {calls.type_named(key.oid)}",
+                f"RANGE with offset PRECEDING/FOLLOWING is not supported for column type {type_named(key.oid)}",
                 position=b.position(location),
             )
     else:
@@ -380,8 +387,7 @@ def _offset(b: Binder, scope: Scope, node: Node | None, unit: str, order_by: tup
     result = coerce_to_target(b, expr, target, "a", location)
     if result is None:
         raise WrongObjectType(
-            f"argument of {unit.upper()} must be type {calls.type_named(target.oid)}, "
-            f"not type {calls.type_named(expr.type.oid)}",
+            f"argument of {unit.upper()} must be type {type_named(target.oid)}, not type {type_named(expr.type.oid)}",
             position=b.position(location),
         )
     return result

@@ -65,7 +65,7 @@ def type_named(oid: int) -> str:
 
 def can_coerce(source_oid: int, target_oid: int, context: str = "i") -> bool:
     """Tell whether there is a conversion that this context allows."""
-    if source_oid == target_oid or source_oid == UNKNOWN_OID:
+    if source_oid in (target_oid, UNKNOWN_OID):
         return True
     key = (source_oid, target_oid, context)
     answer = _can_coerce.get(key)

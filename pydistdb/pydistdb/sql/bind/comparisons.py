@@ -159,13 +159,15 @@ def compare_rows(b: Binder, name: str, left: Sequence[Expr], right: Sequence[Exp
             position=b.position(location),
         )
     if name in ("=", "<>"):
-        tests = tuple(_boolean_comparison(b, name, l, r, location) for l, r in zip(left, right, strict=True))
+        tests = tuple(
+            _boolean_comparison(b, name, one, other, location) for one, other in zip(left, right, strict=True)
+        )
         return And(BOOL, tests) if name == "=" else Or(BOOL, tests)
     strict = name[0]
     result = _boolean_comparison(b, name, left[-1], right[-1], location)
-    for l, r in zip(reversed(left[:-1]), reversed(right[:-1]), strict=True):
-        less = _boolean_comparison(b, strict, l, r, location)
-        equal = _boolean_comparison(b, "=", l, r, location)
+    for one, other in zip(reversed(left[:-1]), reversed(right[:-1]), strict=True):
+        less = _boolean_comparison(b, strict, one, other, location)
+        equal = _boolean_comparison(b, "=", one, other, location)
         result = Or(BOOL, (less, And(BOOL, (equal, result))))
     return result
 
@@ -259,7 +261,9 @@ def _distinct(b: Binder, scope: Scope, node: Node) -> Expr:
     if isinstance(left, RowExpr) and isinstance(right, RowExpr):
         if len(left.items) != len(right.items):
             raise InvalidSyntax("unequal number of entries in row expressions", position=b.position(location))
-        tests = tuple(_is_distinct(b, l, r, False, location) for l, r in zip(left.items, right.items, strict=True))
+        tests = tuple(
+            _is_distinct(b, one, other, False, location) for one, other in zip(left.items, right.items, strict=True)
+        )
         result: Expr = Or(BOOL, tests)
         return Not(BOOL, result) if negated else result
     return _is_distinct(b, left, right, negated, location)

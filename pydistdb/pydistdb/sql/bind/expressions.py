@@ -505,7 +505,7 @@ def _subscript(b: Binder, scope: Scope, array: Expr, steps: list[Node], location
         if array.type.oid in (INT2VECTOR.oid, OIDVECTOR.oid):
             result = registry.array_of(element)
         return Subscript(result, array, (), slices)
-    indexes = tuple(index for step in steps if (index := index_of(step["uidx"])) is not None)
+    indexes = tuple(i for i in (index_of(step["uidx"]) for step in steps) if i is not None)
     return Subscript(element, array, indexes)
 
 

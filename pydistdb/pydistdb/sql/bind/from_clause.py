@@ -36,6 +36,7 @@ from pydistdb.sql.tree import (
     And,
     Call,
     Coalesce,
+    ColumnRef,
     Const,
     CteScan,
     Expr,
@@ -376,7 +377,7 @@ def _join_item(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> Fr
 def _forbid(item: FromItem) -> None:
     for source in item.sources:
         name = source.name
-        source.problem = lambda name=name: UndefinedTable(  # type: ignore[misc]
+        source.problem = lambda name=name: UndefinedTable(
             f'invalid reference to FROM-clause entry for table "{name}"',
             detail="The combining JOIN type must be INNER or LEFT for a LATERAL reference.",
         )
@@ -429,7 +430,7 @@ def _using(
             continue
         column = ScopeColumn(name, b.new_id(), common)
         if kind == "full":
-            nullable = [replace(e, nullable=True) if hasattr(e, "nullable") else e for e in (one_expr, other_expr)]
+            nullable = [replace(e, nullable=True) if isinstance(e, ColumnRef) else e for e in (one_expr, other_expr)]
             column.expression = Coalesce(common, tuple(coerce(b, e, common, "i") for e in nullable))
         else:
             column.expression = coerce(b, preferred.ref(), common, "i")

@@ -116,7 +116,7 @@ def position_target(b: Binder, constant: Node, targets: Sequence[Target], clause
     position = b.position(constant["location"])
     if "ival" not in constant:
         raise InvalidSyntax(f"non-integer constant in {clause}", position=position)
-    number = constant["ival"].get("ival", 0)
+    number: int = constant["ival"].get("ival", 0)
     visible = [target for target in targets if not target.hidden]
     if not 1 <= number <= len(visible):
         raise InvalidColumnReference(f"{clause} position {number} is not in select list", position=position)

@@ -15,6 +15,8 @@ from pydistdb.sql.tree import ColumnId
 from pydistdb.sql.types.base import SqlType
 from pydistdb.sql.types.registry import BYTEA
 
+LockTarget = tuple[Table, ColumnId, SqlType]
+
 _STRENGTHS = {"LCS_FORKEYSHARE": 1, "LCS_FORSHARE": 2, "LCS_FORNOKEYUPDATE": 3, "LCS_FORUPDATE": 4}
 _WORDS = {1: "FOR KEY SHARE", 2: "FOR SHARE", 3: "FOR NO KEY UPDATE", 4: "FOR UPDATE"}
 _WAITS = {"LockWaitBlock": 1, "LockWaitError": 2, "LockWaitSkip": 3}
@@ -32,7 +34,7 @@ def strength_and_wait(node: Node) -> tuple[int, int]:
     return strength, 2 if 2 in waits else max(waits)
 
 
-def lock_targets(b: Binder, scope: Scope, node: Node) -> list[tuple[Table, ColumnId, SqlType]]:
+def lock_targets(b: Binder, scope: Scope, node: Node) -> list[LockTarget]:
     """The tables to lock with the ids of their key columns."""
     targets: list[Source] = []
     for item in node["lockingClause"]:
@@ -52,7 +54,7 @@ def lock_targets(b: Binder, scope: Scope, node: Node) -> list[tuple[Table, Colum
                 targets.append(source)
         else:
             targets += [source for source in scope.sources if source.table is not None]
-    found: list[tuple[Table, ColumnId, SqlType]] = []
+    found: list[LockTarget] = []
     for source in targets:
         if source.table is not None and source.key_id is not None:
             entry = (source.table, source.key_id, BYTEA)

@@ -24,7 +24,7 @@ from pydistdb.sql.bind.dispatch import bind, bind_condition
 from pydistdb.sql.bind.from_clause import bind_from
 from pydistdb.sql.bind.grouping import Aggregation, Groups, bind_groups, position_target
 from pydistdb.sql.bind.locations import location_of
-from pydistdb.sql.bind.locking import check_locking, lock_targets, wants_lock
+from pydistdb.sql.bind.locking import LockTarget, check_locking, lock_targets, strength_and_wait, wants_lock
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.rewrite import walk
 from pydistdb.sql.bind.scope import Scope
@@ -136,7 +136,7 @@ def _finish(
     targets: list[Target],
     keys: list[tuple[Target, Node, int]],
     distinct_on: list[Target] | None,
-    locks: list[tuple[object, int, object]],
+    locks: list[LockTarget],
 ) -> Rel:
     """DISTINCT, ORDER BY, locking, LIMIT over the projected select list."""
     distinct = "distinctClause" in node
@@ -174,13 +174,11 @@ def _without_repetition(keys: tuple[SortKey, ...]) -> tuple[SortKey, ...]:
     return tuple(seen)
 
 
-def _lock_rows(rel: Rel, node: Node, targets: list[Target], locks: list[tuple[object, int, object]]) -> Rel:
-    from pydistdb.sql.bind.locking import strength_and_wait
-
+def _lock_rows(rel: Rel, node: Node, targets: list[Target], locks: list[LockTarget]) -> Rel:
     strength, wait = strength_and_wait(node)
     hidden = targets[len(targets) - len(locks) :]
     pairs = tuple((table, target.id) for (table, _, _), target in zip(locks, hidden, strict=True))
-    return LockRows(rel.columns, rel, pairs, strength, wait)  # type: ignore[arg-type]
+    return LockRows(rel.columns, rel, pairs, strength, wait)
 
 
 def _aggregate(b: Binder, scope: Scope, rel: Rel, groups: Groups, targets: list[Target], having: Expr | None) -> Rel:

@@ -15,7 +15,7 @@ from typing import Any
 import pydistdb.sql.bind.query as queries
 import pydistdb.sql.bind.set_operations as set_operations
 from pydistdb.sql.bind.binder import Binder
-from pydistdb.sql.bind.coerce import type_named
+from pydistdb.sql.bind.coerce import common_type, type_named
 from pydistdb.sql.bind.naming import strings
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import CteEntry, Scope
@@ -26,7 +26,7 @@ from pydistdb.sql.errors import (
     FeatureNotSupported,
     InvalidColumnReference,
 )
-from pydistdb.sql.tree import Cte, Rel
+from pydistdb.sql.tree import Const, Cte, Rel
 from pydistdb.sql.types.base import SqlType
 
 Wrap = Callable[[Rel], Rel]
@@ -164,7 +164,7 @@ def _step_types(b: Binder, name: str, left: Rel, right: Rel, position: int | Non
     types = [column.type for column in left.columns]
     expressions = set_operations.column_expressions(right)
     for index, (mine, theirs) in enumerate(zip(types, expressions, strict=True), 1):
-        overall = set_operations.common_type(b, (set_operations.Const(mine, None), theirs), "UNION")
+        overall = common_type(b, (Const(mine, None), theirs), "UNION")
         if overall is not None and overall.oid != mine.oid:
             raise DatatypeMismatch(
                 f'recursive query "{name}" column {index} has type {type_named(mine.oid)} in non-recursive term '
