@@ -293,7 +293,9 @@ class Membership:
         if news:
             ordered = sorted((record.node_id, record.version) for record in self.nodes.values())
             self._digest = zlib.crc32(_encode_registry(ordered))
-            self._stored = False
+            if self._stored:
+                self._stored = False
+                store.scheduler.call_soon(self._store_registry)
             self._reconciled = False
             self.changed()
         return news
@@ -333,6 +335,10 @@ class Membership:
         if self._pings_until_reconcile == 0:
             self._pings_until_reconcile = _RECONCILE_PINGS
             self._reconcile()
+            for node_id in others:
+                # It may not know our address, and could not even answer a ping.
+                if not store.liveness.is_live(node_id) and node_id not in self._exchanging:
+                    store.scheduler.spawn(self._exchange(node_id), "registry exchange")
         self._pings_until_reconcile -= 1
         # A node alone has nobody to ping, and only looks after its settings now and then.
         interval = store.config.ping_ns if others else store.config.ping_ns * _RECONCILE_PINGS
@@ -389,14 +395,15 @@ class Membership:
         self._reconciled = False
         self._reconcile()
 
+    def _store_registry(self) -> None:
+        self._stored = True
+        batch = WriteBatch()
+        batch.put(Space.STATE, REGISTRY_KEY, _encode_registry(self.records()))
+        self._store.write(batch)
+
     def _reconcile(self) -> None:
-        """Store the registry here; on range 1's leaseholder, read the settings and record what gossip brought."""
+        """On range 1's leaseholder: read the settings, and record what gossip brought."""
         store = self._store
-        if not self._stored:
-            self._stored = True
-            batch = WriteBatch()
-            batch.put(Space.STATE, REGISTRY_KEY, _encode_registry(self.records()))
-            store.write(batch)
         first = store.replicas.get(FIRST_RANGE_ID)
         if first is None or not first.leased or not first.is_leaseholder():
             return

@@ -505,12 +505,9 @@ class MultiRaft:
 
     def _admits(self, from_node: NodeId, replica: Replica, message: raft.Message) -> bool:
         if message.sender not in replica.nodes:
-            if replica.is_initialized:
-                descriptor = replica.descriptor
-                if message.sender < descriptor.next_replica_id:
-                    gone = ReplicaRemoved(message.sender, descriptor.generation)
-                    self.send_envelope(from_node, RaftEnvelope(replica.range_id, 0, gone))
-                    return False
+            if replica.knows_removed(message.sender):
+                self._tell_removed(replica, message.sender, from_node)
+                return False
             replica.nodes[message.sender] = from_node
         kind = type(message)
         if kind is Vote:
@@ -765,20 +762,22 @@ class MultiRaft:
         """Ask whether the leaders that this node relies on still lead: a supported node may have lost a range."""
         if self.stopped:
             return
-        asked: dict[NodeId, list[tuple[RangeId, int]]] = {}
+        asked: dict[NodeId, list[tuple[RangeId, int, ReplicaId]]] = {}
         for replica in self.replicas.values():
             leader = self._leader_node(replica)
             if leader and leader != self.node_id and replica.is_initialized:
-                asked.setdefault(leader, []).append((replica.range_id, replica.raft.term))
+                asked.setdefault(leader, []).append((replica.range_id, replica.raft.term, replica.replica_id))
         for node_id, ranges in asked.items():
             self.send_envelope(node_id, RaftEnvelope(0, 0, LeadershipCheck(tuple(ranges))))
         self._audit_later()
 
     def _answer_leadership(self, from_node: NodeId, check: LeadershipCheck) -> None:
         denied: list[tuple[RangeId, int]] = []
-        for range_id, term in check.ranges:
+        for range_id, term, replica_id in check.ranges:
             replica = self.replicas.get(range_id)
-            if replica is None or replica.raft.term > term or (replica.raft.term == term and not replica.is_leader):
+            if replica is not None and replica.is_leader and replica.knows_removed(replica_id):
+                self._tell_removed(replica, replica_id, from_node)
+            elif replica is None or replica.raft.term > term or (replica.raft.term == term and not replica.is_leader):
                 denied.append((range_id, term))
         if denied:
             self.send_envelope(from_node, RaftEnvelope(0, 0, LeadershipDenied(tuple(denied))))
@@ -869,10 +868,15 @@ class MultiRaft:
         self.metrics.snapshots_installed += 1
         replica.installed(descriptor, meta)
 
-    def tell_removed(self, replica: Replica, gone: ReplicaDescriptor) -> None:
-        """Let the node of a former replica know, so that it can delete its data at once."""
-        message = ReplicaRemoved(gone.replica_id, replica.descriptor.generation)
-        self.send_envelope(gone.node_id, RaftEnvelope(replica.range_id, 0, message))
+    def replicas_left(self, replica: Replica, gone: list[ReplicaDescriptor]) -> None:
+        for former in gone:
+            if former.node_id != self.node_id:
+                self._tell_removed(replica, former.replica_id, former.node_id)
+
+    def _tell_removed(self, replica: Replica, replica_id: ReplicaId, node_id: NodeId) -> None:
+        """Let the node of a former replica know, so that it can delete its data."""
+        message = ReplicaRemoved(replica_id, replica.descriptor.generation)
+        self.send_envelope(node_id, RaftEnvelope(replica.range_id, 0, message))
 
     def metric_values(self) -> dict[str, int]:
         """The counters, by name."""

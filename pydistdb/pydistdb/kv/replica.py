@@ -108,6 +108,9 @@ class ReplicaOwner(Protocol):
     def removed(self, replica: Replica) -> None:
         """Delete a replica that is no longer part of its range."""
 
+    def replicas_left(self, replica: Replica, gone: list[ReplicaDescriptor]) -> None:
+        """Tell former replicas (of a range led here) that they are no longer part of it."""
+
     def leadership_changed(self, replica: Replica) -> None:
         """Take note of a new role or leader."""
 
@@ -243,6 +246,15 @@ class Replica:
     def is_initialized(self) -> bool:
         """Whether the replica has data (a new one waits for a snapshot)."""
         return self._descriptor is not None
+
+    def knows_removed(self, replica_id: ReplicaId) -> bool:
+        """Whether that replica was part of the range once and is no longer."""
+        descriptor = self._descriptor
+        return (
+            descriptor is not None
+            and replica_id < descriptor.next_replica_id
+            and descriptor.replica(replica_id) is None
+        )
 
     @property
     def lease_epoch(self) -> int:
@@ -569,6 +581,9 @@ class Replica:
         membership = self.raft.apply_membership(change)
         self._set_descriptor(descriptor_for(descriptor, membership, added), round)
         self.log.membership = membership_of(self.descriptor)
+        gone = [former for former in descriptor.replicas if self.descriptor.replica(former.replica_id) is None]
+        if gone and self.is_leader:
+            self.owner.replicas_left(self, gone)
         if self.descriptor.replica(self.replica_id) is None:
             self.owner.removed(self)
         return None

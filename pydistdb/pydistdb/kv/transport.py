@@ -72,22 +72,24 @@ class Pong(msgspec.Struct, array_like=True, tag=101, frozen=True):
 
 
 class ReplicaMissing(msgspec.Struct, array_like=True, tag=102, frozen=True):
-    """ "I hold no replica ``replica_id`` of that range": the leader sends a snapshot if it still should."""
+    """Says "I hold no replica ``replica_id`` of that range": the leader sends a snapshot if it still should."""
 
     replica_id: ReplicaId
 
 
 class ReplicaRemoved(msgspec.Struct, array_like=True, tag=103, frozen=True):
-    """ "Your replica is no longer part of the range as of ``generation``": the receiver deletes it."""
+    """Says "your replica is no longer part of the range as of ``generation``": the receiver deletes it."""
 
     replica_id: ReplicaId
     generation: int
 
 
 class LeadershipCheck(msgspec.Struct, array_like=True, tag=104, frozen=True):
-    """ "I take you for the leader of these ranges in these terms": the receiver names those that it does not lead."""
+    """Says whom a node takes for the leader of these ranges: the receiver names those that it does not lead.
 
-    ranges: tuple[tuple[RangeId, int], ...]
+    Each range comes with the term, and with the asking replica's id so that one that was removed can be told."""
+
+    ranges: tuple[tuple[RangeId, int, ReplicaId], ...]
 
 
 class LeadershipDenied(msgspec.Struct, array_like=True, tag=105, frozen=True):

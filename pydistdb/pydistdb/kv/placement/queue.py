@@ -16,7 +16,7 @@ import dataclasses
 from pydistdb import raft
 from pydistdb.kv.api import KVError
 from pydistdb.kv.command import AddedReplica
-from pydistdb.kv.descriptor import NodeId, NodeState, RangeDescriptor, RangeId
+from pydistdb.kv.descriptor import NodeId, NodeState, RangeId
 from pydistdb.kv.membership import Membership
 from pydistdb.kv.multiraft import MultiRaft
 from pydistdb.kv.placement.allocator import AddLearner, NodeView, Promote, Remove, Step, lease_target, next_step
@@ -174,7 +174,6 @@ class ReplicateQueue:
         self, replica: Replica, changes: tuple[raft.Change, ...], added: tuple[AddedReplica, ...]
     ) -> None:
         self._changing.add(replica.range_id)
-        before: RangeDescriptor = replica.descriptor
         try:
             await replica.propose_membership(changes, added)
         except KVError:
@@ -182,10 +181,6 @@ class ReplicateQueue:
         finally:
             self._changing.discard(replica.range_id)
         self._run_soon()
-        kept = {r.replica_id for r in replica.descriptor.replicas} if not replica.destroyed else set()
-        for gone in before.replicas:
-            if gone.replica_id not in kept and not replica.destroyed and not replica.descriptor.is_joint:
-                self._store.tell_removed(replica, gone)
 
     # ----------------------------------------------------------------------------------------------------------- leases
 
