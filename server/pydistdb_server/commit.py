@@ -61,7 +61,7 @@ class ThreadCommitter:
     def submit(self, batch: WriteBatch, done: Done) -> None:
         """Make ``batch`` durable with the next group; ``done(error or None)`` is called in the loop's thread."""
         if self._closing:
-            raise RuntimeError("the committer is closed")
+            return  # as in a crash: not durable, so never confirmed
         with self._lock:
             self._waiting.append((batch, done))
         if not self._has_work.is_set():

@@ -557,6 +557,12 @@ class ClientConnection:
                 timer.cancel()
         self._idle_timer = self._statement_timer = None
 
+    @property
+    def is_busy(self) -> bool:
+        """A statement runs, or a transaction is open."""
+        session = self.session
+        return self._task is not None or (session is not None and session.transaction_status != b"I")
+
     def shut_down(self) -> None:
         """The node stops: an idle client is told at once, a busy one has its statement cancelled."""
         self.terminate(AdminShutdown("terminating connection due to administrator command"))

@@ -29,6 +29,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -142,6 +143,8 @@ class ServingLoop(BaseScheduler):
 
     async def run(self) -> None:
         """Serve until ``stop``."""
+        # trio would keep book of every async generator; ours never belong to a trio task.
+        sys.set_asyncgen_hooks(firstiter=None, finalizer=None)
         idle_passes = 0
         batches = 0
         while not self._stopping:

@@ -1,0 +1,173 @@
+"""What a node process is told: command line to ``NodeConfig``, with every fault explained before anything is opened."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydistdb.kv.descriptor import MAX_REPLICATION_FACTOR
+from pydistdb.kv.hlc import DEFAULT_MAX_OFFSET_NS
+
+from pydistdb_server.clients import DEFAULT_MAX_CONNECTIONS
+
+DEFAULT_LISTEN = "127.0.0.1:5433"
+MAX_NAME_LENGTH = 63
+
+
+class ConfigError(Exception):
+    """Something in the configuration that the user can mend; the message says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """``host:port``."""
+
+    host: str
+    port: int
+
+    @staticmethod
+    def parse(text: str, option: str) -> Address:
+        host, separator, port = text.rpartition(":")
+        host = host.strip("[]")
+        if not separator or not host or not port.isdigit() or not 0 <= int(port) <= 65_535:
+            raise ConfigError(f"{option}: {text!r} is not HOST:PORT")
+        return Address(host, int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Tell whether only this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            pass
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except OSError:
+            return False
+        return all(ipaddress.ip_address(str(entry[4][0])).is_loopback for entry in found)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """How one node runs.  ``join`` empty: the node makes a new cluster, or goes on with the one in its store."""
+
+    store: Path
+    node_name: str = "node1"
+    listen: Address = Address("127.0.0.1", 5433)
+    rpc_listen: Address | None = None
+    """None: nobody can join, and nobody is joined; the node is a database of its own."""
+    http_listen: Address | None = None
+    advertise_host: str = ""
+    """What other nodes and clients are told instead of a listening address such as 0.0.0.0."""
+    join: tuple[Address, ...] = ()
+    replication_factor: int = 3
+    locality: tuple[tuple[str, str], ...] = ()
+    insecure: bool = False
+    max_connections: int = DEFAULT_MAX_CONNECTIONS
+    max_clock_offset_ns: int = DEFAULT_MAX_OFFSET_NS
+    log_statements: bool = False
+
+    def check(self) -> None:
+        """Raise ConfigError for what cannot work."""
+        if not self.node_name or len(self.node_name) > MAX_NAME_LENGTH or not self.node_name.isprintable():
+            raise ConfigError(f"--node-name must have 1 to {MAX_NAME_LENGTH} printable characters")
+        if not 1 <= self.replication_factor <= MAX_REPLICATION_FACTOR:
+            raise ConfigError(f"--replication-factor must be between 1 and {MAX_REPLICATION_FACTOR}")
+        if not 1 <= self.max_connections <= 100_000:
+            raise ConfigError("--max-connections must be between 1 and 100000")
+        if not 1_000_000 <= self.max_clock_offset_ns <= 10_000_000_000:
+            raise ConfigError("--max-clock-offset must be between 1ms and 10s")
+        if self.join and self.rpc_listen is None:
+            raise ConfigError("--join needs --rpc-listen: the other nodes must be able to reach this one")
+        for option, address in (
+            ("--listen", self.listen),
+            ("--rpc-listen", self.rpc_listen),
+            ("--http-listen", self.http_listen),
+        ):
+            if address is not None and not address.is_loopback and not self.insecure:
+                raise ConfigError(
+                    f"{option} {address} can be reached from other machines, and there is no authentication yet: "
+                    "listen on 127.0.0.1, or say --insecure if the network is trusted"
+                )
+        if self.store.exists() and not self.store.is_dir():
+            raise ConfigError(f"--store {self.store} is not a folder")
+
+    def advertised(self, address: Address | None, port: int = 0) -> str:
+        """What others are told to connect to."""
+        if address is None:
+            return ""
+        return str(Address(self.advertise_host or address.host, port or address.port))
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> NodeConfig:
+    """The configuration that a command line asks for; raises ConfigError."""
+    given = _parser().parse_args(arguments)
+    rpc_listen = Address.parse(given.rpc_listen, "--rpc-listen") if given.rpc_listen else None
+    config = NodeConfig(
+        store=Path(given.store),
+        node_name=given.node_name,
+        listen=Address.parse(given.listen, "--listen"),
+        rpc_listen=rpc_listen,
+        http_listen=Address.parse(given.http_listen, "--http-listen") if given.http_listen else None,
+        advertise_host=given.advertise_host,
+        join=tuple(Address.parse(seed, "--join") for seed in given.join.split(",") if seed),
+        replication_factor=given.replication_factor if rpc_listen is not None else 1,
+        locality=_locality(given.locality),
+        insecure=given.insecure,
+        max_connections=given.max_connections,
+        max_clock_offset_ns=_duration_ns(given.max_clock_offset),
+        log_statements=given.log_statements,
+    )
+    config.check()
+    return config
+
+
+def _locality(text: str) -> tuple[tuple[str, str], ...]:
+    tiers = []
+    for tier in filter(None, text.split(",")):
+        key, separator, value = tier.partition("=")
+        if not separator or not key or not value:
+            raise ConfigError(f"--locality: {tier!r} is not KEY=VALUE")
+        tiers.append((key.strip(), value.strip()))
+    return tuple(tiers)
+
+
+def _duration_ns(text: str) -> int:
+    for suffix, factor in (("ms", 1_000_000), ("us", 1_000), ("s", 1_000_000_000)):
+        number = text.removesuffix(suffix)
+        if number != text and number.replace(".", "", 1).isdigit():
+            return int(float(number) * factor)
+    raise ConfigError(f"--max-clock-offset: {text!r} is not a duration such as 250ms")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="proddb start", description="Run a PyDistDB node: a database that Postgres clients connect to."
+    )
+    parser.add_argument("--store", required=True, metavar="DIR", help="folder of this node's data; made if need be")
+    parser.add_argument(
+        "--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help="SQL clients (default %(default)s)"
+    )
+    parser.add_argument("--rpc-listen", metavar="HOST:PORT", help="other nodes (default: a database of its own)")
+    parser.add_argument("--http-listen", metavar="HOST:PORT", help="/health, /status, /metrics (default: none)")
+    parser.add_argument("--advertise-host", default="", metavar="HOST", help="what others connect to, if not the above")
+    parser.add_argument(
+        "--join", default="", metavar="HOST:PORT,…", help="--rpc-listen of nodes of an existing cluster"
+    )
+    parser.add_argument("--node-name", default="node1", metavar="NAME", help="(default %(default)s)")
+    parser.add_argument("--replication-factor", type=int, default=3, metavar="N", help="of a new cluster (default 3)")
+    parser.add_argument(
+        "--locality", default="", metavar="KEY=VALUE,…", help="where this node stands: region=eu,zone=a"
+    )
+    parser.add_argument("--max-connections", type=int, default=DEFAULT_MAX_CONNECTIONS, metavar="N")
+    parser.add_argument("--max-clock-offset", default="250ms", metavar="TIME", help="(default %(default)s)")
+    parser.add_argument("--log-statements", action="store_true", help="write every statement to the log")
+    parser.add_argument("--insecure", action="store_true", help="allow listening where other machines can reach it")
+    return parser

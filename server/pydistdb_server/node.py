@@ -1,0 +1,373 @@
+"""A node: everything put together from a configuration, started in order, and stopped in the reverse order.
+
+    engine ─ committer ─ clock ─ transport ─ store ─ gateway ─ catalog ─ sessions ─ listeners
+
+A store that is empty makes a new cluster, or joins one (``--join``); a store that belongs to a cluster goes on with it.
+The SQL listener opens last, when the node can answer; the HTTP listener says "starting" until then.
+
+SIGTERM and SIGINT stop it cleanly: no new clients, idle clients are told (57P01), running statements get
+``DRAIN_SECONDS`` to end and are then cancelled, leases move to other nodes, the commit thread finishes, the store
+closes.  A second signal, or a kill, loses nothing either: what was acknowledged is on disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import trio
+from pydistdb.kv.api import KVError
+from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.hlc import HybridClock
+from pydistdb.kv.membership import JoinFailed, NodeAddresses, bootstrap, join, open_identity
+from pydistdb.kv.store import Store
+from pydistdb.sql.api import Session
+from pydistdb.sql.catalog.store import CatalogStore
+from pydistdb.sql.errors import CannotConnectNow
+from pydistdb.sql.session import ClientSession
+from pydistdb.sql.session_environment import Environment
+from pydistdb.tasks import sleep
+from pydistdb_storage.errors import StorageError
+from pydistdb_storage.lmdb_engine import LMDBEngine
+
+from pydistdb_server import metrics
+from pydistdb_server.clients import ClientRegistry
+from pydistdb_server.commit import ThreadCommitter
+from pydistdb_server.config import Address, NodeConfig
+from pydistdb_server.connection import ClientConnection
+from pydistdb_server.http import Answer, HttpServer, text_answer
+from pydistdb_server.listener import Listener
+from pydistdb_server.loop import ServingLoop
+from pydistdb_server.rpc import RpcIdentity, RpcTransport
+from pydistdb_server.status import cluster_status
+
+DRAIN_SECONDS = 3.0
+LEASE_TRANSFER_SECONDS = 2.0
+MAINTENANCE_INTERVAL_NS = 1_000_000_000
+CATALOG_RETRY_NS = 200_000_000
+
+log = logging.getLogger("pydistdb.server")
+
+
+class StartFailed(Exception):
+    """The node cannot run; the message says why."""
+
+
+class Node:
+    """One node process's parts; ``start`` fills in what needs an identity."""
+
+    store: Store
+    gateway: Gateway
+    catalog: CatalogStore
+    environment: Environment
+    clients: ClientRegistry
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.config = config
+        self.loop = ServingLoop()
+        self.ready = False
+        self.stopping = False
+        self.exit_status = 0
+        self._listeners: list[Listener] = []
+        self._http: HttpServer | None = None
+        try:
+            self.engine = LMDBEngine(config.store)
+        except StorageError as error:
+            raise StartFailed(f"cannot open the store {config.store}: {error}") from error
+        self.committer = ThreadCommitter(self.engine, self.loop.call_from_thread)
+        self.clock = HybridClock(lambda: time.time_ns() // 1_000, config.max_clock_offset_ns)
+        self.identity = RpcIdentity(name=config.node_name)
+        self.transport = RpcTransport(self.loop, self.clock, self.identity)
+
+    # ------------------------------------------------------------------------------------------ starting
+
+    async def start(self) -> None:
+        """Bring the node up to the point where it serves."""
+        config = self.config
+        if config.http_listen is not None:
+            self._http = HttpServer(
+                self.loop, {"/health": self._health, "/metrics": self._metrics, "/status": self._status}
+            )
+            self._listen(config.http_listen, self._http.accept)
+        addresses = NodeAddresses(
+            config.advertised(config.rpc_listen) or config.node_name,
+            config.advertised(config.listen),
+            config.advertised(config.http_listen),
+            config.locality,
+        )
+        if config.rpc_listen is not None:
+            self._listen(config.rpc_listen, self.transport.accept)
+        await self._identify(addresses)
+        self._open_store(addresses)
+        await self._open_catalog()
+        self._serve_clients()
+        self._maintain()
+
+    async def _identify(self, addresses: NodeAddresses) -> None:
+        """Find out who this node is, making it somebody if its store is empty."""
+        config = self.config
+        identity = open_identity(self.engine)
+        if identity is None:
+            if config.join:
+                seeds = [str(seed) for seed in config.join]
+                nonce = secrets.token_bytes(16)
+                log.info("joining the cluster through %s", ", ".join(seeds))
+                await join(self.engine, self.loop, self.transport, seeds, config.node_name, addresses, nonce)
+            else:
+                cluster_id = secrets.token_bytes(16)
+                factor = config.replication_factor
+                bootstrap(self.engine, self.clock, cluster_id, config.node_name, addresses, factor)
+                log.info("made a new cluster, %s", cluster_id.hex())
+            identity = open_identity(self.engine)
+            assert identity is not None
+        self.node_identity = identity
+        self.identity.cluster_id = identity.cluster_id
+        self.identity.node_id = identity.node_id
+        self.identity.name = identity.name
+
+    def _open_store(self, addresses: NodeAddresses) -> None:
+        rand = random.SystemRandom()
+        self.store = Store(
+            self.node_identity,
+            self.engine,
+            self.loop,
+            self.clock,
+            self.transport,
+            self.committer,
+            rand.randint,
+            None,
+            addresses,
+        )
+        self.store.on_fatal = self._fatal
+        self.gateway = Gateway(self.store)
+        self.transport.handler = self.store.handle
+        self.transport.receive_raft = self.store.receive_raft
+        self.store.start()
+        self.gateway.start()
+
+    async def _open_catalog(self) -> None:
+        """Load the catalog; that waits until the range that holds it has a leader."""
+        self.catalog = CatalogStore(self.gateway, self.loop)
+        told_ns = self.loop.now_ns()
+        while True:
+            try:
+                await self.catalog.start()
+                return
+            except KVError as error:
+                if self.loop.now_ns() - told_ns > 2_000_000_000:
+                    told_ns = self.loop.now_ns()
+                    log.warning("waiting for the catalog's range: %s", error)
+                await sleep(self.loop, CATALOG_RETRY_NS)
+
+    def _serve_clients(self) -> None:
+        config = self.config
+        self.environment = Environment(self.gateway, self.loop, self.catalog)
+        self.clients = ClientRegistry(self.node_identity.node_id, self._open_session, config.max_connections)
+        self.environment.cancel_backend = self.clients.cancel_backend
+        self.environment.terminate_backend = self.clients.terminate_backend
+        if config.log_statements:
+            self.environment.log_statement = _log_statement
+        listener = self._listen(
+            config.listen, lambda sock, peer: _connect(ClientConnection(self.loop, sock, self.clients, peer))
+        )
+        self.ready = True
+        host, port = config.advertise_host or config.listen.host, listener.port
+        address = Address("127.0.0.1" if host in ("0.0.0.0", "::") else host, port)
+        print(f"{config.node_name} (node {self.node_identity.node_id}) is ready. Connect with:", flush=True)
+        print(f'  psql "postgresql://postgres@{address}/postgres"', flush=True)
+
+    def _listen(self, address: Address, accepted: Callable[..., None]) -> Listener:
+        try:
+            listener = Listener(self.loop, address.host, address.port, accepted)
+        except OSError as error:
+            raise StartFailed(f"cannot listen on {address}: {error.strerror or error}") from error
+        self._listeners.append(listener)
+        return listener
+
+    async def _open_session(self, client: ClientConnection, parameters: dict[str, str]) -> Session:
+        await self.catalog.ensure_fresh()
+        return open_session(self.environment, client, parameters)
+
+    def _maintain(self) -> None:
+        if not self.stopping:
+            self.engine.maintain()
+            self.loop.call_at(self.loop.now_ns() + MAINTENANCE_INTERVAL_NS, self._maintain)
+
+    def _fatal(self, error: BaseException) -> None:
+        """The store cannot go on: it must not serve what it may not hold."""
+        log.critical("the node stops: %s", error)
+        print(f"the node stops: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        self.exit_status = 2
+        self.loop.stop()
+
+    # ------------------------------------------------------------------------------------------ stopping
+
+    async def stop(self) -> None:
+        """Stop cleanly; see the module's introduction."""
+        if self.stopping:
+            self.loop.stop()
+            return
+        self.stopping = True
+        print(f"{self.config.node_name} is stopping", flush=True)
+        if self.ready:
+            await self._stop_serving()
+        self.loop.stop()
+
+    async def _stop_serving(self) -> None:
+        self._listeners[-1].close()
+        clients = self.clients
+        clients.refusing = CannotConnectNow("the database system is shutting down")
+        for client in list(clients.clients.values()):
+            if not client.is_busy:
+                client.shut_down()
+        await self._until(lambda: not clients.clients, DRAIN_SECONDS, self._shut_idle_clients)
+        clients.shut_down()
+        self.catalog.stop()
+        if len(self.store.live_nodes()) > 1:
+            self.store.drain()
+            await self._until(lambda: not self.store.leased_replicas(), LEASE_TRANSFER_SECONDS, lambda: None)
+        self.gateway.stop()
+
+    def _shut_idle_clients(self) -> None:
+        for client in list(self.clients.clients.values()):
+            if not client.is_busy:
+                client.shut_down()
+
+    async def _until(self, reached: Callable[[], bool], seconds: float, step: Callable[[], None]) -> None:
+        deadline_ns = self.loop.now_ns() + int(seconds * 1e9)
+        while not reached() and self.loop.now_ns() < deadline_ns:
+            await sleep(self.loop, 20_000_000)
+            step()
+
+    def close(self) -> None:
+        """Give everything back, after the loop has ended."""
+        for listener in self._listeners:
+            listener.close()
+        if self._http is not None:
+            self._http.close()
+        self.transport.close()
+        if hasattr(self, "store") and not self.store.stopped:
+            self.store.stop()
+        self.committer.close()
+        self.engine.close()
+        self.loop.close()
+
+    # ------------------------------------------------------------------------------------------ HTTP
+
+    async def _health(self) -> Answer:
+        if self.stopping:
+            return text_answer(503, "stopping\n")
+        return text_answer(200, "ok\n") if self.ready else text_answer(503, "starting\n")
+
+    async def _metrics(self) -> Answer:
+        if not self.ready:
+            return text_answer(503, "starting\n")
+        return Answer(200, metrics.CONTENT_TYPE, metrics.render(metrics.node_samples(self)))
+
+    async def _status(self) -> Answer:
+        import json
+
+        if not self.ready:
+            return text_answer(503, "starting\n")
+        status = await cluster_status(self.store, self.catalog.state)
+        return Answer(200, "application/json", (json.dumps(status) + "\n").encode())
+
+
+def open_session(environment: Environment, client: ClientConnection, parameters: dict[str, str]) -> ClientSession:
+    """The session of a client that has sent its startup packet."""
+    startup = {
+        name: value for name, value in parameters.items() if name not in ("user", "database", "options", "replication")
+    }
+    startup.update(_startup_options(parameters.get("options", "")))
+    return ClientSession(
+        environment,
+        client.user,
+        client.database,
+        startup,
+        client.process_id,
+        client.sink.parameter_status,
+        client.peer,
+    )
+
+
+def _startup_options(text: str) -> dict[str, str]:
+    """``-c name=value`` and ``--name=value`` of the startup packet's options; backslash escapes a blank."""
+    words = [word.replace("\0", " ") for word in text.replace("\\ ", "\0").split()]
+    options: dict[str, str] = {}
+    position = 0
+    while position < len(words):
+        word = words[position]
+        position += 1
+        if word == "-c" and position < len(words):
+            word = words[position]
+            position += 1
+        elif word.startswith("-c"):
+            word = word[2:]
+        elif word.startswith("--"):
+            word = word[2:].replace("-", "_")
+        name, separator, value = word.partition("=")
+        if separator:
+            options[name.replace("-", "_")] = value
+    return options
+
+
+def _connect(connection: ClientConnection) -> None:
+    """A connection lives by its registration with the loop."""
+
+
+def _log_statement(user: str, text: str, duration_ns: int) -> None:
+    log.info("%s %.3f ms %s", user, duration_ns / 1e6, text)
+
+
+def run(config: NodeConfig) -> int:
+    """Run a node until it is told to stop; returns the process's exit status."""
+    logging.basicConfig(
+        level=os.environ.get("PYDISTDB_LOG", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        node = Node(config)
+    except StartFailed as error:
+        print(f"proddb: {error}", file=sys.stderr)
+        return 1
+    try:
+        trio.run(_run, node, restrict_keyboard_interrupt_to_checkpoints=True)
+    finally:
+        node.close()
+    return node.exit_status
+
+
+async def _run(node: Node) -> None:
+    loop = node.loop
+    starting = loop.spawn(node.start(), "start")
+
+    def started(_: object) -> None:
+        error = starting.completion.error()
+        if error is not None:
+            if isinstance(error, (StartFailed, JoinFailed, KVError, StorageError)):
+                print(f"proddb: {error}", file=sys.stderr, flush=True)
+            else:
+                log.critical("starting failed", exc_info=(type(error), error, error.__traceback__))
+            node.exit_status = 1
+            loop.stop()
+
+    starting.completion.on_done(started)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_watch_signals, node)
+        await loop.run()
+        nursery.cancel_scope.cancel()
+
+
+async def _watch_signals(node: Node) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            node.loop.call_soon(lambda: _stop(node))
+
+
+def _stop(node: Node) -> None:
+    node.loop.spawn(node.stop(), "stop")
