@@ -4,6 +4,17 @@ Only this package imports the parser; the rest of SQL sees ``sql/tree.py`` and `
 """
 
 from pydistdb.sql.bind.analyze import analyze, bind_expression, bind_scalar
+from pydistdb.sql.bind.normalize import Lifted, Normalized, bind_normalized, normalize
 from pydistdb.sql.bind.parse import ParsedStatement, parse
 
-__all__ = ["ParsedStatement", "analyze", "bind_expression", "bind_scalar", "parse"]
+__all__ = [
+    "Lifted",
+    "Normalized",
+    "ParsedStatement",
+    "analyze",
+    "bind_expression",
+    "bind_normalized",
+    "bind_scalar",
+    "normalize",
+    "parse",
+]
