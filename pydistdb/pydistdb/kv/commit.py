@@ -92,6 +92,9 @@ class RoundItem(Protocol):
     def finish(self) -> None:
         """Go on, now that the round is durable."""
 
+    def abandon(self, error: BaseException) -> None:
+        """Fail everything that waits for the round, which may or may not reach the disk."""
+
     def voided(self) -> list[object]:
         """Fail the commands that may still be taken back after a failed write; return their writes and clears."""
 

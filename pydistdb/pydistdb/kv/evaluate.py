@@ -30,7 +30,7 @@ from pydistdb.kv.records import Records
 from pydistdb.kv.requests import (
     ClearRange,
     CommitOnePhase,
-    Done,
+    Applied,
     Edges,
     EndTransaction,
     Failure,
@@ -145,19 +145,19 @@ class RangeServer:
         except StorageError as error:
             return Failure("RangeUnavailable", f"{type(error).__name__}: {error}")
 
-    async def _release_locks(self, request: ReleaseLocks) -> Done:
+    async def _release_locks(self, request: ReleaseLocks) -> Applied:
         local = self.leases.find(request.start)
         if local is not None:
             local.locks.release(request.transaction_id)
-        return Done()
+        return Applied()
 
-    async def _split(self, request: SplitAt) -> Done:
+    async def _split(self, request: SplitAt) -> Applied:
         local = self.leases.need(request.key)
         if local.start != request.key:
             if self.split is None:
                 raise RangeUnavailable("this store cannot split ranges")
             await self.split(request.key)
-        return Done()
+        return Applied()
 
     async def _range_around(self, request: RangeAround) -> RangeDetails:
         local = self.leases.need(request.key)
@@ -171,9 +171,9 @@ class RangeServer:
         leader = self.node_id if replica.is_leaseholder() else (replica.leader_hint or 0)
         return RangeDetails(replica.descriptor, leader, replica.lease_epoch)
 
-    async def _raise_clock(self, request: RaiseClock) -> Done:
+    async def _raise_clock(self, request: RaiseClock) -> Applied:
         self.leases.hear(request.timestamp)
-        return Done()
+        return Applied()
 
     async def _wait_edges(self, request: WaitEdges) -> Edges:
         return Edges(self.graph.edges())

@@ -233,8 +233,12 @@ class MultiRaft:
     def stop(self) -> None:
         """Stop at once, as in a crash: whatever is not durable is lost."""
         self.stopped = True
+        error = OutcomeUnknown("the node stopped")
         for replica in list(self.replicas.values()):
-            replica.close(OutcomeUnknown("the node stopped"))
+            replica.close(error)
+        for round in (self._in_flight, self._round):
+            for item in round.items if round is not None else ():
+                item.abandon(error)
 
     def fatal(self, error: BaseException) -> None:
         if not self.stopped:
@@ -921,6 +925,9 @@ class _Notify:
 
     def finish(self) -> None:
         self.completion.set(None)
+
+    def abandon(self, error: BaseException) -> None:
+        self.completion.fail(error)
 
     def voided(self) -> list[object]:
         return []

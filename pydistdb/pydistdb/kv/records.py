@@ -35,7 +35,7 @@ from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.leases import Leases, RangeLocal
 from pydistdb.kv.locking import Locker
 from pydistdb.kv.requests import (
-    Done,
+    Applied,
     EndTransaction,
     ForgetRecord,
     PushTransaction,
@@ -97,7 +97,7 @@ class Records:
         data = self._leases.latest().get(Space.STATE, record_key(local.range_id, transaction_id))
         return None if data is None else _decode(data)
 
-    async def end(self, request: EndTransaction) -> Done:
+    async def end(self, request: EndTransaction) -> Applied:
         leases = self._leases
         leases.clock.check()
         leases.hear(request.timestamp)
@@ -105,17 +105,17 @@ class Records:
             local, record = await self._decided(request.anchor, request.transaction_id)
             if record is not None:
                 if not request.commit:
-                    return Done(0)
+                    return Applied(0)
                 if record.state == RecordState.ABORTED:
                     raise TransactionAborted("the transaction was aborted because its coordinator seemed to be gone")
-                return Done(record.timestamp)
+                return Applied(record.timestamp)
             now = leases.clock.now()
             if request.commit and now > request.expires:
                 raise TransactionAborted("the commit request came too late")
             state = RecordState.COMMITTED if request.commit else RecordState.ABORTED
             record = Record(request.anchor, state, now if request.commit else 0, _us(now), request.spans)
             if await self._write(local, request.transaction_id, record):
-                return Done(record.timestamp)
+                return Applied(record.timestamp)
 
     async def push(self, request: PushTransaction) -> TransactionStatus:
         leases = self._leases
@@ -144,11 +144,11 @@ class Records:
                 return TransactionStatus(TransactionState.ABORTED)
             return TransactionStatus(TransactionState.COMMITTED, record.timestamp)
 
-    async def forget(self, request: ForgetRecord) -> Done:
+    async def forget(self, request: ForgetRecord) -> Applied:
         local, record = await self._decided(request.anchor, request.transaction_id)
         if record is not None:
             await local.propose([(int(Space.STATE), record_key(local.range_id, request.transaction_id), None)], 0)
-        return Done()
+        return Applied()
 
     async def _decided(self, anchor: bytes, transaction_id: TransactionId) -> tuple[RangeLocal, Record | None]:
         """The record as it stands when nothing about it is under way."""

@@ -171,6 +171,10 @@ class Written:
             else:
                 completion.fail(error)
 
+    def abandon(self, error: BaseException) -> None:
+        for completion, _ in self._outcomes:
+            completion.fail(error)
+
     def voided(self) -> list[object]:
         gone: list[object] = []
         error = self.replica.owner.write_error() or ProposalLost("the store could not be written")

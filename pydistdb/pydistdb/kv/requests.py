@@ -339,7 +339,7 @@ class LookUpRange(Message):
 # ----------------------------------------------------------------------------------------------------------- answers
 
 
-class Done(Message):
+class Applied(Message):
     """Nothing more to say; ``timestamp`` where the request has one to tell."""
 
     timestamp: Timestamp = 0
@@ -504,7 +504,7 @@ register(
     RaiseClock,
     Broadcast,
     LookUpRange,
-    Done,
+    Applied,
     Values,
     Entries,
     Locked,

@@ -33,7 +33,11 @@ from pydistdb.kv.placement.queue import ReplicateQueue
 from pydistdb.kv.replica import Replica
 from pydistdb.kv.status import StoreStatus, store_status
 from pydistdb.kv.transport import Message, Ping, Pong, Transport, register
-from pydistdb.tasks import Scheduler
+from pydistdb.tasks import Scheduler, sleep
+
+
+_ELECTION_WAIT_NS = 500_000_000
+_POLL_NS = 2_000_000
 
 
 class SplitRange(Message):
@@ -106,6 +110,10 @@ class Store(MultiRaft):
         right = self.replicas.get(right_id)
         if right is None:
             raise ProposalLost("the right part of the split went elsewhere")
+        # Its first election is under way; whoever asked for the split wants to use it.
+        deadline = self.scheduler.now_ns() + _ELECTION_WAIT_NS
+        while not right.leased and self.scheduler.now_ns() < deadline and not self.stopped:
+            await sleep(self.scheduler, _POLL_NS)
         return right.descriptor
 
     def _leaseholder_of(self, key: bytes) -> Replica:
@@ -143,6 +151,14 @@ class Store(MultiRaft):
 
     async def _on_status(self, from_node: NodeId, request: StatusRequest) -> Message:
         return self.status()
+
+    def live_nodes(self) -> list[NodeId]:
+        """The nodes of the cluster that have been heard of lately, this one included."""
+        return [
+            record.node_id
+            for record in self.membership.active()
+            if record.node_id == self.node_id or self.liveness.is_live(record.node_id)
+        ]
 
     def drain(self) -> None:
         """Hand every lease to another node, before a planned stop."""

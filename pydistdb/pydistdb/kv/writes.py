@@ -7,7 +7,7 @@ Both kinds of commit go the same way; only the effect differs:
 2. Check what the writer expects.  A key that the transaction still holds locked under this lease cannot have changed
    since; for any other the newest version must be the one it saw.  An ``insert`` wants no live value.
 3. Take a timestamp from the clock: above every read served here, since reads raise the clock.
-4. Register the keys as pending and propose.  Done once applied.
+4. Register the keys as pending and propose.  Applied once applied.
 
 One phase: the writes become versions at the timestamp, which is the commit timestamp.  Prepare: they become intents, and
 the timestamp is a lower bound for the commit (records.py).  Conditions are checked alike; Prepare also lays them down,
@@ -53,7 +53,7 @@ from pydistdb.kv.requests import (
     CommitAmbiguous,
     CommitOnePhase,
     Condition,
-    Done,
+    Applied,
     Increment,
     Ingest,
     Number,
@@ -84,16 +84,16 @@ class Writer:
 
     # ----------------------------------------------------------------------------------------------------- commit
 
-    async def commit(self, request: CommitOnePhase, call_deadline_ns: int = 0) -> Done:
+    async def commit(self, request: CommitOnePhase, call_deadline_ns: int = 0) -> Applied:
         limits = WaitLimits(0, call_deadline_ns) if call_deadline_ns else None
         while True:
             local = self._leases.need(request.writes[0][0])
             if request.recorded:
                 known = await self._known_outcome(local, request)
                 if known is not None:
-                    return Done(known)
+                    return Applied(known)
             try:
-                return Done(await self.commit_here(local, request, limits))
+                return Applied(await self.commit_here(local, request, limits))
             except CommitAmbiguous:
                 if not request.recorded:
                     raise
@@ -206,7 +206,7 @@ class Writer:
 
     # ---------------------------------------------------------------------------------------------------- prepare
 
-    async def prepare(self, request: Prepare, call_deadline_ns: int = 0) -> Done:
+    async def prepare(self, request: Prepare, call_deadline_ns: int = 0) -> Applied:
         """Lay down intents and conditions; returns the lower bound of the commit timestamp."""
         leases = self._leases
         leases.clock.check()
@@ -241,11 +241,11 @@ class Writer:
             # Intents that were laid down after all are recognized by their sequence when the request comes again.
             raise ProposalLost("the outcome of a proposal is not known yet") from None
         local.locks.release_keys(transaction_id, touched)
-        return Done(timestamp)
+        return Applied(timestamp)
 
     # ------------------------------------------------------------------------------------------------- everything else
 
-    async def ingest(self, request: Ingest) -> Done:
+    async def ingest(self, request: Ingest) -> Applied:
         leases = self._leases
         leases.hear(request.timestamp)
         entries = request.entries
@@ -255,9 +255,9 @@ class Writer:
         timestamp = request.timestamp
         effect: list[EngineWrite] = [(_VERSIONS, versioned(key, timestamp), value) for key, value in entries]
         await _repeatable(local.propose(effect, timestamp))
-        return Done(timestamp)
+        return Applied(timestamp)
 
-    async def clear_range(self, request: ClearRange) -> Done:
+    async def clear_range(self, request: ClearRange) -> Applied:
         leases = self._leases
         local = leases.need(request.start)
         if not (local.start <= request.start and request.end <= local.end):
@@ -267,7 +267,7 @@ class Writer:
         clears = [(_VERSIONS, *span), (_INTENTS, *span)]
         await _repeatable(local.propose([], leases.clock.now(), clears))
         local.intents.clear_span(*span)
-        return Done()
+        return Applied()
 
     async def increment(self, request: Increment) -> Number:
         leases = self._leases

@@ -57,7 +57,7 @@ from pydistdb.kv.requests import (
     CommitAmbiguous,
     CommitOnePhase,
     Condition,
-    Done,
+    Applied,
     Entries,
     GetMany,
     Lock,
@@ -529,7 +529,7 @@ class Coordinator:
         if all(descriptor.contains(item[0]) for item in (*writes, *conditions)):
             request = CommitOnePhase(self.transaction_id, writes, conditions, True)
             try:
-                done: Done = await router.send(request)
+                done: Applied = await router.send(request)
             except WrongRange as wrong:
                 router.cache.insert(wrong.descriptor)
             else:

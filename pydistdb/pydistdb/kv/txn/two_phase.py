@@ -35,7 +35,7 @@ from pydistdb.kv.leases import Leases
 from pydistdb.kv.records import EXPIRY_NS
 from pydistdb.kv.requests import (
     Condition,
-    Done,
+    Applied,
     EndTransaction,
     ForgetRecord,
     Prepare,
@@ -95,7 +95,7 @@ class TwoPhase:
                     [write for key in chunk if (write := writes_by_key.get(key))],
                     [condition for key in chunk if (condition := conditions_by_key.get(key))],
                 )
-                done: Done = await self._router.send(request, served=self._served)
+                done: Applied = await self._router.send(request, served=self._served)
                 self._timestamp = max(self._timestamp, done.timestamp)
 
         await self._router.each_range(keys, prepare_range)
@@ -124,7 +124,7 @@ class TwoPhase:
         expires = clock.now() + (EXPIRY_NS // 1_000 << COUNTER_BITS)
         anchored: set[NodeId] = set()
         request = EndTransaction(self._id, self.anchor, True, self._timestamp, expires, self._span_list())
-        done: Done = await self._router.send(request, served=anchored)
+        done: Applied = await self._router.send(request, served=anchored)
         self._leases.hear(done.timestamp)
         behind = self._served - anchored - {self._leases.node_id}
         if behind:
