@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pydistdb.sql.api import Field
-from pydistdb.sql.bind import ParsedStatement
+from pydistdb.sql.bind import Normalized, ParsedStatement
 from pydistdb.sql.exec import CompiledQuery
 from pydistdb.sql.statements import Utility
 from pydistdb.sql.tree import BoundStatement, Insert
@@ -49,6 +49,7 @@ class CachedPlan:
         "fields",
         "is_fast",
         "kind",
+        "normalized",
         "parameter_oids",
         "parameter_types",
         "parsed",
@@ -72,6 +73,7 @@ class CachedPlan:
         utility: Utility | None = None,
         fields: tuple[Field, ...] | None = None,
         parameter_types: tuple[SqlType, ...] = (),
+        normalized: Normalized | None = None,
     ) -> None:
         self.text = text
         self.parsed = parsed
@@ -81,6 +83,8 @@ class CachedPlan:
         self.bound = bound
         self.compiled = compiled
         self.utility = utility
+        self.normalized = normalized
+        """Turns the literals of a text with this normalised form into parameters."""
         self.fields = fields
         self.parameter_types = parameter_types
         self.parameter_oids = tuple(parameter.oid for parameter in parameter_types)

@@ -146,6 +146,19 @@ class ClientSession:
             if plan.catalog_state is self.view().catalog_state:
                 return plan
 
+    def run_context(self) -> RunContext:
+        """Surroundings for evaluating expressions outside a plan (EXECUTE's arguments)."""
+        environment = self.environment
+        return RunContext(
+            self.transaction.open(),
+            environment.database,
+            self.view(),
+            self.context,
+            (),
+            environment.scheduler,
+            self.check_interrupt,
+        )
+
     def lock_deadline_ns(self) -> int | None:
         """When lock_timeout runs out for a wait that starts now."""
         if not self.lock_timeout_ms:
@@ -194,7 +207,7 @@ class ClientSession:
 
     # ------------------------------------------------------------------------------------------ hot path
 
-    def _try_run(self, plan: CachedPlan, parameters: tuple[Any, ...]) -> list[Row] | None:
+    def _try_run(self, plan: CachedPlan, parameters: Sequence[Any]) -> list[Row] | None:
         """The rows of a read by key, if it can be answered now; no trace is left if not."""
         block = self.transaction
         environment = self.environment
@@ -336,7 +349,7 @@ class ClientSession:
             self.transaction_status = block.status
 
     async def _simple_statement(
-        self, plan: CachedPlan, parameters: tuple[Any, ...], sink: Sink, *, alone: bool, last: bool = True
+        self, plan: CachedPlan, parameters: Sequence[Any], sink: Sink, *, alone: bool, last: bool = True
     ) -> None:
         self.check_failed(plan)
         block = self.transaction

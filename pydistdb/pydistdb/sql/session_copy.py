@@ -15,7 +15,7 @@ COPY TO runs a query (``SELECT columns FROM table``, or the one given) and write
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydistdb_storage.errors import StorageError
@@ -37,6 +37,8 @@ from pydistdb.sql.errors import (
     WrongObjectType,
 )
 from pydistdb.sql.exec import RunContext, insert_rows
+from pydistdb.sql.exec.defaults import default_values
+from pydistdb.sql.exec.run import State
 from pydistdb.sql.session_execute import Execution
 from pydistdb.sql.statements import Copy, Name
 from pydistdb.sql.types import registry
@@ -48,8 +50,6 @@ if TYPE_CHECKING:
 
 INSERT_ROWS = 1_000
 PAUSE_NS = 4_000_000
-
-Fill = tuple[int, Callable[[], Any]]
 
 
 async def run(session: ClientSession, utility: Copy, sink: Sink) -> str:
@@ -120,7 +120,8 @@ class _Importer:
         self._width = max((column.number for column in table.columns), default=0)
         self._positions = [column.number - 1 for column in columns]
         self._in_order = self._positions == list(range(self._width))
-        self._fills = _defaults(session, table, columns)
+        self._defaulted = _defaulted(table, columns)
+        self._state = State(run)
         self._rows: list[list[Any]] = []
         self._lines: list[int] = []
         self._turn_ends_ns = session.environment.scheduler.now_ns() + PAUSE_NS
@@ -180,29 +181,25 @@ class _Importer:
         row: list[Any] = [None] * self._width
         for position, value in zip(self._positions, values, strict=True):
             row[position] = value
-        for position, fill in self._fills:
-            row[position] = fill()
+        if self._defaulted:
+            for number, value in zip(
+                self._defaulted, default_values(self._table, self._defaulted, self._state), strict=True
+            ):
+                row[number - 1] = value
         return row
 
 
-def _defaults(session: ClientSession, table: Table, columns: list[Column]) -> list[Fill]:
-    """How the columns that are not copied get their values: (position, function)."""
+def _defaulted(table: Table, columns: list[Column]) -> list[int]:
+    """The numbers of the columns that are not copied and have a default."""
     copied = {column.number for column in columns}
-    fills: list[Fill] = []
+    numbers = []
     for column in table.columns:
-        if column.number in copied or column.dropped or column.default is None:
+        if column.number in copied or column.dropped or (column.default is None and not column.identity):
             continue
         if column.generated:
             raise FeatureNotSupported(f'COPY into a table with generated column "{column.name}" is not supported')
-        fills.append((column.number - 1, _filler(session, column.default, _type_of(column))))
-    return fills
-
-
-def _filler(session: ClientSession, text: str, sql_type: SqlType) -> Callable[[], Any]:
-    def fill() -> Any:
-        return bind.bind_scalar(text, session.view(), session.context, sql_type)
-
-    return fill
+        numbers.append(column.number)
+    return numbers
 
 
 async def _copy_from(session: ClientSession, utility: Copy, options: CopyOptions, sink: Sink) -> int:

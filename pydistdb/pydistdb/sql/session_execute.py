@@ -17,7 +17,7 @@ the statement is a transaction of its own, has committed); only what exceeds tha
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydistdb_storage.errors import StorageError
@@ -45,7 +45,7 @@ class Execution:
 
     ``alone``: the statement is a transaction of its own, to be committed by ``fetch`` at its end."""
 
-    def __init__(self, session: ClientSession, plan: CachedPlan, parameters: tuple[Any, ...], *, alone: bool) -> None:
+    def __init__(self, session: ClientSession, plan: CachedPlan, parameters: Sequence[Any], *, alone: bool) -> None:
         self.session = session
         self.plan = plan
         self.parameters = parameters
@@ -236,7 +236,7 @@ class Execution:
 
 def unique_violation(session: ClientSession, error: kv.KeyExists) -> Exception:
     """KeyExists in Postgres's words."""
-    return executor.unique_violation(session.view(), error.key)
+    return executor.unique_violation(session.view(), error.key, session.context)
 
 
 def explain(session: ClientSession, error: Exception) -> Exception:

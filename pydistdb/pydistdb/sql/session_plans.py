@@ -8,21 +8,24 @@ text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydistdb.kv.api import KVError
 from pydistdb.sql import bind
-from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.catalog.state_view import StateView
+from pydistdb.sql.errors import DatabaseError, SerializationFailure
 from pydistdb.sql.exec import compile_plan
 from pydistdb.sql.plan import plan as make_plan
 from pydistdb.sql.plan_cache import MAX_CACHED_TEXT_BYTES, CachedPlan
 from pydistdb.sql.session_fields import fields_of, utility_fields
 from pydistdb.sql.statements import Execute, Utility
+from pydistdb.sql.tree import BoundStatement
 
 if TYPE_CHECKING:
     from pydistdb.sql.session import ClientSession
 
-Parameters = tuple[Any, ...]
+Parameters = Sequence[Any]
 
 
 class SessionPlans:
@@ -56,11 +59,18 @@ class SessionPlans:
             return plan, ()
         if len(text) > MAX_CACHED_TEXT_BYTES:
             return None
-        normalized = bind.normalize(text)
-        if normalized is None:
+        lifted = bind.normalize(text)
+        if lifted is None:
             return None
-        plan = self._cache.get((self.environment, None, normalized.key), state)
-        return None if plan is None else (plan, normalized.values)
+        plan = self._cache.get((self.environment, None, lifted.key), state)
+        if plan is None:
+            return None
+        return self._with_values(plan, lifted.literals)
+
+    def _with_values(self, plan: CachedPlan, literals: Sequence[Any]) -> tuple[CachedPlan, Parameters] | None:
+        assert plan.normalized is not None
+        values = plan.normalized.values(literals, self._session.context)
+        return None if values is None else (plan, values)
 
     def find_single(self, text: str) -> tuple[CachedPlan, Parameters] | None:
         """The plan of a text if it is a single statement that may be cached."""
@@ -69,20 +79,19 @@ class SessionPlans:
             return found
         if len(text) > MAX_CACHED_TEXT_BYTES or self._is_overlaid:
             return None
-        normalized = bind.normalize(text)
+        lifted = bind.normalize(text)
+        if lifted is None:
+            return None
+        view = self._session.view()
+        normalized = bind.bind_normalized(lifted.key, view, self._session.context)
         if normalized is None:
             return None
         try:
-            statements = bind.parse(normalized.text)
-            if len(statements) != 1 or not statements[0].is_query:
-                return None
-            plan = self.make(statements[0], normalized.oids)
+            plan = self._compiled(text, None, normalized.statement, view, normalized)
         except DatabaseError:
             return None
-        if plan.parameter_oids != normalized.oids:
-            return None
-        self._cache.put((self.environment, None, normalized.key), plan)
-        return plan, normalized.values
+        self._cache.put((self.environment, None, lifted.key), plan)
+        return self._with_values(plan, lifted.literals)
 
     def prepared(self, text: str, parameter_oids: tuple[int, ...]) -> CachedPlan | None:
         """A cached plan for a prepared statement."""
@@ -120,16 +129,26 @@ class SessionPlans:
                 utility=outcome,
                 fields=utility_fields(outcome, session),
             )
-        compiled = compile_plan(make_plan(outcome, view))
+        return self._compiled(parsed.text, parsed, outcome, view, None)
+
+    def _compiled(
+        self,
+        text: str,
+        parsed: bind.ParsedStatement | None,
+        bound: BoundStatement,
+        view: StateView,
+        normalized: bind.Normalized | None,
+    ) -> CachedPlan:
         return CachedPlan(
-            parsed.text,
+            text,
             parsed,
             self.environment,
             view.catalog_state,
-            bound=outcome,
-            compiled=compiled,
-            fields=fields_of(outcome),
-            parameter_types=outcome.parameter_types,
+            bound=bound,
+            compiled=compile_plan(make_plan(bound, view)),
+            fields=fields_of(bound),
+            parameter_types=bound.parameter_types,
+            normalized=normalized,
         )
 
     def empty(self, text: str) -> CachedPlan:
@@ -138,6 +157,11 @@ class SessionPlans:
 
     async def renew(self, plan: CachedPlan) -> CachedPlan:
         """The same statement, planned for the catalog and the settings of now."""
+        session = self._session
+        if (
+            plan.normalized is not None
+        ):  # the same text is planned with its own literals: parameters must keep their types
+            return self._renew_normalized(plan)
         if plan.parsed is None:
             return plan
         found = self.prepared(plan.text, plan.parameter_oids)
@@ -146,4 +170,16 @@ class SessionPlans:
         try:
             return self.plan(plan.parsed, plan.parameter_oids)
         except KVError as error:
-            raise self._session.explain_error(error) from error
+            raise session.explain_error(error) from error
+
+    def _renew_normalized(self, plan: CachedPlan) -> CachedPlan:
+        """The plan of a normalised text, whose parameters keep their types."""
+        session = self._session
+        lifted = bind.normalize(plan.text)
+        view = session.view()
+        normalized = None if lifted is None else bind.bind_normalized(lifted.key, view, session.context)
+        if normalized is not None and normalized.statement.parameter_types == plan.parameter_types:
+            return self._compiled(plan.text, None, normalized.statement, view, normalized)
+        raise SerializationFailure(
+            "the schema was changed while the statement waited", hint="The transaction might succeed if retried."
+        )

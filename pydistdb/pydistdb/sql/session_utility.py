@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydistdb.sql import bind, session_copy, session_explain
@@ -20,6 +21,8 @@ from pydistdb.sql.errors import (
     NoActiveTransaction,
     UndefinedTable,
 )
+from pydistdb.sql.exec.codegen import evaluator
+from pydistdb.sql.exec.run import State
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session_execute import Execution
 from pydistdb.sql.settings import SETTINGS, find, join_identifiers
@@ -289,10 +292,13 @@ async def _execute(session: ClientSession, utility: st.Execute, sink: Sink, *, s
             f'wrong number of parameters for prepared statement "{utility.name}"',
             detail=f"Expected {expected} parameters but got {len(utility.arguments)}.",
         )
-    parameters = tuple(
-        bind.bind_scalar(text, session.view(), session.context, parameter)
-        for text, parameter in zip(utility.arguments, plan.parameter_types, strict=True)
-    )
+    parameters: Sequence[Any] = ()
+    if expected:
+        expressions = [
+            bind.bind_scalar(text, session.view(), session.context, parameter)
+            for text, parameter in zip(utility.arguments, plan.parameter_types, strict=True)
+        ]
+        parameters = evaluator(expressions)(State(session.run_context()))
     if plan.utility is not None:
         return await run(session, plan, plan.utility, sink, simple=simple)
     if plan.writes:
