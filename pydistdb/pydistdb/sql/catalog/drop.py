@@ -32,6 +32,7 @@ from pydistdb.sql.errors import (
     UndefinedTable,
     WrongObjectType,
 )
+from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET
 from pydistdb.sql.statements import DropObjects, Name
 
 MOST_LISTED = 100
@@ -231,6 +232,7 @@ def forget_table(ddl: DdlContext, table: Table) -> list[Change]:
     state = ddl.view.state
     mine = {table.oid, *(i.oid for i in table.indexes), *(c.oid for c in table.checks)}
     mine.update(key.oid for key in table.foreign_keys)
+    mine.update(index.oid + CONSTRAINT_OID_OFFSET for index in table.indexes if index.constraint)
     changes += [(keys.comment_key(table.database, *comment), None) for comment in state.comments if comment[1] in mine]
     if table.oid in state.statistics:
         changes.append((keys.statistics_key(table.database, table.oid), None))

@@ -27,6 +27,7 @@ from pydistdb.sql.errors import (
     UndefinedObject,
     WrongObjectType,
 )
+from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET
 from pydistdb.sql.statements import Comment, CreateDatabase, CreateSchema, DropDatabase, Name
 from pydistdb.sql.types import registry
 
@@ -211,10 +212,6 @@ def _constraint_oid(table: Table, name: str) -> int:
         if index.oid and index.constraint and index.name == name:
             return index.oid + CONSTRAINT_OID_OFFSET
     raise UndefinedObject(f'constraint "{name}" for table "{table.name}" does not exist')
-
-
-CONSTRAINT_OID_OFFSET = 1 << 31
-"""A key's constraint and its index share one descriptor: the constraint's oid in pg_constraint is the index's plus this."""
 
 
 def _name(parts: tuple[str, ...]) -> Name:

@@ -11,7 +11,19 @@ from importlib import import_module
 
 from pydistdb.sql.catalog.view import VirtualTable
 
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = tuple(
+    f"pydistdb.sql.pg_catalog.{name}"
+    for name in (
+        "define",
+        "classes",
+        "constraints",
+        "procedures",
+        "cluster",
+        "summaries",
+        "information_schema",
+        "internal",
+    )
+)
 
 _by_name: dict[tuple[str, str], VirtualTable] = {}
 _by_oid: dict[int, VirtualTable] = {}

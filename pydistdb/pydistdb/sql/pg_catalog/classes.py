@@ -1,0 +1,351 @@
+"""pg_class, pg_attribute, pg_attrdef, pg_index: relations and their columns.
+
+System tables are listed beside the users' own, as in Postgres; their rows are made once, since they never change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydistdb.sql.catalog.descriptors import Column, Index, Table
+from pydistdb.sql.catalog.state import INFORMATION_SCHEMA_OID, INTERNAL_SCHEMA_OID, PG_CATALOG_OID
+from pydistdb.sql.catalog.state_view import StateView
+from pydistdb.sql.pg_catalog import registry
+from pydistdb.sql.pg_catalog.define import RowDict, facts_of, rows_of
+from pydistdb.sql.pg_catalog.objects import (
+    OWNER_OID,
+    all_indexes,
+    default_oid,
+    index_numbers,
+    table_indexes,
+    vector,
+)
+from pydistdb.sql.pg_catalog.type_facts import TYPE_FACTS, operator_class
+from pydistdb.sql.types.base import EvalContext
+
+BTREE_OID, HEAP_OID = 403, 2
+BLOCK_BYTES = 8_192
+_SHARED_NAMES = """
+pg_authid pg_auth_members pg_database pg_db_role_setting pg_parameter_acl pg_replication_origin pg_shdepend
+pg_shdescription pg_shseclabel pg_subscription pg_tablespace
+"""
+SHARED_RELATIONS = frozenset(_SHARED_NAMES.split())
+_SCHEMA_OIDS = {
+    "pg_catalog": PG_CATALOG_OID,
+    "information_schema": INFORMATION_SCHEMA_OID,
+    "pydistdb_internal": INTERNAL_SCHEMA_OID,
+}
+
+
+# ---------------------------------------------------------------------------------------------------- pg_class
+
+
+def _class_row(oid: int, name: str, schema: int, kind: str, columns: int, **more: Any) -> RowDict:
+    return {
+        "oid": oid,
+        "relname": name,
+        "relnamespace": schema,
+        "reltype": 0,
+        "reloftype": 0,
+        "relowner": OWNER_OID,
+        "relam": 0,
+        "relfilenode": 0,
+        "reltablespace": 0,
+        "relpages": 0,
+        "reltuples": -1.0,
+        "relallvisible": 0,
+        "reltoastrelid": 0,
+        "relhasindex": False,
+        "relisshared": False,
+        "relpersistence": "p",
+        "relkind": kind,
+        "relnatts": columns,
+        "relchecks": 0,
+        "relhasrules": kind == "v",
+        "relhastriggers": False,
+        "relhassubclass": False,
+        "relrowsecurity": False,
+        "relforcerowsecurity": False,
+        "relispopulated": True,
+        "relreplident": "d" if kind == "r" else "n",
+        "relispartition": False,
+        "relrewrite": 0,
+        "relfrozenxid": 0,
+        "relminmxid": 0,
+        **more,
+    }
+
+
+def _table_row(view: StateView, table: Table) -> RowDict:
+    statistics = view.statistics(table.oid)
+    rows = -1.0 if statistics is None else statistics.rows
+    size = 0.0 if statistics is None else statistics.rows * statistics.bytes_per_row
+    if table.kind == "S":
+        rows, size = 1.0, BLOCK_BYTES
+    elif table.kind == "v":
+        rows = 0.0
+    return _class_row(
+        table.oid,
+        table.name,
+        table.schema,
+        table.kind,
+        max((column.number for column in table.columns), default=0),
+        reltype=table.row_type_oid,
+        relam=HEAP_OID if table.kind == "r" else 0,
+        relfilenode=table.storage_id if table.kind != "v" else 0,
+        relpages=int(-(-size // BLOCK_BYTES)),
+        reltuples=float(rows),
+        relhasindex=bool(table_indexes(table)),
+        relchecks=len(table.checks),
+        relhastriggers=bool(table.foreign_keys or table.referenced_by),
+    )
+
+
+def _index_row(view: StateView, table: Table, index: Index) -> RowDict:
+    statistics = view.statistics(table.oid)
+    return _class_row(
+        index.oid,
+        index.name,
+        table.schema,
+        "i",
+        len(index.columns),
+        relam=BTREE_OID,
+        relfilenode=index.oid,
+        reltuples=0.0 if statistics is None else statistics.rows,
+        relpages=1,
+    )
+
+
+_system: dict[int, RowDict] = {}
+
+
+def _system_rows() -> dict[int, RowDict]:
+    if not _system:
+        for table in registry.virtual_tables().values():
+            facts = facts_of(table)
+            kind = facts.kind if facts is not None else "v"
+            _system[table.oid] = _class_row(
+                table.oid,
+                table.name,
+                _SCHEMA_OIDS[table.schema],
+                kind,
+                len(table.columns),
+                relam=HEAP_OID if kind == "r" else 0,
+                relfilenode=table.oid if kind == "r" else 0,
+                relisshared=table.name in SHARED_RELATIONS,
+            )
+    return _system
+
+
+def _class_by_oid(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
+    table = view.table_by_oid(oid)
+    if table is not None:
+        yield _table_row(view, table)
+        return
+    found = view.index_by_oid(oid)
+    if found is not None:
+        yield _index_row(view, *found)
+    elif oid in _system_rows():
+        yield _system[oid]
+
+
+def _class_by_name(view: StateView, context: EvalContext, name: Any) -> Iterator[RowDict]:
+    state = view.state
+    for schema in state.schemas:
+        table = state.relations.get((schema, name))
+        if table is not None:
+            yield _table_row(view, table)
+        found = state.indexes.get((schema, name))
+        if found is not None:
+            yield _index_row(view, *found)
+    for row in _system_rows().values():
+        if row["relname"] == name:
+            yield row
+
+
+@rows_of("pg_class", lookups={"oid": _class_by_oid, "relname": _class_by_name})
+def pg_class(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    yield from _system_rows().values()
+    for table in view.tables():
+        yield _table_row(view, table)
+        for index in table_indexes(table):
+            yield _index_row(view, table, index)
+
+
+# ---------------------------------------------------------------------------------------------------- pg_attribute
+
+SYSTEM_COLUMNS = (
+    ("tableoid", -6, 26),
+    ("cmax", -5, 29),
+    ("xmax", -4, 28),
+    ("cmin", -3, 29),
+    ("xmin", -2, 28),
+    ("ctid", -1, 27),
+)
+
+
+def _attribute(relation: int, name: str, type_oid: int, number: int, modifier: int, **more: Any) -> RowDict:
+    facts = TYPE_FACTS.get(type_oid)
+    return {
+        "attrelid": relation,
+        "attname": name,
+        "atttypid": type_oid,
+        "attstattarget": -1,
+        "attlen": facts.length if facts else 0,
+        "attnum": number,
+        "attndims": 1 if facts is not None and facts.category == "A" else 0,
+        "attcacheoff": -1,
+        "atttypmod": modifier,
+        "attbyval": facts.by_value if facts else False,
+        "attalign": facts.alignment if facts else "i",
+        "attstorage": facts.storage if facts else "p",
+        "attcompression": "",
+        "attnotnull": False,
+        "atthasdef": False,
+        "atthasmissing": False,
+        "attidentity": "",
+        "attgenerated": "",
+        "attisdropped": False,
+        "attislocal": True,
+        "attinhcount": 0,
+        "attcollation": facts.collation if facts else 0,
+        **more,
+    }
+
+
+def _column_row(table: Table, column: Column) -> RowDict:
+    if column.dropped:
+        return _attribute(table.oid, column.name, 0, column.number, -1, attisdropped=True)
+    return _attribute(
+        table.oid,
+        column.name,
+        column.type_oid,
+        column.number,
+        column.modifier,
+        attnotnull=column.not_null,
+        atthasdef=column.default is not None and not column.identity,
+        atthasmissing=column.missing is not None,
+        attidentity=column.identity,
+        attgenerated="s" if column.generated else "",
+    )
+
+
+def _table_attributes(table: Table) -> Iterator[RowDict]:
+    for column in table.columns:
+        yield _column_row(table, column)
+    if table.kind == "r":
+        for name, number, type_oid in SYSTEM_COLUMNS:
+            yield _attribute(table.oid, name, type_oid, number, -1, attnotnull=True)
+
+
+def _index_attributes(table: Table, index: Index) -> Iterator[RowDict]:
+    columns = {column.number: column for column in table.columns}
+    for position, entry in enumerate(index.columns, 1):
+        column = columns[entry.column]
+        yield _attribute(index.oid, column.name, column.type_oid, position, column.modifier)
+
+
+_system_attributes_by_oid: dict[int, list[RowDict]] = {}
+
+
+def _system_attributes() -> dict[int, list[RowDict]]:
+    if not _system_attributes_by_oid:
+        for table in registry.virtual_tables().values():
+            facts = facts_of(table)
+            not_null = [column.not_null for column in facts.columns] if facts else [False] * len(table.columns)
+            _system_attributes_by_oid[table.oid] = [
+                _attribute(table.oid, name, sql_type.oid, number, sql_type.modifier, attnotnull=required)
+                for number, ((name, sql_type), required) in enumerate(zip(table.columns, not_null, strict=True), 1)
+            ]
+    return _system_attributes_by_oid
+
+
+def _attributes_of(view: StateView, context: EvalContext, oid: Any) -> Iterable[RowDict]:
+    table = view.table_by_oid(oid)
+    if table is not None:
+        return _table_attributes(table)
+    found = view.index_by_oid(oid)
+    if found is not None:
+        return _index_attributes(*found)
+    return _system_attributes().get(oid, ())
+
+
+@rows_of("pg_attribute", lookups={"attrelid": _attributes_of})
+def pg_attribute(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for rows in _system_attributes().values():
+        yield from rows
+    for table in view.tables():
+        yield from _table_attributes(table)
+        for index in table_indexes(table):
+            yield from _index_attributes(table, index)
+
+
+# ---------------------------------------------------------------------------------------------------- pg_attrdef
+
+
+def _defaults_of(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
+    table = view.table_by_oid(oid)
+    if table is not None:
+        for column in table.columns:
+            if column.default is not None and not column.identity and not column.dropped:
+                yield {
+                    "oid": default_oid(table, column),
+                    "adrelid": table.oid,
+                    "adnum": column.number,
+                    "adbin": column.default,
+                }
+
+
+@rows_of("pg_attrdef", lookups={"adrelid": _defaults_of})
+def pg_attrdef(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for table in view.tables():
+        yield from _defaults_of(view, context, table.oid)
+
+
+# ---------------------------------------------------------------------------------------------------- pg_index
+
+
+def _index_facts(table: Table, index: Index) -> RowDict:
+    columns = {column.number: column for column in table.columns}
+    type_oids = [columns[number].type_oid for number in index_numbers(index)]
+    return {
+        "indexrelid": index.oid,
+        "indrelid": table.oid,
+        "indnatts": len(index.columns),
+        "indnkeyatts": len(index.columns),
+        "indisunique": index.unique,
+        "indnullsnotdistinct": False,
+        "indisprimary": index.primary,
+        "indisexclusion": False,
+        "indimmediate": True,
+        "indisclustered": False,
+        "indisvalid": True,
+        "indcheckxmin": False,
+        "indisready": True,
+        "indislive": True,
+        "indisreplident": False,
+        "indkey": vector(index_numbers(index)),
+        "indcollation": vector([TYPE_FACTS[oid].collation if oid in TYPE_FACTS else 0 for oid in type_oids]),
+        "indclass": vector([operator_class(oid) for oid in type_oids]),
+        "indoption": vector([column.descending + 2 * column.nulls_first for column in index.columns]),
+    }
+
+
+def _index_by_oid(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
+    found = view.index_by_oid(oid)
+    if found is not None:
+        yield _index_facts(*found)
+
+
+def _indexes_of(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
+    table = view.table_by_oid(oid)
+    if table is not None:
+        for index in table_indexes(table):
+            yield _index_facts(table, index)
+
+
+@rows_of("pg_index", lookups={"indexrelid": _index_by_oid, "indrelid": _indexes_of})
+def pg_index(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for table, index in all_indexes(view):
+        yield _index_facts(table, index)

@@ -1,0 +1,239 @@
+"""pg_constraint, pg_depend, pg_description, pg_rewrite: what hangs on what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydistdb.sql.catalog.descriptors import Check, ForeignKey, Index, Table
+from pydistdb.sql.catalog.sequence_numbers import definition_of
+from pydistdb.sql.catalog.state_view import StateView
+from pydistdb.sql.functions.registry import operator_for
+from pydistdb.sql.pg_catalog.define import RowDict, rows_of
+from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET, array, default_oid, index_numbers, table_indexes
+from pydistdb.sql.types.arrays import PgArray
+from pydistdb.sql.types.base import EvalContext
+
+PG_CLASS_OID, PG_CONSTRAINT_OID, PG_ATTRDEF_OID, PG_REWRITE_OID, PG_NAMESPACE_OID = 1259, 2606, 2604, 2618, 2615
+PG_DATABASE_OID = 1262
+REWRITE_OID_OFFSET = 1 << 31
+"""A view's rule has the view's oid plus this."""
+
+
+def _constraint(table: Table, oid: int, name: str, kind: str, **more: Any) -> RowDict:
+    return {
+        "oid": oid,
+        "conname": name,
+        "connamespace": table.schema,
+        "contype": kind,
+        "condeferrable": False,
+        "condeferred": False,
+        "convalidated": True,
+        "conrelid": table.oid,
+        "contypid": 0,
+        "conindid": 0,
+        "conparentid": 0,
+        "confrelid": 0,
+        "confupdtype": " ",
+        "confdeltype": " ",
+        "confmatchtype": " ",
+        "conislocal": True,
+        "coninhcount": 0,
+        "connoinherit": kind != "c",
+        **more,
+    }
+
+
+def _key(table: Table, index: Index) -> RowDict:
+    return _constraint(
+        table,
+        index.oid + CONSTRAINT_OID_OFFSET,
+        index.name,
+        "p" if index.primary else "u",
+        conindid=index.oid,
+        conkey=array(index_numbers(index)),
+    )
+
+
+def _check(table: Table, check: Check, used: PgArray | None) -> RowDict:
+    return _constraint(table, check.oid, check.name, "c", conbin=check.expression, conkey=used)
+
+
+def _foreign(view: StateView, table: Table, key: ForeignKey) -> RowDict:
+    referenced = view.table_by_oid(key.referenced_table)
+    index_oid = 0
+    equality: list[int] = []
+    if referenced is not None:
+        wanted = sorted(key.referenced_columns)
+        index_oid = next(
+            (i.oid for i in table_indexes(referenced) if i.unique and sorted(index_numbers(i)) == wanted), 0
+        )
+        types = {column.number: column.type_oid for column in referenced.columns}
+        for number in key.referenced_columns:
+            operator = operator_for("=", types[number], types[number])
+            equality.append(operator.oid if operator is not None else 0)
+    return _constraint(
+        table,
+        key.oid,
+        key.name,
+        "f",
+        conindid=index_oid,
+        confrelid=key.referenced_table,
+        confupdtype=key.on_update,
+        confdeltype=key.on_delete,
+        confmatchtype="s",
+        conkey=array(key.columns),
+        confkey=array(key.referenced_columns),
+        conpfeqop=array(equality),
+        conppeqop=array(equality),
+        conffeqop=array(equality),
+    )
+
+
+def _columns_of_check(view: StateView, context: EvalContext, table: Table, check: Check) -> PgArray | None:
+    from pydistdb.sql.pg_catalog.check_columns import columns_used
+
+    return array(columns_used(view, context, table, check))
+
+
+def _constraints_of(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
+    table = view.table_by_oid(oid)
+    if table is None:
+        return
+    for check in table.checks:
+        yield _check(table, check, _columns_of_check(view, context, table, check))
+    for index in table_indexes(table):
+        if index.constraint:
+            yield _key(table, index)
+    for key in table.foreign_keys:
+        yield _foreign(view, table, key)
+
+
+def _referring(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
+    """The foreign keys to a table (for 0: all that is no foreign key)."""
+    if not oid:
+        yield from (row for row in pg_constraint(view, context) if not row["confrelid"])
+        return
+    table = view.table_by_oid(oid)
+    for other_oid in table.referenced_by if table is not None else ():
+        other = view.table_by_oid(other_oid)
+        for key in other.foreign_keys if other is not None else ():
+            if key.referenced_table == oid:
+                assert other is not None
+                yield _foreign(view, other, key)
+
+
+def _by_index(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
+    if not oid:
+        yield from (row for row in pg_constraint(view, context) if not row["conindid"])
+        return
+    found = view.index_by_oid(oid)
+    if found is None:
+        return
+    table, index = found
+    if index.constraint:
+        yield _key(table, index)
+    yield from (row for row in _referring(view, context, table.oid) if row["conindid"] == oid)
+
+
+@rows_of("pg_constraint", lookups={"conrelid": _constraints_of, "confrelid": _referring, "conindid": _by_index})
+def pg_constraint(view: StateView, context: EvalContext) -> Iterable[RowDict]:
+    for table in view.tables():
+        yield from _constraints_of(view, context, table.oid)
+
+
+# ---------------------------------------------------------------------------------------------------- pg_depend
+
+
+def _dependency(classid: int, objid: int, refclassid: int, refobjid: int, refobjsubid: int, kind: str) -> RowDict:
+    return {
+        "classid": classid,
+        "objid": objid,
+        "objsubid": 0,
+        "refclassid": refclassid,
+        "refobjid": refobjid,
+        "refobjsubid": refobjsubid,
+        "deptype": kind,
+    }
+
+
+@rows_of("pg_depend")
+def pg_depend(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    sequences: dict[int, Table] = {}
+    for table in view.tables():
+        yield _dependency(PG_CLASS_OID, table.oid, PG_NAMESPACE_OID, table.schema, 0, "n")
+        if table.kind == "S":
+            sequences[table.oid] = table
+            definition = definition_of(table)
+            if definition.owner_table:
+                kind = "i" if definition.identity else "a"
+                yield _dependency(
+                    PG_CLASS_OID, table.oid, PG_CLASS_OID, definition.owner_table, definition.owner_column, kind
+                )
+        elif table.kind == "v":
+            rule = table.oid + REWRITE_OID_OFFSET
+            yield _dependency(PG_REWRITE_OID, rule, PG_CLASS_OID, table.oid, 0, "i")
+            for used in table.depends_on:
+                yield _dependency(PG_REWRITE_OID, rule, PG_CLASS_OID, used, 0, "n")
+        yield from _constraint_dependencies(table)
+        for column in table.columns:
+            if column.default is not None and not column.identity and not column.dropped:
+                oid = default_oid(table, column)
+                yield _dependency(PG_ATTRDEF_OID, oid, PG_CLASS_OID, table.oid, column.number, "a")
+
+
+def _constraint_dependencies(table: Table) -> Iterator[RowDict]:
+    for index in table_indexes(table):
+        if index.constraint:
+            constraint = index.oid + CONSTRAINT_OID_OFFSET
+            yield _dependency(PG_CLASS_OID, index.oid, PG_CONSTRAINT_OID, constraint, 0, "i")
+            for number in index_numbers(index):
+                yield _dependency(PG_CONSTRAINT_OID, constraint, PG_CLASS_OID, table.oid, number, "a")
+        else:
+            for number in index_numbers(index):
+                yield _dependency(PG_CLASS_OID, index.oid, PG_CLASS_OID, table.oid, number, "a")
+    for key in table.foreign_keys:
+        for number in key.columns:
+            yield _dependency(PG_CONSTRAINT_OID, key.oid, PG_CLASS_OID, table.oid, number, "a")
+        for number in key.referenced_columns:
+            yield _dependency(PG_CONSTRAINT_OID, key.oid, PG_CLASS_OID, key.referenced_table, number, "n")
+    for check in table.checks:
+        yield _dependency(PG_CONSTRAINT_OID, check.oid, PG_CLASS_OID, table.oid, 0, "a")
+
+
+# ---------------------------------------------------------------------------------------------------- comments
+
+
+def _comments_on(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
+    for (class_oid, object_oid, sub_id), text in view.state.comments.items():
+        if class_oid != PG_DATABASE_OID and oid in (None, object_oid):
+            yield {"objoid": object_oid, "classoid": class_oid, "objsubid": sub_id, "description": text}
+
+
+@rows_of("pg_description", lookups={"objoid": _comments_on})
+def pg_description(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    yield from _comments_on(view, context, None)
+
+
+@rows_of("pg_shdescription")
+def pg_shdescription(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for database in view.catalog_state.databases.values():
+        for (class_oid, object_oid, _), text in database.comments.items():
+            if class_oid == PG_DATABASE_OID:
+                yield {"objoid": object_oid, "classoid": class_oid, "description": text}
+
+
+@rows_of("pg_rewrite")
+def pg_rewrite(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for table in view.tables():
+        if table.kind == "v":
+            yield {
+                "oid": table.oid + REWRITE_OID_OFFSET,
+                "rulename": "_RETURN",
+                "ev_class": table.oid,
+                "ev_type": "1",
+                "ev_enabled": "O",
+                "is_instead": True,
+                "ev_qual": "<>",
+                "ev_action": table.definition,
+            }

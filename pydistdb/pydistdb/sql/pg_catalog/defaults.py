@@ -1,0 +1,31 @@
+"""Stored expressions as users should see them.
+
+A serial column's default names its sequence by oid, so that renaming the sequence does no harm; shown is the name::
+
+    nextval(16388::regclass)   ->   nextval('users_id_seq'::regclass)
+"""
+
+from __future__ import annotations
+
+import re
+
+from pydistdb.sql.catalog.state_view import StateView
+from pydistdb.sql.pg_catalog.objects import visible_name
+from pydistdb.sql.types.base import EvalContext
+
+_SEQUENCE = re.compile(r"nextval\((\d+)::regclass\)")
+
+
+def default_text(view: StateView, context: EvalContext, text: str | None) -> str | None:
+    """A stored default as text, with sequences named."""
+    if text is None:
+        return None
+
+    def named(match: re.Match[str]) -> str:
+        sequence = view.table_by_oid(int(match[1]))
+        if sequence is None:
+            return match[0]
+        name = visible_name(view, sequence.schema, sequence.name).replace("'", "''")
+        return f"nextval('{name}'::regclass)"
+
+    return _SEQUENCE.sub(named, text)

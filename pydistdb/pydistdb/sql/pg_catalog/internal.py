@@ -1,0 +1,147 @@
+"""pydistdb_internal: the cluster as SQL sees it.  What ranges and nodes there are comes from the server (providers.py)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from pydistdb.sql.catalog.state_view import StateView
+from pydistdb.sql.pg_catalog import providers
+from pydistdb.sql.pg_catalog.define import RowDict, SystemColumn, SystemRelation, define_relation
+from pydistdb.sql.pg_catalog.objects import array, column_names, schema_name
+from pydistdb.sql.types.base import EvalContext, SqlType
+from pydistdb.sql.types.known import (
+    BOOL,
+    BYTEA,
+    INT4,
+    INT8,
+    NAME,
+    OID,
+    TEXT,
+    TIMESTAMPTZ,
+    TYPES_BY_OID,
+)
+
+SCHEMA = "pydistdb_internal"
+_TABLE_HEAD = struct.Struct(">BI")
+_GROUP_HEAD = struct.Struct(">BI")
+_INT4_ARRAY = TYPES_BY_OID[1007]
+
+
+def _relation(name: str, oid: int, **columns: SqlType) -> SystemRelation:
+    described = tuple(SystemColumn(column, sql_type, False) for column, sql_type in columns.items())
+    return SystemRelation(SCHEMA, name, oid, "v", described)
+
+
+def readable_key(view: StateView, key: bytes) -> str:
+    """A range boundary for people: ``users``, ``users/3f00…``, ``group 16387/5555``."""
+    if not key:
+        return "<min>"
+    if key[0] >= 0xFF:
+        return "<max>"
+    if key[0] == 4 and len(key) >= _TABLE_HEAD.size:
+        storage_id = _TABLE_HEAD.unpack_from(key)[1]
+        table = next((table for table in view.tables() if table.storage_id == storage_id), None)
+        name = table.name if table is not None else f"storage {storage_id}"
+        rest = key[_TABLE_HEAD.size :].hex()
+        return f"{name}/{rest}" if rest else name
+    if key[0] == 5 and len(key) >= _GROUP_HEAD.size:
+        rest = key[_GROUP_HEAD.size :].hex()
+        group = _GROUP_HEAD.unpack_from(key)[1]
+        return f"group {group}/{rest}" if rest else f"group {group}"
+    return key.hex()
+
+
+def _ranges(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for each in providers.ranges():
+        yield {
+            "range_id": each.range_id,
+            "start_key": each.start,
+            "end_key": each.end,
+            "start_pretty": readable_key(view, each.start),
+            "end_pretty": readable_key(view, each.end),
+            "leaseholder": each.leaseholder,
+            "replicas": array(each.replicas),
+            "term": each.term,
+            "keys": each.keys,
+            "bytes": each.bytes,
+        }
+
+
+def _nodes(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for each in providers.nodes():
+        yield {
+            "node_id": each.node_id,
+            "address": each.address,
+            "is_live": each.is_live,
+            "locality": each.locality,
+            "ranges": each.ranges,
+            "leaders": each.leaders,
+            "started_at": each.started_at,
+        }
+
+
+def _tables(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for table in view.tables():
+        if table.kind != "r":
+            continue
+        sharding = table.sharding
+        group = view.catalog_state.groups.get(sharding.group) if sharding is not None else None
+        yield {
+            "table_oid": table.oid,
+            "schema_name": schema_name(view, table.schema),
+            "table_name": table.name,
+            "storage_id": table.storage_id,
+            "sharding": "hash" if sharding is not None else "range",
+            "shard_columns": ", ".join(column_names(table, sharding.columns)) if sharding is not None else None,
+            "colocation_group": sharding.group if sharding is not None else None,
+            "shards": group.shards if group is not None else None,
+        }
+
+
+define_relation(
+    _relation(
+        "ranges",
+        13_991,
+        range_id=INT8,
+        start_key=BYTEA,
+        end_key=BYTEA,
+        start_pretty=TEXT,
+        end_pretty=TEXT,
+        leaseholder=INT4,
+        replicas=_INT4_ARRAY,
+        term=INT8,
+        keys=INT8,
+        bytes=INT8,
+    ),
+    _ranges,
+)
+define_relation(
+    _relation(
+        "nodes",
+        13_992,
+        node_id=INT4,
+        address=TEXT,
+        is_live=BOOL,
+        locality=TEXT,
+        ranges=INT4,
+        leaders=INT4,
+        started_at=TIMESTAMPTZ,
+    ),
+    _nodes,
+)
+define_relation(
+    _relation(
+        "tables",
+        13_993,
+        table_oid=OID,
+        schema_name=NAME,
+        table_name=NAME,
+        storage_id=INT8,
+        sharding=TEXT,
+        shard_columns=TEXT,
+        colocation_group=INT8,
+        shards=INT4,
+    ),
+    _tables,
+)

@@ -1,0 +1,182 @@
+"""The views that people read: pg_tables, pg_views, pg_indexes, pg_sequences, pg_stats, pg_stat_user_tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydistdb.sql.catalog.descriptors import Column, ColumnStatistics, Table
+from pydistdb.sql.catalog.sequence_numbers import definition_of
+from pydistdb.sql.catalog.state_view import StateView
+from pydistdb.sql.pg_catalog import registry
+from pydistdb.sql.pg_catalog.define import RowDict, define, facts_of, rows_of
+from pydistdb.sql.pg_catalog.describe import index_definition, view_definition
+from pydistdb.sql.pg_catalog.objects import OWNER_NAME, all_indexes, array, schema_name, table_indexes
+from pydistdb.sql.types import registry as types
+from pydistdb.sql.types.arrays import PgArray
+from pydistdb.sql.types.base import EvalContext
+from pydistdb.sql.types.known import TYPES_BY_OID
+
+
+@rows_of("pg_tables")
+def pg_tables(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for table in registry.virtual_tables().values():
+        facts = facts_of(table)
+        if facts is not None and facts.kind == "r":
+            yield _table(table.schema, table.name, False, False)
+    for stored in view.tables():
+        if stored.kind == "r":
+            triggers = bool(stored.foreign_keys or stored.referenced_by)
+            yield _table(schema_name(view, stored.schema), stored.name, bool(table_indexes(stored)), triggers)
+
+
+def _table(schema: str, name: str, has_indexes: bool, has_triggers: bool) -> RowDict:
+    return {
+        "schemaname": schema,
+        "tablename": name,
+        "tableowner": OWNER_NAME,
+        "hasindexes": has_indexes,
+        "hasrules": False,
+        "hastriggers": has_triggers,
+        "rowsecurity": False,
+    }
+
+
+@rows_of("pg_views")
+def pg_views(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for table in view.tables():
+        if table.kind == "v":
+            yield {
+                "schemaname": schema_name(view, table.schema),
+                "viewname": table.name,
+                "viewowner": OWNER_NAME,
+                "definition": view_definition(table),
+            }
+
+
+@rows_of("pg_indexes")
+def pg_indexes(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for table, index in all_indexes(view):
+        yield {
+            "schemaname": schema_name(view, table.schema),
+            "tablename": table.name,
+            "indexname": index.name,
+            "indexdef": index_definition(view, table, index),
+        }
+
+
+@rows_of("pg_sequence")
+def pg_sequence(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for table in view.tables():
+        if table.kind == "S":
+            definition = definition_of(table)
+            yield {
+                "seqrelid": table.oid,
+                "seqtypid": definition.type_oid,
+                "seqstart": definition.start,
+                "seqincrement": definition.increment,
+                "seqmax": definition.maximum,
+                "seqmin": definition.minimum,
+                "seqcache": 1,
+                "seqcycle": definition.cycle,
+            }
+
+
+@rows_of("pg_sequences")
+def pg_sequences(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    """``last_value`` is left out: telling it would have to wait for another node."""
+    for table in view.tables():
+        if table.kind == "S":
+            definition = definition_of(table)
+            yield {
+                "schemaname": schema_name(view, table.schema),
+                "sequencename": table.name,
+                "sequenceowner": OWNER_NAME,
+                "data_type": definition.type_oid,
+                "start_value": definition.start,
+                "min_value": definition.minimum,
+                "max_value": definition.maximum,
+                "increment_by": definition.increment,
+                "cycle": definition.cycle,
+                "cache_size": 1,
+            }
+
+
+# ---------------------------------------------------------------------------------------------------- statistics
+
+
+def _as_array_text(column: Column, values: Iterable[Any], context: EvalContext) -> str | None:
+    """Values of a column, as the text of an array of them."""
+    io = types.io(column.type_oid)
+    runtime = [value if io.from_storage is None else io.from_storage(value) for value in values]
+    if not runtime:
+        return None
+    array_oid = TYPES_BY_OID[column.type_oid].array_oid
+    if not array_oid:
+        return None
+    return types.io(array_oid).format(PgArray.of(runtime), context)
+
+
+def _statistics_row(
+    view: StateView, context: EvalContext, table: Table, column: Column, statistics: ColumnStatistics
+) -> RowDict:
+    frequencies = statistics.common_frequencies
+    return {
+        "schemaname": schema_name(view, table.schema),
+        "tablename": table.name,
+        "attname": column.name,
+        "inherited": False,
+        "null_frac": statistics.null_fraction,
+        "avg_width": statistics.average_width,
+        "n_distinct": statistics.distinct,
+        "most_common_vals": _as_array_text(column, statistics.common_values, context),
+        "most_common_freqs": array(frequencies) if frequencies else None,
+        "histogram_bounds": _as_array_text(column, statistics.histogram, context),
+    }
+
+
+@rows_of("pg_stats")
+def pg_stats(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for table in view.tables():
+        found = view.statistics(table.oid)
+        if found is not None:
+            for column in table.columns:
+                if not column.dropped and column.number in found.columns:
+                    yield _statistics_row(view, context, table, column, found.columns[column.number])
+
+
+def _user_tables(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    """Nobody counts scans and changed rows per table: those columns are NULL rather than wrong."""
+    for table in view.tables():
+        if table.kind == "r":
+            statistics = view.statistics(table.oid)
+            yield {
+                "relid": table.oid,
+                "schemaname": schema_name(view, table.schema),
+                "relname": table.name,
+                "n_live_tup": int(statistics.rows) if statistics is not None else None,
+                "last_analyze": statistics.analyzed_at if statistics is not None else None,
+            }
+
+
+def _user_indexes(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for table, index in all_indexes(view):
+        yield {
+            "relid": table.oid,
+            "indexrelid": index.oid,
+            "schemaname": schema_name(view, table.schema),
+            "relname": table.name,
+            "indexrelname": index.name,
+        }
+
+
+def _no_rows(view: StateView, context: EvalContext) -> Iterable[RowDict]:
+    return ()
+
+
+define("pg_stat_user_tables", _user_tables)
+define("pg_stat_all_tables", _user_tables)
+define("pg_stat_sys_tables", _no_rows)
+define("pg_stat_user_indexes", _user_indexes)
+define("pg_stat_all_indexes", _user_indexes)
+define("pg_stat_sys_indexes", _no_rows)

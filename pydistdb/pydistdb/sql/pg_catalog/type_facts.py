@@ -1,0 +1,98 @@
+"""Facts about types, operator classes and I/O functions that clients ask for and nothing else here needs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pydistdb.sql.pg_catalog.define import read_lines
+from pydistdb.sql.types.known import TYPES_BY_OID
+
+
+class TypeFacts(NamedTuple):
+    """A row of pg_type: oids of functions are 0 where a type has none."""
+
+    oid: int
+    name: str
+    length: int
+    by_value: bool
+    kind: str
+    category: str
+    preferred: bool
+    delimiter: str
+    subscript: int
+    element: int
+    array: int
+    input: int
+    output: int
+    receive: int
+    send: int
+    modifier_in: int
+    modifier_out: int
+    analyze: int
+    alignment: str
+    storage: str
+    collation: int
+
+
+def _facts(line: list[str]) -> TypeFacts:
+    numbers = {0, 2, *range(8, 18), 20}
+    flags = {3, 6}
+    values = [
+        int(text) if position in numbers else text == "t" if position in flags else text
+        for position, text in enumerate(line)
+    ]
+    return TypeFacts(*values)  # type: ignore[arg-type]
+
+
+TYPE_FACTS: dict[int, TypeFacts] = {facts.oid: facts for facts in map(_facts, read_lines("types.txt"))}
+
+ROW_TYPE = TypeFacts(0, "", -1, False, "c", "C", False, ",", 0, 0, 0, 2290, 2291, 2402, 2403, 0, 0, 0, "d", "x", 0)
+"""What the row types of tables have in common (record_in and so on)."""
+ARRAY_OF_ROW_TYPE = TypeFacts(
+    0, "", -1, False, "b", "A", False, ",", 6179, 0, 0, 750, 751, 2400, 2401, 0, 0, 3816, "d", "x", 0
+)
+
+
+class OperatorClass(NamedTuple):
+    oid: int
+    method: str
+    name: str
+    family: int
+    input_type: int
+    default: bool
+    key_type: int
+
+
+OPERATOR_CLASSES: tuple[OperatorClass, ...] = tuple(
+    OperatorClass(int(oid), method, name, int(family), int(input_type), default == "t", int(key_type))
+    for oid, method, name, family, input_type, default, key_type in read_lines("operator_classes.txt")
+)
+_DEFAULT_CLASSES = {
+    entry.input_type: entry.oid for entry in OPERATOR_CLASSES if entry.method == "btree" and entry.default
+}
+_VARCHAR_OID, _TEXT_OID, _ANYARRAY_OID = 1043, 25, 2277
+
+
+def operator_class(type_oid: int) -> int:
+    """The oid of a type's default B-tree operator class; 0 if it has none."""
+    if type_oid == _VARCHAR_OID:
+        type_oid = _TEXT_OID
+    sql_type = TYPES_BY_OID.get(type_oid)
+    if sql_type is not None and sql_type.is_array and type_oid not in _DEFAULT_CLASSES:
+        type_oid = _ANYARRAY_OID
+    return _DEFAULT_CLASSES.get(type_oid, 0)
+
+
+class IoFunction(NamedTuple):
+    """A type's input or output function: listed in pg_proc, since drivers look there."""
+
+    oid: int
+    name: str
+    return_type: int
+    argument_types: tuple[int, ...]
+
+
+IO_FUNCTIONS: dict[int, IoFunction] = {
+    int(oid): IoFunction(int(oid), name, int(return_type), tuple(map(int, arguments.split())))
+    for oid, name, return_type, arguments in read_lines("io_functions.txt")
+}
