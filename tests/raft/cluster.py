@@ -96,6 +96,10 @@ class Member:
                 write.memberships[entry.index] = self.node.apply_membership(decode_conf_change(entry.data))
 
 
+def show_data(data: bytes) -> str:
+    return data.decode() if len(data) <= 20 else f"({len(data)} bytes)"
+
+
 def show_message(message: Message) -> str:
     """One line: ``1 -> 2 Append term 1, after 4/1: 5/1 "x", commit 4``."""
     name = type(message).__name__
@@ -124,6 +128,7 @@ class Cluster:
     def __init__(self) -> None:
         self.members: dict[PeerId, Member] = {}
         self.queue: list[Message] = []
+        self.stashed: list[Message] = []
         self.cut: set[tuple[PeerId, PeerId]] = set()
         self.now_ns = 0
         self.output: list[str] = []
@@ -178,7 +183,7 @@ class Cluster:
         if ready.snapshot is not None:
             self.output.append(f"{peer}: installed snapshot {ready.snapshot.index}/{ready.snapshot.term}")
         for entry in ready.committed:
-            what = entry.data.decode() if entry.kind != MEMBERSHIP else describe(write.memberships[entry.index])
+            what = show_data(entry.data) if entry.kind != MEMBERSHIP else describe(write.memberships[entry.index])
             how = " by writing it" if ready.committed_on_persist else ""
             self.output.append(f"{peer}: applied {entry.index}/{entry.term} {what or '(empty)'}{how}")
 
@@ -240,6 +245,7 @@ class Cluster:
             command.integer("term", max(terms, default=0)), command.integer("vote", 0), command.integer("commit", 0)
         )
         member.restart(self.now_ns - 10 * self.config.election_timeout_ns)
+        member.node.wake(self.now_ns)
         self.seen[int(command.arguments[0])] = (Role.FOLLOWER, member.node.term, 0)
 
     def do_campaign(self, command: Command) -> None:
@@ -258,9 +264,9 @@ class Cluster:
             self.drain()
 
     def do_run(self, command: Command) -> None:
-        """run [n=10]: ticks of all nodes, with everything delivered in between"""
+        """run [1 2] [n=10]: ticks of all nodes or some, with everything delivered in between"""
         for _ in range(command.integer("n", 1)):
-            self.do_tick(Command("tick", "", 0))
+            self.do_tick(Command("tick", "", 0, arguments=command.arguments))
             self.do_settle(Command("settle", "", 0))
 
     def do_propose(self, command: Command) -> None:
@@ -287,18 +293,20 @@ class Cluster:
         self.output.append(f"{command.arguments[0]}: proposed {index}/{term}")
 
     def do_read(self, command: Command) -> None:
-        """read 1 7: read-index with context 7"""
-        self.members[int(command.arguments[0])].node.read_index(int(command.arguments[1]))
+        """read 1 7 8: read-index with contexts 7 and 8, in one batch"""
+        for context in command.arguments[1:]:
+            self.members[int(command.arguments[0])].node.read_index(int(context))
 
     def do_transfer(self, command: Command) -> None:
         """transfer 1 2: from 1 to 2"""
         self.members[int(command.arguments[0])].node.transfer_leadership(int(command.arguments[1]))
 
     def do_deliver(self, command: Command) -> None:
-        """deliver [n=1]: the oldest messages, one at a time"""
+        """deliver [n=1]: the oldest messages, one at a time, as long as there are any"""
         for _ in range(command.integer("n", 1)):
-            self.deliver(self.queue.pop(0))
-            self.drain()
+            if self.queue:
+                self.deliver(self.queue.pop(0))
+                self.drain()
 
     def do_settle(self, command: Command) -> None:
         """settle: deliver until no message is left"""
@@ -320,6 +328,14 @@ class Cluster:
             else:
                 self.output.append(show_message(message) + "  LOST")
         self.queue = kept
+
+    def do_stash(self, command: Command) -> None:
+        """stash: put all queued messages aside"""
+        self.stashed, self.queue = self.queue, []
+
+    def do_unstash(self, command: Command) -> None:
+        """unstash: put them back, in front"""
+        self.queue = self.stashed + self.queue
 
     def do_queue(self, command: Command) -> None:
         """queue: show what is under way"""
@@ -360,9 +376,11 @@ class Cluster:
         self.members[int(command.arguments[0])].held = False
 
     def do_sync(self, command: Command) -> None:
-        """sync 1 [n=1]: make the oldest writes durable"""
+        """sync 1 [n=1]: make the oldest writes durable, as long as there are any"""
+        peer = int(command.arguments[0])
         for _ in range(command.integer("n", 1)):
-            self.sync(int(command.arguments[0]))
+            if self.members[peer].disk.queue:
+                self.sync(peer)
             self.drain()
 
     def do_compact(self, command: Command) -> None:

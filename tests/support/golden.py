@@ -110,6 +110,8 @@ def parse(text: str) -> Iterator[Block]:
         position += 1
         expected: list[str] = []
         while position < len(lines) and lines[position] != "":
+            if lines[position] == "---":
+                raise ValueError(f"line {position + 1}: a blank line must end the output before the next commands")
             expected.append(lines[position])
             position += 1
         position += 1

@@ -79,3 +79,8 @@ def test_surprises_fail_even_when_rewriting(
     monkeypatch.setattr(golden, "rewrite", rewrite)
     with pytest.raises(AssertionError, match=r"script\.txt:1"):
         golden.run(execute, write(tmp_path, line + "\n---\n"))
+
+
+def test_block_without_blank_line_is_not_swallowed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="line 4"):
+        golden.run(execute, write(tmp_path, "echo one\n---\necho two\n---\n"))

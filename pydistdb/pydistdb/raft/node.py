@@ -424,7 +424,12 @@ class RaftNode:
             return []
         return [
             MemberStatus(
-                peer, progress.match, progress.next, progress.state.name, progress.is_learner, progress.recent_active
+                peer,
+                progress.match,
+                progress.next if peer != state.peer else state.log.last_index + 1,
+                progress.state.name if peer != state.peer else PeerState.REPLICATE.name,
+                progress.is_learner,
+                progress.recent_active,
             )
             for peer, progress in state.progress.items()
         ]

@@ -57,7 +57,7 @@ def become_leader(state: State) -> None:
         progress.acked_round = 0
         progress.commit_sent = 0
     state.own_progress.match = log.stable
-    state.own_progress.next = last + 2
+    state.needed = False
     log.append(Entry(last + 1, state.term, NORMAL, b""))
     state.append_wanted = True
 
