@@ -23,7 +23,7 @@ from pydistdb.kv.command import Write as EngineWrite
 from pydistdb.kv.intents import intent_transaction, intent_value, is_condition
 from pydistdb.kv.leases import Leases, RangeLocal
 from pydistdb.kv.requests import Resolved, ResolveIntents, TransactionId
-from pydistdb.tasks import pause
+from pydistdb.tasks import Completion, pause
 
 CHUNK_BYTES = 512 << 10
 MAX_CHUNK_INTENTS = 5_000
@@ -91,15 +91,22 @@ class Resolver:
         writes, keys, condition_keys = resolved
         if not writes:
             return
+        proposed = local.propose(writes, commit_timestamp)
+
+        def forget(done: Completion[None]) -> None:
+            # At once, not when this task runs again: whoever meets an intent in memory expects it in the store.
+            if done.error() is None:
+                for key in keys:
+                    local.intents.remove(key, transaction_id)
+                for key in condition_keys:
+                    local.intents.remove_condition(key, transaction_id)
+                local.note_settled(transaction_id)
+
+        proposed.on_done(forget)
         try:
-            await local.propose(writes, commit_timestamp)
+            await proposed
         except OutcomeUnknown as error:
             raise ProposalLost("intents may not have been resolved yet") from error
-        for key in keys:
-            local.intents.remove(key, transaction_id)
-        for key in condition_keys:
-            local.intents.remove_condition(key, transaction_id)
-        local.note_settled(transaction_id)
 
 
 def _chunk(
