@@ -21,8 +21,9 @@ from typing import Any, assert_never
 
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
 from pydistdb.sql.exec import support
-from pydistdb.sql.exec.values import comparison, family, is_native, never_null
+from pydistdb.sql.exec.values import is_native, never_null
 from pydistdb.sql.generate import build
+from pydistdb.sql.plan.comparisons import comparison, family
 from pydistdb.sql.tree import (
     And,
     AnyAll,

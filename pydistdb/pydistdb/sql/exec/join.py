@@ -476,9 +476,7 @@ class NestedLoopOperator(JoinOperator):
                         yield output
                         output = []
                     await state.breathe()
-                if self.kind == "semi" and found:
-                    output.append(left)
-                elif not found and self.kind == "anti":
+                if (self.kind == "semi" and found) or (not found and self.kind == "anti"):
                     output.append(left)
                 elif not found and self.kind in ("left", "full"):
                     output.append(self.make_pair(left, self.null_right))

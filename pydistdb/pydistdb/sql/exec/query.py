@@ -1,13 +1,23 @@
-"""``CompiledQuery``: a plan made executable."""
+"""``CompiledQuery``: a plan made executable.
+
+A query streams its batches.  A statement that changes rows runs to its end first, holding back what RETURNING gives, then
+writes and checks its foreign keys, and only then yields: so it can be run again after a conflict without a row having left.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from pydistdb.sql.errors import FeatureNotSupported
-from pydistdb.sql.exec.run import RunContext
+from pydistdb.sql.exec.compiler import Compiler
+from pydistdb.sql.exec.foreign_keys import finish_statement
+from pydistdb.sql.exec.operator import Operator
+from pydistdb.sql.exec.point import PointRead, point_read
+from pydistdb.sql.exec.run import RunContext, State
+from pydistdb.sql.exec.spill import RowBuffer
+from pydistdb.sql.plan.explain import explain
 from pydistdb.sql.plan.planner import PhysicalPlan
+from pydistdb.sql.plan.rules.inline_ctes import changes_data
 from pydistdb.sql.types.base import SqlType
 
 Row = tuple[Any, ...]
@@ -19,21 +29,47 @@ class CompiledQuery:
     def __init__(self, plan: PhysicalPlan) -> None:
         self.plan = plan
         self.field_types: Sequence[SqlType] = tuple(column.type for column in plan.columns)
+        self._changes_data = changes_data(plan.root)
+        self._is_select = plan.statement.tag == "SELECT"
+        self._point: PointRead | None = point_read(plan)
+        self._root: Operator | None = None
 
     def try_run(self, run: RunContext) -> list[Row] | None:
         """Run without waiting, if this is a read by key: the rows.  None if the statement is not of that kind.
 
         Raises MustWait, before any effect, where the key does not lie at hand."""
-        return None
+        return None if self._point is None else self._point(run)
+
+    @property
+    def root(self) -> Operator:
+        if self._root is None:
+            self._root = Compiler().operator(self.plan.root)
+        return self._root
 
     async def run(self, run: RunContext) -> AsyncIterator[list[Row]]:
         """Run; yields batches of result rows (none without RETURNING).  Afterwards ``run.affected_rows`` is set."""
-        raise FeatureNotSupported("this statement cannot be executed yet")
-        yield []
+        state = State(run)
+        root = self.root
+        if not self._changes_data:
+            count = 0
+            async for batch in root.batches(state):
+                count += len(batch)
+                run.affected_rows = count
+                yield batch
+            return
+        held = RowBuffer(lambda: root.codec, state.work_memory_bytes)
+        count = 0
+        async for batch in root.batches(state):
+            count += len(batch)
+            held.append(batch)
+        await finish_statement(state)
+        run.affected_rows = count if self._is_select else state.affected_rows
+        for batch in held.read():
+            yield batch
 
     def explain(self) -> list[str]:
         """The plan as EXPLAIN shows it, a line each."""
-        return []
+        return explain(self.plan)
 
 
 def compile_plan(plan: PhysicalPlan) -> CompiledQuery:

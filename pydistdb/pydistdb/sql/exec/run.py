@@ -11,6 +11,7 @@ from typing import Any
 
 from pydistdb.kv.api import Database, Transaction
 from pydistdb.sql.catalog.view import CatalogView
+from pydistdb.sql.exec.writes import StatementWrites
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.tasks import Scheduler, pause
 
@@ -82,6 +83,7 @@ class State:
         "transaction",
         "turn_end_ns",
         "work_memory_bytes",
+        "writes",
     )
 
     def __init__(self, run: RunContext) -> None:
@@ -96,6 +98,7 @@ class State:
         self.shared: dict[int, Any] = {}
         """What is computed once per run (tables of CTEs, uncorrelated subqueries), by the operator's number."""
         self.affected_rows = 0
+        self.writes = StatementWrites()
         self.work_memory_bytes = work_memory_bytes(run.context)
         self.turn_end_ns = run.scheduler.now_ns() + PAUSE_NS
 

@@ -16,6 +16,8 @@ from functools import cached_property
 from itertools import islice, product
 from typing import Any
 
+from pydistdb_storage import rows
+
 from pydistdb.kv.api import MustWait, Transaction
 from pydistdb.sql.exec.codegen import Code, evaluator, tuple_source
 from pydistdb.sql.exec.operator import Batch, Operator
@@ -23,8 +25,6 @@ from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, MOST_KEY_BYTES, IndexLayout, Span, TableLayout
 from pydistdb.sql.plan.physical import Access, TableScan, VirtualTableScan
 from pydistdb.sql.tree import ColumnRef, Expr, OutputColumn
-from pydistdb_storage import rows
-from pydistdb_storage.keys import prefix_end
 
 FIRST_CHUNK_ROWS = 256
 MOST_SPANS = 100_000
@@ -104,7 +104,8 @@ class TableScanOperator(Operator):
         self.bounds = Bounds(self.layout, node.access)
         self.is_secondary = self.bounds.index is not self.layout.primary
         not_null_numbers = {column.number for column in node.table.columns if column.not_null} | {0}
-        self.numbers = dict([*zip((column.id for column in node.columns), node.numbers, strict=True), *node.hidden])
+        self.numbers = dict(zip((column.id for column in node.columns), node.numbers, strict=True))
+        self.is_projected = False
         self.source_not_null = frozenset(
             column for column, number in self.numbers.items() if number in not_null_numbers
         )
@@ -116,6 +117,7 @@ class TableScanOperator(Operator):
         scan = TableScanOperator(self.node)
         code = scan.row_code()
         scan.output = tuple(expressions)
+        scan.is_projected = True
         not_null = frozenset(
             column.id for column, expression in zip(columns, expressions, strict=True) if not code.nullable(expression)
         )
@@ -162,6 +164,14 @@ class TableScanOperator(Operator):
         body += f"return [{tuple_source(sources)} {loop}{test}]"
         function = code.build("f(keys, values, S)", body)
         return function
+
+    @cached_property
+    def storage_decode(self) -> Callable[[bytes], list[Any]]:
+        """One value to its (padded) storage row."""
+        if not self.layout.may_be_short:
+            return rows.decode
+        pad, decode = self.layout.pad, rows.decode
+        return lambda value: pad(decode(value))
 
     @cached_property
     def most_rows(self) -> Callable[[State], tuple[Any, ...]]:
@@ -275,7 +285,3 @@ class VirtualScanOperator(Operator):
         while batch := [tuple([row[position] for position in positions]) for row in islice(iterator, BATCH_ROWS)]:
             yield batch
             await state.breathe()
-
-
-def whole_prefix(prefix: bytes) -> Span:
-    return Span(prefix, prefix_end(prefix))

@@ -75,6 +75,13 @@ class Sorter:
         rows.sort(key=self._make(state), reverse=self.reverse)
 
 
+def tie_key(code: Code, keys: Sequence[SortKey]) -> Callable[[Row, State], Any]:
+    """``f(r, S)``: what rows that tie in a sort have in common."""
+    source, _ = sort_key_source(code, keys)
+    function: Callable[[Row, State], Any] = code.build("f(r, S)", f"return {source}")
+    return function
+
+
 class SortOperator(Operator):
     def __init__(self, source: Operator, keys: Sequence[SortKey]) -> None:
         super().__init__(source.columns, source.not_null)

@@ -16,35 +16,20 @@ from typing import Any
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import Function, SqlType
+from pydistdb.sql.types.known import TYPES_BY_NAME
 from pydistdb.sql.types.ordering import sort_key
 
-NATIVE_OIDS = (
-    frozenset(
-        type_.oid
-        for type_ in (
-            *(
-                types.BOOL,
-                types.INT2,
-                types.INT4,
-                types.INT8,
-                types.OID,
-                types.TEXT,
-                types.VARCHAR,
-                types.NAME,
-                types.CHAR,
-            ),
-            *(types.BYTEA, types.UUID, types.DATE, types.TIME, types.TIMESTAMP, types.TIMESTAMPTZ, types.UNKNOWN),
-            *(types.XID, types.CID, types.XID8),
-        )
-    )
-    | types.REG_TYPES
+_NATIVE_NAMES = (
+    "bool int2 int4 int8 oid text varchar name char bytea uuid date time timestamp timestamptz unknown xid cid xid8"
 )
-_FLOAT_OIDS = frozenset({types.FLOAT4.oid, types.FLOAT8.oid})
-_NAN_OIDS = _FLOAT_OIDS | {types.NUMERIC.oid}
-_INTEGER_OIDS = frozenset({types.INT2.oid, types.INT4.oid, types.INT8.oid, types.OID.oid}) | types.REG_TYPES
-_STRING_OIDS = frozenset({types.TEXT.oid, types.VARCHAR.oid, types.NAME.oid, types.UNKNOWN.oid})
+NATIVE_OIDS = frozenset(TYPES_BY_NAME[name].oid for name in _NATIVE_NAMES.split()) | types.REG_TYPES
+_NAN_OIDS = frozenset({types.FLOAT4.oid, types.FLOAT8.oid, types.NUMERIC.oid})
 _NEGATABLE_OIDS = frozenset(
-    {types.DATE.oid, types.TIME.oid, types.TIMESTAMP.oid, types.TIMESTAMPTZ.oid, *_INTEGER_OIDS}
+    type_.oid
+    for type_ in (
+        *(types.INT2, types.INT4, types.INT8, types.OID),
+        *(types.DATE, types.TIME, types.TIMESTAMP, types.TIMESTAMPTZ),
+    )
 )
 
 
@@ -112,34 +97,6 @@ def is_negatable(type_: SqlType) -> bool:
 def is_native(type_: SqlType) -> bool:
     """Whether Python's ``==``, ``<`` and hash on the bare values are the type's own."""
     return type_.oid in NATIVE_OIDS
-
-
-def family(oid: int) -> int:
-    """Types of one family have the same runtime values and the same key encoding: int2, int4 and int8, say."""
-    if oid in _INTEGER_OIDS:
-        return types.INT8.oid
-    if oid in _STRING_OIDS:
-        return types.TEXT.oid
-    return types.FLOAT8.oid if oid in _FLOAT_OIDS else oid
-
-
-@lru_cache(maxsize=1)
-def _comparisons() -> dict[int, str]:
-    return {
-        operator.function.oid: name
-        for name in ("=", "<", "<=", ">", ">=", "<>")
-        for operator in functions.operators(name)
-        if operator.left is not None
-    }
-
-
-def comparison(function: Function) -> str | None:
-    """Which comparison a function is, between two values of one family; None if none."""
-    name = _comparisons().get(function.oid)
-    if name is None or len(function.argument_types) != 2:
-        return None
-    left, right = function.argument_types
-    return name if family(left.oid) == family(right.oid) else None
 
 
 @lru_cache(maxsize=1)

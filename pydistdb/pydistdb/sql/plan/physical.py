@@ -51,16 +51,14 @@ class Access:
 class TableScan(Rel):
     """Rows of a stored table through one of its indexes (the primary index without terms: a sequential scan).
 
-    ``numbers[i]`` is the column behind ``columns[i]`` (0: the row's key); ``condition`` is checked on every row and may
-    use ``condition_columns`` too, (id, number) pairs of columns that are not in the output.  ``most_rows``: how many rows
-    will be asked for at most (a hint)."""
+    ``numbers[i]`` is the column behind ``columns[i]`` (0: the row's key); ``condition`` is checked on every row.
+    ``most_rows``: expressions whose sum is how many rows will be asked for at most (a hint)."""
 
     table: Table
     alias: str
     numbers: tuple[int, ...]
     access: Access
     condition: Expr | None = None
-    hidden: tuple[tuple[ColumnId, int], ...] = ()
     most_rows: tuple[Expr, ...] = ()
     rows: float = 1000.0
 

@@ -1,11 +1,36 @@
-"""``plan``: run the rules over a bound statement, then choose access paths, join order and methods."""
+"""``plan``: run the rules over a bound statement, then choose access paths, join order and methods.
+
+The rules are pure passes over the typed tree, in this order; each has a golden script of its name in tests/sql.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pydistdb.sql.catalog.view import CatalogView
+from pydistdb.sql.plan.build import Builder
+from pydistdb.sql.plan.rules.decorrelate import decorrelate
+from pydistdb.sql.plan.rules.fold import fold
+from pydistdb.sql.plan.rules.inline_ctes import inline_ctes
+from pydistdb.sql.plan.rules.merge_projects import merge_projects
+from pydistdb.sql.plan.rules.outer_joins import simplify_outer_joins
+from pydistdb.sql.plan.rules.prune import prune
+from pydistdb.sql.plan.rules.pushdown import push_down
 from pydistdb.sql.tree import BoundStatement, OutputColumn, Rel
+
+Rule = Callable[[Rel], Rel]
+
+RULES: tuple[Rule, ...] = (
+    fold,
+    inline_ctes,
+    merge_projects,
+    decorrelate,
+    simplify_outer_joins,
+    push_down,
+    merge_projects,
+    prune,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +45,16 @@ class PhysicalPlan:
         return self.statement.query.columns
 
 
-def plan(bound: BoundStatement, catalog: CatalogView) -> PhysicalPlan:
+def optimize(relation: Rel) -> Rel:
+    """Apply every rule once, in order."""
+    for rule in RULES:
+        relation = rule(relation)
+    return relation
+
+
+def plan(bound: BoundStatement, catalog: CatalogView | None = None) -> PhysicalPlan:
     """Plan a bound statement against one state of the catalog."""
-    return PhysicalPlan(bound, bound.query)
+    query = optimize(bound.query)
+
+    builder = Builder(catalog, query)
+    return PhysicalPlan(bound, builder.build(query))

@@ -1,0 +1,159 @@
+"""Physical plan to operators: one case per node."""
+
+from __future__ import annotations
+
+from pydistdb.sql.errors import FeatureNotSupported
+from pydistdb.sql.exec.aggregate import AggregateOperator
+from pydistdb.sql.exec.apply import ApplyOperator
+from pydistdb.sql.exec.codegen import Code
+from pydistdb.sql.exec.join import HashJoinOperator, LookupJoinOperator, NestedLoopOperator
+from pydistdb.sql.exec.lock import LockRowsOperator
+from pydistdb.sql.exec.modify import DeleteOperator, InsertOperator, UpdateOperator
+from pydistdb.sql.exec.operator import (
+    FilterOperator,
+    FunctionScanOperator,
+    LimitOperator,
+    Operator,
+    ProjectOperator,
+    ProjectSetOperator,
+    ValuesOperator,
+)
+from pydistdb.sql.exec.scan import TableScanOperator, VirtualScanOperator
+from pydistdb.sql.exec.setops import DistinctOperator, IntersectExceptOperator, UnionAllOperator
+from pydistdb.sql.exec.shared import CteOperator, CteScanOperator
+from pydistdb.sql.exec.sort import IncrementalSortOperator, SortOperator, TopNOperator, tie_key
+from pydistdb.sql.exec.window import WindowOperator
+from pydistdb.sql.plan.physical import (
+    Apply,
+    HashJoin,
+    IncrementalSort,
+    LookupJoin,
+    NestedLoop,
+    TableScan,
+    TopN,
+    VirtualTableScan,
+)
+from pydistdb.sql.plan.rules.inline_ctes import changes_data
+from pydistdb.sql.tree import (
+    Aggregate,
+    Cte,
+    CteScan,
+    Delete,
+    Distinct,
+    Filter,
+    FunctionScan,
+    Insert,
+    Limit,
+    LockRows,
+    Project,
+    ProjectSet,
+    Rel,
+    SetOperation,
+    Sort,
+    Update,
+    Values,
+    Window,
+)
+
+
+class Compiler:
+    """Makes the operators of one plan."""
+
+    def __init__(self) -> None:
+        self._recursive: list[int] = []
+        """CTEs whose step is being compiled: their scans read the working table."""
+
+    def operator(self, node: Rel) -> Operator:
+        match node:
+            case TableScan():
+                return TableScanOperator(node)
+            case VirtualTableScan():
+                return VirtualScanOperator(node)
+            case Values():
+                return ValuesOperator(node)
+            case FunctionScan():
+                return FunctionScanOperator(node)
+            case CteScan():
+                return CteScanOperator(node, node.cte_id in self._recursive)
+            case Filter():
+                return FilterOperator(self.operator(node.input), node.condition)
+            case Project():
+                return self._project(node)
+            case ProjectSet():
+                return ProjectSetOperator(self.operator(node.input), node)
+            case Limit():
+                return self._limit(node)
+            case Sort():
+                return SortOperator(self.operator(node.input), node.keys)
+            case TopN():
+                return TopNOperator(self.operator(node.input), node)
+            case IncrementalSort():
+                return IncrementalSortOperator(self.operator(node.input), node.keys, node.presorted)
+            case Aggregate():
+                return AggregateOperator(self.operator(node.input), node)
+            case Window():
+                return WindowOperator(self.operator(node.input), node)
+            case Distinct():
+                return DistinctOperator(self.operator(node.input), node.on)
+            case _:
+                return self._combining(node)
+
+    def _combining(self, node: Rel) -> Operator:
+        """Operators with several inputs, and those that change data."""
+        match node:
+            case HashJoin():
+                return HashJoinOperator(node, self.operator(node.left), self.operator(node.right))
+            case LookupJoin():
+                assert isinstance(node.scan, TableScan)
+                return LookupJoinOperator(node, self.operator(node.left), TableScanOperator(node.scan))
+            case NestedLoop():
+                return NestedLoopOperator(node, self.operator(node.left), self.operator(node.right))
+            case SetOperation():
+                return self._set_operation(node)
+            case Cte():
+                return self._cte(node)
+            case Apply():
+                source = self.operator(node.input)
+                return ApplyOperator(node, source, [self.operator(plan.query) for plan in node.subplans])
+            case LockRows():
+                return LockRowsOperator(self.operator(node.input), node)
+            case Insert():
+                return InsertOperator(node, self.operator(node.source))
+            case Update():
+                return UpdateOperator(node, self.operator(node.source))
+            case Delete():
+                return DeleteOperator(node, self.operator(node.source))
+        raise FeatureNotSupported(f"{type(node).__name__} is not supported")
+
+    def _project(self, node: Project) -> Operator:
+        source = self.operator(node.input)
+        if isinstance(source, TableScanOperator) and not source.is_projected:
+            return source.project(node.columns, node.expressions)
+        return ProjectOperator(source, node.columns, node.expressions)
+
+    def _limit(self, node: Limit) -> Operator:
+        source = self.operator(node.input)
+        if not node.with_ties:
+            return LimitOperator(source, node)
+        sort = node.input
+        while isinstance(sort, Project | Limit):
+            sort = sort.input
+        if not isinstance(sort, Sort):
+            raise FeatureNotSupported("WITH TIES is not supported here")
+        return LimitOperator(source, node, tie_key(Code(source.scope()), sort.keys))
+
+    def _set_operation(self, node: SetOperation) -> Operator:
+        left, right = self.operator(node.left), self.operator(node.right)
+        if node.kind == "union":
+            union = UnionAllOperator(node.columns, left, right)
+            return union if node.all else DistinctOperator(union, ())
+        return IntersectExceptOperator(node.columns, node.kind, node.all, left, right)
+
+    def _cte(self, node: Cte) -> Operator:
+        definition = self.operator(node.definition)
+        step: Operator | None = None
+        if node.step is not None:
+            self._recursive.append(node.cte_id)
+            step = self.operator(node.step)
+            self._recursive.remove(node.cte_id)
+        return CteOperator(node, definition, step, self.operator(node.body), changes_data(node.definition))

@@ -1,0 +1,270 @@
+"""Foreign keys, both directions, at the end of a statement.
+
+* A new reference: the parent row is locked FOR KEY SHARE, so that it can neither go nor change its key before this
+  transaction ends, and must be there.
+* A parent that went away or changed its key (its lock has kept new references out since): the children that refer to the old
+  key are looked up, by an index on the referring columns if there is one, and dealt with by the constraint's action.  NO
+  ACTION asks only after all other actions, and lets a parent pass whose key exists again.
+
+The look for children must see the newest committed rows.  Under READ COMMITTED that is a fresh snapshot of the transaction;
+above it, a snapshot of its own beside the transaction: a child there that the transaction cannot see means that it would
+decide on outdated data, a serialization failure (as in Postgres's crosscheck snapshot).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from decimal import Decimal
+from typing import Any
+
+from pydistdb.kv.api import Isolation, LockStrength, Transaction
+from pydistdb.sql.catalog.descriptors import ForeignKey, Table
+from pydistdb.sql.errors import FeatureNotSupported, SerializationFailure
+from pydistdb.sql.exec import violations
+from pydistdb.sql.exec.defaults import default_values
+from pydistdb.sql.exec.run import BATCH_ROWS, State
+from pydistdb.sql.exec.scan import get_many, of_identity, present
+from pydistdb.sql.exec.writer import TableWriter
+from pydistdb.sql.exec.writes import ChildEvent, ParentEvent
+from pydistdb.sql.layout import IndexLayout, TableLayout
+
+MOST_ROUNDS = 1_000
+"""Cascades deeper than this are taken for a cycle."""
+
+Row = list[Any]
+
+
+async def finish_statement(state: State) -> None:
+    """Write out what a statement gathered, and see its foreign keys through."""
+    writes = state.writes
+    if not writes.child_events and not writes.parent_events:
+        writes.flush(state.transaction)
+        return
+    unsettled: list[tuple[ParentEvent, ForeignKey, Table]] = []
+    for _ in range(MOST_ROUNDS):
+        writes.flush(state.transaction)
+        if writes.parent_events:
+            if state.transaction.isolation is Isolation.READ_COMMITTED:
+                state.transaction.begin_statement()
+            events, writes.parent_events = writes.parent_events, []
+            for event in events:
+                unsettled += await _act(event, state)
+            continue
+        if writes.child_events:
+            child_events, writes.child_events = writes.child_events, []
+            await _check_parents(child_events, state)
+            continue
+        break
+    else:
+        raise FeatureNotSupported("foreign key actions are nested too deeply")
+    for event, key, child in unsettled:
+        await _check_settled(event, key, child, state)
+
+
+# ------------------------------------------------------------------------------------------------ child -> parent
+
+
+async def _check_parents(events: Sequence[ChildEvent], state: State) -> None:
+    by_key: dict[tuple[int, int], dict[tuple[Any, ...], ChildEvent]] = {}
+    for event in events:
+        by_key.setdefault((event.table.oid, event.key.oid), {})[event.values] = event
+    for group in by_key.values():
+        first = next(iter(group.values()))
+        parent = _table(first.key.referenced_table, state)
+        present_values = await _lock_parents(parent, first.key, list(group), state)
+        for values, event in group.items():
+            if values not in present_values:
+                raise violations.parent_missing(
+                    state.run.catalog, event.table, event.key, parent, values, state.context
+                )
+            await state.breathe()
+
+
+async def _lock_parents(
+    parent: Table, key: ForeignKey, wanted: Sequence[tuple[Any, ...]], state: State
+) -> set[tuple[Any, ...]]:
+    """Lock the parent rows with these key values; returns the values found."""
+    layout = TableLayout.of(parent)
+    index = _referenced_index(layout, key)
+    ordered = [_in_index_order(layout, index, key, values) for values in wanted]
+    keys = [_full_key(layout, index, values) for values in ordered]
+    answers = await state.transaction.lock(keys, LockStrength.KEY_SHARE)
+    found = {values: answer.value for values, answer in zip(wanted, answers, strict=True) if answer.value is not None}
+    if index is not layout.primary and found:
+        # The entry leads to the row, and it is the row's lock that its UPDATE or DELETE meets.
+        rows = await state.transaction.lock(list(found.values()), LockStrength.KEY_SHARE)
+        found = {values: row.value for values, row in zip(found, rows, strict=True) if row.value is not None}
+    return set(found)
+
+
+def _full_key(layout: TableLayout, index: IndexLayout, values: Sequence[Any]) -> bytes:
+    key = layout.point_key(index, values)
+    if key is None:
+        raise FeatureNotSupported("a foreign key must refer to a key that includes the shard columns, or a global one")
+    return key
+
+
+def _referenced_index(layout: TableLayout, key: ForeignKey) -> IndexLayout:
+    wanted = set(key.referenced_columns)
+    for index in layout.indexes:
+        if (index.index.unique or index.index.primary) and set(index.columns) == wanted and not index.is_row_id:
+            return index
+    raise FeatureNotSupported(f'the key that foreign key "{key.name}" refers to is gone')
+
+
+def _in_index_order(layout: TableLayout, index: IndexLayout, key: ForeignKey, values: Sequence[Any]) -> list[Any]:
+    by_column = dict(zip(key.referenced_columns, values, strict=True))
+    return [_fitting(by_column[column], kind) for column, kind in zip(index.columns, index.kinds, strict=True)]
+
+
+def _fitting(value: Any, kind: str) -> Any:
+    """A referring value in the runtime form of the referenced column."""
+    if kind == "decimal" and isinstance(value, int | float):
+        return Decimal(value)
+    if kind == "float" and isinstance(value, int | Decimal):
+        return float(value)
+    if kind == "int" and isinstance(value, Decimal) and value == value.to_integral_value():
+        return int(value)
+    return value
+
+
+# ------------------------------------------------------------------------------------------------ parent -> children
+
+
+async def _act(event: ParentEvent, state: State) -> list[tuple[ParentEvent, ForeignKey, Table]]:
+    """Carry out the actions of the keys that refer to a changed parent; returns those left to NO ACTION."""
+    unsettled: list[tuple[ParentEvent, ForeignKey, Table]] = []
+    for child_oid in event.table.referenced_by:
+        child = _table(child_oid, state)
+        for key in child.foreign_keys:
+            if key.referenced_table != event.table.oid:
+                continue
+            old = [event.old[number - 1] for number in key.referenced_columns]
+            if None in old:
+                continue
+            if event.new is not None and old == [event.new[number - 1] for number in key.referenced_columns]:
+                continue
+            action = key.on_delete if event.new is None else key.on_update
+            if action == "a":
+                unsettled.append((event, key, child))
+            elif action == "r":
+                async for _ in _children(child, key, old, state):
+                    raise violations.still_referenced(state.run.catalog, event.table, key, child, old, state.context)
+            else:
+                await _change_children(event, key, child, old, action, state)
+    return unsettled
+
+
+async def _check_settled(event: ParentEvent, key: ForeignKey, child: Table, state: State) -> None:
+    old = [event.old[number - 1] for number in key.referenced_columns]
+    layout = TableLayout.of(event.table)
+    index = _referenced_index(layout, key)
+    by_column = dict(zip(key.referenced_columns, old, strict=True))
+    full_key = _full_key(layout, index, [by_column[column] for column in index.columns])
+    if (await get_many(state.transaction, [full_key]))[0] is not None:
+        return
+    async for _ in _children(child, key, old, state):
+        raise violations.still_referenced(state.run.catalog, event.table, key, child, old, state.context)
+
+
+async def _change_children(
+    event: ParentEvent, key: ForeignKey, child: Table, old: Sequence[Any], action: str, state: State
+) -> None:
+    writer = TableWriter(child)
+    numbers = [number - 1 for number in key.columns]
+    replacement: Sequence[Any] = [None] * len(numbers)
+    if action == "d":
+        replacement = default_values(child, key.columns, state)
+    elif action == "c" and event.new is not None:
+        replacement = [event.new[number - 1] for number in key.referenced_columns]
+    async for keys, rows in _children(child, key, old, state):
+        answers = await state.transaction.lock(keys, LockStrength.UPDATE)
+        for row_key, row, answer in zip(keys, rows, answers, strict=True):
+            if answer.value is None or row_key in state.writes.pending:
+                continue
+            current = writer.layout.decode(answer.value) if answer.changed else row
+            if action == "c" and event.new is None:
+                writer.delete(current, row_key, state)
+                continue
+            changed = list(current)
+            for number, value in zip(numbers, replacement, strict=True):
+                changed[number] = value
+            for column in child.columns:
+                if column.not_null and not column.dropped and changed[column.number - 1] is None:
+                    raise violations.null_in_column(state.run.catalog, child, column.number, changed, state.context)
+            await writer.update(current, changed, row_key, state)
+        await state.breathe()
+
+
+async def _children(
+    child: Table, key: ForeignKey, values: Sequence[Any], state: State
+) -> AsyncIterator[tuple[list[bytes], list[Row]]]:
+    """Rows of ``child`` that refer to ``values``: their keys and themselves."""
+    async for found in _referring(child, key, values, state.transaction, state):
+        yield found
+    if state.transaction.isolation is Isolation.READ_COMMITTED:
+        return
+    beside = state.run.database.begin(Isolation.READ_COMMITTED, read_only=True)
+    beside.begin_statement()
+    try:
+        async for keys, _ in _referring(child, key, values, beside, state):
+            if None in await state.transaction.get_many(keys):
+                # Deleted by this transaction, or committed since its snapshot; a lock tells the one from the other.
+                await state.transaction.lock(keys, LockStrength.KEY_SHARE)
+    finally:
+        beside.rollback()
+
+
+async def _referring(
+    child: Table, key: ForeignKey, values: Sequence[Any], transaction: Transaction, state: State
+) -> AsyncIterator[tuple[list[bytes], list[Row]]]:
+    layout = TableLayout.of(child)
+    index = _child_index(layout, key)
+    if index is None:
+        spans = [layout.table_span()]
+        index = layout.primary
+    else:
+        by_column = dict(zip(key.columns, values, strict=True))
+        prefix = [
+            _fitting(by_column[column], kind)
+            for column, kind in zip(index.columns[: len(values)], index.kinds, strict=False)
+        ]
+        span = layout.bounds(index, prefix)
+        spans = [span] if span is not None else []
+    positions = [number - 1 for number in key.columns]
+    wanted = list(values)
+    for start, end, identity in spans:
+        resume: bytes | None = start
+        while resume is not None:
+            keys, found, resume = await transaction.scan(resume, end, limit=BATCH_ROWS)
+            if identity is not None:
+                keys, found = of_identity(keys, found, identity)
+            if index is not layout.primary:
+                keys, found = present(found, await get_many(transaction, found))
+            rows = list(map(layout.decode, found))
+            matching = [
+                (row_key, row)
+                for row_key, row in zip(keys, rows, strict=True)
+                if [row[position] for position in positions] == wanted
+            ]
+            if matching:
+                yield [row_key for row_key, _ in matching], [row for _, row in matching]
+            await state.breathe()
+
+
+def _child_index(layout: TableLayout, key: ForeignKey) -> IndexLayout | None:
+    """An index whose leading columns are the referring ones."""
+    wanted = set(key.columns)
+    count = len(key.columns)
+    for index in layout.indexes:
+        if set(index.columns[:count]) == wanted and not index.is_row_id:
+            if not index.hashed or (index.shard_positions is not None and max(index.shard_positions) < count):
+                return index
+    return None
+
+
+def _table(oid: int, state: State) -> Table:
+    table = state.run.catalog.table_by_oid(oid)
+    if table is None:
+        raise SerializationFailure(f"table {oid} was dropped while a foreign key was checked")
+    return table

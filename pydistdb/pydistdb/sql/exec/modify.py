@@ -1,0 +1,370 @@
+"""INSERT, UPDATE and DELETE.
+
+Every statement computes its rows from a snapshot, locks what it changes, checks constraints, and leaves writes and
+foreign key checks to the end of the statement (``writer``, ``foreign_keys``).
+
+A row to update or delete may have changed between the snapshot and its lock.  Under READ COMMITTED the statement then
+goes on with the newest version, as Postgres does: the condition is evaluated again on it (``recheck``), with whatever FROM
+brought, and so are the assignments; a row that was deleted is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+from pydistdb.kv.api import LockStrength
+from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.errors import CardinalityViolation, DatabaseError
+from pydistdb.sql.exec import violations
+from pydistdb.sql.exec.codegen import Code, tuple_source
+from pydistdb.sql.exec.defaults import bound_checks
+from pydistdb.sql.exec.foreign_keys import finish_statement
+from pydistdb.sql.exec.operator import Batch, Operator
+from pydistdb.sql.exec.run import RunContext, State
+from pydistdb.sql.exec.writer import TableWriter
+from pydistdb.sql.layout import IndexLayout, TableLayout
+from pydistdb.sql.tree import Delete, Expr, Insert, Update
+
+Row = list[Any]
+
+
+def row_scope(
+    ids: dict[int, int], row: str, not_null: frozenset[int] | set[int] = frozenset()
+) -> dict[int, tuple[str, bool]]:
+    """Columns of a row list, by the ids given to column numbers."""
+    return {column: (f"{row}[{number - 1}]", number not in not_null) for number, column in ids.items()}
+
+
+class Checker:
+    """NOT NULL and CHECK constraints as generated statements over a row ``r``."""
+
+    def __init__(self, table: Table, checks: Sequence[tuple[str, Expr]]) -> None:
+        self.table = table
+        self.checks = tuple(checks)
+
+    def null_failed(self, row: Row, number: int, state: State) -> DatabaseError:
+        return violations.null_in_column(state.run.catalog, self.table, number, row, state.context)
+
+    def check_failed(self, row: Row, name: str, state: State) -> DatabaseError:
+        return violations.check_failed(state.run.catalog, self.table, name, row, state.context)
+
+    def lines(self, code: Code, numbers: Sequence[int] | None = None) -> list[str]:
+        """Statements that raise if ``r`` breaks a constraint; ``numbers``: only these columns may have changed."""
+        lines: list[str] = []
+        for column in self.table.columns:
+            if column.not_null and not column.dropped and (numbers is None or column.number in numbers):
+                code.namespace["null_failed"] = self.null_failed
+                lines += [f"if r[{column.number - 1}] is None:", f"    raise null_failed(r, {column.number}, S)"]
+        for name, expression in self.checks:
+            code.namespace["check_failed"] = self.check_failed
+            lines += [f"if {code.falsity(expression)}:", f"    raise check_failed(r, {code.constant(name)}, S)"]
+        return lines
+
+
+class ModifyOperator(Operator):
+    """What the three have in common."""
+
+    returning: tuple[Expr, ...]
+
+    def __init__(self, node: Insert | Update | Delete, source: Operator) -> None:
+        super().__init__(node.columns)
+        self.source = source
+        self.table = node.table
+        self.layout = TableLayout.of(node.table)
+        self.writer = TableWriter(node.table)
+        self.returning = node.returning
+
+
+class InsertOperator(ModifyOperator):
+    def __init__(self, node: Insert, source: Operator) -> None:
+        super().__init__(node, source)
+        self.node = node
+        self.conflict = None if node.on_conflict is None else ConflictHandler(self)
+
+    @cached_property
+    def prepare(self) -> Callable[[Batch, State], list[Row]]:
+        """``f(batch, S)``: complete rows, checked, from the source's."""
+        node = self.node
+        code = Code(row_scope(node.row_ids, "r"), ("r",))
+        cells = ["None"] * self.layout.column_count
+        for position, number in enumerate(node.target_numbers):
+            cells[number - 1] = f"s[{position}]"
+        for number, default in node.defaults.items():
+            if number not in node.target_numbers:
+                cells[number - 1] = code.value(default)
+        # A generated column is computed from the others once they are there.
+        later = [f"r[{number - 1}] = {code.value(value)}" for number, value in node.generated]
+        lines = ["rows = []", "for s in batch:", f"    r = [{', '.join(cells)}]"]
+        checker = Checker(self.table, node.checks)
+        lines += [f"    {line}" for line in (*later, *checker.lines(code))]
+        lines += ["    rows.append(r)", "return rows"]
+        function: Callable[[Batch, State], list[Row]] = code.build("f(batch, S)", "\n".join(lines))
+        return function
+
+    @cached_property
+    def output(self) -> Callable[[Sequence[Row], State], Batch]:
+        code = Code(row_scope(self.node.row_ids, "r"))
+        source = tuple_source(list(map(code.value, self.returning)))
+        function: Callable[[Sequence[Row], State], Batch] = code.build("f(rows, S)", f"return [{source} for r in rows]")
+        return function
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        async for batch in self.source.batches(state):
+            rows = self.prepare(batch, state)
+            if self.conflict is None:
+                await self.writer.insert(rows, state)
+            else:
+                rows = await self.conflict.insert(rows, state)
+            state.affected_rows += len(rows)
+            if self.returning and rows:
+                yield self.output(rows, state)
+            await state.breathe()
+
+
+class ConflictHandler:
+    """ON CONFLICT: what to do with rows whose unique key is taken."""
+
+    def __init__(self, operator: InsertOperator) -> None:
+        on_conflict = operator.node.on_conflict
+        assert on_conflict is not None
+        self.operator = operator
+        self.node = on_conflict
+        self.writer = operator.writer
+        self.layout = operator.layout
+        self.arbiters: list[IndexLayout] = [
+            index
+            for index in self.layout.indexes
+            if (on_conflict.index is None or index.index.storage_id == on_conflict.index) and not index.is_row_id
+        ]
+        self.updates = bool(on_conflict.assignments)
+
+    @cached_property
+    def change(self) -> Callable[[Row, Row, State], Row | None]:
+        """``f(r, e, S)``: the existing row as updated, given the excluded one; None if the condition is not met."""
+        ids = self.operator.node.row_ids
+        code = Code({**row_scope(ids, "r"), **row_scope(self.node.excluded_ids, "e")}, ("r", "e"))
+        lines: list[str] = []
+        if self.node.condition is not None:
+            lines += [f"if not {code.truth(self.node.condition)}:", "    return None"]
+        lines.append("n = list(r)")
+        lines += [f"n[{number - 1}] = {code.value(value)}" for number, value in self.node.assignments]
+        lines.append("r = n")
+        lines += [f"r[{number - 1}] = {code.value(value)}" for number, value in self.operator.node.generated]
+        lines.append("return r")
+        function: Callable[[Row, Row, State], Row | None] = code.build("f(r, e, S)", "\n".join(lines))
+        return function
+
+    @cached_property
+    def check(self) -> Callable[[Row, State], None]:
+        node = self.operator.node
+        code = Code(row_scope(node.row_ids, "r"))
+        numbers = [number for number, _ in self.node.assignments]
+        lines = Checker(self.operator.table, node.checks).lines(code, numbers)
+        function: Callable[[Row, State], None] = code.build("f(r, S)", "\n".join(lines or ["pass"]))
+        return function
+
+    async def insert(self, rows: list[Row], state: State) -> list[Row]:
+        """Insert what can be, update what is there (or leave it); returns the rows inserted or updated."""
+        writer, writes = self.writer, state.writes
+        keys = await writer.keys_of(rows, state)
+        wanted = [writer.unique_keys(row, key) for row, key in zip(rows, keys, strict=True)]
+        taken = await writer.lock_free(dict.fromkeys(key for pairs in wanted for _, key in pairs), state)
+        done: list[Row] = []
+        for row, key, pairs in zip(rows, keys, wanted, strict=True):
+            conflict: tuple[IndexLayout, bytes] | None = None
+            for index, unique_key in pairs:
+                value = writes.pending.get(unique_key, taken.get(unique_key))
+                if value is None:
+                    continue
+                if index not in self.arbiters:
+                    if conflict is None and not self._arbiter_taken(pairs, taken, state):
+                        raise violations.duplicate_key(state.run.catalog, index, index.values(row), state.context)
+                elif conflict is None:
+                    conflict = (index, key if index is self.layout.primary else value)
+            if conflict is None:
+                writer.write_new(row, key, state)
+                done.append(row)
+            elif self.updates:
+                updated = await self._update(conflict[1], row, state)
+                if updated is not None:
+                    done.append(updated)
+        return done
+
+    def _arbiter_taken(
+        self, pairs: Sequence[tuple[IndexLayout, bytes]], taken: dict[bytes, bytes], state: State
+    ) -> bool:
+        return any(
+            state.writes.pending.get(key, taken.get(key)) is not None for index, key in pairs if index in self.arbiters
+        )
+
+    async def _update(self, key: bytes, row: Row, state: State) -> Row | None:
+        """Update the row at ``key``, which the proposed ``row`` met."""
+        if key in state.writes.touched:
+            raise CardinalityViolation(
+                "ON CONFLICT DO UPDATE command cannot affect row a second time",
+                hint="Ensure that no rows proposed for insertion within the same command have duplicate constrained "
+                "values.",
+            )
+        [locked] = await state.transaction.lock([key], LockStrength.UPDATE)
+        if locked.value is None:
+            return None
+        old = self.layout.decode(locked.value)
+        new = self.change(old, row, state)
+        if new is None:
+            return None
+        self.check(new, state)
+        await self.writer.update(old, new, key, state)
+        return new
+
+
+class ChangeOperator(ModifyOperator):
+    """What UPDATE and DELETE have in common: lock the rows, and go on with their newest versions."""
+
+    def __init__(self, node: Update | Delete, source: Operator, strength: LockStrength) -> None:
+        super().__init__(node, source)
+        self.key_id = node.key_id
+        self.old_ids = node.old_ids
+        self.recheck_condition = node.recheck
+        self.strength = strength
+        self.key_position = source.position(node.key_id)
+        positions = {column: position for position, column in enumerate(source.ids)}
+        self.old_positions = [
+            (positions[column], number - 1) for number, column in node.old_ids.items() if column in positions
+        ]
+
+    @cached_property
+    def old_row(self) -> Callable[[tuple[Any, ...]], Row]:
+        """``f(s)``: the target's row out of a source row."""
+        cells = ["None"] * self.layout.column_count
+        for position, place in self.old_positions:
+            cells[place] = f"s[{position}]"
+        function: Callable[[tuple[Any, ...]], Row] = Code({}).build("f(s)", f"return [{', '.join(cells)}]")
+        return function
+
+    @cached_property
+    def recheck(self) -> Callable[[tuple[Any, ...], State], bool]:
+        code = Code(self.source.scope("r"))
+        test = "True" if self.recheck_condition is None else code.truth(self.recheck_condition)
+        function: Callable[[tuple[Any, ...], State], bool] = code.build("f(r, S)", f"return {test}")
+        return function
+
+    def patched(self, row: tuple[Any, ...], newest: Row) -> tuple[Any, ...]:
+        """A source row with the target's columns as they are now."""
+        cells = list(row)
+        for position, place in self.old_positions:
+            cells[position] = newest[place]
+        return tuple(cells)
+
+    async def locked(self, batch: Batch, state: State) -> Batch:
+        """The rows of a batch that are still to be changed, each once, locked and brought up to date."""
+        position = self.key_position
+        first: dict[bytes, tuple[Any, ...]] = {}
+        for row in batch:
+            if row[position] not in state.writes.touched:
+                first.setdefault(row[position], row)
+        if not first:
+            return []
+        kept: Batch = []
+        answers = await state.transaction.lock(list(first), self.strength)
+        for row, answer in zip(first.values(), answers, strict=True):
+            if answer.changed:
+                if answer.value is None:
+                    continue
+                row = self.patched(row, self.layout.decode(answer.value))
+                if not self.recheck(row, state):
+                    continue
+            kept.append(row)
+        return kept
+
+
+class UpdateOperator(ChangeOperator):
+    def __init__(self, node: Update, source: Operator) -> None:
+        self.assigned = [number for number, _ in node.assignments]
+        super().__init__(node, source, TableWriter(node.table).lock_strength(self.assigned))
+        self.node = node
+
+    @cached_property
+    def new_row(self) -> Callable[[tuple[Any, ...], State], Row]:
+        """``f(s, S)``: the new row, before its constraints are checked."""
+        code = Code(self.source.scope("s"), ("s",))
+        cells = ["None"] * self.layout.column_count
+        for position, place in self.old_positions:
+            cells[place] = f"s[{position}]"
+        for number, value in self.node.assignments:
+            cells[number - 1] = code.value(value)
+        code.columns = {**code.columns, **row_scope(self.node.new_ids, "r")}
+        code.variables = ("s", "r")
+        lines = [f"r = [{', '.join(cells)}]"]
+        lines += [f"r[{number - 1}] = {code.value(value)}" for number, value in self.node.generated]
+        function: Callable[[tuple[Any, ...], State], Row] = code.build("f(s, S)", "\n".join([*lines, "return r"]))
+        return function
+
+    @cached_property
+    def check(self) -> Callable[[Row, State], None]:
+        code = Code(row_scope(self.node.new_ids, "r"))
+        lines = Checker(self.table, self.node.checks).lines(code, self.assigned)
+        function: Callable[[Row, State], None] = code.build("f(r, S)", "\n".join(lines or ["pass"]))
+        return function
+
+    @cached_property
+    def output(self) -> Callable[[tuple[Any, ...], Row, State], tuple[Any, ...]]:
+        code = Code({**self.source.scope("s"), **row_scope(self.node.new_ids, "r")}, ("s", "r"))
+        source = tuple_source(list(map(code.value, self.returning)))
+        function: Callable[[tuple[Any, ...], Row, State], tuple[Any, ...]] = code.build(
+            "f(s, r, S)", f"return {source}"
+        )
+        return function
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        async for batch in self.source.batches(state):
+            rows = await self.locked(batch, state)
+            output: Batch = []
+            for row in rows:
+                new = self.new_row(row, state)
+                self.check(new, state)
+                await self.writer.update(self.old_row(row), new, row[self.key_position], state)
+                if self.returning:
+                    output.append(self.output(row, new, state))
+            state.affected_rows += len(rows)
+            if output:
+                yield output
+            await state.breathe()
+
+
+class DeleteOperator(ChangeOperator):
+    def __init__(self, node: Delete, source: Operator) -> None:
+        super().__init__(node, source, LockStrength.UPDATE)
+
+    @cached_property
+    def output(self) -> Callable[[Batch, State], Batch]:
+        code = self.source.code()
+        source = tuple_source(list(map(code.value, self.returning)))
+        function: Callable[[Batch, State], Batch] = code.build("f(batch, S)", f"return [{source} for r in batch]")
+        return function
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        async for batch in self.source.batches(state):
+            rows = await self.locked(batch, state)
+            for row in rows:
+                self.writer.delete(self.old_row(row), row[self.key_position], state)
+            state.affected_rows += len(rows)
+            if self.returning and rows:
+                yield self.output(rows, state)
+            await state.breathe()
+
+
+async def insert_rows(run: RunContext, table: Table, rows: Sequence[Row]) -> None:
+    """Insert complete rows (lists by column number - 1, defaults filled in) with all checks: what COPY FROM does.
+
+    Foreign keys are seen to at the end of each call."""
+    state = State(run)
+    code = Code(row_scope({column.number: column.number for column in table.columns}, "r"))
+    lines = Checker(table, bound_checks(table, state)).lines(code)
+    check: Callable[[Row, State], None] = code.build("f(r, S)", "\n".join(lines or ["pass"]))
+    for row in rows:
+        check(row, state)
+    await TableWriter(table).insert(rows, state)
+    await finish_statement(state)
+    run.affected_rows += len(rows)

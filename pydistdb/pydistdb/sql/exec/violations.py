@@ -1,0 +1,138 @@
+"""Constraint errors in Postgres's words.
+
+``unique_violation(catalog, key, context)`` words the KeyExists of a commit: the key alone tells the table, the index and the
+values::
+
+    duplicate key value violates unique constraint "t_pkey"
+    DETAIL:  Key (id)=(1) already exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydistdb_storage import keys
+
+from pydistdb.sql.catalog.descriptors import Column, ForeignKey, Table
+from pydistdb.sql.catalog.view import CatalogView
+from pydistdb.sql.errors import CheckViolation, DatabaseError, ForeignKeyViolation, NotNullViolation, UniqueViolation
+from pydistdb.sql.layout import HASH_HEAD, RANGE_HEAD, IndexLayout, TableLayout
+from pydistdb.sql.types import registry as types
+from pydistdb.sql.types.base import EvalContext
+
+LONGEST_DETAIL_VALUE = 64
+
+
+def schema_name(catalog: CatalogView, table: Table) -> str | None:
+    return next((schema.name for schema in catalog.schemas() if schema.oid == table.schema), None)
+
+
+def column_named(table: Table, number: int) -> Column:
+    return next(column for column in table.columns if column.number == number)
+
+
+def formatted(table: Table, number: int, value: Any, context: EvalContext) -> str:
+    if value is None:
+        return "null"
+    return types.io(column_named(table, number).type_oid).format(value, context)
+
+
+def key_text(table: Table, numbers: Sequence[int], values: Sequence[Any], context: EvalContext) -> str:
+    """``(a, b)=(1, x)``."""
+    names = ", ".join(column_named(table, number).name for number in numbers)
+    texts = ", ".join(formatted(table, number, value, context) for number, value in zip(numbers, values, strict=True))
+    return f"({names})=({texts})"
+
+
+def duplicate_key(
+    catalog: CatalogView, index: IndexLayout, values: Sequence[Any], context: EvalContext
+) -> DatabaseError:
+    """The error for a second row with ``values`` in a unique index."""
+    table = index.table
+    return UniqueViolation(
+        f'duplicate key value violates unique constraint "{index.index.name}"',
+        detail=f"Key {key_text(table, index.columns, values, context)} already exists.",
+        schema=schema_name(catalog, table),
+        table=table.name,
+        constraint=index.index.name,
+    )
+
+
+def unique_violation(catalog: CatalogView, key: bytes, context: EvalContext | None = None) -> DatabaseError:
+    """The error for a key that a commit found taken (kv's KeyExists)."""
+    hashed = key[:1] == b"\x05"
+    head = HASH_HEAD if hashed else RANGE_HEAD
+    table_storage_id, index_storage_id = head.unpack_from(key)[-2:]
+    for table in catalog.tables():
+        if table.storage_id == table_storage_id and table.kind == "r":
+            index = TableLayout.of(table).by_storage_id.get(index_storage_id)
+            if index is not None and not index.is_row_id:
+                values, _ = keys.key_decoder(index.kinds, index.descending)(key, head.size)
+                return duplicate_key(catalog, index, values, context or EvalContext())
+    return UniqueViolation("duplicate key value violates unique constraint")
+
+
+def failing_row(table: Table, row: Sequence[Any], context: EvalContext) -> str:
+    """``Failing row contains (1, null).``"""
+    texts: list[str] = []
+    for column in table.columns:
+        if column.dropped:
+            continue
+        text = formatted(table, column.number, row[column.number - 1], context)
+        encoded = text.encode()
+        if len(encoded) > LONGEST_DETAIL_VALUE:
+            text = encoded[:LONGEST_DETAIL_VALUE].decode(errors="ignore") + "..."
+        texts.append(text)
+    return f"Failing row contains ({', '.join(texts)})."
+
+
+def null_in_column(
+    catalog: CatalogView, table: Table, number: int, row: Sequence[Any], context: EvalContext
+) -> DatabaseError:
+    name = column_named(table, number).name
+    return NotNullViolation(
+        f'null value in column "{name}" of relation "{table.name}" violates not-null constraint',
+        detail=failing_row(table, row, context),
+        schema=schema_name(catalog, table),
+        table=table.name,
+        column=name,
+    )
+
+
+def check_failed(
+    catalog: CatalogView, table: Table, name: str, row: Sequence[Any], context: EvalContext
+) -> DatabaseError:
+    return CheckViolation(
+        f'new row for relation "{table.name}" violates check constraint "{name}"',
+        detail=failing_row(table, row, context),
+        schema=schema_name(catalog, table),
+        table=table.name,
+        constraint=name,
+    )
+
+
+def parent_missing(
+    catalog: CatalogView, child: Table, key: ForeignKey, parent: Table, values: Sequence[Any], context: EvalContext
+) -> DatabaseError:
+    return ForeignKeyViolation(
+        f'insert or update on table "{child.name}" violates foreign key constraint "{key.name}"',
+        detail=f'Key {key_text(child, key.columns, values, context)} is not present in table "{parent.name}".',
+        schema=schema_name(catalog, child),
+        table=child.name,
+        constraint=key.name,
+    )
+
+
+def still_referenced(
+    catalog: CatalogView, parent: Table, key: ForeignKey, child: Table, values: Sequence[Any], context: EvalContext
+) -> DatabaseError:
+    text = key_text(parent, key.referenced_columns, values, context)
+    return ForeignKeyViolation(
+        f'update or delete on table "{parent.name}" violates foreign key constraint "{key.name}" '
+        f'on table "{child.name}"',
+        detail=f'Key {text} is still referenced from table "{child.name}".',
+        schema=schema_name(catalog, child),
+        table=child.name,
+        constraint=key.name,
+    )

@@ -1,0 +1,193 @@
+"""What a statement writes: rows and index entries, held back until the statement has read all it reads.
+
+A statement must not see its own changes (``INSERT INTO t SELECT … FROM t``; WITH queries that change data next to ones that
+read it).  So its writes gather in ``StatementWrites.pending`` and go to the transaction in one go at the end, followed by the
+foreign key checks.  Unique keys are checked row by row, against the transaction's state with the pending writes on top, as
+Postgres does (``UPDATE t SET id = id + 1`` may fail on the way).
+
+Two ways to know that a key is free: lock it and look; or, in an autocommit INSERT, write it as one that must be absent and
+leave the check to the commit, which then costs a single proposal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from pydistdb.kv.api import Database, LockStrength
+from pydistdb.sql.catalog.descriptors import ForeignKey, Table
+from pydistdb.sql.exec.run import State
+from pydistdb.sql.exec.violations import duplicate_key
+from pydistdb.sql.exec.writes import ChildEvent, ParentEvent, StatementWrites
+from pydistdb.sql.layout import IndexLayout, TableLayout
+
+ROW_ID_BLOCK = 1_000
+_MISSING: Any = object()
+
+Row = list[Any]
+
+
+class RowIds:
+    """Hidden row ids, taken from the cluster's counter in blocks."""
+
+    _blocks: WeakKeyDictionary[Any, dict[int, tuple[int, int]]] = WeakKeyDictionary()
+
+    @classmethod
+    async def take(cls, database: Database, table: Table, count: int) -> Sequence[int]:
+        """``count`` fresh ids."""
+        blocks = cls._blocks.setdefault(database, {})
+        start, end = blocks.get(table.oid, (0, 0))
+        if end - start < count:
+            size = max(ROW_ID_BLOCK, count)
+            start = await database.allocate_ids(b"rowid/%d" % table.oid, size)
+            end = start + size
+        blocks[table.oid] = (start + count, end)
+        return range(start, start + count)
+
+
+class TableWriter:
+    """Inserts, updates and deletes rows of one table through a statement's writes.  Rows are lists by (number - 1)."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.layout = TableLayout.of(table)
+        self.uniques = [index for index in self.layout.secondary if index.index.unique]
+        key_columns = {
+            column.column for index in table.indexes if index.unique or index.primary for column in index.columns
+        }
+        if table.sharding is not None:
+            key_columns |= set(table.sharding.columns)
+        self.key_columns = frozenset(key_columns)
+
+    def lock_strength(self, assigned: Iterable[int]) -> LockStrength:
+        """How strongly an UPDATE of these columns locks its rows."""
+        return LockStrength.UPDATE if self.key_columns & set(assigned) else LockStrength.NO_KEY_UPDATE
+
+    # ------------------------------------------------------------------------------------------ insert
+
+    async def keys_of(self, rows: Sequence[Row], state: State) -> list[bytes]:
+        """The primary keys of new rows."""
+        layout = self.layout
+        if not layout.has_row_id:
+            return [layout.primary_key(row) for row in rows]
+        ids = await RowIds.take(state.run.database, self.table, len(rows))
+        return [layout.primary_key(row, row_id) for row, row_id in zip(rows, ids, strict=True)]
+
+    def unique_keys(self, row: Row, key: bytes) -> list[tuple[IndexLayout, bytes]]:
+        """The keys that ``row`` must have for itself."""
+        found = [] if self.layout.has_row_id else [(self.layout.primary, key)]
+        for index in self.uniques:
+            entry = self.layout.index_entry(index, row, key)
+            if entry.unique:
+                found.append((index, entry.key))
+        return found
+
+    async def insert(self, rows: Sequence[Row], state: State) -> list[bytes]:
+        """Insert complete, checked rows; raises UniqueViolation.  Returns their keys."""
+        keys = await self.keys_of(rows, state)
+        writes = state.writes
+        if state.run.autocommit:
+            for row, key in zip(rows, keys, strict=True):
+                for index, unique_key in self.unique_keys(row, key):
+                    known = writes.pending.get(unique_key, _MISSING)
+                    if known is _MISSING:
+                        writes.absent.add(unique_key)
+                    elif known is not None:
+                        raise self._duplicate(index, row, state)
+                self.write_new(row, key, state)
+            return keys
+        wanted = [self.unique_keys(row, key) for row, key in zip(rows, keys, strict=True)]
+        taken = await self.lock_free(dict.fromkeys(key for pairs in wanted for _, key in pairs), state)
+        for row, key, pairs in zip(rows, keys, wanted, strict=True):
+            for index, unique_key in pairs:
+                if writes.pending.get(unique_key, taken.get(unique_key)) is not None:
+                    raise self._duplicate(index, row, state)
+            self.write_new(row, key, state)
+        return keys
+
+    async def lock_free(self, keys: Iterable[bytes], state: State) -> dict[bytes, bytes]:
+        """Lock keys that should be free; returns those that are taken, with their values."""
+        wanted = list(keys)
+        if not wanted:
+            return {}
+        locked = await state.transaction.lock(wanted, LockStrength.UPDATE)
+        return {key: answer.value for key, answer in zip(wanted, locked, strict=True) if answer.value is not None}
+
+    def _duplicate(self, index: IndexLayout, row: Row, state: State) -> Exception:
+        return duplicate_key(state.run.catalog, index, index.values(row), state.context)
+
+    def write_new(self, row: Row, key: bytes, state: State) -> None:
+        """Write a row whose unique keys are known to be free."""
+        writes = state.writes
+        writes.pending[key] = self.layout.row_value(row)
+        if self.layout.secondary:
+            for entry in self.layout.index_entries(row, key):
+                writes.pending[entry.key] = entry.value
+        writes.touched.add(key)
+        for foreign_key in self.table.foreign_keys:
+            self._refer(foreign_key, row, writes)
+
+    def _refer(self, foreign_key: ForeignKey, row: Row, writes: StatementWrites) -> None:
+        values = tuple([row[number - 1] for number in foreign_key.columns])
+        if None not in values:
+            writes.child_events.append(ChildEvent(self.table, foreign_key, values))
+
+    # ------------------------------------------------------------------------------------------ update, delete
+
+    async def update(self, old: Row, new: Row, key: bytes, state: State) -> bytes:
+        """Replace a locked row; returns its new key."""
+        layout, writes = self.layout, state.writes
+        changed = {
+            position + 1
+            for position, value in enumerate(new)
+            if value is not (before := old[position]) and (value != before or type(value) is not type(before))
+        }
+        new_key = key
+        if changed & self.key_columns:
+            if layout.has_row_id:
+                new_key = layout.head_of_row(layout.primary, new) + layout.primary_suffix(key)
+            else:
+                new_key = layout.primary_key(new)
+        moved = new_key != key
+        if moved and not layout.has_row_id:
+            await self._claim(layout.primary, new_key, new, state)
+        if moved:
+            writes.pending[key] = None
+        for index in layout.secondary:
+            if moved or changed.intersection(index.columns) or (index.hashed and changed & self.key_columns):
+                await self._reindex(index, old, new, key, new_key, state)
+        writes.pending[new_key] = layout.row_value(new)
+        writes.touched.add(key)
+        writes.touched.add(new_key)
+        for foreign_key in self.table.foreign_keys:
+            if changed.intersection(foreign_key.columns):
+                self._refer(foreign_key, new, writes)
+        if self.table.referenced_by and changed & self.key_columns:
+            writes.parent_events.append(ParentEvent(self.table, old, new))
+        return new_key
+
+    async def _reindex(self, index: IndexLayout, old: Row, new: Row, key: bytes, new_key: bytes, state: State) -> None:
+        before = self.layout.index_entry(index, old, key)
+        after = self.layout.index_entry(index, new, new_key)
+        if before.key != after.key:
+            if after.unique:
+                await self._claim(index, after.key, new, state)
+            state.writes.pending[before.key] = None
+        state.writes.pending[after.key] = after.value
+
+    async def _claim(self, index: IndexLayout, key: bytes, row: Row, state: State) -> None:
+        """Make sure that nobody has a unique key that an update moves to."""
+        taken = await self.lock_free([key], state)
+        if state.writes.pending.get(key, taken.get(key)) is not None:
+            raise self._duplicate(index, row, state)
+
+    def delete(self, old: Row, key: bytes, state: State) -> None:
+        """Delete a locked row."""
+        writes = state.writes
+        writes.pending[key] = None
+        for entry in self.layout.index_entries(old, key):
+            writes.pending[entry.key] = None
+        writes.touched.add(key)
+        if self.table.referenced_by:
+            writes.parent_events.append(ParentEvent(self.table, old, None))

@@ -1,0 +1,53 @@
+"""The writes and outstanding foreign key checks that a statement gathers (see writer.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pydistdb.kv.api import Transaction
+from pydistdb.sql.catalog.descriptors import ForeignKey, Table
+
+
+class ParentEvent(NamedTuple):
+    """A row that others may refer to went away or changed its key (``new`` None: deleted)."""
+
+    table: Table
+    old: Sequence[Any]
+    new: Sequence[Any] | None
+
+
+class ChildEvent(NamedTuple):
+    """A row refers to a parent with these values in ``key.columns``."""
+
+    table: Table
+    key: ForeignKey
+    values: tuple[Any, ...]
+
+
+class StatementWrites:
+    """The writes and outstanding checks of one statement."""
+
+    __slots__ = ("absent", "child_events", "parent_events", "pending", "touched")
+
+    def __init__(self) -> None:
+        self.pending: dict[bytes, bytes | None] = {}
+        self.absent: set[bytes] = set()
+        """Keys of ``pending`` that the commit must find absent."""
+        self.touched: set[bytes] = set()
+        """Primary keys of rows that this statement has inserted, updated or deleted already."""
+        self.child_events: list[ChildEvent] = []
+        self.parent_events: list[ParentEvent] = []
+
+    def flush(self, transaction: Transaction) -> None:
+        """Hand the writes to the transaction."""
+        absent = self.absent
+        for key, value in self.pending.items():
+            if value is None:
+                transaction.delete(key)
+            elif key in absent:
+                transaction.insert(key, value)
+            else:
+                transaction.put(key, value)
+        self.pending = {}
+        self.absent = set()

@@ -1,0 +1,542 @@
+"""From the rewritten tree to physical operators.
+
+Bottom-up, with two wishes handed down: the order that a Sort above would like to find (so that an index that delivers it
+can win), and how many rows a Limit above will take.  Queries that are still in expressions are lifted out into an
+``Apply`` below the operator, which sees their values as columns::
+
+    Project([a + (SELECT max(x) …)], t)   ->   Project([a + $7], Apply([7: SELECT max(x) …], t))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+
+from pydistdb.sql.catalog.view import CatalogView
+from pydistdb.sql.plan import access, joins
+from pydistdb.sql.plan.access import OrderKey
+from pydistdb.sql.plan.comparisons import comparison_terms
+from pydistdb.sql.plan.cost import Estimator
+from pydistdb.sql.plan.expressions import (
+    columns_of,
+    conjoin,
+    conjuncts,
+    direct_parts,
+    free_columns,
+    greatest_id,
+    has_subquery,
+    map_parts,
+    output_ids,
+    relation_is_volatile,
+    rewrite,
+)
+from pydistdb.sql.plan.joins import Side
+from pydistdb.sql.plan.physical import (
+    Apply,
+    IncrementalSort,
+    LookupJoin,
+    NestedLoop,
+    SubPlan,
+    TableScan,
+    TopN,
+    VirtualTableScan,
+)
+from pydistdb.sql.tree import (
+    Aggregate,
+    Call,
+    ColumnRef,
+    Const,
+    Delete,
+    Distinct,
+    Expr,
+    Filter,
+    Insert,
+    IsNull,
+    Join,
+    Limit,
+    LockRows,
+    OutputColumn,
+    Param,
+    Project,
+    ProjectSet,
+    Rel,
+    Scan,
+    SetOperation,
+    Sort,
+    SortKey,
+    Subquery,
+    Update,
+    Values,
+    VirtualScan,
+    Window,
+)
+from pydistdb.sql.types.known import BOOL, INT8
+
+LARGEST_CLUSTER = 40
+"""More relations than this in one inner join are joined in the order written."""
+
+
+class Wish:
+    """What the operators above would like: rows in an order, and how many of them."""
+
+    __slots__ = ("most_rows", "order")
+
+    def __init__(self, order: tuple[OrderKey, ...] = (), most_rows: tuple[Expr, ...] = ()) -> None:
+        self.order = order
+        self.most_rows = most_rows
+
+    @property
+    def rows(self) -> float | None:
+        """The number of rows, as far as it is known now."""
+        if not self.most_rows:
+            return None
+        return sum(
+            float(part.value) if isinstance(part, Const) and part.value is not None else 100.0
+            for part in self.most_rows
+        )
+
+
+NO_WISH = Wish()
+
+
+class Builder:
+    """Builds the physical plan of one statement."""
+
+    def __init__(self, catalog: CatalogView | None, statement: Rel) -> None:
+        self.estimator = Estimator(catalog)
+        self.ids = count(greatest_id(statement) + 1)
+
+    def build(self, relation: Rel, wish: Wish = NO_WISH) -> Rel:
+        match relation:
+            case Scan() | Filter(input=Scan()):
+                return self._scan(relation, wish)
+            case VirtualScan() | Filter(input=VirtualScan()):
+                return self._virtual_scan(relation)
+            case Filter():
+                return self._filter(relation, wish)
+            case Project():
+                return self._project(relation, wish)
+            case Join():
+                return self._join(relation)
+            case Sort():
+                return self._sort(relation, wish)
+            case Limit():
+                return self._limit(relation)
+            case Aggregate():
+                return self._aggregate(relation)
+            case Window() | Distinct() | ProjectSet():
+                source, lifted = self._lift(self.build(relation.input), relation)
+                return replace(lifted, input=source)
+            case LockRows():
+                return replace(relation, input=self.build(relation.input, wish))
+            case Values():
+                return self._values(relation)
+            case Insert():
+                return replace(relation, source=self.build(relation.source))
+            case Update() | Delete():
+                return self._change(relation)
+        if any(has_subquery(expression) for expression in _own_expressions(relation)):
+            one_row: Rel = Values((), ((),))
+            source, lifted = self._lift(one_row, relation)
+            inner = map_parts(lifted, on_relation=self.build)
+            return NestedLoop(relation.columns, "inner", source, inner, None, tuple(sorted(output_ids(source))))
+        return map_parts(relation, on_relation=self.build)
+
+    # ------------------------------------------------------------------------------------------ subqueries
+
+    def _lift(self, source: Rel, relation: Rel) -> tuple[Rel, Rel]:
+        """Turn queries in the expressions of ``relation`` into columns of an Apply over ``source``."""
+        plans: list[SubPlan] = []
+        columns: list[OutputColumn] = []
+
+        def lift(expression: Expr) -> Expr:
+            if not isinstance(expression, Subquery):
+                return expression
+            plan = self._subplan(expression)
+            plans.append(plan)
+            columns.append(OutputColumn(plan.id, "", expression.type))
+            return ColumnRef(expression.type, plan.id)
+
+        lifted = map_parts(
+            relation, lambda expression: rewrite(expression, lift) if has_subquery(expression) else expression
+        )
+        if not plans:
+            return source, relation
+        return Apply(source.columns + tuple(columns), source, tuple(plans)), lifted
+
+    def _subplan(self, subquery: Subquery) -> SubPlan:
+        query = subquery.query
+        if subquery.kind == "exists":
+            query = Limit(query.columns, query, Const(INT8, 1), None)
+        probe = None
+        if subquery.kind == "any" and subquery.test is not None:
+            probe = _probe(subquery.test, query)
+        physical = self.build(query)
+        return SubPlan(
+            next(self.ids),
+            subquery.kind,
+            physical,
+            tuple(sorted(free_columns(subquery.query))),
+            subquery.test,
+            probe,
+            relation_is_volatile(subquery.query) and bool(free_columns(subquery.query)),
+        )
+
+    # ------------------------------------------------------------------------------------------ leaves
+
+    def _scan(self, relation: Scan | Filter, wish: Wish) -> Rel:
+        terms: list[Expr] = []
+        scan: Rel = relation
+        if isinstance(relation, Filter):
+            terms = conjuncts(relation.condition)
+            scan = relation.input
+        assert isinstance(scan, Scan)
+        self.estimator.note_scan(scan)
+        plain = [term for term in terms if not has_subquery(term)]
+        chosen = access.choose(scan, plain, self.estimator, wish.order, wish.rows)
+        if wish.most_rows and chosen.condition is None and len(plain) == len(terms):
+            delivers = not wish.order or access.satisfies(*ordering(chosen), wish.order)
+            if delivers:
+                chosen = replace(chosen, most_rows=wish.most_rows)
+        return self._checked(chosen, [term for term in terms if has_subquery(term)])
+
+    def _checked(self, source: Rel, terms: Sequence[Expr]) -> Rel:
+        """``source`` filtered by terms with queries in them; the Apply's columns are dropped again."""
+        if not terms:
+            return source
+        condition = Filter(source.columns, source, conjoin(terms))
+        applied, lifted = self._lift(source, condition)
+        filtered = replace(lifted, input=applied, columns=applied.columns)
+        if applied is source:
+            return filtered
+        return Project(source.columns, filtered, tuple(ColumnRef(c.type, c.id, c.name) for c in source.columns))
+
+    def _virtual_scan(self, relation: VirtualScan | Filter) -> Rel:
+        terms: list[Expr] = []
+        scan: Rel = relation
+        if isinstance(relation, Filter):
+            terms = conjuncts(relation.condition)
+            scan = relation.input
+        assert isinstance(scan, VirtualScan)
+        names = {
+            column.id: scan.table.columns[position][0]
+            for column, position in zip(scan.columns, scan.positions, strict=True)
+        }
+        lookup: tuple[str, Expr] | None = None
+        for term in terms:
+            found = comparison_terms(term)
+            if found is None or found[0] != "=" or has_subquery(term):
+                continue
+            for column, value in ((found[1], found[2]), (found[2], found[1])):
+                usable = isinstance(column, ColumnRef) and not columns_of(value) & names.keys()
+                if (
+                    usable
+                    and isinstance(column, ColumnRef)
+                    and names.get(column.id) in scan.table.lookups
+                    and lookup is None
+                ):
+                    lookup = (names[column.id], value)
+        physical: Rel = VirtualTableScan(
+            scan.columns, scan.table, scan.positions, scan.alias, *(lookup or ("", None)), 5.0 if lookup else 100.0
+        )
+        # The lookup narrows the rows down; the condition still decides.
+        plain = [term for term in terms if not has_subquery(term)]
+        if plain:
+            physical = Filter(physical.columns, physical, conjoin(plain))
+        return self._checked(physical, [term for term in terms if has_subquery(term)])
+
+    def _values(self, relation: Values) -> Rel:
+        if not any(has_subquery(cell) for row in relation.rows for cell in row):
+            return relation
+        arms: list[Rel] = []
+        for row in relation.rows:
+            source, lifted = self._lift(Values((), ((),)), Project(relation.columns, Values((), ((),)), row))
+            arms.append(replace(lifted, input=source))
+        result = arms[0]
+        for arm in arms[1:]:
+            result = SetOperation(relation.columns, "union", True, result, arm)
+        return result
+
+    # ------------------------------------------------------------------------------------------ one input
+
+    def _filter(self, relation: Filter, wish: Wish) -> Rel:
+        terms = conjuncts(relation.condition)
+        plain = [term for term in terms if not has_subquery(term)]
+        source = self.build(relation.input, Wish(wish.order))
+        if plain:
+            source = Filter(source.columns, source, conjoin(plain))
+        return self._checked(source, [term for term in terms if has_subquery(term)])
+
+    def _project(self, relation: Project, wish: Wish) -> Rel:
+        references = {
+            column.id: expression.id
+            for column, expression in zip(relation.columns, relation.expressions, strict=True)
+            if isinstance(expression, ColumnRef)
+        }
+        order: tuple[OrderKey, ...] = ()
+        if all(key[0] in references for key in wish.order):
+            order = tuple((references[key[0]], key[1], key[2]) for key in wish.order)
+        source = self.build(relation.input, Wish(order, wish.most_rows if len(order) == len(wish.order) else ()))
+        source, lifted = self._lift(source, relation)
+        return replace(lifted, input=source)
+
+    def _sort(self, relation: Sort, wish: Wish) -> Rel:
+        keys = _useful_keys(relation.keys)
+        order = tuple(
+            (key.expression.id, key.descending, key.nulls_first)
+            for key in keys
+            if isinstance(key.expression, ColumnRef)
+        )
+        if len(order) < len(keys):
+            order = order[: next(i for i, key in enumerate(keys) if not isinstance(key.expression, ColumnRef))]
+        whole = len(order) == len(keys)
+        source = self.build(relation.input, Wish(order if whole else (), wish.most_rows if whole else ()))
+        if whole:
+            offered, constant = ordering(source)
+            if access.satisfies(offered, constant, order) == 1:
+                return source
+        source, lifted = self._lift(source, replace(relation, keys=keys))
+        return replace(lifted, input=source, columns=source.columns)
+
+    def _limit(self, relation: Limit) -> Rel:
+        most_rows = tuple(part for part in (relation.limit, relation.offset) if part is not None)
+        known = relation.limit is not None and all(isinstance(part, Const | Param) for part in most_rows)
+        if isinstance(relation.limit, Const) and relation.limit.value is None:
+            known = False
+        wish = Wish((), most_rows) if known and not relation.with_ties else NO_WISH
+        if any(has_subquery(part) for part in most_rows):
+            source, lifted = self._lift(Values((), ((),)), relation)
+            inner = replace(lifted, input=self.build(relation.input))
+            return NestedLoop(relation.columns, "inner", source, inner, None, tuple(sorted(output_ids(source))))
+        source = self.build(relation.input, wish)
+        if isinstance(source, Sort) and relation.limit is not None and not relation.with_ties:
+            return TopN(source.columns, source.input, source.keys, relation.limit, relation.offset)
+        if isinstance(source, Project) and isinstance(source.input, Sort) and relation.limit is not None:
+            if not relation.with_ties:
+                inner_sort = source.input
+                top = TopN(inner_sort.columns, inner_sort.input, inner_sort.keys, relation.limit, relation.offset)
+                return replace(source, input=top)
+        return replace(relation, input=source, columns=source.columns)
+
+    def _aggregate(self, relation: Aggregate) -> Rel:
+        extreme = self._extreme(relation)
+        if extreme is not None:
+            return extreme
+        source, lifted = self._lift(self.build(relation.input), relation)
+        return replace(lifted, input=source)
+
+    def _extreme(self, relation: Aggregate) -> Rel | None:
+        """``SELECT min(x)`` over an index on x: aggregate the first entry only."""
+        if relation.groups or relation.grouping_sets or len(relation.calls) != 1:
+            return None
+        call = relation.calls[0]
+        if call.function.name not in ("min", "max") or call.filter is not None or len(call.arguments) != 1:
+            return None
+        argument = call.arguments[0]
+        source = relation.input
+        scan = source.input if isinstance(source, Filter) else source
+        if not isinstance(scan, Scan) or not isinstance(argument, ColumnRef) or argument.id not in output_ids(scan):
+            return None
+        descending = call.function.name == "max"
+        number = dict(zip((column.id for column in scan.columns), scan.numbers, strict=True))[argument.id]
+        if all(column.column != number for index in scan.table.indexes for column in index.columns):
+            return None
+        # NULLs of an ascending index stand last: in the way of max, so they are filtered out.
+        not_null: list[Expr] = []
+        if not any(column.number == number and column.not_null for column in scan.table.columns):
+            not_null = [_is_not_null(argument)]
+        terms = [*(conjuncts(source.condition) if isinstance(source, Filter) else []), *not_null]
+        filtered: Rel = Filter(scan.columns, scan, conjoin(terms)) if terms else scan
+        one = Const(INT8, 1)
+        wish = Wish(((argument.id, descending, descending),), (one,))
+        built = self.build(filtered, wish)
+        offered, constant = ordering(built)
+        if access.satisfies(offered, constant, wish.order) != 1:
+            return None
+        return replace(relation, input=Limit(built.columns, built, one, None))
+
+    def _change(self, relation: Update | Delete) -> Rel:
+        source = self.build(relation.source)
+        if isinstance(relation, Update) and any(has_subquery(value) for _, value in relation.assignments):
+            source, relation = self._lift(source, relation)  # type: ignore[assignment]
+        return replace(relation, source=source)
+
+    # ------------------------------------------------------------------------------------------ joins
+
+    def _join(self, relation: Join) -> Rel:
+        if relation.lateral:
+            return self._lateral(relation)
+        if relation.kind == "inner":
+            sides: list[Rel] = []
+            terms: list[Expr] = []
+            _flatten(relation, sides, terms)
+            if len(sides) <= LARGEST_CLUSTER:
+                return self._cluster(relation, sides, terms)
+        terms = conjuncts(relation.condition)
+        plain = [term for term in terms if not has_subquery(term)]
+        if len(plain) < len(terms):
+            return self._join_on_subquery(relation)
+        left, right = self._side(relation.left), self._side(relation.right)
+        return joins.join(
+            relation.kind, left, right, plain, relation.columns, self.estimator, relation.null_aware
+        ).relation
+
+    def _join_on_subquery(self, relation: Join) -> Rel:
+        """A query in the condition: of the right row alone if it can be, else evaluated for every pair."""
+        terms = conjuncts(relation.condition)
+        queries = [term for term in terms if has_subquery(term)]
+        if all(not columns_of(term) & output_ids(relation.left) for term in queries) and relation.kind != "full":
+            checked = self._checked(self.build(relation.right), queries)
+            plain = [term for term in terms if not has_subquery(term)]
+            side = Side(checked, self.estimator.rows(checked))
+            return joins.join(
+                relation.kind, self._side(relation.left), side, plain, relation.columns, self.estimator
+            ).relation
+        left = self.build(relation.left)
+        inner = self._checked(self.build(relation.right), terms)
+        outer = tuple(sorted(output_ids(left) & set().union(*map(columns_of, terms), set())))
+        return NestedLoop(relation.columns, relation.kind, left, inner, None, outer)
+
+    def _lateral(self, relation: Join) -> Rel:
+        left = self.build(relation.left)
+        terms = conjuncts(relation.condition)
+        queries = [term for term in terms if has_subquery(term)]
+        plain = [term for term in terms if not has_subquery(term)]
+        right = self._checked(self.build(relation.right), queries)
+        outer = free_columns(relation.right).union(*map(columns_of, queries)) & output_ids(left)
+        rows = self.estimator.rows(left) * self.estimator.rows(right)
+        return NestedLoop(
+            relation.columns,
+            relation.kind,
+            left,
+            right,
+            conjoin(plain) if plain else None,
+            tuple(sorted(outer)),
+            rows=rows,
+        )
+
+    def _side(self, relation: Rel) -> Side:
+        scan = relation.input if isinstance(relation, Filter) else relation
+        physical = self.build(relation)
+        rows = self.estimator.rows(physical)
+        if isinstance(scan, Scan) and isinstance(physical, TableScan):
+            terms = tuple(conjuncts(relation.condition)) if isinstance(relation, Filter) else ()
+            return Side(physical, rows, scan, terms)
+        return Side(physical, rows)
+
+    def _cluster(self, relation: Join, relations: list[Rel], terms: list[Expr]) -> Rel:
+        queries = [term for term in terms if has_subquery(term)]
+        plain = [term for term in terms if not has_subquery(term)]
+        later = output_ids(relation).union(*map(columns_of, queries))
+
+        def wanted(columns: Sequence[OutputColumn]) -> tuple[OutputColumn, ...]:
+            return tuple(column for column in columns if column.id in later)
+
+        joined, rest = joins.order_joins([self._side(part) for part in relations], plain, wanted, self.estimator)
+        if rest:
+            joined = Filter(joined.columns, joined, conjoin(rest))
+        return self._checked(joined, queries)
+
+
+def _flatten(relation: Rel, sides: list[Rel], terms: list[Expr]) -> None:
+    """Collect the relations and terms of nested inner joins (and of filters between them)."""
+    if isinstance(relation, Join) and relation.kind == "inner" and not relation.lateral:
+        terms.extend(conjuncts(relation.condition))
+        _flatten(relation.left, sides, terms)
+        _flatten(relation.right, sides, terms)
+    else:
+        sides.append(relation)
+
+
+def _own_expressions(relation: Rel) -> list[Expr]:
+    return direct_parts(relation)[0]
+
+
+def _useful_keys(keys: tuple[SortKey, ...]) -> tuple[SortKey, ...]:
+    """Sort keys without constants and repetitions."""
+    seen: set[int] = set()
+    useful: list[SortKey] = []
+    for key in keys:
+        if isinstance(key.expression, Const):
+            continue
+        if isinstance(key.expression, ColumnRef):
+            if key.expression.id in seen:
+                continue
+            seen.add(key.expression.id)
+        useful.append(key)
+    return tuple(useful) or keys[:1]
+
+
+def ordering(relation: Rel) -> tuple[tuple[OrderKey, ...], frozenset[int]]:
+    """The order in which a physical relation's rows come, and its columns with a single value."""
+    match relation:
+        case TableScan():
+            return _scan_ordering(relation)
+        case Filter() | Limit() | Apply() | LockRows():
+            return ordering(relation.input)
+        case Sort() | TopN() | IncrementalSort():
+            keys = [key for key in relation.keys if isinstance(key.expression, ColumnRef)]
+            if len(keys) < len(relation.keys):
+                return (), frozenset()
+            order = tuple(
+                (key.expression.id, key.descending, key.nulls_first)
+                for key in keys
+                if isinstance(key.expression, ColumnRef)
+            )
+            return order, frozenset()
+        case NestedLoop() | LookupJoin() if relation.kind in ("inner", "left", "semi", "anti"):
+            return ordering(relation.left)
+        case Project():
+            order, constant = ordering(relation.input)
+            renamed: dict[int, int] = {}
+            for column, expression in zip(relation.columns, relation.expressions, strict=True):
+                if isinstance(expression, ColumnRef):
+                    renamed.setdefault(expression.id, column.id)
+            kept: list[OrderKey] = []
+            for key in order:
+                if key[0] in renamed:
+                    kept.append((renamed[key[0]], key[1], key[2]))
+                elif key[0] not in constant:
+                    break
+            return tuple(kept), frozenset(renamed[column] for column in constant if column in renamed)
+    return (), frozenset()
+
+
+def _scan_ordering(scan: TableScan) -> tuple[tuple[OrderKey, ...], frozenset[int]]:
+    index = scan.access.index
+    ids = {number: column.id for column, number in zip(scan.columns, scan.numbers, strict=True)}
+    single = [
+        column.column
+        for column, term in zip(index.columns, scan.access.equal, strict=False)
+        if term.array is None and (len(term.alternatives) == 1 or term.is_null)
+    ]
+    sharding = scan.table.sharding
+    if sharding is not None and (index is scan.table.indexes[0] or not index.is_global):
+        if not set(single) >= set(sharding.columns):
+            return (), frozenset()
+    reverse = scan.access.reverse
+    order: list[OrderKey] = []
+    for column in index.columns:
+        if column.column not in ids:
+            if column.column in single:
+                continue
+            break
+        order.append((ids[column.column], column.descending != reverse, column.nulls_first != reverse))
+    return tuple(order), frozenset(ids[number] for number in single if number in ids)
+
+
+def _is_not_null(column: ColumnRef) -> Expr:
+    return IsNull(BOOL, column, True)
+
+
+def _probe(test: Expr, query: Rel) -> Expr | None:
+    """The outer operand of ``operand = (first column of the query)``."""
+    found = comparison_terms(test)
+    if found is None or found[0] != "=" or len(query.columns) != 1 or not isinstance(test, Call):
+        return None
+    inner = query.columns[0].id
+    for column, value in ((found[1], found[2]), (found[2], found[1])):
+        if isinstance(column, ColumnRef) and column.id == inner and inner not in columns_of(value):
+            return value
+    return None

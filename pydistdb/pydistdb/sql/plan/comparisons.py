@@ -1,0 +1,58 @@
+"""Recognising comparisons in the typed tree: which functions are ``=`` or ``<``, and between what."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from pydistdb.sql.functions import registry as functions
+from pydistdb.sql.tree import Call, Expr
+from pydistdb.sql.types import registry as types
+from pydistdb.sql.types.base import Function
+
+NAMES = ("=", "<", "<=", ">", ">=", "<>")
+MIRRORED = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<=", "<>": "<>"}
+
+_INTEGER_OIDS = frozenset({types.INT2.oid, types.INT4.oid, types.INT8.oid, types.OID.oid}) | types.REG_TYPES
+_STRING_OIDS = frozenset({types.TEXT.oid, types.VARCHAR.oid, types.NAME.oid, types.UNKNOWN.oid})
+FLOAT_OIDS = frozenset({types.FLOAT4.oid, types.FLOAT8.oid})
+
+
+def family(oid: int) -> int:
+    """Types of one family have the same runtime values and the same key encoding: int2, int4 and int8, say."""
+    if oid in _INTEGER_OIDS:
+        return types.INT8.oid
+    if oid in _STRING_OIDS:
+        return types.TEXT.oid
+    return types.FLOAT8.oid if oid in FLOAT_OIDS else oid
+
+
+@lru_cache(maxsize=1)
+def _by_function() -> dict[int, str]:
+    return {
+        operator.function.oid: name
+        for name in NAMES
+        for operator in functions.operators(name)
+        if operator.left is not None
+    }
+
+
+def operator_name(function: Function) -> str | None:
+    """The comparison that a function is, whatever its types."""
+    return _by_function().get(function.oid)
+
+
+def comparison(function: Function) -> str | None:
+    """Which comparison a function is, between two values of one family; None if none."""
+    name = _by_function().get(function.oid)
+    if name is None or len(function.argument_types) != 2:
+        return None
+    left, right = function.argument_types
+    return name if family(left.oid) == family(right.oid) else None
+
+
+def comparison_terms(term: Expr) -> tuple[str, Expr, Expr, Call] | None:
+    """(operator, left, right, call) if a term is a comparison between values of one family."""
+    if not isinstance(term, Call) or len(term.arguments) != 2:
+        return None
+    name = comparison(term.function)
+    return None if name is None else (name, term.arguments[0], term.arguments[1], term)

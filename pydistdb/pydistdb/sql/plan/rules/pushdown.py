@@ -1,0 +1,196 @@
+"""Predicate pushdown: every term of a condition is checked as far down as its columns go.
+
+Through projections (its columns replaced by their expressions), into the sides of joins, below aggregates where it speaks of
+groups only, into both arms of a set operation.  Terms that join two relations end up in the join's condition, and a
+``column = constant`` term is repeated for every column that the conditions make equal to it::
+
+    Filter(a.x = b.x AND b.x = 5, a × b)   ->   Join(a.x = b.x, Filter(a.x = 5, a), Filter(b.x = 5, b))
+
+Never moved: volatile terms; and across the edge where a row may be NULL-extended or cut off (outer join, LIMIT).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pydistdb.sql.plan.comparisons import comparison_terms
+from pydistdb.sql.plan.expressions import (
+    columns_of,
+    conjoin,
+    conjuncts,
+    has_subquery,
+    is_volatile,
+    map_parts,
+    output_ids,
+    rewrite,
+    substitute,
+)
+from pydistdb.sql.tree import (
+    Aggregate,
+    Call,
+    ColumnRef,
+    Const,
+    Cte,
+    Distinct,
+    Expr,
+    Filter,
+    Join,
+    LockRows,
+    Param,
+    Project,
+    Rel,
+    SetOperation,
+    Sort,
+    Subquery,
+    Window,
+)
+
+
+def push_down(relation: Rel) -> Rel:
+    return _push(relation, [])
+
+
+def _in_expression(expression: Expr) -> Expr:
+    return map_parts(expression, on_relation=push_down) if isinstance(expression, Subquery) else expression
+
+
+def _above(relation: Rel, terms: Sequence[Expr]) -> Rel:
+    return Filter(relation.columns, relation, conjoin(terms)) if terms else relation
+
+
+def _push(relation: Rel, terms: list[Expr]) -> Rel:
+    """``relation`` with ``terms`` checked in it or above it."""
+    if not isinstance(relation, Filter):
+        relation = map_parts(relation, lambda part: rewrite(part, _in_expression))
+    match relation:
+        case Filter():
+            own = [rewrite(term, _in_expression) for term in conjuncts(relation.condition)]
+            return _push(relation.input, [*own, *terms])
+        case Project():
+            return _push_project(relation, terms)
+        case Join():
+            return _push_join(relation, terms)
+        case Aggregate():
+            groups = {column.id: group for column, group in zip(relation.columns, relation.groups, strict=False)}
+            may_pass = not relation.grouping_sets and bool(groups)
+            below = [term for term in terms if may_pass and columns_of(term) <= groups.keys() and _movable(term)]
+            source = _push(relation.input, [substitute(term, groups) for term in below])
+            return _above(replace(relation, input=source), [term for term in terms if term not in below])
+        case SetOperation():
+            return _push_set_operation(relation, terms)
+        case Sort() | Distinct(on=()):
+            below = [term for term in terms if _movable(term)]
+            source = _push(relation.input, below)
+            return _above(replace(relation, input=source, columns=source.columns), [t for t in terms if t not in below])
+        case LockRows():
+            # The rows to lock are those that pass.
+            return replace(relation, input=_push(relation.input, terms))
+        case Window():
+            shared = set.intersection(
+                *({part.id for part in call.partition_by if isinstance(part, ColumnRef)} for call in relation.calls)
+            )
+            below = [term for term in terms if shared and columns_of(term) <= shared and _movable(term)]
+            return _above(replace(relation, input=_push(relation.input, below)), [t for t in terms if t not in below])
+        case Cte():
+            body = _push(relation.body, terms)
+            step = None if relation.step is None else push_down(relation.step)
+            return replace(
+                relation, definition=push_down(relation.definition), step=step, body=body, columns=body.columns
+            )
+    return _above(map_parts(relation, on_relation=push_down), terms)
+
+
+def _movable(term: Expr) -> bool:
+    return not is_volatile(term)
+
+
+def _push_project(relation: Project, terms: list[Expr]) -> Rel:
+    replacements = dict(zip([column.id for column in relation.columns], relation.expressions, strict=True))
+    costly = {
+        column for column, expression in replacements.items() if is_volatile(expression) or has_subquery(expression)
+    }
+    below = [term for term in terms if _movable(term) and not columns_of(term) & costly]
+    source = _push(relation.input, [substitute(term, replacements) for term in below])
+    return _above(replace(relation, input=source), [term for term in terms if term not in below])
+
+
+def _push_set_operation(relation: SetOperation, terms: list[Expr]) -> Rel:
+    below = [term for term in terms if _movable(term) and not has_subquery(term)]
+
+    def side(arm: Rel) -> Rel:
+        references: dict[int, Expr] = {
+            column.id: ColumnRef(inner.type, inner.id, inner.name)
+            for column, inner in zip(relation.columns, arm.columns, strict=True)
+        }
+        return _push(arm, [substitute(term, references) for term in below])
+
+    pushed = replace(relation, left=side(relation.left), right=side(relation.right))
+    return _above(pushed, [term for term in terms if term not in below])
+
+
+def _push_join(join: Join, terms: list[Expr]) -> Rel:
+    left_ids, right_ids = output_ids(join.left), output_ids(join.right)
+    own = conjuncts(join.condition)
+    kept: list[Expr] = []
+    left: list[Expr] = []
+    right: list[Expr] = []
+    condition: list[Expr] = []
+    inner = join.kind == "inner"
+    if inner:
+        terms = [*terms, *own]
+        terms.extend(_implied(terms))
+        own = []
+    for term in terms:
+        used = columns_of(term)
+        if not _movable(term):
+            kept.append(term)
+        elif not used & right_ids and join.kind in ("inner", "left", "semi", "anti"):
+            left.append(term)
+        elif not used & left_ids and (inner or join.kind == "right"):
+            right.append(term)
+        elif inner and not has_subquery(term):
+            condition.append(term)
+        else:
+            kept.append(term)
+    for term in own:
+        used = columns_of(term)
+        if not _movable(term) or has_subquery(term):
+            condition.append(term)
+        elif not used & left_ids and join.kind in ("left", "semi", "anti") and not join.null_aware:
+            right.append(term)
+        elif not used & right_ids and used and join.kind in ("right", "semi"):
+            left.append(term)
+        else:
+            condition.append(term)
+    pushed = replace(join, left=_push(join.left, left), right=_push(join.right, right), condition=conjoin(condition))
+    return _above(pushed, kept)
+
+
+def _implied(terms: list[Expr]) -> list[Expr]:
+    """``column = constant`` for every column that other terms make equal to one with such a term."""
+    equal: list[tuple[ColumnRef, ColumnRef]] = []
+    fixed: list[tuple[ColumnRef, Call]] = []
+    for term in terms:
+        found = comparison_terms(term)
+        if found is None or found[0] != "=":
+            continue
+        _, first, second, call = found
+        if isinstance(first, ColumnRef) and isinstance(second, ColumnRef):
+            equal.append((first, second))
+        elif isinstance(first, ColumnRef) and isinstance(second, Const | Param):
+            fixed.append((first, call))
+        elif isinstance(second, ColumnRef) and isinstance(first, Const | Param):
+            fixed.append((second, call))
+    known = {column.id for column, _ in fixed}
+    implied: list[Expr] = []
+    for column, call in fixed:
+        reached = [column]
+        for current in reached:
+            for pair in equal:
+                for here, there in (pair, pair[::-1]):
+                    if here.id == current.id and there.id not in known and there.type == column.type:
+                        known.add(there.id)
+                        reached.append(there)
+                        implied.append(substitute(call, {column.id: there}))
+    return implied
