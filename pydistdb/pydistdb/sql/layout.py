@@ -93,7 +93,10 @@ class IndexLayout:
         self.head = b"" if self.hashed else RANGE_HEAD.pack(4, table.storage_id, index.storage_id)
         self.trims = tuple(_is_padded(table, number) for number in self.columns)
         self.kinds: tuple[str, ...] = () if self.is_row_id else tuple(_key_kind(types[n], n) for n in self.columns)
-        encode: Callable[[Sequence[Any]], bytes] = keys.key_encoder(self.kinds, self.descending, self.nulls_first)
+        count = len(self.kinds)
+        encode: Callable[[Sequence[Any]], bytes] = keys.key_encoder(
+            self.kinds, self.descending[:count], self.nulls_first[:count]
+        )
         self.encode = _trimming(encode, self.trims) if any(self.trims) else encode
         """Encodes the values of all columns, or of the first few."""
         self.shard_positions: tuple[int, ...] | None = None
