@@ -50,12 +50,15 @@ def to_sql(line: str) -> str:
         values = [literal(text, t) for text, t in zip(arguments, type_names, strict=True)]
         operator = f"OPERATOR(pg_catalog.{name})"
         return f"SELECT (({values[0]}) {operator} ({values[1]}))" if values[1:] else f"SELECT ({operator} {values[0]})"
-    function = find(name, [sql_type(t) for t in type_names])
+    try:
+        function = find(name, [sql_type(t) for t in type_names])
+    except AssertionError:
+        function = None
     if hasattr(function, "accumulate"):
         return _aggregate_sql(name, type_names, arguments, function)
     values = [literal(text, t) for text, t in zip(arguments, type_names, strict=True)]
     call = f'pg_catalog."{name}"({", ".join(values)})'
-    if function.returns_set:
+    if function is not None and function.returns_set:
         return f"SELECT x FROM {call} AS x" if function.argument_types[:1] and function.argument_types[0].oid in ARRAYS else f"SELECT ({call})"
     return f"SELECT ({call})"
 

@@ -14,7 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydistdb.sql.functions import aggregates, arithmetic, casts, comparison, strings
+from pydistdb.sql.functions import (
+    aggregates,
+    arithmetic,
+    binary,
+    casts,
+    comparison,
+    datetime_arithmetic,
+    datetime_fields,
+    mathematics,
+    patterns,
+    strings,
+)
 from pydistdb.sql.functions.define import FUNCTIONS_BY_NAME, FUNCTIONS_BY_OID, AnyFunction, add, read_table
 from pydistdb.sql.types.base import Cast, Function, Operator, SqlType
 from pydistdb.sql.types.known import TYPES_BY_NAME
@@ -33,7 +44,18 @@ __all__ = [
     "specialize",
 ]
 
-FAMILIES = (aggregates, arithmetic, casts, comparison, strings)
+FAMILIES = (
+    aggregates,
+    arithmetic,
+    binary,
+    casts,
+    comparison,
+    datetime_arithmetic,
+    datetime_fields,
+    mathematics,
+    patterns,
+    strings,
+)
 """Every module that defines functions; named here so that their import is seen to have a purpose."""
 
 _OPERATORS_BY_NAME: dict[str, list[Operator]] = {}
