@@ -81,11 +81,16 @@ def new_sequence(oid: int, name: str, schema: int, database: int, definition: Se
 
 
 class NeedsBlock(MustWait):
-    """``nextval`` has no number at hand: await ``fill(sequence)`` and call again."""
+    """``nextval`` has no number at hand: await ``fill(count)`` and call again."""
 
-    def __init__(self, sequence: Table) -> None:
+    def __init__(self, sequence: Table, numbers: SequenceNumbers) -> None:
         super().__init__(f"sequence {sequence.name}")
         self.sequence = sequence
+        self.numbers = numbers
+
+    async def fill(self, count: int) -> None:
+        """Take numbers enough for ``count`` calls."""
+        await self.numbers.fill(self.sequence, count)
 
 
 class SequenceNumbers:
@@ -101,7 +106,7 @@ class SequenceNumbers:
         """The next number; raises NeedsBlock."""
         block = self._blocks.get(sequence.storage_id)
         if block is None:
-            raise NeedsBlock(sequence)
+            raise NeedsBlock(sequence, self)
         number, left, increment = block
         if left > 1:
             self._blocks[sequence.storage_id] = (number + increment, left - 1, increment)
