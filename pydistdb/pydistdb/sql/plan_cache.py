@@ -25,6 +25,7 @@ from typing import Any
 from pydistdb.sql.api import Field
 from pydistdb.sql.bind import Normalized, ParsedStatement
 from pydistdb.sql.exec import CompiledQuery
+from pydistdb.sql.plan.rules.inline_ctes import changes_data
 from pydistdb.sql.statements import Utility
 from pydistdb.sql.tree import BoundStatement, Insert
 from pydistdb.sql.types.base import SqlType
@@ -91,7 +92,7 @@ class CachedPlan:
         self.kind = parsed.kind if parsed is not None else ""
         self.tag = bound.tag if bound is not None else self.kind
         self.tables: frozenset[int] = bound.tables if bound is not None else frozenset()
-        self.writes = bound is not None and self.tag != "SELECT"
+        self.writes = compiled is not None and changes_data(compiled.plan.root)
         self.retries_duplicates = (
             bound is not None and isinstance(bound.query, Insert) and bound.query.on_conflict is not None
         )

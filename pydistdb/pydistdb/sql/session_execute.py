@@ -53,6 +53,7 @@ class Execution:
         self.rows_sent = 0
         self.affected_rows = 0
         self.done = False
+        self._is_effective = False
         self._held: deque[list[Row]] = deque()
         self._batches: AsyncIterator[list[Row]] | None = None
         self._run: RunContext | None = None
@@ -119,15 +120,22 @@ class Execution:
         """The query has ended: count, and commit if it is alone."""
         self.done = True
         self._batches = None
+        try:
+            await self._effective()
+        except (kv.KVError, StorageError) as error:
+            raise self._explained(error) from error
+
+    async def _effective(self) -> None:
+        """The statement has done what it does: count, and commit if it is alone."""
+        if self._is_effective:
+            return
+        self._is_effective = True
         assert self._run is not None
         self.affected_rows = self._run.affected_rows
         if self.plan.writes:
             self.session.environment.statistics.rows_changed += self.affected_rows
         if self.alone:
-            try:
-                await self.session.transaction.commit()
-            except (kv.KVError, StorageError) as error:
-                raise self._explained(error) from error
+            await self.session.transaction.commit()
 
     # ------------------------------------------------------------------------------------------ starting
 
@@ -176,20 +184,17 @@ class Execution:
             if batch:
                 self._held.append(batch)
                 held_rows += len(batch)
-                # A change of rows runs to its end whatever it returns: its effects must not depend on the reader.
-                if held_rows > enough and not plan.writes:
+                if plan.writes:
+                    await self._effective()
+                if held_rows > enough:
                     return
         self.done = True
         self._batches = None
-        self.affected_rows = run.affected_rows
-        if plan.writes:
-            session.environment.statistics.rows_changed += run.affected_rows
-        if self.alone:
-            await session.transaction.commit()
+        await self._effective()
 
     async def _abandon(self) -> None:
         batches, self._batches = self._batches, None
-        self.done = False
+        self.done = self._is_effective = False
         self._held.clear()
         if batches is not None:
             await batches.aclose()  # type: ignore[attr-defined]
