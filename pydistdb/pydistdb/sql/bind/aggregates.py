@@ -27,6 +27,7 @@ from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.operators import ordering
 from pydistdb.sql.bind.parse import Node
+from pydistdb.sql.bind.rewrite import walk
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.errors import (
     DatabaseError,
@@ -132,24 +133,42 @@ def _bind_parts(b: Binder, scope: Scope, node: Node, name: str, schema: str | No
             SortKey(expression, key.descending, key.nulls_first)
             for key, expression in zip(keys, converted[len(converted) - count :], strict=True)
         ]
+    elif keys:
+        keys = [_matched(key, arguments, converted) for key in keys]
     condition = None
     if "agg_filter" in node:
         before, scope.clause = scope.clause, "FILTER"
         condition = coerce_to_boolean(b, bind(b, scope, node["agg_filter"]), "FILTER", location_of(node["agg_filter"]))
         scope.clause = before
+    for argument in converted:
+        if any(isinstance(part, SetCall) for part in walk(argument)):
+            kind = "window" if isinstance(function, Function) else "aggregate"
+            raise FeatureNotSupported(
+                f"{kind} function calls cannot contain set-returning function calls",
+                hint="You might be able to move the set-returning function into a LATERAL FROM item.",
+                position=b.position(locations[0]),
+            )
     distinct = node.get("agg_distinct", False)
     if distinct:
-        for key in keys:
+        for key, item in zip(keys, node.get("agg_order", ()), strict=True):
             if key.expression not in converted and not within:
                 raise InvalidColumnReference(
                     "in an aggregate with DISTINCT, ORDER BY expressions must appear in argument list",
-                    position=b.position(location),
+                    position=b.position(location_of(item["SortBy"]["node"])),
                 )
         for argument, at in zip(converted, locations, strict=False):
             check_sortable(b, argument, at, "equality")
     if isinstance(function, Function) and function.volatility == "v":
         b.volatile = True
     return _Parts(function, converted, found.result, distinct, condition, tuple(keys))
+
+
+def _matched(key: SortKey, arguments: Sequence[Expr], converted: Sequence[Expr]) -> SortKey:
+    """Sort by an argument as it was converted, if the key is that argument as written."""
+    for argument, result in zip(arguments, converted, strict=False):
+        if key.expression == argument:
+            return SortKey(result, key.descending, key.nulls_first)
+    return key
 
 
 def _check_kind(b: Binder, node: Node, name: str, function: Function | AggregateFunction) -> None:
@@ -369,6 +388,11 @@ def _offset(b: Binder, scope: Scope, node: Node | None, unit: str, order_by: tup
         return None
     expr = bind(b, scope, node)
     location = location_of(node)
+    for part in walk(expr):
+        if isinstance(part, ColumnRef) and scope.source_of(part.id) is not None:
+            raise InvalidColumnReference(
+                f"argument of {unit.upper()} must not contain variables", position=b.position(b.location_of(part))
+            )
     if unit == "range":
         key = order_by[0].expression.type
         if key.category == "D" or key.oid == INTERVAL.oid:

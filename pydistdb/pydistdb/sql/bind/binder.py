@@ -55,9 +55,7 @@ class Parameters:
         """All types, now that the statement has been seen; raises IndeterminateDatatype (42P18) if one is open."""
         for index, sql_type in enumerate(self.types):
             if sql_type.oid == UNKNOWN.oid:
-                raise IndeterminateDatatype(
-                    f"could not determine data type of parameter ${index + 1}", position=self.positions.get(index)
-                )
+                raise IndeterminateDatatype(f"could not determine data type of parameter ${index + 1}")
         return tuple(self.types)
 
 

@@ -65,7 +65,8 @@ def bind_call(b: Binder, scope: Scope, node: Node) -> Expr:
     ):
         if node.get(flag):
             if not known:
-                raise no_function(b, name, schema, [], location)
+                bound = [bind(b, scope, argument) for argument in node.get("args", [])]
+                raise no_function(b, name, schema, bound, location)
             raise WrongObjectType(words, position=b.position(location))
     arguments = node.get("args", [])
     if any("NamedArgExpr" in argument for argument in arguments):
@@ -154,12 +155,8 @@ def convert_arguments(
         coerce(b, argument, target, "i", location) if target.oid != ANY.oid else argument
         for argument, target, location in zip(arguments, found.arguments, locations, strict=True)
     ]
-    converted = [
-        coerce(b, argument, registry.TEXT, "i") if argument.type.oid == UNKNOWN_OID else argument
-        for argument in converted
-    ]
     start = found.variadic_from
-    if start >= 0 and found.function.argument_types[-1].oid != ANY.oid and not variadic_array:
+    if start >= 0 and not variadic_array:
         collected = tuple(converted[start:])
         element = found.arguments[start] if len(found.arguments) > start else collected[0].type
         converted[start:] = [ArrayLiteral(registry.array_of(element), collected)]

@@ -157,6 +157,8 @@ def _returning(
 def _insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
     table = _target(b, node["relation"])
     name, _ = _target_name(node["relation"])
+    row = row_columns(b, table)
+    target = Source(name, row, None, table)
     targets, locations = _insert_targets(b, table, node)
     select = node.get("selectStmt", {}).get("SelectStmt")
     overriding = node.get("override", "OVERRIDING_NOT_SET")
@@ -166,7 +168,7 @@ def _insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
     elif "valuesLists" in select and not any(
         k in select for k in ("sortClause", "limitCount", "limitOffset", "withClause")
     ):
-        source, used = _insert_values(b, parent, table, select, targets, locations, "cols" in node, overriding)
+        source, used = _insert_values(b, parent, table, select, targets, locations, "cols" in node, overriding, target)
         numbers = [column.number for column in used]
     else:
         source, used = _insert_select(b, parent, node, select, targets, locations)
@@ -182,9 +184,8 @@ def _insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
         if not column.dropped and column.number not in given and not column.generated
         if (default := column_default(b, column)) is not None
     }
-    row = row_columns(b, table)
     row_ids = ids_by_number(row)
-    item = FromItem(source, [Source(name, row, None, table)], row)
+    item = FromItem(source, [target], row)
     conflict = None
     if "onConflictClause" in node:
         conflict = bind_conflict(b, parent, node["onConflictClause"], table, name, row)
@@ -225,9 +226,11 @@ def _insert_values(
     target_locations: list[int],
     named: bool,
     overriding: str,
+    target: Source,
 ) -> tuple[Rel, list[Column]]:
     """VALUES straight into the table: every value is converted to its column's type."""
     scope = Scope(parent, "VALUES")
+    scope.hidden = [target]
     lists = [row["List"]["items"] for row in select["valuesLists"]]
     width = len(lists[0])
     _check_width(b, targets, target_locations, lists[0], width, named)
@@ -411,7 +414,7 @@ def bind_assignments(b: Binder, scope: Scope, table: Table, targets: Sequence[No
                 "assigning to array elements or fields is not supported", position=b.position(location)
             )
         if column.number in seen:
-            raise InvalidSyntax(f'multiple assignments to same column "{column.name}"', position=b.position(location))
+            raise InvalidSyntax(f'multiple assignments to same column "{column.name}"')
         seen.add(column.number)
         assignments.append((column.number, _assigned(b, scope, column, node["val"], location)))
     return assignments

@@ -131,8 +131,17 @@ def _convert(b: Binder, expr: Expr, target: SqlType, context: str, location: int
     if cast is None:
         raise cannot_coerce(b, expr.type, target, location)
     if cast.function is None:
-        return replace(expr, type=plain)
+        return relabelled(b, expr, plain)
     return call(b, cast.function, (expr,), plain)
+
+
+def relabelled(b: Binder, expr: Expr, target: SqlType) -> Expr:
+    """The same value under another type (varchar as text)."""
+    result = replace(expr, type=target)
+    location = b.locations.get(id(expr))
+    if location is not None and location[0] is expr:
+        b.locations[id(result)] = (result, location[1])
+    return result
 
 
 def cannot_coerce(b: Binder, source: SqlType, target: SqlType, location: int) -> DatabaseError:

@@ -30,6 +30,7 @@ from pydistdb.sql.errors import (
     DatabaseError,
     DatatypeMismatch,
     FeatureNotSupported,
+    InvalidSchemaName,
     InvalidSyntax,
     UndefinedFunction,
     WrongObjectType,
@@ -64,6 +65,8 @@ def operator_name(b: Binder, parts: Sequence[Node], location: int) -> str:
     if len(parts) == 1:
         return str(parts[0]["String"]["sval"])
     names = [part["String"]["sval"] for part in parts]
+    if b.catalog.schema_named(names[-2]) is None and names[-2] != "pg_catalog":
+        raise InvalidSchemaName(f'schema "{names[-2]}" does not exist', position=b.position(location))
     if names[-2] != "pg_catalog":
         raise UndefinedFunction(
             f"operator does not exist: {'.'.join(names)}",

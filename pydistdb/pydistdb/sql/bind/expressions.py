@@ -213,7 +213,7 @@ def _logic(b: Binder, scope: Scope, node: Node) -> Expr:
 
 
 def _null_test(b: Binder, scope: Scope, node: Node) -> Expr:
-    argument = resolve_unknown(b, bind(b, scope, node["arg"]))
+    argument = bind(b, scope, node["arg"])  # a parameter that is only tested stays without a type: an error
     negated = node["nulltesttype"] == "IS_NOT_NULL"
     if isinstance(argument, RowExpr):
         # A row is null if all its fields are, and not null if none is.
@@ -252,7 +252,8 @@ def _case(b: Binder, scope: Scope, node: Node) -> Expr:
         if subject_expr is None:
             condition = bind(b, scope, when["expr"])
         else:
-            condition = compare(b, "=", subject_expr, bind(b, scope, when["expr"]), when["location"])
+            sides = (-1, location_of(when["expr"]))
+            condition = compare(b, "=", subject_expr, bind(b, scope, when["expr"]), when["location"], sides)
         conditions.append(coerce_to_boolean(b, condition, "CASE/WHEN", location_of(when["expr"])))
         results.append(bind(b, scope, when["result"]))
         locations.append(location_of(when["result"]))
@@ -332,7 +333,8 @@ _COLLATABLE = frozenset({"S", "X"})
 def _collate(b: Binder, scope: Scope, node: Node) -> Expr:
     expr = bind(b, scope, node["arg"])
     names = [part["String"]["sval"] for part in node["collname"]]
-    if expr.type.category not in _COLLATABLE and registry.type_by_oid(expr.type.element_oid or 25).category != "S":
+    item_type = registry.element_of(expr.type) if expr.type.is_array else expr.type
+    if item_type.category not in _COLLATABLE:
         raise DatatypeMismatch(
             f"collations are not supported by type {type_named(expr.type.oid)}", position=b.position(node["location"])
         )
@@ -456,6 +458,9 @@ def row_fields(b: Binder, scope: Scope, wrapper: Node, expr: Expr) -> list[tuple
 def field(b: Binder, scope: Scope, wrapper: Node, expr: Expr, name: str, location: int) -> Expr:
     """``(row).name``."""
     known = row_fields(b, scope, wrapper, expr)
+    if known is not None and "ColumnRef" in wrapper and all(field_name != name for field_name, _ in known):
+        qualifier = wrapper["ColumnRef"]["fields"][-1]["String"]["sval"]
+        raise UndefinedColumn(f"column {qualifier}.{name} does not exist", position=b.position(location))
     if known is None:
         if expr.type.oid != RECORD.oid:
             raise WrongObjectType(

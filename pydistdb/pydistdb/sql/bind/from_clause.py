@@ -139,7 +139,16 @@ def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
             entry.used += 1
             columns = [ScopeColumn(label, b.new_id(), sql_type) for label, sql_type in entry.columns]
             return _item(CteScan(outputs(columns), entry.id), name, columns, alias)
-    relation = find_relation(b, node)
+    try:
+        relation = find_relation(b, node)
+    except UndefinedTable as error:
+        if any(node["relname"] in level.pending_ctes for level in scope.levels()) and "schemaname" not in node:
+            error.detail = (
+                f'There is a WITH item named "{node["relname"]}", '
+                "but it cannot be referenced from this part of the query."
+            )
+            error.hint = "Use WITH RECURSIVE, or re-order the WITH items to remove forward references."
+        raise
     schema = None if alias else node.get("schemaname") or _schema_of(b, relation)
     if isinstance(relation, VirtualTable):
         columns = [ScopeColumn(label, b.new_id(), sql_type) for label, sql_type in relation.columns]
@@ -377,9 +386,10 @@ def _join_item(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> Fr
 def _forbid(item: FromItem) -> None:
     for source in item.sources:
         name = source.name
-        source.problem = lambda name=name: UndefinedTable(
+        source.problem = lambda position, name=name: InvalidColumnReference(
             f'invalid reference to FROM-clause entry for table "{name}"',
             detail="The combining JOIN type must be INNER or LEFT for a LATERAL reference.",
+            position=position,
         )
 
 

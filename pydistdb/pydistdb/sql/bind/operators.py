@@ -95,7 +95,12 @@ def _choose(candidates: Sequence[_Candidate], oids: Sequence[int]) -> _Candidate
     known = {oid for oid in oids if oid != UNKNOWN_OID}
     if len(known) == 1:
         supposed = next(iter(known))
-        agreeing = [c for c in narrowed if all(can_coerce(supposed, c.types[i].oid) for i in range(len(oids)))]
+        all_supposed = [supposed] * len(oids)
+        agreeing = [
+            c
+            for c in narrowed
+            if all(can_coerce(supposed, t.oid) for t in c.types) and _polymorphic_fit(c.types, all_supposed)
+        ]
         if len(agreeing) == 1:
             return agreeing[0]
     raise Ambiguous
@@ -373,7 +378,8 @@ def _candidates(name: str, schema: str | None, count: int, variadic_array: bool)
             if count > fixed or (count == fixed and types[-1].oid == ANY.oid):
                 last = types[-1]
                 item = last if last.oid == ANY.oid else _variadic_item(last)
-                expanded.append(_Candidate(function, types[:fixed] + (item,) * (count - fixed), fixed))
+                start = -1 if last.oid == ANY.oid else fixed
+                expanded.append(_Candidate(function, types[:fixed] + (item,) * (count - fixed), start))
         if least <= count <= len(types) and (not function.variadic or variadic_array or types[-1].oid != ANY.oid):
             if variadic_array and not function.variadic:
                 continue

@@ -184,7 +184,10 @@ def _parse_json(text: str) -> list[Node]:
         message, index = (error.args + (None,))[:2]
         if message.startswith("stack depth"):
             raise stack_depth_exceeded() from None
-        raise InvalidSyntax(message, position=len(text) + 1 if index is None else index + 1) from None
+        position = len(text) + 1 if index is None else index + 1
+        if message.startswith("frame "):
+            raise DatabaseError.of("42P20", message, position=position) from None
+        raise InvalidSyntax(message, position=position) from None
     except RecursionError:
         raise stack_depth_exceeded() from None
     except UnicodeEncodeError:

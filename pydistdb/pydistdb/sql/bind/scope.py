@@ -62,7 +62,7 @@ class Source:
         self.table = table
         self.key_id = key_id
         """The id of the row's key column, where the statement changes or locks rows."""
-        self.problem: Callable[[], DatabaseError] | None = None
+        self.problem: Callable[[int | None], DatabaseError] | None = None
         """Makes the error for using it, where it stands in FROM but may not be referred to (LATERAL)."""
 
 
@@ -104,6 +104,7 @@ class Scope:
         "in_aggregate",
         "in_window",
         "parent",
+        "pending_ctes",
         "set_calls",
         "sources",
         "wants_keys",
@@ -130,6 +131,8 @@ class Scope:
         self.in_window = False
         self.wants_keys = False
         """Tables are to be read with their rows' keys (FOR UPDATE)."""
+        self.pending_ctes: frozenset[str] = frozenset()
+        """WITH names that are not to be seen yet (for hints)."""
         self.hidden: list[Source] = []
         """Relations of the same FROM clause that cannot be referred to from here (for hints)."""
 
@@ -190,7 +193,7 @@ class Scope:
                 raise DatabaseError.of("42P09", f'table reference "{name}" is ambiguous', position=position)
             if found:
                 if found[0].problem is not None:
-                    raise found[0].problem()
+                    raise found[0].problem(position)
                 return found[0], scope
             scope = scope.parent
         return None
@@ -281,6 +284,13 @@ def missing_from_entry(scope: Scope, name: str, position: int | None) -> Databas
                 position=position,
             )
         for source in level.sources:
+            if source.name == name:  # of another schema than the one asked for
+                return UndefinedTable(
+                    f'invalid reference to FROM-clause entry for table "{name}"',
+                    hint=f'There is an entry for table "{name}", '
+                    "but it cannot be referenced from this part of the query.",
+                    position=position,
+                )
             if source.table is not None and source.table.name == name and source.name != name:
                 return UndefinedTable(
                     f'invalid reference to FROM-clause entry for table "{name}"',

@@ -56,7 +56,7 @@ def _operation(b: Binder, parent: Scope | None, node: Node) -> Rel:
     right = _branch(b, parent, node["rarg"])
     is_all = node.get("all", False)
     words = node["op"].removeprefix("SETOP_")
-    return combine(b, kind, words, is_all, left, right, _locations(node["larg"]), _locations(node["rarg"]))
+    return combine(b, kind, words, is_all, left, right, locations_of(node["larg"]), locations_of(node["rarg"]))
 
 
 def _branch(b: Binder, parent: Scope | None, node: Node) -> Rel:
@@ -65,7 +65,7 @@ def _branch(b: Binder, parent: Scope | None, node: Node) -> Rel:
     return queries.bind_statement_query(b, parent, node, keep_unknown=True)
 
 
-def _locations(node: Node) -> list[int]:
+def locations_of(node: Node) -> list[int]:
     """Where the columns of a branch stand in the text."""
     while "larg" in node:
         node = node["larg"]

@@ -48,9 +48,11 @@ def bind_with(b: Binder, scope: Scope, clause: Node) -> Wrap:
     """Bind the WITH queries, entering their names into ``scope``; returns what puts them around the statement."""
     definitions: list[_Definition] = []
     recursive = clause.get("recursive", False)
-    for wrapper in clause["ctes"]:
+    names = [wrapper["CommonTableExpr"]["ctename"] for wrapper in clause["ctes"]]
+    for index, wrapper in enumerate(clause["ctes"]):
         node = wrapper["CommonTableExpr"]
         name = node["ctename"]
+        scope.pending_ctes = frozenset(names[index:])
         if name in scope.ctes:
             raise DuplicateAlias(
                 f'WITH query name "{name}" specified more than once', position=b.position(node["location"])
@@ -63,6 +65,8 @@ def bind_with(b: Binder, scope: Scope, clause: Node) -> Wrap:
             definitions.append(_recursive(b, scope, node))
         else:
             definitions.append(_plain(b, scope, node))
+
+    scope.pending_ctes = frozenset()
 
     def wrap(body: Rel) -> Rel:
         for definition in reversed(definitions):
@@ -151,25 +155,25 @@ def _recursive(b: Binder, scope: Scope, node: Node) -> _Definition:
     entry.used = 0
     if len(right.columns) != len(left.columns):
         raise DatabaseError.of("42601", "each UNION query must have the same number of columns", position=position)
-    types = _step_types(b, name, left, right, position)
+    types = _step_types(b, name, left, right, set_operations.locations_of(query["larg"]))
     definition = _Definition(entry, left if wrap is None else wrap(left), None, False)
-    definition.step = set_operations.with_types(b, right, types)
+    definition.step = set_operations.with_types(b, right, types, set_operations.locations_of(query["rarg"]))
     if wrap is not None:
         definition.step = wrap(definition.step)
     definition.union_all = query.get("all", False)
     return definition
 
 
-def _step_types(b: Binder, name: str, left: Rel, right: Rel, position: int | None) -> list[SqlType]:
+def _step_types(b: Binder, name: str, left: Rel, right: Rel, locations: Sequence[int]) -> list[SqlType]:
     types = [column.type for column in left.columns]
     expressions = set_operations.column_expressions(right)
-    for index, (mine, theirs) in enumerate(zip(types, expressions, strict=True), 1):
+    for index, (mine, theirs) in enumerate(zip(types, expressions, strict=True)):
         overall = common_type(b, (Const(mine, None), theirs), "UNION")
         if overall is not None and overall.oid != mine.oid:
             raise DatatypeMismatch(
-                f'recursive query "{name}" column {index} has type {type_named(mine.oid)} in non-recursive term '
+                f'recursive query "{name}" column {index + 1} has type {type_named(mine.oid)} in non-recursive term '
                 f"but type {type_named(overall.oid)} overall",
                 hint="Cast the output of the non-recursive term to the correct type.",
-                position=position,
+                position=b.position(locations[index] if index < len(locations) else -1),
             )
     return types
