@@ -25,6 +25,9 @@ MICROSECOND: Timestamp = 1 << COUNTER_BITS
 """One microsecond as a difference of timestamps."""
 
 DEFAULT_MAX_OFFSET_NS = 250_000_000
+ONE_WAY_US = 200_000
+_ANSWER_FRESH_US = 1_500_000
+_UNANSWERED_BELIEVED = 3
 _TOLERATED_OFFSET = 0.8
 """A node gives up at this share of the bound, before its peers refuse what it says."""
 
@@ -97,9 +100,27 @@ class OffsetMonitor:
     def __init__(self, clock: HybridClock) -> None:
         self._clock = clock
         self._offsets_us: dict[int, tuple[float, float]] = {}
+        self._answered_us: dict[int, int] = {}
+        self._unanswered: dict[int, int] = {}
 
     def record(self, peer: int, sent_us: int, remote_us: int, received_us: int) -> None:
         """Take in one round trip with ``peer``."""
+        self._answered_us[peer] = received_us
+        self._unanswered[peer] = 0
+        self._record(peer, sent_us, remote_us, received_us)
+
+    def record_one_way(self, peer: int, remote_us: int, received_us: int) -> None:
+        """Take in a reading that came by itself: all there is when the peers refuse what this node says.
+
+        Counts only when it comes again and again without a round trip in between, and for what it says if the message
+        took no more than ONE_WAY_US."""
+        if received_us - self._answered_us.get(peer, received_us - 2 * _ANSWER_FRESH_US) < _ANSWER_FRESH_US:
+            return
+        self._unanswered[peer] = count = self._unanswered.get(peer, 0) + 1
+        if count >= _UNANSWERED_BELIEVED:
+            self._record(peer, received_us - ONE_WAY_US, remote_us, received_us)
+
+    def _record(self, peer: int, sent_us: int, remote_us: int, received_us: int) -> None:
         self._offsets_us[peer] = (remote_us - (sent_us + received_us) / 2, (received_us - sent_us) / 2)
         self._judge()
 

@@ -338,7 +338,7 @@ class Membership:
             for node_id in others:
                 # It may not know our address, and could not even answer a ping.
                 if not store.liveness.is_live(node_id) and node_id not in self._exchanging:
-                    store.scheduler.spawn(self._exchange(node_id), "registry exchange")
+                    store.background(self._exchange(node_id), "registry exchange")
         self._pings_until_reconcile -= 1
         # A node alone has nobody to ping, and only looks after its settings now and then.
         interval = store.config.ping_ns if others else store.config.ping_ns * _RECONCILE_PINGS
@@ -367,6 +367,7 @@ class Membership:
     def on_ping(self, from_node: NodeId, ping: Ping) -> None:
         store = self._store
         epoch = store.liveness.pinged(from_node, ping)
+        self.offsets.record_one_way(from_node, ping.sent_us, store.clock.physical_us())
         pong = Pong(epoch, ping.sent_ns, ping.sent_us, store.clock.physical_us())
         store.send_envelope(from_node, RaftEnvelope(0, 0, pong))
         if ping.settings_version > self._settings_version:
@@ -374,7 +375,7 @@ class Membership:
         if ping.first_range:
             self._directory.learn_first_range(decode_descriptor(ping.first_range), ping.first_range_leader)
         if ping.registry_digest != self._digest and from_node not in self._exchanging:
-            store.scheduler.spawn(self._exchange(from_node), "registry exchange")
+            store.background(self._exchange(from_node), "registry exchange")
 
     def on_pong(self, from_node: NodeId, pong: Pong) -> None:
         store = self._store
@@ -412,7 +413,7 @@ class Membership:
             self._take_settings(version, int(value))
         if not self._reconciled:
             self._reconciled = True
-            store.scheduler.spawn(self._record_nodes(), "record nodes")
+            store.background(self._record_nodes(), "record nodes")
 
     async def _record_nodes(self) -> None:
         try:

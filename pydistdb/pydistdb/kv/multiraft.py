@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -80,8 +80,8 @@ from pydistdb.kv.transport import (
     Ping,
     Pong,
     RaftEnvelope,
-    ReplicaMissing,
     ReplicaRemoved,
+    ReplicaWaiting,
     Transport,
 )
 from pydistdb.raft.messages import Append, AppendResponse, Heartbeat, HeartbeatResponse, InstallSnapshot, Vote
@@ -459,6 +459,16 @@ class MultiRaft:
     def write_error(self) -> KVError | None:
         return self._write_error
 
+    def background(self, work: Coroutine[Any, None, None], name: str) -> None:
+        """Run ``work`` by itself; an error that is not one of this layer's is a bug and stops the node."""
+
+        def ended(done: Completion[None]) -> None:
+            error = done.error()
+            if error is not None and not isinstance(error, KVError):
+                self.fatal(error)
+
+        self.scheduler.spawn(work, name).completion.on_done(ended)
+
     # ------------------------------------------------------------------------------------------------------- messages
 
     def send(self, replica: Replica, messages: list[Any]) -> None:
@@ -496,7 +506,7 @@ class MultiRaft:
         self.metrics.messages_received += len(envelopes)
         for envelope in envelopes:
             message = envelope.message
-            if isinstance(message, Ping | Pong | ReplicaMissing | ReplicaRemoved | LeadershipCheck | LeadershipDenied):
+            if isinstance(message, Ping | Pong | ReplicaWaiting | ReplicaRemoved | LeadershipCheck | LeadershipDenied):
                 self._control(from_node, envelope.range_id, message)
                 continue
             replica = self.replicas.get(envelope.range_id)
@@ -573,7 +583,7 @@ class MultiRaft:
             answer = AppendResponse(message.sender, message.to, message.term, message.index, True, 0, 0)
             self.send_envelope(from_node, RaftEnvelope(range_id, 0, answer))
         elif kind is Heartbeat and not self._is_early(range_id, now):
-            self.send_envelope(from_node, RaftEnvelope(range_id, 0, ReplicaMissing(message.to)))
+            self.send_envelope(from_node, RaftEnvelope(range_id, 0, ReplicaWaiting(message.to)))
         return None
 
     def _is_early(self, range_id: RangeId, now_ns: int) -> bool:
@@ -602,9 +612,9 @@ class MultiRaft:
     def _control(self, from_node: NodeId, range_id: RangeId, message: Any) -> None:
         replica = self.replicas.get(range_id)
         match message:
-            case ReplicaMissing() if replica is not None and replica.is_leader:
+            case ReplicaWaiting() if replica is not None and replica.is_leader:
                 if message.replica_id in replica.nodes:
-                    # Makes the leader probe again; the answer to that probe asks for a snapshot.
+                    # Makes the leader probe again; what is missing there answers that by asking for a snapshot.
                     me, node = replica.replica_id, replica.raft
                     replica.step(HeartbeatResponse(me, message.replica_id, node.term, 0), 0)
             case ReplicaRemoved() if replica is not None and replica.replica_id == message.replica_id:
@@ -831,8 +841,10 @@ class MultiRaft:
             # The followers may not have applied the split when the first request for votes comes.
             self._campaign(right, 0, 40, 25 * _MILLISECOND)
         else:
-            right.expected_leader = self._leader_node(left)
+            right.expected_leader = leader = self._leader_node(left)
             self._activate(right)
+            if leader:
+                self.send_envelope(leader, RaftEnvelope(right_id, 0, ReplicaWaiting(right.replica_id)))
         for observer in self.observers:
             observer.range_split(left, right)
 
@@ -851,7 +863,7 @@ class MultiRaft:
         return sorted(entries.items())
 
     def install(self, replica: Replica, meta: raft.SnapshotMeta) -> None:
-        self.scheduler.spawn(self._install(replica, meta), f"install range {replica.range_id}")
+        self.background(self._install(replica, meta), f"install range {replica.range_id}")
 
     async def _install(self, replica: Replica, meta: raft.SnapshotMeta) -> None:
         range_id = replica.range_id

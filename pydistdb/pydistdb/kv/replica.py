@@ -231,6 +231,7 @@ class Replica:
         self._lease_start_ns = 0
         self._handover_term = 0
         self._lease_timer_set = False
+        self._membership_pending = 0
         self._unwritten = 0
         self._staged_chunks = 0
         self._install_messages: list[Any] = []
@@ -291,8 +292,10 @@ class Replica:
             return False
         if expiry <= now:
             expiry = self._supported_until()
-        self.lease_until_ns = min(expiry, now + LEASE_CHECK_NS)
-        return now < self.lease_until_ns
+        if not (self.raft.transfer_target or self._membership_pending or self.descriptor.is_joint):
+            # While leadership or membership is about to change the lease may end any moment.
+            self.lease_until_ns = min(expiry, now + LEASE_CHECK_NS)
+        return now < expiry
 
     def _supported_until(self) -> int:
         """The end of the lease that the nodes of a majority give us, in every half of the configuration."""
@@ -334,7 +337,15 @@ class Replica:
             return _failed(NotLeaseholder(self.range_id, self.leader_hint or 0))
         context = encode_context(MembershipContext(self.descriptor.generation, added))
         change = raft.ConfChange(changes, context, joint=len(changes) > 1)
-        return self._propose(self.raft.propose_membership, change, None)
+        self.lease_until_ns = 0
+        done = self._propose(self.raft.propose_membership, change, None)
+        if not done.done:
+            self._membership_pending += 1
+            done.on_done(self._membership_done)
+        return done
+
+    def _membership_done(self, _: Completion[None]) -> None:
+        self._membership_pending -= 1
 
     def _propose(
         self, propose: Callable[[Any], tuple[int, int]], what: Any, command: Command | None
@@ -395,7 +406,7 @@ class Replica:
             # The leader stopped serving before it sent this, and its clock came along.
             self._handover_term = node.term + 1
         node.step(message, self.owner.scheduler.now_ns())
-        if node.role is not raft.Role.LEADER:
+        if node.role is not raft.Role.LEADER or node.transfer_target:
             self.lease_until_ns = 0
         self.owner.wake(self)
 
@@ -643,6 +654,8 @@ class Replica:
             self._lease_start_ns = self.owner.scheduler.now_ns()
             if self._handover_term != ready.term and self.owner.lease_needs_wait(self):
                 self._lease_start_ns += self.owner.clock.max_offset_us * 1_000
+            if not self.commits_alone:
+                self.read_barrier()  # its heartbeats confirm the first lease without waiting for the next periodic ones
         self.owner.leadership_changed(self)
 
     def inherit_lease(self) -> None:

@@ -112,7 +112,7 @@ class Store(MultiRaft):
             raise ProposalLost("the right part of the split went elsewhere")
         # Its first election is under way; whoever asked for the split wants to use it.
         deadline = self.scheduler.now_ns() + _ELECTION_WAIT_NS
-        while not right.leased and self.scheduler.now_ns() < deadline and not self.stopped:
+        while not right.is_leaseholder() and self.scheduler.now_ns() < deadline and not self.stopped:
             await sleep(self.scheduler, _POLL_NS)
         return right.descriptor
 

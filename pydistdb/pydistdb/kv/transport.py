@@ -71,8 +71,8 @@ class Pong(msgspec.Struct, array_like=True, tag=101, frozen=True):
     physical_us: int
 
 
-class ReplicaMissing(msgspec.Struct, array_like=True, tag=102, frozen=True):
-    """Says "I hold no replica ``replica_id`` of that range": the leader sends a snapshot if it still should."""
+class ReplicaWaiting(msgspec.Struct, array_like=True, tag=102, frozen=True):
+    """Asks the leader to probe this replica again: it was missing when the last probe came, or still is."""
 
     replica_id: ReplicaId
 
@@ -98,7 +98,7 @@ class LeadershipDenied(msgspec.Struct, array_like=True, tag=105, frozen=True):
     ranges: tuple[tuple[RangeId, int], ...]
 
 
-Control: TypeAlias = Ping | Pong | ReplicaMissing | ReplicaRemoved | LeadershipCheck | LeadershipDenied
+Control: TypeAlias = Ping | Pong | ReplicaWaiting | ReplicaRemoved | LeadershipCheck | LeadershipDenied
 
 
 class RaftEnvelope(msgspec.Struct, array_like=True, frozen=True):

@@ -209,7 +209,7 @@ class Directory:
         self._unpublished[replica.range_id] = None
         if not self._publishing:
             self._publishing = True
-            self._store.scheduler.spawn(self._publish(), "publish descriptors")
+            self._store.background(self._publish(), "publish descriptors")
 
     async def _publish(self) -> None:
         store = self._store

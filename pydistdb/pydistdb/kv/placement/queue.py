@@ -152,7 +152,7 @@ class ReplicateQueue:
                 changes = (raft.Change(raft.REMOVE, gone.replica_id),)
                 if self._leaves_first(replica, gone.node_id):
                     return
-        self._store.scheduler.spawn(self._change(replica, changes, added), "change replicas")
+        self._store.background(self._change(replica, changes, added), "change replicas")
 
     def _leaves_first(self, replica: Replica, node_id: NodeId) -> bool:
         """A leader does not remove itself: it hands over first."""
