@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
 from pydistdb.kv.api import Isolation, KeyExists, Transaction
 from pydistdb.sql.bind import parse
 from pydistdb.sql.bind.analyze import analyze
@@ -18,6 +19,7 @@ from pydistdb.sql.tree import BoundStatement
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.tasks import SimulatedScheduler
+
 from tests.support.fake_catalog import FakeCatalog
 from tests.support.memory_database import MemoryDatabase
 
@@ -27,12 +29,21 @@ class Laboratory:
 
     def __init__(self, ddl: str = "", **database_options: Any) -> None:
         self.catalog = FakeCatalog(ddl)
+        self._link_foreign_keys()
         self.database = MemoryDatabase(**database_options)
         self.scheduler = SimulatedScheduler()
         self.context = EvalContext()
         self.context.catalog = self.catalog
         self.transaction: Transaction | None = None
         self.affected_rows = 0
+
+    def _link_foreign_keys(self) -> None:
+        """Tell the tables that are referred to by whom."""
+        tables = self.catalog._tables
+        for name, table in list(tables.items()):
+            children = [t.oid for t in tables.values() if any(k.referenced_table == table.oid for k in t.foreign_keys)]
+            if children:
+                tables[name] = structs.replace(table, referenced_by=tuple(children))
 
     def bound(self, text: str, parameter_oids: tuple[int, ...] = ()) -> BoundStatement:
         (parsed,) = parse(text)

@@ -9,6 +9,7 @@ from pydistdb.sql.exec.codegen import Code
 from pydistdb.sql.exec.join import HashJoinOperator, LookupJoinOperator, NestedLoopOperator
 from pydistdb.sql.exec.lock import LockRowsOperator
 from pydistdb.sql.exec.modify import DeleteOperator, InsertOperator, UpdateOperator
+from pydistdb.sql.exec.numbers import draws_numbers
 from pydistdb.sql.exec.operator import (
     FilterOperator,
     FunctionScanOperator,
@@ -27,6 +28,7 @@ from pydistdb.sql.plan.physical import (
     Apply,
     HashJoin,
     IncrementalSort,
+    LockedRows,
     LookupJoin,
     NestedLoop,
     TableScan,
@@ -44,7 +46,6 @@ from pydistdb.sql.tree import (
     FunctionScan,
     Insert,
     Limit,
-    LockRows,
     Project,
     ProjectSet,
     Rel,
@@ -115,7 +116,7 @@ class Compiler:
             case Apply():
                 source = self.operator(node.input)
                 return ApplyOperator(node, source, [self.operator(plan.query) for plan in node.subplans])
-            case LockRows():
+            case LockedRows():
                 return LockRowsOperator(self.operator(node.input), node)
             case Insert():
                 return InsertOperator(node, self.operator(node.source))
@@ -127,7 +128,8 @@ class Compiler:
 
     def _project(self, node: Project) -> Operator:
         source = self.operator(node.input)
-        if isinstance(source, TableScanOperator) and not source.is_projected:
+        fits = isinstance(source, TableScanOperator) and not source.is_projected
+        if isinstance(source, TableScanOperator) and fits and not draws_numbers(node.expressions):
             return source.project(node.columns, node.expressions)
         return ProjectOperator(source, node.columns, node.expressions)
 

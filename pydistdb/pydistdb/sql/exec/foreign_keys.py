@@ -257,9 +257,9 @@ def _child_index(layout: TableLayout, key: ForeignKey) -> IndexLayout | None:
     wanted = set(key.columns)
     count = len(key.columns)
     for index in layout.indexes:
-        if set(index.columns[:count]) == wanted and not index.is_row_id:
-            if not index.hashed or (index.shard_positions is not None and max(index.shard_positions) < count):
-                return index
+        placed = not index.hashed or (index.shard_positions is not None and max(index.shard_positions) < count)
+        if placed and set(index.columns[:count]) == wanted and not index.is_row_id:
+            return index
     return None
 
 

@@ -10,41 +10,64 @@ With a LIMIT above, only as many rows are locked as are asked for.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import cached_property
+from typing import Any
 
 from pydistdb.kv.api import LockStrength, WaitPolicy
 from pydistdb.sql.errors import SerializationFailure
+from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.run import State
-from pydistdb.sql.tree import LockRows
+from pydistdb.sql.plan.physical import LockedRows
 
 MOST_ROUNDS = 100
 
 
 class LockRowsOperator(Operator):
-    def __init__(self, source: Operator, node: LockRows) -> None:
+    def __init__(self, source: Operator, node: LockedRows) -> None:
         super().__init__(source.columns, source.not_null)
         self.source = source
         self.node = node
         self.positions = [source.position(column) for _, column in node.targets]
 
+    @cached_property
+    def most_rows(self) -> Callable[[State], tuple[Any, ...]]:
+        return evaluator(self.node.most_rows)
+
     async def batches(self, state: State) -> AsyncIterator[Batch]:
+        most: int | None = None
+        if self.node.most_rows:
+            most = max(sum(value for value in self.most_rows(state) if value is not None), 0)
         for _ in range(MOST_ROUNDS):
-            locked: list[Batch] = []
-            changed = False
-            async for batch in self.source.batches(state):
-                kept = await self._lock(batch, state)
-                if kept is None:
-                    changed = True
-                elif kept:
-                    locked.append(kept)
-                await state.breathe()
-            if not changed:
+            locked = await self._round(most, state)
+            if locked is not None:
                 for batch in locked:
                     yield batch
                 return
             state.transaction.begin_statement()
         raise SerializationFailure("could not serialize access due to concurrent update")
+
+    async def _round(self, most: int | None, state: State) -> list[Batch] | None:
+        """Lock rows until there are ``most``; None if one had changed since the snapshot."""
+        locked: list[Batch] = []
+        left = most
+        changed = False
+        async for batch in self.source.batches(state):
+            while batch and left != 0:
+                part = batch if left is None else batch[:left]
+                batch = batch[len(part) :]
+                kept = await self._lock(part, state)
+                if kept is None:
+                    changed = True
+                    continue
+                locked.append(kept)
+                if left is not None:
+                    left -= len(kept)
+            if left == 0:
+                break
+            await state.breathe()
+        return None if changed else [batch for batch in locked if batch]
 
     async def _lock(self, batch: Batch, state: State) -> Batch | None:
         """Lock the rows of a batch; returns those not skipped, or None if one has changed since the snapshot."""

@@ -14,13 +14,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from pydistdb.kv.api import LockStrength
+from pydistdb.kv.api import LockStrength, MustWait
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.errors import CardinalityViolation, DatabaseError
 from pydistdb.sql.exec import violations
 from pydistdb.sql.exec.codegen import Code, tuple_source
 from pydistdb.sql.exec.defaults import bound_checks
 from pydistdb.sql.exec.foreign_keys import finish_statement
+from pydistdb.sql.exec.numbers import row_by_row, wait_for
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.run import RunContext, State
 from pydistdb.sql.exec.writer import TableWriter
@@ -84,8 +85,8 @@ class InsertOperator(ModifyOperator):
         self.conflict = None if node.on_conflict is None else ConflictHandler(self)
 
     @cached_property
-    def prepare(self) -> Callable[[Batch, State], list[Row]]:
-        """``f(batch, S)``: complete rows, checked, from the source's."""
+    def prepare(self) -> Callable[[Batch, list[Row], State], None]:
+        """``f(batch, rows, S)``: appends complete, checked rows made from the source's."""
         node = self.node
         code = Code(row_scope(node.row_ids, "r"), ("r",))
         cells = ["None"] * self.layout.column_count
@@ -96,12 +97,21 @@ class InsertOperator(ModifyOperator):
                 cells[number - 1] = code.value(default)
         # A generated column is computed from the others once they are there.
         later = [f"r[{number - 1}] = {code.value(value)}" for number, value in node.generated]
-        lines = ["rows = []", "for s in batch:", f"    r = [{', '.join(cells)}]"]
+        lines = ["for s in batch:", f"    r = [{', '.join(cells)}]"]
         checker = Checker(self.table, node.checks)
         lines += [f"    {line}" for line in (*later, *checker.lines(code))]
-        lines += ["    rows.append(r)", "return rows"]
-        function: Callable[[Batch, State], list[Row]] = code.build("f(batch, S)", "\n".join(lines))
+        lines.append("    rows.append(r)")
+        function: Callable[[Batch, list[Row], State], None] = code.build("f(batch, rows, S)", "\n".join(lines))
         return function
+
+    async def prepared(self, batch: Batch, state: State) -> list[Row]:
+        rows: list[Row] = []
+        while True:
+            try:
+                self.prepare(batch[len(rows) :] if rows else batch, rows, state)
+                return rows
+            except MustWait as need:
+                await wait_for(need, len(batch) - len(rows))
 
     @cached_property
     def output(self) -> Callable[[Sequence[Row], State], Batch]:
@@ -112,7 +122,7 @@ class InsertOperator(ModifyOperator):
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
         async for batch in self.source.batches(state):
-            rows = self.prepare(batch, state)
+            rows = await self.prepared(batch, state)
             if self.conflict is None:
                 await self.writer.insert(rows, state)
             else:
@@ -321,8 +331,7 @@ class UpdateOperator(ChangeOperator):
         async for batch in self.source.batches(state):
             rows = await self.locked(batch, state)
             output: Batch = []
-            for row in rows:
-                new = self.new_row(row, state)
+            for row, new in zip(rows, await row_by_row(self.new_row, rows, state), strict=True):
                 self.check(new, state)
                 await self.writer.update(self.old_row(row), new, row[self.key_position], state)
                 if self.returning:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec.codegen import Code, scope, tuple_source
+from pydistdb.sql.exec.numbers import draws_numbers, row_by_row
 from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.spill import RowCodec, in_batches
 from pydistdb.sql.tree import Const, Expr, FunctionScan, Limit, OutputColumn, Param, ProjectSet, SetCall, Values
@@ -118,8 +119,13 @@ class ProjectOperator(Operator):
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
         function = self.function
+        draws = draws_numbers(self.expressions)
         async for batch in self.source.batches(state):
-            rows = function(batch, state)
+            if draws:
+                parts = await row_by_row(lambda row, state: function([row], state), batch, state)
+                rows = [row for part in parts for row in part]
+            else:
+                rows = function(batch, state)
             if rows:
                 yield rows
 
@@ -146,11 +152,6 @@ class ValuesOperator(Operator):
     def makers(self) -> list[Callable[[State], Row]]:
         return [_row_maker(row) for row in self.rows]
 
-    def compute(self, state: State) -> Batch:
-        if self.is_constant:
-            return self.constants
-        return [maker(state) for maker in self.makers]
-
     async def batches(self, state: State) -> AsyncIterator[Batch]:
         if self.is_constant:
             for batch in in_batches(self.constants):
@@ -158,7 +159,7 @@ class ValuesOperator(Operator):
             return
         makers = self.makers
         for start in range(0, len(makers), BATCH_ROWS):
-            yield [maker(state) for maker in makers[start : start + BATCH_ROWS]]
+            yield await row_by_row(lambda maker, state: maker(state), makers[start : start + BATCH_ROWS], state)
             await state.breathe()
 
 
@@ -199,11 +200,9 @@ class FunctionScanOperator(Operator):
             return
         if result is None:
             return
-        number = 0
         batch: Batch = []
-        for item in result:
+        for number, item in enumerate(result, 1):
             row = tuple(item) if is_tuple else (item,)
-            number += 1
             batch.append((*row, number) if self.node.ordinality else row)
             if len(batch) >= BATCH_ROWS:
                 yield batch

@@ -98,7 +98,7 @@ class SpillFile:
         block = self._codec.encode(rows)
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="pydistdb-")
+                self._file = tempfile.TemporaryFile(prefix="pydistdb-")  # noqa: SIM115
             self._file.seek(self._end)
             self._file.write(block)
         except OSError as error:

@@ -63,10 +63,12 @@ def matches(scan: Scan, terms: Sequence[Expr]) -> dict[int, list[Match]]:
     found: dict[int, list[Match]] = {}
 
     def note(column: Expr, match: Match) -> None:
-        if isinstance(column, ColumnRef) and numbers.get(column.id, 0) > 0:
-            if all(family(value.type.oid) == family(column_types[column.id]) for value in match.values):
-                if not any(columns_of(value) & numbers.keys() or _unusable(value) for value in match.values):
-                    found.setdefault(numbers[column.id], []).append(match)
+        if not isinstance(column, ColumnRef) or numbers.get(column.id, 0) <= 0:
+            return
+        if any(family(value.type.oid) != family(column_types[column.id]) for value in match.values):
+            return
+        if not any(columns_of(value) & numbers.keys() or _unusable(value) for value in match.values):
+            found.setdefault(numbers[column.id], []).append(match)
 
     for term in terms:
         match term:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
+from typing import TypeVar
 
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan import access, joins
@@ -35,6 +36,7 @@ from pydistdb.sql.plan.joins import Side
 from pydistdb.sql.plan.physical import (
     Apply,
     IncrementalSort,
+    LockedRows,
     LookupJoin,
     NestedLoop,
     SubPlan,
@@ -72,6 +74,8 @@ from pydistdb.sql.tree import (
     Window,
 )
 from pydistdb.sql.types.known import BOOL, INT8
+
+R = TypeVar("R", bound=Rel)
 
 LARGEST_CLUSTER = 40
 """More relations than this in one inner join are joined in the order written."""
@@ -129,7 +133,9 @@ class Builder:
                 source, lifted = self._lift(self.build(relation.input), relation)
                 return replace(lifted, input=source)
             case LockRows():
-                return replace(relation, input=self.build(relation.input, wish))
+                source = self.build(relation.input, wish)
+                targets = relation.targets
+                return LockedRows(relation.columns, source, targets, relation.strength, relation.wait, wish.most_rows)
             case Values():
                 return self._values(relation)
             case Insert():
@@ -137,15 +143,14 @@ class Builder:
             case Update() | Delete():
                 return self._change(relation)
         if any(has_subquery(expression) for expression in _own_expressions(relation)):
-            one_row: Rel = Values((), ((),))
-            source, lifted = self._lift(one_row, relation)
-            inner = map_parts(lifted, on_relation=self.build)
+            source, with_columns = self._lift(Values((), ((),)), relation)
+            inner = map_parts(with_columns, on_relation=self.build)
             return NestedLoop(relation.columns, "inner", source, inner, None, tuple(sorted(output_ids(source))))
         return map_parts(relation, on_relation=self.build)
 
     # ------------------------------------------------------------------------------------------ subqueries
 
-    def _lift(self, source: Rel, relation: Rel) -> tuple[Rel, Rel]:
+    def _lift(self, source: Rel, relation: R) -> tuple[Rel, R]:
         """Turn queries in the expressions of ``relation`` into columns of an Apply over ``source``."""
         plans: list[SubPlan] = []
         columns: list[OutputColumn] = []
@@ -238,7 +243,13 @@ class Builder:
                 ):
                     lookup = (names[column.id], value)
         physical: Rel = VirtualTableScan(
-            scan.columns, scan.table, scan.positions, scan.alias, *(lookup or ("", None)), 5.0 if lookup else 100.0
+            scan.columns,
+            scan.table,
+            scan.positions,
+            scan.alias,
+            "" if lookup is None else lookup[0],
+            None if lookup is None else lookup[1],
+            100.0 if lookup is None else 5.0,
         )
         # The lookup narrows the rows down; the condition still decides.
         plain = [term for term in terms if not has_subquery(term)]
@@ -310,13 +321,12 @@ class Builder:
             inner = replace(lifted, input=self.build(relation.input))
             return NestedLoop(relation.columns, "inner", source, inner, None, tuple(sorted(output_ids(source))))
         source = self.build(relation.input, wish)
-        if isinstance(source, Sort) and relation.limit is not None and not relation.with_ties:
-            return TopN(source.columns, source.input, source.keys, relation.limit, relation.offset)
-        if isinstance(source, Project) and isinstance(source.input, Sort) and relation.limit is not None:
-            if not relation.with_ties:
-                inner_sort = source.input
-                top = TopN(inner_sort.columns, inner_sort.input, inner_sort.keys, relation.limit, relation.offset)
-                return replace(source, input=top)
+        if relation.limit is not None and not relation.with_ties:
+            match source:
+                case Sort(input=inner, keys=keys):
+                    return TopN(source.columns, inner, keys, relation.limit, relation.offset)
+                case Project(input=Sort(input=inner, keys=keys) as sort):
+                    return replace(source, input=TopN(sort.columns, inner, keys, relation.limit, relation.offset))
         return replace(relation, input=source, columns=source.columns)
 
     def _aggregate(self, relation: Aggregate) -> Rel:
@@ -359,7 +369,7 @@ class Builder:
     def _change(self, relation: Update | Delete) -> Rel:
         source = self.build(relation.source)
         if isinstance(relation, Update) and any(has_subquery(value) for _, value in relation.assignments):
-            source, relation = self._lift(source, relation)  # type: ignore[assignment]
+            source, relation = self._lift(source, relation)
         return replace(relation, source=source)
 
     # ------------------------------------------------------------------------------------------ joins
@@ -473,7 +483,7 @@ def ordering(relation: Rel) -> tuple[tuple[OrderKey, ...], frozenset[int]]:
     match relation:
         case TableScan():
             return _scan_ordering(relation)
-        case Filter() | Limit() | Apply() | LockRows():
+        case Filter() | Limit() | Apply() | LockedRows():
             return ordering(relation.input)
         case Sort() | TopN() | IncrementalSort():
             keys = [key for key in relation.keys if isinstance(key.expression, ColumnRef)]
@@ -512,9 +522,9 @@ def _scan_ordering(scan: TableScan) -> tuple[tuple[OrderKey, ...], frozenset[int
         if term.array is None and (len(term.alternatives) == 1 or term.is_null)
     ]
     sharding = scan.table.sharding
-    if sharding is not None and (index is scan.table.indexes[0] or not index.is_global):
-        if not set(single) >= set(sharding.columns):
-            return (), frozenset()
+    hashed = sharding is not None and (index is scan.table.indexes[0] or not index.is_global)
+    if sharding is not None and hashed and not set(single) >= set(sharding.columns):
+        return (), frozenset()
     reverse = scan.access.reverse
     order: list[OrderKey] = []
     for column in index.columns:

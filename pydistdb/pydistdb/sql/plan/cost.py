@@ -16,6 +16,7 @@ from pydistdb.sql.plan.physical import (
     Apply,
     HashJoin,
     IncrementalSort,
+    LockedRows,
     LookupJoin,
     NestedLoop,
     TableScan,
@@ -40,7 +41,6 @@ from pydistdb.sql.tree import (
     IsNull,
     Join,
     Limit,
-    LockRows,
     Not,
     Or,
     Project,
@@ -164,7 +164,7 @@ class Estimator:
             case Filter():
                 rows = self.rows(relation.input)
                 return max(rows * self.selectivity(relation.condition, rows), 1.0)
-            case Project() | Window() | Sort() | LockRows() | Apply() | IncrementalSort():
+            case Project() | Window() | Sort() | LockedRows() | Apply() | IncrementalSort():
                 return self.rows(relation.input)
             case ProjectSet():
                 return self.rows(relation.input) * 10

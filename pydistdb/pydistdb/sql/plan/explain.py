@@ -22,6 +22,7 @@ from pydistdb.sql.plan.physical import (
     Apply,
     HashJoin,
     IncrementalSort,
+    LockedRows,
     LookupJoin,
     NestedLoop,
     SubPlan,
@@ -54,7 +55,6 @@ from pydistdb.sql.tree import (
     IsDistinct,
     IsNull,
     Limit,
-    LockRows,
     MinMax,
     Not,
     Or,
@@ -221,7 +221,7 @@ class Explainer:
                 return "Unique", [f"On: {', '.join(map(self.text, relation.on))}"] if relation.on else []
             case Window():
                 return "WindowAgg", []
-        words = {Limit: "Limit", LockRows: "LockRows", ProjectSet: "ProjectSet", Apply: "Result"}
+        words = {Limit: "Limit", LockedRows: "LockRows", ProjectSet: "ProjectSet", Apply: "Result"}
         return words.get(type(relation), type(relation).__name__), []
 
     @staticmethod

@@ -87,7 +87,7 @@ def _map_value(value: Any, on_expression: OnExpression, on_relation: OnRelation)
 def map_parts(node: Node, on_expression: OnExpression = _same, on_relation: OnRelation = _same) -> Node:
     """Rebuild ``node`` with its direct parts mapped; returns ``node`` itself if none changed."""
     if isinstance(node, _LEAVES):
-        return node  # type: ignore[return-value]
+        return node
     changes: dict[str, Any] = {}
     for name in _part_names[type(node)]:
         old = getattr(node, name)

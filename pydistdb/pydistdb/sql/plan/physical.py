@@ -163,3 +163,14 @@ class IncrementalSort(Rel):
     input: Rel
     keys: tuple[SortKey, ...]
     presorted: int = field(default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class LockedRows(Rel):
+    """LockRows that stops once it has locked as many rows as will be asked for (the sum of ``most_rows``)."""
+
+    input: Rel
+    targets: tuple[tuple[Table, ColumnId], ...]
+    strength: int
+    wait: int
+    most_rows: tuple[Expr, ...] = ()

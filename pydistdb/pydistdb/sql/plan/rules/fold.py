@@ -77,7 +77,7 @@ def _fold_connective(expression: And | Or, neutral: bool) -> Expr:
                 return argument
             continue
         if type(argument) is type(expression):
-            arguments.extend(argument.arguments)  # type: ignore[attr-defined]
+            arguments.extend(argument.arguments)
         else:
             arguments.append(argument)
     if not arguments:
