@@ -49,8 +49,6 @@ class Member:
         self.alive = True
         self.held = False
         """Writes wait for ``sync``."""
-        self.apply_early = False
-        """Membership changes take effect when their write is submitted, not when it is durable."""
 
     def restart(self, now_ns: int) -> None:
         self.node = RaftNode(self.config, self.disk, self.rand, now_ns)
@@ -69,31 +67,17 @@ class Member:
                 write.before_term = self.node._state.log.term(ready.entries[0].index - 1)
             except Compacted:
                 pass
-        if self.apply_early:
-            self._apply_memberships(write)
+        for entry in ready.committed:
+            if entry.kind == MEMBERSHIP:
+                write.memberships[entry.index] = self.node.apply_membership(decode_conf_change(entry.data))
         self.disk.submit(write)
         return ready
 
     def sync(self) -> Write:
         """Make the oldest write durable and tell the node; its ``messages_after_persist`` may go."""
-        write = self.disk.queue[0]
-        if not self.apply_early:
-            self._apply_memberships(write)
-        self.disk.sync()
+        write = self.disk.sync()
         self.node.advance(write.ready)
         return write
-
-    def sync_silently(self) -> Write:
-        """Make the oldest write durable just before a crash: nobody hears of it."""
-        write = self.disk.queue[0]
-        if not self.apply_early:
-            self._apply_memberships(write)
-        return self.disk.sync()
-
-    def _apply_memberships(self, write: Write) -> None:
-        for entry in write.ready.committed:
-            if entry.kind == MEMBERSHIP:
-                write.memberships[entry.index] = self.node.apply_membership(decode_conf_change(entry.data))
 
 
 def show_data(data: bytes) -> str:

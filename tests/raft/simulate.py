@@ -81,7 +81,6 @@ class SimulatedMember(Member):
         self.waiting_reads: list[tuple[int, int]] = []
         """(index to be applied, what the read must see)."""
         super().__init__(simulation.config_of(peer), disk, rand.randint, self.clock())
-        self.apply_early = rand.random() < 0.5
 
     def clock(self) -> int:
         return self.offset_ns + int(self.simulation.now_ns * self.rate)
@@ -356,7 +355,7 @@ class Simulation:
             return
         self.note((member.peer, "crashes"))
         for _ in range(self.random.randrange(len(member.disk.queue) + 1)):
-            self.checkers.written(member.sync_silently())
+            self.checkers.written(member.disk.sync())
         member.crash()
         member.forget_clients()
         member.incarnation += 1

@@ -20,6 +20,8 @@ from .state import State
 
 def handle_append(state: State, message: Append) -> None:
     log = state.log
+    if state.snapshot is not None:
+        return  # a Ready with a snapshot comes without entries; the leader asks again
     before = message.index
     if before < log.committed:
         # An old message; what is committed here matches any leader, so say how far that is.

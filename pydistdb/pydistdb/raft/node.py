@@ -191,9 +191,9 @@ class RaftNode:
         return propose_change(self._state, change)
 
     def apply_membership(self, change: ConfChange) -> Membership:
-        """Call when applying a MEMBERSHIP entry (before ``applied``); returns the membership to be stored.
+        """Call for every MEMBERSHIP entry in ``Ready.committed``, in order, before the node gets any other input.
 
-        An entry that the state machine rejects is simply not passed to this.
+        Returns the membership to be stored.  An entry that the state machine rejects is simply not passed to this.
         """
         return apply_change(self._state, change)
 

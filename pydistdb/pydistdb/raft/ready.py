@@ -13,6 +13,10 @@ The owner of a node carries a Ready out like this::
            node.persisted(index, term) for the last of ready.entries or the snapshot, then send messages_after_persist
     4. once the effects are visible: node.applied(index of the last of ready.committed, or of the snapshot)
 
+A Ready with a snapshot has no entries and nothing committed.  For MEMBERSHIP entries among ``committed`` call
+``node.apply_membership`` as soon as the Ready is taken, in order and before the node gets any other input; what it
+returns is written along with the rest.
+
 ``ready()`` may be called again, and its result worked on, while an earlier Ready is still at step 2.  That is how a
 leader's followers write in parallel with its own disk (Raft thesis §10.2.1).  ``node.advance(ready)`` does steps 3 and
 4 for an owner that writes synchronously.

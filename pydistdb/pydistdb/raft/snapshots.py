@@ -124,6 +124,8 @@ def handle_install_snapshot(state: State, message: InstallSnapshot) -> None:
     """Take a chunk: stage it, and with the last one begin anew behind the snapshot."""
     log = state.log
     meta = message.meta
+    if state.snapshot is not None:
+        return
     if meta.index > log.committed and log.matches(meta.index, meta.term):
         log.commit_to(meta.index)  # everything up to there is here already
     if meta.index <= log.committed:
