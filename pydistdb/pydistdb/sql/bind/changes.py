@@ -50,6 +50,9 @@ from pydistdb.sql.tree import (
     Update,
     Values,
 )
+from pydistdb.sql.types.registry import INT4, INT8, TEXT
+
+_PLAIN_INTEGERS = frozenset({INT4.oid, INT8.oid})
 
 
 def bind_change(b: Binder, parent: Scope | None, wrapper: Node) -> Rel:
@@ -252,6 +255,14 @@ def _insert_values(
                 continue
             if not writable[index]:
                 _check_identity(targets[index], overriding, False)
+            constant = item.get("A_Const")
+            if constant is not None:  # the usual case, and it may be there a million times
+                if "ival" in constant and types[index].oid in _PLAIN_INTEGERS:
+                    row.append(Const(types[index], constant["ival"].get("ival", 0)))
+                    continue
+                if "sval" in constant and types[index].oid == TEXT.oid:
+                    row.append(Const(types[index], constant["sval"].get("sval", "")))
+                    continue
             expr = bind(b, scope, item)
             if expr.type is not types[index]:
                 expr = assign(b, expr, targets[index], location_of(item))

@@ -15,6 +15,7 @@ Locations are byte offsets into the text, while clients are told characters: ``P
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,10 +162,6 @@ def parse(text: str) -> list[ParsedStatement]:
     return [_statement(text, data, statement, shards) for statement in statements]
 
 
-def syntax_error(message: str, position: int | None) -> DatabaseError:
-    return InvalidSyntax(message, position=position)
-
-
 def stack_depth_exceeded() -> DatabaseError:
     """The error for what is nested too deeply, worded as Postgres does."""
     return DatabaseError.of(
@@ -179,7 +176,8 @@ def _parse_json(text: str) -> list[Node]:
     if len(text) > MOST_TEXT_BYTES:
         raise DatabaseError.of("54000", f"statement is longer than {MOST_TEXT_BYTES} bytes")
     try:
-        statements: list[Node] = _decode(parser.parse_sql_json(text))["stmts"]
+        data = parser.parse_sql_json(text)
+        statements: list[Node] = (_decode(data) if len(data) < _LARGE_TREE else _decode_large(data))["stmts"]
     except parser.ParseError as error:
         message, index = (error.args + (None,))[:2]
         if message.startswith("stack depth"):
@@ -193,6 +191,20 @@ def _parse_json(text: str) -> list[Node]:
     except UnicodeEncodeError:
         raise DatabaseError.of("22021", 'invalid byte sequence for encoding "UTF8"') from None
     return statements
+
+
+_LARGE_TREE = 1024 * 1024
+
+
+def _decode_large(data: str) -> Node:
+    """Decode without the garbage collector running again and again over the million dictionaries just made."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return _decode(data)
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _statement(text: str, data: bytes, statement: Node, shards: list[tuple[int, ShardBy]]) -> ParsedStatement:

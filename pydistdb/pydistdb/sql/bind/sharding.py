@@ -40,7 +40,7 @@ def lift_shard_clauses(text: str) -> tuple[str, list[tuple[int, ShardBy]]]:
             in_create_table = name == "CREATE" and any(token.name == "TABLE" for token in tokens[index + 1 : index + 4])
             depth = 0
         depth += (name == _OPEN) - (name == _CLOSE)
-        if in_create_table and not depth and name == "IDENT" and _word(text, tokens[index]) == "shard":
+        if in_create_table and not depth and _starts_clause(text, tokens, index):
             reader = _Reader(text, tokens, index)
             clause = reader.clause()
             start, end = tokens[index].start, tokens[reader.index - 1].end + 1
@@ -50,6 +50,11 @@ def lift_shard_clauses(text: str) -> tuple[str, list[tuple[int, ShardBy]]]:
             continue
         index += 1
     return plain, found
+
+
+def _starts_clause(text: str, tokens: list[Any], index: int) -> bool:
+    followed = index + 1 < len(tokens) and tokens[index + 1].name == "BY"
+    return followed and tokens[index].name == "IDENT" and _word(text, tokens[index]) == "shard"
 
 
 def _word(text: str, token: Any) -> str:

@@ -51,8 +51,8 @@ def bind_targets(b: Binder, scope: Scope, nodes: Sequence[Node]) -> list[Target]
             continue
         name = node.get("name")
         targets.append(Target(name if name is not None else column_label(value), bind(b, scope, value), location))
-    if len(targets) > MOST_TARGETS:
-        raise ProgramLimitExceeded(f"target lists can have at most {MOST_TARGETS} entries")
+        if len(targets) > MOST_TARGETS:
+            raise ProgramLimitExceeded(f"target lists can have at most {MOST_TARGETS} entries")
     return targets
 
 
