@@ -175,4 +175,4 @@ async def allocate_row_ids(ddl: DdlContext, table: Table, count: int) -> int:
 
 
 def row_id_counter(table: Table) -> bytes:
-    return b"row/" + table.oid.to_bytes(4, "big")
+    return b"rowid/%d" % table.oid

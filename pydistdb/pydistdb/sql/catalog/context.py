@@ -57,7 +57,13 @@ class DdlContext:
         """The catalog with this transaction's changes so far."""
         state = self.ddl.overlay.state if self.ddl.overlay.is_open else self.store.state
         if self._view is None or self._view.catalog_state is not state:
-            self._view = StateView(state, self.database_name, self.search_path, overlaid=self.ddl.overlay.is_open)
+            self._view = StateView(
+                state,
+                self.database_name,
+                self.search_path,
+                overlaid=self.ddl.overlay.is_open,
+                numbers=self.store.sequences,
+            )
             self.context.catalog = self._view
         return self._view
 

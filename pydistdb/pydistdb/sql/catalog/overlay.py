@@ -69,7 +69,7 @@ class Overlay:
 
     def rollback_to(self, mark: OverlayMark) -> None:
         """Forget the changes made since ``mark``.  An overlay opened since then stays open, as its lock stays."""
-        self.state = self.base if mark.state is None else mark.state
+        self.state = mark.state if mark.state is not None and mark.state.version else self.base
         del self.changes[mark.changes :]
         del self.dropped_storage[mark.garbage :]
         self.private_storage.clear()

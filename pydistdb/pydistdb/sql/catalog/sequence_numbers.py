@@ -7,11 +7,13 @@ dies leaves a gap.
 
     key    04 storage_id 0001           value  [last number handed out in a block, is_called]
 
-``try_next`` is what ``nextval`` calls: it answers from the block at hand or raises NeedsBlock, upon which the executor
-awaits ``fill`` and calls again.
+``try_next`` is what ``nextval`` calls: it answers from the block at hand or raises NeedsBlock; the executor then awaits the
+error's ``fill`` and evaluates the row again.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 import msgspec
 
@@ -81,16 +83,27 @@ def new_sequence(oid: int, name: str, schema: int, database: int, definition: Se
 
 
 class NeedsBlock(MustWait):
-    """``nextval`` has no number at hand: await ``fill(count)`` and call again."""
+    """``nextval`` has no number at hand: await ``fill`` and evaluate again."""
 
-    def __init__(self, sequence: Table, numbers: SequenceNumbers) -> None:
+    def __init__(self, numbers: SequenceNumbers, sequence: Table) -> None:
         super().__init__(f"sequence {sequence.name}")
-        self.sequence = sequence
-        self.numbers = numbers
+        self._numbers = numbers
+        self._sequence = sequence
 
     async def fill(self, count: int) -> None:
-        """Take numbers enough for ``count`` calls."""
-        await self.numbers.fill(self.sequence, count)
+        """Get at least ``count`` numbers (fewer if the sequence ends)."""
+        await self._numbers.fill(self._sequence, count)
+
+
+class _Block:
+    """Numbers taken and not yet handed out."""
+
+    __slots__ = ("increment", "left", "next")
+
+    def __init__(self, first: int, count: int, increment: int) -> None:
+        self.next = first
+        self.left = count
+        self.increment = increment
 
 
 class SequenceNumbers:
@@ -98,31 +111,31 @@ class SequenceNumbers:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._blocks: dict[int, tuple[int, int, int]] = {}
-        """(next number, how many are left, increment) by storage id."""
+        self._blocks: dict[int, deque[_Block]] = {}
+        """By storage id, in the order in which they are handed out."""
         database.on_broadcast(RESET_TOPIC, self._on_reset)
 
     def try_next(self, sequence: Table) -> int:
         """The next number; raises NeedsBlock."""
-        block = self._blocks.get(sequence.storage_id)
-        if block is None:
-            raise NeedsBlock(sequence, self)
-        number, left, increment = block
-        if left > 1:
-            self._blocks[sequence.storage_id] = (number + increment, left - 1, increment)
-        else:
-            del self._blocks[sequence.storage_id]
+        blocks = self._blocks.get(sequence.storage_id)
+        if not blocks:
+            raise NeedsBlock(self, sequence)
+        block = blocks[0]
+        number = block.next
+        block.next += block.increment
+        block.left -= 1
+        if not block.left:
+            blocks.popleft()
         return number
 
     async def fill(self, sequence: Table, count: int = 1) -> None:
-        """Take at least ``count`` numbers (as long as the sequence has so many)."""
-        if sequence.storage_id in self._blocks:
-            return
+        """Take more numbers: ``count`` or a block, whichever is more (fewer if the sequence ends)."""
         definition = definition_of(sequence)
         first, taken = await self._advance(sequence, definition, max(count, BLOCK_NUMBERS))
         if len(self._blocks) >= MOST_BLOCKS:
             self._blocks.clear()
-        self._blocks[sequence.storage_id] = (first, taken, definition.increment)
+        blocks = self._blocks.setdefault(sequence.storage_id, deque())
+        blocks.append(_Block(first, taken, definition.increment))
 
     async def _advance(self, sequence: Table, definition: SequenceDefinition, count: int) -> tuple[int, int]:
         """Move the sequence on by up to ``count`` numbers; returns the first one and how many."""

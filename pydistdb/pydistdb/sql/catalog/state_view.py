@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Index, Schema, Table, TableStatistics
+from pydistdb.sql.catalog.sequence_numbers import SequenceNumbers
 from pydistdb.sql.catalog.state import CatalogState, DatabaseState
 from pydistdb.sql.catalog.view import Relation, VirtualTable
 from pydistdb.sql.pg_catalog import registry
@@ -25,17 +26,26 @@ class StateView:
         "_state",
         "_virtual",
         "catalog_state",
+        "numbers",
         "overlaid",
         "version",
     )
 
     def __init__(
-        self, catalog_state: CatalogState, database: str, search_path: Sequence[str], *, overlaid: bool = False
+        self,
+        catalog_state: CatalogState,
+        database: str,
+        search_path: Sequence[str],
+        *,
+        overlaid: bool = False,
+        numbers: SequenceNumbers | None = None,
     ) -> None:
         self.catalog_state = catalog_state
         self.version = catalog_state.version
         self.overlaid = overlaid
         """It shows uncommitted DDL: plans made against it are of no use to anybody else."""
+        self.numbers = numbers
+        """Where ``nextval`` gets its numbers."""
         self._state: DatabaseState = catalog_state.databases_by_name[database]
         self._creation_path = tuple(search_path)
         path = tuple(search_path) if "pg_catalog" in search_path else ("pg_catalog", *search_path)

@@ -102,7 +102,9 @@ class CatalogStore:
     ) -> StateView:
         """The catalog as a session sees it, with the session's own uncommitted DDL if it has any."""
         if transaction_overlay is not None and transaction_overlay.is_open:
-            return StateView(transaction_overlay.state, database_name, search_path, overlaid=True)
+            return StateView(
+                transaction_overlay.state, database_name, search_path, overlaid=True, numbers=self.sequences
+            )
         path = tuple(search_path)
         view = self._views.get((database_name, path))
         if view is None:
@@ -110,7 +112,7 @@ class CatalogStore:
                 raise InvalidCatalogName(f'database "{database_name}" does not exist')
             if len(self._views) >= MOST_VIEWS:
                 self._views.clear()
-            view = self._views[database_name, path] = StateView(self.state, database_name, path)
+            view = self._views[database_name, path] = StateView(self.state, database_name, path, numbers=self.sequences)
         return view
 
     def changed_since(self, database_name: str, version: int, tables: Iterable[int]) -> bool:

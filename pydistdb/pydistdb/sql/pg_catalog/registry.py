@@ -22,6 +22,8 @@ MODULES: tuple[str, ...] = tuple(
         "summaries",
         "information_schema",
         "internal",
+        "functions_definitions",
+        "functions_access",
     )
 )
 

@@ -1,0 +1,503 @@
+"""Visibility, privileges, sizes, reg* look-ups and sequences: what clients and applications ask a running database.
+
+There is one role so far, a superuser, so every privilege on something that exists is granted; what does not exist is an
+error or NULL, as in Postgres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from pydistdb_storage.keys import prefix_end
+
+from pydistdb.sql.catalog.descriptors import Index, Table
+from pydistdb.sql.catalog.keys import END
+from pydistdb.sql.catalog.sequence_numbers import definition_of
+from pydistdb.sql.errors import (
+    DatabaseError,
+    FeatureNotSupported,
+    InvalidCatalogName,
+    InvalidParameterValue,
+    InvalidSchemaName,
+    UndefinedColumn,
+    UndefinedObject,
+    UndefinedTable,
+    WrongObjectType,
+)
+from pydistdb.sql.functions import registry as functions
+from pydistdb.sql.layout import RANGE_HEAD
+from pydistdb.sql.pg_catalog import providers
+from pydistdb.sql.pg_catalog.functions_definitions import provides, view_of
+from pydistdb.sql.pg_catalog.objects import OWNER_NAME
+from pydistdb.sql.types import reg
+from pydistdb.sql.types.base import EvalContext
+from pydistdb.sql.types.known import TYPES_BY_OID
+
+# ---------------------------------------------------------------------------------------------------- visibility
+
+
+@provides("pg_table_is_visible(oid)")
+def pg_table_is_visible(context: EvalContext, oid: int) -> bool | None:
+    view = view_of(context)
+    table = view.table_by_oid(oid)
+    if table is not None:
+        return view.is_visible(table.schema, table.name)
+    found = view.index_by_oid(oid)
+    if found is not None:
+        return view.is_visible(found[0].schema, found[1].name)
+    virtual = view.virtual_by_oid(oid)
+    return None if virtual is None else virtual.schema in view.search_path
+
+
+@provides("pg_type_is_visible(oid)")
+def pg_type_is_visible(context: EvalContext, oid: int) -> bool | None:
+    if oid in TYPES_BY_OID:
+        return True
+    view = view_of(context)
+    for table in view.tables():
+        if table.row_type_oid and oid in (table.row_type_oid, table.row_type_oid + 1):
+            return view.is_visible(table.schema, table.name)
+    return None
+
+
+@provides("pg_function_is_visible(oid)")
+def pg_function_is_visible(context: EvalContext, oid: int) -> bool | None:
+    return True if functions.function_by_oid(oid) is not None else None
+
+
+@provides(
+    "pg_operator_is_visible(oid)",
+    "pg_opclass_is_visible(oid)",
+    "pg_opfamily_is_visible(oid)",
+    "pg_collation_is_visible(oid)",
+    "pg_conversion_is_visible(oid)",
+    "pg_statistics_obj_is_visible(oid)",
+    "pg_ts_config_is_visible(oid)",
+    "pg_ts_dict_is_visible(oid)",
+    "pg_ts_parser_is_visible(oid)",
+    "pg_ts_template_is_visible(oid)",
+)
+def always_visible(context: EvalContext, oid: int) -> bool:
+    """All of these live in pg_catalog only."""
+    return True
+
+
+# ---------------------------------------------------------------------------------------------------- privileges
+
+_PRIVILEGES: dict[str, frozenset[str]] = {
+    "table": frozenset({"select", "insert", "update", "delete", "truncate", "references", "trigger", "rule"}),
+    "column": frozenset({"select", "insert", "update", "references"}),
+    "any_column": frozenset({"select", "insert", "update", "references"}),
+    "sequence": frozenset({"usage", "select", "update"}),
+    "schema": frozenset({"create", "usage"}),
+    "database": frozenset({"create", "connect", "temporary", "temp"}),
+    "function": frozenset({"execute"}),
+    "type": frozenset({"usage"}),
+    "language": frozenset({"usage"}),
+    "tablespace": frozenset({"create"}),
+}
+
+
+def _check_privilege(kind: str, privileges: str) -> None:
+    for privilege in privileges.split(","):
+        word = privilege.strip().lower().removesuffix("with grant option").strip()
+        if word not in _PRIVILEGES[kind]:
+            raise InvalidParameterValue(f'unrecognized privilege type: "{privilege.strip()}"')
+
+
+def _check_role(role: Any) -> None:
+    if isinstance(role, str) and role not in (OWNER_NAME, "public"):
+        raise UndefinedObject(f'role "{role}" does not exist')
+
+
+def _relation_oid(context: EvalContext, relation: Any) -> int | None:
+    """The relation's oid; None for an oid that names none (a name that names none is an error)."""
+    view = view_of(context)
+    if isinstance(relation, str):
+        oid = reg.find_class(relation, context)
+        if oid is None:
+            raise UndefinedTable(f'relation "{relation}" does not exist')
+        return oid
+    exists = view.table_by_oid(relation) or view.index_by_oid(relation) or view.virtual_by_oid(relation)
+    return int(relation) if exists is not None else None
+
+
+def _exists(context: EvalContext, kind: str, target: Any) -> bool | None:
+    """True if the object exists; None if an oid names nothing; raises for a name that names nothing."""
+    view = view_of(context)
+    match kind:
+        case "table" | "column" | "any_column" | "sequence":
+            return True if _relation_oid(context, target) is not None else None
+        case "schema":
+            if isinstance(target, str):
+                if view.schema_named(target) is None:
+                    raise InvalidSchemaName(f'schema "{target}" does not exist')
+                return True
+            return True if view.schema_by_oid(target) is not None else None
+        case "database":
+            if isinstance(target, str):
+                if target not in view.catalog_state.databases_by_name:
+                    raise InvalidCatalogName(f'database "{target}" does not exist')
+                return True
+            return True if target in view.catalog_state.databases else None
+        case "function":
+            if isinstance(target, str):
+                oid = reg.find_procedure(target, context) if "(" in target else None
+                if oid is None:
+                    raise DatabaseError.of("42883", f'function "{target}" does not exist')
+                return True
+            return True if functions.function_by_oid(target) is not None else None
+        case "type":
+            if isinstance(target, str):
+                if reg.find_type(target, context) is None:
+                    raise UndefinedObject(f'type "{target}" does not exist')
+                return True
+            return True if target in TYPES_BY_OID else None
+        case _:
+            return True
+
+
+def _register_privileges(kind: str) -> None:
+    def with_role(context: EvalContext, role: Any, target: Any, privileges: str) -> bool | None:
+        _check_role(role)
+        _check_privilege(kind, privileges)
+        return _exists(context, kind, target)
+
+    def of_user(context: EvalContext, target: Any, privileges: str) -> bool | None:
+        _check_privilege(kind, privileges)
+        return _exists(context, kind, target)
+
+    for target in ("text", "oid"):
+        provides(f"has_{kind}_privilege({target},text)")(of_user)
+        for role in ("name", "oid"):
+            provides(f"has_{kind}_privilege({role},{target},text)")(with_role)
+
+
+for _kind in ("table", "any_column", "sequence", "schema", "database", "function", "type", "language", "tablespace"):
+    _register_privileges(_kind)
+
+
+def _check_column(context: EvalContext, relation: Any, column: Any) -> bool | None:
+    oid = _relation_oid(context, relation)
+    if oid is None:
+        return None
+    table = view_of(context).table_by_oid(oid)
+    if table is None:
+        return True
+    found = [c for c in table.columns if column in ((c.name,) if isinstance(column, str) else (c.number,))]
+    if found and not found[0].dropped:
+        return True
+    if isinstance(column, str):
+        raise UndefinedColumn(f'column "{column}" of relation "{table.name}" does not exist')
+    return None
+
+
+def _register_column_privileges() -> None:
+    def with_role(context: EvalContext, role: Any, relation: Any, column: Any, privileges: str) -> bool | None:
+        _check_role(role)
+        _check_privilege("column", privileges)
+        return _check_column(context, relation, column)
+
+    def of_user(context: EvalContext, relation: Any, column: Any, privileges: str) -> bool | None:
+        _check_privilege("column", privileges)
+        return _check_column(context, relation, column)
+
+    for relation in ("text", "oid"):
+        for column in ("text", "int2"):
+            provides(f"has_column_privilege({relation},{column},text)")(of_user)
+            for role in ("name", "oid"):
+                provides(f"has_column_privilege({role},{relation},{column},text)")(with_role)
+
+
+_register_column_privileges()
+
+
+@provides("pg_has_role(name,text)", "pg_has_role(oid,text)")
+def pg_has_role(context: EvalContext, role: Any, privileges: str) -> bool:
+    _check_role(role)
+    return True
+
+
+@provides(
+    "pg_has_role(name,name,text)",
+    "pg_has_role(name,oid,text)",
+    "pg_has_role(oid,name,text)",
+    "pg_has_role(oid,oid,text)",
+)
+def pg_has_role_of(context: EvalContext, user: Any, role: Any, privileges: str) -> bool:
+    _check_role(user)
+    _check_role(role)
+    return True
+
+
+@provides("row_security_active(oid)", "row_security_active(text)")
+def row_security_active(context: EvalContext, relation: Any) -> bool:
+    return False
+
+
+# ---------------------------------------------------------------------------------------------------- look-ups
+
+
+def _register_to_reg() -> None:
+    finders: dict[str, Callable[[str, EvalContext | None], int | None]] = {
+        "regclass": reg.find_class,
+        "regtype": reg.find_type,
+        "regproc": reg.find_function,
+        "regprocedure": reg.find_procedure,
+        "regnamespace": reg.find_schema,
+        "regrole": reg.find_role,
+        "regcollation": reg.find_collation,
+    }
+    for name, finder in finders.items():
+
+        def body(context: EvalContext, text: str, finder: Any = finder) -> int | None:
+            try:
+                oid: int | None = finder(text, context)
+            except (UndefinedTable, UndefinedObject, InvalidSchemaName):
+                return None
+            return oid
+
+        provides(f"to_{name}(text)")(body)
+
+
+_register_to_reg()
+
+
+# ---------------------------------------------------------------------------------------------------- sizes
+
+_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+
+def pretty_size(size: int) -> str:
+    """As pg_size_pretty: switch to the next unit from 10 of it on, rounding half away from zero."""
+    value, unit = size, 0
+    if abs(value) < 10 * 1_024:
+        return f"{value} bytes"
+    value = (abs(value) >> 9) * (1 if value > 0 else -1)  # keep one extra bit for rounding
+    unit = 1
+    while abs(value) >= 20 * 1_024 - 1 and unit < len(_UNITS) - 1:
+        value = (abs(value) >> 10) * (1 if value > 0 else -1)
+        unit += 1
+    rounded = (abs(value) + 1) // 2 * (1 if value > 0 else -1)
+    return f"{rounded} {_UNITS[unit]}"
+
+
+@provides("pg_size_pretty(int8)")
+def pg_size_pretty(context: EvalContext, size: int) -> str:
+    return pretty_size(size)
+
+
+@provides("pg_size_pretty(numeric)")
+def pg_size_pretty_numeric(context: EvalContext, size: Decimal) -> str:
+    if size == size.to_integral_value() or abs(size) >= 10 * 1_024:
+        return pretty_size(int(size.quantize(Decimal(1), rounding=ROUND_HALF_UP)))
+    return f"{size} bytes"
+
+
+def _stored_bytes(context: EvalContext, table: Table, index: Index | None) -> int:
+    """Bytes by the store's own account if the server can tell, else by the last ANALYZE, else 0."""
+    first, last = (0, 0xFFFF) if index is None else (index.storage_id, index.storage_id)
+    start = RANGE_HEAD.pack(4, table.storage_id, first)
+    end = prefix_end(RANGE_HEAD.pack(4, table.storage_id, last))
+    known = providers.relation_bytes(start, end)
+    if known is not None and table.sharding is None:
+        return known
+    statistics = view_of(context).statistics(table.oid)
+    if statistics is None or (index is not None and index is not table.indexes[0]):
+        return 0
+    return int(statistics.rows * statistics.bytes_per_row)
+
+
+def _size(context: EvalContext, oid: int, what: str) -> int | None:
+    view = view_of(context)
+    table = view.table_by_oid(oid)
+    if table is None:
+        found = view.index_by_oid(oid)
+        if found is None:
+            return 0 if view.virtual_by_oid(oid) is not None else None
+        table, index = found
+        # The rows of a table stand in its primary index: they count as the table, not as the index.
+        return 0 if index is table.indexes[0] else _stored_bytes(context, table, index)
+    if table.kind != "r":
+        return 0
+    heap = _stored_bytes(context, table, table.indexes[0])
+    others = sum(_stored_bytes(context, table, index) for index in table.indexes[1:])
+    return {"table": heap, "indexes": others, "total": heap + others}[what]
+
+
+@provides("pg_relation_size(regclass)")
+def pg_relation_size(context: EvalContext, oid: int) -> int | None:
+    return _size(context, oid, "table")
+
+
+@provides("pg_relation_size(regclass,text)")
+def pg_relation_fork_size(context: EvalContext, oid: int, fork: str) -> int | None:
+    if fork not in ("main", "fsm", "vm", "init"):
+        raise InvalidParameterValue("invalid fork name", hint='Valid fork names are "main", "fsm", "vm", and "init".')
+    return _size(context, oid, "table") if fork == "main" else 0
+
+
+@provides("pg_table_size(regclass)")
+def pg_table_size(context: EvalContext, oid: int) -> int | None:
+    return _size(context, oid, "table")
+
+
+@provides("pg_indexes_size(regclass)")
+def pg_indexes_size(context: EvalContext, oid: int) -> int | None:
+    return _size(context, oid, "indexes")
+
+
+@provides("pg_total_relation_size(regclass)")
+def pg_total_relation_size(context: EvalContext, oid: int) -> int | None:
+    return _size(context, oid, "total")
+
+
+@provides("pg_database_size(oid)", "pg_database_size(name)")
+def pg_database_size(context: EvalContext, database: Any) -> int | None:
+    view = view_of(context)
+    if _exists(context, "database", database) is None:
+        raise InvalidCatalogName(f"database with OID {database} does not exist")
+    name = database if isinstance(database, str) else view.catalog_state.databases[database].descriptor.name
+    if name == view.database.name and len(view.catalog_state.databases) <= 3:
+        known = providers.relation_bytes(END, b"\xff")
+        if known is not None:
+            return known
+    state = view.catalog_state.databases_by_name[name]
+    return int(sum(each.rows * each.bytes_per_row for each in state.statistics.values()))
+
+
+@provides("pg_tablespace_size(oid)", "pg_tablespace_size(name)")
+def pg_tablespace_size(context: EvalContext, tablespace: Any) -> int | None:
+    return providers.relation_bytes(END, b"\xff") or 0
+
+
+@provides("pg_tablespace_location(oid)")
+def pg_tablespace_location(context: EvalContext, oid: int) -> str:
+    return ""
+
+
+# ---------------------------------------------------------------------------------------------------- the server
+
+_ENCODINGS = {0: "SQL_ASCII", 6: "UTF8"}
+
+
+@provides("pg_encoding_to_char(int4)")
+def pg_encoding_to_char(context: EvalContext, encoding: int) -> str:
+    return _ENCODINGS.get(encoding, "")
+
+
+@provides("pg_char_to_encoding(name)")
+def pg_char_to_encoding(context: EvalContext, name: str) -> int:
+    names = {"UTF8": 6, "UTF-8": 6, "UNICODE": 6, "SQL_ASCII": 0}
+    return names.get(name.upper(), -1)
+
+
+@provides("pg_is_in_recovery()")
+def pg_is_in_recovery(context: EvalContext) -> bool:
+    return False
+
+
+@provides("pg_my_temp_schema()")
+def pg_my_temp_schema(context: EvalContext) -> int:
+    return 0
+
+
+@provides("pg_is_other_temp_schema(oid)")
+def pg_is_other_temp_schema(context: EvalContext, oid: int) -> bool:
+    return False
+
+
+@provides("pg_relation_is_publishable(regclass)")
+def pg_relation_is_publishable(context: EvalContext, oid: int) -> bool | None:
+    return False if _relation_oid(context, oid) is not None else None
+
+
+@provides("pg_relation_is_updatable(regclass,bool)")
+def pg_relation_is_updatable(context: EvalContext, oid: int, triggers: bool) -> int:
+    table = view_of(context).table_by_oid(oid)
+    return 28 if table is not None and table.kind == "r" else 0  # update, insert, delete
+
+
+@provides("pg_column_is_updatable(regclass,int2,bool)")
+def pg_column_is_updatable(context: EvalContext, oid: int, number: int, triggers: bool) -> bool:
+    table = view_of(context).table_by_oid(oid)
+    return table is not None and table.kind == "r"
+
+
+@provides("pg_relation_filenode(regclass)")
+def pg_relation_filenode(context: EvalContext, oid: int) -> int | None:
+    table = view_of(context).table_by_oid(oid)
+    return table.storage_id if table is not None and table.kind != "v" else None
+
+
+# ---------------------------------------------------------------------------------------------------- sequences
+
+_last_values: WeakKeyDictionary[Any, dict[int, int]] = WeakKeyDictionary()
+"""What each session got from its sequences last, by oid; under 0 the oid of the sequence it used last."""
+
+
+def _session_values(context: EvalContext) -> dict[int, int]:
+    if context.extra is None:
+        raise FeatureNotSupported("sequences need a session")
+    values = _last_values.get(context.extra)
+    if values is None:
+        values = _last_values[context.extra] = {}
+    return values
+
+
+def _sequence(context: EvalContext, oid: int) -> Table:
+    view = view_of(context)
+    table = view.table_by_oid(oid)
+    if table is None:
+        raise UndefinedTable(f"could not open relation with OID {oid}")
+    if table.kind != "S":
+        raise WrongObjectType(f'"{table.name}" is not a sequence')
+    return table
+
+
+@provides("nextval(regclass)")
+def nextval(context: EvalContext, oid: int) -> int:
+    sequence = _sequence(context, oid)
+    numbers = view_of(context).numbers
+    if numbers is None:
+        raise FeatureNotSupported("sequences need a session")
+    value = numbers.try_next(sequence)
+    if context.extra is not None:
+        values = _session_values(context)
+        values[oid] = value
+        values[0] = oid
+    return value
+
+
+@provides("currval(regclass)")
+def currval(context: EvalContext, oid: int) -> int:
+    sequence = _sequence(context, oid)
+    value = _session_values(context).get(oid)
+    if value is None:
+        raise DatabaseError.of("55000", f'currval of sequence "{sequence.name}" is not yet defined in this session')
+    return value
+
+
+@provides("lastval()")
+def lastval(context: EvalContext) -> int:
+    values = _session_values(context)
+    if 0 not in values:
+        raise DatabaseError.of("55000", "lastval is not yet defined in this session")
+    return values[values[0]]
+
+
+@provides("pg_sequence_parameters(oid)")
+def pg_sequence_parameters(context: EvalContext, oid: int) -> tuple[Any, ...]:
+    definition = definition_of(_sequence(context, oid))
+    return (
+        definition.start,
+        definition.minimum,
+        definition.maximum,
+        definition.increment,
+        definition.cycle,
+        1,
+        definition.type_oid,
+    )

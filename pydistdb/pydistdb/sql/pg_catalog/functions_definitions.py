@@ -1,0 +1,303 @@
+"""pg_get_*def, pg_get_expr, format_type and comments: the functions with which clients describe objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from pydistdb.sql.catalog.descriptors import Index, Table
+from pydistdb.sql.catalog.sequence_numbers import definition_of
+from pydistdb.sql.catalog.state_view import StateView
+from pydistdb.sql.errors import FeatureNotSupported, UndefinedColumn, UndefinedTable
+from pydistdb.sql.functions import registry as functions
+from pydistdb.sql.functions.define import define, facts
+from pydistdb.sql.pg_catalog.constraints import REWRITE_OID_OFFSET
+from pydistdb.sql.pg_catalog.defaults import default_text
+from pydistdb.sql.pg_catalog.describe import (
+    check_definition,
+    foreign_key_definition,
+    index_column_text,
+    index_definition,
+    key_definition,
+    view_definition,
+)
+from pydistdb.sql.pg_catalog.objects import (
+    CONSTRAINT_OID_OFFSET,
+    OWNER_NAME,
+    OWNER_OID,
+    column_names,
+    qualified_name,
+    visible_name,
+)
+from pydistdb.sql.types import reg
+from pydistdb.sql.types import registry as types
+from pydistdb.sql.types.base import AggregateFunction, EvalContext
+from pydistdb.sql.types.known import TYPES_BY_OID
+
+
+def provides(*signatures: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate the body of a catalog function (its first argument is the EvalContext), unless it is there already."""
+
+    def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
+        for signature in signatures:
+            if functions.function_by_oid(facts(signature).oid) is None:
+                define(signature, body, context=True)
+        return body
+
+    return decorate
+
+
+def view_of(context: EvalContext) -> StateView:
+    """The session's catalog."""
+    if context.catalog is None:
+        raise FeatureNotSupported("catalog functions need a session")
+    return cast(StateView, context.catalog)
+
+
+# ---------------------------------------------------------------------------------------------------- types
+
+
+@provides("format_type(oid,int4)")
+def format_type(context: EvalContext, type_oid: int | None, modifier: int | None) -> str | None:
+    if type_oid is None:
+        return None
+    if type_oid in TYPES_BY_OID:
+        # Without a modifier, a type that has them is written as the catalog names it.
+        return types.format_type(type_oid, -1 if modifier is None else modifier)
+    if type_oid == 0:
+        return "-"
+    view = view_of(context)
+    for table in view.tables():
+        if table.row_type_oid and type_oid in (table.row_type_oid, table.row_type_oid + 1):
+            suffix = "" if type_oid == table.row_type_oid else "[]"
+            return visible_name(view, table.schema, table.name) + suffix
+    return "???"
+
+
+# ---------------------------------------------------------------------------------------------------- definitions
+
+
+@provides("pg_get_expr(pg_node_tree,oid)")
+def pg_get_expr(context: EvalContext, expression: str, relation: int) -> str | None:
+    return default_text(view_of(context), context, expression)
+
+
+@provides("pg_get_expr(pg_node_tree,oid,bool)")
+def pg_get_expr_pretty(context: EvalContext, expression: str, relation: int, pretty: bool) -> str | None:
+    return default_text(view_of(context), context, expression)
+
+
+@provides("pg_get_indexdef(oid)")
+def pg_get_indexdef(context: EvalContext, oid: int) -> str | None:
+    view = view_of(context)
+    found = view.index_by_oid(oid)
+    return None if found is None else index_definition(view, *found)
+
+
+@provides("pg_get_indexdef(oid,int4,bool)")
+def pg_get_indexdef_column(context: EvalContext, oid: int, position: int, pretty: bool) -> str | None:
+    view = view_of(context)
+    found = view.index_by_oid(oid)
+    if found is None:
+        return None
+    if position == 0:
+        text = index_definition(view, *found)
+        if pretty:
+            table = found[0]
+            text = text.replace(
+                f" ON {qualified_name(view, table)} ", f" ON {visible_name(view, table.schema, table.name)} "
+            )
+        return text
+    return index_column_text(*found, position - 1) if 1 <= position <= len(found[1].columns) else ""
+
+
+@provides("pg_get_constraintdef(oid)")
+def pg_get_constraintdef(context: EvalContext, oid: int) -> str | None:
+    view = view_of(context)
+    found = view.index_by_oid(oid - CONSTRAINT_OID_OFFSET)
+    if found is not None:
+        return key_definition(*found)
+    for table in view.tables():
+        for check in table.checks:
+            if check.oid == oid:
+                return check_definition(check)
+        for key in table.foreign_keys:
+            if key.oid == oid:
+                return foreign_key_definition(view, table, key)
+    return None
+
+
+@provides("pg_get_constraintdef(oid,bool)")
+def pg_get_constraintdef_pretty(context: EvalContext, oid: int, pretty: bool) -> str | None:
+    text: str | None = pg_get_constraintdef(context, oid)
+    if text is not None and pretty and text.startswith("CHECK ((") and text.endswith("))"):
+        text = f"CHECK ({text[8:-2]})"
+    return text
+
+
+def _view_definition(view: StateView, oid: int) -> str | None:
+    table = view.table_by_oid(oid)
+    return view_definition(table) if table is not None and table.kind == "v" else None
+
+
+@provides("pg_get_viewdef(oid)")
+def pg_get_viewdef(context: EvalContext, oid: int) -> str | None:
+    return _view_definition(view_of(context), oid)
+
+
+@provides("pg_get_viewdef(oid,bool)", "pg_get_viewdef(oid,int4)")
+def pg_get_viewdef_pretty(context: EvalContext, oid: int, pretty: Any) -> str | None:
+    return _view_definition(view_of(context), oid)
+
+
+@provides("pg_get_viewdef(text)")
+def pg_get_viewdef_named(context: EvalContext, name: str) -> str | None:
+    return _view_definition(view_of(context), _relation_named(context, name).oid)
+
+
+@provides("pg_get_viewdef(text,bool)")
+def pg_get_viewdef_named_pretty(context: EvalContext, name: str, pretty: bool) -> str | None:
+    return _view_definition(view_of(context), _relation_named(context, name).oid)
+
+
+@provides("pg_get_ruledef(oid)")
+def pg_get_ruledef(context: EvalContext, oid: int) -> str | None:
+    view = view_of(context)
+    table = view.table_by_oid(oid - REWRITE_OID_OFFSET)
+    if table is None or table.kind != "v":
+        return None
+    return f'CREATE RULE "_RETURN" AS\n    ON SELECT TO {qualified_name(view, table)} DO INSTEAD {table.definition};'
+
+
+@provides("pg_get_ruledef(oid,bool)")
+def pg_get_ruledef_pretty(context: EvalContext, oid: int, pretty: bool) -> str | None:
+    text: str | None = pg_get_ruledef(context, oid)
+    return text
+
+
+@provides(
+    "pg_get_partkeydef(oid)",
+    "pg_get_partition_constraintdef(oid)",
+    "pg_get_statisticsobjdef(oid)",
+    "pg_get_statisticsobjdef_columns(oid)",
+    "pg_get_triggerdef(oid)",
+)
+def nothing(context: EvalContext, oid: int) -> None:
+    """There are no partitions, extended statistics and triggers to describe."""
+    return None
+
+
+@provides("pg_get_triggerdef(oid,bool)")
+def pg_get_triggerdef_pretty(context: EvalContext, oid: int, pretty: bool) -> None:
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------- functions
+
+
+@provides("pg_get_function_result(oid)")
+def pg_get_function_result(context: EvalContext, oid: int) -> str | None:
+    function = functions.function_by_oid(oid)
+    if function is None:
+        return None
+    name = types.format_type(function.return_type.oid, -1)
+    if isinstance(function, AggregateFunction):
+        return name
+    if function.out_columns and function.returns_set:
+        name = "record"
+    return f"SETOF {name}" if function.returns_set else name
+
+
+@provides("pg_get_function_arguments(oid)", "pg_get_function_identity_arguments(oid)")
+def pg_get_function_arguments(context: EvalContext, oid: int) -> str | None:
+    function = functions.function_by_oid(oid)
+    if function is None:
+        return None
+    words = [types.format_type(sql_type.oid, -1) for sql_type in function.argument_types]
+    if function.variadic and words:
+        words[-1] = "VARIADIC " + words[-1]
+    if not isinstance(function, AggregateFunction):
+        words += [f"OUT {name} {types.format_type(each.oid, -1)}" for name, each in function.out_columns]
+    return ", ".join(words)
+
+
+# ---------------------------------------------------------------------------------------------------- comments
+
+_CLASS_OIDS = {"pg_class": 1259, "pg_namespace": 2615, "pg_constraint": 2606, "pg_type": 1247, "pg_database": 1262}
+
+
+@provides("obj_description(oid,name)")
+def obj_description(context: EvalContext, oid: int, class_name: str) -> str | None:
+    class_oid = _CLASS_OIDS.get(class_name)
+    return view_of(context).comment(class_oid, oid) if class_oid is not None else None
+
+
+@provides("obj_description(oid)")
+def obj_description_any(context: EvalContext, oid: int) -> str | None:
+    view = view_of(context)
+    return next((text for c in _CLASS_OIDS.values() if (text := view.comment(c, oid)) is not None), None)
+
+
+@provides("col_description(oid,int4)")
+def col_description(context: EvalContext, oid: int, number: int) -> str | None:
+    return view_of(context).comment(_CLASS_OIDS["pg_class"], oid, number) if number else None
+
+
+@provides("shobj_description(oid,name)")
+def shobj_description(context: EvalContext, oid: int, class_name: str) -> str | None:
+    class_oid = _CLASS_OIDS.get(class_name)
+    if class_oid is None:
+        return None
+    for database in view_of(context).catalog_state.databases.values():
+        text = database.comments.get((class_oid, oid, 0))
+        if text is not None:
+            return text
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------- names
+
+
+@provides("pg_get_userbyid(oid)")
+def pg_get_userbyid(context: EvalContext, oid: int) -> str:
+    return OWNER_NAME if oid == OWNER_OID else f"unknown (OID={oid})"
+
+
+def _relation_named(context: EvalContext, name: str) -> Table:
+    oid = reg.find_class(name, context)
+    table = None if oid is None else view_of(context).table_by_oid(oid)
+    if table is None:
+        raise UndefinedTable(f'relation "{name}" does not exist')
+    return table
+
+
+@provides("pg_get_serial_sequence(text,text)")
+def pg_get_serial_sequence(context: EvalContext, table_name: str, column_name: str) -> str | None:
+    table = _relation_named(context, table_name)
+    number = next((c.number for c in table.columns if c.name == column_name and not c.dropped), None)
+    if number is None:
+        raise UndefinedColumn(f'column "{column_name}" of relation "{table.name}" does not exist')
+    view = view_of(context)
+    for sequence in view.tables():
+        if sequence.kind == "S":
+            definition = definition_of(sequence)
+            if (definition.owner_table, definition.owner_column) == (table.oid, number):
+                return qualified_name(view, sequence)
+    return None
+
+
+@provides("pg_describe_object(oid,oid,int4)")
+def pg_describe_object(context: EvalContext, class_oid: int, oid: int, sub_id: int) -> str | None:
+    view = view_of(context)
+    kinds = {"r": "table", "v": "view", "S": "sequence"}
+    table = view.table_by_oid(oid)
+    if class_oid == _CLASS_OIDS["pg_class"] and table is not None:
+        text = f"{kinds[table.kind]} {visible_name(view, table.schema, table.name)}"
+        return f"column {column_names(table, [sub_id])[0]} of {text}" if sub_id else text
+    found: tuple[Table, Index] | None = view.index_by_oid(oid)
+    if class_oid == _CLASS_OIDS["pg_class"] and found is not None:
+        return f"index {visible_name(view, found[0].schema, found[1].name)}"
+    schema = view.schema_by_oid(oid)
+    if class_oid == _CLASS_OIDS["pg_namespace"] and schema is not None:
+        return f"schema {schema.name}"
+    return None
