@@ -1,12 +1,180 @@
-"""Window functions."""
+"""Window functions.
+
+Calls that share PARTITION BY and ORDER BY make a stage: it sorts its input, takes one partition at a time, and appends a value
+per call to every row.  Several such stages stand on each other.
+
+A pure window function gets the whole partition at once (``functions.window``).  An aggregate runs over each row's frame: where
+frames only grow at their end, as by default, one state is carried along; equal frames in a row share their result.
+"""
 
 from __future__ import annotations
 
-from pydistdb.sql.errors import FeatureNotSupported
-from pydistdb.sql.exec.operator import Operator
-from pydistdb.sql.tree import Window
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+from pydistdb.sql.exec.aggregate import group_key_source
+from pydistdb.sql.exec.codegen import tuple_source
+from pydistdb.sql.exec.frames import Frame, Peers, frames
+from pydistdb.sql.exec.operator import Batch, Operator, ProjectOperator, Row
+from pydistdb.sql.exec.run import State
+from pydistdb.sql.exec.sort import SortOperator
+from pydistdb.sql.exec.spill import in_batches
+from pydistdb.sql.functions.window import USES_FRAME, Partition
+from pydistdb.sql.tree import ColumnRef, OutputColumn, SortKey, Window, WindowCall
+from pydistdb.sql.types.base import AggregateFunction, Function
 
 
 class WindowOperator(Operator):
+    """All stages of a Window node, and its columns in the order asked for."""
+
     def __init__(self, source: Operator, node: Window) -> None:
-        raise FeatureNotSupported("window functions are not supported yet")
+        counts = {
+            column.id
+            for column, call in zip(node.columns[len(node.columns) - len(node.calls) :], node.calls, strict=True)
+            if call.function.name in ("count", "row_number", "rank", "dense_rank")
+        }
+        super().__init__(node.columns, source.not_null | counts)
+        calls = list(zip(node.columns[len(node.columns) - len(node.calls) :], node.calls, strict=True))
+        stage: Operator = source
+        while calls:
+            partition_by, order_by = calls[0][1].partition_by, calls[0][1].order_by
+            chosen = [pair for pair in calls if (pair[1].partition_by, pair[1].order_by) == (partition_by, order_by)]
+            calls = [pair for pair in calls if pair not in chosen]
+            stage = StageOperator(stage, chosen)
+        if stage.ids != self.ids:
+            references = [ColumnRef(column.type, column.id) for column in node.columns]
+            stage = ProjectOperator(stage, node.columns, references)
+        self.stage = stage
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        async for batch in self.stage.batches(state):
+            yield batch
+
+
+class StageOperator(Operator):
+    """The calls over one kind of partition."""
+
+    def __init__(self, source: Operator, calls: Sequence[tuple[OutputColumn, WindowCall]]) -> None:
+        super().__init__(source.columns + tuple(column for column, _ in calls), source.not_null)
+        self.calls = [call for _, call in calls]
+        self.partition_by = self.calls[0].partition_by
+        self.order_by = self.calls[0].order_by
+        keys = [SortKey(expression) for expression in self.partition_by] + list(self.order_by)
+        self.sorted = SortOperator(source, keys) if keys else source
+
+    def _keys(self, expressions: Sequence[Any]) -> Callable[[Batch, State], list[Any]]:
+        code = self.sorted.code()
+        source = group_key_source(code, expressions) if expressions else "()"
+        function: Callable[[Batch, State], list[Any]] = code.build("f(batch, S)", f"return [{source} for r in batch]")
+        return function
+
+    @cached_property
+    def partition_keys(self) -> Callable[[Batch, State], list[Any]]:
+        return self._keys(self.partition_by)
+
+    @cached_property
+    def order_keys(self) -> Callable[[Batch, State], list[Any]]:
+        return self._keys([key.expression for key in self.order_by])
+
+    @cached_property
+    def arguments(self) -> list[Callable[[Batch, State], list[Row]]]:
+        """Per call ``f(rows, S)``: its arguments for every row."""
+        functions: list[Callable[[Batch, State], list[Row]]] = []
+        for call in self.calls:
+            code = self.sorted.code()
+            source = tuple_source(list(map(code.value, call.arguments)))
+            functions.append(code.build("f(batch, S)", f"return [{source} for r in batch]"))
+        return functions
+
+    @cached_property
+    def filters(self) -> list[Callable[[Batch, State], list[bool]] | None]:
+        functions: list[Callable[[Batch, State], list[bool]] | None] = []
+        for call in self.calls:
+            if call.filter is None:
+                functions.append(None)
+                continue
+            code = self.sorted.code()
+            source = code.truth(call.filter)
+            functions.append(code.build("f(batch, S)", f"return [bool({source}) for r in batch]"))
+        return functions
+
+    @cached_property
+    def order_values(self) -> Callable[[Batch, State], list[Any]]:
+        code = self.sorted.code()
+        source = code.value(self.order_by[0].expression)
+        function: Callable[[Batch, State], list[Any]] = code.build("f(batch, S)", f"return [{source} for r in batch]")
+        return function
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        rows: Batch = []
+        last: Any = None
+        async for batch in self.sorted.batches(state):
+            keys = self.partition_keys(batch, state)
+            start = 0
+            for position, key in enumerate(keys):
+                if (rows or position) and key != last:
+                    rows += batch[start:position]
+                    for output in in_batches(self._partition(rows, state)):
+                        yield output
+                    rows = []
+                    start = position
+                last = key
+            rows += batch[start:]
+            await state.breathe()
+        if rows:
+            for output in in_batches(self._partition(rows, state)):
+                yield output
+
+    def _partition(self, rows: Batch, state: State) -> Batch:
+        """The rows of a partition with the calls' values."""
+        keys = self.order_keys(rows, state) if self.order_by else [()] * len(rows)
+        peers = Peers.from_keys(keys)
+        columns: list[Sequence[Any]] = []
+        for number, call in enumerate(self.calls):
+            arguments = self.arguments[number](rows, state)
+            needs_frames = isinstance(call.function, AggregateFunction) or call.function.name in USES_FRAME
+            chosen: list[Frame] = []
+            if needs_frames:
+                has_offsets = bool(call.frame) and any(bound[1] is not None for bound in call.frame[1:3])
+                values = self.order_values(rows, state) if has_offsets and self.order_by else ()
+                chosen = frames(call.frame, peers, values, self.order_by, state)
+            if isinstance(call.function, Function):
+                partition = Partition(len(rows), peers.of, chosen)
+                columns.append(call.function.implementation(partition, *zip(*arguments, strict=True)))
+            else:
+                passes = self.filters[number]
+                kept = None if passes is None else passes(rows, state)
+                columns.append(_over_frames(call.function, arguments, kept, chosen, state))
+        return [row + values for row, values in zip(rows, zip(*columns, strict=True), strict=True)]
+
+
+def _over_frames(
+    function: AggregateFunction,
+    arguments: list[Row],
+    kept: list[bool] | None,
+    chosen: list[Frame],
+    state: State,
+) -> list[Any]:
+    """An aggregate's value for every frame."""
+    strict, accumulate = function.strict, function.accumulate
+    results: list[Any] = []
+    value: Any = None
+    start = end = -1
+    previous: Frame | None = None
+    for frame in chosen:
+        if previous is not None and frame == previous:
+            results.append(results[-1])
+            continue
+        grows = isinstance(frame, range) and frame.start == start and frame.stop >= end
+        if not grows:
+            value = function.initial()
+        for position in range(end, frame.stop) if grows and isinstance(frame, range) else frame:
+            row = arguments[position]
+            if (kept is None or kept[position]) and not (strict and None in row):
+                value = accumulate(value, *row)
+        start, end = (frame.start, frame.stop) if isinstance(frame, range) else (-1, -1)
+        previous = frame
+        finish: Callable[..., Any] = function.finish
+        results.append(finish(value, state.context) if function.needs_context else finish(value))
+    return results

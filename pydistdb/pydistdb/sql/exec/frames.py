@@ -1,0 +1,178 @@
+"""Window frames: for each row of a partition, the positions of the rows its frame holds.
+
+``rows`` counts rows, ``groups`` counts peer groups, ``range`` compares values of the one ORDER BY column.  A frame is a range of
+positions, or a list where EXCLUDE cuts a hole::
+
+    values 1 2 2 5, RANGE BETWEEN 1 PRECEDING AND CURRENT ROW   ->   0..1, 0..3, 0..3, 3..4
+
+Source: PostgreSQL 15 manual, 4.2.8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
+from pydistdb.sql.exec.codegen import evaluator
+from pydistdb.sql.exec.run import State
+from pydistdb.sql.functions import registry as functions
+from pydistdb.sql.tree import Expr, SortKey
+from pydistdb.sql.types.known import INTERVAL
+from pydistdb.sql.types.ordering import sort_key
+
+Frame = Sequence[int]
+DEFAULT: tuple[Any, ...] = ("range", ("unbounded preceding", None), ("current row", None), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """A partition's rows by peer group: ``of[i]`` is row i's group, ``starts[g]`` its first row (and one more at the end)."""
+
+    of: list[int]
+    starts: list[int]
+
+    @property
+    def size(self) -> int:
+        return len(self.of)
+
+    @staticmethod
+    def from_keys(keys: Sequence[Any]) -> Peers:
+        of: list[int] = []
+        starts: list[int] = []
+        for position, key in enumerate(keys):
+            if not position or key != keys[position - 1]:
+                starts.append(position)
+            of.append(len(starts) - 1)
+        starts.append(len(keys))
+        return Peers(of, starts)
+
+
+def frames(
+    frame: tuple[Any, ...], peers: Peers, values: Sequence[Any], order_by: Sequence[SortKey], state: State
+) -> list[Frame]:
+    """The frame of every row; ``values``: the ORDER BY column (for a range with offsets)."""
+    unit, (start_word, start_offset), (end_word, end_offset), exclusion = frame or DEFAULT
+    start = _edge(
+        unit, start_word, _offset(start_offset, "starting", unit, state), peers, values, order_by, state, False
+    )
+    end = _edge(unit, end_word, _offset(end_offset, "ending", unit, state), peers, values, order_by, state, True)
+    size = peers.size
+    result: list[Frame] = [range(min(max(start(i), 0), size), min(max(end(i), 0), size)) for i in range(size)]
+    if exclusion:
+        return [_excluding(exclusion, chosen, position, peers) for position, chosen in enumerate(result)]
+    return result
+
+
+def _excluding(exclusion: str, frame: Frame, position: int, peers: Peers) -> Frame:
+    group = peers.of[position]
+    first, last = peers.starts[group], peers.starts[group + 1]
+    match exclusion:
+        case "current row":
+            return [row for row in frame if row != position]
+        case "group":
+            return [row for row in frame if not first <= row < last]
+        case _:
+            return [row for row in frame if row == position or not first <= row < last]
+
+
+def _offset(expression: Expr | None, which: str, unit: str, state: State) -> Any:
+    if expression is None:
+        return None
+    (value,) = evaluator([expression])(state)
+    if value is None:
+        raise DatabaseError.of("22004", f"frame {which} offset must not be null")
+    if unit != "range" and value < 0:
+        raise DatabaseError.of("22013", f"frame {which} offset must not be negative")
+    return value
+
+
+def _edge(
+    unit: str,
+    word: str,
+    offset: Any,
+    peers: Peers,
+    values: Sequence[Any],
+    order_by: Sequence[SortKey],
+    state: State,
+    is_end: bool,
+) -> Callable[[int], int]:
+    """A function from a row to the first position of its frame, or (``is_end``) the one behind its last."""
+    size = peers.size
+    if word.startswith("unbounded"):
+        edge = 0 if word == "unbounded preceding" else size
+        return lambda row: edge
+    if unit == "rows":
+        step = {"preceding": -1, "current row": 0, "following": 1}[word] * (offset or 0)
+        return lambda row: row + step + is_end
+    if word == "current row" or unit == "groups":
+        steps = {"preceding": -1, "current row": 0, "following": 1}[word] * (offset or 0)
+        last_group = len(peers.starts) - 2
+
+        def by_group(row: int) -> int:
+            group = peers.of[row] + steps
+            if group < 0:
+                return 0
+            return size if group > last_group else peers.starts[group + is_end]
+
+        return by_group
+    return _range_edge(word, offset, values, order_by[0], peers, state, is_end)
+
+
+def _range_edge(
+    word: str, offset: Any, values: Sequence[Any], order: SortKey, peers: Peers, state: State, is_end: bool
+) -> Callable[[int], int]:
+    backwards = (word == "preceding") != order.descending
+    move = _mover("-" if backwards else "+", order.expression.type.oid, offset, state)
+    key = sort_key(order.expression.type.oid) or (lambda value: value)
+    present = [position for position, value in enumerate(values) if value is not None]
+    first, last = (present[0], present[-1] + 1) if present else (0, 0)
+    keys = [key(values[position]) for position in range(first, last)]
+
+    def edge(row: int) -> int:
+        if values[row] is None:
+            return peers.starts[peers.of[row] + is_end]
+        target = key(move(values[row]))
+        low, high = 0, len(keys)
+        while low < high:
+            middle = (low + high) // 2
+            here = keys[middle]
+            before = here > target if order.descending else here < target
+            if before or (is_end and here == target):
+                low = middle + 1
+            else:
+                high = middle
+        return first + low
+
+    return edge
+
+
+def _mover(name: str, value_oid: int, offset: Any, state: State) -> Callable[[Any], Any]:
+    """``value + offset`` or ``value - offset`` in the type's own arithmetic."""
+    if isinstance(offset, tuple):
+        operator = functions.operator_for(name, value_oid, INTERVAL.oid)
+    else:
+        operator = functions.operator_for(name, value_oid, value_oid)
+    if operator is None:
+        raise FeatureNotSupported("RANGE with offset PRECEDING/FOLLOWING is not supported for this column type")
+    negative = (
+        (offset.months, offset.days, offset.microseconds) < (0, 0, 0) if isinstance(offset, tuple) else offset < 0
+    )
+    if negative:
+        raise DatabaseError.of("22013", "invalid preceding or following size in window function")
+    function = operator.function
+    body = function.implementation
+    if function.needs_context:
+        return lambda value: body(state.context, value, offset)
+
+    def moved(value: Any) -> Any:
+        try:
+            return body(value, offset)
+        except DatabaseError as error:
+            if error.sqlstate != "22003":
+                raise
+            # Past the type's end: beyond every value there is.
+            return value + offset if name == "+" else value - offset
+
+    return moved
