@@ -19,8 +19,9 @@ from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.tree import Expr, SortKey
+from pydistdb.sql.types.base import Interval
 from pydistdb.sql.types.known import INTERVAL
-from pydistdb.sql.types.ordering import sort_key
+from pydistdb.sql.types.ordering import interval_key, sort_key
 
 Frame = Sequence[int]
 DEFAULT: tuple[Any, ...] = ("range", ("unbounded preceding", None), ("current row", None), "")
@@ -150,15 +151,13 @@ def _range_edge(
 
 def _mover(name: str, value_oid: int, offset: Any, state: State) -> Callable[[Any], Any]:
     """``value + offset`` or ``value - offset`` in the type's own arithmetic."""
-    if isinstance(offset, tuple):
+    if isinstance(offset, Interval):
         operator = functions.operator_for(name, value_oid, INTERVAL.oid)
     else:
         operator = functions.operator_for(name, value_oid, value_oid)
     if operator is None:
         raise FeatureNotSupported("RANGE with offset PRECEDING/FOLLOWING is not supported for this column type")
-    negative = (
-        (offset.months, offset.days, offset.microseconds) < (0, 0, 0) if isinstance(offset, tuple) else offset < 0
-    )
+    negative = interval_key(offset) < 0 if isinstance(offset, Interval) else offset < 0
     if negative:
         raise DatabaseError.of("22013", "invalid preceding or following size in window function")
     function = operator.function

@@ -323,10 +323,10 @@ class Builder:
         source = self.build(relation.input, wish)
         if relation.limit is not None and not relation.with_ties:
             match source:
-                case Sort(input=inner, keys=keys):
-                    return TopN(source.columns, inner, keys, relation.limit, relation.offset)
-                case Project(input=Sort(input=inner, keys=keys) as sort):
-                    return replace(source, input=TopN(sort.columns, inner, keys, relation.limit, relation.offset))
+                case Sort(input=unsorted, keys=keys):
+                    return TopN(source.columns, unsorted, keys, relation.limit, relation.offset)
+                case Project(input=Sort(input=unsorted, keys=keys) as sort):
+                    return replace(source, input=TopN(sort.columns, unsorted, keys, relation.limit, relation.offset))
         return replace(relation, input=source, columns=source.columns)
 
     def _aggregate(self, relation: Aggregate) -> Rel:

@@ -17,7 +17,7 @@ from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.plan.comparisons import operator_name
 from pydistdb.sql.plan.cost import Estimator
-from pydistdb.sql.plan.expressions import conjuncts, inputs
+from pydistdb.sql.plan.expressions import all_relations, conjuncts, inputs
 from pydistdb.sql.plan.physical import (
     Apply,
     HashJoin,
@@ -96,8 +96,11 @@ class Explainer:
         self.names = Names()
         self.estimator = Estimator(None)
         self.subplans = 0
+        self.qualifies = False
+        """Columns are shown with their table, since there are several."""
 
     def lines(self, root: Rel) -> list[str]:
+        self.qualifies = sum(isinstance(part, TableScan | VirtualTableScan) for part in all_relations(root)) > 1
         self._name(root)
         output: list[str] = []
         self._node(root, "", "", output)
@@ -107,13 +110,14 @@ class Explainer:
 
     def _name(self, relation: Rel) -> None:
         """Learn what columns are called, from the leaves up."""
-        for part in _parts(relation):
+        for part in inputs(relation):
             self._name(part)
         match relation:
             case TableScan():
                 by_number = {column.number: column.name for column in relation.table.columns}
                 for column, number in zip(relation.columns, relation.numbers, strict=True):
-                    self.names[column.id] = by_number.get(number, "ctid")
+                    prefix = f"{relation.alias or relation.table.name}." if self.qualifies else ""
+                    self.names[column.id] = prefix + by_number.get(number, "ctid")
             case Project() | ProjectSet():
                 for column, expression in zip(relation.columns, relation.expressions, strict=True):
                     self.names.setdefault(column.id, self.text(expression))
@@ -197,10 +201,10 @@ class Explainer:
                 properties = [f"Hash Cond: {self.condition(relation.condition)}"]
                 if relation.residual is not None:
                     properties.append(f"Join Filter: {self.text(relation.residual)}")
-                return f"Hash{JOIN_WORDS[relation.kind]}{_join(relation.kind)}", properties
+                return f"Hash{JOIN_WORDS[relation.kind]} Join", properties
             case LookupJoin():
                 residual = [] if relation.residual is None else [f"Join Filter: {self.text(relation.residual)}"]
-                return f"Lookup{JOIN_WORDS[relation.kind]}{_join(relation.kind)}", residual
+                return f"Lookup{JOIN_WORDS[relation.kind]} Join", residual
             case NestedLoop():
                 condition = [] if relation.condition is None else [f"Join Filter: {self.text(relation.condition)}"]
                 suffix = "" if relation.kind == "inner" else f"{JOIN_WORDS[relation.kind]} Join"
@@ -380,11 +384,3 @@ def constant_text(constant: Const) -> str:
 
 def _aliased(name: str, alias: str) -> str:
     return name if not alias or alias == name else f"{name} {alias}"
-
-
-def _join(kind: str) -> str:
-    return " Join"
-
-
-def _parts(relation: Rel) -> list[Rel]:
-    return inputs(relation)
