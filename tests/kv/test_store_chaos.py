@@ -8,13 +8,13 @@ killed or late at that moment.
 from __future__ import annotations
 
 import pytest
-
 from pydistdb.kv.api import KVError
 from pydistdb.kv.command import ANY_GENERATION, Command
 from pydistdb.kv.replica import Replica
 from pydistdb.tasks import sleep
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Space
+
 from tests.support.cluster import Cluster
 
 MILLISECOND = 1_000_000

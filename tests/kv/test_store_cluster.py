@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from pydistdb.kv.api import KVError
 from pydistdb.kv.command import ANY_GENERATION, Command
 from pydistdb.kv.descriptor import (
@@ -22,6 +21,7 @@ from pydistdb_storage.engine import Engine, Space
 from pydistdb_storage.errors import StoreFull
 from pydistdb_storage.keys import prefix_end
 from pydistdb_storage.lmdb_engine import LMDBEngine
+
 from tests.support.cluster import SECOND, Cluster
 
 SHORT_DEATH = StoreConfig(dead_after_ns=5 * SECOND)
@@ -251,7 +251,7 @@ def test_a_dead_node_is_replaced_by_a_spare() -> None:
     assert cluster.wait_until(moved, 30) > 4
     cluster.restart(victim.name)
     cluster.advance(15)
-    held = [r for r in cluster.store(victim.name).replicas.values()]
+    held = list(cluster.store(victim.name).replicas.values())
     assert all(r.descriptor.replica_on(gone) is not None for r in held), "what it lost it has deleted"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from pydistdb.kv.api import DiskFull, OutcomeUnknown
 from pydistdb.kv.command import Command, CommandTooLarge, NotLeaseholder, ProposalLost, transaction_prefix
 from pydistdb.kv.replica import Replica
@@ -15,6 +14,7 @@ from pydistdb_storage.errors import StoreCorrupt, StoreFull
 from pydistdb_storage.lmdb_engine import LMDBEngine
 from pydistdb_storage.memory_engine import MemoryEngine
 from pydistdb_storage.rows import encode
+
 from tests.support.cluster import Cluster
 
 VERSIONS = int(Space.VERSIONS)
