@@ -14,7 +14,7 @@ import pydistdb.sql.bind.subqueries as subqueries
 from pydistdb.sql.bind.binder import Binder, Parameters
 from pydistdb.sql.bind.changes import bind_change
 from pydistdb.sql.bind.coerce import coerce_to_boolean, coerce_to_target, resolve_unknown, type_named
-from pydistdb.sql.bind.parse import ParsedStatement, parse, stack_depth_exceeded
+from pydistdb.sql.bind.parse import ParsedStatement, parse, stack_depth_exceeded, without_collector
 from pydistdb.sql.bind.query import bind_statement_query
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.bind.stored import bind_text, row_scope
@@ -47,12 +47,13 @@ def bind_query(
     """Bind a SELECT, INSERT, UPDATE or DELETE."""
     b = Binder(parsed, catalog, context, parameters)
     try:
-        if parsed.name == "SelectStmt":
-            query = bind_statement_query(b, None, parsed.node)
-            has_rows = True
-        else:
-            query = bind_change(b, None, {parsed.name: parsed.node})
-            has_rows = bool(query.columns)
+        with without_collector(len(parsed.text)):
+            if parsed.name == "SelectStmt":
+                query = bind_statement_query(b, None, parsed.node)
+                has_rows = True
+            else:
+                query = bind_change(b, None, {parsed.name: parsed.node})
+                has_rows = bool(query.columns)
     except RecursionError:
         raise stack_depth_exceeded() from None
     return BoundStatement(query, parameters.finish(), _TAGS[parsed.name], has_rows, frozenset(b.tables), b.volatile)
