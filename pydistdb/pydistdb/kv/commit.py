@@ -167,3 +167,6 @@ class Round:
         for batch in self.batches:
             batch.operations = [op for op in batch.operations if id(op) not in gone]
             batch.cleared = [span for span in batch.cleared if id(span) not in gone]
+        for writes in self._writes:
+            writes[:] = [write for write in writes if id(write) not in gone]
+        self.cleared[:] = [span for span in self.cleared if id(span) not in gone]

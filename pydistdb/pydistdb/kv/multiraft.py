@@ -66,6 +66,7 @@ from pydistdb.kv.range_log import (
 from pydistdb.kv.replica import Replica
 from pydistdb.kv.snapshot import (
     SnapshotDamaged,
+    SnapshotSlots,
     decode_chunk,
     install_batches,
     removal,
@@ -113,6 +114,8 @@ class StoreConfig:
     dead_after_ns: int = 60_000 * _MILLISECOND
     """A node silent for this long is given up: its replicas are replaced."""
     replicate_ns: int = 1_000 * _MILLISECOND
+    snapshots_at_once: int = 16
+    """Snapshots that this node sends at a time; each pins old pages of the engine."""
 
 
 class RangeObserver(Protocol):
@@ -144,6 +147,9 @@ class ClusterHooks:
         pass
 
     def write_refused(self) -> None:
+        pass
+
+    def leaderless(self, replica: Replica) -> None:
         pass
 
     def control(self, from_node: NodeId, message: Ping | Pong) -> None:
@@ -198,6 +204,8 @@ class MultiRaft:
             node.incarnation, self.config.election_timeout_ns, scheduler.now_ns, self._node_lost, self._node_found
         )
         self._by_start: SortedDict = SortedDict()
+        self._start_of: dict[RangeId, bytes] = {}
+        self._snapshot_slots = SnapshotSlots(self.config.snapshots_at_once)
         self._handlers: dict[type[Message], Handler] = {}
         self._dirty: dict[Replica, None] = {}
         self._active: dict[Replica, None] = {}
@@ -222,7 +230,7 @@ class MultiRaft:
         self.started = True
         for replica in list(self.replicas.values()):
             if replica.is_initialized and replica.descriptor.replica(replica.replica_id) is None:
-                self._destroy(replica)
+                self.destroy(replica)
             elif replica.commits_alone and replica.is_initialized:
                 self._campaign(replica, 0, 1)
             else:
@@ -264,18 +272,19 @@ class MultiRaft:
                 self.engine.apply([batch])
         finally:
             view.close()
-        log = RangeLog(self.engine, range_id, state, membership_of(descriptor))
+        log = RangeLog(self.engine, range_id, state, membership_of(descriptor), self._snapshot_slots)
         meta = raft.SnapshotMeta(state.install_index, state.install_term, log.membership)
         self.engine.apply([_last_install_batch(log, descriptor, meta)])
         return log.state
 
     def _add_replica(self, descriptor: RangeDescriptor | None, range_id: RangeId, state: ReplicaState) -> Replica:
         membership = membership_of(descriptor) if descriptor is not None else raft.Membership()
-        log = RangeLog(self.engine, range_id, state, membership)
+        log = RangeLog(self.engine, range_id, state, membership, self._snapshot_slots)
+        self.clock.raise_to(state.clock)
         replica = Replica(self, self._raft_config(state.replica_id), descriptor, log, self.rand)
         self.replicas[range_id] = replica
         if descriptor is not None:
-            self._by_start[descriptor.start] = replica
+            self._index(replica)
         return replica
 
     def _raft_config(self, replica_id: ReplicaId) -> raft.Config:
@@ -315,10 +324,20 @@ class MultiRaft:
         return [replica for replica in self.replicas.values() if replica.leased]
 
     def descriptor_changed(self, replica: Replica) -> None:
-        for start in [start for start, other in self._by_start.items() if other is replica]:
-            del self._by_start[start]
-        self._by_start[replica.descriptor.start] = replica
+        self._index(replica)
         self.cluster_hooks.descriptor_changed(replica)
+
+    def _index(self, replica: Replica) -> None:
+        """Enter a replica in the look-up by key, under its present start."""
+        self._unindex(replica)
+        start = replica.descriptor.start
+        self._by_start[start] = replica
+        self._start_of[replica.range_id] = start
+
+    def _unindex(self, replica: Replica) -> None:
+        start = self._start_of.pop(replica.range_id, None)
+        if start is not None and self._by_start.get(start) is replica:
+            del self._by_start[start]
 
     # -------------------------------------------------------------------------------------------------------- requests
 
@@ -425,6 +444,12 @@ class MultiRaft:
             logger.error("node %d cannot write: %s", self.node_id, error)
         self._write_error = DiskFull(str(error))
         round.without_voided()
+        # What was proposed meanwhile would only run into the same error: answer it now.
+        dirty, self._dirty = self._dirty, {}
+        for replica in dirty:
+            self._process(replica, self._round)
+        self._round.without_voided()
+        self._flush()
         self.cluster_hooks.write_refused()
         self.scheduler.call_at(
             self.scheduler.now_ns() + self.config.write_retry_ns, lambda: self._submit_batch(round, number)
@@ -564,7 +589,7 @@ class MultiRaft:
         if replica is not None:
             if message.to > replica.replica_id:
                 # This node has been given a new replica, so the old one was removed, which it has not heard of.
-                self._destroy(replica)
+                self.destroy(replica)
             return None
         if message.to < self._tombstone(range_id):
             return None
@@ -619,7 +644,7 @@ class MultiRaft:
                     replica.step(HeartbeatResponse(me, message.replica_id, node.term, 0), 0)
             case ReplicaRemoved() if replica is not None and replica.replica_id == message.replica_id:
                 if not replica.is_initialized or replica.descriptor.generation < message.generation:
-                    self._destroy(replica)
+                    self.destroy(replica)
             case LeadershipCheck():
                 self._answer_leadership(from_node, message)
             case LeadershipDenied():
@@ -673,6 +698,10 @@ class MultiRaft:
                 replica.raft.wake(now)
                 self.wake(replica)
                 self._activate(replica)
+            if replica.is_leader:
+                for replica_id, other in replica.nodes.items():
+                    if other == node_id:
+                        replica.raft.report_snapshot(replica_id, False)  # lets go of the engine's snapshot
         self.cluster_hooks.node_lost(node_id)
 
     def _node_found(self, node_id: NodeId) -> None:
@@ -779,6 +808,8 @@ class MultiRaft:
         asked: dict[NodeId, list[tuple[RangeId, int, ReplicaId]]] = {}
         for replica in self.replicas.values():
             leader = self._leader_node(replica)
+            if not leader and replica.is_initialized:
+                self.cluster_hooks.leaderless(replica)
             if leader and leader != self.node_id and replica.is_initialized:
                 asked.setdefault(leader, []).append((replica.range_id, replica.raft.term, replica.replica_id))
         for node_id, ranges in asked.items():
@@ -899,15 +930,15 @@ class MultiRaft:
         return dataclasses.asdict(self.metrics)
 
     def removed(self, replica: Replica) -> None:
-        self.scheduler.call_soon(lambda: self._destroy(replica))
+        self.scheduler.call_soon(lambda: self.destroy(replica))
 
-    def _destroy(self, replica: Replica) -> None:
+    def destroy(self, replica: Replica) -> None:
         """Delete a replica and all it had; its id is never taken again."""
         range_id = replica.range_id
         if self.replicas.get(range_id) is not replica or self.stopped:
             return
         if replica.installing:
-            self.scheduler.call_at(self.scheduler.now_ns() + self.config.tick_ns, lambda: self._destroy(replica))
+            self.scheduler.call_at(self.scheduler.now_ns() + self.config.tick_ns, lambda: self.destroy(replica))
             return
         logger.info("node %d gives up its replica of range %d", self.node_id, range_id)
         replica.close(OutcomeUnknown("the replica was removed"))
@@ -918,8 +949,7 @@ class MultiRaft:
         batch.cleared.append((Space.LOG, *log_span(range_id)))
         self._round.states.pop(state_key(range_id), None)
         if replica.is_initialized:
-            for start in [start for start, other in self._by_start.items() if other is replica]:
-                del self._by_start[start]
+            self._unindex(replica)
             batch.cleared.extend(removal(replica.descriptor))
         else:
             batch.cleared.append((Space.STATE, *stage_span(range_id)))

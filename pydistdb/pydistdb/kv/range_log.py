@@ -23,9 +23,10 @@ import msgspec
 from pydistdb_storage.engine import Engine, Snapshot, Space
 
 from pydistdb import raft
+from pydistdb.kv.api import Timestamp
 from pydistdb.kv.commit import Round
 from pydistdb.kv.descriptor import RangeDescriptor, RangeId, ReplicaId, ReplicaRole, decode_descriptor
-from pydistdb.kv.snapshot import RangeSnapshotReader
+from pydistdb.kv.snapshot import RangeSnapshotReader, SnapshotSlots
 
 DESCRIPTOR_PREFIX = b"desc/"
 STATE_PREFIX = b"raft/"
@@ -54,6 +55,8 @@ class ReplicaState(msgspec.Struct, array_like=True):
     """Chunks of the snapshot whose installation must be finished before anything else; 0: none."""
     install_index: int = 0
     install_term: int = 0
+    clock: Timestamp = 0
+    """The greatest timestamp written here: after a restart the node's clock begins above it, whatever its hardware says."""
 
 
 _decode_state = msgspec.msgpack.Decoder(ReplicaState).decode
@@ -118,10 +121,18 @@ def membership_of(descriptor: RangeDescriptor) -> raft.Membership:
 class RangeLog:
     """One replica's log and state; implements ``raft.LogStorage``."""
 
-    __slots__ = ("_engine", "_logged", "_sizes", "last", "membership", "range_id", "state")
+    __slots__ = ("_engine", "_logged", "_slots", "last", "membership", "range_id", "state")
 
-    def __init__(self, engine: Engine, range_id: RangeId, state: ReplicaState, membership: raft.Membership) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        range_id: RangeId,
+        state: ReplicaState,
+        membership: raft.Membership,
+        slots: SnapshotSlots,
+    ) -> None:
         self._engine = engine
+        self._slots = slots
         self.range_id = range_id
         self.state = state
         self.membership = membership
@@ -175,14 +186,17 @@ class RangeLog:
         return found
 
     def snapshot(self, to: raft.PeerId) -> raft.SnapshotReader | None:
+        if not self._slots.take():
+            return None
         view = self._engine.snapshot()
         descriptor = load_descriptor(view, self.range_id)
         state = load_state(view, self.range_id)
         if descriptor is None or state is None or state.installing:
             view.close()
+            self._slots.give_back()
             return None
         meta = raft.SnapshotMeta(state.applied_index, state.applied_term, membership_of(descriptor))
-        return RangeSnapshotReader(view, descriptor, meta)
+        return RangeSnapshotReader(view, descriptor, meta, self._slots)
 
     # --------------------------------------------------------------------------------------------------------- writing
 

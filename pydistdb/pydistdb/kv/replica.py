@@ -570,7 +570,9 @@ class Replica:
             round.clear(clear)
         round.write_all(command.writes)
         self.logged_writes += len(command.writes)
-        self.owner.clock.raise_to(command.clock)
+        if command.clock > self.log.state.clock:
+            self.log.state.clock = command.clock
+            self.owner.clock.raise_to(command.clock)
         if split is not None:
             left = RangeDescriptor(
                 descriptor.range_id,

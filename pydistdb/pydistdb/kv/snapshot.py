@@ -86,11 +86,30 @@ def data_spans(descriptor: RangeDescriptor) -> list[tuple[Space, bytes, bytes]]:
     ]
 
 
+class SnapshotSlots:
+    """Bounds how many snapshots a node has open for sending; whoever gets none asks again later."""
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+
+    def take(self) -> bool:
+        if self._free <= 0:
+            return False
+        self._free -= 1
+        return True
+
+    def give_back(self) -> None:
+        self._free += 1
+
+
 class RangeSnapshotReader:
     """Reads a range from an engine snapshot, front to back (``raft.SnapshotReader``)."""
 
-    def __init__(self, view: Snapshot, descriptor: RangeDescriptor, meta: raft.SnapshotMeta) -> None:
+    def __init__(
+        self, view: Snapshot, descriptor: RangeDescriptor, meta: raft.SnapshotMeta, slots: SnapshotSlots
+    ) -> None:
         self._view: Snapshot | None = view
+        self._slots = slots
         self._descriptor: RangeDescriptor | None = descriptor
         self._meta = meta
         self._rows = _rows(view, descriptor)
@@ -116,6 +135,7 @@ class RangeSnapshotReader:
             self._rows.close()
             self._view.close()
             self._view = None
+            self._slots.give_back()
 
 
 def _rows(view: Snapshot, descriptor: RangeDescriptor) -> Generator[tuple[int, bytes, bytes], None, None]:

@@ -35,7 +35,6 @@ from pydistdb.kv.status import StoreStatus, store_status
 from pydistdb.kv.transport import Message, Ping, Pong, Transport, register
 from pydistdb.tasks import Scheduler, sleep
 
-
 _ELECTION_WAIT_NS = 500_000_000
 _POLL_NS = 2_000_000
 
@@ -182,6 +181,9 @@ class _Hooks(ClusterHooks):
         self._store.queue.look_at(replica)
         if replica.range_id == FIRST_RANGE_ID:
             self._store.membership.first_range_acquired()
+
+    def leaderless(self, replica: Replica) -> None:
+        self._store.directory.check_soon(replica)
 
     def write_refused(self) -> None:
         self._store.queue.shed_leases()

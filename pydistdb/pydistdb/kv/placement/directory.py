@@ -45,6 +45,7 @@ from pydistdb.tasks import Completion, sleep
 
 MAX_PUBLISHED_TOGETHER = 200
 MAX_LOOKED_UP_TOGETHER = 1_000
+MAX_CHECKS_AT_ONCE = 10
 _RETRY_NS = 100_000_000
 _TIMEOUT_NS = 10_000_000_000
 
@@ -104,6 +105,7 @@ class Directory:
         self._writers: list[Completion[None]] = []
         self._unpublished: dict[RangeId, None] = {}
         self._publishing = False
+        self._checking: set[RangeId] = set()
         store.register(PublishDescriptors, self._on_publish)
         store.register(AllocateNumbers, self._on_allocate)
         store.register(LookUpRanges, self._on_look_up)
@@ -252,6 +254,23 @@ class Directory:
         except NotLeaseholder as error:
             return NotHere(error.leader)
         return Done()
+
+    def check_soon(self, replica: Replica) -> None:
+        """A replica knows no leader: find out whether it is still part of its range."""
+        if replica.range_id not in self._checking and len(self._checking) < MAX_CHECKS_AT_ONCE:
+            self._checking.add(replica.range_id)
+            self._store.background(self._check(replica), "check replica")
+
+    async def _check(self, replica: Replica) -> None:
+        start = replica.descriptor.start
+        try:
+            found = await self.look_up(start, start + b"\x00")
+        finally:
+            self._checking.discard(replica.range_id)
+        for descriptor in found:
+            newer = descriptor.range_id == replica.range_id and descriptor.generation > replica.descriptor.generation
+            if newer and descriptor.replica(replica.replica_id) is None:
+                self._store.destroy(replica)
 
     async def _on_look_up(self, from_node: NodeId, request: LookUpRanges) -> Message:
         replica = self._store.replicas.get(FIRST_RANGE_ID)

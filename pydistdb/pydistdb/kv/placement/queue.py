@@ -19,12 +19,23 @@ from pydistdb.kv.command import AddedReplica
 from pydistdb.kv.descriptor import NodeId, NodeState, RangeId
 from pydistdb.kv.membership import Membership
 from pydistdb.kv.multiraft import MultiRaft
-from pydistdb.kv.placement.allocator import AddLearner, NodeView, Promote, Remove, Step, lease_target, next_step
+from pydistdb.kv.placement.allocator import (
+    REBALANCE_DIFFERENCE,
+    AddLearner,
+    NodeView,
+    Promote,
+    Remove,
+    Step,
+    lease_target,
+    next_step,
+)
 from pydistdb.kv.replica import Replica
 
 MAX_CHANGES_AT_ONCE = 4
 MAX_LEASES_MOVED = 8
 """Leases handed over per round of the queue."""
+MAX_LEARNERS_AT_ONCE = 4
+"""Ranges led here that are being copied to a new replica at a time."""
 CAUGHT_UP_ENTRIES = 100
 """A learner that lags no more than this may vote."""
 
@@ -82,6 +93,7 @@ class ReplicateQueue:
         if store.stopped or store.write_error() is not None:
             return
         self._refresh()
+        learning = sum(1 for replica in store.leased_replicas() if replica.log.membership.learners)
         for replica in list(store.replicas.values()):
             if not replica.leased or replica.range_id in self._changing:
                 continue
@@ -93,7 +105,10 @@ class ReplicateQueue:
             step = next_step(replica.descriptor, store.node_id, self._views, self._membership.replication_factor)
             if step is None:
                 self._settled[replica.range_id] = state
+            elif isinstance(step, AddLearner) and learning >= MAX_LEARNERS_AT_ONCE:
+                continue
             else:
+                learning += isinstance(step, AddLearner)
                 self._take(replica, step)
 
     def _refresh(self) -> None:
@@ -190,6 +205,9 @@ class ReplicateQueue:
             return
         views = self.node_views()
         me = self._store.node_id
+        others = [view.lease_count for view in views.values() if view.takes_replicas and view.node_id != me]
+        if not others or views[me].lease_count - min(others) < REBALANCE_DIFFERENCE:
+            return
         moved = 0
         for replica in self._store.leased_replicas():
             if moved >= MAX_LEASES_MOVED or replica.range_id in self._changing or replica.raft.transfer_target:
