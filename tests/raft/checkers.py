@@ -5,6 +5,7 @@
   the whole logs up to there equal).
 * **Leader completeness**: whoever leads a term has every entry committed in earlier terms.
 * **State machine safety**: no two nodes commit or apply different entries at one index.
+* **Lease exclusion**: nobody holds a lease while somebody else leads a newer term.
 * **Linearizability**: a read sees everything that was acknowledged to anybody, as written or as read, before it began.
   The state is a prefix of the log, so it is enough to compare indexes.
 
@@ -15,6 +16,7 @@ that has never existed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pydistdb.raft import Compacted, Entry, Message, PeerId, RaftNode, Ready, Role
@@ -107,6 +109,15 @@ class Checkers:
                     )
             except Compacted:
                 continue
+
+    def leases_exclude(self, nodes: Iterable[tuple[RaftNode, int]]) -> None:
+        """Check nodes, each with its clock: nobody holds a lease while somebody leads a newer term."""
+        leaders = [(node.term, node, now_ns) for node, now_ns in nodes if node.role is Role.LEADER]
+        if len(leaders) > 1:
+            newest = max(term for term, _, _ in leaders)
+            for term, node, now_ns in leaders:
+                if term < newest and node.lease_valid(now_ns):
+                    raise Violation(f"lease: {node._state.peer} holds one in term {term}, in spite of term {newest}")
 
     # ---- reads
 

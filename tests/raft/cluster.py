@@ -142,6 +142,7 @@ class Cluster:
                     self.sync(peer)
             if member.alive:
                 self._note_role(peer, member)
+        self.checkers.leases_exclude((member.node, self.now_ns) for member in self.members.values() if member.alive)
 
     def _carry_out(self, peer: PeerId, member: Member) -> None:
         ready = member.take()

@@ -92,7 +92,11 @@ class SimulatedMember(Member):
 
 
 class Simulation:
-    def __init__(self, seed: int, make_disk: Callable[[Membership, bool], Disk] = Disk) -> None:
+    """``contested``: five voters, short timeouts, no pre-vote and no leases, crashes all the time: many elections."""
+
+    def __init__(
+        self, seed: int, make_disk: Callable[[Membership, bool], Disk] = Disk, contested: bool = False
+    ) -> None:
         self.seed = seed
         self.random = rand = random.Random(seed)
         self.now_ns = 0
@@ -132,6 +136,21 @@ class Simulation:
             max_snapshot_chunks_inflight=rand.choice((1, 4)),
         )
         count = rand.choice((1, 2, 3, 3, 3, 4, 5, 5))
+        self.restart_delays_ms: tuple[int, ...] = (20, 300, 900, 5000)
+        if contested:
+            count = 5
+            self.faults_every_ms = 100
+            self.changes_every_ms = 1_000_000
+            self.restart_delays_ms = (20, 50, 300)
+            self.config = replace(
+                self.config,
+                pre_vote=False,
+                lease=False,
+                check_quorum=False,
+                election_timeout_ticks=3,
+                heartbeat_ticks=1,
+                quiesce_after_ticks=0,
+            )
         voters = tuple(range(1, count + 1))
         for peer in voters:
             self.add_member(peer, Membership(voters))
@@ -228,6 +247,9 @@ class Simulation:
                 self.start_write(member)
         self.finish_reads(member)
         self.checkers.observe(node)
+        if node.role is Role.LEADER:
+            alive = [(other.node, other.clock()) for other in self.members.values() if other.alive]
+            self.checkers.leases_exclude(alive)
 
     def start_write(self, member: SimulatedMember) -> None:
         delay = self.random.randrange(MS // 10, 10 * MS)
@@ -360,7 +382,7 @@ class Simulation:
         member.forget_clients()
         member.incarnation += 1
         self.checkers.restarted(member.peer)
-        self.after(self.random.choice((20, 300, 900, 5000)) * MS, self.restart, member.peer)
+        self.after(self.random.choice(self.restart_delays_ms) * MS, self.restart, member.peer)
 
     def restart(self, peer: PeerId) -> None:
         member = self.members[peer]

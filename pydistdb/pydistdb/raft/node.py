@@ -18,8 +18,8 @@ What a message does depends on the role, by the table ``_HANDLERS``.  Before tha
 makes a follower (unless a promise to a live leader says to ignore the message), a lower one is out of date, and its
 sender is told so if it takes itself for a leader.
 
-Costs, measured in Python 3.11 (see tests/raft/benchmark.py): propose → ready → advance of a single voter 6 µs; a leader
-of three, one proposal through both rounds of messages, 20 µs.
+Costs, measured in Python 3.11 (tests/raft/benchmark.py): propose → ready → advance of a single voter 2.5 µs; the leader
+of three voters, one proposal from propose to applied, 8 µs, ten in a batch 14 µs; each follower 3 µs.
 """
 
 from __future__ import annotations
