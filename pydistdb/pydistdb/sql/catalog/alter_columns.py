@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from pydistdb.sql.catalog import constraints, expressions
 from pydistdb.sql.catalog.alter_constraints import add_one, drop_primary_key
 from pydistdb.sql.catalog.context import DdlContext
-from pydistdb.sql.catalog.create_table import all_constraints, check_generated, make_column, with_defaults
+from pydistdb.sql.catalog.create_table import all_constraints, make_column, with_defaults
 from pydistdb.sql.catalog.dependencies import described, views_broken_by
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.drop import (
@@ -75,12 +75,9 @@ async def add_column(ddl: DdlContext, table: Table, action: AlterTableAction) ->
     number = max((column.number for column in table.columns), default=0) + 1
     bare = make_column(spec, number)
     old = table
-    draft = replace(table, columns=(bare,))
-    draft, owned = await with_defaults(ddl, draft, [spec])
-    column = draft.columns[0]
-    table = replace(table, columns=(*table.columns, column), version=table.version + 1)
-    if column.generated:
-        check_generated(ddl, table, column)
+    draft = replace(table, columns=(*table.columns, bare), version=table.version + 1)
+    table, owned = await with_defaults(ddl, draft, [spec])
+    column = table.columns[-1]
     if owned:
         ddl.put_table(*owned)
     if column.generated or (column.default is not None and _is_volatile(ddl, column)):
@@ -147,6 +144,7 @@ async def drop_column(ddl: DdlContext, table: Table, action: AlterTableAction) -
     for sequence in owned_sequences(ddl, table.oid, number):
         ddl.apply(forget_table(ddl, sequence))
     table = ddl.view.state.tables[table.oid]
+    column = constraints.column_numbered(table, number)
     if any(index.primary for index in affected):
         table = await drop_primary_key(ddl, table)
     for index in affected:
@@ -185,7 +183,12 @@ async def _drop_dependents(ddl: DdlContext, table: Table, column: Column, cascad
         if view.oid in ddl.view.state.tables:
             ddl.apply(forget_table(ddl, view))
     for each in generated:
-        ddl.put_table(await _without_column(ddl, ddl.view.state.tables[table.oid], each))
+        current = ddl.view.state.tables[table.oid]
+        await drop_column(ddl, current, AlterTableAction("drop_column", each.name, cascade=True))
+    own = [key for key in table.foreign_keys if column.number in key.columns]
+    await ddl.ddl.lock_tables([key.referenced_table for key in own])
+    for key in own:
+        drop_foreign_keys(ddl, [(table, key)])
 
 
 async def _without_column(ddl: DdlContext, table: Table, column: Column) -> Table:
@@ -338,14 +341,15 @@ def quote_if_needed(name: str) -> str:
 def _converted_default(ddl: DdlContext, old: Column, new: Column) -> Column:
     if new.default is None:
         return new
-    if "nextval" not in new.default and old.type_oid != new.type_oid:
-        cast = functions.cast(old.type_oid, new.type_oid)
-        if cast is None or cast.context == "e":
-            raise DatatypeMismatch(
-                f'default for column "{old.name}" cannot be cast automatically to type '
-                f"{registry.format_type(new.type_oid, -1)}"
-            )
-    expressions.check_default(ddl, new.default, new)
+    try:
+        expressions.check_default(ddl, new.default, new)
+    except DatabaseError as error:
+        if error.sqlstate not in ("42804", "42846", "22P02"):
+            raise
+        raise DatatypeMismatch(
+            f'default for column "{old.name}" cannot be cast automatically to type '
+            f"{registry.format_type(new.type_oid, -1)}"
+        ) from None
     return new
 
 

@@ -113,7 +113,7 @@ async def _add_check(ddl: DdlContext, table: Table, spec: ConstraintSpec) -> Non
     assert spec.expression is not None
     used = expressions.check_columns(ddl, table, spec.expression)
     new = await constraints.add_check(ddl, table, spec, used)
-    name = new.checks[-1].name
+    name = next(check.name for check in new.checks if check not in table.checks)
     query = f"SELECT 1 FROM {full_name(ddl, table)} WHERE NOT ({spec.expression}) LIMIT 1"
     if await first_row(ddl, query) is not None:
         raise CheckViolation(
@@ -225,7 +225,8 @@ def rename_constraint(ddl: DdlContext, table: Table, action: AlterTableAction) -
             raise DuplicateTable(f'relation "{new}" already exists')
         ddl.put_table(rename_index(table, index, new))
         return
-    checks = tuple(replace(check, name=new) if check.name == old else check for check in table.checks)
+    renamed = (replace(check, name=new) if check.name == old else check for check in table.checks)
+    checks = tuple(sorted(renamed, key=lambda check: check.name))
     foreign_keys = tuple(replace(key, name=new) if key.name == old else key for key in table.foreign_keys)
     ddl.put_table(replace(table, checks=checks, foreign_keys=foreign_keys, version=table.version + 1))
 

@@ -174,7 +174,9 @@ async def add_check(ddl: DdlContext, table: Table, spec: ConstraintSpec, column_
         parts = [table.name, *column_names] if len(column_names) == 1 else [table.name]
         name = choose(parts, "check", constraint_names(table).__contains__)
     oid = await ddl.store.allocate_oids()
-    return replace(table, checks=(*table.checks, Check(oid, name, spec.expression)))
+    # Rows are checked in the order of the names, as in Postgres.
+    checks = sorted((*table.checks, Check(oid, name, spec.expression)), key=lambda check: check.name)
+    return replace(table, checks=tuple(checks))
 
 
 # ---------------------------------------------------------------------------------------------------- foreign keys

@@ -13,7 +13,7 @@ from pydistdb.sql.catalog.backfill import fill_index
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import IndexColumn, Table
 from pydistdb.sql.catalog.garbage import index_garbage
-from pydistdb.sql.catalog.naming import choose, clip, join_columns
+from pydistdb.sql.catalog.naming import choose, clip, distinct_names, join_columns
 from pydistdb.sql.errors import (
     ActiveTransaction,
     DuplicateTable,
@@ -31,7 +31,7 @@ async def create_index(ddl: DdlContext, statement: CreateIndex) -> str:
     _check_supported(statement)
     table = await ddl.locked_table(statement.table, exclusive=False)
     columns = index_columns(table, statement)
-    names = [constraints.column_numbered(table, column.column).name for column in columns]
+    names = distinct_names([constraints.column_numbered(table, column.column).name for column in columns])
     name = clip(statement.name) if statement.name is not None else None
     if name is not None and ddl.view.is_name_taken(table.schema, name):
         if not statement.if_not_exists:

@@ -18,6 +18,7 @@ from pydistdb.sql.catalog.sequence_numbers import (
     SequenceDefinition,
     definition_of,
     encode_definition,
+    forget_blocks,
     new_sequence,
 )
 from pydistdb.sql.errors import (
@@ -74,11 +75,8 @@ async def alter_sequence(ddl: DdlContext, statement: AlterSequence) -> str:
 
 
 async def _keep_position(ddl: DdlContext, sequence: Table, definition: SequenceDefinition) -> Table:
-    """Numbers that nodes hold in memory follow the old increment: make them take new ones."""
-    from pydistdb.sql.catalog.sequence_numbers import forget_blocks
-
-    if definition.increment != definition_of(sequence).increment:
-        await forget_blocks(ddl.store.database, sequence)
+    """Numbers that nodes hold in memory follow the old definition: make them take new ones."""
+    await forget_blocks(ddl.store.database, sequence, give_back=True)
     return sequence
 
 

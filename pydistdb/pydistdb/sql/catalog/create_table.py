@@ -157,10 +157,10 @@ def all_constraints(
 
 
 async def with_defaults(ddl: DdlContext, table: Table, specs: Sequence[ColumnSpec]) -> tuple[Table, list[Table]]:
-    """The table with defaults, identity and generated columns, and the sequences that its columns own."""
+    """The table with defaults, identity and generated columns for its last columns, and the sequences these own."""
     owned: list[Table] = []
     columns = list(table.columns)
-    for position, spec in enumerate(specs):
+    for position, spec in enumerate(specs, len(columns) - len(specs)):
         column = columns[position]
         if spec.serial or spec.identity:
             sequence = await sequences.owned_sequence(ddl, table, column, owned, bool(spec.identity))
@@ -173,7 +173,7 @@ async def with_defaults(ddl: DdlContext, table: Table, specs: Sequence[ColumnSpe
             expressions.check_default(ddl, spec.default, column)
             columns[position] = replace(column, default=spec.default)
     table = replace(table, columns=tuple(columns))
-    for column in columns:
+    for column in columns[len(columns) - len(specs) :]:
         if column.generated:
             check_generated(ddl, table, column)
     return table, owned

@@ -23,10 +23,8 @@ from pydistdb.sql.catalog.descriptors import ForeignKey, Index, Schema, Table
 from pydistdb.sql.catalog.garbage import index_garbage, table_garbage
 from pydistdb.sql.catalog.state import SYSTEM_SCHEMAS, Change
 from pydistdb.sql.errors import (
-    DatabaseError,
     DependentObjectsStillExist,
     FeatureNotSupported,
-    InsufficientPrivilege,
     InvalidSchemaName,
     UndefinedObject,
     UndefinedTable,
@@ -92,15 +90,14 @@ def _find(ddl: DdlContext, name: Name, statement: DropObjects, letter: str) -> T
     if name.schema is not None and ddl.view.schema_named(name.schema) is None:
         if not statement.missing_ok:
             raise InvalidSchemaName(f'schema "{name.schema}" does not exist')
-        ddl.tell(f'schema "{name.schema}" does not exist, skipping', "3F000")
+        ddl.tell(f'schema "{name.schema}" does not exist, skipping')
         return None
     try:
         table = ddl.find(name, letter)
     except WrongObjectType as error:
         found = ddl.view.relation(name.name, name.schema)
         kind = found.kind if isinstance(found, Table) else "i"
-        hint = {"r": "TABLE", "v": "VIEW", "S": "SEQUENCE", "i": "INDEX"}[kind]
-        error.hint = f"Use DROP {hint} to remove {'an' if hint == 'INDEX' else 'a'} {hint.lower()}."
+        error.hint = _removal_hint(kind)
         raise
     if table is None:
         message = f'{statement.kind} "{ddl.written(name)}" does not exist'
@@ -108,6 +105,11 @@ def _find(ddl: DdlContext, name: Name, statement: DropObjects, letter: str) -> T
             raise UndefinedTable(message)
         ddl.tell(f'{statement.kind} "{name.name}" does not exist, skipping', "00000")
     return table
+
+
+def _removal_hint(kind: str) -> str:
+    word = {"r": "TABLE", "v": "VIEW", "S": "SEQUENCE", "i": "INDEX"}[kind]
+    return f"Use DROP {word} to remove {'an' if word == 'INDEX' else 'a'} {word.lower()}."
 
 
 def _refuse_owned(ddl: DdlContext, table: Table, definition: sequences.SequenceDefinition) -> None:
@@ -248,8 +250,10 @@ def forget_table(ddl: DdlContext, table: Table) -> list[Change]:
 async def _drop_index(ddl: DdlContext, name: Name, statement: DropObjects) -> None:
     found = ddl.view.index_by_name(name.name, name.schema)
     if found is None:
-        if ddl.view.relation(name.name, name.schema) is not None:
-            raise WrongObjectType(f'"{name.name}" is not an index')
+        other = ddl.view.relation(name.name, name.schema)
+        if other is not None:
+            hint = _removal_hint(other.kind if isinstance(other, Table) else "r")
+            raise WrongObjectType(f'"{name.name}" is not an index', hint=hint)
         if name.schema is not None and ddl.view.schema_named(name.schema) is None and not statement.missing_ok:
             raise InvalidSchemaName(f'schema "{name.schema}" does not exist')
         if not statement.missing_ok:
@@ -327,7 +331,9 @@ async def _drop_schemas(ddl: DdlContext, statement: DropObjects) -> None:
             ddl.tell(f'schema "{name.name}" does not exist, skipping', "00000")
             continue
         if schema.oid in system:
-            raise _required_by_system(f"schema {schema.name}")
+            raise DependentObjectsStillExist(
+                f"cannot drop schema {schema.name} because it is required by the database system"
+            )
         plan = _Plan()
         members = [table for table in ddl.view.tables() if table.schema == schema.oid]
         for table in members:
@@ -337,9 +343,3 @@ async def _drop_schemas(ddl: DdlContext, statement: DropObjects) -> None:
         _collect_dependents(ddl, plan)
         await _carry_out(ddl, plan, statement.cascade, [f"schema {schema.name}"])
         ddl.apply([(keys.schema_key(ddl.database_oid, schema.oid), None)])
-
-
-def _required_by_system(what: str) -> DatabaseError:
-    if what == "schema pg_catalog":
-        return InsufficientPrivilege(f"permission denied: {what} is a system schema")
-    return DependentObjectsStillExist(f"cannot drop {what} because it is required by the database system")

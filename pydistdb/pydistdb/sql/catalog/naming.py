@@ -23,6 +23,18 @@ def join_columns(names: Sequence[str]) -> str:
     return clip("_".join(names))
 
 
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Column names with numbers behind those that came before."""
+    seen: list[str] = []
+    for name in names:
+        candidate, number = name, 0
+        while candidate in seen:
+            number += 1
+            candidate = f"{name}{number}"
+        seen.append(candidate)
+    return seen
+
+
 def assemble(parts: Sequence[str], label: str) -> str:
     """``parts`` (one or two) and a label joined with underscores, cut to fit."""
     room = MOST_NAME_BYTES - len(label.encode()) - len(parts)

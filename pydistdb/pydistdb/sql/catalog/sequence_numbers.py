@@ -14,6 +14,7 @@ error's ``fill`` and evaluates the row again.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence as SequenceOf
 
 import msgspec
 
@@ -115,8 +116,14 @@ class SequenceNumbers:
         """By storage id, in the order in which they are handed out."""
         database.on_broadcast(RESET_TOPIC, self._on_reset)
 
-    def try_next(self, sequence: Table) -> int:
-        """The next number; raises NeedsBlock."""
+    def try_next(self, sequence: Table, siblings: SequenceOf[Table] = ()) -> int:
+        """The next number; raises NeedsBlock.
+
+        ``siblings`` are sequences that the same row will draw from: they are filled first, so that no number of this
+        one is lost when the row has to be evaluated again."""
+        for sibling in siblings:
+            if sibling.storage_id not in self._blocks:
+                raise NeedsBlock(self, sibling)
         blocks = self._blocks.get(sequence.storage_id)
         if not blocks:
             raise NeedsBlock(self, sequence)
@@ -126,6 +133,8 @@ class SequenceNumbers:
         block.left -= 1
         if not block.left:
             blocks.popleft()
+            if not blocks:
+                del self._blocks[sequence.storage_id]
         return number
 
     async def fill(self, sequence: Table, count: int = 1) -> None:
@@ -171,7 +180,7 @@ class SequenceNumbers:
                 f"({definition.minimum}..{definition.maximum})",
             )
         await self._database.ingest([(state_key(sequence), msgspec.msgpack.encode((value, is_called)))])
-        await forget_blocks(self._database, sequence)
+        await forget_blocks(self._database, sequence, give_back=False)
 
     async def state(self, sequence: Table) -> tuple[int, bool]:
         """(last_value, is_called) as stored: numbers that nodes hold in memory count as handed out."""
@@ -187,13 +196,33 @@ class SequenceNumbers:
         return value, is_called
 
     async def _on_reset(self, sender: int, payload: bytes) -> bytes:
-        self._blocks.pop(msgspec.msgpack.decode(payload), None)
+        storage_id, give_back = msgspec.msgpack.decode(payload)
+        blocks = self._blocks.pop(storage_id, None)
+        if blocks and give_back:
+            await self._give_back(storage_id, blocks)
         return b"\x01"
 
+    async def _give_back(self, storage_id: int, blocks: deque[_Block]) -> None:
+        """Undo the taking of numbers nobody got, if no other node has taken any since."""
+        last = blocks[-1].next + (blocks[-1].left - 1) * blocks[-1].increment
+        key = RANGE_HEAD.pack(4, storage_id, 1)
+        transaction = self._database.begin(Isolation.READ_COMMITTED)
+        transaction.begin_statement()
+        try:
+            raw = (await transaction.lock([key], LockStrength.UPDATE))[0].value
+            if raw is None or msgspec.msgpack.decode(raw) != [last, True]:
+                transaction.rollback()
+                return
+            transaction.put(key, msgspec.msgpack.encode((blocks[0].next - blocks[0].increment, True)))
+            await transaction.commit()
+        except KVError:
+            transaction.rollback()
 
-async def forget_blocks(database: Database, sequence: Table) -> None:
-    """Make every node drop the numbers it holds in memory."""
-    await database.broadcast(RESET_TOPIC, msgspec.msgpack.encode(sequence.storage_id), RESET_TIMEOUT_NS)
+
+async def forget_blocks(database: Database, sequence: Table, *, give_back: bool) -> None:
+    """Make every node drop the numbers it holds in memory, or give them back where that is possible."""
+    payload = msgspec.msgpack.encode((sequence.storage_id, give_back))
+    await database.broadcast(RESET_TOPIC, payload, RESET_TIMEOUT_NS)
 
 
 def state_key(sequence: Table) -> bytes:

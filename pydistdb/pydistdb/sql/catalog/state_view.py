@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Index, Schema, Table, TableStatistics
-from pydistdb.sql.catalog.sequence_numbers import SequenceNumbers
+from pydistdb.sql.catalog.sequence_numbers import SequenceNumbers, definition_of
 from pydistdb.sql.catalog.state import CatalogState, DatabaseState
 from pydistdb.sql.catalog.view import Relation, VirtualTable
 from pydistdb.sql.pg_catalog import registry
@@ -23,6 +23,7 @@ class StateView:
         "_creation_path",
         "_path_oids",
         "_search_path",
+        "_siblings",
         "_state",
         "_virtual",
         "catalog_state",
@@ -44,6 +45,7 @@ class StateView:
         self.version = catalog_state.version
         self.overlaid = overlaid
         """It shows uncommitted DDL: plans made against it are of no use to anybody else."""
+        self._siblings: dict[int, tuple[Table, ...]] | None = None
         self.numbers = numbers
         """Where ``nextval`` gets its numbers."""
         self._state: DatabaseState = catalog_state.databases_by_name[database]
@@ -107,6 +109,20 @@ class StateView:
         return self._state.statistics.get(table_oid)
 
     # ------------------------------------------------------------------------------------------ more look-ups
+
+    def sibling_sequences(self, sequence: Table) -> tuple[Table, ...]:
+        """The other sequences that columns of the same table own."""
+        siblings = self._siblings
+        if siblings is None:
+            siblings = self._siblings = {}
+            by_owner: dict[int, list[Table]] = {}
+            for table in self._state.tables.values():
+                if table.kind == "S" and (owner := definition_of(table).owner_table):
+                    by_owner.setdefault(owner, []).append(table)
+            for owned in by_owner.values():
+                for each in owned:
+                    siblings[each.oid] = tuple(other for other in owned if other is not each)
+        return siblings.get(sequence.oid, ())
 
     @property
     def state(self) -> DatabaseState:

@@ -461,10 +461,10 @@ def _sequence(context: EvalContext, oid: int) -> Table:
 @provides("nextval(regclass)")
 def nextval(context: EvalContext, oid: int) -> int:
     sequence = _sequence(context, oid)
-    numbers = view_of(context).numbers
-    if numbers is None:
+    view = view_of(context)
+    if view.numbers is None:
         raise FeatureNotSupported("sequences need a session")
-    value = numbers.try_next(sequence)
+    value = view.numbers.try_next(sequence, view.sibling_sequences(sequence))
     if context.extra is not None:
         values = _session_values(context)
         values[oid] = value
