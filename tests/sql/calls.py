@@ -31,7 +31,7 @@ LINE = re.compile(r"(?P<name>\S+?) ?\((?P<types>[^)]*)\) (?P<arguments>\[.*\])")
 def context() -> EvalContext:
     result = EvalContext()
     result.timezone = "America/New_York"
-    result.settings = {"TimeZone": "America/New_York", "search_path": '"$user", public', "DateStyle": "ISO, MDY"}
+    result.settings = {"timezone": "America/New_York", "search_path": "public", "datestyle": "ISO, MDY"}
     return result
 
 
@@ -87,6 +87,8 @@ def find(name: str, actual: list[SqlType]) -> Any:
     else:
         candidates = list(functions.functions(name))
     exact = [f for f in candidates if [t.oid for t in f.argument_types] == [t.oid for t in actual]]
+    # An array goes where an array is asked for before it goes where anything does.
+    candidates.sort(key=lambda f: -sum(t.oid in ARRAYS for t in f.argument_types))
     found = exact or [f for f in candidates if _matches(f, actual)]
     assert found, f"no function {name}({', '.join(t.name for t in actual)})"
     return found[0]

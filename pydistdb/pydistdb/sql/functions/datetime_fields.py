@@ -162,10 +162,10 @@ def _of_infinity(field: str, positive: bool) -> Decimal | None:
 def _extract_timestamp(unit: str, value: int, type_name: str, east: int | None) -> Decimal | None:
     """Take a field of local time; ``east`` is the offset if there is a zone, which must then be taken off for the epoch."""
     field = field_named(unit, type_name)
-    if field in _ZONE_FIELDS and east is None:
-        raise unsupported_unit(unit.lower(), type_name)
     if not is_finite_timestamp(value):
         return _of_infinity(field, value == TIMESTAMP_INFINITY)
+    if field in _ZONE_FIELDS and east is None:
+        raise unsupported_unit(unit.lower(), type_name)
     if field in _ZONE_FIELDS:
         return _zone_field(field, east or 0)
     days, microseconds = divmod(value, MICROSECONDS_PER_DAY)
@@ -295,8 +295,16 @@ _TIME_UNITS = {
 _YEARS = {"decade": 10, "century": 100, "millennium": 1000}
 
 
-def _truncate_local(unit: str, value: int, type_name: str) -> int:
+def _truncation_field(unit: str, type_name: str) -> str:
+    """Fields that are no units of time are unknown to date_trunc."""
     field = field_named(unit, type_name)
+    if field in ("isoyear", "dow", "isodow", "doy", "epoch", "julian"):
+        raise wrong_unit(unit.lower(), type_name)
+    return field
+
+
+def _truncate_local(unit: str, value: int, type_name: str) -> int:
+    field = _truncation_field(unit, type_name)
     if field in _TIME_UNITS:
         return value // _TIME_UNITS[field] * _TIME_UNITS[field]
     days = value // MICROSECONDS_PER_DAY
@@ -348,7 +356,7 @@ define(
 
 @implements("date_trunc(text,interval)")
 def truncate_interval(unit: str, value: Interval) -> Interval:
-    field = field_named(unit, "interval")
+    field = _truncation_field(unit, "interval")
     months, days, microseconds = value
     if field in _TIME_UNITS and field != "day":
         size = _TIME_UNITS[field]
@@ -445,7 +453,7 @@ def make_date(year: int, month: int, day: int) -> int:
 
 @implements("make_time(int4,int4,float8)")
 def make_time(hour: int, minute: int, second: float) -> int:
-    shown = f"{hour:02d}:{minute:02d}:{second:02g}"
+    shown = f"{hour}:{minute:02d}:{second:02g}"
     if not (0 <= hour <= 24 and 0 <= minute <= 59 and 0 <= second <= 60):
         raise _field_error("time", shown)
     value = (hour * 60 + minute) * MICROSECONDS_PER_MINUTE + round(second * MICROSECONDS_PER_SECOND)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from pydistdb.sql.errors import DatabaseError, NumericValueOutOfRange
+from pydistdb.sql.functions import degrees
 from pydistdb.sql.functions.arithmetic import (
     bigint_out_of_range,
     check_float,
@@ -246,18 +247,8 @@ def float_power(base: float, exponent: float) -> float:
     return result
 
 
-def cube_root(value: float) -> float:
-    if value != value or math.isinf(value):
-        return value
-    root = round(abs(value) ** (1 / 3), 15)
-    # One step of Newton's method makes exact cubes exact.
-    if root:
-        root = root - (root * root * root - abs(value)) / (3 * root * root)
-    return math.copysign(root, value)
-
-
 def float_sign(value: float) -> float:
-    return NAN if value != value else float((value > 0) - (value < 0))
+    return float((value > 0) - (value < 0))
 
 
 def _whole(convert: Callable[[float], int]) -> Callable[[float], float]:
@@ -270,52 +261,31 @@ def _whole(convert: Callable[[float], int]) -> Callable[[float], float]:
 
 
 def _cotangent(value: float) -> float:
+    if math.isinf(value):
+        raise _input_out_of_range()
     tangent = math.tan(value)
     return math.copysign(math.inf, tangent) if tangent == 0.0 else 1.0 / tangent
 
 
-_EXACT_SINES = {0: 0.0, 30: 0.5, 90: 1.0, 150: 0.5, 180: 0.0, 210: -0.5, 270: -1.0, 330: -0.5, 360: 0.0}
-
-
-def sine_degrees(value: float) -> float:
-    if math.isinf(value):
-        raise ValueError
-    reduced = math.fmod(value, 360.0)
-    if reduced < 0:
-        reduced += 360.0
-    exact = _EXACT_SINES.get(reduced)  # type: ignore[call-overload]
-    return float(exact) if exact is not None else math.sin(math.radians(reduced))
-
-
-def cosine_degrees(value: float) -> float:
-    if math.isinf(value):
-        raise ValueError
-    reduced = abs(math.fmod(value, 360.0))
-    exact = _EXACT_SINES.get(math.fmod(reduced + 90.0, 360.0))  # type: ignore[call-overload]
-    return float(exact) if exact is not None else math.cos(math.radians(reduced))
-
-
-def tangent_degrees(value: float) -> float:
-    sine, cosine = sine_degrees(value), cosine_degrees(value)
-    if math.fmod(value, 45.0) == 0.0 and sine and cosine:
-        return 1.0 if (sine > 0) == (cosine > 0) else -1.0
-    return math.copysign(math.inf, sine) if cosine == 0.0 else sine / cosine
-
-
-def cotangent_degrees(value: float) -> float:
-    tangent = tangent_degrees(value)
-    return math.copysign(math.inf, tangent) if tangent == 0.0 else 0.0 if math.isinf(tangent) else 1.0 / tangent
-
-
-def _degrees(compute: Callable[[float], float]) -> Callable[[float], float]:
-    """Inverse functions in degrees, exact at the multiples of 15 degrees that matter."""
+def _infinite_allowed(compute: Callable[[float], float]) -> Callable[[float], float]:
+    """As the C library: too large is infinite, not an error."""
 
     def function(value: float) -> float:
-        degrees = math.degrees(compute(value))
-        nearest = round(degrees / 15.0) * 15.0
-        return float(nearest) if abs(degrees - nearest) < 1e-12 else degrees
+        try:
+            return compute(value)
+        except OverflowError:
+            return math.copysign(math.inf, value)
 
     return function
+
+
+def _inverse_hyperbolic_tangent(value: float) -> float:
+    if abs(value) == 1.0:
+        return math.copysign(math.inf, value)
+    try:
+        return math.atanh(value)
+    except ValueError:
+        raise _input_out_of_range() from None
 
 
 def _define_floats() -> None:
@@ -325,7 +295,7 @@ def _define_floats() -> None:
     for name in ("power", "pow", "dpow"):
         define(f"{name}(float8,float8)", float_power)
     define("atan2(float8,float8)", lambda y, x: NAN if y != y or x != x else math.atan2(y, x))
-    define("atan2d(float8,float8)", lambda y, x: NAN if y != y or x != x else math.degrees(math.atan2(y, x)))
+    define("atan2d(float8,float8)", lambda y, x: NAN if y != y or x != x else degrees.inverse_tangent_2(y, x))
     define("pi()", lambda: math.pi, inline="3.141592653589793")
 
 
@@ -336,32 +306,32 @@ _FLOAT_FUNCTIONS: list[tuple[str, Body]] = [
     ("trunc dtrunc", _whole(math.trunc)),
     ("sign", float_sign),
     ("sqrt dsqrt", float_square_root),
-    ("cbrt dcbrt", cube_root),
+    ("cbrt dcbrt", math.cbrt),
     ("exp dexp", float_exponential),
     ("ln dlog1", _float_logarithm(math.log)),
     ("log log10 dlog10", _float_logarithm(math.log10)),
     ("sin", _guarded(math.sin)),
     ("cos", _guarded(math.cos)),
     ("tan", _guarded(math.tan)),
-    ("cot", _guarded(_cotangent)),
+    ("cot", _cotangent),
     ("asin", _guarded(math.asin)),
     ("acos", _guarded(math.acos)),
     ("atan", _guarded(math.atan)),
-    ("sinh", _guarded(math.sinh)),
-    ("cosh", _guarded(math.cosh)),
+    ("sinh", _infinite_allowed(math.sinh)),
+    ("cosh", _infinite_allowed(lambda value: math.cosh(abs(value)))),
     ("tanh", _guarded(math.tanh)),
     ("asinh", _guarded(math.asinh)),
     ("acosh", _guarded(math.acosh)),
-    ("atanh", _guarded(math.atanh)),
+    ("atanh", _inverse_hyperbolic_tangent),
     ("degrees", _guarded(lambda value: value / (math.pi / 180.0))),
     ("radians", _guarded(math.radians)),
-    ("sind", _guarded(sine_degrees)),
-    ("cosd", _guarded(cosine_degrees)),
-    ("tand", _guarded(tangent_degrees)),
-    ("cotd", _guarded(cotangent_degrees)),
-    ("asind", _guarded(_degrees(math.asin))),
-    ("acosd", _guarded(_degrees(math.acos))),
-    ("atand", _guarded(_degrees(math.atan))),
+    ("sind", degrees.sine),
+    ("cosd", degrees.cosine),
+    ("tand", degrees.tangent),
+    ("cotd", degrees.cotangent),
+    ("asind", degrees.inverse_sine),
+    ("acosd", degrees.inverse_cosine),
+    ("atand", degrees.inverse_tangent),
 ]
 
 # ------------------------------------------------------------------------------------------------ buckets

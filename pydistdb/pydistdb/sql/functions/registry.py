@@ -17,14 +17,21 @@ from collections.abc import Sequence
 from pydistdb.sql.functions import (
     aggregates,
     arithmetic,
+    arrays,
     binary,
     casts,
     comparison,
     datetime_arithmetic,
     datetime_fields,
+    json_making,
+    json_reading,
     mathematics,
     patterns,
+    series,
+    statistics,
     strings,
+    system,
+    window,
 )
 from pydistdb.sql.functions.define import FUNCTIONS_BY_NAME, FUNCTIONS_BY_OID, AnyFunction, add, read_table
 from pydistdb.sql.types.base import Cast, Function, Operator, SqlType
@@ -47,14 +54,21 @@ __all__ = [
 FAMILIES = (
     aggregates,
     arithmetic,
+    arrays,
     binary,
     casts,
     comparison,
     datetime_arithmetic,
     datetime_fields,
+    json_making,
+    json_reading,
     mathematics,
     patterns,
+    series,
+    statistics,
     strings,
+    system,
+    window,
 )
 """Every module that defines functions; named here so that their import is seen to have a purpose."""
 

@@ -183,10 +183,10 @@ def _integer_power(base: Decimal, exponent: int, exponent_scale: int) -> Decimal
     estimate = exponent * (math.log10(abs(float(base.scaleb(-base.adjusted(), numeric.EXACT)))) + base.adjusted())
     if estimate > (numeric.MOST_DIGITS_BEFORE_POINT + 4):
         raise numeric.overflow()
-    if estimate + 1 < -MOST_DISPLAY_SCALE:
-        return rescale(ZERO, MOST_DISPLAY_SCALE)
-    scale = max(LEAST_SIGNIFICANT_DIGITS - int(estimate), scale_of(base), exponent_scale, 0)
-    scale = min(scale, MOST_DISPLAY_SCALE)
+    # With integral exponents the scale does not depend on how large the result is.
+    scale = _clamp_scale(max(LEAST_SIGNIFICANT_DIGITS, exponent_scale), base)
+    if estimate + 1 < -scale:
+        return rescale(ZERO, scale)
     digits = _digits_for(int(estimate) + 2, scale) + 8
     return numeric.normal(rescale(_context(digits).power(base, Decimal(exponent)), scale))
 

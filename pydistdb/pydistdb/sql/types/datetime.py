@@ -78,7 +78,7 @@ def session_zone(context: EvalContext | None) -> Zone:
 
 
 def _rules(type_name: str, context: EvalContext | None) -> Rules:
-    style = context.settings.get("DateStyle", "") if context is not None else ""
+    style = context.settings.get("datestyle", "") if context is not None else ""
     order = next((order for order in ("DMY", "YMD") if order in style.upper()), "MDY")
     return Rules(type_name, order)
 

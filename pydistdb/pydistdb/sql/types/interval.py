@@ -365,7 +365,7 @@ def _truncated_divmod(value: int, divisor: int) -> tuple[int, int]:
 
 
 def format_interval(value: Interval, context: EvalContext | None) -> str:
-    style = context.settings.get("IntervalStyle", "postgres") if context is not None else "postgres"
+    style = context.settings.get("intervalstyle", "postgres") if context is not None else "postgres"
     if style == "iso_8601":
         return _format_iso(value)
     months, days, microseconds = value

@@ -126,7 +126,7 @@ class _RuledZone(Zone):
 
 UTC = Zone("UTC", 0, "UTC")
 
-_POSIX = re.compile(r"(?:<([A-Za-z0-9+-]+)>|([A-Za-z]{3,}))([+-]?)(\d{1,3})(?::(\d{1,2})(?::(\d{1,2}))?)?")
+_POSIX = re.compile(r"(?:<([A-Za-z0-9+-]+)>|([A-Za-z]{3,})|(?=[+-]))([+-]?)(\d{1,3})(?::(\d{1,2})(?::(\d{1,2}))?)?")
 
 
 @lru_cache(maxsize=1)
@@ -153,7 +153,7 @@ def find_zone(name: str) -> Zone | None:
     seconds = int(match[4]) * 3600 + int(match[5] or 0) * 60 + int(match[6] or 0)
     if seconds > 168 * 3600:
         return None
-    return Zone(name, seconds if match[3] == "-" else -seconds, match[1] or match[2].upper())
+    return Zone(name, seconds if match[3] == "-" else -seconds, match[1] or (match[2] or "").upper())
 
 
 def not_recognized(name: str) -> InvalidParameterValue:

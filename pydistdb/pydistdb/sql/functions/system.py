@@ -1,0 +1,164 @@
+"""What the database tells about itself: version, who and where one is, settings, types of values, looking names up.
+
+Functions that describe objects of the catalog are in pydistdb.sql.pg_catalog.  Settings live in the session, which
+``EvalContext.extra`` is; ``EvalContext.settings`` has their values by lower-case name.
+
+Source: PostgreSQL 15 manual, 9.26.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, UndefinedObject
+from pydistdb.sql.functions.define import Body, define, implements, specializes
+from pydistdb.sql.types.arrays import PgArray
+from pydistdb.sql.types.base import EvalContext, SqlType
+from pydistdb.sql.types.reg import FINDERS
+from pydistdb.sql.types.registry import REGCLASS, io
+
+try:
+    _RELEASE = version("pydistdb")
+except PackageNotFoundError:
+    _RELEASE = "unknown"
+VERSION_TEXT = (
+    f"PostgreSQL 15.0 (PyDistDB {_RELEASE}) on {platform.machine()}, Python {platform.python_version()}, 64-bit"
+)
+
+define("version()", lambda: VERSION_TEXT)
+define("current_database()", lambda context: context.database_name, context=True)
+define("current_user()", lambda context: context.user, context=True)
+define("session_user()", lambda context: context.user, context=True)
+define("getpgusername()", lambda context: context.user, context=True)
+define("pg_client_encoding()", lambda: "UTF8")
+define("getdatabaseencoding()", lambda: "UTF8")
+define("pg_jit_available()", lambda: False)
+define("pg_trigger_depth()", lambda: 0)
+
+
+# ------------------------------------------------------------------------------------------------ schemas
+
+
+def _schemas(context: EvalContext, implicit: bool) -> list[str]:
+    catalog = context.catalog
+    if catalog is None:
+        return ["pg_catalog", "public"] if implicit else ["public"]
+    path = [name for name in catalog.search_path if catalog.schema_named(name) is not None]
+    if implicit:
+        return path
+    named = context.settings.get("search_path", "")
+    # pg_catalog is searched first even when the setting does not name it; then it is implicit.
+    return [name for name in path if name != "pg_catalog" or "pg_catalog" in named]
+
+
+@implements("current_schema()", context=True)
+def current_schema(context: EvalContext) -> str | None:
+    return next(iter(_schemas(context, False)), None)
+
+
+@implements("current_schemas(bool)", context=True)
+def current_schemas(context: EvalContext, implicit: bool) -> PgArray:
+    return PgArray.of(_schemas(context, implicit))
+
+
+# ------------------------------------------------------------------------------------------------ settings
+
+
+def _unknown_setting(name: str) -> UndefinedObject:
+    return UndefinedObject(f'unrecognized configuration parameter "{name}"')
+
+
+@implements("current_setting(text)", context=True)
+def current_setting(context: EvalContext, name: str) -> str | None:
+    value = context.settings.get(name.lower())
+    if value is None:
+        raise _unknown_setting(name)
+    return value
+
+
+@implements("current_setting(text,bool)", context=True)
+def current_setting_or_null(context: EvalContext, name: str, missing_ok: bool) -> str | None:
+    value = context.settings.get(name.lower())
+    if value is None and not missing_ok:
+        raise _unknown_setting(name)
+    return value
+
+
+@implements("set_config(text,text,bool)", context=True)
+def set_config(context: EvalContext, name: str | None, value: str | None, local: bool | None) -> str:
+    """Set a setting as SET does; the session does the work (``set_config`` there, or its ``settings``)."""
+    if name is None:
+        raise DatabaseError.of("22004", "SET requires parameter name")
+    session = context.extra
+    if session is None:
+        raise FeatureNotSupported("settings can only be changed in a session")
+    own = getattr(session, "set_config", None)
+    if own is not None:
+        return str(own(name, value or "", bool(local)))
+    from pydistdb.sql.settings import find
+
+    return str(session.settings.set(find(name), value or "", local=bool(local)))
+
+
+# ------------------------------------------------------------------------------------------------ processes
+
+
+@implements("pg_backend_pid()", context=True)
+def backend_pid(context: EvalContext) -> int:
+    return int(getattr(context.extra, "process_id", None) or os.getpid())
+
+
+def _environment(context: EvalContext) -> Any:
+    environment = getattr(context.extra, "environment", None)
+    if environment is None:
+        raise FeatureNotSupported("this function needs a server")
+    return environment
+
+
+define(
+    "pg_cancel_backend(int4)",
+    lambda context, process_id: _environment(context).cancel_backend(process_id),
+    context=True,
+)
+define(
+    "pg_terminate_backend(int4,int8)",
+    lambda context, process_id, timeout=0: _environment(context).terminate_backend(process_id),
+    context=True,
+    defaults=(0,),
+)
+define("pg_postmaster_start_time()", lambda context: _environment(context).started_us, context=True)
+define("pg_conf_load_time()", lambda context: _environment(context).started_us, context=True)
+
+# ------------------------------------------------------------------------------------------------ values
+
+
+@specializes("pg_typeof(any)")
+def _type_of(argument_types: tuple[SqlType, ...], return_type: SqlType) -> Body:
+    oid = argument_types[0].oid
+    return lambda value: oid
+
+
+define("num_nulls(any)", lambda *values: sum(value is None for value in values))
+define("num_nonnulls(any)", lambda *values: sum(value is not None for value in values))
+
+
+@implements("gen_random_uuid()")
+def random_uuid() -> bytes:
+    """A version 4 UUID: 122 random bits."""
+    data = bytearray(os.urandom(16))
+    data[6] = data[6] & 0x0F | 0x40
+    data[8] = data[8] & 0x3F | 0x80
+    return bytes(data)
+
+
+for _kind in ("regclass", "regtype", "regproc", "regprocedure", "regnamespace", "regrole", "regcollation"):
+    _find = FINDERS[_kind]
+    define(f"to_{_kind}(text)", lambda context, text, find=_find: find(text, context), context=True)
+
+
+@implements("regclass(text)", context=True)
+def text_to_regclass(context: EvalContext, text: str) -> int:
+    return int(io(REGCLASS.oid).parse(text, -1, context))
