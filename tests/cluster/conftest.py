@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-from pydistdb_tools.local_cluster import LocalCluster, plan_cluster, start_cluster, stop_cluster
+from pydistdb_tools.local_cluster import LocalCluster, free_base_port, plan_cluster, start_cluster, stop_cluster
 
-_bases = itertools.count(20_000 + os.getpid() % 97 * 300, 10)
-
-
-def free_base_port(nodes: int) -> int:
-    """A port from which SQL, HTTP and RPC ports of ``nodes`` nodes are free."""
-    for base in _bases:
-        if all(_is_free(base + offset + node) for node in range(nodes) for offset in (0, 100, 200)):
-            return base
-    raise AssertionError("unreachable")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+_FIRST_PORT = 20_000 + os.getpid() % 97 * 300
 
 
 def make_cluster(folder: Path, nodes: int) -> LocalCluster:
-    cluster = plan_cluster(folder, nodes, nodes, free_base_port(nodes))
+    cluster = plan_cluster(folder, nodes, nodes, free_base_port(_FIRST_PORT, nodes))
     try:
         start_cluster(cluster, print)
     except BaseException:

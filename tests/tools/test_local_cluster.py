@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 from pydistdb_tools.cli import main
-from pydistdb_tools.local_cluster import ClusterError, LocalCluster, LocalNode, plan_cluster
+from pydistdb_tools.local_cluster import ClusterError, LocalCluster, LocalNode, free_base_port, plan_cluster
 from pydistdb_tools.status import cluster_report, raft_report
-
-from tests.cluster.conftest import free_base_port
 
 
 def test_ports_follow_the_base_port(tmp_path: Path) -> None:
-    base = free_base_port(3)
+    base = free_base_port(31_000, 3)
     cluster = plan_cluster(tmp_path, 3, 3, base)
     assert [node.sql_port for node in cluster.nodes] == [base, base + 1, base + 2]
     assert cluster.nodes[2].url == f"postgresql://postgres@127.0.0.1:{base + 2}/postgres"
@@ -35,7 +33,7 @@ def test_impossible_numbers(tmp_path: Path, nodes: int, factor: int, port: int, 
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
-    base = free_base_port(1)
+    base = free_base_port(31_000, 1)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", base + 100))
         with pytest.raises(ClusterError, match=f"port {base + 100} is in use"):
@@ -43,7 +41,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
 
 def test_the_file_comes_back_as_it_went(tmp_path: Path) -> None:
-    cluster = plan_cluster(tmp_path, 2, 1, free_base_port(2))
+    cluster = plan_cluster(tmp_path, 2, 1, free_base_port(31_000, 2))
     cluster.save()
     assert LocalCluster.load(tmp_path) == cluster
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psycopg
 
-from pydistdb_tools.local_cluster import LocalCluster, plan_cluster, start_cluster, stop_cluster
+from pydistdb_tools.local_cluster import LocalCluster, free_base_port, plan_cluster, start_cluster, stop_cluster
 
 POSTGRES_BIN = Path("/usr/lib/postgresql/15/bin")
 PAGE = Path("docs/benchmarks.md")
@@ -117,7 +117,10 @@ class Postgres:
         with open(data / "postgresql.auto.conf", "a") as file:
             file.write("\n".join(lines) + "\n")
         log = str(data) + ".log"
-        _run(_as_postgres([str(POSTGRES_BIN / "pg_ctl"), "-D", str(data), "-l", log, "-w", "start"]), timeout=120)
+        try:
+            _run(_as_postgres([str(POSTGRES_BIN / "pg_ctl"), "-D", str(data), "-l", log, "-w", "start"]), timeout=120)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}\n{Path(log).read_text()}") from None
         self.running.append(data)
 
     def stop(self) -> None:
@@ -171,13 +174,15 @@ def _load(target: Target, scale: int) -> None:
 
 
 def _check_sums(target: Target) -> None:
+    """Accounts and history agree, and tellers and branches (which ``-N`` leaves alone)."""
+    columns = (("accounts", "abalance"), ("history", "delta"), ("tellers", "tbalance"), ("branches", "bbalance"))
     with psycopg.connect(target.url, autocommit=True) as connection:
-        sums = [
+        rows = [
             connection.execute(f"SELECT coalesce(sum({column}), 0) FROM pgbench_{table}").fetchone()
-            for table, column in (("accounts", "abalance"), ("tellers", "tbalance"), ("branches", "bbalance"))
+            for table, column in columns
         ]
-    if len({row[0] if row else None for row in sums}) != 1:
-        raise RuntimeError(f"{target.name}: the sums disagree: {sums}")
+    if rows[0] != rows[1] or rows[2] != rows[3]:
+        raise RuntimeError(f"{target.name}: the sums disagree: {rows}")
 
 
 def _alternate(ours: Target, theirs: Target, rounds: int, measure: Callable[[Target], float]) -> tuple[float, float]:
@@ -245,8 +250,8 @@ def _one_node(rounds: int, seconds: int, scale: int, say: Callable[[str], None])
     rows = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pydistdb-bench-data-")))
-        theirs = stack.enter_context(_postgres(6433))
-        ours, _ = stack.enter_context(_pydistdb(6533, 1))
+        theirs = stack.enter_context(_postgres(free_base_port(6433, 1)))
+        ours, _ = stack.enter_context(_pydistdb(free_base_port(6533, 1), 1))
         rows.append(Row("memory of a fresh node", _resident_megabytes(ours.processes()[0]), None, "MB", "< 120"))
         say(f"loading pgbench -i -s {scale}")
         for target in (ours, theirs):
@@ -275,10 +280,10 @@ def _one_node(rounds: int, seconds: int, scale: int, say: Callable[[str], None])
 def _three_nodes(rounds: int, seconds: int, scale: int, say: Callable[[str], None]) -> list[Row]:
     rows = []
     with ExitStack() as stack:
-        ours, _ = stack.enter_context(_pydistdb(6733, 3))
+        ours, _ = stack.enter_context(_pydistdb(free_base_port(6533, 3), 3))
         say("idle cluster")
         rows.append(Row("idle three-node cluster, CPU", _idle_cpu_percent(ours, 20), None, "% of a core", "< 3"))
-        theirs = stack.enter_context(_postgres(6633, standbys=2))
+        theirs = stack.enter_context(_postgres(free_base_port(6433, 3), standbys=2))
         say(f"loading pgbench -i -s {scale} on three nodes")
         for target in (ours, theirs):
             _load(target, scale)

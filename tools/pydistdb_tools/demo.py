@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 
-from pydistdb_tools.local_cluster import LocalCluster, plan_cluster, start_cluster, stop_cluster
+from pydistdb_tools.local_cluster import LocalCluster, free_base_port, plan_cluster, start_cluster, stop_cluster
 from pydistdb_tools.remote import connect
 from pydistdb_tools.shell import Shell, run_shell
 from pydistdb_tools.status import cluster_report
@@ -89,28 +88,11 @@ def _tour(cluster: LocalCluster) -> None:
     survivor.run("SELECT count(*) AS orders, sum(amount) AS total FROM orders;")
 
 
-def _free_base_port(wanted: int, nodes: int) -> int:
-    for base in range(wanted, wanted + 2000, 10):
-        if all(_is_free(base + offset + node) for node in range(nodes) for offset in (0, 100, 200)):
-            return base
-    return wanted
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
 def run_demo(folder: Path | None, nodes: int, base_port: int, keep: bool) -> int:
     """Start, load, show; stops the cluster and removes a temporary folder at the end unless ``keep``."""
     with tempfile.TemporaryDirectory(prefix="proddb-demo-", ignore_cleanup_errors=True) as temporary:
         place = folder or Path(temporary)
-        cluster = plan_cluster(place, nodes, min(3, nodes), _free_base_port(base_port, nodes))
+        cluster = plan_cluster(place, nodes, min(3, nodes), free_base_port(base_port, nodes))
         try:
             _say(f"Starting {nodes} nodes in {place}")
             start_cluster(cluster, print)

@@ -137,14 +137,28 @@ def plan_cluster(folder: Path, nodes: int, replication_factor: int, base_port: i
     return cluster
 
 
+def free_base_port(wanted: int, nodes: int) -> int:
+    """The first base port at or above ``wanted`` whose cluster of ``nodes`` nodes would find all its ports free."""
+    for base in range(wanted, wanted + 2000, 10):
+        if all(_is_free(base + offset + node) for node in range(nodes) for offset in (0, 100, 200)):
+            return base
+    raise ClusterError(f"no {3 * nodes} free ports from {wanted} on")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
 def _require_free_ports(nodes: list[LocalNode]) -> None:
     for port in sorted(port for node in nodes for port in (node.sql_port, node.http_port, node.rpc_port)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                raise ClusterError(f"port {port} is in use; choose another range with --base-port") from None
+        if not _is_free(port):
+            raise ClusterError(f"port {port} is in use; choose another range with --base-port")
 
 
 def start_node(cluster: LocalCluster, node: LocalNode) -> None:
