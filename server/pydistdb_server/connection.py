@@ -383,7 +383,7 @@ class ClientConnection:
             return
         write = self.sink.write
         write(encode.BIND_COMPLETE)
-        if portal_name:
+        if portal_name or portal.takes_copy_data:
             return
         wire = self.wire
         described = wire.take(DESCRIBE_EXECUTE_SYNC)

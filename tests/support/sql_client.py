@@ -72,7 +72,9 @@ class Lines:
         self.lines.append(f"(copy out, {columns} columns)")
 
     def copy_data(self, data: bytes) -> None:
-        self.lines.append("> " + (data.decode().rstrip("\n") if data.isascii() and data.endswith(b"\n") else data.hex()))
+        self.lines.append(
+            "> " + (data.decode().rstrip("\n") if data.isascii() and data.endswith(b"\n") else data.hex())
+        )
 
     def copy_done(self) -> None:
         self.lines.append("(copy done)")

@@ -81,6 +81,9 @@ class Portal(Protocol):
     result_formats: tuple[int, ...]
     """0 text or 1 binary, one per field."""
 
+    takes_copy_data: bool
+    """COPY FROM STDIN: a Sync sent right behind Execute comes before the data, and counts for nothing."""
+
 
 class Session(Protocol):
     """One client's conversation with the database."""

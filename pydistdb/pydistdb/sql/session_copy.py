@@ -25,6 +25,7 @@ from pydistdb.sql import bind
 from pydistdb.sql import copy as formats
 from pydistdb.sql.api import Sink
 from pydistdb.sql.catalog.descriptors import Column, Table
+from pydistdb.sql.catalog.view import VirtualTable
 from pydistdb.sql.copy import CopyOptions
 from pydistdb.sql.copy_reader import Batch, CopyColumn, copy_reader
 from pydistdb.sql.errors import (
@@ -73,8 +74,8 @@ def _table(session: ClientSession, name: Name) -> Table:
     if relation is None:
         written = name.name if name.schema is None else f"{name.schema}.{name.name}"
         raise UndefinedTable(f'relation "{written}" does not exist', position=name.position)
-    if not isinstance(relation, Table):
-        raise WrongObjectType(f'cannot copy to view "{name.name}"')
+    if isinstance(relation, VirtualTable):
+        raise WrongObjectType(f'cannot copy to system catalog "{name.name}"')
     if relation.kind != "r":
         kind = {"v": "view", "S": "sequence"}.get(relation.kind, "relation")
         raise WrongObjectType(f'cannot copy to {kind} "{name.name}"')
@@ -269,18 +270,26 @@ def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-async def _copy_to(session: ClientSession, utility: Copy, options: CopyOptions, sink: Sink) -> int:
-    if utility.table is not None:
-        table = _table(session, utility.table)
-        columns = _columns(table, utility.columns)
-        _check_column_options(options, table, columns)
-        source = _quote(utility.table.name)
-        if utility.table.schema is not None:
-            source = f"{_quote(utility.table.schema)}.{source}"
-        text = f"SELECT {', '.join(_quote(column.name) for column in columns)} FROM {source}"
-    else:
+def _query_for(session: ClientSession, utility: Copy, options: CopyOptions) -> str:
+    """The SELECT behind COPY TO."""
+    name = utility.table
+    if name is None:
         assert utility.query is not None
-        text = utility.query
+        return utility.query
+    source = _quote(name.name) if name.schema is None else f"{_quote(name.schema)}.{_quote(name.name)}"
+    relation = session.view().relation(name.name, name.schema)
+    if isinstance(relation, VirtualTable):
+        return f"SELECT {', '.join(map(_quote, utility.columns)) or '*'} FROM {source}"
+    if relation is not None and relation.kind == "v":
+        raise WrongObjectType(f'cannot copy from view "{name.name}"', hint="Try the COPY (SELECT ...) TO variant.")
+    table = _table(session, name)
+    columns = _columns(table, utility.columns)
+    _check_column_options(options, table, columns)
+    return f"SELECT {', '.join(_quote(column.name) for column in columns)} FROM {source}"
+
+
+async def _copy_to(session: ClientSession, utility: Copy, options: CopyOptions, sink: Sink) -> int:
+    text = _query_for(session, utility, options)
     statements = bind.parse(text)
     if len(statements) != 1 or not statements[0].is_query:
         raise FeatureNotSupported("COPY takes a SELECT, VALUES, INSERT, UPDATE or DELETE statement")

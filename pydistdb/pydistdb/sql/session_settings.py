@@ -84,7 +84,7 @@ class SessionSettings:
 
     def reset_all(self) -> None:
         """Back to the defaults, except for what belongs to the transaction."""
-        for key in {*self._session, *self._transaction}:
+        for key in dict.fromkeys((*self._session, *self._transaction)):
             if not key.startswith("transaction_"):
                 self._assign(key, self._defaults.get(key, ""), local=False)
 
@@ -108,14 +108,14 @@ class SessionSettings:
     def rollback(self) -> None:
         """Undo everything since the transaction began."""
         if self._journal or self._transaction:
-            keys = {*self._transaction, *(undo.key for undo in self._journal)}
+            keys = dict.fromkeys((*self._transaction, *(undo.key for undo in self._journal)))
             self._play_back(0)
             self._transaction.clear()
             self._refresh(keys)
 
     def rollback_to(self, mark: int) -> None:
         """Undo everything since ``mark``."""
-        keys = {undo.key for undo in self._journal[mark:]}
+        keys = dict.fromkeys(undo.key for undo in self._journal[mark:])
         self._play_back(mark)
         self._refresh(keys)
 

@@ -9,6 +9,7 @@ from pydistdb.sql.errors import DatabaseError, InvalidCursorName, InvalidStateme
 from pydistdb.sql.errors import ProtocolViolation as Violation
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session_execute import Execution
+from pydistdb.sql.statements import Copy
 from pydistdb.sql.types import known, registry
 from pydistdb.sql.types.base import EvalContext
 
@@ -38,7 +39,17 @@ class SessionStatement:
 class SessionPortal:
     """A bound statement (api.Portal); ``execution`` is there once it has been started."""
 
-    __slots__ = ("done", "execution", "fields", "name", "parameters", "plan", "result_formats", "rows", "statement")
+    __slots__ = (
+        "done",
+        "execution",
+        "fields",
+        "name",
+        "parameters",
+        "plan",
+        "result_formats",
+        "statement",
+        "takes_copy_data",
+    )
 
     def __init__(
         self,
@@ -54,6 +65,7 @@ class SessionPortal:
         self.fields = plan.fields
         self.parameters = parameters
         self.result_formats = result_formats
+        self.takes_copy_data = isinstance(plan.utility, Copy) and plan.utility.is_from
         self.execution: Execution | None = None
         self.done = False
 

@@ -43,6 +43,8 @@ MAX_STARTUP_BYTES = 10_000
 
 _SMALL = frozenset(b"DECHSXcf")
 _COPY_DATA = ord("d")
+_SKIPPED = m.Password(b"skipped")
+"""Stands for a message that the state SKIPPING swallows."""
 
 SYNC = b"S\0\0\0\x04"
 EXECUTE_SYNC = b"E\0\0\0\x09\0\0\0\0\0" + SYNC
@@ -98,6 +100,12 @@ class WireProtocol:
 
     def next_message(self) -> m.Message | None:
         """The next complete message that the state lets through, or None; raises as the introduction says."""
+        while True:
+            message = self._next()
+            if message is not _SKIPPED:
+                return message
+
+    def _next(self) -> m.Message | None:
         state = self.state
         if state is State.STARTUP:
             return self._next_startup()
@@ -125,6 +133,8 @@ class WireProtocol:
             return None
         self._position = end
         self.state = next_state
+        if next_state is State.SKIPPING:  # nobody wants to know what it says
+            return _SKIPPED
         return m.DECODERS[kind](buffer[position + 5 : end])
 
     def take_copy_data(self) -> list[bytes]:
