@@ -23,7 +23,9 @@ from pydistdb.sql.exec.defaults import bound_checks
 from pydistdb.sql.exec.foreign_keys import finish_statement
 from pydistdb.sql.exec.numbers import row_by_row, wait_for
 from pydistdb.sql.exec.operator import Batch, Operator
-from pydistdb.sql.exec.run import RunContext, State
+from pydistdb.sql.exec.point import single_key
+from pydistdb.sql.exec.run import BATCH_ROWS, RunContext, State
+from pydistdb.sql.exec.scan import TableScanOperator, present
 from pydistdb.sql.exec.writer import TableWriter
 from pydistdb.sql.layout import IndexLayout, TableLayout
 from pydistdb.sql.tree import Delete, Expr, Insert, Update
@@ -267,6 +269,35 @@ class ChangeOperator(ModifyOperator):
             cells[position] = newest[place]
         return tuple(cells)
 
+    @cached_property
+    def point_keys(self) -> Callable[[State], list[bytes]] | None:
+        """The keys of the rows to change, if they can be told without reading."""
+        source = self.source
+        if not isinstance(source, TableScanOperator) or source.is_projected or source.is_secondary:
+            return None
+        if not source.bounds.is_point:
+            return None
+        return single_key(source) or source.bounds.points
+
+    async def rows(self, state: State) -> AsyncIterator[Batch]:
+        """The rows to change, locked, in batches.
+
+        Rows named by their keys are locked and read in one request, without a look at the snapshot before: what such a
+        statement sees is what it would have seen had it started just now."""
+        find = self.point_keys
+        if find is None:
+            async for batch in self.source.batches(state):
+                yield await self.locked(batch, state)
+                await state.breathe()
+            return
+        assert isinstance(self.source, TableScanOperator)
+        keys = [key for key in find(state) if key not in state.writes.touched]
+        for start in range(0, len(keys), BATCH_ROWS):
+            part = keys[start : start + BATCH_ROWS]
+            found, values = present(part, [answer.value for answer in await state.transaction.lock(part, self.strength)])
+            if found:
+                yield self.source.decode(found, values, state)
+
     async def locked(self, batch: Batch, state: State) -> Batch:
         """The rows of a batch that are still to be changed, each once, locked and brought up to date."""
         position = self.key_position
@@ -328,8 +359,7 @@ class UpdateOperator(ChangeOperator):
         return function
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
-        async for batch in self.source.batches(state):
-            rows = await self.locked(batch, state)
+        async for rows in self.rows(state):
             output: Batch = []
             for row, new in zip(rows, await row_by_row(self.new_row, rows, state), strict=True):
                 self.check(new, state)
@@ -339,7 +369,6 @@ class UpdateOperator(ChangeOperator):
             state.affected_rows += len(rows)
             if output:
                 yield output
-            await state.breathe()
 
 
 class DeleteOperator(ChangeOperator):
@@ -354,14 +383,12 @@ class DeleteOperator(ChangeOperator):
         return function
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
-        async for batch in self.source.batches(state):
-            rows = await self.locked(batch, state)
+        async for rows in self.rows(state):
             for row in rows:
                 self.writer.delete(self.old_row(row), row[self.key_position], state)
             state.affected_rows += len(rows)
             if self.returning and rows:
                 yield self.output(rows, state)
-            await state.breathe()
 
 
 async def insert_rows(run: RunContext, table: Table, rows: Sequence[Row]) -> None:

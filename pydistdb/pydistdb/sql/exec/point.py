@@ -73,7 +73,23 @@ def point_read(plan: PhysicalPlan) -> PointRead | None:
         expressions = tuple(ColumnRef(column.type, column.id) for column in node.columns)
     if 0 in node.numbers or not all(map(_is_immediate, expressions)):
         return None
+    for term in node.access.equal:
+        if term.array is not None or len(term.alternatives) != 1 or not is_constant(term.alternatives[0]):
+            return None
     return _Lazy(node, expressions)
+
+
+def single_key(operator: TableScanOperator) -> Callable[[Any], list[bytes]] | None:
+    """``f(S)``: the one key (or none) of a scan for a single primary key; None if it is not such a scan."""
+    code = operator.row_code()
+    key = key_source(code, operator.node, operator)
+    if key is None:
+        return None
+    lines, source = key
+    code.namespace.update(NOTHING=[], MOST_KEY_BYTES=MOST_KEY_BYTES)
+    body = [*lines, f"key = {source}", "return [key] if len(key) <= MOST_KEY_BYTES else NOTHING"]
+    function: Callable[[Any], list[bytes]] = code.build("f(S)", "\n".join(body))
+    return function
 
 
 def _is_immediate(expression: Expr) -> bool:
