@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import pydistdb.sql.bind.aggregates as aggregates
 from pydistdb.sql.bind.binder import Binder
-from pydistdb.sql.bind.coerce import UNKNOWN_OID, can_coerce, coerce, is_binary_coercible, type_named
+from pydistdb.sql.bind.coerce import UNKNOWN_OID, coerce, type_named
 from pydistdb.sql.bind.dispatch import BINDERS, bind
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.operators import Ambiguous, Resolved, find_function, find_named
@@ -24,6 +24,7 @@ from pydistdb.sql.errors import (
     AmbiguousFunction,
     DatabaseError,
     FeatureNotSupported,
+    InvalidSchemaName,
     InvalidSyntax,
     ProgramLimitExceeded,
     UndefinedFunction,
@@ -67,6 +68,7 @@ def bind_call(b: Binder, scope: Scope, node: Node) -> Expr:
             if not known:
                 bound = [bind(b, scope, argument) for argument in node.get("args", [])]
                 raise no_function(b, name, schema, bound, location)
+            resolve(b, name, schema, [bind(b, scope, argument) for argument in node.get("args", [])], location)
             raise WrongObjectType(words, position=b.position(location))
     arguments = node.get("args", [])
     if any("NamedArgExpr" in argument for argument in arguments):
@@ -77,7 +79,7 @@ def bind_call(b: Binder, scope: Scope, node: Node) -> Expr:
             f"cannot pass more than {MOST_ARGUMENTS} arguments to a function", position=b.position(location)
         )
     locations = [location_of(argument) for argument in arguments]
-    if len(expressions) == 1 and not known:
+    if len(expressions) == 1 and not any(_takes(function, expressions[0]) for function in known):
         cast = _as_cast(b, name, schema, expressions[0], location, locations[0])
         if cast is not None:
             return cast
@@ -85,19 +87,26 @@ def bind_call(b: Binder, scope: Scope, node: Node) -> Expr:
     return make_call(b, scope, found, expressions, location, locations, node.get("func_variadic", False))
 
 
+def _takes(function: Function | AggregateFunction, argument: Expr) -> bool:
+    types = function.argument_types
+    return len(types) == 1 and types[0].oid == argument.type.oid
+
+
 def _as_cast(
     b: Binder, name: str, schema: str | None, argument: Expr, location: int, argument_location: int
 ) -> Expr | None:
-    """``type(x)`` as a cast, where no function has that name."""
+    """``type(x)`` as a cast, where no function takes just that: of a literal, or through text, or of equal values."""
     if schema not in (None, "pg_catalog"):
         return None
     target = registry.type_by_name(name) if name.replace("_", "").isalnum() else None
     if target is None or target.category == "P":
         return None
     oid = argument.type.oid
-    if oid == UNKNOWN_OID or is_binary_coercible(oid, target.oid) or can_coerce(oid, target.oid, "e"):
-        return coerce(b, argument, target, "e", argument_location)
-    return None
+    if oid != UNKNOWN_OID and oid != target.oid:
+        cast = functions.cast(oid, target.oid)
+        if cast is None or (cast.function is not None and cast.function.oid != 0):
+            return None
+    return coerce(b, argument, target, "e", argument_location)
 
 
 def _signature(arguments: Sequence[Expr]) -> str:
@@ -107,6 +116,8 @@ def _signature(arguments: Sequence[Expr]) -> str:
 def no_function(
     b: Binder, name: str, schema: str | None, arguments: Sequence[Expr], location: int, signature: str | None = None
 ) -> DatabaseError:
+    if schema is not None and schema != "pg_catalog" and b.catalog.schema_named(schema) is None:
+        return InvalidSchemaName(f'schema "{schema}" does not exist', position=b.position(location))
     label = f"{schema}.{name}" if schema else name
     types = signature if signature is not None else _signature(arguments)
     return UndefinedFunction(

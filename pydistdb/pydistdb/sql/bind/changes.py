@@ -174,7 +174,9 @@ def _insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
         source, used = _insert_values(b, parent, table, select, targets, locations, "cols" in node, overriding, target)
         numbers = [column.number for column in used]
     else:
-        source, used = _insert_select(b, parent, node, select, targets, locations)
+        outside = Scope(parent)
+        outside.hidden = [target]
+        source, used = _insert_select(b, outside, node, select, targets, locations)
         for column in used:
             _check_identity(column, overriding, False)
         numbers = [column.number for column in used]

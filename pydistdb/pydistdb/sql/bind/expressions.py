@@ -130,7 +130,10 @@ def _column(b: Binder, scope: Scope, node: Node) -> Expr:
     location = node["location"]
     last = fields[-1]
     if "A_Star" in last:
-        raise InvalidSyntax('row expansion via "*" is not supported here', position=b.position(location))
+        if len(fields) == 1:
+            raise InvalidSyntax('row expansion via "*" is not supported here', position=b.position(location))
+        items = star_columns(b, scope, {"ColumnRef": node})
+        return RowExpr(RECORD, tuple(items or ()))
     if len(fields) == 1:
         return _bare_column(b, scope, fields[0]["String"]["sval"], location)
     names = [part["String"]["sval"] for part in fields]
@@ -473,7 +476,7 @@ def field(b: Binder, scope: Scope, wrapper: Node, expr: Expr, name: str, locatio
             if isinstance(expr, RowExpr):
                 return expr.items[position]
             return FieldAccess(field_type, expr, position)
-    raise UndefinedColumn(f'column "{name}" not found in data type record', position=b.position(location))
+    raise UndefinedColumn(f'could not identify column "{name}" in record data type', position=b.position(location))
 
 
 def _subscript(b: Binder, scope: Scope, array: Expr, steps: list[Node], location: int) -> Expr:

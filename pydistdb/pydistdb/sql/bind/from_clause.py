@@ -275,8 +275,26 @@ def _subselect(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> Fr
     outside = lateral_scope(scope, items, node.get("lateral", False))
     rel = queries.bind_query_node(b, outside, node["subquery"])
     alias = node.get("alias")
+    if alias is None:
+        select = node["subquery"].get("SelectStmt", {})
+        kind, example = ("VALUES", "VALUES") if "valuesLists" in select else ("subquery", "SELECT")
+        raise InvalidSyntax(
+            f"{kind} in FROM must have an alias",
+            hint=f"For example, FROM ({example} ...) [AS] foo.",
+            position=_bracket_before(b, select),
+        )
     columns = [ScopeColumn(column.name, column.id, column.type) for column in rel.columns]
     return _item(rel, alias["aliasname"] if alias else "", columns, alias)
+
+
+def _bracket_before(b: Binder, select: Node) -> int | None:
+    """Where the bracket around a subquery stands: the parser does not say."""
+    places = [place for place in queries.locations_of(select) if place >= 0]
+    inner = b.position(min(places)) if places else None
+    if inner is None:
+        return None
+    found = b.parsed.source.rfind("(", 0, inner - 1)
+    return found + 1 if found >= 0 else None
 
 
 def _range_function(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> FromItem:

@@ -53,6 +53,8 @@ from pydistdb.sql.tree import (
 )
 from pydistdb.sql.types.registry import INT8
 
+locations_of = set_operations.locations_of
+
 __all__ = ["bind_query_node", "bind_statement_query", "bind_subquery", "column_label", "single_projection"]
 
 

@@ -155,25 +155,32 @@ def _recursive(b: Binder, scope: Scope, node: Node) -> _Definition:
     entry.used = 0
     if len(right.columns) != len(left.columns):
         raise DatabaseError.of("42601", "each UNION query must have the same number of columns", position=position)
-    types = _step_types(b, name, left, right, set_operations.locations_of(query["larg"]))
+    types = _step_types(
+        b, name, left, right, set_operations.locations_of(query["larg"]), set_operations.locations_of(query["rarg"])
+    )
     definition = _Definition(entry, left if wrap is None else wrap(left), None, False)
-    definition.step = set_operations.with_types(b, right, types, set_operations.locations_of(query["rarg"]))
+    definition.step = set_operations.with_types(b, right, types, step_places)
     if wrap is not None:
         definition.step = wrap(definition.step)
     definition.union_all = query.get("all", False)
     return definition
 
 
-def _step_types(b: Binder, name: str, left: Rel, right: Rel, locations: Sequence[int]) -> list[SqlType]:
+def _step_types(
+    b: Binder, name: str, left: Rel, right: Rel, locations: Sequence[int], step_locations: Sequence[int]
+) -> list[SqlType]:
+    def at(index: int, places: Sequence[int] = step_locations) -> int:
+        return places[index] if index < len(places) else -1
+
     types = [column.type for column in left.columns]
     expressions = set_operations.column_expressions(right)
     for index, (mine, theirs) in enumerate(zip(types, expressions, strict=True)):
-        overall = common_type(b, (Const(mine, None), theirs), "UNION")
+        overall = common_type(b, (Const(mine, None), theirs), "UNION", (-1, at(index)))
         if overall is not None and overall.oid != mine.oid:
             raise DatatypeMismatch(
                 f'recursive query "{name}" column {index + 1} has type {type_named(mine.oid)} in non-recursive term '
                 f"but type {type_named(overall.oid)} overall",
                 hint="Cast the output of the non-recursive term to the correct type.",
-                position=b.position(locations[index] if index < len(locations) else -1),
+                position=b.position(at(index, locations)),
             )
     return types
