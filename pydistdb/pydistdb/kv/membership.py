@@ -1,15 +1,4 @@
-"""Who belongs to the cluster: bootstrap, join, the registry of nodes, and the pings that keep everybody informed.
-
-**Bootstrap** makes a cluster of one: an identity, and one range over all keys with this node as its only replica.
-
-**Join.**  A new process asks any node; the request ends up at the leaseholder of range 1, which takes the next number
-from a counter and writes the node's record, both in one command.  A node id is never given twice.  A name that is
-already taken means that the node of that name has lost its store: it gets a new id, and the old record is marked
-REPLACED, which tells the replicate queue that its replicas will never return::
-
-    n3 (id 3) loses its disk, starts empty, joins as "n3"  →  record 3: REPLACED, record 4: "n3" ACTIVE
-
-A request repeated because its answer got lost carries the same nonce and gets the same id.
+"""Who belongs to the cluster: the registry of nodes, and the pings that keep everybody informed.
 
 **Registry.**  Every node keeps all records, in its store too, so that after a restart of everything at once the nodes
 find each other before any range has a leader.  A record has a version that only grows.  Each ping carries a digest of
@@ -23,78 +12,56 @@ each.  A node that comes back under another address just raises the version of i
 from __future__ import annotations
 
 import logging
-import os
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from pydistdb_storage import mvcc
-from pydistdb_storage.engine import Engine, Space, WriteBatch
+from pydistdb_storage.engine import Space, WriteBatch
 from pydistdb_storage.keys import prefix_end
 
 from pydistdb.kv.api import KVError, RangeUnavailable, Timestamp
 from pydistdb.kv.command import ProposalLost
 from pydistdb.kv.descriptor import (
     FIRST_RANGE_ID,
-    KEY_MAX,
-    KEY_MIN,
     NODE_COUNTER_KEY,
     NODE_PREFIX,
-    RANGE_COUNTER_KEY,
     REPLICATION_FACTOR_KEY,
     NodeId,
-    NodeIdentity,
     NodeRecord,
     NodeState,
-    RangeDescriptor,
-    ReplicaDescriptor,
     decode_descriptor,
-    decode_identity,
     decode_node,
     encode_descriptor,
-    encode_identity,
     encode_node,
-    meta_key,
     node_key,
 )
-from pydistdb.kv.hlc import HybridClock, OffsetMonitor
+from pydistdb.kv.hlc import OffsetMonitor
+from pydistdb.kv.joining import (
+    DEFAULT_REPLICATION_FACTOR,
+    REGISTRY_KEY,
+    JoinFailed,
+    JoinRefused,
+    JoinReply,
+    JoinRequest,
+    NodeAddresses,
+    bootstrap,
+    decode_registry,
+    encode_registry,
+    join,
+    load_identity,
+    node_record,
+    open_identity,
+)
 from pydistdb.kv.multiraft import MultiRaft
 from pydistdb.kv.placement.directory import Directory
-from pydistdb.kv.range_log import descriptor_key, initial_state, state_key
 from pydistdb.kv.transport import Message, Ping, Pong, RaftEnvelope, register
-from pydistdb.tasks import Completion, Scheduler, sleep
 
 logger = logging.getLogger(__name__)
 
-IDENTITY_KEY = b"identity"
-REGISTRY_KEY = b"registry"
-DEFAULT_REPLICATION_FACTOR = 3
 MAX_NODES = 1_000
 _RECONCILE_PINGS = 5
-
-_decode_registry = msgspec.msgpack.Decoder(list[NodeRecord]).decode
-_encode_registry = msgspec.msgpack.Encoder().encode
-
-
-class JoinRequest(Message):
-    """ "Let me in": the record's node id is 0."""
-
-    record: NodeRecord
-    forwarded: bool = False
-
-
-class JoinReply(Message):
-    cluster_id: bytes
-    node_id: NodeId
-    nodes: list[NodeRecord]
-
-
-class JoinRefused(Message):
-    """Try again (``reason``), perhaps elsewhere."""
-
-    reason: str
 
 
 class RegistryExchange(Message):
@@ -103,123 +70,7 @@ class RegistryExchange(Message):
     nodes: list[NodeRecord]
 
 
-register(JoinRequest, JoinReply, JoinRefused, RegistryExchange)
-
-
-class JoinFailed(KVError):
-    """No node let this one in."""
-
-
-class JoinTransport(Protocol):
-    """What joining needs of a transport."""
-
-    def call_address(self, address: str, request: Message) -> Completion[Any]:
-        """Ask whoever answers at ``address``."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeAddresses:
-    """What a node tells others about itself."""
-
-    address: str
-    sql_address: str = ""
-    http_address: str = ""
-    locality: tuple[tuple[str, str], ...] = ()
-
-
-def load_identity(engine: Engine) -> NodeIdentity | None:
-    """Who this store is; None if it is empty."""
-    data = engine.latest().get(Space.STATE, IDENTITY_KEY)
-    return None if data is None else decode_identity(data)
-
-
-def open_identity(engine: Engine) -> NodeIdentity | None:
-    """Like ``load_identity``, at the start of a process: begins a new incarnation."""
-    identity = load_identity(engine)
-    if identity is None:
-        return None
-    identity = msgspec.structs.replace(identity, incarnation=identity.incarnation + 1)
-    batch = WriteBatch()
-    batch.put(Space.STATE, IDENTITY_KEY, encode_identity(identity))
-    engine.apply([batch])
-    return identity
-
-
-def bootstrap(
-    engine: Engine,
-    clock: HybridClock,
-    cluster_id: bytes,
-    name: str,
-    addresses: NodeAddresses,
-    replication_factor: int = DEFAULT_REPLICATION_FACTOR,
-) -> NodeIdentity:
-    """Make an empty store the first node of a new cluster."""
-    assert load_identity(engine) is None, "the store belongs to a cluster already"
-    identity = NodeIdentity(cluster_id, 1, name, 1)
-    record = _record(1, name, addresses)
-    descriptor = RangeDescriptor(FIRST_RANGE_ID, KEY_MIN, KEY_MAX, 1, (ReplicaDescriptor(1, 1),), 2)
-    batch = WriteBatch()
-    now = clock.now()
-    for key, value in (
-        (meta_key(KEY_MAX), encode_descriptor(descriptor)),
-        (node_key(1), encode_node(record)),
-        (NODE_COUNTER_KEY, b"1"),
-        (RANGE_COUNTER_KEY, b"1"),
-        (REPLICATION_FACTOR_KEY, str(replication_factor).encode()),
-    ):
-        mvcc.put_version(batch, key, now, value)
-    batch.put(Space.STATE, descriptor_key(FIRST_RANGE_ID), encode_descriptor(descriptor))
-    batch.put(Space.STATE, state_key(FIRST_RANGE_ID), msgspec.msgpack.encode(initial_state(1)))
-    batch.put(Space.STATE, REGISTRY_KEY, _encode_registry([record]))
-    batch.put(Space.STATE, IDENTITY_KEY, encode_identity(identity))
-    engine.apply([batch])
-    return identity
-
-
-async def join(
-    engine: Engine,
-    scheduler: Scheduler,
-    transport: JoinTransport,
-    seeds: list[str],
-    name: str,
-    addresses: NodeAddresses,
-    nonce: bytes,
-    timeout_ns: int = 30_000_000_000,
-) -> NodeIdentity:
-    """Make an empty store a new node of the cluster that one of ``seeds`` belongs to; raises JoinFailed."""
-    assert load_identity(engine) is None, "the store belongs to a cluster already"
-    request = JoinRequest(msgspec.structs.replace(_record(0, name, addresses), nonce=nonce))
-    deadline = scheduler.now_ns() + timeout_ns
-    reason = "no seed address was given"
-    while scheduler.now_ns() < deadline:
-        for seed in seeds:
-            try:
-                reply = await transport.call_address(seed, request)
-            except KVError as error:
-                reason = str(error)
-                continue
-            if isinstance(reply, JoinReply):
-                identity = NodeIdentity(reply.cluster_id, reply.node_id, name, 1)
-                batch = WriteBatch()
-                batch.put(Space.STATE, REGISTRY_KEY, _encode_registry(reply.nodes))
-                batch.put(Space.STATE, IDENTITY_KEY, encode_identity(identity))
-                engine.apply([batch])
-                return identity
-            reason = reply.reason if isinstance(reply, JoinRefused) else "unexpected answer"
-        await sleep(scheduler, 300_000_000)
-    raise JoinFailed(f"could not join the cluster through {', '.join(seeds) or 'nobody'}: {reason}")
-
-
-def _record(node_id: NodeId, name: str, addresses: NodeAddresses) -> NodeRecord:
-    return NodeRecord(
-        node_id,
-        name,
-        addresses.address,
-        addresses.sql_address,
-        addresses.http_address,
-        addresses.locality,
-        process_id=os.getpid(),
-    )
+register(RegistryExchange)
 
 
 class Membership:
@@ -249,7 +100,7 @@ class Membership:
 
     def start(self) -> None:
         data = self._store.engine.latest().get(Space.STATE, REGISTRY_KEY)
-        self.merge(_decode_registry(data) if data is not None else [])
+        self.merge(decode_registry(data) if data is not None else [])
         self._announce_self()
         self._ping()
 
@@ -262,7 +113,7 @@ class Membership:
             addresses = NodeAddresses(old.address if old is not None else store.identity.name)
         version = old.version + 1 if old is not None else 1
         new = msgspec.structs.replace(
-            _record(store.node_id, store.identity.name, addresses),
+            node_record(store.node_id, store.identity.name, addresses),
             version=version,
             nonce=old.nonce if old is not None else b"",
             state=old.state if old is not None else NodeState.ACTIVE,
@@ -292,7 +143,7 @@ class Membership:
                     self.offsets.forget(record.node_id)
         if news:
             ordered = sorted((record.node_id, record.version) for record in self.nodes.values())
-            self._digest = zlib.crc32(_encode_registry(ordered))
+            self._digest = zlib.crc32(encode_registry(ordered))
             if self._stored:
                 self._stored = False
                 store.scheduler.call_soon(self._store_registry)
@@ -399,7 +250,7 @@ class Membership:
     def _store_registry(self) -> None:
         self._stored = True
         batch = WriteBatch()
-        batch.put(Space.STATE, REGISTRY_KEY, _encode_registry(self.records()))
+        batch.put(Space.STATE, REGISTRY_KEY, encode_registry(self.records()))
         self._store.write(batch)
 
     def _reconcile(self) -> None:

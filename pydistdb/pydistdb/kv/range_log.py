@@ -25,7 +25,15 @@ from pydistdb_storage.engine import Engine, Snapshot, Space
 from pydistdb import raft
 from pydistdb.kv.api import Timestamp
 from pydistdb.kv.commit import Round
-from pydistdb.kv.descriptor import RangeDescriptor, RangeId, ReplicaId, ReplicaRole, decode_descriptor
+from pydistdb.kv.descriptor import (
+    NodeId,
+    RangeDescriptor,
+    RangeId,
+    ReplicaDescriptor,
+    ReplicaId,
+    ReplicaRole,
+    decode_descriptor,
+)
 from pydistdb.kv.snapshot import RangeSnapshotReader, SnapshotSlots
 
 DESCRIPTOR_PREFIX = b"desc/"
@@ -116,6 +124,28 @@ def membership_of(descriptor: RangeDescriptor) -> raft.Membership:
         learners=tuple(sorted(roles[ReplicaRole.LEARNER])),
         auto_leave=bool(outgoing),
     )
+
+
+def descriptor_for(
+    old: RangeDescriptor, membership: raft.Membership, added: dict[ReplicaId, NodeId]
+) -> RangeDescriptor:
+    """The descriptor after a membership change, with the roles that the Raft configuration gives."""
+    nodes = {replica.replica_id: replica.node_id for replica in old.replicas} | added
+    replicas = tuple(
+        ReplicaDescriptor(nodes[peer], peer, _role_in(membership, peer)) for peer in sorted(membership.peers())
+    )
+    next_id = max([old.next_replica_id, *(replica_id + 1 for replica_id in added)])
+    return RangeDescriptor(old.range_id, old.start, old.end, old.generation + 1, replicas, next_id)
+
+
+def _role_in(membership: raft.Membership, peer: ReplicaId) -> ReplicaRole:
+    voter = peer in membership.voters
+    if not membership.outgoing:
+        return ReplicaRole.VOTER if voter else ReplicaRole.LEARNER
+    outgoing = peer in membership.outgoing
+    if voter:
+        return ReplicaRole.VOTER if outgoing else ReplicaRole.INCOMING
+    return ReplicaRole.OUTGOING if outgoing else ReplicaRole.LEARNER
 
 
 class RangeLog:

@@ -1,0 +1,247 @@
+"""How replicas come, change and go on one node: loaded, split, filled by a snapshot, removed.
+
+Each of these is written in the same rounds as the data, so that a crash finds a replica wholly there or not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from pydistdb_storage.engine import Space, WriteBatch
+
+from pydistdb import raft
+from pydistdb.kv.api import OutcomeUnknown
+from pydistdb.kv.command import Command, ProposalLost, moved_records, transaction_prefix
+from pydistdb.kv.commit import Round
+from pydistdb.kv.descriptor import (
+    NodeId,
+    RangeDescriptor,
+    RangeId,
+    ReplicaDescriptor,
+    ReplicaId,
+    encode_descriptor,
+)
+from pydistdb.kv.elections import Elections
+from pydistdb.kv.range_log import (
+    RangeLog,
+    ReplicaState,
+    descriptor_key,
+    empty_state,
+    initial_state,
+    load_descriptor,
+    load_state,
+    log_span,
+    membership_of,
+    state_key,
+    tombstone_key,
+)
+from pydistdb.kv.replica import Replica
+from pydistdb.kv.snapshot import (
+    SnapshotDamaged,
+    decode_chunk,
+    install_batches,
+    removal,
+    stage_span,
+    staged_descriptor,
+)
+from pydistdb.kv.transport import (
+    RaftEnvelope,
+    ReplicaWaiting,
+)
+from pydistdb.raft.messages import InstallSnapshot
+
+logger = logging.getLogger(__name__)
+
+_MILLISECOND = 1_000_000
+
+
+class RangeLifecycle(Elections):
+    """See the module's docstring."""
+
+    # ---------------------------------------------------------------------------------------------------------- loading
+
+    def load(self, range_id: RangeId) -> None:
+        state = load_state(self.engine.latest(), range_id)
+        assert state is not None
+        if state.installing:
+            state = self._finish_install(range_id, state)
+        descriptor = load_descriptor(self.engine.latest(), range_id)
+        self._add_replica(descriptor, range_id, state)
+
+    def _finish_install(self, range_id: RangeId, state: ReplicaState) -> ReplicaState:
+        """Do the rest of a snapshot's installation that a crash interrupted."""
+        view = self.engine.snapshot()
+        try:
+            old = load_descriptor(view, range_id)
+            descriptor = staged_descriptor(view, range_id)
+            for batch in install_batches(view, range_id, state.installing, old):
+                self.engine.apply([batch])
+        finally:
+            view.close()
+        log = RangeLog(self.engine, range_id, state, membership_of(descriptor), self._snapshot_slots)
+        meta = raft.SnapshotMeta(state.install_index, state.install_term, log.membership)
+        self.engine.apply([_last_install_batch(log, descriptor, meta)])
+        return log.state
+
+    def _add_replica(self, descriptor: RangeDescriptor | None, range_id: RangeId, state: ReplicaState) -> Replica:
+        membership = membership_of(descriptor) if descriptor is not None else raft.Membership()
+        log = RangeLog(self.engine, range_id, state, membership, self._snapshot_slots)
+        self.clock.raise_to(state.clock)
+        replica = Replica(self, self._raft_config(state.replica_id), descriptor, log, self.rand)
+        self.replicas[range_id] = replica
+        if descriptor is not None:
+            self._index(replica)
+        return replica
+
+    def _raft_config(self, replica_id: ReplicaId) -> raft.Config:
+        config = self.config
+        return raft.Config(
+            peer=replica_id,
+            tick_interval_ns=config.tick_ns,
+            election_timeout_ticks=config.election_timeout_ns // config.tick_ns,
+            heartbeat_ticks=max(1, config.ping_ns // config.tick_ns),
+            clock_drift_percent=config.clock_drift_percent,
+            quiesce_after_ticks=config.quiesce_after_ticks,
+        )
+
+    # ----------------------------------------------------------------------------------------------------------- splits
+
+    def split_applied(self, left: Replica, old: RangeDescriptor, command: Command, round: Round) -> None:
+        split = command.split
+        assert split is not None
+        right_id = split.right_range_id
+        descriptor = RangeDescriptor(
+            right_id, split.split_key, old.end, old.generation + 1, old.replicas, old.next_replica_id
+        )
+        records = self.current_entries(round, Space.STATE, transaction_prefix(old.range_id))
+        for old_key, new_key, value in moved_records(records, old.range_id, right_id, split.split_key):
+            round.write((Space.STATE, old_key, None))
+            round.write((Space.STATE, new_key, value))
+        state = initial_state(left.replica_id)
+        stranger = self.replicas.pop(right_id, None)
+        if stranger is not None:
+            # It waits for a snapshot, and may have voted already.
+            assert not stranger.is_initialized, "the right part of a split exists already"
+            state.term, state.vote = stranger.log.state.term, stranger.log.state.vote
+            stranger.close(ProposalLost("the replica came into being by a split"))
+            round.states.pop(state_key(right_id), None)
+        round.write((Space.STATE, descriptor_key(right_id), encode_descriptor(descriptor)))
+        right = self._add_replica(descriptor, right_id, state)
+        round.states[state_key(right_id)] = right.log.encode_state
+        self._first_seen.pop(right_id, None)
+        self.metrics.splits += 1
+        if left.is_leader:
+            if left.leased:
+                right.inherit_lease()
+                if not right.commits_alone:
+                    left.read_barrier()  # its heartbeats tell the followers that the split is committed
+            # The followers may not have applied the split when the first request for votes comes.
+            self.campaign_for(right, 0, 40, 25 * _MILLISECOND)
+        else:
+            right.expected_leader = leader = self.leader_node(left)
+            self.activate(right)
+            if leader:
+                self.send_envelope(leader, RaftEnvelope(right_id, 0, ReplicaWaiting(right.replica_id)))
+        for observer in self.observers:
+            observer.range_split(left, right)
+
+    # -------------------------------------------------------------------------------------------------------- snapshots
+
+    def admits_chunk(self, replica: Replica, message: InstallSnapshot) -> bool:
+        """Check a snapshot chunk's bytes, and that what it brings does not lie where another range is."""
+        try:
+            chunk = decode_chunk(message.data)
+        except SnapshotDamaged as error:
+            logger.warning("range %d: %s", replica.range_id, error)
+            return False
+        descriptor = chunk.descriptor
+        if descriptor is None:
+            return True
+        return all(other is replica for other in self.overlapping(descriptor.start, descriptor.end))
+
+    def create_empty(self, from_node: NodeId, range_id: RangeId, message: InstallSnapshot) -> Replica | None:
+        try:
+            descriptor = decode_chunk(message.data).descriptor
+        except SnapshotDamaged:
+            return None
+        if descriptor is None or self.overlapping(descriptor.start, descriptor.end):
+            return None
+        replica = self._add_replica(None, range_id, empty_state(message.to))
+        replica.nodes[message.sender] = from_node
+        replica.nodes[message.to] = self.node_id
+        self._first_seen.pop(range_id, None)
+        return replica
+
+    def install(self, replica: Replica, meta: raft.SnapshotMeta) -> None:
+        self.background(self._install(replica, meta), f"install range {replica.range_id}")
+
+    async def _install(self, replica: Replica, meta: raft.SnapshotMeta) -> None:
+        range_id = replica.range_id
+        view = self.engine.snapshot()
+        try:
+            descriptor = staged_descriptor(view, range_id)
+            old = load_descriptor(view, range_id)
+            if any(other is not replica for other in self.overlapping(descriptor.start, descriptor.end)):
+                self.fatal(AssertionError(f"snapshot of range {range_id} overlaps another range"))
+                return
+            for batch in install_batches(view, range_id, replica.log.state.installing, old):
+                await self.write(batch)
+        finally:
+            view.close()
+        if self.stopped or replica.destroyed:
+            return
+        await self.write(_last_install_batch(replica.log, descriptor, meta))
+        self.metrics.snapshots_installed += 1
+        replica.installed(descriptor, meta)
+
+    # ---------------------------------------------------------------------------------------------------------- removal
+
+    def replicas_left(self, replica: Replica, gone: list[ReplicaDescriptor]) -> None:
+        for former in gone:
+            if former.node_id != self.node_id:
+                self.tell_removed(replica, former.replica_id, former.node_id)
+
+    def tombstone(self, range_id: RangeId) -> ReplicaId:
+        data = self.engine.latest().get(Space.STATE, tombstone_key(range_id))
+        return 0 if data is None else int.from_bytes(data, "big")
+
+    def removed(self, replica: Replica) -> None:
+        self.scheduler.call_soon(lambda: self.destroy(replica))
+
+    def destroy(self, replica: Replica) -> None:
+        """Delete a replica and all it had; its id is never taken again."""
+        range_id = replica.range_id
+        if self.replicas.get(range_id) is not replica or self.stopped:
+            return
+        if replica.installing:
+            self.scheduler.call_at(self.scheduler.now_ns() + self.config.tick_ns, lambda: self.destroy(replica))
+            return
+        logger.info("node %d gives up its replica of range %d", self.node_id, range_id)
+        replica.close(OutcomeUnknown("the replica was removed"))
+        del self.replicas[range_id]
+        self._active.pop(replica, None)
+        self._dirty.pop(replica, None)
+        batch = WriteBatch()
+        batch.cleared.append((Space.LOG, *log_span(range_id)))
+        self._round.states.pop(state_key(range_id), None)
+        if replica.is_initialized:
+            self._unindex(replica)
+            batch.cleared.extend(removal(replica.descriptor))
+        else:
+            batch.cleared.append((Space.STATE, *stage_span(range_id)))
+        batch.delete(Space.STATE, descriptor_key(range_id))
+        batch.delete(Space.STATE, state_key(range_id))
+        batch.put(Space.STATE, tombstone_key(range_id), (replica.replica_id + 1).to_bytes(8, "big"))
+        self.write(batch)
+
+
+def _last_install_batch(log: RangeLog, descriptor: RangeDescriptor, meta: raft.SnapshotMeta) -> WriteBatch:
+    """The batch that makes an installed snapshot the replica's state."""
+    range_id = log.range_id
+    log.reset(raft.SnapshotMeta(meta.index, meta.term, membership_of(descriptor)))
+    batch = WriteBatch()
+    batch.cleared.append((Space.LOG, *log_span(range_id)))
+    batch.cleared.append((Space.STATE, *stage_span(range_id)))
+    batch.put(Space.STATE, descriptor_key(range_id), encode_descriptor(descriptor))
+    batch.put(Space.STATE, state_key(range_id), log.encode_state())
+    return batch

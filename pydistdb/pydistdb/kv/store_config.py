@@ -1,0 +1,96 @@
+"""Times, limits, counters of a store, and who listens to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydistdb.kv.descriptor import (
+    NodeId,
+)
+from pydistdb.kv.replica import Replica
+from pydistdb.kv.transport import (
+    Ping,
+    Pong,
+)
+
+_MILLISECOND = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Times and limits of a store; all nodes must agree on ``election_timeout_ns``."""
+
+    tick_ns: int = 100 * _MILLISECOND
+    election_timeout_ns: int = 1_000 * _MILLISECOND
+    ping_ns: int = 200 * _MILLISECOND
+    clock_drift_percent: int = 10
+    campaign_stagger_ns: int = 150 * _MILLISECOND
+    audit_ns: int = 5_000 * _MILLISECOND
+    """How often followers ask whether the leader they know of still leads."""
+    write_retry_ns: int = 1_000 * _MILLISECOND
+    split_patience_ns: int = 1_000 * _MILLISECOND
+    """How long a replica may be unknown here because the split that makes it is not applied yet."""
+    log_entries_kept: int = 1_000
+    log_entries_most: int = 3_000
+    log_bytes_most: int = 8 << 20
+    quiesce_after_ticks: int = 4
+    dead_after_ns: int = 60_000 * _MILLISECOND
+    """A node silent for this long is given up: its replicas are replaced."""
+    replicate_ns: int = 1_000 * _MILLISECOND
+    snapshots_at_once: int = 16
+    """Snapshots that this node sends at a time; each pins old pages of the engine."""
+
+
+class RangeObserver(Protocol):
+    """Who serves the requests of ranges leased here."""
+
+    def lease_acquired(self, replica: Replica) -> None:
+        """Begin to serve: ``replica.local`` is the observer's."""
+
+    def lease_lost(self, replica: Replica) -> None:
+        """Stop; what waits must be sent elsewhere."""
+
+    def range_split(self, left: Replica, right: Replica) -> None:
+        """Note that keys from ``right.descriptor.start`` on have left ``left``, which keeps its lease."""
+
+
+class ClusterHooks:
+    """What the cluster's side of a node (membership.py, placement/) wants to hear of."""
+
+    def descriptor_changed(self, replica: Replica) -> None:
+        pass
+
+    def lease_acquired(self, replica: Replica) -> None:
+        pass
+
+    def node_lost(self, node_id: NodeId) -> None:
+        pass
+
+    def node_found(self, node_id: NodeId) -> None:
+        pass
+
+    def write_refused(self) -> None:
+        pass
+
+    def leaderless(self, replica: Replica) -> None:
+        pass
+
+    def control(self, from_node: NodeId, message: Ping | Pong) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class Metrics:
+    """Plain counters."""
+
+    rounds: int = 0
+    writes: int = 0
+    write_failures: int = 0
+    messages_sent: int = 0
+    messages_received: int = 0
+    ticks: int = 0
+    elections: int = 0
+    leases_acquired: int = 0
+    splits: int = 0
+    snapshots_installed: int = 0
