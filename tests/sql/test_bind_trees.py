@@ -6,12 +6,12 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
-
 from pydistdb.sql.bind import analyze, parse
 from pydistdb.sql.tree import BoundStatement
 from pydistdb.sql.tree_printer import print_statement
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import EvalContext, SqlType
+
 from tests.sql.bind_answers import SCHEMA
 from tests.support import golden
 from tests.support.fake_catalog import FakeCatalog

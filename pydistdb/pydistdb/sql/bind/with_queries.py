@@ -155,9 +155,9 @@ def _recursive(b: Binder, scope: Scope, node: Node) -> _Definition:
     entry.used = 0
     if len(right.columns) != len(left.columns):
         raise DatabaseError.of("42601", "each UNION query must have the same number of columns", position=position)
-    types = _step_types(
-        b, name, left, right, set_operations.locations_of(query["larg"]), set_operations.locations_of(query["rarg"])
-    )
+    places = set_operations.locations_of(query["larg"])
+    step_places = set_operations.locations_of(query["rarg"])
+    types = _step_types(b, name, left, right, places, step_places)
     definition = _Definition(entry, left if wrap is None else wrap(left), None, False)
     definition.step = set_operations.with_types(b, right, types, step_places)
     if wrap is not None:
