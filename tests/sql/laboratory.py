@@ -102,15 +102,15 @@ class Laboratory:
         transaction, self.transaction = self.transaction, None
         self.scheduler.run(transaction.commit())
 
-    def text(self, text: str, *parameters: Any) -> str:
-        """Run a statement and write its rows as psql -At does."""
+    def text(self, text: str, *parameters: Any, null: str = "NULL") -> str:
+        """Run a statement and write its rows a line each."""
         query = self.compile(text)
         rows = self.execute(query, *parameters)
         types = query.field_types
         lines: list[str] = []
         for row in rows:
             cells = [
-                "" if value is None else registry.io(type_.oid).format(value, self.context)
+                null if value is None else registry.io(type_.oid).format(value, self.context)
                 for value, type_ in zip(row, types, strict=True)
             ]
             lines.append("|".join(cells))

@@ -20,8 +20,8 @@ from pydistdb.sql.exec.run import State
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.tree import Expr, SortKey
 from pydistdb.sql.types.base import Interval
-from pydistdb.sql.types.known import INTERVAL
-from pydistdb.sql.types.ordering import interval_key, sort_key
+from pydistdb.sql.types.known import DATE, INTERVAL
+from pydistdb.sql.types.ordering import MICROSECONDS_PER_DAY, interval_key, sort_key
 
 Frame = Sequence[int]
 DEFAULT: tuple[Any, ...] = ("range", ("unbounded preceding", None), ("current row", None), "")
@@ -127,6 +127,8 @@ def _range_edge(
     backwards = (word == "preceding") != order.descending
     move = _mover("-" if backwards else "+", order.expression.type.oid, offset, state)
     key = sort_key(order.expression.type.oid) or (lambda value: value)
+    if order.expression.type.oid == DATE.oid and isinstance(offset, Interval):
+        key = _midnight
     present = [position for position, value in enumerate(values) if value is not None]
     first, last = (present[0], present[-1] + 1) if present else (0, 0)
     keys = [key(values[position]) for position in range(first, last)]
@@ -134,7 +136,8 @@ def _range_edge(
     def edge(row: int) -> int:
         if values[row] is None:
             return peers.starts[peers.of[row] + is_end]
-        target = key(move(values[row]))
+        moved = move(values[row])
+        target = moved if key is _midnight else key(moved)
         low, high = 0, len(keys)
         while low < high:
             middle = (low + high) // 2
@@ -147,6 +150,11 @@ def _range_edge(
         return first + low
 
     return edge
+
+
+def _midnight(day: int) -> int:
+    """A date as a timestamp, which is what date arithmetic with an interval gives."""
+    return day * MICROSECONDS_PER_DAY
 
 
 def _mover(name: str, value_oid: int, offset: Any, state: State) -> Callable[[Any], Any]:

@@ -36,7 +36,8 @@ def key_source(code: Code, keys: Sequence[Expr]) -> tuple[str, list[str]]:
     tests: list[str] = []
     for key in keys:
         source = code.value(key)
-        if code.nullable(key):
+        # An assignment cannot stand where a comprehension iterates, but in a condition before it.
+        if code.nullable(key) or ":=" in source:
             name = code.temporary()
             tests.append(f"({name} := {source}) is not None")
             source = name
@@ -153,10 +154,10 @@ class HashJoinOperator(JoinOperator):
                 body = self._anti(code, key, tests, residual)
             case "left" if not residual:
                 code.namespace["NO_MATCH"] = (self.null_right,)
-                found = f"get({key}, NO_MATCH)"
+                body = f"return [{self.pair} for l in batch for r in get({key}, NO_MATCH)]"
                 if tests:
-                    found = f"({found} if {' and '.join(tests)} else NO_MATCH)"
-                body = f"return [{self.pair} for l in batch for r in {found}]"
+                    body = f"keys = [{key} if {' and '.join(tests)} else None for l in batch]\n"
+                    body += f"return [{self.pair} for l, k in zip(batch, keys) for r in get(k, NO_MATCH)]"
             case _:
                 body = self._outer_loop(code, key, tests, residual)
         function: Callable[[Batch, Table, set[int], State], Batch] = code.build(

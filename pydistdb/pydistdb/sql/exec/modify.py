@@ -294,7 +294,9 @@ class ChangeOperator(ModifyOperator):
         keys = [key for key in find(state) if key not in state.writes.touched]
         for start in range(0, len(keys), BATCH_ROWS):
             part = keys[start : start + BATCH_ROWS]
-            found, values = present(part, [answer.value for answer in await state.transaction.lock(part, self.strength)])
+            found, values = present(
+                part, [answer.value for answer in await state.transaction.lock(part, self.strength)]
+            )
             if found:
                 yield self.source.decode(found, values, state)
 

@@ -34,26 +34,23 @@ _NEGATABLE_OIDS = frozenset(
 
 
 class _Edge:
-    """Compares below (``FIRST``) or above (``LAST``) everything but itself."""
+    """Compares below (``FIRST``) or above everything else: NaN (``LAST_NUMBER``) above numbers, NULL (``LAST``) above that."""
 
-    __slots__ = ("is_last",)
+    __slots__ = ("rank",)
 
-    def __init__(self, is_last: bool) -> None:
-        self.is_last = is_last
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
 
     def __lt__(self, other: object) -> bool:
-        return not self.is_last and other is not self
+        return self.rank < (other.rank if isinstance(other, _Edge) else 0)
 
     def __gt__(self, other: object) -> bool:
-        return self.is_last and other is not self
-
-    def __repr__(self) -> str:
-        return "LAST" if self.is_last else "FIRST"
+        return self.rank > (other.rank if isinstance(other, _Edge) else 0)
 
 
-FIRST = _Edge(False)
-LAST = _Edge(True)
-LAST_NUMBER = _Edge(True)
+FIRST = _Edge(-1)
+LAST_NUMBER = _Edge(1)
+LAST = _Edge(2)
 
 
 class Descending:
