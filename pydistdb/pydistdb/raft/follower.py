@@ -51,4 +51,4 @@ def handle_heartbeat(state: State, message: Heartbeat) -> None:
     if message.commit > log.committed:
         # The leader sends no more than what it knows to match, and an acknowledgement outlives a restart.
         log.commit_to(message.commit)
-    state.messages.append(HeartbeatResponse(message.sender, state.peer, state.term, message.round))
+    state.messages.append(HeartbeatResponse(message.sender, state.peer, state.term, message.round, log.applied))

@@ -19,6 +19,9 @@ leader proposes by itself.  Example::
     change(Membership((1, 2, 3)), ConfChange((Change(ADD_VOTER, 4), Change(REMOVE, 3))))
         == Membership(voters=(1, 2, 4), outgoing=(1, 2, 3), auto_leave=True)
 
+A node that has been removed may still be needed: as long as too few of the others know that its removal is committed,
+they need its vote.  ``RaftNode.membership_known`` says when it may be destroyed (and see "Outsiders" in election.py).
+
 A voter that is demoted to learner stays a voter of the outgoing half until the joint configuration is left.
 """
 

@@ -148,7 +148,10 @@ class Heartbeat(Envelope, array_like=True, tag=3, gc=False):
 
 
 class HeartbeatResponse(Envelope, array_like=True, tag=4, gc=False):
+    """``applied`` is what this follower has applied, durably."""
+
     round: int
+    applied: int = 0
 
 
 class Vote(Envelope, array_like=True, tag=5, gc=False):

@@ -85,7 +85,8 @@ def wake(state: State) -> None:
     if state.role is Role.LEADER:
         for progress in state.followers:
             progress.recent_active = True
-        reads.start_round(state)
+        if state.followers:
+            reads.start_round(state)
     elif state.leader != NOBODY:
         state.messages.append(Wake(state.leader, state.peer, state.term))
 

@@ -39,7 +39,7 @@ from .ready import ReadState, Role
 from .state import NEVER_NS, PendingRead, State
 
 MAX_OPEN_ROUNDS: Final = 64
-"""Past this, reads wait for the next periodic heartbeat instead of starting a round of their own."""
+"""At this many, reads wait for the next periodic heartbeat instead of starting a round of their own."""
 
 
 # ---- rounds
@@ -49,7 +49,10 @@ def start_round(state: State) -> None:
     """Send heartbeats to everybody; reads that wait for a round join this one."""
     state.round += 1
     number = state.round
-    state.round_starts.append((number, state.now_ns))
+    starts = state.round_starts
+    starts.append((number, state.now_ns))
+    if len(starts) > MAX_OPEN_ROUNDS:
+        starts.popleft()  # a round that is still open after so many is of no use any more
     state.own_progress.acked_round = number
     for commit, context, requester in state.new_reads:
         state.pending_reads.append(PendingRead(number, commit, context, requester))

@@ -59,6 +59,7 @@ class MemberStatus(msgspec.Struct, array_like=True, frozen=True, gc=False):
     state: str
     is_learner: bool
     recent_active: bool
+    applied: int = 0
 
 
 class Ready:

@@ -6,6 +6,7 @@ from . import reads
 from .errors import NotLeader, ProposalDropped
 from .membership import change
 from .messages import MEMBERSHIP, NOBODY, ConfChange, Entry, Membership, encode_conf_change
+from .quorum import majority_value
 from .ready import Role
 from .replication import maybe_commit
 from .state import State
@@ -26,6 +27,15 @@ def propose_change(state: State, conf_change: ConfChange) -> tuple[int, int]:
 
 def _is_settled(state: State) -> bool:
     return min(state.log.applied, state.log.committed) >= state.pending_membership_index
+
+
+def is_known(state: State) -> bool:
+    """Whether a quorum of the present configuration has durably applied the change that led to it."""
+    if state.role is not Role.LEADER or not _is_settled(state):
+        return False
+    state.own_progress.applied = state.log.applied
+    index = state.pending_membership_index
+    return all(majority_value([progress.applied for progress in half]) >= index for half in state.halves)
 
 
 def _append_change(state: State, conf_change: ConfChange) -> tuple[int, int]:

@@ -125,6 +125,7 @@ def handle_heartbeat_response(state: State, message: HeartbeatResponse) -> None:
     if progress is None:
         return
     progress.recent_active = True
+    progress.applied = max(progress.applied, message.applied)
     progress.paused = False
     if progress.match < state.log.last_index or progress.state is PeerState.PROBE:
         if len(progress.inflight) >= state.config.max_inflight_messages:

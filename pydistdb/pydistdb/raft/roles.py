@@ -55,6 +55,7 @@ def become_leader(state: State) -> None:
         progress.poke = True
         progress.recent_active = True
         progress.acked_round = 0
+        progress.applied = 0
         progress.commit_sent = 0
     state.own_progress.match = log.stable
     state.needed = False

@@ -11,7 +11,8 @@ Which module does what:
     reconfigure.py   membership changes
     transfer.py      handing leadership over
     quiescence.py    sleeping when there is nothing to do
-    node.py          the public face: dispatch, ready()
+    dispatch.py      which message does what, by role
+    node.py          the public face: inputs, ready(), queries
 """
 
 from __future__ import annotations

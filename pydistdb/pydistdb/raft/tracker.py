@@ -49,6 +49,7 @@ class Progress:
 
     __slots__ = (
         "acked_round",
+        "applied",
         "commit_sent",
         "inflight",
         "inflight_bytes",
@@ -77,6 +78,8 @@ class Progress:
         """Send an append even if there is nothing new: its answer tells where the follower stands."""
         self.recent_active = True
         self.acked_round = 0
+        self.applied = 0
+        """What this member has said that it has applied."""
         self.commit_sent = 0
         self.is_learner = is_learner
         self.sender: SnapshotSender | None = None
