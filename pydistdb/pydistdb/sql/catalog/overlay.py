@@ -34,6 +34,7 @@ class OverlayMark:
     state: CatalogState | None
     changes: int
     garbage: int
+    made: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +50,8 @@ class Overlay:
     """To be cleared once the transaction has committed."""
     made_storage: list[Garbage] = field(default_factory=list)
     """To be cleared if the transaction does not commit."""
+    abandoned_storage: list[Garbage] = field(default_factory=list)
+    """Made and given up again by a rollback to a savepoint: to be cleared at the end, whatever it is."""
     private_storage: set[int] = field(default_factory=set)
 
     def open(self, state: CatalogState) -> None:
@@ -65,13 +68,20 @@ class Overlay:
 
     def savepoint(self) -> OverlayMark:
         self.private_storage.clear()
-        return OverlayMark(self.state if self.is_open else None, len(self.changes), len(self.dropped_storage))
+        return OverlayMark(
+            self.state if self.is_open else None,
+            len(self.changes),
+            len(self.dropped_storage),
+            len(self.made_storage),
+        )
 
     def rollback_to(self, mark: OverlayMark) -> None:
         """Forget the changes made since ``mark``.  An overlay opened since then stays open, as its lock stays."""
         self.state = mark.state if mark.state is not None and mark.state.version else self.base
         del self.changes[mark.changes :]
         del self.dropped_storage[mark.garbage :]
+        self.abandoned_storage += self.made_storage[mark.made :]
+        del self.made_storage[mark.made :]
         self.private_storage.clear()
 
     @property

@@ -24,9 +24,11 @@ from pydistdb.sql.types import registry
 Rows = AsyncIterator[list[list[Any]]]
 
 
-async def with_new_storage(ddl: DdlContext, table: Table) -> Table:
-    """The descriptor with empty storage of its own; the old storage goes when the transaction commits."""
-    for garbage in table_garbage(table):
+async def with_new_storage(ddl: DdlContext, table: Table, old: Table | None = None) -> Table:
+    """The descriptor with empty storage of its own; the old storage goes when the transaction commits.
+
+    ``old`` is the descriptor of that storage if ``table`` already has other indexes."""
+    for garbage in table_garbage(old or table):
         ddl.ddl.dropped_storage(garbage)
     storage_id = await ddl.store.allocate_oids()
     table = replace(table, storage_id=storage_id, version=table.version + 1)
@@ -37,7 +39,7 @@ async def with_new_storage(ddl: DdlContext, table: Table) -> Table:
 
 async def rewrite(ddl: DdlContext, old: Table, new: Table, rows: Rows | None = None) -> Table:
     """Fill new storage for ``new`` with the rows of ``old`` (or those given), and put it into the overlay."""
-    new = await with_new_storage(ddl, new)
+    new = await with_new_storage(ddl, new, old)
     await copy_rows(ddl, new, _checked(new, same_rows(ddl, old) if rows is None else rows))
     # The rows hold every column now: nothing is missing any more.
     new = replace(new, columns=tuple(replace(column, missing=None) for column in new.columns))

@@ -144,14 +144,18 @@ class DdlTransaction:
             await self._release()
         for garbage_id, garbage in zip(self._garbage_ids, overlay.dropped_storage, strict=True):
             store.scheduler.spawn(forget_garbage(store.database, store.scheduler, garbage_id, garbage), "clear storage")
+        self._clear(overlay.abandoned_storage)
 
     async def rolled_back(self) -> None:
         """Unlock the tables and clear what was ingested on the side."""
         await self._release()
-        for garbage in self.overlay.made_storage:
-            self.store.scheduler.spawn(
-                clear_garbage(self.store.database, self.store.scheduler, garbage), "clear storage"
-            )
+        self._clear(self.overlay.made_storage)
+        self._clear(self.overlay.abandoned_storage)
+
+    def _clear(self, storage: Iterable[Garbage]) -> None:
+        store = self.store
+        for garbage in storage:
+            store.scheduler.spawn(clear_garbage(store.database, store.scheduler, garbage), "clear storage")
 
     async def outcome_unknown(self) -> None:
         """The commit's fate is unknown: find out what the catalog is now, and leave all storage alone."""

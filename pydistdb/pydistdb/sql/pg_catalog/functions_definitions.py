@@ -8,7 +8,7 @@ from typing import Any, cast
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.catalog.state_view import StateView
-from pydistdb.sql.errors import FeatureNotSupported, UndefinedColumn, UndefinedTable
+from pydistdb.sql.errors import FeatureNotSupported, UndefinedColumn, UndefinedTable, WrongObjectType
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.functions.define import define, facts
 from pydistdb.sql.pg_catalog.constraints import REWRITE_OID_OFFSET
@@ -219,6 +219,39 @@ def pg_get_function_arguments(context: EvalContext, oid: int) -> str | None:
     if not isinstance(function, AggregateFunction):
         words += [f"OUT {name} {types.format_type(each.oid, -1)}" for name, each in function.out_columns]
     return ", ".join(words)
+
+
+_VOLATILITY = {"i": "IMMUTABLE", "s": "STABLE", "v": "VOLATILE"}
+
+
+@provides("pg_get_functiondef(oid)")
+def pg_get_functiondef(context: EvalContext, oid: int) -> str | None:
+    function = functions.function_by_oid(oid)
+    if function is None:
+        return None
+    if isinstance(function, AggregateFunction):
+        raise WrongObjectType(f'"{function.name}" is an aggregate function')
+    strict = " STRICT" if function.strict else ""
+    return (
+        f"CREATE OR REPLACE FUNCTION {function.schema}.{function.name}({pg_get_function_arguments(context, oid)})\n"
+        f" RETURNS {pg_get_function_result(context, oid)}\n LANGUAGE internal\n"
+        f" {_VOLATILITY[function.volatility]} PARALLEL SAFE{strict}\nAS $function${function.name}$function$\n"
+    )
+
+
+@provides("pg_get_function_sqlbody(oid)")
+def pg_get_function_sqlbody(context: EvalContext, oid: int) -> None:
+    return None
+
+
+@provides("pg_get_function_arg_default(oid,int4)")
+def pg_get_function_arg_default(context: EvalContext, oid: int, number: int) -> None:
+    return None
+
+
+@provides("pg_partition_ancestors(regclass)")
+def pg_partition_ancestors(context: EvalContext, oid: int) -> list[int]:
+    return []
 
 
 # ---------------------------------------------------------------------------------------------------- comments
