@@ -77,7 +77,7 @@ select name from users where id = -7 and age = - 8 and balance > 1.50
 select name from users where id = 99999999999 and age = -2147483648 and age < 2147483648
 select name from users where age = 5 - 3 and age = 5 - -3 and age = age + -2147483648
 select name from users where name = 'it''s' and created >= '2020-01-01' and active = 't' limit 10 offset 5
-select name from users where created = timestamp '2020-01-01' and created > 'yesterday'
+select name from users where created = timestamp '2020-01-01' and created > '2020-01-02'
 select name from users where name like 'a%' and name = E'a\\nb' and email in ('a', 'b')
 select 'a', 5, name from users where id = 5 order by 1, 2
 select age + 1, count(*) from users where age > 3 group by age + 1 having count(*) > 5

@@ -13,6 +13,7 @@ Source: PostgreSQL 15 manual, chapter 10; parse_coerce.c describes the same rule
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -53,6 +54,8 @@ _CONTEXT_RANK = {"i": 0, "a": 1, "e": 2}
 _POLYMORPHIC_ARRAYS = frozenset({ANYARRAY.oid, ANYCOMPATIBLEARRAY.oid})
 _POLYMORPHIC_PLAIN = frozenset({ANYELEMENT.oid, ANYCOMPATIBLE.oid})
 _POLYMORPHIC_NONARRAYS = frozenset({ANYNONARRAY.oid, ANYCOMPATIBLENONARRAY.oid})
+
+_MOMENT = re.compile("now|today|tomorrow|yesterday", re.IGNORECASE)
 
 _can_coerce: dict[tuple[int, int, str], bool] = {}
 """Answers of ``can_coerce``; bounded by the number of types squared."""
@@ -164,7 +167,13 @@ def literal(b: Binder, constant: Const, target: SqlType, location: int, modifier
     # Only interval wants to see the modifier while reading, because it says what a bare number counts.
     modifier = modifier if target.name == "interval" else -1
     try:
-        return Const(target, registry.io(target.oid).parse(value, modifier, b.context))
+        parsed = registry.io(target.oid).parse(value, modifier, b.context)
+        if target.category == "D" and _MOMENT.search(value):
+            # "now" means the moment of execution, and plans are kept.
+            cast = functions.cast(UNKNOWN_OID, target.oid)
+            if cast is not None and cast.function is not None:
+                return Call(target, cast.function, (constant,))
+        return Const(target, parsed)
     except DatabaseError as error:
         if error.position is None:
             error.position = b.position(location)

@@ -50,6 +50,8 @@ class _Definitions:
         if kind is None:
             what = node["contype"].removeprefix("CONSTR_").lower()
             raise FeatureNotSupported(f"{what} constraints are not supported", position=position)
+        if node.get("nulls_not_distinct"):
+            raise FeatureNotSupported("NULLS NOT DISTINCT is not supported", position=position)
         expression = None
         if kind == "check":
             expression = self.tokens.group_after(self.offset(node["location"]), "CHECK")
@@ -124,6 +126,7 @@ class _Definitions:
                     keyword = self.tokens.find("DEFAULT", self.tokens.index_at(self.offset(part["location"])))
                     default = self.tokens.phrase(keyword + 1, stops)
                 case "CONSTR_IDENTITY":
+                    _check_identity_options(part, at)
                     identity = part["generated_when"]
                     not_null = True
                 case "CONSTR_GENERATED":
@@ -150,6 +153,19 @@ class _Definitions:
         )
 
 
+def _check_identity_options(part: Node, position: int | None) -> None:
+    """Sequence options of an identity column: only those that say what is so anyway."""
+    usual = {"start": 1, "increment": 1, "cache": 1, "minvalue": 1, "maxvalue": None, "cycle": False}
+    for wrapper in part.get("options", []):
+        element = wrapper["DefElem"]
+        name = element["defname"]
+        value = constant_value(element.get("arg", {}))
+        if name not in usual or value not in (usual[name], None):
+            raise FeatureNotSupported(
+                f"sequence option {name.upper()} of identity columns is not supported", position=position
+            )
+
+
 def _options(elements: list[Node]) -> dict[str, str]:
     return {
         element["DefElem"]["defname"]: str(constant_value(element["DefElem"].get("arg", {}))) for element in elements
@@ -158,6 +174,8 @@ def _options(elements: list[Node]) -> dict[str, str]:
 
 def create_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
     """CREATE TABLE."""
+    if node.get("oncommit", "ONCOMMIT_NOOP") not in ("ONCOMMIT_NOOP", "ONCOMMIT_PRESERVE_ROWS"):
+        return statements.Unsupported("CREATE TABLE … ON COMMIT")
     for clause, what in (("partspec", "PARTITION BY"), ("inhRelations", "INHERITS"), ("ofTypename", "OF type")):
         if clause in node:
             return statements.Unsupported("CREATE TABLE … " + what)
@@ -287,6 +305,8 @@ _NULLS_FIRST = {"SORTBY_NULLS_FIRST": True, "SORTBY_NULLS_LAST": False}
 
 def create_index(parsed: ParsedStatement, node: Node) -> statements.Utility:
     """CREATE INDEX; expression keys keep their text."""
+    if node.get("nulls_not_distinct"):
+        raise FeatureNotSupported("NULLS NOT DISTINCT is not supported")
     definitions = _Definitions(parsed)
     columns: list[tuple[str | None, str, bool, bool | None]] = []
     firsts: list[int] = []

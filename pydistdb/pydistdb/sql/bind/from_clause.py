@@ -253,7 +253,9 @@ def _view(b: Binder, view: Table, name: str, alias: Node | None, schema: str | N
         b.references = saved
     labels = [column.name for column in view.columns if not column.dropped]
     columns = [ScopeColumn(label, output.id, output.type) for label, output in zip(labels, rel.columns, strict=False)]
-    return _item(rel, name, columns, alias, schema=schema)
+    item = _item(rel, name, columns, alias, schema=schema)
+    item.sources[0].is_query = True
+    return item
 
 
 # ------------------------------------------------------------------------------------------------ subqueries, functions
@@ -284,7 +286,9 @@ def _subselect(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> Fr
             position=_bracket_before(b, select),
         )
     columns = [ScopeColumn(column.name, column.id, column.type) for column in rel.columns]
-    return _item(rel, alias["aliasname"] if alias else "", columns, alias)
+    item = _item(rel, alias["aliasname"] if alias else "", columns, alias)
+    item.sources[0].is_query = True
+    return item
 
 
 def _bracket_before(b: Binder, select: Node) -> int | None:
@@ -357,6 +361,7 @@ _JOIN_KINDS = {"JOIN_INNER": "inner", "JOIN_LEFT": "left", "JOIN_RIGHT": "right"
 def _set_nullable(item: FromItem) -> None:
     """The columns of an outer join's other side may be NULL from here on."""
     for source in item.sources:
+        source.nullable = True
         for column in source.columns:
             column.nullable = True
     for column in item.columns:

@@ -53,9 +53,17 @@ def lock_targets(b: Binder, scope: Scope, node: Node) -> list[LockTarget]:
                     raise FeatureNotSupported(f"{words} is only supported for tables", position=position)
                 targets.append(source)
         else:
+            if any(source.is_query for source in scope.sources):
+                raise FeatureNotSupported(
+                    f"{words} over subqueries and views is not supported",
+                    hint=f"Name the tables to lock: {words} OF table.",
+                )
             targets += [source for source in scope.sources if source.table is not None]
     found: list[LockTarget] = []
     for source in targets:
+        if source.nullable:
+            words = _WORDS[strength_and_wait(node)[0]]
+            raise FeatureNotSupported(f"{words} cannot be applied to the nullable side of an outer join")
         if source.table is not None and source.key_id is not None:
             entry = (source.table, source.key_id, BYTEA)
             if entry not in found:

@@ -45,7 +45,7 @@ class ScopeColumn:
 class Source:
     """One relation of a FROM clause, under its alias."""
 
-    __slots__ = ("columns", "key_id", "name", "problem", "schema", "table")
+    __slots__ = ("columns", "is_query", "key_id", "name", "nullable", "problem", "schema", "table")
 
     def __init__(
         self,
@@ -62,6 +62,10 @@ class Source:
         self.table = table
         self.key_id = key_id
         """The id of the row's key column, where the statement changes or locks rows."""
+        self.is_query = False
+        """A subquery or view, whose tables FOR UPDATE would have to reach."""
+        self.nullable = False
+        """It stands on the side of an outer join that is filled up with NULLs."""
         self.problem: Callable[[int | None], DatabaseError] | None = None
         """Makes the error for using it, where it stands in FROM but may not be referred to (LATERAL)."""
 
