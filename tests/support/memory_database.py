@@ -114,6 +114,7 @@ class MemoryTransaction:
     def __init__(self, database: MemoryDatabase, isolation: Isolation) -> None:
         self.database = database
         self.isolation = isolation
+        self.lock_timeout_ns = 0
         self.read_timestamp: Timestamp = database.now()
         self.buffer: SortedDict[bytes, bytes | None] = SortedDict()
         self.expected: dict[bytes, Timestamp] = {}
@@ -221,6 +222,9 @@ class MemoryTransaction:
     @property
     def has_writes(self) -> bool:
         return bool(self.buffer)
+
+    async def relieve(self) -> None:
+        return None
 
     async def commit(self) -> Timestamp:
         self._check_open()

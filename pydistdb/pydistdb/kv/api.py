@@ -144,6 +144,8 @@ class Transaction(Protocol):
 
     isolation: Isolation
     read_timestamp: Timestamp
+    lock_timeout_ns: int
+    """How long ``lock`` may wait for others; 0: as long as it takes."""
 
     def begin_statement(self, at_least: Timestamp = 0) -> None:
         """Take the statement's snapshot (a new one under READ COMMITTED), not older than ``at_least``."""
@@ -186,6 +188,9 @@ class Transaction(Protocol):
     @property
     def has_writes(self) -> bool:
         """Tell whether anything is buffered."""
+
+    async def relieve(self) -> None:
+        """Wait while much more is buffered than could be passed on; bulk writers await this between batches."""
 
     async def commit(self) -> Timestamp:
         """Make the writes durable and visible, release the locks; returns the commit timestamp.

@@ -91,6 +91,7 @@ class ClientSession:
         context.settings = self.settings.values
         context.extra = self
         self._derive_settings()
+        self.transaction.set_lock_timeout(self.lock_timeout_ms * 1_000_000)
         self.view()
         environment.sessions[process_id] = self
 
@@ -103,7 +104,9 @@ class ClientSession:
         if setting.reported:
             self._report(setting.name, value)
         self._derive_settings()
-        if setting.key.startswith("default_transaction_"):
+        if setting.key == "lock_timeout":
+            self.transaction.set_lock_timeout(self.lock_timeout_ms * 1_000_000)
+        elif setting.key.startswith("default_transaction_"):
             self.transaction.defaults_changed()
 
     def _derive_settings(self) -> None:
@@ -194,6 +197,10 @@ class ClientSession:
         if error is not None:
             self._interrupt = None
             raise error
+
+    def set_config(self, name: str, value: str, local: bool) -> str:
+        """set_config(): SET as a function."""
+        return session_utility.assign(self, name, value, local=local)
 
     def cancel(self, error: DatabaseError) -> bool:
         if self.transaction.is_committing or not self.is_active:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydistdb_storage.errors import StorageError
 
-from pydistdb.kv.api import KVError
+from pydistdb.kv.api import KVError, MustWait
 from pydistdb.sql import bind
 from pydistdb.sql import copy as formats
 from pydistdb.sql.api import Sink
@@ -29,17 +29,22 @@ from pydistdb.sql.catalog.view import VirtualTable
 from pydistdb.sql.copy import CopyOptions
 from pydistdb.sql.copy_reader import Batch, CopyColumn, copy_reader
 from pydistdb.sql.errors import (
+    CheckViolation,
     DatabaseError,
     DuplicateColumn,
     FeatureNotSupported,
     InsufficientPrivilege,
+    NotNullViolation,
     UndefinedColumn,
     UndefinedTable,
+    UniqueViolation,
     WrongObjectType,
 )
 from pydistdb.sql.exec import RunContext, insert_rows
-from pydistdb.sql.exec.defaults import default_values
+from pydistdb.sql.exec.codegen import evaluator
+from pydistdb.sql.exec.numbers import wait_for
 from pydistdb.sql.exec.run import State
+from pydistdb.sql.exec.violations import key_text
 from pydistdb.sql.session_execute import Execution
 from pydistdb.sql.statements import Copy, Name
 from pydistdb.sql.types import registry
@@ -123,6 +128,13 @@ class _Importer:
         self._in_order = self._positions == list(range(self._width))
         self._defaulted = _defaulted(table, columns)
         self._state = State(run)
+        by_number = {column.number: column for column in table.columns}
+        self._defaults = evaluator(
+            [
+                bind.bind_scalar(by_number[n].default or "NULL", run.catalog, run.context, _type_of(by_number[n]))
+                for n in self._defaulted
+            ]
+        )
         self._rows: list[list[Any]] = []
         self._lines: list[int] = []
         self._turn_ends_ns = session.environment.scheduler.now_ns() + PAUSE_NS
@@ -149,14 +161,18 @@ class _Importer:
             return
         session = self._session
         rows = [self._complete(row) for row in self._rows[start:end]]
+        if self._defaulted:
+            await self._fill_defaults(rows)
         transaction = self._run.transaction
         assert transaction is not None
-        mark = transaction.savepoint()
         try:
             await insert_rows(self._run, self._table, rows)
-        except DatabaseError as error:
-            transaction.rollback_to(mark)
+        except (NotNullViolation, CheckViolation) as error:
             await self._find_line(rows, self._lines[start:end], error)
+        except UniqueViolation as error:
+            self._name_line(rows, self._lines[start:end], error)
+            raise
+        await transaction.relieve()
         self.count += len(rows)
         scheduler = session.environment.scheduler
         if scheduler.now_ns() >= self._turn_ends_ns:
@@ -165,8 +181,8 @@ class _Importer:
             session.check_interrupt()
             self._turn_ends_ns = scheduler.now_ns() + PAUSE_NS
 
-    async def _find_line(self, rows: list[list[Any]], lines: list[int], batch_error: DatabaseError) -> None:
-        """Insert row by row, to raise the error with its line."""
+    async def _find_line(self, rows: list[list[Any]], lines: Sequence[int], batch_error: DatabaseError) -> None:
+        """Rows are checked before any of them is written: insert them one by one, to raise the error with its line."""
         for row, line in zip(rows, lines, strict=True):
             try:
                 await insert_rows(self._run, self._table, [row])
@@ -175,6 +191,24 @@ class _Importer:
                 raise
         raise batch_error
 
+    def _name_line(self, rows: list[list[Any]], lines: Sequence[int], error: UniqueViolation) -> None:
+        """Add the line to a duplicate key, by the key that the error names; of two in one batch it is the second."""
+        table = self._table
+        index = next((index for index in table.indexes if index.name == error.constraint), None)
+        if index is None or error.detail is None:
+            return
+        numbers = [column.column for column in index.columns]
+        context = self._session.context
+        found = [
+            line
+            for row, line in zip(rows, lines, strict=True)
+            if error.detail.startswith(
+                "Key " + key_text(table, numbers, [row[number - 1] for number in numbers], context)
+            )
+        ]
+        if found:
+            error.where = f"COPY {table.name}, line {found[min(1, len(found) - 1)]}"
+
     def _complete(self, values: list[Any]) -> list[Any]:
         """A row of the table: the values copied at their places, defaults at the others."""
         if self._in_order:
@@ -182,12 +216,20 @@ class _Importer:
         row: list[Any] = [None] * self._width
         for position, value in zip(self._positions, values, strict=True):
             row[position] = value
-        if self._defaulted:
-            for number, value in zip(
-                self._defaulted, default_values(self._table, self._defaulted, self._state), strict=True
-            ):
-                row[number - 1] = value
         return row
+
+    async def _fill_defaults(self, rows: list[list[Any]]) -> None:
+        """Evaluate the defaults for each row; nextval may have to fetch numbers first."""
+        numbers = self._defaulted
+        done = 0
+        while done < len(rows):
+            try:
+                for row in rows[done:]:
+                    for number, value in zip(numbers, self._defaults(self._state), strict=True):
+                        row[number - 1] = value
+                    done += 1
+            except MustWait as need:
+                await wait_for(need, len(rows) - done)
 
 
 def _defaulted(table: Table, columns: list[Column]) -> list[int]:

@@ -65,6 +65,7 @@ class SessionTransaction:
         self.implicit = False
         self.failed = False
         self.is_committing = False
+        self.lock_timeout_ns = 0
         self.isolation = kv.Isolation.READ_COMMITTED
         self.read_only = False
         self.statements = 0
@@ -132,7 +133,14 @@ class SessionTransaction:
         transaction = self.kv
         if transaction is None:
             transaction = self.kv = self._environment.database.begin(self.isolation, read_only=self.read_only)
+            transaction.lock_timeout_ns = self.lock_timeout_ns
         return transaction
+
+    def set_lock_timeout(self, timeout_ns: int) -> None:
+        """lock_timeout was set; it counts from the next lock on."""
+        self.lock_timeout_ns = timeout_ns
+        if self.kv is not None:
+            self.kv.lock_timeout_ns = timeout_ns
 
     def open_ddl(self) -> DdlTransaction:
         """The transaction's DDL, begun if need be."""
