@@ -219,7 +219,8 @@ def cast(source_oid: int, target_oid: int) -> Cast | None:
 def _make_cast(source: SqlType, target: SqlType) -> Cast | None:
     if source is known.UNKNOWN:
         return Cast(source, target, "i", _through_text(source, target)) if target.category != "P" else None
-    if source.element_oid and target.element_oid and source.category == target.category == "A":
+    is_vector = target in (known.OIDVECTOR, known.INT2VECTOR)  # Postgres casts from these, never to them
+    if source.element_oid and target.element_oid and source.category == target.category == "A" and not is_vector:
         if source.element_oid == target.element_oid:
             return Cast(source, target, "i", None)
         item = cast(source.element_oid, target.element_oid)
@@ -236,7 +237,12 @@ def _is_stable(sql_type: SqlType) -> bool:
     return sql_type.oid in _STABLE_TYPES or sql_type.element_oid in _STABLE_TYPES or sql_type is known.RECORD
 
 
+_INTEGERS = (known.INT2.oid, known.INT4.oid, known.INT8.oid, known.OID.oid)
+
+
 def _through_text(source: SqlType, target: SqlType) -> Function:
+    if source.oid in _INTEGERS and target.oid in (known.TEXT.oid, known.VARCHAR.oid):
+        return Function(0, target.name, (source,), target, str, inline="str({0})")
     format_ = io(source.oid).format
     parse = io(target.oid).parse
     plain_source = source.oid in (
