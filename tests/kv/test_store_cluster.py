@@ -399,3 +399,28 @@ def test_status_of_a_cluster(cluster: Cluster) -> None:
     cluster.advance(3)
     states = sorted(node.state for node in cluster.store(name).status().nodes)
     assert states == ["dead", "live", "live"]
+
+
+def test_a_replica_removed_while_its_node_was_away_is_deleted_even_if_nobody_else_is_left() -> None:
+    cluster = Cluster(seed=11, config=SHORT_DEATH)
+    cluster.start(3)
+    cluster.run(cluster.split(b"\x04m"))
+    cluster.run(cluster.put(b"\x04z", b"1"))
+    cluster.wait_until(lambda: cluster.replicated(3))
+    cluster.advance(2)
+    cluster.crash("n3")
+    for name in ("n4", "n5", "n6"):
+        cluster.add(name)
+    cluster.wait_until(lambda: cluster.replicated(3), 30)
+    cluster.wait_until(
+        lambda: all(r.descriptor.replica_on(3) is None for s in cluster.stores() for r in s.leased_replicas())
+    )
+    for name in ("n1", "n2"):
+        cluster.store(name).membership.draining = True
+    cluster.restart("n3")
+    cluster.wait_until(
+        lambda: all(r.descriptor.replica_on(3) is not None for r in cluster.store("n3").replicas.values())
+    )
+    cluster.advance(20)
+    assert not cluster.fatal_errors
+    assert cluster.run(cluster.get(b"\x04z")) == b"1"

@@ -231,3 +231,30 @@ def test_memory_engine_restart_keeps_everything(cluster: Cluster) -> None:
     cluster.restart("n1")
     for i in range(20):
         assert cluster.run(cluster.get(b"\x04%d" % i)) == b"v"
+
+
+def test_a_clear_takes_what_came_before_it_in_the_same_round(cluster: Cluster) -> None:
+    node = cluster.nodes["n1"]
+    cluster.run(cluster.put(b"\x04a", b"old"))
+    replica = leaseholder(cluster)
+    before = node.committer.applies
+    first = replica.propose(command(replica, b"\x04b", b"1"))
+    clearing = Command(replica.lease_epoch, replica.descriptor.generation, 0, [], [(VERSIONS, b"\x04", b"\x05")])
+    second = replica.propose(clearing)
+    third = replica.propose(command(replica, b"\x04c", b"3"))
+    cluster.advance(0.01)
+    assert all(done.done and done.error() is None for done in (first, second, third))
+    assert node.committer.applies == before + 1, "all or nothing"
+    found = mvcc.scan(node.engine.latest(), b"\x04", b"\x05", mvcc.MAX_TIMESTAMP, 10)
+    assert found.keys == [b"\x04c"]
+
+
+def test_a_clock_begins_above_what_the_store_holds(cluster: Cluster) -> None:
+    cluster.run(cluster.put(b"\x04a", b"1"))
+    written = cluster.nodes["n1"].clock.last()
+    cluster.crash("n1")
+    cluster.nodes["n1"].skew_us = -5_000_000
+    cluster.restart("n1")
+    cluster.run(cluster.put(b"\x04a", b"2"))
+    assert cluster.nodes["n1"].clock.last() > written
+    assert cluster.run(cluster.get(b"\x04a")) == b"2"

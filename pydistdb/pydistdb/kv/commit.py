@@ -100,22 +100,23 @@ class RoundItem(Protocol):
 
 
 class Round:
-    """What the next apply will write, for all ranges together.
+    """What the next apply will write, for all ranges together, as one atomic batch.
 
-    Writes are kept apart by space, so that the engine gets long runs of one kind.  A clear goes before the writes of its
-    batch; where a clear must follow writes of the same round, another batch begins.
+    Writes are kept apart by space, so that the engine gets long runs of one kind.  The engine does a batch's clears
+    before its writes; so a clear that comes later here takes the earlier writes of its span out of the round.
     """
 
-    __slots__ = ("_writes", "batches", "cleared", "items", "size", "states")
+    __slots__ = ("_cleared", "_writes", "batch", "items", "size", "states")
 
     def __init__(self) -> None:
-        self.batches: list[WriteBatch] = []
+        self.batch: WriteBatch | None = None
+        """The result, once sealed."""
         self.items: list[RoundItem] = []
         self.states: dict[bytes, Callable[[], bytes]] = {}
-        """STATE records that are written once per batch, however often they changed: key → current value."""
+        """STATE records that are written once, however often they changed: key → current value."""
         self.size = 0
         self._writes: tuple[list[Write], ...] = tuple([] for _ in Space)
-        self.cleared: list[Clear] = []
+        self._cleared: list[Clear] = []
 
     def write(self, write: Write) -> None:
         self._writes[write[0]].append(write)
@@ -128,45 +129,38 @@ class Round:
         self.size += len(writes)
 
     def clear(self, clear: Clear) -> None:
-        """Delete every key in a span; writes of this round that came before are affected too."""
-        if self._writes[clear[0]]:
-            self.seal()
-        self.cleared.append(clear)
+        """Delete every key in a span, those that this round has written so far included."""
+        space, start, end = clear
+        writes = self._writes[space]
+        if writes:
+            writes[:] = [write for write in writes if not start <= write[1] < end]
+        self._cleared.append(clear)
         self.size += 1
 
-    def seal(self) -> None:
-        """End the current batch: what follows is written after it."""
-        batch = WriteBatch()
-        batch.cleared = cast("list[tuple[Space, bytes, bytes]]", self.cleared)
+    def is_empty(self) -> bool:
+        return not (self.size or self.states or self.items)
+
+    def seal(self) -> WriteBatch:
+        """Make the batch: nothing may be added any more."""
         operations: list[Any] = []
         for writes in self._writes:
             operations.extend(writes)
         for key, value in self.states.items():
             operations.append((Space.STATE, key, value()))
-        batch.operations = operations
-        if len(batch):
-            self.batches.append(batch)
-        self._writes = tuple([] for _ in Space)
-        self.cleared = []
-        self.states = {}
-
-    def is_empty(self) -> bool:
-        return not (self.size or self.states or self.items or self.batches)
+        self.batch = WriteBatch()
+        self.batch.operations = operations
+        self.batch.cleared = cast("list[tuple[Space, bytes, bytes]]", self._cleared)
+        return self.batch
 
     def pending(self, space: Space, start: bytes, end: bytes) -> list[Write]:
         """The writes of this round to [start, end), in order."""
-        found: list[Write] = []
-        for batch in self.batches:
-            found.extend(op for op in batch.operations if op[0] == space and start <= op[1] < end)
-        found.extend(write for write in self._writes[space] if start <= write[1] < end)
-        return found
+        return [write for write in self._writes[space] if start <= write[1] < end]
 
     def without_voided(self) -> None:
         """After a failed apply: take back what may be taken back, so that the rest fits a full disk more easily."""
         gone = {id(write) for item in self.items for write in item.voided()}
-        for batch in self.batches:
-            batch.operations = [op for op in batch.operations if id(op) not in gone]
-            batch.cleared = [span for span in batch.cleared if id(span) not in gone]
         for writes in self._writes:
             writes[:] = [write for write in writes if id(write) not in gone]
-        self.cleared[:] = [span for span in self.cleared if id(span) not in gone]
+        self._cleared[:] = [span for span in self._cleared if id(span) not in gone]
+        if self.batch is not None:
+            self.batch.operations = [op for op in self.batch.operations if id(op) not in gone]

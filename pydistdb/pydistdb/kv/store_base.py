@@ -238,30 +238,28 @@ class StoreBase:
             return
         self._round = Round()
         self._in_flight = round
-        round.seal()
-        self.metrics.rounds += 1
-        self.metrics.writes += round.size
-        self._submit_batch(round, 0)
-
-    def _submit_batch(self, round: Round, number: int) -> None:
-        if self.stopped:
-            return
-        if number == len(round.batches):
+        batch = round.seal()
+        if len(batch):
+            self.metrics.rounds += 1
+            self.metrics.writes += round.size
+            self._write(round, batch)
+        else:
             self._round_done(round)
-            return
 
+    def _write(self, round: Round, batch: WriteBatch) -> None:
         def done(error: StorageError | None) -> None:
             if self.stopped:
                 return
             if error is None:
                 self._write_error = None
-                self._submit_batch(round, number + 1)
+                self._round_done(round)
             else:
-                self._write_failed(round, number, error)
+                self._write_failed(round, error)
 
-        self.committer.submit(round.batches[number], done)
+        if not self.stopped:
+            self.committer.submit(batch, done)
 
-    def _write_failed(self, round: Round, number: int, error: StorageError) -> None:
+    def _write_failed(self, round: Round, error: StorageError) -> None:
         self.metrics.write_failures += 1
         if not isinstance(error, StoreFull | StoreReadOnly):
             self.fatal(error)
@@ -277,9 +275,13 @@ class StoreBase:
         self._round.without_voided()
         self._flush()
         self.cluster_hooks.write_refused()
-        self.scheduler.call_at(
-            self.scheduler.now_ns() + self.config.write_retry_ns, lambda: self._submit_batch(round, number)
-        )
+        batch = round.batch
+        assert batch is not None
+
+        def again() -> None:
+            self._write(round, batch)
+
+        self.scheduler.call_at(self.scheduler.now_ns() + self.config.write_retry_ns, again)
 
     def _round_done(self, round: Round) -> None:
         self._in_flight = None
