@@ -5,6 +5,7 @@ A line holds a call with its argument types and the arguments as a JSON list of 
     int4pl(int4,int4) ["1", "2"]
     cast(text,int4) ["x"]                       through pg_cast or text
     input(varchar,7) ["abcd"]                   type input with a modifier
+    binary(int4) ["1"]                          the binary format, in hexadecimal; it is read back as well
     sum(int4) [["1"], ["2"], [null]]            an aggregate over rows
     + (int4,int8) ["1", "2"]                    an operator
 
@@ -18,6 +19,7 @@ import json
 import re
 from typing import Any
 
+import msgspec
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.types import known
@@ -119,6 +121,8 @@ def _evaluate(name: str, types: str, arguments: list[Any], session: EvalContext)
         actual = sql_type(type_name).with_modifier(int(modifier or -1))
         return _show(_parse(arguments[0], actual, session), actual, session).replace("\n", "\\n")
     actual_types = [sql_type(type_name) for type_name in types.split(",") if type_name]
+    if name == "binary":
+        return _binary(sql_type(types), arguments[0], session)
     if name == "cast":
         source, target = actual_types
         cast = functions.cast(source.oid, target.oid)
@@ -147,6 +151,20 @@ def _evaluate(name: str, types: str, arguments: list[Any], session: EvalContext)
         else:
             shown.append(_show(item, result_type, session))
     return " | ".join(shown).replace("\n", "\\n")
+
+
+def _binary(actual: SqlType, text: str, session: EvalContext) -> str:
+    type_io = io(actual.oid)
+    value = _parse(text, actual, session)
+    data = type_io.encode(value)
+    again = type_io.decode(data)
+    assert type_io.format(again, session) == type_io.format(value, session), f"{actual.name}: read back as {again!r}"
+    if type_io.to_storage is not None:
+        assert type_io.from_storage is not None
+        stored = msgspec.msgpack.decode(msgspec.msgpack.encode(type_io.to_storage(value)))
+        again = type_io.from_storage(stored)
+        assert type_io.format(again, session) == type_io.format(value, session), f"{actual.name}: stored as {stored!r}"
+    return data.hex()
 
 
 def call(function: Function, values: list[Any], session: EvalContext) -> Any:

@@ -44,6 +44,8 @@ def to_sql(line: str) -> str:
     type_names = [t for t in types.split(",") if t]
     if name == "input":
         return _input_sql(types, arguments[0])
+    if name == "binary":
+        return f"SELECT {literal(arguments[0], types)}"
     if name == "cast":
         return f"SELECT ({literal(arguments[0], type_names[0])})::{_SQL_NAMES.get(type_names[1], type_names[1])}"
     if not name[0].isalpha() and name[0] != "_":
@@ -58,8 +60,9 @@ def to_sql(line: str) -> str:
         return _aggregate_sql(name, type_names, arguments, function)
     values = [literal(text, t) for text, t in zip(arguments, type_names, strict=True)]
     call = f'pg_catalog."{name}"({", ".join(values)})'
-    if function is not None and function.returns_set:
-        return f"SELECT x FROM {call} AS x" if function.argument_types[:1] and function.argument_types[0].oid in ARRAYS else f"SELECT ({call})"
+    first = function.argument_types[:1] if function is not None else ()
+    if function is not None and function.returns_set and first and first[0].oid in ARRAYS:
+        return f"SELECT x FROM {call} AS x"
     return f"SELECT ({call})"
 
 
@@ -74,7 +77,9 @@ def _input_sql(types: str, text: str | None) -> str:
 def _aggregate_sql(name: str, type_names: list[str], rows: list[list[Any]], function: Any) -> str:
     columns = [f"c{i}" for i in range(len(type_names))] or ["c0"]
     if rows:
-        shown = ", ".join("(" + ", ".join(literal(t, n) for t, n in zip(row, type_names, strict=True)) + ")" for row in rows)
+        shown = ", ".join(
+            "(" + ", ".join(literal(t, n) for t, n in zip(row, type_names, strict=True)) + ")" for row in rows
+        )
         source = f"(VALUES {shown}) AS v({', '.join(columns)})" if type_names else f"generate_series(1, {len(rows)})"
     else:
         nulls = ", ".join(f"{literal(None, n)} AS {c}" for n, c in zip(type_names, columns, strict=False)) or "1 AS c0"
@@ -100,13 +105,16 @@ class Server:
         sql = to_sql(line)
         try:
             with self.connection.cursor() as cursor:
-                cursor.execute(sql.encode())
+                is_binary = line.startswith("binary(")
+                cursor.execute(sql.encode(), binary=is_binary)
                 result = cursor.pgresult
                 assert result is not None
                 rows = [result.get_value(number, 0) for number in range(result.ntuples)]
         except psycopg.Error as error:
             detail = f" DETAIL: {error.diag.message_detail}" if error.diag.message_detail else ""
             return f"! {error.sqlstate} {error.diag.message_primary}{detail}".replace("\n", "\\n")
+        if is_binary:
+            return " | ".join("NULL" if row is None else row.hex() for row in rows)
         return " | ".join("NULL" if row is None else row.decode() for row in rows).replace("\n", "\\n")
 
 

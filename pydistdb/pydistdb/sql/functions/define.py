@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeVar
 
@@ -64,6 +65,11 @@ def read_table(name: str) -> list[list[str]]:
 
 
 _ROWS: dict[str, list[str]] = {row[1]: row for row in read_table("pg_proc.txt")}
+
+
+@lru_cache(maxsize=1)
+def names_in_postgres() -> frozenset[str]:
+    return frozenset(signature.partition("(")[0] for signature in _ROWS)
 
 
 def types_named(names: str) -> tuple[SqlType, ...]:

@@ -37,7 +37,6 @@ from pydistdb.sql.functions.transcendental import (
 )
 from pydistdb.sql.types import numeric
 from pydistdb.sql.types.arrays import PgArray
-
 from pydistdb.sql.types.floats import NAN
 from pydistdb.sql.types.integers import INT4_MAX, INT8_MAX
 
@@ -381,7 +380,7 @@ def width_bucket_array(operand: object, thresholds: PgArray) -> int:
     if None in thresholds.items:
         raise DatabaseError.of("22004", "thresholds array must not contain NULLs")
 
-    return bisect_right(thresholds.items, operand)  # type: ignore[type-var]
+    return bisect_right(thresholds.items, operand)
 
 
 # ------------------------------------------------------------------------------------------------ random numbers

@@ -177,7 +177,7 @@ class _Translator:
             return "\\" + character
         if character in "uUx":
             digits = {"u": 4, "U": 8, "x": 255}[character]
-            match = re.compile(r"[0-9a-fA-F]{1,%d}" % digits).match(pattern, self.position)
+            match = re.compile(f"[0-9a-fA-F]{{1,{digits}}}").match(pattern, self.position)
             if match is None or (character != "x" and len(match[0]) != digits):
                 raise invalid("invalid escape \\ sequence")
             self.position = match.end()

@@ -23,9 +23,11 @@ from pydistdb.sql.functions import (
     comparison,
     datetime_arithmetic,
     datetime_fields,
+    datetime_format,
     json_making,
     json_reading,
     mathematics,
+    number_format,
     patterns,
     series,
     statistics,
@@ -33,7 +35,14 @@ from pydistdb.sql.functions import (
     system,
     window,
 )
-from pydistdb.sql.functions.define import FUNCTIONS_BY_NAME, FUNCTIONS_BY_OID, AnyFunction, add, read_table
+from pydistdb.sql.functions.define import (
+    FUNCTIONS_BY_NAME,
+    FUNCTIONS_BY_OID,
+    AnyFunction,
+    add,
+    names_in_postgres,
+    read_table,
+)
 from pydistdb.sql.types.base import Cast, Function, Operator, SqlType
 from pydistdb.sql.types.known import TYPES_BY_NAME
 
@@ -44,6 +53,7 @@ __all__ = [
     "cast",
     "function_by_oid",
     "functions",
+    "is_lacking",
     "length_coercion",
     "operator_for",
     "operators",
@@ -60,9 +70,11 @@ FAMILIES = (
     comparison,
     datetime_arithmetic,
     datetime_fields,
+    datetime_format,
     json_making,
     json_reading,
     mathematics,
+    number_format,
     patterns,
     series,
     statistics,
@@ -129,6 +141,12 @@ def cast(source_oid: int, target_oid: int) -> Cast | None:
 def length_coercion(sql_type: SqlType) -> Function | None:
     """Find the function (value, modifier, explicit) that fits a value to a type's modifier; None if it has none."""
     return casts.length_coercion(sql_type)
+
+
+def is_lacking(name: str) -> bool:
+    """Tell whether Postgres has functions of this name and PyDistDB none: then a call of it is not supported (0A000)
+    rather than a mistake (42883)."""
+    return name not in FUNCTIONS_BY_NAME and name in names_in_postgres()
 
 
 _MOST_SPECIALIZED = 4096

@@ -282,7 +282,7 @@ def right(text: str, count: int) -> str:
 
 def _trims(name: str, both: str) -> None:
     def trim(text: str, characters: str) -> str:
-        return getattr(text, both)(characters) if characters else text  # type: ignore[no-any-return]
+        return getattr(text, both)(characters) if characters else text
 
     define(f"{name}(text,text)", trim)
     define(f"{name}(text)", lambda text: getattr(text, both)(" "))

@@ -248,7 +248,8 @@ def encode(value: Decimal) -> bytes:
     """Header (digit count, weight, sign, display scale), then base-10000 digits."""
     if not value.is_finite():
         sign = _NAN if value.is_nan() else _PLUS_INFINITY if value > 0 else _MINUS_INFINITY
-        return _header.pack(0, 0, sign, 0)
+        # Postgres gives its infinities a display scale of 32; nobody reads it.
+        return _header.pack(0, 0, sign, 0 if value.is_nan() else 32)
     scale = scale_of(value)
     if not value:
         return _header.pack(0, 0, _POSITIVE, scale)
