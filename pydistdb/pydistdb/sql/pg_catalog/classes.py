@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydistdb.sql.catalog.descriptors import Column, Index, Table
-from pydistdb.sql.catalog.state import INFORMATION_SCHEMA_OID, INTERNAL_SCHEMA_OID, PG_CATALOG_OID
+from pydistdb.sql.catalog.state import FIRST_USER_OID, INFORMATION_SCHEMA_OID, INTERNAL_SCHEMA_OID, PG_CATALOG_OID
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog import registry
+from pydistdb.sql.pg_catalog.defaults import column_default
 from pydistdb.sql.pg_catalog.define import RowDict, facts_of, rows_of
 from pydistdb.sql.pg_catalog.objects import (
     OWNER_OID,
@@ -22,7 +23,8 @@ from pydistdb.sql.pg_catalog.objects import (
     vector,
 )
 from pydistdb.sql.pg_catalog.type_facts import TYPE_FACTS, operator_class
-from pydistdb.sql.types.base import EvalContext
+from pydistdb.sql.types.base import EvalContext, SqlType
+from pydistdb.sql.types.reg import C_COLLATION_OID
 
 BTREE_OID, HEAP_OID = 403, 2
 BLOCK_BYTES = 8_192
@@ -68,7 +70,7 @@ def _class_row(oid: int, name: str, schema: int, kind: str, columns: int, **more
         "relrowsecurity": False,
         "relforcerowsecurity": False,
         "relispopulated": True,
-        "relreplident": "d" if kind == "r" else "n",
+        "relreplident": "d" if kind == "r" and oid >= FIRST_USER_OID else "n",
         "relispartition": False,
         "relrewrite": 0,
         "relfrozenxid": 0,
@@ -249,13 +251,20 @@ def _index_attributes(table: Table, index: Index) -> Iterator[RowDict]:
 _system_attributes_by_oid: dict[int, list[RowDict]] = {}
 
 
+def _system_attribute(relation: int, name: str, sql_type: SqlType, number: int, required: bool) -> RowDict:
+    row = _attribute(relation, name, sql_type.oid, number, sql_type.modifier, attnotnull=required)
+    if row["attcollation"]:
+        row["attcollation"] = C_COLLATION_OID
+    return row
+
+
 def _system_attributes() -> dict[int, list[RowDict]]:
     if not _system_attributes_by_oid:
         for table in registry.virtual_tables().values():
             facts = facts_of(table)
             not_null = [column.not_null for column in facts.columns] if facts else [False] * len(table.columns)
             _system_attributes_by_oid[table.oid] = [
-                _attribute(table.oid, name, sql_type.oid, number, sql_type.modifier, attnotnull=required)
+                _system_attribute(table.oid, name, sql_type, number, required)
                 for number, ((name, sql_type), required) in enumerate(zip(table.columns, not_null, strict=True), 1)
             ]
     return _system_attributes_by_oid
@@ -293,7 +302,7 @@ def _defaults_of(view: StateView, context: EvalContext, oid: Any) -> Iterator[Ro
                     "oid": default_oid(table, column),
                     "adrelid": table.oid,
                     "adnum": column.number,
-                    "adbin": column.default,
+                    "adbin": column_default(view, context, column),
                 }
 
 

@@ -9,15 +9,28 @@ from __future__ import annotations
 
 import re
 
+from pydistdb.sql.catalog.descriptors import Column
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog.objects import visible_name
+from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import EvalContext
 
 _SEQUENCE = re.compile(r"nextval\((\d+)::regclass\)")
 
 
+_LITERAL = re.compile(r"'(?:[^']|'')*'")
+
+
+def column_default(view: StateView, context: EvalContext, column: Column) -> str | None:
+    """A column's default as Postgres writes it: a string literal shows the type it has been given."""
+    text = default_text(view, context, column.default)
+    if text is not None and _LITERAL.fullmatch(text) and not column.generated:
+        return f"{text}::{registry.format_type(column.type_oid, -1)}"
+    return text
+
+
 def default_text(view: StateView, context: EvalContext, text: str | None) -> str | None:
-    """A stored default as text, with sequences named."""
+    """A stored expression as text, with sequences named."""
     if text is None:
         return None
 

@@ -14,7 +14,7 @@ from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog import registry
 from pydistdb.sql.pg_catalog.check_columns import columns_used
-from pydistdb.sql.pg_catalog.defaults import default_text
+from pydistdb.sql.pg_catalog.defaults import column_default
 from pydistdb.sql.pg_catalog.define import RowDict, facts_of, rows_of, static_rows
 from pydistdb.sql.pg_catalog.describe import view_definition
 from pydistdb.sql.pg_catalog.objects import OWNER_NAME, column_names, index_numbers, schema_name, table_indexes
@@ -130,7 +130,7 @@ def _column(view: StateView, context: EvalContext, table: Table, column: Column)
         "table_name": table.name,
         "column_name": column.name,
         "ordinal_position": column.number,
-        "column_default": default_text(view, context, column.default) if has_default else None,
+        "column_default": column_default(view, context, column) if has_default else None,
         "is_nullable": _yes(not column.not_null),
         "dtd_identifier": str(column.number),
         "is_self_referencing": "NO",
