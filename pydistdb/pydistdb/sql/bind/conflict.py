@@ -5,7 +5,7 @@ Source: PostgreSQL 15 manual, INSERT, "ON CONFLICT Clause"; plancat.c (infer_arb
 
 from __future__ import annotations
 
-import pydistdb.sql.bind.changes as changes
+from pydistdb.sql.bind.assignments import bind_assignments, ids_by_number, row_columns
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.dispatch import bind_condition
 from pydistdb.sql.bind.from_clause import NO_ROWS_OF_NOTHING
@@ -35,7 +35,7 @@ def bind_conflict(
             hint="For example, ON CONFLICT (column_name).",
             position=b.position(clause.get("location", -1)),
         )
-    excluded = changes.row_columns(b, table)
+    excluded = row_columns(b, table)
     for column in excluded:
         column.nullable = True
     scope = Scope(parent, "UPDATE")
@@ -45,11 +45,11 @@ def bind_conflict(
         scope.by_name[column.name] = None
     for column in row:
         scope.by_name[column.name] = None
-    assignments = changes.bind_assignments(b, scope, table, clause["targetList"])
+    assignments = bind_assignments(b, scope, table, clause["targetList"])
     condition = None
     if "whereClause" in clause:
         condition = bind_condition(b, scope, clause["whereClause"], "WHERE")
-    return OnConflict(index, tuple(assignments), condition, changes.ids_by_number(excluded))
+    return OnConflict(index, tuple(assignments), condition, ids_by_number(excluded))
 
 
 def _arbiter(b: Binder, clause: Node, table: Table) -> int | None:

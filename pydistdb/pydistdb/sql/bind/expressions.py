@@ -1,6 +1,7 @@
 """Scalar expressions: the parser's nodes to typed expressions.
 
-Here are constants, columns, logic, conditionals, casts, rows and arrays.  Function calls, aggregates and windows are in
+Here are constants, logic, conditionals, casts and SQL value functions; columns are in ``columns.py``, rows and arrays in
+``rows.py``.  Function calls, aggregates and windows are in
 ``calls.py``, subqueries in ``subqueries.py``, operators with their row and array forms in ``comparisons.py``.
 
 Source: PostgreSQL 15, parse_expr.c for what is checked when and how errors are worded.
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
-from pydistdb.sql.bind import scope as scopes
+import pydistdb.sql.bind.rows as rows
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.calls import call_by_name
 from pydistdb.sql.bind.coerce import (
@@ -29,7 +30,7 @@ from pydistdb.sql.bind.dispatch import BINDERS, bind, bind_list
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.operators import ordering
 from pydistdb.sql.bind.parse import Node
-from pydistdb.sql.bind.scope import Scope, ScopeColumn, Source
+from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.bind.typenames import resolve_type
 from pydistdb.sql.errors import (
     CannotCoerce,
@@ -37,41 +38,30 @@ from pydistdb.sql.errors import (
     DatatypeMismatch,
     FeatureNotSupported,
     InvalidSyntax,
-    UndefinedColumn,
     UndefinedFunction,
-    WrongObjectType,
 )
 from pydistdb.sql.tree import (
     And,
-    ArrayLiteral,
     BooleanTest,
-    Call,
     Case,
     Coalesce,
-    ColumnRef,
     Const,
     Expr,
-    FieldAccess,
     IsNull,
     MinMax,
     Not,
     Or,
     RowExpr,
-    Subscript,
 )
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import Function, SqlType
 from pydistdb.sql.types.registry import (
     BOOL,
     DATE,
-    INT2VECTOR,
     INT4,
     INT8,
-    JSONB,
     NAME,
     NUMERIC,
-    OIDVECTOR,
-    RECORD,
     TIME,
     TIMESTAMP,
     TIMESTAMPTZ,
@@ -120,83 +110,6 @@ def number(text: str) -> Const:
 
 def _parameter(b: Binder, scope: Scope, node: Node) -> Expr:
     return b.parameters.reference(node.get("number", 0), b.position(node["location"]))
-
-
-# ------------------------------------------------------------------------------------------------ columns
-
-
-def _column(b: Binder, scope: Scope, node: Node) -> Expr:
-    fields = node["fields"]
-    location = node["location"]
-    last = fields[-1]
-    if "A_Star" in last:
-        if len(fields) == 1:
-            raise InvalidSyntax('row expansion via "*" is not supported here', position=b.position(location))
-        items = star_columns(b, scope, {"ColumnRef": node})
-        return RowExpr(RECORD, tuple(items or ()))
-    if len(fields) == 1:
-        return _bare_column(b, scope, fields[0]["String"]["sval"], location)
-    names = [part["String"]["sval"] for part in fields]
-    if len(names) > 4:
-        raise InvalidSyntax(
-            f"improper qualified name (too many dotted names): {'.'.join(names)}", position=b.position(location)
-        )
-    if len(names) == 4:
-        if names[0] != b.catalog.database.name:
-            raise FeatureNotSupported(
-                f"cross-database references are not implemented: {'.'.join(names)}", position=b.position(location)
-            )
-        names = names[1:]
-    schema = names[0] if len(names) == 3 else None
-    qualifier, name = names[-2:]
-    found = scope.find_source(qualifier, schema, b.position(location))
-    if found is None:
-        raise scopes.missing_from_entry(scope, qualifier, b.position(location))
-    source, owner = found
-    column = column_of(source, name)
-    if column is None:
-        raise scopes.undefined_column(scope, name, qualifier, b.position(location))
-    return reference(b, column, owner, location)
-
-
-def _bare_column(b: Binder, scope: Scope, name: str, location: int) -> Expr:
-    column = scope.by_name.get(name)
-    owner = scope
-    if column is None:
-        found = scope.find_column(name, b.position(location))
-        if found is None:
-            # The name of a relation alone stands for its whole row.
-            row = scope.find_source(name, None, b.position(location))
-            if row is not None:
-                return whole_row(b, row[0], row[1], location)
-            raise scopes.undefined_column(scope, name, None, b.position(location))
-        column, owner = found
-    return reference(b, column, owner, location)
-
-
-def column_of(source: Source, name: str) -> ScopeColumn | None:
-    found = None
-    for column in source.columns:
-        if column.name == name:
-            if found is not None:
-                raise DatabaseError.of("42702", f'column reference "{name}" is ambiguous')
-            found = column
-    return found
-
-
-def reference(b: Binder, column: ScopeColumn, owner: Scope, location: int) -> Expr:
-    """Refer to a column, remembering where in the text and (inside an aggregate) of which query level."""
-    expr = column.ref()
-    if b.references:
-        for seen in b.references:
-            seen.append(owner)
-    if isinstance(expr, ColumnRef):
-        b.locations[id(expr)] = (expr, location)
-    return expr
-
-
-def whole_row(b: Binder, source: Source, owner: Scope, location: int) -> Expr:
-    return RowExpr(RECORD, tuple(reference(b, column, owner, location) for column in source.columns))
 
 
 # ------------------------------------------------------------------------------------------------ logic
@@ -309,7 +222,7 @@ def _cast(b: Binder, scope: Scope, node: Node) -> Expr:
     target = resolve_type(node["typeName"], b.position)
     argument = node["arg"]
     if "A_ArrayExpr" in argument and target.is_array:
-        expr = bind_array(b, scope, argument["A_ArrayExpr"], registry.type_by_oid(target.oid))
+        expr = rows.bind_array(b, scope, argument["A_ArrayExpr"], registry.type_by_oid(target.oid))
     else:
         expr = bind(b, scope, argument)
     location = node.get("location", -1)
@@ -354,167 +267,6 @@ def check_collation(b: Binder, names: Sequence[str], location: int) -> None:
     raise DatabaseError.of(
         "42704", f'collation "{".".join(names)}" for encoding "UTF8" does not exist', position=b.position(location)
     )
-
-
-# ------------------------------------------------------------------------------------------------ rows and arrays
-
-
-def _row(b: Binder, scope: Scope, node: Node) -> Expr:
-    items: list[Expr] = []
-    for argument in node.get("args", []):
-        expansion = star_columns(b, scope, argument)
-        if expansion is not None:
-            items += expansion
-        else:
-            items.append(resolve_unknown(b, bind(b, scope, argument)))
-    return RowExpr(RECORD, tuple(items))
-
-
-def star_columns(b: Binder, scope: Scope, wrapper: Node) -> list[Expr] | None:
-    """The columns of ``t.*`` inside an expression list; None if the node is no such thing."""
-    node = wrapper.get("ColumnRef")
-    if node is None or "A_Star" not in node["fields"][-1] or len(node["fields"]) < 2:
-        return None
-    qualifier = node["fields"][-2]["String"]["sval"]
-    schema = node["fields"][-3]["String"]["sval"] if len(node["fields"]) > 2 else None
-    found = scope.find_source(qualifier, schema, b.position(node["location"]))
-    if found is None:
-        raise scopes.missing_from_entry(scope, qualifier, b.position(node["location"]))
-    return [reference(b, column, found[1], node["location"]) for column in found[0].columns]
-
-
-def _array(b: Binder, scope: Scope, node: Node) -> Expr:
-    return bind_array(b, scope, node, None)
-
-
-def bind_array(b: Binder, scope: Scope, node: Node, target: SqlType | None) -> Expr:
-    """ARRAY[…]; nested ones are further dimensions.  ``target`` is the array type it is cast to, if it is."""
-    elements = node.get("elements", [])
-    items: list[Expr] = []
-    nested = False
-    for element in elements:
-        if "A_ArrayExpr" in element:
-            items.append(bind_array(b, scope, element["A_ArrayExpr"], target))
-            nested = True
-        else:
-            items.append(bind(b, scope, element))
-            nested = nested or items[-1].type.is_array
-    locations = [location_of(element) for element in elements]
-    if target is not None:
-        item_type = registry.element_of(target)
-        made = [
-            item if item.type.is_array and nested else cast_to(b, item, item_type, location, location)
-            for item, location in zip(items, locations, strict=True)
-        ]
-        return ArrayLiteral(target, tuple(made))
-    if not items:
-        raise DatabaseError.of(
-            "42P18",
-            "cannot determine type of empty array",
-            hint="Explicitly cast to the desired type, for example ARRAY[]::integer[].",
-            position=b.position(node["location"]),
-        )
-    common = common_type(b, items, "ARRAY", locations)
-    assert common is not None
-    made = [
-        coerce_to_common(b, item, common, "ARRAY", location) for item, location in zip(items, locations, strict=True)
-    ]
-    return ArrayLiteral(common if common.is_array else registry.array_of(common), tuple(made))
-
-
-def _indirection(b: Binder, scope: Scope, node: Node) -> Expr:
-    """Subscripts and fields after an expression: ``a[1]``, ``(t).name``, ``(f(x)).*``."""
-    expr = bind(b, scope, node["arg"])
-    location = location_of(node["arg"])
-    steps = node["indirection"]
-    index = 0
-    while index < len(steps):
-        step = steps[index]
-        if "A_Indices" in step:
-            last = index
-            while last < len(steps) and "A_Indices" in steps[last]:
-                last += 1
-            expr = _subscript(b, scope, expr, [s["A_Indices"] for s in steps[index:last]], location)
-            index = last
-            continue
-        if "A_Star" in step:
-            raise InvalidSyntax('row expansion via "*" is not supported here', position=b.position(location))
-        expr = field(b, scope, node["arg"], expr, step["String"]["sval"], location)
-        index += 1
-    return expr
-
-
-def row_fields(b: Binder, scope: Scope, wrapper: Node, expr: Expr) -> list[tuple[str, SqlType]] | None:
-    """Names and types of a row expression's fields, as far as they are known."""
-    if "ColumnRef" in wrapper:
-        names = [part["String"]["sval"] for part in wrapper["ColumnRef"]["fields"] if "String" in part]
-        found = scope.find_source(names[-1], None, None)
-        if found is not None and isinstance(expr, RowExpr):
-            return [(column.name, column.type) for column in found[0].columns]
-    if isinstance(expr, Call) and expr.function.out_columns:
-        return list(expr.function.out_columns)
-    if isinstance(expr, RowExpr):
-        return [(f"f{index}", item.type) for index, item in enumerate(expr.items, 1)]
-    return None
-
-
-def field(b: Binder, scope: Scope, wrapper: Node, expr: Expr, name: str, location: int) -> Expr:
-    """``(row).name``."""
-    known = row_fields(b, scope, wrapper, expr)
-    if known is not None and "ColumnRef" in wrapper and all(field_name != name for field_name, _ in known):
-        qualifier = wrapper["ColumnRef"]["fields"][-1]["String"]["sval"]
-        raise UndefinedColumn(f"column {qualifier}.{name} does not exist", position=b.position(location))
-    if known is None:
-        if expr.type.oid != RECORD.oid:
-            raise WrongObjectType(
-                f"column notation .{name} applied to type {type_named(expr.type.oid)}, which is not a composite type",
-                position=b.position(location),
-            )
-        raise UndefinedColumn(f'could not identify column "{name}" in record data type', position=b.position(location))
-    for position, (field_name, field_type) in enumerate(known):
-        if field_name == name:
-            if isinstance(expr, RowExpr):
-                return expr.items[position]
-            return FieldAccess(field_type, expr, position)
-    raise UndefinedColumn(f'could not identify column "{name}" in record data type', position=b.position(location))
-
-
-def _subscript(b: Binder, scope: Scope, array: Expr, steps: list[Node], location: int) -> Expr:
-    if array.type.oid == JSONB.oid:
-        for step in steps:
-            index = bind(b, scope, step["uidx"])
-            arrow = call_by_name(b, "jsonb_object_field", [array, index], location)
-            if index.type.category == "N":
-                arrow = call_by_name(b, "jsonb_array_element", [array, index], location)
-            array = arrow
-        return array
-    if not array.type.is_array:
-        raise DatatypeMismatch(
-            f"cannot subscript type {type_named(array.type.oid)} because it does not support subscripting",
-            position=b.position(location),
-        )
-    element = registry.element_of(array.type)
-
-    def index_of(wrapper: Node | None) -> Expr | None:
-        if wrapper is None:
-            return None
-        expr = bind(b, scope, wrapper)
-        result = coerce_to_target(b, expr, INT4, "a", location_of(wrapper))
-        if result is None:
-            raise DatatypeMismatch("array subscript must have type integer", position=b.position(location_of(wrapper)))
-        return result
-
-    if any(step.get("is_slice") for step in steps):
-        slices = tuple(
-            (index_of(step.get("lidx")) if step.get("is_slice") else Const(INT4, 1), index_of(step.get("uidx")))
-            for step in steps
-        )
-        result = array.type
-        if array.type.oid in (INT2VECTOR.oid, OIDVECTOR.oid):
-            result = registry.array_of(element)
-        return Subscript(result, array, (), slices)
-    indexes = tuple(i for i in (index_of(step["uidx"]) for step in steps) if i is not None)
-    return Subscript(element, array, indexes)
 
 
 # ------------------------------------------------------------------------------------------------ SQL value functions
@@ -563,7 +315,6 @@ def _default_marker(b: Binder, scope: Scope, node: Node) -> Expr:
 BINDERS.update(
     {
         "A_Const": _constant,
-        "ColumnRef": _column,
         "ParamRef": _parameter,
         "BoolExpr": _logic,
         "TypeCast": _cast,
@@ -572,9 +323,6 @@ BINDERS.update(
         "CaseExpr": _case,
         "CoalesceExpr": _coalesce,
         "MinMaxExpr": _min_max,
-        "RowExpr": _row,
-        "A_ArrayExpr": _array,
-        "A_Indirection": _indirection,
         "SQLValueFunction": _value_function,
         "CollateClause": _collate,
         "SetToDefault": _default_marker,

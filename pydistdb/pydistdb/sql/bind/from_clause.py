@@ -9,34 +9,27 @@ Source: PostgreSQL 15 manual, 7.2; parse_clause.c.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 
+import pydistdb.sql.bind.joins as joins
 import pydistdb.sql.bind.query as queries
 from pydistdb.sql.bind.binder import MOST_VIEW_DEPTH, Binder
-from pydistdb.sql.bind.coerce import coerce, coerce_to_boolean, common_type, resolve_unknown, type_named
-from pydistdb.sql.bind.comparisons import compare
-from pydistdb.sql.bind.dispatch import bind, bind_condition
+from pydistdb.sql.bind.coerce import resolve_unknown
+from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.naming import strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement, parse
 from pydistdb.sql.bind.scope import FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.view import Relation, VirtualTable
 from pydistdb.sql.errors import (
-    AmbiguousColumn,
     DatabaseError,
-    DatatypeMismatch,
     FeatureNotSupported,
     InvalidColumnReference,
     InvalidSyntax,
-    UndefinedColumn,
     UndefinedTable,
 )
 from pydistdb.sql.tree import (
-    And,
     Call,
-    Coalesce,
-    ColumnRef,
     Const,
     CteScan,
     Expr,
@@ -66,12 +59,12 @@ def bind_from(b: Binder, scope: Scope, nodes: Sequence[Node]) -> Rel:
     for node in nodes:
         item, lateral = tracked_item(b, scope, node, items)
         scope.add(item)
-        rel = item.rel if rel is None else _join("inner", rel, item.rel, TRUE, lateral)
+        rel = item.rel if rel is None else make_join("inner", rel, item.rel, TRUE, lateral)
         items.append(item)
     return NO_ROWS_OF_NOTHING if rel is None else rel
 
 
-def _join(kind: str, left: Rel, right: Rel, condition: Expr, lateral: bool = False) -> Join:
+def make_join(kind: str, left: Rel, right: Rel, condition: Expr, lateral: bool = False) -> Join:
     return Join(left.columns + right.columns, kind, left, right, condition, lateral)
 
 
@@ -95,7 +88,7 @@ def bind_item(b: Binder, scope: Scope, wrapper: Node, items: list[FromItem]) -> 
             case "RangeVar":
                 return range_variable(b, scope, node)
             case "JoinExpr":
-                return _join_item(b, scope, node, items)
+                return joins.join_item(b, scope, node, items)
             case "RangeSubselect":
                 return _subselect(b, scope, node, items)
             case "RangeFunction":
@@ -138,7 +131,7 @@ def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
                 raise DatabaseError.of("42P19", entry.recursive_use, position=b.position(node.get("location", -1)))
             entry.used += 1
             columns = [ScopeColumn(label, b.new_id(), sql_type) for label, sql_type in entry.columns]
-            return _item(CteScan(outputs(columns), entry.id), name, columns, alias)
+            return source_item(CteScan(outputs(columns), entry.id), name, columns, alias)
     try:
         relation = find_relation(b, node)
     except UndefinedTable as error:
@@ -153,7 +146,7 @@ def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
     if isinstance(relation, VirtualTable):
         columns = [ScopeColumn(label, b.new_id(), sql_type) for label, sql_type in relation.columns]
         rel: Rel = VirtualScan(outputs(columns), relation, tuple(range(len(columns))), name)
-        return _item(rel, name, columns, alias, schema=schema)
+        return source_item(rel, name, columns, alias, schema=schema)
     if relation.kind == "v":
         return _view(b, relation, name, alias, schema)
     if relation.kind not in ("r", "p"):
@@ -186,7 +179,7 @@ def table_item(b: Binder, table: Table, name: str, alias: Node | None, schema: s
         key_id = new_id()
         made = (OutputColumn(key_id, "", BYTEA), *made)
         numbers = (0, *numbers)
-    return _item(Scan(made, table, numbers, name), name, columns, alias, table, schema, key_id)
+    return source_item(Scan(made, table, numbers, name), name, columns, alias, table, schema, key_id)
 
 
 def _schema_of(b: Binder, relation: Relation) -> str | None:
@@ -202,7 +195,7 @@ def outputs(columns: Sequence[ScopeColumn]) -> tuple[OutputColumn, ...]:
     return tuple([OutputColumn(column.id, column.name, column.type) for column in columns])
 
 
-def _item(
+def source_item(
     rel: Rel,
     name: str,
     columns: list[ScopeColumn],
@@ -253,7 +246,7 @@ def _view(b: Binder, view: Table, name: str, alias: Node | None, schema: str | N
         b.references = saved
     labels = [column.name for column in view.columns if not column.dropped]
     columns = [ScopeColumn(label, output.id, output.type) for label, output in zip(labels, rel.columns, strict=False)]
-    item = _item(rel, name, columns, alias, schema=schema)
+    item = source_item(rel, name, columns, alias, schema=schema)
     item.sources[0].is_query = True
     return item
 
@@ -286,7 +279,7 @@ def _subselect(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> Fr
             position=_bracket_before(b, select),
         )
     columns = [ScopeColumn(column.name, column.id, column.type) for column in rel.columns]
-    item = _item(rel, alias["aliasname"] if alias else "", columns, alias)
+    item = source_item(rel, alias["aliasname"] if alias else "", columns, alias)
     item.sources[0].is_query = True
     return item
 
@@ -319,13 +312,13 @@ def _range_function(b: Binder, scope: Scope, node: Node, items: list[FromItem]) 
         rel: Rel = Project(outputs([column]), NO_ROWS_OF_NOTHING, (resolve_unknown(b, expr),))
         if ordinality:
             raise FeatureNotSupported("WITH ORDINALITY is not supported for this expression")
-        return _item(rel, name, [column], alias)
+        return source_item(rel, name, [column], alias)
     function = expr.function
     columns = _function_columns(b, function, expr, name if alias else label)
     if ordinality:
         columns.append(ScopeColumn("ordinality", b.new_id(), INT8, nullable=False))
     rel = FunctionScan(outputs(columns), function, expr.arguments, ordinality, name)
-    return _item(rel, name, columns, alias)
+    return source_item(rel, name, columns, alias)
 
 
 def _bind_in_from(b: Binder, inner: Scope, node: Node) -> Expr:
@@ -351,123 +344,3 @@ def _function_columns(b: Binder, function: Function, expr: Expr, label: str) -> 
 
 def _record_function(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> FromItem:
     raise FeatureNotSupported("functions with a column definition list are not supported")
-
-
-# ------------------------------------------------------------------------------------------------ joins
-
-_JOIN_KINDS = {"JOIN_INNER": "inner", "JOIN_LEFT": "left", "JOIN_RIGHT": "right", "JOIN_FULL": "full"}
-
-
-def _set_nullable(item: FromItem) -> None:
-    """The columns of an outer join's other side may be NULL from here on."""
-    for source in item.sources:
-        source.nullable = True
-        for column in source.columns:
-            column.nullable = True
-    for column in item.columns:
-        column.nullable = True
-
-
-def _join_item(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> FromItem:
-    kind = _JOIN_KINDS[node["jointype"]]
-    left = bind_item(b, scope, node["larg"], items)
-    if kind in ("right", "full"):
-        _forbid(left)
-    right, lateral = tracked_item(b, scope, node["rarg"], [*items, left])
-    _allow(left)
-    both = Scope(scope.parent, "JOIN conditions")
-    both.ctes = scope.ctes
-    both.add(left)
-    both.add(right)
-    both.hidden = [source for item in items for source in item.sources]
-    names = _using_names(left, right, node)
-    merged: list[ScopeColumn] = []
-    if names is not None:
-        condition, merged = _using(b, left, right, names, kind)
-    elif "quals" in node:
-        condition = bind_condition(b, both, node["quals"], "JOIN conditions")
-    else:
-        condition = TRUE
-    if kind in ("left", "full"):
-        _set_nullable(right)
-    if kind in ("right", "full"):
-        _set_nullable(left)
-    sources = both.sources
-    columns = left.columns + right.columns
-    if names is not None:
-        taken = set(names)
-        columns = merged + [column for column in columns if column.name not in taken]
-        if "join_using_alias" in node:
-            sources = [*sources, Source(node["join_using_alias"]["aliasname"], merged)]
-    rel = _join(kind, left.rel, right.rel, condition, lateral)
-    alias = node.get("alias")
-    if alias is not None:
-        return _item(rel, alias["aliasname"], columns, alias)
-    return FromItem(rel, sources, columns)
-
-
-def _forbid(item: FromItem) -> None:
-    for source in item.sources:
-        name = source.name
-        source.problem = lambda position, name=name: InvalidColumnReference(
-            f'invalid reference to FROM-clause entry for table "{name}"',
-            detail="The combining JOIN type must be INNER or LEFT for a LATERAL reference.",
-            position=position,
-        )
-
-
-def _allow(item: FromItem) -> None:
-    for source in item.sources:
-        source.problem = None
-
-
-def _using_names(left: FromItem, right: FromItem, node: Node) -> list[str] | None:
-    if node.get("isNatural"):
-        others = {column.name for column in right.columns}
-        return [column.name for column in left.columns if column.name in others]
-    if "usingClause" in node:
-        return list(strings(node["usingClause"]))
-    return None
-
-
-def _using_column(item: FromItem, name: str, side: str) -> ScopeColumn:
-    found = [column for column in item.columns if column.name == name]
-    if not found:
-        raise UndefinedColumn(f'column "{name}" specified in USING clause does not exist in {side} table')
-    if len(found) > 1:
-        raise AmbiguousColumn(f'common column name "{name}" appears more than once in {side} table')
-    return found[0]
-
-
-def _using(
-    b: Binder, left: FromItem, right: FromItem, names: Sequence[str], kind: str
-) -> tuple[Expr, list[ScopeColumn]]:
-    """The condition and the merged columns of JOIN … USING."""
-    tests: list[Expr] = []
-    merged: list[ScopeColumn] = []
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise DatabaseError.of("42701", f'column name "{name}" appears more than once in USING clause')
-        one = _using_column(left, name, "left")
-        other = _using_column(right, name, "right")
-        one_expr, other_expr = one.ref(), other.ref()
-        tests.append(coerce_to_boolean(b, compare(b, "=", one_expr, other_expr, -1), "JOIN/USING", -1))
-        common = common_type(b, (one_expr, other_expr), None)
-        if common is None:
-            raise DatatypeMismatch(
-                f"JOIN/USING types {type_named(one.type.oid)} and {type_named(other.type.oid)} cannot be matched"
-            )
-        preferred = other if kind == "right" else one
-        if kind != "full" and preferred.type.oid == common.oid:
-            merged.append(preferred)
-            continue
-        column = ScopeColumn(name, b.new_id(), common)
-        if kind == "full":
-            nullable = [replace(e, nullable=True) if isinstance(e, ColumnRef) else e for e in (one_expr, other_expr)]
-            column.expression = Coalesce(common, tuple(coerce(b, e, common, "i") for e in nullable))
-        else:
-            column.expression = coerce(b, preferred.ref(), common, "i")
-        merged.append(column)
-    if not tests:
-        return TRUE, merged
-    return (tests[0] if len(tests) == 1 else And(BOOL, tuple(tests))), merged

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from pydistdb.sql.bind import scope as scopes
 from pydistdb.sql.bind.binder import Binder
+from pydistdb.sql.bind.columns import reference
 from pydistdb.sql.bind.dispatch import bind
-from pydistdb.sql.bind.expressions import reference, row_fields
 from pydistdb.sql.bind.parse import Node
+from pydistdb.sql.bind.rows import row_fields
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.errors import FeatureNotSupported, InvalidSyntax, ProgramLimitExceeded
 from pydistdb.sql.tree import Expr, FieldAccess, RowExpr

@@ -1,0 +1,115 @@
+"""Column references: a name, qualified or not, to the column it means; whole rows; what ``t.*`` stands for.
+
+Source: PostgreSQL 15, parse_expr.c (transformColumnRef) for the order in which meanings are tried.
+"""
+
+from __future__ import annotations
+
+from pydistdb.sql.bind import scope as scopes
+from pydistdb.sql.bind.binder import Binder
+from pydistdb.sql.bind.dispatch import BINDERS
+from pydistdb.sql.bind.parse import Node
+from pydistdb.sql.bind.scope import Scope, ScopeColumn, Source
+from pydistdb.sql.errors import (
+    DatabaseError,
+    FeatureNotSupported,
+    InvalidSyntax,
+)
+from pydistdb.sql.tree import (
+    ColumnRef,
+    Expr,
+    RowExpr,
+)
+from pydistdb.sql.types.registry import (
+    RECORD,
+)
+
+
+def _column(b: Binder, scope: Scope, node: Node) -> Expr:
+    fields = node["fields"]
+    location = node["location"]
+    last = fields[-1]
+    if "A_Star" in last:
+        if len(fields) == 1:
+            raise InvalidSyntax('row expansion via "*" is not supported here', position=b.position(location))
+        items = star_columns(b, scope, {"ColumnRef": node})
+        return RowExpr(RECORD, tuple(items or ()))
+    if len(fields) == 1:
+        return _bare_column(b, scope, fields[0]["String"]["sval"], location)
+    names = [part["String"]["sval"] for part in fields]
+    if len(names) > 4:
+        raise InvalidSyntax(
+            f"improper qualified name (too many dotted names): {'.'.join(names)}", position=b.position(location)
+        )
+    if len(names) == 4:
+        if names[0] != b.catalog.database.name:
+            raise FeatureNotSupported(
+                f"cross-database references are not implemented: {'.'.join(names)}", position=b.position(location)
+            )
+        names = names[1:]
+    schema = names[0] if len(names) == 3 else None
+    qualifier, name = names[-2:]
+    found = scope.find_source(qualifier, schema, b.position(location))
+    if found is None:
+        raise scopes.missing_from_entry(scope, qualifier, b.position(location))
+    source, owner = found
+    column = column_of(source, name)
+    if column is None:
+        raise scopes.undefined_column(scope, name, qualifier, b.position(location))
+    return reference(b, column, owner, location)
+
+
+def _bare_column(b: Binder, scope: Scope, name: str, location: int) -> Expr:
+    column = scope.by_name.get(name)
+    owner = scope
+    if column is None:
+        found = scope.find_column(name, b.position(location))
+        if found is None:
+            # The name of a relation alone stands for its whole row.
+            row = scope.find_source(name, None, b.position(location))
+            if row is not None:
+                return whole_row(b, row[0], row[1], location)
+            raise scopes.undefined_column(scope, name, None, b.position(location))
+        column, owner = found
+    return reference(b, column, owner, location)
+
+
+def column_of(source: Source, name: str) -> ScopeColumn | None:
+    found = None
+    for column in source.columns:
+        if column.name == name:
+            if found is not None:
+                raise DatabaseError.of("42702", f'column reference "{name}" is ambiguous')
+            found = column
+    return found
+
+
+def reference(b: Binder, column: ScopeColumn, owner: Scope, location: int) -> Expr:
+    """Refer to a column, remembering where in the text and (inside an aggregate) of which query level."""
+    expr = column.ref()
+    if b.references:
+        for seen in b.references:
+            seen.append(owner)
+    if isinstance(expr, ColumnRef):
+        b.locations[id(expr)] = (expr, location)
+    return expr
+
+
+def whole_row(b: Binder, source: Source, owner: Scope, location: int) -> Expr:
+    return RowExpr(RECORD, tuple(reference(b, column, owner, location) for column in source.columns))
+
+
+def star_columns(b: Binder, scope: Scope, wrapper: Node) -> list[Expr] | None:
+    """The columns of ``t.*`` inside an expression list; None if the node is no such thing."""
+    node = wrapper.get("ColumnRef")
+    if node is None or "A_Star" not in node["fields"][-1] or len(node["fields"]) < 2:
+        return None
+    qualifier = node["fields"][-2]["String"]["sval"]
+    schema = node["fields"][-3]["String"]["sval"] if len(node["fields"]) > 2 else None
+    found = scope.find_source(qualifier, schema, b.position(node["location"]))
+    if found is None:
+        raise scopes.missing_from_entry(scope, qualifier, b.position(node["location"]))
+    return [reference(b, column, found[1], node["location"]) for column in found[0].columns]
+
+
+BINDERS["ColumnRef"] = _column

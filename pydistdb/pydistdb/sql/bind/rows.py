@@ -1,0 +1,195 @@
+"""Rows and arrays: ROW(…), ARRAY[…], subscripts and fields.
+
+Source: PostgreSQL 15 manual, 4.2.3, 4.2.4, 4.2.12 and 4.2.13; parse_expr.c.
+"""
+
+from __future__ import annotations
+
+from pydistdb.sql.bind.binder import Binder
+from pydistdb.sql.bind.calls import call_by_name
+from pydistdb.sql.bind.coerce import (
+    coerce_to_common,
+    coerce_to_target,
+    common_type,
+    resolve_unknown,
+    type_named,
+)
+from pydistdb.sql.bind.columns import star_columns
+from pydistdb.sql.bind.dispatch import BINDERS, bind
+from pydistdb.sql.bind.expressions import cast_to
+from pydistdb.sql.bind.locations import location_of
+from pydistdb.sql.bind.parse import Node
+from pydistdb.sql.bind.scope import Scope
+from pydistdb.sql.errors import (
+    DatabaseError,
+    DatatypeMismatch,
+    InvalidSyntax,
+    UndefinedColumn,
+    WrongObjectType,
+)
+from pydistdb.sql.tree import (
+    ArrayLiteral,
+    Call,
+    Const,
+    Expr,
+    FieldAccess,
+    RowExpr,
+    Subscript,
+)
+from pydistdb.sql.types import registry
+from pydistdb.sql.types.base import SqlType
+from pydistdb.sql.types.registry import (
+    INT2VECTOR,
+    INT4,
+    JSONB,
+    OIDVECTOR,
+    RECORD,
+)
+
+
+def _row(b: Binder, scope: Scope, node: Node) -> Expr:
+    items: list[Expr] = []
+    for argument in node.get("args", []):
+        expansion = star_columns(b, scope, argument)
+        if expansion is not None:
+            items += expansion
+        else:
+            items.append(resolve_unknown(b, bind(b, scope, argument)))
+    return RowExpr(RECORD, tuple(items))
+
+
+def _array(b: Binder, scope: Scope, node: Node) -> Expr:
+    return bind_array(b, scope, node, None)
+
+
+def bind_array(b: Binder, scope: Scope, node: Node, target: SqlType | None) -> Expr:
+    """ARRAY[…]; nested ones are further dimensions.  ``target`` is the array type it is cast to, if it is."""
+    elements = node.get("elements", [])
+    items: list[Expr] = []
+    nested = False
+    for element in elements:
+        if "A_ArrayExpr" in element:
+            items.append(bind_array(b, scope, element["A_ArrayExpr"], target))
+            nested = True
+        else:
+            items.append(bind(b, scope, element))
+            nested = nested or items[-1].type.is_array
+    locations = [location_of(element) for element in elements]
+    if target is not None:
+        item_type = registry.element_of(target)
+        made = [
+            item if item.type.is_array and nested else cast_to(b, item, item_type, location, location)
+            for item, location in zip(items, locations, strict=True)
+        ]
+        return ArrayLiteral(target, tuple(made))
+    if not items:
+        raise DatabaseError.of(
+            "42P18",
+            "cannot determine type of empty array",
+            hint="Explicitly cast to the desired type, for example ARRAY[]::integer[].",
+            position=b.position(node["location"]),
+        )
+    common = common_type(b, items, "ARRAY", locations)
+    assert common is not None
+    made = [
+        coerce_to_common(b, item, common, "ARRAY", location) for item, location in zip(items, locations, strict=True)
+    ]
+    return ArrayLiteral(common if common.is_array else registry.array_of(common), tuple(made))
+
+
+def _indirection(b: Binder, scope: Scope, node: Node) -> Expr:
+    """Subscripts and fields after an expression: ``a[1]``, ``(t).name``, ``(f(x)).*``."""
+    expr = bind(b, scope, node["arg"])
+    location = location_of(node["arg"])
+    steps = node["indirection"]
+    index = 0
+    while index < len(steps):
+        step = steps[index]
+        if "A_Indices" in step:
+            last = index
+            while last < len(steps) and "A_Indices" in steps[last]:
+                last += 1
+            expr = _subscript(b, scope, expr, [s["A_Indices"] for s in steps[index:last]], location)
+            index = last
+            continue
+        if "A_Star" in step:
+            raise InvalidSyntax('row expansion via "*" is not supported here', position=b.position(location))
+        expr = field(b, scope, node["arg"], expr, step["String"]["sval"], location)
+        index += 1
+    return expr
+
+
+def row_fields(b: Binder, scope: Scope, wrapper: Node, expr: Expr) -> list[tuple[str, SqlType]] | None:
+    """Names and types of a row expression's fields, as far as they are known."""
+    if "ColumnRef" in wrapper:
+        names = [part["String"]["sval"] for part in wrapper["ColumnRef"]["fields"] if "String" in part]
+        found = scope.find_source(names[-1], None, None)
+        if found is not None and isinstance(expr, RowExpr):
+            return [(column.name, column.type) for column in found[0].columns]
+    if isinstance(expr, Call) and expr.function.out_columns:
+        return list(expr.function.out_columns)
+    if isinstance(expr, RowExpr):
+        return [(f"f{index}", item.type) for index, item in enumerate(expr.items, 1)]
+    return None
+
+
+def field(b: Binder, scope: Scope, wrapper: Node, expr: Expr, name: str, location: int) -> Expr:
+    """``(row).name``."""
+    known = row_fields(b, scope, wrapper, expr)
+    if known is not None and "ColumnRef" in wrapper and all(field_name != name for field_name, _ in known):
+        qualifier = wrapper["ColumnRef"]["fields"][-1]["String"]["sval"]
+        raise UndefinedColumn(f"column {qualifier}.{name} does not exist", position=b.position(location))
+    if known is None:
+        if expr.type.oid != RECORD.oid:
+            raise WrongObjectType(
+                f"column notation .{name} applied to type {type_named(expr.type.oid)}, which is not a composite type",
+                position=b.position(location),
+            )
+        raise UndefinedColumn(f'could not identify column "{name}" in record data type', position=b.position(location))
+    for position, (field_name, field_type) in enumerate(known):
+        if field_name == name:
+            if isinstance(expr, RowExpr):
+                return expr.items[position]
+            return FieldAccess(field_type, expr, position)
+    raise UndefinedColumn(f'could not identify column "{name}" in record data type', position=b.position(location))
+
+
+def _subscript(b: Binder, scope: Scope, array: Expr, steps: list[Node], location: int) -> Expr:
+    if array.type.oid == JSONB.oid:
+        for step in steps:
+            index = bind(b, scope, step["uidx"])
+            arrow = call_by_name(b, "jsonb_object_field", [array, index], location)
+            if index.type.category == "N":
+                arrow = call_by_name(b, "jsonb_array_element", [array, index], location)
+            array = arrow
+        return array
+    if not array.type.is_array:
+        raise DatatypeMismatch(
+            f"cannot subscript type {type_named(array.type.oid)} because it does not support subscripting",
+            position=b.position(location),
+        )
+    element = registry.element_of(array.type)
+
+    def index_of(wrapper: Node | None) -> Expr | None:
+        if wrapper is None:
+            return None
+        expr = bind(b, scope, wrapper)
+        result = coerce_to_target(b, expr, INT4, "a", location_of(wrapper))
+        if result is None:
+            raise DatatypeMismatch("array subscript must have type integer", position=b.position(location_of(wrapper)))
+        return result
+
+    if any(step.get("is_slice") for step in steps):
+        slices = tuple(
+            (index_of(step.get("lidx")) if step.get("is_slice") else Const(INT4, 1), index_of(step.get("uidx")))
+            for step in steps
+        )
+        result = array.type
+        if array.type.oid in (INT2VECTOR.oid, OIDVECTOR.oid):
+            result = registry.array_of(element)
+        return Subscript(result, array, (), slices)
+    indexes = tuple(i for i in (index_of(step["uidx"]) for step in steps) if i is not None)
+    return Subscript(element, array, indexes)
+
+
+BINDERS.update({"RowExpr": _row, "A_ArrayExpr": _array, "A_Indirection": _indirection})
