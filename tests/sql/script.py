@@ -16,6 +16,7 @@ from pydistdb.sql.plan.explain import Explainer
 from pydistdb.sql.plan.expressions import direct_parts
 from pydistdb.sql.plan.planner import RULES
 from pydistdb.sql.tree import Aggregate, Cte, Filter, Join, Limit, Project, Rel, Scan, SetOperation, Sort
+
 from tests.sql.laboratory import Laboratory
 from tests.support.golden import Command
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from pydistdb.sql.plan.planner import RULES
+
 from tests.sql.script import Script
 from tests.support import golden
 

@@ -149,7 +149,7 @@ class HashJoinOperator(JoinOperator):
                 test = f" if {residual}" if residual else ""
                 body = f"return [{self.pair} for l in batch{guard} for r in get({key}, NOTHING){test}]"
             case "semi":
-                body = f"return [l for l in batch if {self._found(key, tests, residual)}]"
+                body = f"return [{self.pair} for l in batch if {self._found(key, tests, residual)}]"
             case "anti":
                 body = self._anti(code, key, tests, residual)
             case "left" if not residual:
@@ -174,13 +174,13 @@ class HashJoinOperator(JoinOperator):
 
     def _anti(self, code: Code, key: str, tests: list[str], residual: str) -> str:
         if not self.node.null_aware:
-            return f"return [l for l in batch if not ({self._found(key, tests, residual)})]"
+            return f"return [{self.pair} for l in batch if not ({self._found(key, tests, residual)})]"
         # NOT IN: an empty list holds nothing; a NULL in it, or a NULL key, leaves every comparison unknown.
         code.namespace["NULL_KEY"] = NULL_KEY
         known = "".join(f"{test} and " for test in tests)
         return (
-            "if not table:\n    return batch\nif NULL_KEY in table:\n    return []\n"
-            f"return [l for l in batch if {known}{key} not in table]"
+            f"if not table:\n    return [{self.pair} for l in batch]\nif NULL_KEY in table:\n    return []\n"
+            f"return [{self.pair} for l in batch if {known}{key} not in table]"
         )
 
     def _outer_loop(self, code: Code, key: str, tests: list[str], residual: str) -> str:
@@ -372,9 +372,9 @@ class LookupJoinOperator(JoinOperator):
                     f"    output.append({self.pair})\nreturn output"
                 )
             case "semi":
-                body = f"return [l for l, k in zip(batch, keys) if (r := get(k)) is not None{test}]"
+                body = f"return [{self.pair} for l, k in zip(batch, keys) if (r := get(k)) is not None{test}]"
             case _:
-                body = f"return [l for l, k in zip(batch, keys) if not ((r := get(k)) is not None{test})]"
+                body = f"return [{self.pair} for l, k in zip(batch, keys) if not ((r := get(k)) is not None{test})]"
         function: Callable[[Batch, list[Any], dict[bytes, Row], State], Batch] = code.build(
             "f(batch, keys, table, S)", f"get = table.get\n{body}"
         )
@@ -478,7 +478,7 @@ class NestedLoopOperator(JoinOperator):
                         output = []
                     await state.breathe()
                 if (self.kind == "semi" and found) or (not found and self.kind == "anti"):
-                    output.append(left)
+                    output.append(self.make_pair(left, ()))
                 elif not found and self.kind in ("left", "full"):
                     output.append(self.make_pair(left, self.null_right))
             if len(output) >= BATCH_ROWS:
