@@ -29,6 +29,7 @@ from pydistdb.sql.types.base import EvalContext
 
 PUBLIC = Schema(2200, "public", 5)
 PG_CATALOG = Schema(11, "pg_catalog", 5)
+INFORMATION_SCHEMA = Schema(12000, "information_schema", 5)
 
 
 class FakeCatalog:
@@ -38,7 +39,7 @@ class FakeCatalog:
         self.version = 1
         self.search_path = ("pg_catalog", "public")
         self.database = DatabaseDescriptor(5, "postgres")
-        self._schemas = [PG_CATALOG, PUBLIC]
+        self._schemas = [PG_CATALOG, PUBLIC, INFORMATION_SCHEMA]
         self._tables: dict[tuple[str, str], Table] = {}
         self._virtual = {(table.schema, table.name): table for table in virtual}
         self._next_oid = 16384

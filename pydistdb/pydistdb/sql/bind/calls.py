@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import pydistdb.sql.bind.aggregates as aggregates
 from pydistdb.sql.bind.binder import Binder
-from pydistdb.sql.bind.coerce import UNKNOWN_OID, coerce, type_named
+from pydistdb.sql.bind.coerce import UNKNOWN_OID, coerce, resolve_unknown, type_named
 from pydistdb.sql.bind.dispatch import BINDERS, bind
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.operators import Ambiguous, Resolved, find_function, find_named
@@ -31,7 +31,7 @@ from pydistdb.sql.errors import (
     WrongObjectType,
 )
 from pydistdb.sql.functions import registry as functions
-from pydistdb.sql.tree import ArrayLiteral, Call, Const, Expr, SetCall
+from pydistdb.sql.tree import ArrayLiteral, Call, Const, Expr, RowExpr, SetCall
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import AggregateFunction, Function
 from pydistdb.sql.types.registry import ANY, RECORD
@@ -166,6 +166,7 @@ def convert_arguments(
         coerce(b, argument, target, "i", location) if target.oid != ANY.oid else argument
         for argument, target, location in zip(arguments, found.arguments, locations, strict=True)
     ]
+    converted = [resolve_unknown(b, item) if isinstance(item, RowExpr) else item for item in converted]
     start = found.variadic_from
     if start >= 0 and not variadic_array:
         collected = tuple(converted[start:])

@@ -234,8 +234,12 @@ def coerce_to_boolean(b: Binder, expr: Expr, what: str, location: int) -> Expr:
 
 
 def resolve_unknown(b: Binder, expr: Expr) -> Expr:
-    """Let what has no type yet be text."""
-    return coerce(b, expr, TEXT, "i") if expr.type.oid == UNKNOWN_OID else expr
+    """Let what has no type yet be text, in a row's fields too."""
+    if expr.type.oid == UNKNOWN_OID:
+        return coerce(b, expr, TEXT, "i")
+    if isinstance(expr, RowExpr) and any(item.type.oid in (UNKNOWN_OID, RECORD_OID) for item in expr.items):
+        return RowExpr(expr.type, tuple(resolve_unknown(b, item) for item in expr.items))
+    return expr
 
 
 # ------------------------------------------------------------------------------------------------ common types

@@ -127,8 +127,9 @@ def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
     if "schemaname" not in node:
         entry = scope.find_cte(node["relname"])
         if entry is not None:
-            if entry.recursive_use is not None:
-                raise DatabaseError.of("42P19", entry.recursive_use, position=b.position(node.get("location", -1)))
+            if entry.problem is not None:
+                entry.problem.position = b.position(node.get("location", -1))
+                raise entry.problem
             entry.used += 1
             columns = [ScopeColumn(label, b.new_id(), sql_type) for label, sql_type in entry.columns]
             return source_item(CteScan(outputs(columns), entry.id), name, columns, alias)

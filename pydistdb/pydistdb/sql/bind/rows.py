@@ -11,7 +11,6 @@ from pydistdb.sql.bind.coerce import (
     coerce_to_common,
     coerce_to_target,
     common_type,
-    resolve_unknown,
     type_named,
 )
 from pydistdb.sql.bind.columns import star_columns
@@ -54,7 +53,7 @@ def _row(b: Binder, scope: Scope, node: Node) -> Expr:
         if expansion is not None:
             items += expansion
         else:
-            items.append(resolve_unknown(b, bind(b, scope, argument)))
+            items.append(bind(b, scope, argument))
     return RowExpr(RECORD, tuple(items))
 
 

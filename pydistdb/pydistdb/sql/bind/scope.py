@@ -84,15 +84,15 @@ class FromItem:
 class CteEntry:
     """A WITH query that names can mean; ``used`` counts the references."""
 
-    __slots__ = ("columns", "id", "name", "recursive_use", "used")
+    __slots__ = ("columns", "id", "name", "problem", "used")
 
     def __init__(self, name: str, id: int, columns: Sequence[tuple[str, SqlType]]) -> None:
         self.name = name
         self.id = id
         self.columns = columns
         self.used = 0
-        self.recursive_use: str | None = None
-        """Why a reference would be wrong at this place, while the query itself is being bound."""
+        self.problem: DatabaseError | None = None
+        """The error for referring to it, where that is wrong."""
 
 
 class Scope:

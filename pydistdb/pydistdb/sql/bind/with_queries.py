@@ -120,7 +120,7 @@ def _plain(b: Binder, scope: Scope, node: Node) -> _Definition:
     columns = _names(node, [(column.name, column.type) for column in rel.columns], b)
     entry = CteEntry(node["ctename"], b.new_cte(), columns)
     if changes_rows and not rel.columns:
-        entry.recursive_use = f'WITH query "{node["ctename"]}" does not have a RETURNING clause'
+        entry.problem = FeatureNotSupported(f'WITH query "{node["ctename"]}" does not have a RETURNING clause')
     scope.ctes[entry.name] = entry
     return _Definition(entry, rel, _MATERIALIZED.get(node.get("ctematerialized", "")), changes_rows)
 
