@@ -25,7 +25,7 @@ import trio
 from pydistdb.kv.api import KVError
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.hlc import HybridClock
-from pydistdb.kv.membership import JoinFailed, NodeAddresses, bootstrap, join, open_identity
+from pydistdb.kv.joining import JoinFailed, NodeAddresses, bootstrap, join, open_identity
 from pydistdb.kv.store import Store
 from pydistdb.sql.api import Session
 from pydistdb.sql.catalog.store import CatalogStore
@@ -36,7 +36,7 @@ from pydistdb.tasks import sleep
 from pydistdb_storage.errors import StorageError
 from pydistdb_storage.lmdb_engine import LMDBEngine
 
-from pydistdb_server import metrics
+from pydistdb_server import introspection, metrics
 from pydistdb_server.clients import ClientRegistry
 from pydistdb_server.commit import ThreadCommitter
 from pydistdb_server.config import Address, NodeConfig
@@ -171,6 +171,7 @@ class Node:
         self.clients = ClientRegistry(self.node_identity.node_id, self._open_session, config.max_connections)
         self.environment.cancel_backend = self.clients.cancel_backend
         self.environment.terminate_backend = self.clients.terminate_backend
+        introspection.register(self)
         if config.log_statements:
             self.environment.log_statement = _log_statement
         listener = self._listen(
