@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from pydistdb.kv.api import (
     Isolation,
     KeyExists,
@@ -16,6 +15,7 @@ from pydistdb.kv.api import (
     WaitPolicy,
 )
 from pydistdb.kv.requests import PushTransaction, TransactionState
+
 from tests.support.one_node import OneNode
 
 RC = Isolation.READ_COMMITTED

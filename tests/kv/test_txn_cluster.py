@@ -13,7 +13,6 @@ import random
 from typing import Any
 
 import pytest
-
 from pydistdb.kv.api import (
     DeadlockDetected,
     Isolation,
@@ -31,6 +30,7 @@ from pydistdb.kv.store import Store
 from pydistdb.kv.txn.coordinator import Coordinator
 from pydistdb.tasks import sleep
 from pydistdb_storage.engine import Space
+
 from tests.support.cluster import SECOND, Cluster
 
 ACCOUNTS = 12
@@ -85,9 +85,7 @@ class World:
         return self.gateways[self.rand.choice(running)]
 
     def alive(self, gateway: Gateway) -> bool:
-        return any(
-            node.running and self.gateways[node.node_id] is gateway for node in self.cluster.nodes.values()
-        )
+        return any(node.running and self.gateways[node.node_id] is gateway for node in self.cluster.nodes.values())
 
     async def pause(self, most_ms: int) -> None:
         await sleep(self.cluster.scheduler, self.rand.randint(1, most_ms) * 1_000_000)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from pydistdb.kv.api import Isolation, KeyExists, LockStrength
 from pydistdb.kv.txn import coordinator
+
 from tests.support.one_node import OneNode
 
 RC = Isolation.READ_COMMITTED

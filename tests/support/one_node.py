@@ -1,9 +1,9 @@
 """One node's kv without Raft: fake replicas whose commands are applied at once, after a delay, or not at all.
 
-    node = OneNode()                                  # one range over everything, lease held
-    db = node.gateway
-    node.run(txn.commit())
-    node.store.split_at(b"m"); node.store.lose_lease(b"a"); node.store.hold = True      # to play trouble
+node = OneNode()                                  # one range over everything, lease held
+db = node.gateway
+node.run(txn.commit())
+node.store.split_at(b"m"); node.store.lose_lease(b"a"); node.store.hold = True      # to play trouble
 """
 
 from __future__ import annotations

@@ -28,9 +28,9 @@ from pydistdb.kv.locking import Locker
 from pydistdb.kv.reads import Reader
 from pydistdb.kv.records import Records
 from pydistdb.kv.requests import (
+    Applied,
     ClearRange,
     CommitOnePhase,
-    Applied,
     Edges,
     EndTransaction,
     Failure,

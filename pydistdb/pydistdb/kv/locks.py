@@ -88,7 +88,7 @@ class LockTable:
     def __init__(self) -> None:
         self._table: dict[bytes, Owner | _Contended] = {}
         self._owners: dict[TransactionId, Owner] = {}
-        self.queued: set[Waiter] = set()
+        self.queued: dict[Waiter, None] = {}
         """Every request that waits."""
 
     def __len__(self) -> int:
@@ -161,7 +161,7 @@ class LockTable:
             contended.waiters.appendleft(waiter)
         else:
             contended.waiters.append(waiter)
-        self.queued.add(waiter)
+        self.queued[waiter] = None
         return waiter
 
     def blockers(self, waiter: Waiter) -> list[TransactionId]:
@@ -201,7 +201,7 @@ class LockTable:
         held = self._table.get(waiter.key)
         if isinstance(held, _Contended) and waiter in held.waiters:
             held.waiters.remove(waiter)
-            self.queued.discard(waiter)
+            self.queued.pop(waiter, None)
             self._grant(waiter.key, held)
 
     def release(self, transaction_id: TransactionId) -> None:
@@ -251,7 +251,8 @@ class LockTable:
             for owner in held.holders.values():
                 del owner.keys[key]
                 self._drop_idle(owner)
-            self.queued.difference_update(held.waiters)
+            for waiter in held.waiters:
+                self.queued.pop(waiter, None)
             stranded.extend(held.waiters)
         return stranded
 
@@ -271,7 +272,7 @@ class LockTable:
             if any(True for _ in self._blockers(waiter.transaction_id, key, waiter.strength, stop_at=waiter)):
                 continue
             waiters.remove(waiter)
-            self.queued.discard(waiter)
+            self.queued.pop(waiter, None)
             owner = self._owners.get(waiter.transaction_id)
             if owner is None:
                 owner = self._owners[waiter.transaction_id] = Owner(waiter.transaction_id)

@@ -41,7 +41,7 @@ class PendingWrites:
 
     def __init__(self) -> None:
         self.by_key: dict[bytes, PendingGroup] = {}
-        self._groups: set[PendingGroup] = set()
+        self._groups: dict[PendingGroup, None] = {}  # ordered, so that a simulation can be replayed
 
     def add(self, transaction_id: TransactionId, keys: list[bytes], timestamp: Timestamp) -> PendingGroup:
         """Register a proposal; ``keys`` are sorted, and none of them is pending already."""
@@ -50,12 +50,12 @@ class PendingWrites:
             self.by_key[keys[0]] = group
         else:
             self.by_key.update(dict.fromkeys(keys, group))
-        self._groups.add(group)
+        self._groups[group] = None
         return group
 
     def remove(self, group: PendingGroup) -> None:
         """Take out a proposal that is applied or lost, and let its waiters go on."""
-        self._groups.discard(group)
+        self._groups.pop(group, None)
         by_key = self.by_key
         for key in group.keys:
             if by_key.get(key) is group:

@@ -101,21 +101,20 @@ class Records:
         leases = self._leases
         leases.clock.check()
         leases.hear(request.timestamp)
-        while True:
-            local, record = await self._decided(request.anchor, request.transaction_id)
-            if record is not None:
-                if not request.commit:
-                    return Applied(0)
-                if record.state == RecordState.ABORTED:
-                    raise TransactionAborted("the transaction was aborted because its coordinator seemed to be gone")
-                return Applied(record.timestamp)
-            now = leases.clock.now()
-            if request.commit and now > request.expires:
-                raise TransactionAborted("the commit request came too late")
-            state = RecordState.COMMITTED if request.commit else RecordState.ABORTED
-            record = Record(request.anchor, state, now if request.commit else 0, _us(now), request.spans)
-            if await self._write(local, request.transaction_id, record):
-                return Applied(record.timestamp)
+        local, record = await self._decided(request.anchor, request.transaction_id)
+        if record is not None:
+            if not request.commit:
+                return Applied(0)
+            if record.state == RecordState.ABORTED:
+                raise TransactionAborted("the transaction was aborted because its coordinator seemed to be gone")
+            return Applied(record.timestamp)
+        now = leases.clock.now()
+        if request.commit and now > request.expires:
+            raise TransactionAborted("the commit request came too late")
+        state = RecordState.COMMITTED if request.commit else RecordState.ABORTED
+        record = Record(request.anchor, state, now if request.commit else 0, _us(now), request.spans)
+        await self._write(local, request.transaction_id, record)
+        return Applied(record.timestamp)
 
     async def push(self, request: PushTransaction) -> TransactionStatus:
         leases = self._leases
@@ -159,8 +158,8 @@ class Records:
                 return local, self.find(local, transaction_id)
             await deciding
 
-    async def _write(self, local: RangeLocal, transaction_id: TransactionId, record: Record) -> bool:
-        """Put the record down; tells whether that certainly happened (else look again)."""
+    async def _write(self, local: RangeLocal, transaction_id: TransactionId, record: Record) -> None:
+        """Put the record down; raises ProposalLost where that may not have happened."""
         deciding: Completion[None] = Completion()
         local.deciding[transaction_id] = deciding
         local.may_have_records = True
@@ -169,13 +168,12 @@ class Records:
             await local.propose([write], max(record.timestamp, 1))
         except ProposalLost:
             self.decided(local, transaction_id)
-            return False
+            raise
         except OutcomeUnknown:
             # Only the log can tell: nothing may be answered about this transaction before it does.
             self._leases.scheduler.spawn(self._settle(local, transaction_id))
             raise ProposalLost("the outcome of a proposal is not known yet") from None
         self.decided(local, transaction_id)
-        return True
 
     def decided(self, local: RangeLocal, transaction_id: TransactionId) -> None:
         """Let those go on who wait for the record."""

@@ -57,6 +57,8 @@ class WrongRange(ProposalLost):
     def __init__(self, descriptor: RangeDescriptor) -> None:
         super().__init__(f"the request reaches beyond range {descriptor.range_id}")
         self.descriptor = descriptor
+        self.ambiguous = False
+        """Set by the router if an earlier attempt may have been carried out."""
 
 
 class StillWaiting(ProposalLost):

@@ -75,6 +75,8 @@ class Resolver:
         snapshot = self._leases.latest()
         entries: list[tuple[bytes, bytes]] = []
         for key in keys:
+            if not local.start <= key < local.end:
+                raise local.lost()  # the range was split meanwhile
             for engine_key in (key, key + transaction_id):
                 data = snapshot.get(Space.INTENTS, engine_key)
                 if data is not None:

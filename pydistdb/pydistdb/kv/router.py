@@ -283,7 +283,8 @@ class Router:
                 if served is not None:
                     served.add(node_id)
                 return answer
-            except WrongRange:
+            except WrongRange as error:
+                error.ambiguous = search.ambiguous
                 raise
             except StillWaiting:
                 search.deadline_ns = self._scheduler.now_ns() + (timeout_ns or self.timeout_ns)

@@ -4,8 +4,8 @@ Both kinds of commit go the same way; only the effect differs:
 
 1. Clear the way: wait for locks, proposals and intents of other transactions on the keys (locking.py).  Waiting ends with
    a look at all keys in one go, without a pause: from there to the proposal nothing can come between.
-2. Check what the writer expects.  A key that the transaction still holds locked under this lease cannot have changed
-   since; for any other the newest version must be the one it saw.  An ``insert`` wants no live value.
+2. Check what the writer expects: the newest version must be the one it saw, lock or no lock (the lock held now need not
+   be the one under which it looked).  An ``insert`` wants no live value.
 3. Take a timestamp from the clock: above every read served here, since reads raise the clock.
 4. Register the keys as pending and propose.  Applied once applied.
 
@@ -49,11 +49,11 @@ from pydistdb.kv.requests import (
     INSERT,
     NO_TRANSACTION,
     OWN_INTENT,
+    Applied,
     ClearRange,
     CommitAmbiguous,
     CommitOnePhase,
     Condition,
-    Applied,
     Increment,
     Ingest,
     Number,
@@ -86,19 +86,18 @@ class Writer:
 
     async def commit(self, request: CommitOnePhase, call_deadline_ns: int = 0) -> Applied:
         limits = WaitLimits(0, call_deadline_ns) if call_deadline_ns else None
-        while True:
-            local = self._leases.need(request.writes[0][0])
-            if request.recorded:
-                known = await self._known_outcome(local, request)
-                if known is not None:
-                    return Applied(known)
-            try:
-                return Applied(await self.commit_here(local, request, limits))
-            except CommitAmbiguous:
-                if not request.recorded:
-                    raise
-                # The record tells a repeated request what became of this one.
-                raise ProposalLost("the outcome of a proposal is not known yet") from None
+        local = self._leases.need(request.writes[0][0])
+        if request.recorded:
+            known = await self._known_outcome(local, request)
+            if known is not None:
+                return Applied(known)
+        try:
+            return Applied(await self.commit_here(local, request, limits))
+        except CommitAmbiguous:
+            if not request.recorded:
+                raise
+            # The record tells a repeated request what became of this one.
+            raise ProposalLost("the outcome of a proposal is not known yet") from None
 
     async def _known_outcome(self, local: RangeLocal, request: CommitOnePhase) -> Timestamp | None:
         deciding = local.deciding.get(request.transaction_id)
@@ -123,8 +122,12 @@ class Writer:
         keys = [write[0] for write in writes]
         if len(keys) > 1:
             keys.sort()
-        local.check_span(keys[0], keys[-1])
-        await self._clear_and_check(local, transaction_id, writes, request.conditions, limits)
+        span = (keys[0], keys[-1])
+        if request.conditions:
+            touched = [*span, *(condition[0] for condition in request.conditions)]
+            span = (min(touched), max(touched))
+        local.check_span(*span)
+        await self._clear_and_check(local, transaction_id, writes, request.conditions, limits, span)
         timestamp = leases.clock.now()
         effect: list[EngineWrite] = [
             (_VERSIONS, versioned(key, timestamp), value or b"") for key, value, expected in writes
@@ -171,16 +174,19 @@ class Writer:
         writes: list[Write],
         conditions: list[Condition],
         limits: WaitLimits | None,
+        span: tuple[bytes, bytes],
         sequence: int = 0,
     ) -> None:
         """Return when nothing stands in the way and everything is as expected, at this very moment."""
         while (blocker := _first_blocker(local, transaction_id, writes, conditions)) is not None:
             await self._unblock(local, transaction_id, blocker, writes, limits)
         local.check_lease()
+        # Not only at the start: the range may have been split while this waited.
+        local.check_span(*span)
         snapshot = self._leases.latest()
-        _check_writes(local, transaction_id, writes, snapshot, sequence)
+        _check_writes(local, writes, snapshot, sequence)
         if conditions:
-            _check_conditions(local, transaction_id, conditions, snapshot)
+            _check_conditions(conditions, snapshot)
 
     async def _unblock(
         self,
@@ -215,9 +221,10 @@ class Writer:
         writes, conditions = request.writes, request.conditions
         keys = sorted([write[0] for write in writes])
         touched = keys + [condition[0] for condition in conditions]
-        local.check_span(min(touched), max(touched))
+        span = (min(touched), max(touched))
+        local.check_span(*span)
         limits = WaitLimits(0, call_deadline_ns) if call_deadline_ns else None
-        await self._clear_and_check(local, transaction_id, writes, conditions, limits, request.sequence)
+        await self._clear_and_check(local, transaction_id, writes, conditions, limits, span, request.sequence)
         timestamp = leases.clock.now()
         info = IntentInfo(transaction_id, timestamp, request.sequence, request.anchor)
         header = intent_header(info)
@@ -347,14 +354,10 @@ def _first_blocker(
     return None
 
 
-def _check_writes(
-    local: RangeLocal, transaction_id: TransactionId, writes: list[Write], snapshot: Snapshot, sequence: int
-) -> None:
+def _check_writes(local: RangeLocal, writes: list[Write], snapshot: Snapshot, sequence: int) -> None:
     """Raise KeyExists or SerializationConflict where the store is not as the writer expects.
 
     Inserts in key order skip the seek as long as they stay below the next key that exists (bulk loads)."""
-    owner = local.locks.owner(transaction_id)
-    held = owner.keys if owner is not None else {}
     own_intents = local.intents.writes
     free_from, free_to = b"\xff", b""
     for key, _, expected in writes:
@@ -377,17 +380,15 @@ def _check_writes(
                     raise KeyExists(key)
             else:
                 free_from, free_to = key, following
-        elif held.get(key, 0) < LockStrength.SHARE and mvcc.newest_timestamp(snapshot, key) != expected:
+        elif mvcc.newest_timestamp(snapshot, key) != expected:
             raise SerializationConflict(_CONFLICT_TEXT)
 
 
-def _check_conditions(
-    local: RangeLocal, transaction_id: TransactionId, conditions: list[Condition], snapshot: Snapshot
-) -> None:
-    owner = local.locks.owner(transaction_id)
-    held = owner.keys if owner is not None else {}
+def _check_conditions(conditions: list[Condition], snapshot: Snapshot) -> None:
     for key, expected, strength in conditions:
-        if expected == OWN_INTENT or held.get(key, 0) >= strength:
+        if expected == OWN_INTENT:
             continue
-        if mvcc.newest_timestamp(snapshot, key) != expected:
+        value, version = mvcc.get(snapshot, key, MAX_TIMESTAMP)
+        # KEY SHARE lets the row change as long as it stays (a row's key never changes).
+        if version != expected and (strength != LockStrength.KEY_SHARE or value is None):
             raise SerializationConflict(_CONFLICT_TEXT)

@@ -54,19 +54,23 @@ from pydistdb.kv.requests import (
     NO_TRANSACTION,
     OWN_INTENT,
     SKIPPED,
+    Applied,
     CommitAmbiguous,
     CommitOnePhase,
     Condition,
-    Applied,
+    EndTransaction,
     Entries,
     GetMany,
     Lock,
     Locked,
     Number,
+    PushTransaction,
     QueryVersion,
     ReleaseLocks,
     Scan,
     TransactionId,
+    TransactionState,
+    TransactionStatus,
     Values,
     Write,
     WrongRange,
@@ -125,7 +129,7 @@ class Coordinator:
         self._id: TransactionId = NO_TRANSACTION
         self._buffer = WriteBuffer()
         self._locked: dict[bytes, tuple[int, int]] = {}
-        self._lock_starts: set[bytes] = set()
+        self._lock_starts: dict[bytes, None] = {}
         self._observed: dict[int, Timestamp] | None = None
         self._over = False
         self._two_phase: TwoPhase | None = None
@@ -328,7 +332,7 @@ class Coordinator:
             leases = self._leases
             local = leases.find(key)
             if local is not None and local.replica.is_leaseholder():
-                self._lock_starts.add(local.start)
+                self._lock_starts[local.start] = None
                 server = self._gateway.server
                 if server.locker.try_lock_one(local, self._id or self.transaction_id, key, strength):
                     value, version = mvcc.get(leases.latest(), key, MAX_TIMESTAMP)
@@ -342,7 +346,7 @@ class Coordinator:
 
         async def lock_range(part: list[bytes]) -> None:
             descriptor = await router.locate(part[0])
-            self._lock_starts.add(descriptor.start)
+            self._lock_starts[descriptor.start] = None
             request = Lock(transaction_id, part, int(strength), int(wait), self.lock_timeout_ns)
             answer: Locked = await router.send(request)
             found.update(zip(part, zip(answer.values, answer.versions, strict=True), strict=True))
@@ -531,7 +535,10 @@ class Coordinator:
             try:
                 done: Applied = await router.send(request)
             except WrongRange as wrong:
+                # If an earlier attempt may have got through before the split, its record decides.
                 router.cache.insert(wrong.descriptor)
+                if wrong.ambiguous:
+                    return await self._learn_from_record(min(write[0] for write in writes))
             else:
                 self._leases.hear(done.timestamp)
                 self._end()
@@ -546,6 +553,20 @@ class Coordinator:
         except RangeUnavailable:
             raise OutcomeUnknown("the outcome of the commit could not be learnt in time") from None
         return ambiguous.timestamp if answer.value else 0
+
+    async def _learn_from_record(self, anchor: bytes) -> Timestamp:
+        """What became of a one-phase commit that left a record, or else never will."""
+        router = self._gateway.router
+        try:
+            await router.send(EndTransaction(self.transaction_id, anchor, False, 0, 0))
+            status: TransactionStatus = await router.send(PushTransaction(self.transaction_id, anchor))
+        except RangeUnavailable:
+            raise OutcomeUnknown("the outcome of the commit could not be learnt in time") from None
+        if status.state != TransactionState.COMMITTED:
+            raise SerializationConflict("the range was split during the commit")
+        self._leases.hear(status.timestamp)
+        self._end()
+        return status.timestamp
 
     async def _commit_two_phase(self) -> Timestamp:
         conditions = self._conditions()

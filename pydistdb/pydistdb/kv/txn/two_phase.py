@@ -34,8 +34,8 @@ from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.leases import Leases
 from pydistdb.kv.records import EXPIRY_NS
 from pydistdb.kv.requests import (
-    Condition,
     Applied,
+    Condition,
     EndTransaction,
     ForgetRecord,
     Prepare,
