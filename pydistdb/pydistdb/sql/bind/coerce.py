@@ -33,9 +33,7 @@ from pydistdb.sql.types.registry import (
     ANYENUM,
     ANYNONARRAY,
     BOOL,
-    INT2VECTOR,
     INT4,
-    OIDVECTOR,
     RECORD,
     TEXT,
     UNKNOWN,
@@ -82,7 +80,7 @@ def _find_coercion(source_oid: int, target_oid: int, context: str) -> bool:
         return True
     source = registry.type_by_oid(source_oid)
     if target_oid in _POLYMORPHIC_ARRAYS:
-        return (source.is_array and source_oid not in (INT2VECTOR.oid, OIDVECTOR.oid)) or source_oid == ANYARRAY.oid
+        return source.is_array or source_oid == ANYARRAY.oid
     if target_oid in _POLYMORPHIC_NONARRAYS:
         return not source.is_array
     if target_oid == ANYENUM.oid or source_oid == VOID.oid:
