@@ -36,6 +36,8 @@ class Checkers:
         self.entries: dict[tuple[int, int], tuple[int, Entry]] = {}
         """(index, term) → term of the predecessor, entry."""
         self.committed: dict[int, Entry] = {}
+        self.committed_in: dict[int, int] = {}
+        """Index → the term in which it was (first seen to be) committed, which may be later than the entry's own."""
         self.commit_seen: dict[PeerId, int] = {}
         self.acknowledged = 0
         """The largest index that any client knows of."""
@@ -49,13 +51,13 @@ class Checkers:
         """Check a Ready: what it applies is decided, except for what it only decides by being written."""
         if not ready.committed_on_persist:
             for entry in ready.committed:
-                self._decided(node._state.peer, entry)
+                self._decided(node._state.peer, node.term, entry)
 
     def written(self, write: Write) -> None:
         """Check what has become durable."""
         self._matching(write.before_term, write.ready.entries)
         for entry in write.ready.committed:
-            self._decided(0, entry)
+            self._decided(0, write.ready.term, entry)
 
     def sent(self, message: Message) -> None:
         """Check what others get to see."""
@@ -85,13 +87,14 @@ class Checkers:
                     entry = log.slice(index, index + 1, 1)[0]
                 except (Compacted, IndexError):
                     continue  # came in a snapshot, whose content is compared when it is applied
-                self._decided(peer, entry)
+                self._decided(peer, node.term, entry)
             self.commit_seen[peer] = commit
         if node.role is Role.LEADER:
             self._complete(node)
 
-    def _decided(self, peer: PeerId, entry: Entry) -> None:
+    def _decided(self, peer: PeerId, term: int, entry: Entry) -> None:
         known = self.committed.setdefault(entry.index, entry)
+        self.committed_in.setdefault(entry.index, term)
         if known != entry:
             raise Violation(f"state machine safety: {peer} commits {entry}, elsewhere it is {known}")
 
@@ -100,7 +103,7 @@ class Checkers:
         log = leader._state.log
         for index in range(max(1, max(self.committed, default=0) - 50), max(self.committed, default=0) + 1):
             entry = self.committed.get(index)
-            if entry is None or entry.term >= leader.term or index <= leader.commit_index:
+            if entry is None or self.committed_in[index] >= leader.term or index <= leader.commit_index:
                 continue
             try:
                 if index > log.last_index or log.term(index) != entry.term:

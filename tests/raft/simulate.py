@@ -114,6 +114,8 @@ class Simulation:
         self.loss = rand.choice((0.0, 0.02, 0.1, 0.25))
         self.duplication = rand.choice((0.0, 0.05))
         self.long_delay = rand.choice((0.0, 0.01, 0.05))
+        self.idle = rand.choice((0.0, 0.01, 0.1))
+        """How often the clients pause for seconds, so that the group can go quiet."""
         self.slow_disk = rand.choice((0.0, 0.02, 0.1))
         self.faults_every_ms = rand.choice((200, 1000, 5000))
         self.changes_every_ms = rand.choice((500, 2000, 20_000))
@@ -291,7 +293,8 @@ class Simulation:
 
     def client(self) -> None:
         rand = self.random
-        self.after(rand.randrange(1 * MS, 60 * MS), self.client)
+        idle = 5000 if not self.calm and rand.random() < self.idle else 60
+        self.after(rand.randrange(1 * MS, idle * MS), self.client)
         for member in self.running():
             self.lease_read(member)
         running = self.running()
