@@ -328,6 +328,9 @@ def _window_call(b: Binder, scope: Scope, node: Node, made: _Parts, over: Node) 
     for expression in partition_by:
         check_sortable(b, expression, location, "equality")
     call = WindowCall(made.function, made.arguments, partition_by, order_by, frame, made.filter)
+    for id, other in scope.windows:
+        if other == call:
+            return ColumnRef(made.result, id, made.function.name)
     id = b.new_id()
     scope.windows.append((id, call))
     b.aggregate_types[id] = made.result

@@ -13,9 +13,8 @@ from functools import lru_cache
 
 import pydistdb.sql.bind.joins as joins
 import pydistdb.sql.bind.query as queries
+import pydistdb.sql.bind.table_functions as table_functions
 from pydistdb.sql.bind.binder import MOST_VIEW_DEPTH, Binder
-from pydistdb.sql.bind.coerce import resolve_unknown
-from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.naming import strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement, parse
 from pydistdb.sql.bind.scope import FromItem, Scope, ScopeColumn, Source
@@ -29,23 +28,18 @@ from pydistdb.sql.errors import (
     UndefinedTable,
 )
 from pydistdb.sql.tree import (
-    Call,
     Const,
     CteScan,
     Expr,
-    FunctionScan,
     Join,
     OutputColumn,
-    Project,
     Rel,
     Scan,
-    SetCall,
     Values,
     VirtualScan,
 )
 from pydistdb.sql.types import registry
-from pydistdb.sql.types.base import Function
-from pydistdb.sql.types.registry import BOOL, BYTEA, INT8, RECORD
+from pydistdb.sql.types.registry import BOOL, BYTEA
 
 TRUE = Const(BOOL, True)
 NO_ROWS_OF_NOTHING = Values((), ((),))
@@ -92,7 +86,7 @@ def bind_item(b: Binder, scope: Scope, wrapper: Node, items: list[FromItem]) -> 
             case "RangeSubselect":
                 return _subselect(b, scope, node, items)
             case "RangeFunction":
-                return _range_function(b, scope, node, items)
+                return table_functions.bind_function(b, scope, node, items)
         words = {"RangeTableSample": "TABLESAMPLE", "RangeTableFunc": "XMLTABLE", "JsonTable": "JSON_TABLE"}
         raise FeatureNotSupported(
             f"{words.get(kind, kind)} is not supported", position=b.position(node.get("location", -1))
@@ -293,55 +287,3 @@ def _bracket_before(b: Binder, select: Node) -> int | None:
         return None
     found = b.parsed.source.rfind("(", 0, inner - 1)
     return found + 1 if found >= 0 else None
-
-
-def _range_function(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> FromItem:
-    calls = node["functions"]
-    if len(calls) != 1:
-        raise FeatureNotSupported("ROWS FROM with several functions is not supported")
-    parts = calls[0]["List"]["items"]
-    if node.get("coldeflist") or (len(parts) > 1 and parts[1]):
-        return _record_function(b, scope, node, items)
-    inner = lateral_scope(scope, items, True)
-    expr = _bind_in_from(b, inner, parts[0])
-    alias = node.get("alias")
-    label = _function_label(parts[0])
-    name = alias["aliasname"] if alias else label
-    ordinality = node.get("ordinality", False)
-    if not isinstance(expr, Call | SetCall):
-        column = ScopeColumn(name, b.new_id(), expr.type)
-        rel: Rel = Project(outputs([column]), NO_ROWS_OF_NOTHING, (resolve_unknown(b, expr),))
-        if ordinality:
-            raise FeatureNotSupported("WITH ORDINALITY is not supported for this expression")
-        return source_item(rel, name, [column], alias)
-    function = expr.function
-    columns = _function_columns(b, function, expr, name if alias else label)
-    if ordinality:
-        columns.append(ScopeColumn("ordinality", b.new_id(), INT8, nullable=False))
-    rel = FunctionScan(outputs(columns), function, expr.arguments, ordinality, name)
-    return source_item(rel, name, columns, alias)
-
-
-def _bind_in_from(b: Binder, inner: Scope, node: Node) -> Expr:
-    """Bind a function in FROM: it sees the items before it, as LATERAL does."""
-    seeing = Scope(inner, "FROM")
-    return bind(b, seeing, node)
-
-
-def _function_label(wrapper: Node) -> str:
-    return queries.column_label(wrapper)
-
-
-def _function_columns(b: Binder, function: Function, expr: Expr, label: str) -> list[ScopeColumn]:
-    out = function.out_columns
-    if len(out) > 1 or (out and expr.type.oid == RECORD.oid):
-        return [ScopeColumn(name, b.new_id(), sql_type) for name, sql_type in out]
-    if expr.type.oid == RECORD.oid and not out:
-        raise InvalidSyntax('a column definition list is required for functions returning "record"')
-    if out and label == function.name:
-        label = out[0][0]
-    return [ScopeColumn(label, b.new_id(), expr.type)]
-
-
-def _record_function(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> FromItem:
-    raise FeatureNotSupported("functions with a column definition list are not supported")

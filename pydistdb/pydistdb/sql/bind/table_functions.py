@@ -1,0 +1,115 @@
+"""Functions in FROM: one, or several side by side (ROWS FROM, unnest with several arrays).
+
+Every function sees the items before it, as LATERAL does.  ``ROWS FROM (f(), g())`` runs both in step and pads the shorter
+with NULLs, which is just what set-returning functions in a select list do: it becomes a ProjectSet.
+
+Source: PostgreSQL 15 manual, 7.2.1.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pydistdb.sql.bind.from_clause as from_clause
+import pydistdb.sql.bind.query as queries
+from pydistdb.sql.bind.binder import Binder
+from pydistdb.sql.bind.calls import resolve
+from pydistdb.sql.bind.coerce import resolve_unknown
+from pydistdb.sql.bind.dispatch import bind
+from pydistdb.sql.bind.parse import Node
+from pydistdb.sql.bind.scope import FromItem, Scope, ScopeColumn
+from pydistdb.sql.errors import FeatureNotSupported, InvalidSyntax
+from pydistdb.sql.tree import (
+    Call,
+    ColumnRef,
+    Expr,
+    FieldAccess,
+    FunctionScan,
+    OutputColumn,
+    Project,
+    ProjectSet,
+    Rel,
+    SetCall,
+    Window,
+    WindowCall,
+)
+from pydistdb.sql.types.base import Function
+from pydistdb.sql.types.registry import INT8, RECORD
+
+
+def bind_function(b: Binder, scope: Scope, node: Node, items: Sequence[FromItem]) -> FromItem:
+    """A RangeFunction node."""
+    calls = [wrapper["List"]["items"] for wrapper in node["functions"]]
+    if node.get("coldeflist") or any(len(parts) > 1 and parts[1] for parts in calls):
+        raise FeatureNotSupported("functions with a column definition list are not supported")
+    wrappers = [single for parts in calls for single in _one_array_each(parts[0])]
+    seeing = Scope(from_clause.lateral_scope(scope, items, True), "FROM")
+    expressions = [bind(b, seeing, wrapper) for wrapper in wrappers]
+    labels = [queries.column_label(wrapper) for wrapper in wrappers]
+    alias = node.get("alias")
+    name = alias["aliasname"] if alias else labels[0]
+    ordinality = node.get("ordinality", False)
+    if len(expressions) > 1:
+        rel, columns = _side_by_side(b, expressions, labels, ordinality)
+        return from_clause.source_item(rel, name, columns, alias)
+    expr = expressions[0]
+    if not isinstance(expr, Call | SetCall):
+        if ordinality:
+            raise FeatureNotSupported("WITH ORDINALITY is not supported for this expression")
+        column = ScopeColumn(name, b.new_id(), expr.type)
+        made = (resolve_unknown(b, expr),)
+        rel = Project(from_clause.outputs([column]), from_clause.NO_ROWS_OF_NOTHING, made)
+        return from_clause.source_item(rel, name, [column], alias)
+    columns = _function_columns(b, expr.function, expr, name if alias else labels[0])
+    if ordinality:
+        columns.append(ScopeColumn("ordinality", b.new_id(), INT8, nullable=False))
+    rel = FunctionScan(from_clause.outputs(columns), expr.function, expr.arguments, ordinality, name)
+    return from_clause.source_item(rel, name, columns, alias)
+
+
+def _one_array_each(wrapper: Node) -> list[Node]:
+    """unnest(a, b) as the calls unnest(a), unnest(b)."""
+    call = wrapper.get("FuncCall")
+    if call is None or len(call.get("args", ())) < 2 or call["funcname"][-1]["String"]["sval"] != "unnest":
+        return [wrapper]
+    return [{"FuncCall": {**call, "args": [argument]}} for argument in call["args"]]
+
+
+def _function_columns(b: Binder, function: Function, expr: Expr, label: str) -> list[ScopeColumn]:
+    out = function.out_columns
+    if len(out) > 1 or (out and expr.type.oid == RECORD.oid):
+        return [ScopeColumn(name, b.new_id(), sql_type) for name, sql_type in out]
+    if expr.type.oid == RECORD.oid and not out:
+        raise InvalidSyntax('a column definition list is required for functions returning "record"')
+    if out and label == function.name:
+        label = out[0][0]
+    return [ScopeColumn(label, b.new_id(), expr.type)]
+
+
+def _side_by_side(
+    b: Binder, expressions: Sequence[Expr], labels: Sequence[str], ordinality: bool
+) -> tuple[Rel, list[ScopeColumn]]:
+    """Several set-returning functions in step."""
+    made: list[OutputColumn] = []
+    columns: list[ScopeColumn] = []
+    outputs: list[Expr] = []
+    for expr, label in zip(expressions, labels, strict=True):
+        if not isinstance(expr, SetCall):
+            raise FeatureNotSupported("ROWS FROM with functions that return no set is not supported")
+        whole = OutputColumn(b.new_id(), label, expr.type)
+        made.append(whole)
+        reference = ColumnRef(expr.type, whole.id, label)
+        own = _function_columns(b, expr.function, expr, label)
+        columns += own
+        if expr.type.oid == RECORD.oid:
+            outputs += [FieldAccess(column.type, reference, position) for position, column in enumerate(own)]
+        else:
+            outputs.append(reference)
+    rel: Rel = ProjectSet(tuple(made), from_clause.NO_ROWS_OF_NOTHING, tuple(expressions))
+    if ordinality:
+        function = resolve(b, "row_number", "pg_catalog", (), -1).function
+        number = OutputColumn(b.new_id(), "ordinality", INT8)
+        rel = Window((*rel.columns, number), rel, (WindowCall(function, ()),))
+        columns.append(ScopeColumn("ordinality", b.new_id(), INT8, nullable=False))
+        outputs.append(ColumnRef(INT8, number.id, "ordinality", False))
+    return Project(from_clause.outputs(columns), rel, tuple(outputs)), columns
