@@ -13,6 +13,7 @@ Source: PostgreSQL 15 manual, 9.8.
 
 from __future__ import annotations
 
+import math
 import re
 from functools import lru_cache
 from typing import NamedTuple
@@ -180,7 +181,7 @@ def _shown_year(fields: Fields, year: int) -> int:
     return year if fields.is_interval or year > 0 else 1 - year
 
 
-_CALENDAR_FIELDS = "MONTH MON DAY DY D ID IW IYYY IYY IY I IDDD BC AD B.C. A.D. TZ TZH TZM OF"
+_CALENDAR_FIELDS = "MONTH MON DAY DY D ID IW IDDD BC AD B.C. A.D. TZ TZH TZM OF"
 _NOT_FOR_INTERVALS = frozenset(_CALENDAR_FIELDS.split())
 
 
@@ -210,8 +211,9 @@ def _number_of(field: str, fields: Fields) -> tuple[int, int] | None:
         case "HH24":
             return fields.hour, 2
         case "HH12" | "HH":
-            hour = abs(fields.hour) % 12 or 12
-            return (-hour if fields.hour < 0 and fields.hour % 12 else hour), 2
+            hour = abs(fields.hour) % 12
+            # A negative hour takes a place more, sign or not.
+            return (-hour if fields.hour < 0 and hour else hour or 12), 3 if fields.hour < 0 and not hour else 2
         case "MI":
             return fields.minute, 2
         case "SS":
@@ -228,7 +230,7 @@ def _number_of(field: str, fields: Fields) -> tuple[int, int] | None:
         case "MM":
             return fields.month, 2
         case "DD":
-            return fields.day, 2
+            return fields.day, 1 if fields.day < 0 else 2
         case "DDD":
             return fields.day_of_year, 3
         case "Q" if fields.month:
@@ -243,6 +245,10 @@ def _number_of(field: str, fields: Fields) -> tuple[int, int] | None:
         case "YYYY" | "YYY" | "YY" | "Y":
             return _cut_year(_shown_year(fields, fields.year), len(field))
         case "IYYY" | "IYY" | "IY" | "I":
+            if fields.is_interval:
+                days = days_of(fields.year, fields.month, fields.day)
+                year, width = _cut_year(iso_week(days)[0], len(field))
+                return year, width - (year < 0 <= fields.year)
             return _cut_year(_shown_year(fields, iso_week(fields.days)[0]), len(field))
         case "D":
             return weekday(fields.days) + 1, 0
@@ -278,9 +284,9 @@ def _words_of(piece: Piece, field: str, fields: Fields) -> str:
     name, fill = piece.field, piece.fill and not piece.text.upper().startswith("TM")
     match field:
         case "AM" | "PM":
-            return _like_case(name, "PM" if fields.hour % 24 >= 12 else "AM")
+            return _like_case(name, "PM" if math.fmod(fields.hour, 24) >= 12 else "AM")
         case "A.M." | "P.M.":
-            return _like_case(name, "P.M." if fields.hour % 24 >= 12 else "A.M.")
+            return _like_case(name, "P.M." if math.fmod(fields.hour, 24) >= 12 else "A.M.")
         case "BC" | "AD":
             return _like_case(name, "BC" if fields.year <= 0 else "AD")
         case "B.C." | "A.D.":

@@ -61,7 +61,8 @@ def _integral(rounding: str) -> Callable[[Decimal], Decimal]:
     def convert(value: Decimal) -> Decimal:
         if not value.is_finite():
             return value
-        return value.quantize(numeric.ONE, rounding, numeric.EXACT)
+        result = value.quantize(numeric.ONE, rounding, numeric.EXACT)
+        return result if result else result.copy_abs()
 
     return convert
 

@@ -144,7 +144,8 @@ def similar_to_escape(pattern: str, escape: str) -> str:
                     )
                 parts.append("){1,1}?(" if separators == 1 else "){1,1}(?:")
             else:
-                parts.append("\\" + following)
+                # An escape character at the very end escapes nothing.
+                parts.append("\\" + following if following else "")
         elif in_bracket:
             parts.append("\\\\" if character == "\\" else character)
             in_bracket = character != "]"

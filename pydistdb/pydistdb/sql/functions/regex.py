@@ -188,7 +188,7 @@ class _Translator:
             return f"(?:\\{character})"
         if character in _ESCAPES:
             return _ESCAPES[character]
-        if character.isalnum():
+        if character.isascii() and character.isalnum():
             raise invalid("invalid escape \\ sequence")
         return re.escape(character)
 

@@ -164,8 +164,10 @@ def parse_offset(text: str, digits: str, rules: Rules) -> int:
 def parse_clock(text: str, digits: str, rules: Rules) -> int:
     """Read ``h:m``, ``h:m:s``, ``h:m:s.f``; microseconds since midnight (24:00 and second 60 allowed)."""
     parts = digits.split(":")
-    if len(parts) > 3 or not parts[1]:
+    if len(parts) > 3:
         raise invalid(text, rules)
+    # Nothing behind a colon is zero: "11:" is eleven o'clock.
+    parts = [part or "0" for part in parts]
     seconds, _, fraction = (parts[2] if len(parts) == 3 else "0").partition(".")
     if not all(part.isdigit() for part in (parts[0], parts[1], seconds)) or (fraction and not fraction.isdigit()):
         raise invalid(text, rules)

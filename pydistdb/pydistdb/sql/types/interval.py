@@ -72,7 +72,7 @@ for _unit, _spellings in {
 _SPACE = " \t\n\r\v\f"
 _TOKEN = re.compile(
     r"[ \t\n\r\v\f]*(?:"
-    r"(?P<time>[+-]?\d+:\d+(?::\d+)?(?:\.\d*)?)"
+    r"(?P<time>[+-]?\d+:(?:\d+(?::\d*)?(?:\.\d*)?)?)"
     r"|(?P<year_month>[+-]?\d+-\d+(?![\d.]))"
     r"|(?P<number>[+-]?(?:\d+\.?\d*|\.\d+))"
     r"|(?P<word>[A-Za-z]+)"
@@ -104,8 +104,11 @@ def checked(months: int, days: int, microseconds: int) -> Interval:
 
 
 def _round(value: Fraction) -> int:
-    """Round halves to even, as rint does."""
-    return round(value)
+    """Round halves towards zero."""
+    size = abs(value)
+    whole = int(size)
+    whole += size - whole > Fraction(1, 2)
+    return -whole if value < 0 else whole
 
 
 def _truncate(value: Fraction) -> int:
@@ -115,20 +118,36 @@ def _truncate(value: Fraction) -> int:
 class _Sum:
     """Adds up quantities of units, exactly; the fraction of a unit goes to the next smaller fields."""
 
-    __slots__ = ("days", "microseconds", "months", "seen", "text")
+    __slots__ = ("days", "microseconds", "months", "seen", "text", "years")
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self.years = 0
         self.months = 0
         self.days = 0
         self.microseconds = Fraction(0)
         self.seen: set[str] = set()
 
+    def check(self) -> None:
+        """Years, months and days are 32-bit counts of their own while they are read."""
+        for count in (self.years, self.months, self.days):
+            if not INT4_MIN <= count <= INT4_MAX:
+                raise _field_overflow(self.text)
+        if not INT8_MIN <= self.microseconds <= INT8_MAX:
+            raise _field_overflow(self.text)
+
     def add(self, amount: Fraction, unit: str) -> None:
+        self._add(amount, unit)
+        self.check()
+
+    def _add(self, amount: Fraction, unit: str) -> None:
         whole = _truncate(amount)
         if unit in _MONTH_UNITS:
             per_unit = _MONTH_UNITS[unit]
-            self.months += whole * per_unit
+            if per_unit >= 12:
+                self.years += whole * (per_unit // 12)
+            else:
+                self.months += whole * per_unit
             rest = amount - whole
             if per_unit > 1:
                 # Fractions of years and more count in months only.
@@ -156,12 +175,13 @@ class _Sum:
         self.seen.add(unit)
 
     def interval(self, sign: int = 1) -> Interval:
-        months, days, microseconds = self.months * sign, self.days * sign, int(self.microseconds) * sign
+        self.years, self.months, self.days = self.years * sign, self.months * sign, self.days * sign
+        microseconds = int(self.microseconds) * sign
+        self.check()
+        months, days = self.years * 12 + self.months, self.days
         if not INT4_MIN <= months <= INT4_MAX:
             raise out_of_range()
-        if not (
-            INT4_MIN <= months <= INT4_MAX and INT4_MIN <= days <= INT4_MAX and INT8_MIN <= microseconds <= INT8_MAX
-        ):
+        if not INT8_MIN <= microseconds <= INT8_MAX:
             raise _field_overflow(self.text)
         return Interval(months, days, microseconds)
 
@@ -183,7 +203,11 @@ def _number(digits: str) -> Fraction:
 def _time(text: str, digits: str, modifier_range: int) -> Fraction:
     """Read ``h:m``, ``h:m:s`` or, with a fraction, ``m:s.f``."""
     sign = -1 if digits[0] == "-" else 1
-    parts = digits.lstrip("+-").split(":")
+    parts = digits.lstrip("+-").rstrip(":").split(":")
+    if len(parts) == 1:
+        parts.append("0")
+    if int(parts[0]) > INT4_MAX:
+        raise _invalid(text)
     if len(parts) == 2 and ("." in parts[1] or modifier_range == MINUTE | SECOND):
         parts = ["0", *parts]
     hours, minutes = int(parts[0]), int(parts[1])
@@ -191,7 +215,8 @@ def _time(text: str, digits: str, modifier_range: int) -> Fraction:
     if minutes > 59 or seconds > 60:
         raise _field_overflow(text)
     total = hours * MICROSECONDS_PER_HOUR + minutes * MICROSECONDS_PER_MINUTE
-    return Fraction(sign * (total + _round(seconds * MICROSECONDS_PER_SECOND)))
+    # Unlike fractions of named units, those of a clock time round to even.
+    return Fraction(sign * (total + round(seconds * MICROSECONDS_PER_SECOND)))
 
 
 def _default_unit(modifier_range: int) -> str:
@@ -267,8 +292,8 @@ def _parse_tokens(text: str, modifier_range: int) -> Interval:
                     unit = "day"
                 else:
                     unit = _default_unit(modifier_range)
-                total.once(unit)
                 total.add(_number(word), unit)
+                total.once(unit)
             case _:
                 if word.lower() != "ago" or position == 0:
                     raise _invalid(text)

@@ -97,19 +97,25 @@ def load_strictly(text: str) -> Any:
 # ------------------------------------------------------------------------------------------------ canonical text
 
 
-def dump(document: Any) -> str:
+MOST_DEPTH = 250
+"""How deep jsonb may nest; recursion over a document then stays well within the interpreter's limit."""
+
+
+def dump(document: Any, depth: int = 0) -> str:
     """Write a document as jsonb does."""
     kind = type(document)
     if kind is str:
         return quote(document)
+    if depth > MOST_DEPTH:
+        raise _too_deep()
     if kind is dict:
         if not document:
             return "{}"
         keys = sorted(document)
         keys.sort(key=_byte_length)
-        return "{" + ", ".join([quote(key) + ": " + dump(document[key]) for key in keys]) + "}"
+        return "{" + ", ".join([quote(key) + ": " + dump(document[key], depth + 1) for key in keys]) + "}"
     if kind is list:
-        return "[" + ", ".join([dump(item) for item in document]) + "]"
+        return "[" + ", ".join([dump(item, depth + 1) for item in document]) + "]"
     if kind is int:
         return str(document)
     if document is True:

@@ -62,18 +62,23 @@ def scale_of(value: Decimal) -> int:
 
 def rescale(value: Decimal, scale: int) -> Decimal:
     """Round half away from zero (or pad with zeros) to ``scale`` digits after the point."""
-    return value.quantize(Decimal((0, (1,), -scale)), ROUND_HALF_UP, EXACT)
+    result = value.quantize(Decimal((0, (1,), -scale)), ROUND_HALF_UP, EXACT)
+    # There is no negative zero.
+    return result if result else result.copy_abs()
 
 
 def truncate(value: Decimal, scale: int) -> Decimal:
-    return value.quantize(Decimal((0, (1,), -scale)), ROUND_DOWN, EXACT)
+    result = value.quantize(Decimal((0, (1,), -scale)), ROUND_DOWN, EXACT)
+    return result if result else result.copy_abs()
 
 
 def normal(value: Decimal) -> Decimal:
     """Give a finite Decimal of any origin the shape of a runtime value; refuse one beyond the format's limits."""
     if not value.is_finite():
         return NAN if value.is_nan() else value
-    if value and value.adjusted() >= MOST_DIGITS_BEFORE_POINT:
+    if not value:
+        value = value.copy_abs()
+    elif value.adjusted() >= MOST_DIGITS_BEFORE_POINT:
         raise overflow()
     exponent = value.as_tuple().exponent
     if exponent > 0:  # type: ignore[operator]
@@ -235,7 +240,8 @@ def modulo(left: Decimal, right: Decimal) -> Decimal:
         return NAN
     if right.is_infinite():
         return left
-    return EXACT.remainder(left, right)
+    remainder = EXACT.remainder(left, right)
+    return remainder if remainder else remainder.copy_abs()
 
 
 # ------------------------------------------------------------------------------------------------ binary format
