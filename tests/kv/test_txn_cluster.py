@@ -304,3 +304,100 @@ def test_key_exists_is_found_across_nodes() -> None:
     second.insert(b"\x04new", b"2")
     with pytest.raises(KeyExists):
         world.cluster.run(second.commit())
+
+
+def leader_of(world: World, key: bytes) -> int:
+    replica = world.cluster.leaseholder(key)
+    assert replica is not None
+    return replica.owner.node_id
+
+
+def test_a_read_from_a_node_whose_clock_is_behind_restarts_once() -> None:
+    world = World(11)
+    key = register(0)
+    leader = leader_of(world, key)
+    [reader_node] = [n for n in world.cluster.nodes.values() if n.node_id != leader][:1]
+    reader_node.skew_us = -150_000
+    cluster = world.cluster
+    cluster.network.partition([reader_node.name], ["n1", "n2", "n3"])  # no message tells it the time meanwhile
+    cluster.advance(0.2)
+    cluster.network.heal()
+    writer = world.gateways[leader].begin(RC)
+    writer.put(key, b"new")
+    reader = world.gateways[reader_node.node_id].begin(RR)
+    cluster.run(writer.commit())
+    reader.read_timestamp = reader_node.clock.physical_us() << 12
+    with pytest.raises(ReadRestart) as restart:
+        cluster.run(reader.get_many([key]))
+    assert restart.value.timestamp > reader.read_timestamp
+    reader.begin_statement(restart.value.timestamp)
+    assert cluster.run(reader.get_many([key])) == [b"new"]
+    # What the leader writes from now on cannot be older than the reader: its clock was seen.
+    writer = world.gateways[leader].begin(RC)
+    writer.put(key, b"newer")
+    cluster.run(writer.commit())
+    assert cluster.run(reader.get_many([key])) == [b"new"]
+
+
+def test_a_deadlock_across_nodes_is_broken() -> None:
+    world = World(13)
+    cluster = world.cluster
+    older = world.gateways[1].begin(RC)
+    cluster.advance(0.5)
+    younger = world.gateways[2].begin(RC)
+    cluster.run(older.lock([account(1)], LockStrength.UPDATE))
+    cluster.run(younger.lock([account(9)], LockStrength.UPDATE))
+    first = cluster.scheduler.spawn(older.lock([account(9)], LockStrength.UPDATE))
+    second = cluster.scheduler.spawn(younger.lock([account(1)], LockStrength.UPDATE))
+    cluster.advance(4)
+    assert isinstance(second.completion.error(), DeadlockDetected)
+    younger.rollback()
+    cluster.advance(1)
+    assert first.completion.done and first.completion.error() is None
+
+
+def test_a_remote_lock_waits_longer_than_one_call() -> None:
+    world = World(17)
+    cluster = world.cluster
+    key = register(1)
+    leader = leader_of(world, key)
+    others = [node_id for node_id in world.gateways if node_id != leader]
+    holder, waiter = world.gateways[others[0]].begin(RC), world.gateways[others[1]].begin(RC)
+    cluster.run(holder.lock([key], LockStrength.UPDATE))
+    holder.put(key, b"1")
+    waiting = cluster.scheduler.spawn(waiter.lock([key], LockStrength.UPDATE))
+    cluster.advance(9)
+    assert not waiting.completion.done
+    cluster.run(holder.commit())
+    cluster.advance(1)
+    assert waiting.completion.result()[0].value == b"1"
+
+
+def test_locks_of_a_dead_gateway_are_released() -> None:
+    world = World(19)
+    cluster = world.cluster
+    key = register(1)
+    leader = leader_of(world, key)
+    victim = next(node for node in cluster.nodes.values() if node.node_id != leader)
+    cluster.run(world.gateways[victim.node_id].begin(RC).lock([key], LockStrength.UPDATE))
+    waiter = world.gateways[leader].begin(RC)
+    waiting = cluster.scheduler.spawn(waiter.lock([key], LockStrength.UPDATE))
+    cluster.advance(3)
+    assert not waiting.completion.done
+    cluster.crash(victim.name)
+    cluster.advance(12)
+    assert waiting.completion.done and waiting.completion.error() is None
+
+
+def test_broadcast_reaches_every_node() -> None:
+    world = World(23)
+    heard: list[tuple[int, int]] = []
+    for node_id, gateway in world.gateways.items():
+
+        async def handler(sender: int, payload: bytes, node_id: int = node_id) -> bytes:
+            heard.append((sender, node_id))
+            return payload + b"%d" % node_id
+
+        gateway.on_broadcast("topic", handler)
+    answers = world.cluster.run(world.gateways[2].broadcast("topic", b"x", SECOND))
+    assert answers == {1: b"x1", 2: b"x2", 3: b"x3"} and len(heard) == 3

@@ -137,11 +137,12 @@ class RangeLocal:
         """Wake everything that waits here: the lease is gone."""
         self.detached = True
         waiting: list[Completion[None]] = [waiter.granted for waiter in self.locks.queued]
-        waiting += [group.done for group in self.pending.groups()]
         waiting += self.settled.values()
         waiting += self.deciding.values()
         for completion in waiting:
             completion.fail(self.lost())
+        for group in self.pending.groups():
+            group.finish(self.lost())
 
     def lost(self) -> NotLeaseholder:
         return NotLeaseholder(self.range_id, self.replica.leader_hint or 0)

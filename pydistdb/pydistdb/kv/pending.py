@@ -19,19 +19,37 @@ from collections.abc import Iterable
 
 from pydistdb.kv.api import Timestamp
 from pydistdb.kv.requests import TransactionId
-from pydistdb.tasks import Completion
+from pydistdb.tasks import Completion, completed
+
+_FINISHED: Completion[None] = completed(None)
 
 
 class PendingGroup:
     """The keys of one proposal; ``done`` once it is applied or lost."""
 
-    __slots__ = ("done", "keys", "timestamp", "transaction_id")
+    __slots__ = ("_done", "keys", "timestamp", "transaction_id")
 
     def __init__(self, transaction_id: TransactionId, keys: list[bytes], timestamp: Timestamp) -> None:
         self.transaction_id = transaction_id
         self.keys = keys
         self.timestamp = timestamp
-        self.done: Completion[None] = Completion()
+        self._done: Completion[None] | None = None
+
+    @property
+    def done(self) -> Completion[None]:
+        """Made when somebody waits: mostly nobody does."""
+        if self._done is None:
+            self._done = Completion()
+        return self._done
+
+    def finish(self, error: Exception | None = None) -> None:
+        """Let those go on who wait."""
+        if error is not None:
+            self.done.fail(error)
+        elif self._done is None:
+            self._done = _FINISHED
+        else:
+            self._done.set(None)
 
 
 class PendingWrites:
@@ -60,7 +78,7 @@ class PendingWrites:
         for key in group.keys:
             if by_key.get(key) is group:
                 del by_key[key]
-        group.done.set(None)
+        group.finish()
 
     def in_span(self, start: bytes, end: bytes, timestamp: Timestamp) -> PendingGroup | None:
         """A proposal at or below ``timestamp`` with a key in [start, end)."""

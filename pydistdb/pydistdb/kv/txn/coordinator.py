@@ -166,7 +166,7 @@ class Coordinator:
     def transaction_id(self) -> TransactionId:
         """The id, made (and announced to this node) when it is first needed."""
         if not self._id:
-            self._id = new_transaction_id(self._leases.clock.now(), self._leases.node_id)
+            self._id = new_transaction_id(self.read_timestamp, self._leases.node_id)
             self._gateway.active[self._id] = self
         return self._id
 
