@@ -1,0 +1,201 @@
+"""The catalog store: bootstrap, refreshing, leases, identities, uncommitted DDL."""
+
+from __future__ import annotations
+
+import pytest
+from pydistdb.kv.api import Isolation, SerializationConflict
+from pydistdb.sql.catalog import keys
+from pydistdb.sql.catalog.descriptors import Column, Table
+from pydistdb.sql.catalog.overlay import Overlay
+from pydistdb.sql.catalog.state import FIRST_USER_OID, CatalogState
+from pydistdb.sql.catalog.store import LEASE_NS, RENEWAL_INTERVAL_NS, CatalogStore
+from pydistdb.sql.catalog.transaction import DdlTransaction
+from pydistdb.sql.errors import InvalidCatalogName
+
+from tests.sql.catalog_nodes import Nodes
+
+
+def table(oid: int, name: str) -> Table:
+    return Table(oid, name, 2200, 5, (Column(1, "a", 23),), ())
+
+
+def test_bootstrap_makes_databases_and_schemas() -> None:
+    nodes = Nodes(1)
+    view = nodes.stores[0].view("postgres", ("public",))
+    assert sorted(database.name for database in view.databases()) == ["postgres", "template0", "template1"]
+    assert {"public", "pg_catalog", "information_schema"} <= {schema.name for schema in view.schemas()}
+    assert view.search_path == ("pg_catalog", "public")
+    with pytest.raises(InvalidCatalogName, match='database "nope" does not exist'):
+        nodes.stores[0].view("nope", ("public",))
+
+
+def test_a_second_start_changes_nothing() -> None:
+    nodes = Nodes(1)
+    again = CatalogStore(nodes.databases[0], nodes.scheduler)
+    nodes.run(again.start(renew=False))
+    assert again.version == nodes.stores[0].version == 1
+
+
+def test_other_nodes_learn_of_ddl_at_once() -> None:
+    nodes = Nodes(3)
+    nodes.ddl(0, "create table t (a int primary key)")
+    assert [nodes.table_names(node) for node in range(3)] == [["t"]] * 3
+    assert len({store.version for store in nodes.stores}) == 1
+
+
+def test_a_node_that_missed_the_news_catches_up_by_history() -> None:
+    nodes = Nodes(2)
+    nodes.databases[1].up = False
+    nodes.ddl(0, "create table t (a int)")
+    nodes.ddl(0, "create table u (a int)", "drop table t")
+    assert nodes.table_names(1) == []
+    nodes.run(nodes.stores[1].refresh())
+    assert nodes.table_names(1) == ["u"]
+
+
+def test_a_node_too_far_behind_reads_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "HISTORY_LIMIT", 2)
+    nodes = Nodes(2)
+    nodes.databases[1].up = False
+    for number in range(5):
+        nodes.ddl(0, f"create table t{number} (a int)")
+    nodes.ddl(0, "drop table t0")
+    nodes.run(nodes.stores[1].refresh())
+    assert nodes.table_names(1) == nodes.table_names(0) == ["t1", "t2", "t3", "t4"]
+
+
+def test_the_lease_runs_out_without_renewal() -> None:
+    nodes = Nodes(1)
+    store = nodes.stores[0]
+    assert store.is_fresh
+    nodes.scheduler.advance(LEASE_NS + 1)
+    assert not store.is_fresh
+    nodes.run(store.ensure_fresh())
+    assert store.is_fresh
+
+
+def test_renewal_keeps_the_lease_and_notices_changes() -> None:
+    nodes = Nodes(2)
+    nodes.run(nodes.stores[1].start())
+    nodes.databases[1].up = False
+    nodes.ddl(0, "create table t (a int)")
+    nodes.scheduler.advance(2 * RENEWAL_INTERVAL_NS)
+    assert nodes.stores[1].is_fresh and nodes.table_names(1) == ["t"]
+    nodes.stores[1].stop()
+
+
+def test_oids_are_never_given_out_twice() -> None:
+    nodes = Nodes(2)
+    taken = [nodes.run(nodes.stores[number % 2].allocate_oids(1 + number % 5)) for number in range(40)]
+    counts = [1 + number % 5 for number in range(40)]
+    every = [oid + i for oid, count in zip(taken, counts, strict=True) for i in range(count)]
+    assert len(set(every)) == len(every) and min(every) == FIRST_USER_OID
+
+
+def test_views_are_kept_until_the_catalog_changes() -> None:
+    nodes = Nodes(1)
+    store = nodes.stores[0]
+    view = store.view("postgres", ("public",))
+    assert store.view("postgres", ("public",)) is view
+    nodes.ddl(0, "create table t (a int)")
+    assert store.view("postgres", ("public",)) is not view
+    assert view.relation("t") is None, "a view is immutable"
+
+
+def test_state_apply_follows_renames_and_drops() -> None:
+    state = CatalogState.EMPTY.apply([(keys.database_key(5), Nodes(1).stores[0].state.databases[5].descriptor)], 1)
+    first = state.apply([(keys.table_key(5, 20000), table(20000, "a"))], 2)
+    renamed = first.apply([(keys.table_key(5, 20000), table(20000, "b"))], 3)
+    reused = renamed.apply([(keys.table_key(5, 20001), table(20001, "a"))], 4)
+    dropped = reused.apply([(keys.table_key(5, 20000), None)], 5)
+    assert first.databases[5].relations[2200, "a"].oid == 20000
+    assert (2200, "a") not in renamed.databases[5].relations
+    assert {name for _, name in reused.databases[5].relations} == {"a", "b"}
+    assert dropped.databases[5].relations[2200, "a"].oid == 20001
+    assert first.databases[5].relations[2200, "a"].oid == 20000, "an older state stays as it was"
+
+
+def test_overlay_savepoints() -> None:
+    overlay = Overlay()
+    nothing = overlay.savepoint()
+    base = Nodes(1).stores[0].state
+    overlay.open(base)
+    overlay.apply([(keys.table_key(5, 20000), table(20000, "a"))])
+    overlay.private_storage.add(20000)
+    mark = overlay.savepoint()
+    assert not overlay.private_storage, "older content could come back: no writing on the side any more"
+    overlay.apply([(keys.table_key(5, 20000), None)])
+    assert 20000 not in overlay.state.databases[5].tables
+    overlay.rollback_to(mark)
+    assert overlay.state.databases[5].tables[20000].name == "a"
+    overlay.rollback_to(nothing)
+    assert overlay.state is base and not overlay.has_changes
+
+
+def test_two_transactions_cannot_both_change_the_catalog() -> None:
+    """The in-memory database's locks do not wait, so the second finds out at its commit."""
+    nodes = Nodes(1)
+    store = nodes.stores[0]
+
+    async def scenario() -> None:
+        transactions = [store.database.begin(Isolation.READ_COMMITTED) for _ in range(2)]
+        ddls = [DdlTransaction(store, transaction) for transaction in transactions]
+        for number, ddl in enumerate(ddls):
+            ddl.transaction.begin_statement()
+            await ddl.open()
+            ddl.apply([(keys.table_key(5, 20000 + number), table(20000 + number, f"t{number}"))])
+            await ddl.prepare_commit()
+        await transactions[0].commit()
+        await ddls[0].committed()
+        with pytest.raises(SerializationConflict):
+            await transactions[1].commit()
+        await ddls[1].rolled_back()
+
+    nodes.run(scenario())
+    assert nodes.table_names(0) == ["t0"]
+
+
+def test_changed_since() -> None:
+    nodes = Nodes(1)
+    store = nodes.stores[0]
+    nodes.ddl(0, "create table t (a int)")
+    nodes.ddl(0, "create table u (a int)")
+    before = store.version
+    nodes.ddl(0, "create index on t (a)")
+    view = store.view("postgres", ("public",))
+    oids = {table.name: table.oid for table in view.tables()}
+    assert store.changed_since("postgres", before, [oids["t"]])
+    assert not store.changed_since("postgres", before, [oids["u"]])
+
+
+def test_storage_that_an_earlier_process_left_is_cleared() -> None:
+    nodes = Nodes(1)
+    database = nodes.databases[0]
+    nodes.ddl(0, "create table t (a int)")
+    storage_id = nodes.stores[0].view("postgres", ("public",)).tables()[0].storage_id
+    key = b"\x04" + storage_id.to_bytes(4, "big") + b"\x00\x01x"
+    nodes.run(database.ingest([(key, b"v")]))
+
+    async def drop_and_die() -> None:
+        transaction = database.begin(Isolation.READ_COMMITTED)
+        transaction.begin_statement()
+        ddl = DdlTransaction(nodes.stores[0], transaction)
+        await ddl.open()
+        from pydistdb.sql.catalog.garbage import table_garbage
+
+        for garbage in table_garbage(ddl.overlay.state.databases[5].tables[storage_id]):
+            ddl.dropped_storage(garbage)
+        ddl.apply([(keys.table_key(5, storage_id), None)])
+        await ddl.prepare_commit()
+        await transaction.commit()
+
+    nodes.run(drop_and_die())
+    assert key in database.versions
+    successor = CatalogStore(database, nodes.scheduler)
+    nodes.run(successor.start())
+    nodes.scheduler.advance(1_000_000)
+    successor.stop()
+    assert key not in database.versions
+    now = database.now()
+    left = [k for k in database.versions if k.startswith(keys.GARBAGE_PREFIX) and database.read(k, now)[0]]
+    assert not left
