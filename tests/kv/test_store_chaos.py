@@ -11,6 +11,7 @@ import pytest
 from pydistdb.kv.api import KVError
 from pydistdb.kv.command import ANY_GENERATION, Command
 from pydistdb.kv.replica import Replica
+from pydistdb.kv.store import StoreConfig
 from pydistdb.tasks import sleep
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Space
@@ -123,6 +124,62 @@ def test_registers_survive_faults(seed: int) -> None:
         assert register.acknowledged > 50
         assert int(cluster.run(cluster.get(register.key)) or b"0") >= register.acknowledged
     assert cluster.wait_until(lambda: same_everywhere(cluster)) < 10
+
+
+@pytest.mark.parametrize("seed", [2, 7, 11, 13])
+def test_registers_survive_while_ranges_split_move_and_lose_their_nodes(seed: int) -> None:
+    """Five nodes, short logs (so that snapshots are needed), emptied nodes, splits that crashes interrupt."""
+    config = StoreConfig(log_entries_kept=10, log_entries_most=30, dead_after_ns=4_000 * MILLISECOND)
+    cluster = Cluster(seed, config=config)
+    cluster.start(5)
+    registers = [Register(cluster, b"\x05%d" % i) for i in range(6)]
+    for register in registers:
+        cluster.scheduler.spawn(register.write())
+        cluster.scheduler.spawn(register.read())
+    for _ in range(10):
+        choice = cluster.rand.random()
+        boundary = b"\x05%d" % cluster.rand.randint(0, 6)
+        if choice < 0.2:
+            cluster.scheduler.spawn(cluster.split(boundary))
+            hurt(cluster)
+        elif choice < 0.3:
+            cluster.wait_until(lambda: cluster.replicated(3), 60)
+            cluster.wipe(cluster.rand.choice(list(cluster.nodes)))
+            cluster.advance(2)
+        elif choice < 0.4:
+            cluster.scheduler.spawn(cluster.split(boundary))
+            cluster.advance(cluster.rand.uniform(0, 0.05))
+            cluster.crash(*cluster.nodes)
+            cluster.restart(*cluster.nodes)
+            cluster.advance(2)
+        else:
+            hurt(cluster)
+        assert not cluster.fatal_errors
+        assert not [stale for register in registers for stale in register.stale]
+    cluster.wait_until(cluster.covered, 60)
+    for register in registers:
+        register.stop = True
+    cluster.advance(11)
+    cluster.wait_until(lambda: cluster.replicated(3), 60)
+    for register in registers:
+        assert int(cluster.run(cluster.get(register.key)) or b"0") >= register.acknowledged
+    cluster.wait_until(lambda: replicas_agree(cluster), 10)
+
+
+def replicas_agree(cluster: Cluster) -> bool:
+    """Whether all replicas of each range hold the same versions."""
+    for store in cluster.stores():
+        for leader in store.leased_replicas():
+            descriptor = leader.descriptor
+            start = max(descriptor.start, b"\x04")
+            dumps = [
+                list(other.engine.latest().scan(Space.VERSIONS, start, descriptor.end))
+                for other in cluster.stores()
+                if descriptor.replica_on(other.node_id) is not None
+            ]
+            if any(dump != dumps[0] for dump in dumps):
+                return False
+    return True
 
 
 def same_everywhere(cluster: Cluster) -> bool:

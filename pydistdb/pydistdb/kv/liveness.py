@@ -74,9 +74,6 @@ class Liveness:
             found = self.peers[node_id] = Peer(self._now_ns())
         return found
 
-    def forget(self, node_id: NodeId) -> None:
-        self.peers.pop(node_id, None)
-
     # ---------------------------------------------------------------------------------------------------------- giving
 
     def heard(self, node_id: NodeId) -> Peer:

@@ -139,7 +139,7 @@ class Membership:
                 if record.state is NodeState.ACTIVE:
                     store.liveness.peer(record.node_id)
                 else:
-                    store.liveness.forget(record.node_id)
+                    # Support for it runs out by itself, as for any node that falls silent.
                     self.offsets.forget(record.node_id)
         if news:
             ordered = sorted((record.node_id, record.version) for record in self.nodes.values())
