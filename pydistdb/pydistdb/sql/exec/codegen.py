@@ -16,7 +16,7 @@ A subexpression that is deep moves into a function of its own, since Python's pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, assert_never
 
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
@@ -24,6 +24,7 @@ from pydistdb.sql.exec import support
 from pydistdb.sql.exec.values import is_native, never_null
 from pydistdb.sql.generate import build
 from pydistdb.sql.plan.comparisons import comparison, family
+from pydistdb.sql.plan.expressions import direct_parts
 from pydistdb.sql.tree import (
     And,
     AnyAll,
@@ -69,6 +70,9 @@ class Code:
         self._temporaries = 0
         self._constants = 0
         self._depth = 0
+        self._levels = 0
+        self._prepared: dict[int, str] = {}
+        """Calls that stand for the deep parts of an expression, by their id."""
         self._functions: dict[int, str] = {}
 
     # ------------------------------------------------------------------------------------------ building blocks
@@ -113,8 +117,14 @@ class Code:
 
     # ------------------------------------------------------------------------------------------ nullability
 
-    def nullable(self, expression: Expr) -> bool:
-        """Whether the value can be NULL."""
+    def nullable(self, expression: Expr, levels: int = 3 * DEEPEST) -> bool:
+        """Whether the value can be NULL (further down than ``levels``: taken for granted)."""
+        if levels == 0 or id(expression) in self._prepared:
+            return True
+
+        def any_nullable(expressions: Iterable[Expr]) -> bool:
+            return any(self.nullable(part, levels - 1) for part in expressions)
+
         match expression:
             case Const():
                 return expression.value is None
@@ -124,17 +134,15 @@ class Code:
             case IsNull() | BooleanTest() | IsDistinct() | ArrayLiteral() | RowExpr():
                 return False
             case Call():
-                return not never_null(expression.function) or any(map(self.nullable, expression.arguments))
+                return not never_null(expression.function) or any_nullable(expression.arguments)
             case And() | Or():
-                return any(map(self.nullable, expression.arguments))
+                return any_nullable(expression.arguments)
             case Not():
-                return self.nullable(expression.argument)
+                return self.nullable(expression.argument, levels - 1)
             case Coalesce():
-                return all(map(self.nullable, expression.arguments))
+                return all(self.nullable(part, levels - 1) for part in expression.arguments)
             case Case():
-                return self.nullable(expression.default) or any(
-                    self.nullable(value) for _, value in expression.branches
-                )
+                return any_nullable([expression.default, *(result for _, result in expression.branches)])
             case _:
                 return True
 
@@ -155,19 +163,54 @@ class Code:
     def _nested(self, expression: Expr, form: Callable[[Expr], str]) -> str:
         if isinstance(expression, ColumnRef | Const | Param):
             return form(expression)
-        if self._depth < DEEPEST:
-            self._depth += 1
+        if self._levels >= 3 * DEEPEST:
+            self._prepare(expression)
+        prepared = self._prepared.get(id(expression))
+        if prepared is not None:
+            return {"_truth": f"({prepared} is True)", "_falsity": f"({prepared} is False)"}.get(
+                form.__name__, prepared
+            )
+        self._levels += 1
+        try:
+            if self._depth < DEEPEST:
+                self._depth += 1
+                source = form(expression)
+                self._depth -= 1
+                return source
+            depth, self._depth = self._depth, 0
             source = form(expression)
-            self._depth -= 1
-            return source
-        depth, self._depth = self._depth, 0
-        source = form(expression)
-        self._depth = depth
+            self._depth = depth
+        finally:
+            self._levels -= 1
+        return self._helper_function(source)
+
+    def _helper_function(self, source: str) -> str:
+        """Put source into a function of its own; returns the call."""
         name = f"h{self._temporaries}"
         self._temporaries += 1
         arguments = ", ".join(self.variables)
         self.setup[name] = f"def {name}({arguments}):\n    return {source}"
         return f"{name}({arguments})"
+
+    def _prepare(self, expression: Expr) -> None:
+        """Make functions of what lies deep in a very deep expression, from below, so that no recursion goes all the way."""
+        if id(expression) in self._prepared:
+            return
+        heights: dict[int, int] = {}
+        stack: list[tuple[Expr, bool]] = [(expression, False)]
+        while stack:
+            node, is_open = stack.pop()
+            parts = direct_parts(node)[0]
+            if not is_open:
+                stack.append((node, True))
+                stack.extend((part, False) for part in parts)
+                continue
+            height = heights[id(node)] = 1 + max([heights[id(part)] for part in parts], default=0)
+            if height % DEEPEST == 0:
+                levels, depth = self._levels, self._depth
+                self._levels = self._depth = 0
+                self._prepared[id(node)] = self._helper_function(self._value(node))
+                self._levels, self._depth = levels, depth
 
     def _value(self, expression: Expr) -> str:
         match expression:

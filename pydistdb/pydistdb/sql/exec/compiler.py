@@ -145,10 +145,16 @@ class Compiler:
         return LimitOperator(source, node, tie_key(Code(source.scope()), sort.keys))
 
     def _set_operation(self, node: SetOperation) -> Operator:
-        left, right = self.operator(node.left), self.operator(node.right)
         if node.kind == "union":
-            union = UnionAllOperator(node.columns, left, right)
+            # a UNION ALL b UNION ALL c: one operator with three arms, however long the chain.
+            arms: list[Rel] = [node.right]
+            first = node.left
+            while isinstance(first, SetOperation) and first.kind == "union" and (first.all or not node.all):
+                arms.append(first.right)
+                first = first.left
+            union = UnionAllOperator(node.columns, [self.operator(arm) for arm in (first, *reversed(arms))])
             return union if node.all else DistinctOperator(union, ())
+        left, right = self.operator(node.left), self.operator(node.right)
         return IntersectExceptOperator(node.columns, node.kind, node.all, left, right)
 
     def _cte(self, node: Cte) -> Operator:

@@ -15,6 +15,7 @@ from pydistdb.sql.exec.operator import Operator
 from pydistdb.sql.exec.point import PointRead, point_read
 from pydistdb.sql.exec.run import RunContext, State
 from pydistdb.sql.exec.spill import RowBuffer
+from pydistdb.sql.plan.depth import deep_stack
 from pydistdb.sql.plan.explain import explain
 from pydistdb.sql.plan.planner import PhysicalPlan
 from pydistdb.sql.plan.rules.inline_ctes import changes_data
@@ -43,7 +44,8 @@ class CompiledQuery:
     @property
     def root(self) -> Operator:
         if self._root is None:
-            self._root = Compiler().operator(self.plan.root)
+            with deep_stack():
+                self._root = Compiler().operator(self.plan.root)
         return self._root
 
     async def run(self, run: RunContext) -> AsyncIterator[list[Row]]:

@@ -107,24 +107,19 @@ async def _from_file(file: SpillFile) -> AsyncIterator[Batch]:
 
 
 class UnionAllOperator(Operator):
-    def __init__(self, columns: Sequence[OutputColumn], left: Operator, right: Operator) -> None:
-        super().__init__(columns, both_not_null(columns, left, right))
-        self.left = left
-        self.right = right
+    def __init__(self, columns: Sequence[OutputColumn], arms: Sequence[Operator]) -> None:
+        never_null = frozenset(
+            column.id
+            for position, column in enumerate(columns)
+            if all(arm.ids[position] in arm.not_null for arm in arms)
+        )
+        super().__init__(columns, never_null)
+        self.arms = list(arms)
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
-        async for batch in self.left.batches(state):
-            yield batch
-        async for batch in self.right.batches(state):
-            yield batch
-
-
-def both_not_null(columns: Sequence[OutputColumn], left: Operator, right: Operator) -> frozenset[int]:
-    return frozenset(
-        column.id
-        for column, left_id, right_id in zip(columns, left.ids, right.ids, strict=True)
-        if left_id in left.not_null and right_id in right.not_null
-    )
+        for arm in self.arms:
+            async for batch in arm.batches(state):
+                yield batch
 
 
 class IntersectExceptOperator(Operator):

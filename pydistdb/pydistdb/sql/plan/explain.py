@@ -17,6 +17,7 @@ from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.plan.comparisons import operator_name
 from pydistdb.sql.plan.cost import Estimator
+from pydistdb.sql.plan.depth import deep_stack
 from pydistdb.sql.plan.expressions import all_relations, conjuncts, inputs
 from pydistdb.sql.plan.physical import (
     Apply,
@@ -81,7 +82,8 @@ JOIN_WORDS = {"inner": "", "left": " Left", "full": " Full", "semi": " Semi", "a
 
 
 def explain(plan: PhysicalPlan) -> list[str]:
-    return Explainer().lines(plan.root)
+    with deep_stack():
+        return Explainer().lines(plan.root)
 
 
 class Names(dict[int, str]):

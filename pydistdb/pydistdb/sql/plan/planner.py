@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan.build import Builder
+from pydistdb.sql.plan.depth import deep_stack
 from pydistdb.sql.plan.rules.decorrelate import decorrelate
 from pydistdb.sql.plan.rules.fold import fold
 from pydistdb.sql.plan.rules.inline_ctes import inline_ctes
@@ -54,7 +55,6 @@ def optimize(relation: Rel) -> Rel:
 
 def plan(bound: BoundStatement, catalog: CatalogView | None = None) -> PhysicalPlan:
     """Plan a bound statement against one state of the catalog."""
-    query = optimize(bound.query)
-
-    builder = Builder(catalog, query)
-    return PhysicalPlan(bound, builder.build(query))
+    with deep_stack():
+        query = optimize(bound.query)
+        return PhysicalPlan(bound, Builder(catalog, query).build(query))
