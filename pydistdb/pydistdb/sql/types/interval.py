@@ -206,8 +206,6 @@ def _time(text: str, digits: str, modifier_range: int) -> Fraction:
     parts = digits.lstrip("+-").rstrip(":").split(":")
     if len(parts) == 1:
         parts.append("0")
-    if int(parts[0]) > INT4_MAX:
-        raise _invalid(text)
     if len(parts) == 2 and ("." in parts[1] or modifier_range == MINUTE | SECOND):
         parts = ["0", *parts]
     hours, minutes = int(parts[0]), int(parts[1])
@@ -216,7 +214,10 @@ def _time(text: str, digits: str, modifier_range: int) -> Fraction:
         raise _field_overflow(text)
     total = hours * MICROSECONDS_PER_HOUR + minutes * MICROSECONDS_PER_MINUTE
     # Unlike fractions of named units, those of a clock time round to even.
-    return Fraction(sign * (total + round(seconds * MICROSECONDS_PER_SECOND)))
+    value = sign * (total + round(seconds * MICROSECONDS_PER_SECOND))
+    if not INT8_MIN <= value <= INT8_MAX:
+        raise _invalid(text)
+    return Fraction(value)
 
 
 def _default_unit(modifier_range: int) -> str:
