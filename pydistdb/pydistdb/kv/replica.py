@@ -14,12 +14,7 @@ On the only voter of a range the two rounds are one and the log entry is not wri
 A proposal ends in one of three ways.  Applied: entry i has term t and was not refused.  ``ProposalLost``: another entry
 took index i, or every replica refused it alike (generation).  ``OutcomeUnknown``: nobody could tell in time.
 
-**The lease.**  Whoever leads may serve reads by itself while no other leader can exist: until the Raft lease runs out,
-or longer, as far as the nodes of a majority support this node as a whole (liveness.py), which is what keeps an idle
-range readable without heartbeats of its own.  Leading is not enough, though: the old leaseholder may have served reads
-at timestamps that this node's clock has not reached.  Nobody's clock is more than max_offset ahead of ours, so a new
-leaseholder waits that long before it serves; its clock then is above all that was served before.  (A handover carries
-the old leaseholder's clock, and needs no wait.)  ``leased`` is set and the observers are told once all of this holds.
+Who may serve reads, and when, is in lease.py.
 """
 
 from __future__ import annotations
@@ -52,6 +47,7 @@ from pydistdb.kv.descriptor import (
     ReplicaId,
     encode_descriptor,
 )
+from pydistdb.kv.lease import RangeLease
 from pydistdb.kv.proposals import NonDeterministicApply, Proposal, ReplicaOwner, Written
 from pydistdb.kv.range_log import RangeLog, descriptor_for, descriptor_key, membership_of, state_key
 from pydistdb.kv.snapshot import stage_key, stage_span
@@ -68,11 +64,8 @@ MAX_ROUND_WRITES = 50_000
 PROPOSAL_TIMEOUT_NS = 10_000_000_000
 """After this long a proposal's fate is called unknown."""
 
-LEASE_CHECK_NS = 200_000_000
-"""A lease once checked is taken for granted no longer than this, so that a clock fault is noticed."""
 
-
-class Replica:
+class Replica(RangeLease):
     """See the module's docstring.  ``local`` is for whoever serves the range's requests while it is leased here."""
 
     def __init__(
@@ -83,16 +76,13 @@ class Replica:
         log: RangeLog,
         rand: Callable[[int, int], int],
     ) -> None:
-        self.owner = owner
+        super().__init__(owner)
         self.engine = owner.engine
         self.range_id: RangeId = log.range_id
         self.replica_id: ReplicaId = log.state.replica_id
         self._descriptor = descriptor
         self.log = log
         self.raft = raft.RaftNode(config, log, rand, owner.scheduler.now_ns())
-        self.local: Any = None
-        self.leased = False
-        self.lease_until_ns = 0
         self.nodes: dict[ReplicaId, NodeId] = {}
         """Where other replicas live: from the descriptor, or (before there is one) from the messages they sent."""
         self.support_epochs: dict[ReplicaId, int] = {}
@@ -113,11 +103,6 @@ class Replica:
         self._role = raft.Role.FOLLOWER
         self._leader: ReplicaId = 0
         self._term = self.raft.term
-        self._first_of_term = 0
-        self._lease_start_ns = 0
-        self._handover_term = 0
-        self._lease_timer_set = False
-        self._membership_pending = 0
         self._unwritten = 0
         self._staged_chunks = 0
         self._install_messages: list[Any] = []
@@ -165,43 +150,6 @@ class Replica:
     def applied_index(self) -> int:
         return self.raft.applied_index
 
-    def is_leaseholder(self) -> bool:
-        """Whether this node alone may serve the range right now."""
-        return self.owner.scheduler.now_ns() < self.lease_until_ns or self._extend_lease()
-
-    def _extend_lease(self) -> bool:
-        if not self.leased or self.owner.clock.out_of_bounds:
-            return False
-        now = self.owner.scheduler.now_ns()
-        expiry = self.raft.lease_expiry_ns
-        if expiry == 0 or self.raft.role is not raft.Role.LEADER:
-            return False
-        if expiry <= now:
-            expiry = self._supported_until()
-        if not (self.raft.transfer_target or self._membership_pending or self.descriptor.is_joint):
-            # While leadership or membership is about to change the lease may end any moment.
-            self.lease_until_ns = min(expiry, now + LEASE_CHECK_NS)
-        return now < expiry
-
-    def _supported_until(self) -> int:
-        """The end of the lease that the nodes of a majority give us, in every half of the configuration."""
-        membership = self.log.membership
-        halves = (membership.voters, membership.outgoing) if membership.outgoing else (membership.voters,)
-        return min(self._majority_since(half) for half in halves) + self.owner.lease_duration_ns()
-
-    def _majority_since(self, voters: tuple[ReplicaId, ...]) -> int:
-        since: list[int] = []
-        for voter in voters:
-            if voter == self.replica_id:
-                since.append(self.owner.scheduler.now_ns())
-            else:
-                epoch = self.support_epochs.get(voter, 0)
-                node = self.nodes.get(voter, 0)
-                since.append(self.owner.supported_since_ns(node, epoch) if epoch else 0)
-        since.sort(reverse=True)
-        # Without support since some moment in the past the lease would end before it began.
-        return since[len(voters) // 2] or -self.owner.lease_duration_ns()
-
     # ------------------------------------------------------------------------------------------------------- proposals
 
     def propose(self, command: Command) -> Completion[None]:
@@ -226,12 +174,12 @@ class Replica:
         self.lease_until_ns = 0
         done = self._propose(self.raft.propose_membership, change, None)
         if not done.done:
-            self._membership_pending += 1
+            self.membership_pending += 1
             done.on_done(self._membership_done)
         return done
 
     def _membership_done(self, _: Completion[None]) -> None:
-        self._membership_pending -= 1
+        self.membership_pending -= 1
 
     def _propose(
         self, propose: Callable[[Any], tuple[int, int]], what: Any, command: Command | None
@@ -290,7 +238,7 @@ class Replica:
             self.support_epochs[message.sender] = epoch
         elif kind is TimeoutNow and message.term == node.term:
             # The leader stopped serving before it sent this, and its clock came along.
-            self._handover_term = node.term + 1
+            self.expect_handover()
         node.step(message, self.owner.scheduler.now_ns())
         if node.role is not raft.Role.LEADER or node.transfer_target:
             self.lease_until_ns = 0
@@ -405,7 +353,7 @@ class Replica:
             if self._read_states:
                 self._finish_reads()
         if self._role is raft.Role.LEADER and not self.leased:
-            self._try_lease()
+            self.try_lease()
         if node.has_ready:
             self.owner.wake(self)
 
@@ -531,55 +479,27 @@ class Replica:
             return
         was_leading = self._role is raft.Role.LEADER and ready.term == self._term
         if self.leased and not (ready.role is raft.Role.LEADER and ready.term == self._term):
-            self._drop_lease()
+            self.drop_lease()
         if ready.term != self._term:
             self.support_epochs.clear()
         self._role, self._leader, self._term = ready.role, ready.leader, ready.term
         if ready.leader:
             self.expected_leader = 0
         if ready.role is raft.Role.LEADER and not was_leading:
-            self._first_of_term = self.raft.term_start_index
-            self._lease_start_ns = self.owner.scheduler.now_ns()
-            if self._handover_term != ready.term and self.owner.lease_needs_wait(self):
-                self._lease_start_ns += self.owner.clock.max_offset_us * 1_000
-            if not self.commits_alone:
-                self.read_barrier()  # its heartbeats confirm the first lease without waiting for the next periodic ones
+            self.begin_term(ready.term)
         self.owner.leadership_changed(self)
 
-    def inherit_lease(self) -> None:
-        """The next term here begins where this node's own lease of the whole range ends: no wait is needed."""
-        self._handover_term = self.raft.term + 1
+    def lease_changed(self, acquired: bool) -> None:
+        self.owner.lease_changed(self, acquired)
 
-    def _try_lease(self) -> None:
-        if self._role is not raft.Role.LEADER or self.leased or self.destroyed:
-            return
-        if self.raft.applied_index < self._first_of_term:
-            return
-        now = self.owner.scheduler.now_ns()
-        if now < self._lease_start_ns:
-            if not self._lease_timer_set:
-                self._lease_timer_set = True
-                self.owner.scheduler.call_at(self._lease_start_ns, self._lease_due)
-            return
-        self.leased = True
-        self.published_generation = -1
-        self.owner.lease_changed(self, True)
-
-    def _lease_due(self) -> None:
-        self._lease_timer_set = False
-        self._try_lease()
-
-    def _drop_lease(self) -> None:
-        self.leased = False
-        self.lease_until_ns = 0
-        self.owner.lease_changed(self, False)
-        self.local = None
+    def lease_needs_wait(self) -> bool:
+        return self.owner.lease_needs_wait(self)
 
     def close(self, error: BaseException) -> None:
         """End everything that waits for this replica."""
         self.destroyed = True
         if self.leased:
-            self._drop_lease()
+            self.drop_lease()
         proposals, self._proposals = self._proposals, {}
         for proposal in proposals.values():
             proposal.completion.fail(error)

@@ -1,0 +1,145 @@
+"""The lease of a range: when this replica alone may serve it.
+
+Whoever leads may serve reads by itself while no other leader can exist: until the Raft lease runs out,
+or longer, as far as the nodes of a majority support this node as a whole (liveness.py), which is what keeps an idle
+range readable without heartbeats of its own.  Leading is not enough, though: the old leaseholder may have served reads
+at timestamps that this node's clock has not reached.  Nobody's clock is more than max_offset ahead of ours, so a new
+leaseholder waits that long before it serves; its clock then is above all that was served before.  (A handover carries
+the old leaseholder's clock, and needs no wait.)  ``leased`` is set and the observers are told once all of this holds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydistdb import raft
+from pydistdb.kv.descriptor import NodeId, RangeDescriptor, ReplicaId
+from pydistdb.kv.proposals import ReplicaOwner
+from pydistdb.kv.range_log import RangeLog
+from pydistdb.tasks import Completion
+
+LEASE_CHECK_NS = 200_000_000
+"""A lease once checked is taken for granted no longer than this, so that a clock fault is noticed."""
+
+
+class RangeLease:
+    """The part of a replica that knows about its lease; ``Replica`` is the whole."""
+
+    replica_id: ReplicaId
+    raft: raft.RaftNode
+    log: RangeLog
+    nodes: dict[ReplicaId, NodeId]
+    support_epochs: dict[ReplicaId, int]
+    destroyed: bool
+
+    def __init__(self, owner: ReplicaOwner) -> None:
+        self.owner = owner
+        self.local: Any = None
+        self.leased = False
+        self.lease_until_ns = 0
+        self.membership_pending = 0
+        """Membership changes proposed here and not applied yet."""
+        self._first_of_term = 0
+        self._lease_start_ns = 0
+        self._handover_term = 0
+        self._lease_timer_set = False
+
+    @property
+    def descriptor(self) -> RangeDescriptor:
+        raise NotImplementedError
+
+    @property
+    def commits_alone(self) -> bool:
+        raise NotImplementedError
+
+    def read_barrier(self) -> Completion[None]:
+        raise NotImplementedError
+
+    def lease_changed(self, acquired: bool) -> None:
+        raise NotImplementedError
+
+    def lease_needs_wait(self) -> bool:
+        raise NotImplementedError
+
+    # --------------------------------------------------------------------------------------------------------- holding
+
+    def is_leaseholder(self) -> bool:
+        """Whether this node alone may serve the range right now."""
+        return self.owner.scheduler.now_ns() < self.lease_until_ns or self._extend_lease()
+
+    def _extend_lease(self) -> bool:
+        if not self.leased or self.owner.clock.out_of_bounds:
+            return False
+        now = self.owner.scheduler.now_ns()
+        expiry = self.raft.lease_expiry_ns
+        if expiry == 0 or self.raft.role is not raft.Role.LEADER:
+            return False
+        if expiry <= now:
+            expiry = self._supported_until()
+        if not (self.raft.transfer_target or self.membership_pending or self.descriptor.is_joint):
+            # While leadership or membership is about to change the lease may end any moment.
+            self.lease_until_ns = min(expiry, now + LEASE_CHECK_NS)
+        return now < expiry
+
+    def _supported_until(self) -> int:
+        """The end of the lease that the nodes of a majority give us, in every half of the configuration."""
+        membership = self.log.membership
+        halves = (membership.voters, membership.outgoing) if membership.outgoing else (membership.voters,)
+        return min(self._majority_since(half) for half in halves) + self.owner.lease_duration_ns()
+
+    def _majority_since(self, voters: tuple[ReplicaId, ...]) -> int:
+        since: list[int] = []
+        for voter in voters:
+            if voter == self.replica_id:
+                since.append(self.owner.scheduler.now_ns())
+            else:
+                epoch = self.support_epochs.get(voter, 0)
+                node = self.nodes.get(voter, 0)
+                since.append(self.owner.supported_since_ns(node, epoch) if epoch else 0)
+        since.sort(reverse=True)
+        # Without support since some moment in the past the lease would end before it began.
+        return since[len(voters) // 2] or -self.owner.lease_duration_ns()
+
+    # ------------------------------------------------------------------------------------------- beginning and ending it
+
+    def expect_handover(self) -> None:
+        """The leader offers leadership: the next term here begins where its lease ends, and its clock came along."""
+        self._handover_term = self.raft.term + 1
+
+    def inherit_lease(self) -> None:
+        """The next term here begins where this node's own lease of the whole range ends: no wait is needed."""
+        self._handover_term = self.raft.term + 1
+
+    def begin_term(self, term: int) -> None:
+        """This replica leads from now on."""
+        self._first_of_term = self.raft.term_start_index
+        self._lease_start_ns = self.owner.scheduler.now_ns()
+        if self._handover_term != term and self.lease_needs_wait():
+            self._lease_start_ns += self.owner.clock.max_offset_us * 1_000
+        if not self.commits_alone:
+            self.read_barrier()  # its heartbeats confirm the first lease without waiting for the next periodic ones
+
+    def try_lease(self) -> None:
+        if self.raft.role is not raft.Role.LEADER or self.leased or self.destroyed:
+            return
+        if self.raft.applied_index < self._first_of_term:
+            return
+        now = self.owner.scheduler.now_ns()
+        if now < self._lease_start_ns:
+            if not self._lease_timer_set:
+                self._lease_timer_set = True
+                self.owner.scheduler.call_at(self._lease_start_ns, self._lease_due)
+            return
+        self.leased = True
+        self.published_generation = -1
+        self.lease_changed(True)
+
+    def _lease_due(self) -> None:
+        self._lease_timer_set = False
+        self.try_lease()
+
+    def drop_lease(self) -> None:
+        self.leased = False
+        self.lease_until_ns = 0
+        self.lease_changed(False)
+        self.local = None
