@@ -119,8 +119,8 @@ class SequenceNumbers:
     def try_next(self, sequence: Table, siblings: SequenceOf[Table] = ()) -> int:
         """The next number; raises NeedsBlock.
 
-        ``siblings`` are sequences that the same row will draw from: they are filled first, so that no number of this
-        one is lost when the row has to be evaluated again."""
+        ``siblings`` are sequences that the same row will draw from afterwards: they are filled first, so that no number
+        of this one is lost when the row has to be evaluated again."""
         for sibling in siblings:
             if sibling.storage_id not in self._blocks:
                 raise NeedsBlock(self, sibling)

@@ -111,7 +111,7 @@ class StateView:
     # ------------------------------------------------------------------------------------------ more look-ups
 
     def sibling_sequences(self, sequence: Table) -> tuple[Table, ...]:
-        """The other sequences that columns of the same table own."""
+        """The sequences that later columns of the same table own."""
         siblings = self._siblings
         if siblings is None:
             siblings = self._siblings = {}
@@ -121,7 +121,7 @@ class StateView:
                     by_owner.setdefault(owner, []).append(table)
             for owned in by_owner.values():
                 for each in owned:
-                    siblings[each.oid] = tuple(other for other in owned if other is not each)
+                    siblings[each.oid] = tuple(other for other in owned if other.oid > each.oid)
         return siblings.get(sequence.oid, ())
 
     @property

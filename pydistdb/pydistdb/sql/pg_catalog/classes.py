@@ -19,6 +19,7 @@ from pydistdb.sql.pg_catalog.objects import (
     all_indexes,
     default_oid,
     index_numbers,
+    single,
     table_indexes,
     vector,
 )
@@ -97,7 +98,7 @@ def _table_row(view: StateView, table: Table) -> RowDict:
         relam=HEAP_OID if table.kind == "r" else 0,
         relfilenode=table.storage_id if table.kind != "v" else 0,
         relpages=int(-(-size // BLOCK_BYTES)),
-        reltuples=float(rows),
+        reltuples=single(rows),
         relhasindex=bool(table_indexes(table)),
         relchecks=len(table.checks),
         relhastriggers=bool(table.foreign_keys or table.referenced_by),
@@ -114,7 +115,7 @@ def _index_row(view: StateView, table: Table, index: Index) -> RowDict:
         len(index.columns),
         relam=BTREE_OID,
         relfilenode=index.oid,
-        reltuples=0.0 if statistics is None else statistics.rows,
+        reltuples=0.0 if statistics is None else single(statistics.rows),
         relpages=1,
     )
 

@@ -31,7 +31,8 @@ from pydistdb.sql.pg_catalog.objects import (
 )
 from pydistdb.sql.types import reg
 from pydistdb.sql.types import registry as types
-from pydistdb.sql.types.base import AggregateFunction, EvalContext
+from pydistdb.sql.types.arrays import PgArray
+from pydistdb.sql.types.base import AggregateFunction, EvalContext, Function
 from pydistdb.sql.types.known import TYPES_BY_OID
 
 
@@ -334,3 +335,29 @@ def pg_describe_object(context: EvalContext, class_oid: int, oid: int, sub_id: i
     if class_oid == _CLASS_OIDS["pg_namespace"] and schema is not None:
         return f"schema {schema.name}"
     return None
+
+
+# ---------------------------------------------------------------------------------------------------- information_schema
+
+
+def _expand_array(values: PgArray) -> list[tuple[Any, int]]:
+    """The items with their numbers, from 1 on."""
+    return [(item, number) for number, item in enumerate(values.items, 1)]
+
+
+_EXPAND_ARRAY_OID = 13_210
+"""One function per array type stands in for the polymorphic _pg_expandarray, which JDBC drivers call."""
+
+for _offset, _array_oid in enumerate((22, 30, 1005, 1007, 1028)):
+    functions.register(
+        Function(
+            _EXPAND_ARRAY_OID + _offset,
+            "_pg_expandarray",
+            (TYPES_BY_OID[_array_oid],),
+            types.RECORD,
+            _expand_array,
+            returns_set=True,
+            out_columns=(("x", TYPES_BY_OID[TYPES_BY_OID[_array_oid].element_oid]), ("n", types.INT4)),
+            schema="information_schema",
+        )
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.reg import quote_identifier
 
+_FLOAT4 = struct.Struct("f")
 OWNER_OID = 10
 OWNER_NAME = "postgres"
 CONSTRAINT_OID_OFFSET = 1 << 31
@@ -51,6 +53,11 @@ def vector(items: Sequence[int]) -> PgArray:
 
 def array(items: Iterable[Any]) -> PgArray:
     return PgArray.of(items)
+
+
+def single(value: float) -> float:
+    """Rounded as a float4 is."""
+    return float(_FLOAT4.unpack(_FLOAT4.pack(value))[0])
 
 
 def schema_name(view: StateView, oid: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydistdb.sql.catalog.descriptors import Table
-from pydistdb.sql.catalog.state import PG_CATALOG_OID
+from pydistdb.sql.catalog.state import INFORMATION_SCHEMA_OID, PG_CATALOG_OID
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog.define import RowDict, read_lines, rows_of, static_rows
@@ -158,6 +158,8 @@ def _function(function: Function | AggregateFunction) -> RowDict:
         }
         if function.out_columns:
             more |= _out_arguments(arguments, function.out_columns)
+    if getattr(function, "schema", "pg_catalog") == "information_schema":
+        more["pronamespace"] = INFORMATION_SCHEMA_OID
     if function.variadic:
         more |= _variadic(function.argument_types)
     return _procedure(function.oid, function.name, function.return_type.oid, arguments, **more)

@@ -11,7 +11,7 @@ from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog import registry
 from pydistdb.sql.pg_catalog.define import RowDict, define, facts_of, rows_of
 from pydistdb.sql.pg_catalog.describe import index_definition, view_definition
-from pydistdb.sql.pg_catalog.objects import OWNER_NAME, all_indexes, array, schema_name, table_indexes
+from pydistdb.sql.pg_catalog.objects import OWNER_NAME, all_indexes, array, schema_name, single, table_indexes
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext
@@ -126,11 +126,11 @@ def _statistics_row(
         "tablename": table.name,
         "attname": column.name,
         "inherited": False,
-        "null_frac": statistics.null_fraction,
+        "null_frac": single(statistics.null_fraction),
         "avg_width": statistics.average_width,
-        "n_distinct": statistics.distinct,
+        "n_distinct": single(statistics.distinct),
         "most_common_vals": _as_array_text(column, statistics.common_values, context),
-        "most_common_freqs": array(frequencies) if frequencies else None,
+        "most_common_freqs": array(map(single, frequencies)) if frequencies else None,
         "histogram_bounds": _as_array_text(column, statistics.histogram, context),
     }
 

@@ -1,0 +1,94 @@
+"""ANALYZE: estimators, histograms, and what pg_class and pg_stats show of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+from pydistdb.sql.catalog.analyze import describe_column, estimate_distinct
+from pydistdb.sql.catalog.descriptors import Column, Table
+
+from tests.support.sql_client import SqlServer
+
+INT4 = Column(1, "a", 23)
+
+
+def test_a_unique_column() -> None:
+    found = describe_column(INT4, list(range(1000)), 1000)
+    assert (found.distinct, found.null_fraction, found.minimum, found.maximum) == (-1.0, 0.0, 0, 999)
+    assert len(found.histogram) == 101 and found.histogram[0] == 0 and found.histogram[-1] == 999
+    assert found.common_values == ()
+
+
+def test_common_values_and_nulls() -> None:
+    values = [None] * 50 + [7] * 30 + [8] * 20
+    found = describe_column(INT4, values, 100)
+    assert found.null_fraction == 0.5 and found.distinct == 2
+    assert found.common_values == (7, 8) and found.common_frequencies == (0.3, 0.2)
+    assert found.histogram == ()
+
+
+def test_only_nulls() -> None:
+    found = describe_column(INT4, [None] * 3, 3)
+    assert (found.null_fraction, found.distinct, found.minimum) == (1.0, 0.0, None)
+
+
+def test_distinct_values_are_extrapolated_from_a_sample() -> None:
+    sample = Counter(range(3000))
+    sample.update(range(500))
+    estimate = estimate_distinct(sample, 3500, 100_000)
+    assert 3000 < estimate < 100_000
+    assert -1 <= estimate_distinct(sample, 3500, 10_000) < -0.1, "many: given as a share of the rows"
+    assert estimate_distinct(Counter(dict.fromkeys(range(30), 10)), 300, 100_000) == 30
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(-50, 50)), min_size=1, max_size=400))
+def test_statistics_are_consistent(values: list[int | None]) -> None:
+    found = describe_column(INT4, values, len(values))
+    present = [value for value in values if value is not None]
+    assert abs(found.null_fraction - (1 - len(present) / len(values))) < 1e-9
+    if present:
+        assert (found.minimum, found.maximum) == (min(present), max(present))
+        assert list(found.histogram) == sorted(found.histogram)
+        assert set(found.histogram) | set(found.common_values) <= set(present)
+        assert sum(found.common_frequencies) <= 1 - found.null_fraction + 1e-9
+
+
+def test_analyze_and_what_shows_of_it() -> None:
+    server = SqlServer()
+    client = server.connect()
+    client.execute("create table t (id int primary key, word text, n numeric)")
+    client.execute(
+        "insert into t select g, case when g % 4 = 0 then null else 'w' || g % 3 end, g / 2 from generate_series(1, 600) g"
+    )
+    assert client.rows("select reltuples from pg_class where relname = 't'") == ["-1"]
+    assert client.execute("analyze t") == ["ANALYZE"]
+    assert client.rows("select reltuples from pg_class where relname = 't'") == ["600"]
+    assert client.rows("select attname, null_frac, n_distinct from pg_stats where tablename = 't' order by 1") == [
+        "id|0|-1",
+        "n|0|-0.50166667",
+        "word|0.25|3",
+    ]
+    assert client.rows("select most_common_vals, most_common_freqs from pg_stats where attname = 'word'") == [
+        "{w0,w1,w2}|{0.25,0.25,0.25}"
+    ]
+    view = server.catalog.view("postgres", ("public",))
+    table = view.relation("t")
+    assert isinstance(table, Table)
+    statistics = view.statistics(table.oid)
+    assert statistics is not None and statistics.rows == 600 and statistics.bytes_per_row > 10
+    client.execute("drop table t")
+    assert server.catalog.view("postgres", ("public",)).statistics(table.oid) is None
+
+
+def test_analyze_of_a_hash_sharded_table_counts_only_its_rows() -> None:
+    client = SqlServer().connect()
+    client.execute("create table a (id int8 primary key) shard by hash (id)")
+    client.execute("create table b (id int8 primary key, x int) shard by hash (id)")
+    client.execute("create index on b (x)")
+    client.execute("insert into a select g from generate_series(1, 700) g")
+    client.execute("insert into b select g, g from generate_series(1, 30) g")
+    client.execute("analyze")
+    rows = client.rows("select relname, reltuples from pg_class where relname in ('a', 'b') order by 1")
+    assert rows == ["a|700", "b|30"]
