@@ -186,10 +186,13 @@ def _read_timestamp(text: str, rules: Rules, context: EvalContext | None) -> tup
             days = _days(moment, rules)
         case _:
             days = _relative_day(moment.special, context)
-    value = days * MICROSECONDS_PER_DAY + (moment.time or 0)
-    if not FIRST_TIMESTAMP <= value < END_TIMESTAMP:
+    return days * MICROSECONDS_PER_DAY + (moment.time or 0), moment
+
+
+def _in_range(text: str, value: int) -> int:
+    if not FIRST_TIMESTAMP <= value < END_TIMESTAMP and is_finite_timestamp(value):
         raise DatetimeFieldOverflow(f'timestamp out of range: "{text}"')
-    return value, moment
+    return value
 
 
 def parse_timestamp(text: str, modifier: int, context: EvalContext | None) -> int:
@@ -197,7 +200,7 @@ def parse_timestamp(text: str, modifier: int, context: EvalContext | None) -> in
     if quick is not None:
         return fit_timestamp(quick[0], modifier)
     value, _ = _read_timestamp(text, _rules("timestamp", context), context)
-    return fit_timestamp(value, modifier)
+    return fit_timestamp(_in_range(text, value), modifier)
 
 
 def parse_timestamptz(text: str, modifier: int, context: EvalContext | None) -> int:
@@ -210,10 +213,8 @@ def parse_timestamptz(text: str, modifier: int, context: EvalContext | None) -> 
     if not is_finite_timestamp(local) or moment.special == "epoch":
         return local
     zone = moment.zone if moment.zone is not None and moment.special != "now" else session_zone(context)
-    value = zone.to_utc(local)
-    if not FIRST_TIMESTAMP <= value < END_TIMESTAMP:
-        raise DatetimeFieldOverflow(f'timestamp out of range: "{text}"')
-    return fit_timestamp(value, modifier)
+    # Only the instant must be in range: next to the end, local time may lie beyond it.
+    return fit_timestamp(_in_range(text, zone.to_utc(local)), modifier)
 
 
 def _read_time(text: str, rules: Rules, context: EvalContext | None) -> tuple[int, Moment]:

@@ -214,10 +214,11 @@ def _time(text: str, digits: str, modifier_range: int) -> Fraction:
         raise _field_overflow(text)
     total = hours * MICROSECONDS_PER_HOUR + minutes * MICROSECONDS_PER_MINUTE
     # Unlike fractions of named units, those of a clock time round to even.
-    value = sign * (total + round(seconds * MICROSECONDS_PER_SECOND))
-    if not INT8_MIN <= value <= INT8_MAX:
-        raise _invalid(text)
-    return Fraction(value)
+    size = total + round(seconds * MICROSECONDS_PER_SECOND)
+    if size > INT8_MAX:
+        # With a sign it might have been a time zone, hence the other complaint.
+        raise _invalid(text) if digits[0] in "+-" else _field_overflow(text)
+    return Fraction(sign * size)
 
 
 def _default_unit(modifier_range: int) -> str:
