@@ -102,12 +102,15 @@ def describe_column(column: Column, values: Sequence[Any], total: int) -> Column
         return ColumnStatistics(null_fraction, 0.0 if not present else -1.0, width)
     counts = Counter(hashable)
     distinct = estimate_distinct(counts, len(hashable), total * (1 - null_fraction))
-    common = _common_values(counts, len(hashable))
     sample_size = len(values)
-    minimum = maximum = None
-    histogram: tuple[Any, ...] = ()
+    ordered: list[Any] = []
     if io.key_kind is not None:
         ordered = _sorted(io.key_kind, io.from_storage, counts)
+        counts = Counter({value: counts[value] for value in ordered})  # so equally common values come in order
+    common = _common_values(counts, len(hashable))
+    minimum = maximum = None
+    histogram: tuple[Any, ...] = ()
+    if ordered:
         minimum, maximum = ordered[0], ordered[-1]
         taken = {value for value, _ in common}
         rest = [value for value in ordered if value not in taken]
