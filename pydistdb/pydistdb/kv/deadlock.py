@@ -71,12 +71,14 @@ class WaitGraph:
         transaction_id: TransactionId,
         blockers: Callable[[], Iterable[TransactionId]],
         *,
+        since_ns: int = 0,
         until_ns: int = 0,
         lock_deadline_ns: int = 0,
         call_deadline_ns: int = 0,
     ) -> bool:
         """Wait for ``completion``, at most until ``until_ns`` (tells whether it is done).
 
+        ``since_ns``: when the transaction began to wait, if this is not the first call for the same wait.
         Raises DeadlockDetected, LockNotAvailable past ``lock_deadline_ns``, StillWaiting past ``call_deadline_ns``."""
         if completion.done:
             completion.result()
@@ -84,7 +86,9 @@ class WaitGraph:
         scheduler = self._leases.scheduler
         token = next(self._tokens)
         self._waits[token] = (transaction_id, blockers)
-        check_ns = scheduler.now_ns() + DEADLOCK_TIMEOUT_NS
+        now = scheduler.now_ns()
+        since_ns = since_ns or now
+        check_ns = since_ns + DEADLOCK_TIMEOUT_NS * ((now - since_ns) // DEADLOCK_TIMEOUT_NS + 1)
         try:
             while True:
                 limits = [limit for limit in (check_ns, until_ns, lock_deadline_ns, call_deadline_ns) if limit]

@@ -153,6 +153,7 @@ class Locker:
     ) -> None:
         waiter = local.locks.enqueue(transaction_id, key, strength)
         scheduler = self._leases.scheduler
+        since_ns = scheduler.now_ns()
         keep = False
         try:
             while True:
@@ -161,6 +162,7 @@ class Locker:
                     waiter.granted,
                     transaction_id,
                     lambda: local.locks.blockers(waiter),
+                    since_ns=since_ns,
                     until_ns=check_ns,
                     lock_deadline_ns=limits.lock_deadline_ns,
                     call_deadline_ns=limits.call_deadline_ns,
@@ -190,6 +192,7 @@ class Locker:
         holder = info.transaction_id
         interval_ns = FIRST_PUSH_INTERVAL_NS
         scheduler = self._leases.scheduler
+        since_ns = scheduler.now_ns()
         while True:
             settled = local.settling(holder)
             status = await self._leases.send(PushTransaction(holder, info.anchor))
@@ -206,6 +209,7 @@ class Locker:
                 settled,
                 transaction_id,
                 lambda: [holder],
+                since_ns=since_ns,
                 until_ns=scheduler.now_ns() + interval_ns,
                 lock_deadline_ns=limits.lock_deadline_ns,
                 call_deadline_ns=limits.call_deadline_ns,
