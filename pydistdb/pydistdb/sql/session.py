@@ -282,7 +282,10 @@ class ClientSession:
         result_codes: Sequence[int],
     ) -> SessionPortal | None:
         found = self.names.statements.get(statement)
-        if found is None or portal or self.transaction.failed or portal in self.names.portals:
+        if found is None or portal or self.transaction.failed:
+            return None
+        old = self.names.portals.get(portal)
+        if old is not None and old.execution is not None:
             return None
         plan = found.plan
         if plan.catalog_state is not self.view().catalog_state or plan.environment != self.plans.environment:
@@ -336,7 +339,7 @@ class ClientSession:
             if len(statements) > 1:
                 await self._simple_string(statements, sink)
                 return
-            planned = self.plans.plan(statements[0])
+            planned = self.plans.plan(statements[0], None, text)
             await self._simple_statement(planned, (), sink, alone=not self.transaction.in_block)
         except (KVError, StorageError) as error:
             raise self.explain_error(error) from error
@@ -413,7 +416,7 @@ class ClientSession:
                 raise InvalidSyntax("cannot insert multiple commands into a prepared statement")
             if statements:
                 self._check_failed_kind(statements[0].kind)
-                plan = self.plans.plan(statements[0], tuple(parameter_oids))
+                plan = self.plans.plan(statements[0], tuple(parameter_oids), text)
             else:
                 plan = self.plans.empty(text)
         self.check_failed(plan)

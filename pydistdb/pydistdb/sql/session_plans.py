@@ -99,16 +99,19 @@ class SessionPlans:
 
     # ------------------------------------------------------------------------------------------ making
 
-    def plan(self, parsed: bind.ParsedStatement, parameter_oids: tuple[int, ...] | None = None) -> CachedPlan:
-        """Plan a parsed statement and keep the plan (under its text, if it is all of the text)."""
+    def plan(
+        self, parsed: bind.ParsedStatement, parameter_oids: tuple[int, ...] | None = None, text: str | None = None
+    ) -> CachedPlan:
+        """Plan a parsed statement, and keep the plan under ``text`` if that holds nothing else."""
         plan = self.make(parsed, parameter_oids or ())
         if isinstance(plan.utility, Execute):  # what it returns is a matter of the session's prepared statements
             return plan
-        if not self._is_overlaid and parsed.position == 0 and parsed.text == parsed.source:
+        if text is not None and not self._is_overlaid:
+            plan.text = text
             if parameter_oids is not None:
-                self._cache.put((self.environment, parameter_oids, parsed.text), plan)
+                self._cache.put((self.environment, parameter_oids, text), plan)
             elif not plan.parameter_oids:
-                self._cache.put((self.environment, parsed.text), plan)
+                self._cache.put((self.environment, text), plan)
         return plan
 
     @property
@@ -168,7 +171,7 @@ class SessionPlans:
         if found is not None:
             return found
         try:
-            return self.plan(plan.parsed, plan.parameter_oids)
+            return self.plan(plan.parsed, plan.parameter_oids, plan.text)
         except KVError as error:
             raise session.explain_error(error) from error
 
