@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydistdb.kv.descriptor import RangeDescriptor, ReplicaDescriptor, ReplicaRole
-from pydistdb.kv.placement.allocator import AddLearner, NodeView, Promote, Remove, lease_target, next_step
+from pydistdb.kv.placement.allocator import (
+    AddLearner,
+    NodeView,
+    Promote,
+    Remove,
+    lease_target,
+    next_step,
+    rebalance_step,
+)
 
 from tests.support import golden
 
@@ -22,6 +30,8 @@ class Placement:
                 return self._nodes(command)
             case "step":
                 return self._step(command)
+            case "rebalance":
+                return self._rebalance(command)
             case "lease":
                 return self._lease(command)
         raise ValueError(command.name)
@@ -67,6 +77,12 @@ class Placement:
             case Remove(replica):
                 return f"remove {replica.node_id}"
         return "nothing"
+
+    def _rebalance(self, command: golden.Command) -> str:
+        descriptor = self._descriptor(command)
+        leader = command.integer("leader", descriptor.replicas[0].node_id)
+        step = rebalance_step(descriptor, leader, self.nodes)
+        return f"add learner on {step.node_id}" if step is not None else "nothing"
 
     def _lease(self, command: golden.Command) -> str:
         descriptor = self._descriptor(command)

@@ -52,7 +52,7 @@ class MultiRaft(RangeLifecycle):
             self.load(int.from_bytes(key[len(STATE_PREFIX) :], "big"))
         self.started = True
         for replica in list(self.replicas.values()):
-            if replica.is_initialized and replica.descriptor.replica(replica.replica_id) is None:
+            if replica.knows_removed(replica.replica_id):
                 self.destroy(replica)
             elif replica.commits_alone and replica.is_initialized:
                 self.campaign_for(replica, 0, 1)

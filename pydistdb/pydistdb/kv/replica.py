@@ -124,7 +124,7 @@ class Replica(RangeLease):
         return self._descriptor is not None
 
     def knows_removed(self, replica_id: ReplicaId) -> bool:
-        """Whether that replica was part of the range once and is no longer."""
+        """Whether that replica was part of the range once and is no longer (a newer one is not part of it yet)."""
         descriptor = self._descriptor
         return (
             descriptor is not None
@@ -435,7 +435,7 @@ class Replica(RangeLease):
         gone = [former for former in descriptor.replicas if self.descriptor.replica(former.replica_id) is None]
         if gone and self.is_leader:
             self.owner.replicas_left(self, gone)
-        if self.descriptor.replica(self.replica_id) is None:
+        if self.knows_removed(self.replica_id):
             self.owner.removed(self)
         return None
 

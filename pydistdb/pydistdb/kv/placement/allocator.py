@@ -1,7 +1,8 @@
 """Where replicas should be: pure decisions, one step at a time.
 
 ``next_step`` looks at one range and the nodes and names the single next thing to do, or nothing; the replicate queue
-carries it out and asks again.  Goals, in this order:
+carries it out and asks again.  ``rebalance_step`` improves what is merely uneven; it is asked rarely, because several
+leaseholders that see the same empty node would overfill it together.  Goals, in this order:
 
 1. A change that has begun is brought to its end (learners are promoted, or dropped if their node is gone).
 2. There are ``replication_factor`` voters, or the greatest odd number below it that the nodes allow: an even number of
@@ -91,9 +92,16 @@ def next_step(
         return AddLearner(candidates[0].node_id)
     if len(voters) > max(replication_factor, 1):
         return Remove(_worst(voters, gone, leader, nodes))
-    if candidates and not gone:
-        return _rebalance(voters, leader, nodes, candidates)
     return None
+
+
+def rebalance_step(descriptor: RangeDescriptor, leader: NodeId, nodes: Mapping[NodeId, NodeView]) -> AddLearner | None:
+    """Where a replica of a range for which ``next_step`` has nothing to do would be better placed."""
+    voters = descriptor.voters()
+    if len(voters) != len(descriptor.replicas) or any(_is_gone(voter, nodes) for voter in voters):
+        return None
+    candidates = _candidates(descriptor, nodes)
+    return _rebalance(voters, leader, nodes, candidates) if candidates else None
 
 
 def wanted_voters(replication_factor: int, usable_nodes: int) -> int:
@@ -177,7 +185,7 @@ def _rebalance(
     leader: NodeId,
     nodes: Mapping[NodeId, NodeView],
     candidates: list[NodeView],
-) -> Step | None:
+) -> AddLearner | None:
     """Start a move to a better place: farther apart, or (as far apart) less loaded."""
     victim = _worst(voters, [], leader, nodes)
     if victim.node_id == leader:

@@ -28,6 +28,7 @@ from pydistdb.kv.placement.allocator import (
     Step,
     lease_target,
     next_step,
+    rebalance_step,
 )
 from pydistdb.kv.replica import Replica
 
@@ -48,6 +49,8 @@ class ReplicateQueue:
         self._membership = membership
         self._settled: dict[RangeId, tuple[int, int]] = {}
         """range → (its generation, version of the surroundings) when there was nothing to do."""
+        self._balanced: dict[RangeId, tuple[int, int]] = {}
+        """The same for rebalancing."""
         self._version = 0
         self._views: dict[NodeId, NodeView] = {}
         self._changing: set[RangeId] = set()
@@ -83,6 +86,7 @@ class ReplicateQueue:
     def _periodic(self) -> None:
         self._run()
         if not self._store.stopped:
+            self._rebalance()
             self._spread_leases()
         self._later()
 
@@ -110,6 +114,28 @@ class ReplicateQueue:
             else:
                 learning += isinstance(step, AddLearner)
                 self._take(replica, step)
+
+    def _rebalance(self) -> None:
+        """Now and then, begin to move one replica to a better place.
+
+        The nodes take turns by chance, one a second on average: they all see the same empty node."""
+        store = self._store
+        nodes = sum(1 for view in self._views.values() if view.takes_replicas)
+        if nodes < 2 or store.rand(1, nodes) > 1 or self._changing or store.write_error() is not None:
+            return
+        leased = [replica for replica in store.leased_replicas() if replica.is_leaseholder()]
+        if any(replica.log.membership.learners or replica.descriptor.is_joint for replica in leased):
+            return
+        for replica in leased:
+            if self._settled.get(replica.range_id) != (replica.descriptor.generation, self._version):
+                continue
+            if self._balanced.get(replica.range_id) == (replica.descriptor.generation, self._version):
+                continue
+            step = rebalance_step(replica.descriptor, store.node_id, self._views)
+            if step is not None:
+                self._take(replica, step)
+                return
+            self._balanced[replica.range_id] = (replica.descriptor.generation, self._version)
 
     def _refresh(self) -> None:
         """Bring the view of the nodes up to date; a change of more than load counts as new surroundings."""
