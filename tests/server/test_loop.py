@@ -29,7 +29,10 @@ def run(loop: ServingLoop, main: Callable[[], Awaitable[None]]) -> None:
         finally:
             loop.stop()
 
-    loop.call_soon(lambda: None if loop.spawn(wrapped()) else None)
+    def begin() -> None:
+        loop.spawn(wrapped())
+
+    loop.call_soon(begin)
     trio.run(loop.run)
     loop.close()
     if failure:
