@@ -19,7 +19,7 @@ from typing import Any
 
 from pydistdb.kv.api import Isolation, LockStrength, Transaction
 from pydistdb.sql.catalog.descriptors import ForeignKey, Table
-from pydistdb.sql.errors import FeatureNotSupported, SerializationFailure
+from pydistdb.sql.errors import FeatureNotSupported, ForeignKeyViolation, SerializationFailure
 from pydistdb.sql.exec import violations
 from pydistdb.sql.exec.defaults import default_values
 from pydistdb.sql.exec.run import BATCH_ROWS, State
@@ -40,6 +40,30 @@ async def finish_statement(state: State) -> None:
     if not writes.child_events and not writes.parent_events:
         writes.flush(state.transaction)
         return
+    absent = list(writes.absent)
+    try:
+        await _settle(state)
+    except ForeignKeyViolation:
+        await check_absent(absent, state)
+        raise
+
+
+async def check_absent(keys: Sequence[bytes], state: State) -> None:
+    """Before another error is raised: a duplicate that the commit would find takes precedence, as in Postgres."""
+    if not keys:
+        return
+    beside = state.run.database.begin(Isolation.READ_COMMITTED, read_only=True)
+    beside.begin_statement()
+    try:
+        for key, value in zip(keys, await beside.get_many(keys), strict=True):
+            if value is not None:
+                raise violations.unique_violation(state.run.catalog, key, state.context)
+    finally:
+        beside.rollback()
+
+
+async def _settle(state: State) -> None:
+    writes = state.writes
     unsettled: list[tuple[ParentEvent, ForeignKey, Table]] = []
     for _ in range(MOST_ROUNDS):
         writes.flush(state.transaction)
@@ -65,19 +89,21 @@ async def finish_statement(state: State) -> None:
 
 
 async def _check_parents(events: Sequence[ChildEvent], state: State) -> None:
-    by_key: dict[tuple[int, int], dict[tuple[Any, ...], ChildEvent]] = {}
+    by_key: dict[int, dict[tuple[Any, ...], ChildEvent]] = {}
     for event in events:
-        by_key.setdefault((event.table.oid, event.key.oid), {})[event.values] = event
-    for group in by_key.values():
-        first = next(iter(group.values()))
-        parent = _table(first.key.referenced_table, state)
-        present_values = await _lock_parents(parent, first.key, list(group), state)
-        for values, event in group.items():
-            if values not in present_values:
-                raise violations.parent_missing(
-                    state.run.catalog, event.table, event.key, parent, values, state.context
-                )
-            await state.breathe()
+        by_key.setdefault(event.key.oid, {})[event.values] = event
+    missing: set[tuple[int, tuple[Any, ...]]] = set()
+    for oid, group in by_key.items():
+        key = next(iter(group.values())).key
+        found = await _lock_parents(_table(key.referenced_table, state), key, list(group), state)
+        missing.update((oid, values) for values in group if values not in found)
+        await state.breathe()
+    for event in events if missing else ():
+        if (event.key.oid, event.values) in missing:
+            parent = _table(event.key.referenced_table, state)
+            raise violations.parent_missing(
+                state.run.catalog, event.table, event.key, parent, event.values, state.context
+            )
 
 
 async def _lock_parents(
@@ -152,6 +178,10 @@ async def _act(event: ParentEvent, state: State) -> list[tuple[ParentEvent, Fore
                     raise violations.still_referenced(state.run.catalog, event.table, key, child, old, state.context)
             else:
                 await _change_children(event, key, child, old, action, state)
+                if action == "d":
+                    # The default may be the very key that went away.
+                    state.writes.flush(state.transaction)
+                    await _check_settled(event, key, child, state)
     return unsettled
 
 
@@ -170,6 +200,8 @@ async def _check_settled(event: ParentEvent, key: ForeignKey, child: Table, stat
 async def _change_children(
     event: ParentEvent, key: ForeignKey, child: Table, old: Sequence[Any], action: str, state: State
 ) -> None:
+    # What other actions did to the same rows must be seen.
+    state.writes.flush(state.transaction)
     writer = TableWriter(child)
     numbers = [number - 1 for number in key.columns]
     replacement: Sequence[Any] = [None] * len(numbers)
@@ -180,7 +212,7 @@ async def _change_children(
     async for keys, rows in _children(child, key, old, state):
         answers = await state.transaction.lock(keys, LockStrength.UPDATE)
         for row_key, row, answer in zip(keys, rows, answers, strict=True):
-            if answer.value is None or row_key in state.writes.pending:
+            if answer.value is None:
                 continue
             current = writer.layout.decode(answer.value) if answer.changed else row
             if action == "c" and event.new is None:

@@ -20,7 +20,7 @@ from pydistdb.sql.errors import CardinalityViolation, DatabaseError
 from pydistdb.sql.exec import violations
 from pydistdb.sql.exec.codegen import Code, tuple_source
 from pydistdb.sql.exec.defaults import bound_checks
-from pydistdb.sql.exec.foreign_keys import finish_statement
+from pydistdb.sql.exec.foreign_keys import check_absent, finish_statement
 from pydistdb.sql.exec.numbers import row_by_row, wait_for
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.point import single_key
@@ -114,6 +114,19 @@ class InsertOperator(ModifyOperator):
                 return rows
             except MustWait as need:
                 await wait_for(need, len(batch) - len(rows))
+            except DatabaseError:
+                # Postgres takes row by row: a duplicate among the rows before this one comes first.
+                if rows:
+                    await self.store(rows, state)
+                    await check_absent(list(state.writes.absent), state)
+                raise
+
+    async def store(self, rows: list[Row], state: State) -> list[Row]:
+        """Insert checked rows, or do what ON CONFLICT says; returns the rows inserted or updated."""
+        if self.conflict is not None:
+            return await self.conflict.insert(rows, state)
+        await self.writer.insert(rows, state)
+        return rows
 
     @cached_property
     def output(self) -> Callable[[Sequence[Row], State], Batch]:
@@ -124,11 +137,7 @@ class InsertOperator(ModifyOperator):
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
         async for batch in self.source.batches(state):
-            rows = await self.prepared(batch, state)
-            if self.conflict is None:
-                await self.writer.insert(rows, state)
-            else:
-                rows = await self.conflict.insert(rows, state)
+            rows = await self.store(await self.prepared(batch, state), state)
             state.affected_rows += len(rows)
             if self.returning and rows:
                 yield self.output(rows, state)
