@@ -20,6 +20,9 @@ SECOND = 1_000_000_000
 class Owner:
     """Stands for a transaction."""
 
+    def __init__(self, isolation: Isolation = Isolation.READ_COMMITTED) -> None:
+        self.isolation = isolation
+
 
 def gates(count: int) -> tuple[Nodes, list[TableGate]]:
     nodes = Nodes(count)
@@ -159,6 +162,23 @@ def test_ddl_waits_for_a_transaction_that_uses_the_table() -> None:
         (table,) = store.view("postgres", ("public",)).tables()
         assert [column.name for column in table.columns] == ["a", "b"]
         assert store.gate.try_enter(Owner(), frozenset({oid}), writes=True)
+
+
+def test_an_old_snapshot_does_not_meet_a_table_that_changed_since() -> None:
+    nodes = Nodes(2)
+    nodes.ddl(0, "create table t (a int, b int)")
+    nodes.ddl(0, "create table u (a int)")
+    oids = {table.name: frozenset({table.oid}) for table in nodes.stores[0].view("postgres", ("public",)).tables()}
+    gate = nodes.stores[1].gate
+    old = Owner(Isolation.REPEATABLE_READ)
+    assert gate.try_enter(old, frozenset(), writes=False)
+    nodes.ddl(0, "create index on t (b)")
+    assert gate.try_enter(old, oids["u"], writes=False)
+    with pytest.raises(SerializationFailure):
+        gate.try_enter(old, oids["t"], writes=False)
+    gate.leave(old)
+    assert gate.try_enter(Owner(Isolation.REPEATABLE_READ), oids["t"], writes=False)
+    assert gate.try_enter(Owner(), oids["t"], writes=False)
 
 
 def test_pins_cost_little() -> None:

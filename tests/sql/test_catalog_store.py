@@ -164,8 +164,8 @@ def test_changed_since() -> None:
     nodes.ddl(0, "create index on t (a)")
     view = store.view("postgres", ("public",))
     oids = {table.name: table.oid for table in view.tables()}
-    assert store.changed_since("postgres", before, [oids["t"]])
-    assert not store.changed_since("postgres", before, [oids["u"]])
+    assert store.state.changed_since(before, [oids["t"]])
+    assert not store.state.changed_since(before, [oids["u"]])
 
 
 def test_storage_that_an_earlier_process_left_is_cleared() -> None:

@@ -21,6 +21,9 @@ What can go wrong:
 * Two DDLs wait for one another: there is one lock for all DDL, the catalog version key.  A transaction that waits for it
   says so here (``waiting_for_catalog``): a DDL that waits for that transaction's pins gives up as the deadlock's victim.
 
+A transaction with one snapshot for all its statements (REPEATABLE READ) that comes to a table changed since then fails with
+40001: an index made after its snapshot has no entries as old as that, so it would miss rows.
+
 Whatever identifies a transaction must be hashable by identity; sessions pass their kv transaction.
 """
 
@@ -32,7 +35,8 @@ from typing import Any
 
 import msgspec
 
-from pydistdb.kv.api import Database
+from pydistdb.kv.api import Database, Isolation
+from pydistdb.sql.catalog.state import CatalogState
 from pydistdb.sql.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
 from pydistdb.tasks import Completion, Scheduler, sleep
 
@@ -88,11 +92,18 @@ class TableGate:
     """See the module's docstring."""
 
     def __init__(
-        self, database: Database, scheduler: Scheduler, refresh: Callable[[], Awaitable[None]] | None = None
+        self,
+        database: Database,
+        scheduler: Scheduler,
+        catalog_state: Callable[[], CatalogState],
+        refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._database = database
         self._scheduler = scheduler
         self._refresh = refresh
+        self._catalog_state = catalog_state
+        self._snapshot_versions: dict[Any, int] = {}
+        """The catalog version when a transaction with one snapshot for all statements took it."""
         self._readers: dict[Any, frozenset[int]] = {}
         self._writers: dict[Any, frozenset[int]] = {}
         self._blocks: dict[int, _Block] = {}
@@ -112,8 +123,25 @@ class TableGate:
             return False
         pins = self._writers if writes else self._readers
         held = pins.get(transaction)
-        pins[transaction] = tables if held is None or held is tables else held | tables
+        if held is None:
+            if getattr(transaction, "isolation", Isolation.READ_COMMITTED) is not Isolation.READ_COMMITTED:
+                self._check_snapshot(transaction, tables)
+            pins[transaction] = tables
+        elif held is not tables:
+            if transaction in self._snapshot_versions:
+                self._check_snapshot(transaction, tables - held)
+            pins[transaction] = held | tables
         return True
+
+    def _check_snapshot(self, transaction: Any, tables: frozenset[int]) -> None:
+        """A table that changed after the transaction's snapshot may have indexes or storage without older versions."""
+        state = self._catalog_state()
+        version = self._snapshot_versions.setdefault(transaction, state.version)
+        if version != state.version and state.changed_since(version, tables):
+            raise SerializationFailure(
+                "could not serialize access due to concurrent change of a table's definition",
+                hint="The transaction might succeed if retried.",
+            )
 
     async def enter(
         self, transaction: Any, tables: frozenset[int], writes: bool, deadline_ns: int | None = None
@@ -130,6 +158,8 @@ class TableGate:
         """Drop the pins of a transaction that ended."""
         self._readers.pop(transaction, None)
         self._writers.pop(transaction, None)
+        if self._snapshot_versions:
+            self._snapshot_versions.pop(transaction, None)
         if self._changed is not None:
             self._notify()
 

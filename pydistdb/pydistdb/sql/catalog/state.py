@@ -156,5 +156,9 @@ class CatalogState:
         by_name = {database.descriptor.name: database for database in databases.values()}
         return CatalogState(version, databases, by_name, groups)
 
+    def changed_since(self, version: int, tables: Iterable[int]) -> bool:
+        """Tell whether any of the tables changed after catalog version ``version``."""
+        return any(database.changed.get(table, 0) > version for table in tables for database in self.databases.values())
+
 
 CatalogState.EMPTY = CatalogState()

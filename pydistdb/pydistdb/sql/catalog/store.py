@@ -19,7 +19,7 @@ Example::
 from __future__ import annotations
 
 import struct
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from pydistdb.kv.api import Database, Isolation, KeyExists, KVError, ReadRestart, SerializationConflict, Transaction
@@ -64,7 +64,7 @@ class CatalogStore:
         self.database = database
         self.scheduler = scheduler
         self.state = CatalogState.EMPTY
-        self.gate = TableGate(database, scheduler, self.refresh)
+        self.gate = TableGate(database, scheduler, lambda: self.state, self.refresh)
         self.sequences = SequenceNumbers(database)
         self._views: dict[tuple[str, tuple[str, ...]], StateView] = {}
         self._lease_until_ns = 0
@@ -114,14 +114,6 @@ class CatalogStore:
                 self._views.clear()
             view = self._views[database_name, path] = StateView(self.state, database_name, path, numbers=self.sequences)
         return view
-
-    def changed_since(self, database_name: str, version: int, tables: Iterable[int]) -> bool:
-        """Tell whether any of the tables changed after catalog version ``version``.
-
-        A transaction whose snapshot is older than a table's new index or storage would miss rows there: the session
-        remembers the version it started with and lets REPEATABLE READ transactions fail with 40001 instead."""
-        database = self.state.databases_by_name.get(database_name)
-        return database is None or any(database.changed.get(table, 0) > version for table in tables)
 
     # ------------------------------------------------------------------------------------------ freshness
 

@@ -1,7 +1,7 @@
 """TRUNCATE: the table gets new, empty storage; the old is cleared after the commit.
 
 Like Postgres's, it is transactional, and not visible to snapshots as such: a transaction with an older snapshot has to be
-retried (``CatalogStore.changed_since``).  RESTART IDENTITY gives the owned sequences new storage in the same way.
+retried (gate.py).  RESTART IDENTITY gives the owned sequences new storage in the same way.
 """
 
 from __future__ import annotations
