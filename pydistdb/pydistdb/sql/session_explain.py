@@ -13,6 +13,7 @@ from pydistdb.sql import bind
 from pydistdb.sql import statements as st
 from pydistdb.sql.api import Sink
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidParameterValue
+from pydistdb.sql.exec import RunContext
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session_execute import Execution
 
@@ -42,7 +43,7 @@ async def run(session: ClientSession, plan: CachedPlan, utility: st.Explain, sin
             lines = ["Utility statements have no plan structure"]
             return _send(plan, lines, sink, simple=simple)
     if not utility.analyze:
-        return _send(plan, explained.compiled.explain(), sink, simple=simple)
+        return _send(plan, await _lines(session, explained, utility), sink, simple=simple)
     if explained.parameter_types:
         raise DatabaseError.of("42P02", "there is no parameter $1")
     if explained.writes:
@@ -55,12 +56,20 @@ async def run(session: ClientSession, plan: CachedPlan, utility: st.Explain, sin
         raise
     ended_ns = time.perf_counter_ns()
     assert explained.compiled is not None
-    lines = explained.compiled.explain()
+    lines = await _lines(session, explained, utility)
     lines.append(f"Rows: {execution.affected_rows if explained.writes else execution.rows_sent}")
     if dict(utility.options).get("summary", "on") == "on":
         lines.append(f"Planning Time: {(planned_ns - started_ns) / 1e6:.3f} ms")
         lines.append(f"Execution Time: {(ended_ns - planned_ns) / 1e6:.3f} ms")
     return _send(plan, lines, sink, simple=simple)
+
+
+async def _lines(session: ClientSession, explained: CachedPlan, utility: st.Explain) -> list[str]:
+    """The plan with the ranges that its scans go to."""
+    assert explained.compiled is not None
+    environment = session.environment
+    run = RunContext(None, environment.database, session.view(), session.context, (), environment.scheduler)
+    return await explained.compiled.explain_ranges(run, costs=utility.costs)
 
 
 def _check_options(utility: st.Explain) -> None:

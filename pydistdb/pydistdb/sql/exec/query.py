@@ -13,6 +13,7 @@ from pydistdb.sql.exec.compiler import Compiler
 from pydistdb.sql.exec.foreign_keys import finish_statement
 from pydistdb.sql.exec.operator import Operator
 from pydistdb.sql.exec.point import PointRead, point_read
+from pydistdb.sql.exec.ranges import range_notes
 from pydistdb.sql.exec.run import RunContext, State
 from pydistdb.sql.exec.spill import RowBuffer
 from pydistdb.sql.plan.depth import deep_stack
@@ -72,6 +73,12 @@ class CompiledQuery:
     def explain(self) -> list[str]:
         """The plan as EXPLAIN shows it, a line each."""
         return explain(self.plan)
+
+    async def explain_ranges(self, run: RunContext, *, costs: bool = True) -> list[str]:
+        """As ``explain``, with the ranges that each scan goes to, as far as they can be told beforehand.
+
+        ``run`` needs no transaction; nothing is read."""
+        return explain(self.plan, await range_notes(self.plan.root, run), costs=costs)
 
 
 def compile_plan(plan: PhysicalPlan) -> CompiledQuery:

@@ -7,7 +7,7 @@ the memory budget and the clock by which long loops make room for other tasks.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pydistdb.kv.api import Database, Transaction
 from pydistdb.sql.catalog.view import CatalogView
@@ -87,9 +87,9 @@ class State:
     )
 
     def __init__(self, run: RunContext) -> None:
-        assert run.transaction is not None
         self.run = run
-        self.transaction = run.transaction
+        # Only EXPLAIN, which evaluates bounds and reads nothing, comes without one.
+        self.transaction = cast(Transaction, run.transaction)
         self.parameters = run.parameters
         self.context = run.context
         self.scheduler = run.scheduler

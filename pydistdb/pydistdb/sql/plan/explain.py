@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydistdb.sql.catalog.descriptors import Table
@@ -81,9 +81,10 @@ from pydistdb.sql.types.known import BOOL
 JOIN_WORDS = {"inner": "", "left": " Left", "full": " Full", "semi": " Semi", "anti": " Anti"}
 
 
-def explain(plan: PhysicalPlan) -> list[str]:
+def explain(plan: PhysicalPlan, notes: Mapping[int, str] | None = None, *, costs: bool = True) -> list[str]:
+    """The lines of a plan; ``notes``: a property more for some nodes, by ``id(node)``; ``costs``: show estimates."""
     with deep_stack():
-        return Explainer().lines(plan.root)
+        return Explainer(notes, costs).lines(plan.root)
 
 
 class Names(dict[int, str]):
@@ -94,7 +95,9 @@ class Names(dict[int, str]):
 
 
 class Explainer:
-    def __init__(self) -> None:
+    def __init__(self, notes: Mapping[int, str] | None = None, costs: bool = True) -> None:
+        self.notes = notes or {}
+        self.costs = costs
         self.names = Names()
         self.estimator = Estimator(None)
         self.subplans = 0
@@ -156,11 +159,13 @@ class Explainer:
                     break
         title, properties = self._describe(relation)
         rows = max(1, round(self.estimator.rows(relation)))
-        shown = "" if isinstance(relation, Insert | Update | Delete) else f"  (rows={rows})"
+        shown = "" if not self.costs or isinstance(relation, Insert | Update | Delete) else f"  (rows={rows})"
         output.append(f"{indent}{arrow}{title}{shown}")
         inner = indent + ("      " if arrow else "  ")
         if filters:
             properties.append(f"Filter: {self.condition(filters)}")
+        if id(relation) in self.notes:
+            properties.append(self.notes[id(relation)])
         output.extend(f"{inner}{line}" for line in properties)
         if isinstance(relation, Cte):
             output.append(f"{inner}CTE {relation.cte_id}")

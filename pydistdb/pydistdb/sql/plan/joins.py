@@ -21,7 +21,7 @@ from pydistdb.sql.plan.comparisons import comparison_terms
 from pydistdb.sql.plan.cost import HASH_ROW_COST, LOOKUP_COST, RESTART_COST, ROW_COST, Estimator
 from pydistdb.sql.plan.expressions import columns_of, conjoin, has_subquery, is_volatile, output_ids
 from pydistdb.sql.plan.physical import HashJoin, LookupJoin, NestedLoop, TableScan
-from pydistdb.sql.tree import Expr, OutputColumn, Rel, Scan
+from pydistdb.sql.tree import ColumnRef, Distinct, Expr, OutputColumn, Project, Rel, Scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,8 @@ def join(
         candidates.append(_hash(kind, right, left, terms, columns, rows, False))
         candidates.append(_lookup(kind, right, left, terms, columns, rows, estimator))
         candidates.append(_index_loop(kind, right, left, terms, columns, rows, estimator))
+    if kind == "semi":
+        candidates.extend(_distinct_first(left, right, terms, columns, rows, estimator))
     possible = [candidate for candidate in candidates if candidate is not None]
     if possible:
         return min(possible, key=lambda candidate: candidate.cost)
@@ -203,6 +205,28 @@ def _index_loop(
     outer = sorted(set().union(*(columns_of(term) for term in scan.access.terms)) & left_ids)
     relation = NestedLoop(columns, kind, left.relation, scan, conjoin(rest) if rest else None, tuple(outer), rows=rows)
     return Candidate(_read_cost(left) + left.rows * (RESTART_COST + scan.rows * 2 * ROW_COST), relation)
+
+
+def _distinct_first(
+    left: Side,
+    right: Side,
+    terms: Sequence[Expr],
+    columns: tuple[OutputColumn, ...],
+    rows: float,
+    estimator: Estimator,
+) -> list[Candidate | None]:
+    """A semi join on plain columns from the other end: look the left table up by each different value on the right."""
+    keys, rest = split_keys(terms, output_ids(left.relation), output_ids(right.relation))
+    if not keys or rest or not all(isinstance(key[1], ColumnRef) for key in keys):
+        return []
+    wanted = {key[1].id for key in keys if isinstance(key[1], ColumnRef)}
+    kept = tuple(column for column in right.relation.columns if column.id in wanted)
+    narrow = Project(kept, right.relation, tuple(ColumnRef(column.type, column.id, column.name) for column in kept))
+    values = Side(Distinct(kept, narrow), right.rows)
+    return [
+        _lookup("inner", values, left, terms, columns, rows, estimator),
+        _index_loop("inner", values, left, terms, columns, rows, estimator),
+    ]
 
 
 def order_joins(
