@@ -10,7 +10,7 @@ from pydistdb.sql.catalog.overlay import Overlay
 from pydistdb.sql.catalog.state import FIRST_USER_OID, CatalogState
 from pydistdb.sql.catalog.store import LEASE_NS, RENEWAL_INTERVAL_NS, CatalogStore
 from pydistdb.sql.catalog.transaction import DdlTransaction
-from pydistdb.sql.errors import InvalidCatalogName
+from pydistdb.sql.errors import InvalidCatalogName, SerializationFailure
 
 from tests.sql.catalog_nodes import Nodes
 
@@ -72,6 +72,24 @@ def test_the_lease_runs_out_without_renewal() -> None:
     assert not store.is_fresh
     nodes.run(store.ensure_fresh())
     assert store.is_fresh
+
+
+def test_a_node_that_slept_through_ddl_does_not_commit_what_it_planned_before() -> None:
+    nodes = Nodes(2)
+    nodes.ddl(0, "create table t (a int)")
+    nodes.ddl(0, "create table u (a int)")
+    oids = {table.name: table.oid for table in nodes.stores[1].view("postgres", ("public",)).tables()}
+    store = nodes.stores[1]
+    transactions = [nodes.databases[1].begin(Isolation.READ_COMMITTED) for _ in range(2)]
+    for transaction, name in zip(transactions, ("t", "u"), strict=True):
+        assert store.gate.try_enter(transaction, frozenset({oids[name]}), True)
+    nodes.run(store.check_commit(transactions[0]))
+    nodes.databases[1].up = False
+    nodes.ddl(0, "alter table t add column b int")
+    nodes.scheduler.advance(LEASE_NS + 1)
+    with pytest.raises(SerializationFailure):
+        nodes.run(store.check_commit(transactions[0]))
+    nodes.run(store.check_commit(transactions[1]))
 
 
 def test_renewal_keeps_the_lease_and_notices_changes() -> None:

@@ -31,7 +31,7 @@ from pydistdb.sql.catalog.overlay import Overlay
 from pydistdb.sql.catalog.sequence_numbers import SequenceNumbers
 from pydistdb.sql.catalog.state import FIRST_USER_OID, PUBLIC_OID, CatalogState, Change
 from pydistdb.sql.catalog.state_view import StateView
-from pydistdb.sql.errors import InvalidCatalogName
+from pydistdb.sql.errors import InvalidCatalogName, SerializationFailure
 from pydistdb.tasks import Completion, Scheduler
 
 T = TypeVar("T")
@@ -126,6 +126,21 @@ class CatalogStore:
         """Renew the lease if it ran out."""
         if not self.is_fresh:
             await self.refresh()
+
+    async def check_commit(self, transaction: Transaction) -> None:
+        """Make sure, right before a commit, that the tables it touched are still what the transaction took them for.
+
+        While the lease holds they are.  A node that was paused or cut off for longer may have been counted as dead, and
+        DDL may have gone on without it: then the transaction fails with 40001."""
+        if self.is_fresh:
+            return
+        known = self.state.version
+        await self.refresh()
+        if self.state.version != known and self.state.changed_since(known, self.gate.pinned(transaction)):
+            raise SerializationFailure(
+                "could not serialize access due to concurrent change of a table's definition",
+                hint="The transaction might succeed if retried.",
+            )
 
     async def refresh(self, at_least: int = 0) -> None:
         """Read the version, and what changed if it is new; renews the lease."""
