@@ -47,12 +47,12 @@ class Laboratory:
 
     def bound(self, text: str, parameter_oids: tuple[int, ...] = ()) -> BoundStatement:
         (parsed,) = parse(text)
-        statement = analyze(parsed, self.catalog, self.context, parameter_oids)  # type: ignore[arg-type]
+        statement = analyze(parsed, self.catalog, self.context, parameter_oids)
         assert isinstance(statement, BoundStatement)
         return statement
 
     def plan(self, text: str, parameter_oids: tuple[int, ...] = ()) -> PhysicalPlan:
-        return plan(self.bound(text, parameter_oids), self.catalog)  # type: ignore[arg-type]
+        return plan(self.bound(text, parameter_oids), self.catalog)
 
     def compile(self, text: str, parameter_oids: tuple[int, ...] = ()) -> CompiledQuery:
         return compile_plan(self.plan(text, parameter_oids))
@@ -64,7 +64,7 @@ class Laboratory:
         return RunContext(
             transaction,
             self.database,
-            self.catalog,  # type: ignore[arg-type]
+            self.catalog,
             self.context,
             parameters,
             self.scheduler,
@@ -90,7 +90,7 @@ class Laboratory:
             try:
                 await transaction.commit()
             except KeyExists as error:
-                raise unique_violation(self.catalog, error.key, self.context) from error  # type: ignore[arg-type]
+                raise unique_violation(self.catalog, error.key, self.context) from error
         self.affected_rows = run.affected_rows
         return rows
 

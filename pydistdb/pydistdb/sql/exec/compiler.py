@@ -6,7 +6,8 @@ from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.exec.aggregate import AggregateOperator
 from pydistdb.sql.exec.apply import ApplyOperator
 from pydistdb.sql.exec.codegen import Code
-from pydistdb.sql.exec.join import HashJoinOperator, LookupJoinOperator, NestedLoopOperator
+from pydistdb.sql.exec.hash_join import HashJoinOperator
+from pydistdb.sql.exec.join import LookupJoinOperator, NestedLoopOperator
 from pydistdb.sql.exec.lock import LockRowsOperator
 from pydistdb.sql.exec.modify import DeleteOperator, InsertOperator, UpdateOperator
 from pydistdb.sql.exec.numbers import draws_numbers

@@ -33,11 +33,10 @@ from pydistdb.sql.plan.expressions import (
     rewrite,
 )
 from pydistdb.sql.plan.joins import Side
+from pydistdb.sql.plan.ordering import ordering, useful_keys
 from pydistdb.sql.plan.physical import (
     Apply,
-    IncrementalSort,
     LockedRows,
-    LookupJoin,
     NestedLoop,
     SubPlan,
     TableScan,
@@ -66,7 +65,6 @@ from pydistdb.sql.tree import (
     Scan,
     SetOperation,
     Sort,
-    SortKey,
     Subquery,
     Update,
     Values,
@@ -293,7 +291,7 @@ class Builder:
         return replace(lifted, input=source)
 
     def _sort(self, relation: Sort, wish: Wish) -> Rel:
-        keys = _useful_keys(relation.keys)
+        keys = useful_keys(relation.keys)
         order = tuple(
             (key.expression.id, key.descending, key.nulls_first)
             for key in keys
@@ -461,79 +459,6 @@ def _flatten(relation: Rel, sides: list[Rel], terms: list[Expr]) -> None:
 
 def _own_expressions(relation: Rel) -> list[Expr]:
     return direct_parts(relation)[0]
-
-
-def _useful_keys(keys: tuple[SortKey, ...]) -> tuple[SortKey, ...]:
-    """Sort keys without constants and repetitions."""
-    seen: set[int] = set()
-    useful: list[SortKey] = []
-    for key in keys:
-        if isinstance(key.expression, Const):
-            continue
-        if isinstance(key.expression, ColumnRef):
-            if key.expression.id in seen:
-                continue
-            seen.add(key.expression.id)
-        useful.append(key)
-    return tuple(useful) or keys[:1]
-
-
-def ordering(relation: Rel) -> tuple[tuple[OrderKey, ...], frozenset[int]]:
-    """The order in which a physical relation's rows come, and its columns with a single value."""
-    match relation:
-        case TableScan():
-            return _scan_ordering(relation)
-        case Filter() | Limit() | Apply() | LockedRows():
-            return ordering(relation.input)
-        case Sort() | TopN() | IncrementalSort():
-            keys = [key for key in relation.keys if isinstance(key.expression, ColumnRef)]
-            if len(keys) < len(relation.keys):
-                return (), frozenset()
-            order = tuple(
-                (key.expression.id, key.descending, key.nulls_first)
-                for key in keys
-                if isinstance(key.expression, ColumnRef)
-            )
-            return order, frozenset()
-        case NestedLoop() | LookupJoin() if relation.kind in ("inner", "left", "semi", "anti"):
-            return ordering(relation.left)
-        case Project():
-            order, constant = ordering(relation.input)
-            renamed: dict[int, int] = {}
-            for column, expression in zip(relation.columns, relation.expressions, strict=True):
-                if isinstance(expression, ColumnRef):
-                    renamed.setdefault(expression.id, column.id)
-            kept: list[OrderKey] = []
-            for key in order:
-                if key[0] in renamed:
-                    kept.append((renamed[key[0]], key[1], key[2]))
-                elif key[0] not in constant:
-                    break
-            return tuple(kept), frozenset(renamed[column] for column in constant if column in renamed)
-    return (), frozenset()
-
-
-def _scan_ordering(scan: TableScan) -> tuple[tuple[OrderKey, ...], frozenset[int]]:
-    index = scan.access.index
-    ids = {number: column.id for column, number in zip(scan.columns, scan.numbers, strict=True)}
-    single = [
-        column.column
-        for column, term in zip(index.columns, scan.access.equal, strict=False)
-        if term.array is None and (len(term.alternatives) == 1 or term.is_null)
-    ]
-    sharding = scan.table.sharding
-    hashed = sharding is not None and (index is scan.table.indexes[0] or not index.is_global)
-    if sharding is not None and hashed and not set(single) >= set(sharding.columns):
-        return (), frozenset()
-    reverse = scan.access.reverse
-    order: list[OrderKey] = []
-    for column in index.columns:
-        if column.column not in ids:
-            if column.column in single:
-                continue
-            break
-        order.append((ids[column.column], column.descending != reverse, column.nulls_first != reverse))
-    return tuple(order), frozenset(ids[number] for number in single if number in ids)
 
 
 def _is_not_null(column: ColumnRef) -> Expr:

@@ -1,0 +1,262 @@
+"""The hash join.
+
+It builds a dictionary ``key -> right rows`` and probes it with one generated comprehension per batch::
+
+    return [(l[0], r[1]) for l in batch for r in get(l[0], ()) if l[2] < r[2]]
+
+NULL keys match nothing, so they never enter the table.  If the right side does not fit into ``work_mem``, both sides are
+dealt out to PARTITIONS temporary files by the hash of their keys and each pair of files is joined by itself, deeper if
+need be (Grace join; Shapiro 1986).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+from pydistdb.sql.exec.codegen import Code
+from pydistdb.sql.exec.join import JoinOperator, key_source
+from pydistdb.sql.exec.operator import Batch, Operator, Row
+from pydistdb.sql.exec.run import BATCH_ROWS, State
+from pydistdb.sql.exec.spill import SpillFile, in_batches
+from pydistdb.sql.exec.values import batch_bytes
+from pydistdb.sql.plan.physical import HashJoin
+from pydistdb.sql.tree import Expr
+
+PARTITIONS = 16
+DEEPEST_PARTITION = 4
+
+Table = dict[Any, list[Row]]
+
+
+class HashJoinOperator(JoinOperator):
+    def __init__(self, node: HashJoin, left: Operator, right: Operator) -> None:
+        super().__init__(node.kind, left, right, node.columns)
+        self.node = node
+
+    @cached_property
+    def add_rows(self) -> Callable[[Batch, Table, State], None]:
+        """``f(batch, table, S)`` puts right rows into the table."""
+        code = self.right.code()
+        key, tests = key_source(code, self.node.right_keys)
+        body = "get = table.get\nfor r in batch:\n"
+        indent = "    "
+        if tests:
+            body += f"    if {' and '.join(tests)}:\n"
+            indent = "        "
+        body += f"{indent}k = {key}\n{indent}if (rows := get(k)) is None:\n{indent}    table[k] = [r]\n"
+        body += f"{indent}else:\n{indent}    rows.append(r)"
+        if tests and (self.node.null_aware or self.kind == "full"):
+            body += "\n    else:\n        table.setdefault(NULL_KEY, []).append(r)"
+            code.namespace["NULL_KEY"] = NULL_KEY
+        function: Callable[[Batch, Table, State], None] = code.build("f(batch, table, S)", body)
+        return function
+
+    def _keys(self, side: Operator, keys: Sequence[Expr]) -> Callable[[Batch, State], list[Any]]:
+        """``f(batch, S)``: the key of every row, None where it is NULL."""
+        code = side.code()
+        key, tests = key_source(code, keys)
+        source = f"{key} if {' and '.join(tests)} else None" if tests else key
+        function: Callable[[Batch, State], list[Any]] = code.build("f(batch, S)", f"return [{source} for r in batch]")
+        return function
+
+    @cached_property
+    def left_keys(self) -> Callable[[Batch, State], list[Any]]:
+        return self._keys(self.left, self.node.left_keys)
+
+    @cached_property
+    def right_keys(self) -> Callable[[Batch, State], list[Any]]:
+        return self._keys(self.right, self.node.right_keys)
+
+    @cached_property
+    def probe(self) -> Callable[[Batch, Table, set[int], State], Batch]:
+        """``f(batch, table, matched, S)``: the output for a batch of left rows."""
+        code = self.pair_code()
+        key, tests = key_source(code, self.node.left_keys)
+        residual = "" if self.node.residual is None else code.truth(self.node.residual)
+        guard = "".join(f" if {test}" for test in tests)
+        code.namespace["NOTHING"] = ()
+        if residual and self.kind in ("semi", "anti"):
+            code.setup["has_match"] = (
+                f"def has_match(l, rows):\n    for r in rows:\n        if {residual}:\n            return True\n"
+                "    return False"
+            )
+        match self.kind:
+            case "inner":
+                test = f" if {residual}" if residual else ""
+                body = f"return [{self.pair} for l in batch{guard} for r in get({key}, NOTHING){test}]"
+            case "semi":
+                body = f"return [{self.pair} for l in batch if {self._found(key, tests, residual)}]"
+            case "anti":
+                body = self._anti(code, key, tests, residual)
+            case "left" if not residual:
+                code.namespace["NO_MATCH"] = (self.null_right,)
+                body = f"return [{self.pair} for l in batch for r in get({key}, NO_MATCH)]"
+                if tests:
+                    body = f"keys = [{key} if {' and '.join(tests)} else None for l in batch]\n"
+                    body += f"return [{self.pair} for l, k in zip(batch, keys) for r in get(k, NO_MATCH)]"
+            case _:
+                body = self._outer_loop(code, key, tests, residual)
+        function: Callable[[Batch, Table, set[int], State], Batch] = code.build(
+            "f(batch, table, matched, S)", f"get = table.get\n{body}"
+        )
+        return function
+
+    @staticmethod
+    def _found(key: str, tests: list[str], residual: str) -> str:
+        guard = "".join(f"{test} and " for test in tests)
+        if not residual:
+            return f"{guard}{key} in table"
+        return f"{guard}has_match(l, get({key}, NOTHING))"
+
+    def _anti(self, code: Code, key: str, tests: list[str], residual: str) -> str:
+        if not self.node.null_aware:
+            return f"return [{self.pair} for l in batch if not ({self._found(key, tests, residual)})]"
+        # NOT IN: an empty list holds nothing; a NULL in it, or a NULL key, leaves every comparison unknown.
+        code.namespace["NULL_KEY"] = NULL_KEY
+        known = "".join(f"{test} and " for test in tests)
+        return (
+            f"if not table:\n    return [{self.pair} for l in batch]\nif NULL_KEY in table:\n    return []\n"
+            f"return [{self.pair} for l in batch if {known}{key} not in table]"
+        )
+
+    def _outer_loop(self, code: Code, key: str, tests: list[str], residual: str) -> str:
+        """Left join with a residual, or full join: matches are counted row by row."""
+        code.namespace["null_right"] = self.null_right
+        condition = " and ".join(tests)
+        found = f"(get({key}, NOTHING) if {condition} else NOTHING)" if tests else f"get({key}, NOTHING)"
+        test = f"if {residual}:" if residual else "if True:"
+        seen = "            matched.add(id(r))\n" if self.kind == "full" else ""
+        return (
+            "output = []\nappend = output.append\nfor l in batch:\n    lonely = True\n"
+            f"    for r in {found}:\n        {test}\n            lonely = False\n{seen}            append({self.pair})\n"
+            f"    if lonely:\n        r = null_right\n        append({self.pair})\nreturn output"
+        )
+
+    @cached_property
+    def unmatched(self) -> Callable[[Iterable[Row]], Batch]:
+        """Output for right rows without a partner (full join)."""
+        function: Callable[[Iterable[Row]], Batch] = Code({}).build(
+            "f(rows)", f"l = {self.null_left!r}\nreturn [{self.pair} for r in rows]"
+        )
+        return function
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        table: Table = {}
+        used_bytes = 0
+        add_rows = self.add_rows
+        right = self.right.batches(state)
+        async for batch in right:
+            used_bytes += batch_bytes(batch)
+            add_rows(batch, table, state)
+            if used_bytes > state.work_memory_bytes and not self.node.null_aware:
+                rows = [row for found in table.values() for row in found]
+                table = {}
+                async for output in self._partitioned(state, rows, right):
+                    yield output
+                return
+        if not table and self.kind in ("inner", "semi"):
+            return
+        async for output in self._joined(state, table, self.left.batches(state)):
+            yield output
+
+    async def _joined(self, state: State, table: Table, left: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
+        probe = self.probe
+        matched: set[int] = set()
+        async for batch in left:
+            output = probe(batch, table, matched, state)
+            for part in in_batches(output, 4 * BATCH_ROWS):
+                yield part
+            await state.breathe()
+        if self.kind == "full":
+            rest = [row for rows in table.values() for row in rows if id(row) not in matched]
+            for part in in_batches(rest):
+                yield self.unmatched(part)
+
+    # ------------------------------------------------------------------------------------------ on disk
+
+    async def _partitioned(self, state: State, rows: Batch, right: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
+        right_files = [SpillFile(self.right.codec) for _ in range(PARTITIONS)]
+        left_files = [SpillFile(self.left.codec) for _ in range(PARTITIONS)]
+        keeps_lonely_right = self.kind == "full"
+        for part in in_batches(rows):
+            keyless: Batch = []
+            self._deal(part, self.right_keys(part, state), right_files, 0, keyless)
+            if keyless and keeps_lonely_right:
+                yield self.unmatched(keyless)
+        async for batch in right:
+            keyless = []
+            self._deal(batch, self.right_keys(batch, state), right_files, 0, keyless)
+            if keyless and keeps_lonely_right:
+                yield self.unmatched(keyless)
+            await state.breathe()
+        # Left rows without a key match nothing: an outer or anti join puts them out by way of the first partition.
+        async for batch in self.left.batches(state):
+            keyless = []
+            self._deal(batch, self.left_keys(batch, state), left_files, 0, keyless)
+            if keyless and self.kind in ("left", "full", "anti"):
+                output = self.probe(keyless, {}, set(), state)
+                if output:
+                    yield output
+            await state.breathe()
+        for left_file, right_file in zip(left_files, right_files, strict=True):
+            async for output in self._join_files(state, left_file, right_file, 1):
+                yield output
+
+    @staticmethod
+    def _deal(batch: Batch, keys: list[Any], files: list[SpillFile], level: int, keyless: Batch) -> None:
+        parts: list[Batch] = [[] for _ in files]
+        for row, key in zip(batch, keys, strict=True):
+            if key is not None:
+                parts[hash((level, key)) % PARTITIONS].append(row)
+            else:
+                keyless.append(row)
+        for file, part in zip(files, parts, strict=True):
+            file.write(part)
+
+    async def _join_files(
+        self, state: State, left_file: SpillFile, right_file: SpillFile, level: int
+    ) -> AsyncIterator[Batch]:
+        table: Table = {}
+        used_bytes = 0
+        for batch in right_file.read():
+            used_bytes += batch_bytes(batch)
+            if used_bytes > state.work_memory_bytes and level < DEEPEST_PARTITION:
+                table = {}
+                async for output in self._split_files(state, left_file, right_file, level):
+                    yield output
+                return
+            self.add_rows(batch, table, state)
+            await state.breathe()
+
+        async def left() -> AsyncIterator[Batch]:
+            for batch in left_file.read():
+                yield batch
+
+        async for output in self._joined(state, table, left()):
+            yield output
+        left_file.close()
+        right_file.close()
+
+    async def _split_files(
+        self, state: State, left_file: SpillFile, right_file: SpillFile, level: int
+    ) -> AsyncIterator[Batch]:
+        left_files = [SpillFile(self.left.codec) for _ in range(PARTITIONS)]
+        right_files = [SpillFile(self.right.codec) for _ in range(PARTITIONS)]
+        for batch in left_file.read():
+            self._deal(batch, self.left_keys(batch, state), left_files, level, [])
+            await state.breathe()
+        for batch in right_file.read():
+            self._deal(batch, self.right_keys(batch, state), right_files, level, [])
+            await state.breathe()
+        for left_part, right_part in zip(left_files, right_files, strict=True):
+            async for output in self._join_files(state, left_part, right_part, level + 1):
+                yield output
+
+
+class _NullKey:
+    """Marks a NULL among the keys of a NOT IN."""
+
+
+NULL_KEY = _NullKey()
