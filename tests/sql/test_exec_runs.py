@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydistdb.kv.api import Isolation, LockedValue, LockStrength, MustWait, SerializationConflict, WaitPolicy
 from pydistdb.sql.errors import CheckViolation, ForeignKeyViolation, QueryCanceled, UniqueViolation
-from pydistdb.sql.exec import compile_plan, insert_rows
+from pydistdb.sql.exec import BulkInsert, compile_plan
 from pydistdb.sql.exec import run as run_module
 from pydistdb.sql.plan.expressions import rewrite_relation_expressions
 from pydistdb.sql.tree import Call, Expr
@@ -200,7 +200,7 @@ def test_copy_inserts_rows_with_all_checks() -> None:
         transaction = lab.database.begin(Isolation.READ_COMMITTED)
         transaction.begin_statement()
         run = lab.context_of(transaction, (), False)
-        lab.scheduler.run(insert_rows(run, table, rows))  # type: ignore[arg-type]
+        lab.scheduler.run(BulkInsert(run, table).insert(rows))  # type: ignore[arg-type]
         lab.scheduler.run(transaction.commit())
         return run.affected_rows
 

@@ -191,6 +191,10 @@ class MemoryTransaction:
         assert value, "a value is never empty: an empty one stands for a delete"
         self._write(key, value, key in self.inserted)
 
+    def put_all(self, entries: dict[bytes, bytes]) -> None:
+        for key, value in entries.items():
+            self.put(key, value)
+
     def insert(self, key: bytes, value: bytes) -> None:
         if self.buffer.get(key) is not None:
             raise KeyExists(key)

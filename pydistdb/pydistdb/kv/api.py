@@ -173,6 +173,9 @@ class Transaction(Protocol):
     def put(self, key: bytes, value: bytes) -> None:
         """Buffer a write; the key should have been locked before, or nobody else can know it."""
 
+    def put_all(self, entries: dict[bytes, bytes]) -> None:
+        """Buffer many writes at once."""
+
     def insert(self, key: bytes, value: bytes) -> None:
         """Buffer a write that holds only if no live value is at ``key`` at commit (KeyExists from ``commit``)."""
 

@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-COPY FROM collects rows until ``INSERT_ROWS`` are there and hands them to the executor's ``insert_rows``, which checks
+COPY FROM collects rows until ``INSERT_ROWS`` are there and hands them to the executor's ``BulkInsert``, which checks
 constraints and writes into the transaction; it pauses every few milliseconds, so that other clients are served.  If a
 batch fails, its writes are undone and it goes in again row by row, to tell the client the line, as Postgres does:
 
@@ -40,7 +40,7 @@ from pydistdb.sql.errors import (
     UniqueViolation,
     WrongObjectType,
 )
-from pydistdb.sql.exec import RunContext, insert_rows
+from pydistdb.sql.exec import BulkInsert, RunContext
 from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.numbers import wait_for
 from pydistdb.sql.exec.run import State
@@ -128,6 +128,8 @@ class _Importer:
         self._in_order = self._positions == list(range(self._width))
         self._defaulted = _defaulted(table, columns)
         self._state = State(run)
+        ddl = session.transaction.ddl
+        self._bulk = BulkInsert(run, table, ddl is not None and ddl.is_private_storage(table))
         by_number = {column.number: column for column in table.columns}
         self._defaults = evaluator(
             [
@@ -155,18 +157,21 @@ class _Importer:
     async def finish(self) -> None:
         """Insert what is left."""
         await self._insert(0, len(self._rows))
+        await self._bulk.finish()
 
     async def _insert(self, start: int, end: int) -> None:
         if start == end:
             return
         session = self._session
-        rows = [self._complete(row) for row in self._rows[start:end]]
+        rows = self._rows[start:end]
+        if not self._in_order:
+            rows = [self._complete(row) for row in rows]
         if self._defaulted:
             await self._fill_defaults(rows)
         transaction = self._run.transaction
         assert transaction is not None
         try:
-            await insert_rows(self._run, self._table, rows)
+            await self._bulk.insert(rows)
         except (NotNullViolation, CheckViolation) as error:
             await self._find_line(rows, self._lines[start:end], error)
         except UniqueViolation as error:
@@ -185,7 +190,7 @@ class _Importer:
         """Rows are checked before any of them is written: insert them one by one, to raise the error with its line."""
         for row, line in zip(rows, lines, strict=True):
             try:
-                await insert_rows(self._run, self._table, [row])
+                await self._bulk.insert([row])
             except DatabaseError as error:
                 error.where = f"COPY {self._table.name}, line {line}"
                 raise
@@ -211,8 +216,6 @@ class _Importer:
 
     def _complete(self, values: list[Any]) -> list[Any]:
         """A row of the table: the values copied at their places, defaults at the others."""
-        if self._in_order:
-            return values
         row: list[Any] = [None] * self._width
         for position, value in zip(self._positions, values, strict=True):
             row[position] = value

@@ -376,6 +376,18 @@ class Coordinator:
         assert value, "a value is never empty: an empty one stands for a delete"
         self._write(key, value, False)
 
+    def put_all(self, entries: dict[bytes, bytes]) -> None:
+        if self._over or self._failure is not None:
+            self._check_open()
+        longest = max(map(len, entries), default=0)
+        if longest > MAX_MVCC_KEY_BYTES:
+            raise KeyTooLong(longest, MAX_MVCC_KEY_BYTES)
+        assert all(entries.values()), "a value is never empty: an empty one stands for a delete"
+        buffer = self._buffer
+        buffer.write_all(entries)
+        if buffer.size_bytes > SPILL_BYTES:
+            self._overflow()
+
     def insert(self, key: bytes, value: bytes) -> None:
         assert value, "a value is never empty: an empty one stands for a delete"
         own = self._buffered(key)

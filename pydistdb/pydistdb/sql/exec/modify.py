@@ -19,12 +19,11 @@ from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.errors import CardinalityViolation, DatabaseError
 from pydistdb.sql.exec import violations
 from pydistdb.sql.exec.codegen import Code, tuple_source
-from pydistdb.sql.exec.defaults import bound_checks
-from pydistdb.sql.exec.foreign_keys import check_absent, finish_statement
+from pydistdb.sql.exec.foreign_keys import check_absent
 from pydistdb.sql.exec.numbers import row_by_row, wait_for
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.point import single_key
-from pydistdb.sql.exec.run import BATCH_ROWS, RunContext, State
+from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.scan import TableScanOperator, present
 from pydistdb.sql.exec.writer import TableWriter
 from pydistdb.sql.layout import IndexLayout, TableLayout
@@ -400,18 +399,3 @@ class DeleteOperator(ChangeOperator):
             state.affected_rows += len(rows)
             if self.returning and rows:
                 yield self.output(rows, state)
-
-
-async def insert_rows(run: RunContext, table: Table, rows: Sequence[Row]) -> None:
-    """Insert complete rows (lists by column number - 1, defaults filled in) with all checks: what COPY FROM does.
-
-    Foreign keys are seen to at the end of each call."""
-    state = State(run)
-    code = Code(row_scope({column.number: column.number for column in table.columns}, "r"))
-    lines = Checker(table, bound_checks(table, state)).lines(code)
-    check: Callable[[Row, State], None] = code.build("f(r, S)", "\n".join(lines or ["pass"]))
-    for row in rows:
-        check(row, state)
-    await TableWriter(table).insert(rows, state)
-    await finish_statement(state)
-    run.affected_rows += len(rows)

@@ -1,0 +1,85 @@
+"""The way into a table for many rows at once: COPY FROM.
+
+Rows are checked in batches by one generated function, then written
+
+* past the transaction (``Database.ingest``) where the table's storage was made by this very transaction, so that nobody
+  else can see it, and rows need no unique key: nothing is buffered, whatever the number of rows;
+* to the transaction in one call per batch where nothing but the row itself is written;
+* through ``TableWriter`` otherwise: unique keys, secondary indexes, foreign keys.
+
+One ingested batch is on its way to the disk while the next is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.exec.codegen import Code
+from pydistdb.sql.exec.defaults import bound_checks
+from pydistdb.sql.exec.foreign_keys import finish_statement
+from pydistdb.sql.exec.modify import Checker, row_scope
+from pydistdb.sql.exec.run import RunContext, State
+from pydistdb.sql.exec.writer import TableWriter
+from pydistdb.tasks import Task
+
+INGEST_ROWS = 5_000
+"""Rows gathered for one ingest: a few hundred kilobytes and one fsync."""
+
+Row = list[Any]
+
+
+class BulkInsert:
+    """Inserts complete rows (lists by column number - 1, defaults filled in) into one table.
+
+    ``private_storage``: nobody outside this transaction can see the table's storage."""
+
+    def __init__(self, run: RunContext, table: Table, private_storage: bool = False) -> None:
+        self._run = run
+        self._state = State(run)
+        self._writer = TableWriter(table)
+        layout = self._writer.layout
+        code = Code(row_scope({column.number: column.number for column in table.columns}, "r"))
+        lines = Checker(table, bound_checks(table, self._state)).lines(code)
+        loop = "\n".join(["for r in rows:", *("    " + line for line in lines)])
+        self._check: Callable[[Sequence[Row], State], None] | None = code.build("f(rows, S)", loop) if lines else None
+        self._only_rows = layout.has_row_id and not layout.secondary and not table.foreign_keys
+        self._ingests = self._only_rows and private_storage
+        self._gathered: list[tuple[bytes, bytes]] = []
+        self._ingesting: Task[None] | None = None
+
+    async def insert(self, rows: Sequence[Row]) -> None:
+        """Check and write rows; raises what the first bad row violates, before any of them is written."""
+        state = self._state
+        if self._check is not None:
+            self._check(rows, state)
+        if not self._only_rows:
+            await self._writer.insert(rows, state)
+            await finish_statement(state)
+        else:
+            keys = await self._writer.keys_of(rows, state)
+            entries = zip(keys, map(self._writer.layout.row_value, rows), strict=True)
+            if self._ingests:
+                self._gathered.extend(entries)
+                if len(self._gathered) >= INGEST_ROWS:
+                    await self._ingest()
+            else:
+                state.transaction.put_all(dict(entries))
+        self._run.affected_rows += len(rows)
+
+    async def finish(self) -> None:
+        """Wait until everything is written."""
+        if self._gathered:
+            await self._ingest()
+        await self._ingested()
+
+    async def _ingest(self) -> None:
+        await self._ingested()
+        gathered, self._gathered = self._gathered, []
+        self._ingesting = self._run.scheduler.spawn(self._run.database.ingest(gathered), "bulk insert")
+
+    async def _ingested(self) -> None:
+        ingesting, self._ingesting = self._ingesting, None
+        if ingesting is not None:
+            await ingesting.completion
