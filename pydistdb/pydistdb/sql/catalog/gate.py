@@ -15,6 +15,8 @@ What can go wrong:
 
 * A node dies: the cluster stops counting it, and ``broadcast`` leaves it out.  Its catalog lease (store.py) is shorter
   than the time after which it counts as dead, so if it is only asleep it reads the catalog again before it commits.
+  (Not covered: a node that this one no longer hears but that still reaches the catalog's range.  It learns of the DDL
+  within one renewal, and until then works with the old descriptor.)
 * The blocking node dies: blocks carry a lease, renewed every few seconds; once it lapses, a node reads the catalog anew
   (the DDL may have been committed) and lifts the block.  ``confirm`` makes sure, right before the DDL commits, that no
   block has lapsed.

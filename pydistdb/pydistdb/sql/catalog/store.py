@@ -3,7 +3,7 @@
 Every DDL transaction bumps the version at ``keys.VERSION_KEY`` and lists the keys it changed in a history record, so a
 node that knows version 7 and learns of 9 reads two history records and the objects they name.  A node learns of a new
 version in two ways: the committing node broadcasts it (and waits for the answers, so that a statement started after a
-DDL statement ended sees its effect on every reachable node), and each node looks at the version about once a second.
+DDL statement ended sees its effect on every reachable node), and each node looks at the version a few times a second.
 The look renews the *catalog lease*: while it lasts, no DDL on an existing table can have been finished behind this
 node's back, since such DDL needs the consent of every node that is not dead (gate.py).  A node whose lease ran out (it
 was paused, or cut off) reads the version again before it executes anything: ``ensure_fresh``.
@@ -37,8 +37,8 @@ from pydistdb.tasks import Completion, Scheduler
 T = TypeVar("T")
 
 CHANGED_TOPIC = "catalog.changed"
-RENEWAL_INTERVAL_NS = 1_000_000_000
-LEASE_NS = 3_000_000_000
+RENEWAL_INTERVAL_NS = 300_000_000
+LEASE_NS = 900_000_000
 """Must be less than the time after which the cluster counts a silent node as dead."""
 BROADCAST_TIMEOUT_NS = 2_000_000_000
 SCAN_BATCH_ROWS = 1_000
