@@ -66,7 +66,7 @@ def _mapped(error: kv.KVError | StorageError) -> DatabaseError:
                 f"index row size {error.length} exceeds maximum {error.limit}",
                 hint="Values of this size cannot be indexed.",
             )
-        case StoreFull():
+        case kv.DiskFull() | StoreFull():
             return errors.DiskFull("could not write: the store is full", detail=text or None)
         case StoreReadOnly():
             return errors.ReadOnlyTransaction("could not write: the store is read-only", detail=text or None)

@@ -154,7 +154,8 @@ class Execution:
                 if self.plan.writes and block.in_block:
                     mark = transaction.savepoint()
                 await self._run_until_held(transaction, enough)
-                block.statements += 1
+                if not self.alone:  # else the transaction it counted for may be over
+                    block.statements += 1
                 return
             except (kv.KVError, StorageError) as error:
                 await self._abandon()

@@ -206,15 +206,14 @@ def _set_variable(session: ClientSession, plan: CachedPlan, utility: st.SetVaria
         settings.reset_all()
         return plan.kind
     setting = find(utility.name)
+    if setting.key in ("role", "session_authorization"):
+        _set_role(session, utility)
+        return plan.kind
     if utility.values is None:
         if setting.key.startswith("transaction_"):
             return plan.kind
         settings.reset(setting, local=utility.local)
         return plan.kind
-    if setting.key == "session_authorization" or utility.name.lower() == "role":
-        if utility.values[0].lower() in (session.user, "none", "default"):
-            return plan.kind
-        raise FeatureNotSupported(f'parameter "{setting.name}" cannot be changed')
     if len(utility.values) > 1 and setting.key not in _LISTS:
         raise InvalidParameterValue(f"SET {setting.name} takes only one argument")
     text = join_identifiers(utility.values) if setting.key == "search_path" else ", ".join(utility.values)
@@ -222,11 +221,20 @@ def _set_variable(session: ClientSession, plan: CachedPlan, utility: st.SetVaria
     return plan.kind
 
 
+def _set_role(session: ClientSession, utility: st.SetVariable) -> None:
+    """Everybody is one role until roles exist: only that one can be taken on."""
+    wanted = utility.values[0] if utility.values else "none"
+    if wanted not in (session.user, "none", "default"):
+        raise InvalidParameterValue(f'role "{wanted}" does not exist')
+
+
 def assign(session: ClientSession, name: str, text: str, *, local: bool) -> str:
     """Set a variable from text (SET, set_config); returns the value as shown."""
     setting = find(name)
     block = session.transaction
     match setting.key:
+        case "role" | "session_authorization":
+            _set_role(session, st.SetVariable(name, (text,)))
         case "transaction_isolation":
             block.set_characteristics(text.lower(), None, None)
         case "transaction_read_only":

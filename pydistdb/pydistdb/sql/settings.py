@@ -128,6 +128,7 @@ password_encryption|enum|user|scram-sha-256|||md5,scram-sha-256
 plan_cache_mode|enum|user|auto|||auto,force_generic_plan,force_custom_plan
 quote_all_identifiers|bool|user|off
 random_page_cost|real|user|4||0|1e308
+role|string|user|none
 row_security|bool|user|on
 search_path|string|user|"$user", public
 seq_page_cost|real|user|1||0|1e308
