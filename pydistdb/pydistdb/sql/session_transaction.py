@@ -195,6 +195,7 @@ class SessionTransaction:
             if ddl is not None:
                 await ddl.prepare_commit()
             if transaction.has_writes:
+                await self._environment.catalog.check_commit(transaction)
                 await transaction.commit()
             else:
                 transaction.rollback()  # nothing to make durable: just release what it holds
