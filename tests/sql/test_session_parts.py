@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydistdb.sql.copy import BINARY_HEADER, BINARY_TRAILER, CopyOptions, header_line, row_writer
-from pydistdb.sql.copy_reader import CopyColumn, copy_reader
+from pydistdb.sql.copy_binary import CopyColumn
+from pydistdb.sql.copy_reader import copy_reader
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.plan_cache import CachedPlan, PlanCache
 from pydistdb.sql.session_settings import SessionSettings

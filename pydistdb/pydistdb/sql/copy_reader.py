@@ -18,34 +18,18 @@ left.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from struct import Struct
-from typing import Any, NamedTuple, Protocol, cast
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from pydistdb.sql.copy import BINARY_SIGNATURE, CopyOptions, bad_format
+from pydistdb.sql.copy import CopyOptions, bad_format
+from pydistdb.sql.copy_binary import MAX_LINE_BYTES, Batch, BinaryReader, CopyColumn, Row
+from pydistdb.sql.copy_convert import Column, fast_converter, slow_converter, unescape
 from pydistdb.sql.errors import DatabaseError, ProgramLimitExceeded
 from pydistdb.sql.session_statements import decode_text
-from pydistdb.sql.types import known, registry
-from pydistdb.sql.types.base import EvalContext, SqlType
+from pydistdb.sql.types.base import EvalContext
 
-MAX_LINE_BYTES = 64 << 20
 MAX_SHOWN_CHARACTERS = 100
-
-Row = list[Any]
-
-
-class CopyColumn(NamedTuple):
-    name: str
-    type: SqlType
-
-
-class Batch(NamedTuple):
-    """Rows and the line on which each of them ended."""
-
-    rows: list[Row]
-    lines: Sequence[int]
 
 
 class CopyReader(Protocol):
@@ -68,37 +52,6 @@ def shown(text: str) -> str:
     return text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + "..."
 
 
-# ---------------------------------------------------------------------------------------------- text and CSV
-
-_ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{1,2}|[0-7]{1,3}|.|$)", re.DOTALL)
-_LETTERS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
-
-
-def _unescape(field: str) -> str:
-    """Text format's backslash sequences; \\x and octal ones name bytes, which must make UTF-8 together."""
-    has_bytes = False
-
-    def replace(found: re.Match[str]) -> str:
-        nonlocal has_bytes
-        code = found[1]
-        if code[:1] == "x" and len(code) > 1:
-            has_bytes = True
-            return chr(0xDC00 + int(code[1:], 16))
-        if code[:1].isdigit() and code[0] < "8":
-            has_bytes = True
-            return chr(0xDC00 + (int(code, 8) & 0xFF))
-        return _LETTERS.get(code, code)
-
-    result = _ESCAPE.sub(replace, field)
-    if not has_bytes:
-        return result
-    data = b"".join(
-        bytes([ord(character) - 0xDC00]) if "\udc00" <= character <= "\udcff" else character.encode()
-        for character in result
-    )
-    return decode_text(data)
-
-
 class TextReader:
     """Text and CSV format."""
 
@@ -113,8 +66,8 @@ class TextReader:
         self._header_pending = options.header
         self._ended = False
         self._newline: str | None = None
-        self._fast = [_fast_converter(column.type, context) for column in columns]
-        self._slow = [_slow_converter(column.type, context) for column in columns]
+        self._fast = [fast_converter(column.type, context) for column in columns]
+        self._slow = [slow_converter(column.type, context) for column in columns]
         self._force_not_null = [column.name in options.force_not_null for column in columns]
         self._force_null = [column.name in options.force_null for column in columns]
         self._plain_null = not any(self._force_not_null) and not any(self._force_null)
@@ -273,7 +226,7 @@ class TextReader:
             while index + 1 < len(pieces) and (len(piece) - len(piece.rstrip("\\"))) % 2:
                 index += 1
                 piece += options.delimiter + pieces[index]
-            fields.append(None if piece == options.null else _unescape(piece) if "\\" in piece else piece)
+            fields.append(None if piece == options.null else unescape(piece) if "\\" in piece else piece)
             index += 1
         return fields
 
@@ -422,171 +375,3 @@ def _first_bad_byte(data: bytes) -> int:
     except UnicodeDecodeError as error:
         return error.start
     return data.index(b"\0")
-
-
-# ---------------------------------------------------------------------------------------------- conversion
-
-Column = Sequence[str | None]
-_INTEGER_LIMITS = {known.INT2.oid: 1 << 15, known.INT4.oid: 1 << 31, known.INT8.oid: 1 << 63}
-_UNCHANGED = frozenset({known.TEXT.oid})
-
-
-def _slow_converter(sql_type: SqlType, context: EvalContext) -> Callable[[str], Any]:
-    parse = registry.io(sql_type.oid).parse
-    modifier = sql_type.modifier
-    return lambda text: parse(text, modifier, context)
-
-
-def _fast_converter(sql_type: SqlType, context: EvalContext) -> Callable[[Column], Sequence[Any]]:
-    """A converter of a whole column; raises ValueError or DatabaseError if any value is unusual."""
-    if sql_type.oid in _UNCHANGED or (sql_type.oid == known.VARCHAR.oid and sql_type.modifier < 0):
-        return lambda column: column
-    limit = _INTEGER_LIMITS.get(sql_type.oid)
-    if limit is not None:
-        return lambda column: _integers(column, limit)
-    parse = registry.io(sql_type.oid).parse
-    modifier = sql_type.modifier
-
-    def each(column: Column) -> Sequence[Any]:
-        return [None if text is None else parse(text, modifier, context) for text in column]
-
-    if sql_type.oid == known.FLOAT8.oid:
-        return lambda column: _floats(column) or each(column)
-    return each
-
-
-_plain_floats = re.compile(r"[0-9.+-]*").fullmatch
-"""Digits, signs and points only: where float() takes such a text, it means what Postgres reads."""
-
-
-def _floats(column: Column) -> Sequence[float] | None:
-    """A column of plain decimal fractions; None if any value is of another kind."""
-    if None in column or not _plain_floats("".join(cast("Sequence[str]", column))):
-        return None
-    try:
-        values = list(map(float, cast("Sequence[str]", column)))
-    except ValueError:
-        return None
-    return values if math.isfinite(sum(map(abs, values))) else None
-
-
-def _integers(column: Column, limit: int) -> Sequence[int | None]:
-    """int() takes more than Postgres does (underscores, digits of other scripts): leave such values to the slow way."""
-    texts = [text for text in column if text is not None] if None in column else cast("Sequence[str]", column)
-    if not texts:
-        return [None] * len(column)
-    joined = "".join(texts)
-    if not joined.isascii() or "_" in joined:
-        raise ValueError("unusual integers")
-    present = list(map(int, texts))
-    if min(present) < -limit or max(present) >= limit:
-        raise ValueError("out of range")
-    if len(present) == len(column):
-        return present
-    values = iter(present)
-    return [None if text is None else next(values) for text in column]
-
-
-# ---------------------------------------------------------------------------------------------- binary
-
-_read_int16 = Struct("!h").unpack_from
-_read_int32 = Struct("!i").unpack_from
-_HEADER_BYTES = len(BINARY_SIGNATURE) + 8
-
-
-class BinaryReader:
-    """Binary format: a header, then tuples of length-prefixed values, then -1."""
-
-    def __init__(self, table: str, columns: Sequence[CopyColumn]) -> None:
-        self._table = table
-        self._columns = columns
-        self._decoders = [registry.io(column.type.oid).decode for column in columns]
-        self._buffer = b""
-        self._position = 0
-        self._header_read = False
-        self._ended = False
-        self._row = 0
-
-    def feed(self, data: bytes) -> Batch:
-        self._buffer = self._buffer[self._position :] + data
-        self._position = 0
-        if not self._header_read and not self._read_header():
-            return Batch([], ())
-        first = self._row
-        rows = list(self._tuples())
-        return Batch(rows, range(first + 1, first + 1 + len(rows)))
-
-    def finish(self) -> Batch:
-        if not self._header_read:
-            raise bad_format("COPY file signature not recognized")
-        if not self._ended and self._position < len(self._buffer):
-            raise bad_format("unexpected EOF in COPY data", f"COPY {self._table}, line {self._row + 1}")
-        return Batch([], ())
-
-    def _read_header(self) -> bool:
-        buffer = self._buffer
-        if not BINARY_SIGNATURE.startswith(buffer[: len(BINARY_SIGNATURE)]):
-            raise bad_format("COPY file signature not recognized")
-        if len(buffer) < _HEADER_BYTES:
-            return False
-        flags = _read_int32(buffer, len(BINARY_SIGNATURE))[0]
-        if flags & (1 << 16):
-            raise bad_format("invalid COPY file header (WITH OIDS)")
-        if flags & 0xFFFE0000:
-            raise bad_format("unrecognized critical flags in COPY file header")
-        extension = _read_int32(buffer, len(BINARY_SIGNATURE) + 4)[0]
-        if extension < 0:
-            raise bad_format("invalid COPY file header (missing length)")
-        if len(buffer) < _HEADER_BYTES + extension:
-            return False
-        self._position = _HEADER_BYTES + extension
-        self._header_read = True
-        return True
-
-    def _tuples(self) -> Iterator[Row]:
-        buffer = self._buffer
-        size = len(buffer)
-        expected = len(self._columns)
-        while True:
-            position = self._position
-            if position + 2 > size:
-                return
-            where = f"COPY {self._table}, line {self._row + 1}"
-            if self._ended:
-                raise bad_format("received copy data after EOF marker", where)
-            fields = _read_int16(buffer, position)[0]
-            position += 2
-            if fields == -1:
-                self._ended = True
-                self._position = position
-                continue
-            if fields != expected:
-                raise bad_format(f"row field count is {fields}, expected {expected}", where)
-            raw: list[bytes | None] = []
-            for _ in range(expected):
-                if position + 4 > size:
-                    return
-                length = _read_int32(buffer, position)[0]
-                position += 4
-                if length == -1:
-                    raw.append(None)
-                    continue
-                if length < 0 or length > MAX_LINE_BYTES:
-                    raise bad_format("invalid field size", where)
-                if position + length > size:
-                    return
-                raw.append(buffer[position : position + length])
-                position += length
-            self._position = position
-            self._row += 1
-            yield self._decode(raw, where)
-
-    def _decode(self, raw: list[bytes | None], where: str) -> Row:
-        row: Row = []
-        for data, decode, column in zip(raw, self._decoders, self._columns, strict=True):
-            try:
-                row.append(None if data is None else decode(data))
-            except DatabaseError as error:
-                error.where = f"{where}, column {column.name}"
-                raise
-        return row

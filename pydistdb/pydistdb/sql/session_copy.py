@@ -27,7 +27,8 @@ from pydistdb.sql.api import Sink
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.view import VirtualTable
 from pydistdb.sql.copy import CopyOptions
-from pydistdb.sql.copy_reader import Batch, CopyColumn, copy_reader
+from pydistdb.sql.copy_binary import Batch, CopyColumn
+from pydistdb.sql.copy_reader import copy_reader
 from pydistdb.sql.errors import (
     CheckViolation,
     DatabaseError,
