@@ -12,6 +12,7 @@ closes.  A second signal, or a kill, loses nothing either: what was acknowledged
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -44,7 +45,8 @@ from pydistdb_server.connection import ClientConnection
 from pydistdb_server.http import Answer, HttpServer, text_answer
 from pydistdb_server.listener import Listener
 from pydistdb_server.loop import ServingLoop
-from pydistdb_server.rpc import RpcIdentity, RpcTransport
+from pydistdb_server.rpc import RpcTransport
+from pydistdb_server.rpc_peer import RpcIdentity
 from pydistdb_server.status import cluster_status
 
 DRAIN_SECONDS = 3.0
@@ -336,6 +338,10 @@ def run(config: NodeConfig) -> int:
     except StartFailed as error:
         print(f"proddb: {error}", file=sys.stderr)
         return 1
+    # What is loaded by now stays: keep the collector off it, and let it look less often at what statements allocate.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     try:
         trio.run(_run, node, restrict_keyboard_interrupt_to_checkpoints=True)
     finally:

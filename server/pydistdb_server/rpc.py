@@ -22,47 +22,33 @@ Every frame carries the sender's hybrid clock; a reading that is too far ahead i
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import socket
-from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.hlc import ClockOffsetExceeded, HybridClock
 from pydistdb.kv.transport import (
-    MAX_ENVELOPES,
     Message,
     NodeUnreachable,
     RaftEnvelope,
     RemoteError,
     decode_envelopes,
     decode_message,
-    encode_envelopes,
     encode_message,
 )
-from pydistdb.tasks import Completion, Timer
+from pydistdb.tasks import Completion
 
 from pydistdb_server import rpc_frames as frames
-from pydistdb_server.loop import HANGUP, PEER_CLOSED, READABLE, WRITABLE, ServingLoop
-from pydistdb_server.rpc_frames import BadFrame, Frame, FrameReader, Hello
+from pydistdb_server.loop import ServingLoop
+from pydistdb_server.rpc_frames import BadFrame, Frame, Hello
+from pydistdb_server.rpc_peer import MAX_QUEUED_BYTES, Peer, RpcIdentity
+from pydistdb_server.rpc_stream import RpcStream
 
-MAX_CALLS = 20_000
-"""Calls that may wait for one peer."""
 MAX_RUNNING = 2_000
 """Requests of one peer in work here."""
-MAX_QUEUED_BYTES = 256 << 20
-"""Bytes that may wait for one peer."""
-READ_BYTES = 1 << 20
-CONNECT_TIMEOUT_NS = 3_000_000_000
-SILENCE_NS = 6_000_000_000
-PING_INTERVAL_NS = 1_000_000_000
-FIRST_BACKOFF_NS = 50_000_000
-LONGEST_BACKOFF_NS = 1_000_000_000
 
 log = logging.getLogger("pydistdb.server.rpc")
 
@@ -70,331 +56,7 @@ RequestHandler = Callable[[NodeId, Any], Awaitable[Message]]
 RaftHandler = Callable[[NodeId, list[RaftEnvelope]], None]
 
 
-@dataclass(slots=True)
-class RpcIdentity:
-    """Who this node is; it learns its cluster and node id when it joins."""
-
-    cluster_id: bytes = b""
-    node_id: NodeId = 0
-    name: str = ""
-
-
-class _Stream:
-    """A socket on the loop: frames in, bytes gathered and out."""
-
-    def __init__(self, loop: ServingLoop, sock: socket.socket, connecting: bool) -> None:
-        self.loop = loop
-        self.heard_ns = loop.now_ns()
-        self.closed = False
-        self._socket = sock
-        self._descriptor = sock.fileno()
-        self._reader = FrameReader()
-        self._parts: list[bytes] = []
-        self._unsent = memoryview(b"")
-        self._connecting = connecting
-        self._flush_queued = False
-        self._paused = False
-        self.queued_bytes = 0
-        self._events = WRITABLE if connecting else READABLE | PEER_CLOSED
-        loop.register(self._descriptor, self._on_events, self._events)
-
-    # What the two kinds of connection do differently.
-
-    def on_connected(self) -> None:
-        """The outgoing connection stands."""
-
-    def on_frame(self, received: Frame) -> None:
-        raise NotImplementedError
-
-    def on_closed(self, reason: str) -> None:
-        """The connection is gone."""
-
-    def write(self, data: bytes) -> None:
-        """Send with everything else of this loop pass."""
-        if self.closed:
-            return
-        self._parts.append(data)
-        self.queued_bytes += len(data)
-        if not self._flush_queued and not self._connecting and not self._unsent:
-            self._flush_queued = True
-            self.loop.call_soon(self._flush)
-
-    def pause_reading(self, paused: bool) -> None:
-        if paused != self._paused and not self.closed and not self._connecting:
-            self._paused = paused
-            self._watch(self._events & ~READABLE if paused else self._events | READABLE)
-
-    def close(self, reason: str) -> None:
-        if self.closed:
-            return
-        self.closed = True
-        self.loop.unregister(self._descriptor)
-        self._socket.close()
-        self._parts.clear()
-        self._unsent = memoryview(b"")
-        self.on_closed(reason)
-
-    def _watch(self, events: int) -> None:
-        if events != self._events:
-            self._events = events
-            self.loop.modify(self._descriptor, events)
-
-    def _on_events(self, events: int) -> None:
-        if self._connecting:
-            self._finish_connecting()
-            return
-        if events & WRITABLE:
-            self._flush()
-        if not self.closed and events & (READABLE | HANGUP | PEER_CLOSED):
-            self._read()
-
-    def _finish_connecting(self) -> None:
-        code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            self.close(os.strerror(code))
-            return
-        self._connecting = False
-        self.heard_ns = self.loop.now_ns()
-        self._watch(READABLE | PEER_CLOSED)
-        self.on_connected()
-        self._flush()
-
-    def _read(self) -> None:
-        try:
-            data = self._socket.recv(READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.close(str(error))
-            return
-        if not data:
-            self.close("the peer closed the connection")
-            return
-        self.heard_ns = self.loop.now_ns()
-        try:
-            for received in self._reader.feed(data):
-                self.on_frame(received)
-                if self.closed:
-                    return
-        except (BadFrame, msgspec.MsgspecError) as error:
-            self.close(f"it sent something unreadable: {error}")
-
-    def _flush(self) -> None:
-        self._flush_queued = False
-        if self.closed:
-            return
-        parts = self._parts
-        while self._unsent or parts:
-            if not self._unsent:
-                self._unsent = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
-                parts.clear()
-            try:
-                sent = self._socket.send(self._unsent)
-            except BlockingIOError:
-                self._watch(self._events | WRITABLE)
-                return
-            except OSError as error:
-                self.close(str(error))
-                return
-            self._unsent = self._unsent[sent:]
-            self.queued_bytes -= sent
-        self._watch(self._events & ~WRITABLE)
-
-
-class _Outgoing(_Stream):
-    """A connection that this node dialled: requests out, answers in."""
-
-    def __init__(self, peer: _Peer, sock: socket.socket) -> None:
-        super().__init__(peer.transport.loop, sock, connecting=True)
-        self._peer = peer
-        self.welcome: Hello | None = None
-
-    def on_connected(self) -> None:
-        self._peer.connected(self)
-
-    def on_frame(self, received: Frame) -> None:
-        transport = self._peer.transport
-        if not transport.hear_clock(received.clock):
-            self._peer.answer(received.call, RemoteError("the peer's clock is too far ahead"))
-            return
-        if received.kind == frames.RESPONSE:
-            self._peer.answer(received.call, decode_message(received.body))
-        elif received.kind == frames.ERROR:
-            self._peer.answer(received.call, RemoteError(received.body.decode(errors="replace")))
-        elif received.kind == frames.WELCOME:
-            self.welcome = frames.decode_hello(received.body)
-            self._peer.welcomed(self.welcome)
-        elif received.kind == frames.REFUSED:
-            self.close("refused: " + received.body.decode(errors="replace"))
-        elif received.kind != frames.PONG:
-            raise BadFrame(f"kind {received.kind} from the answering side")
-
-    def on_closed(self, reason: str) -> None:
-        self._peer.disconnected(self, reason)
-
-
-class _Peer:
-    """What this node keeps of one that it talks to."""
-
-    def __init__(self, transport: RpcTransport, address: str, node_id: NodeId) -> None:
-        self.transport = transport
-        self.address = address
-        self.node_id = node_id
-        self._stream: _Outgoing | None = None
-        self._standing = False
-        self._calls: dict[int, Completion[Any]] = {}
-        self._waiting: list[tuple[int, bytes]] = []
-        """Requests that wait for the connection."""
-        self._raft: deque[RaftEnvelope] = deque(maxlen=MAX_ENVELOPES)
-        self._raft_queued = False
-        self._backoff_ns = 0
-        self._retry_at_ns = 0
-        self._timer: Timer | None = None
-        self.last_error = ""
-
-    @property
-    def name(self) -> NodeId | str:
-        return self.node_id or self.address
-
-    def call(self, request: Message) -> Completion[Any]:
-        completion: Completion[Any] = Completion()
-        stream = self._ready_stream()
-        if stream is None or len(self._calls) >= MAX_CALLS or stream.queued_bytes > MAX_QUEUED_BYTES:
-            reason = self.last_error or "no connection" if stream is None else "too many calls are waiting for it"
-            completion.fail(NodeUnreachable(self.name, reason))
-            return completion
-        number = self.transport.next_call()
-        self._calls[number] = completion
-        body = encode_message(request)
-        if self._standing:
-            stream.write(frames.frame(frames.REQUEST, number, self.transport.clock.now(), body))
-        else:
-            self._waiting.append((number, body))
-        self._watch_silence()
-        return completion
-
-    def send_raft(self, envelopes: list[RaftEnvelope]) -> None:
-        stream = self._ready_stream()
-        if stream is None or stream.queued_bytes > MAX_QUEUED_BYTES:
-            return
-        self._raft.extend(envelopes)
-        if self._standing and not self._raft_queued:
-            self._raft_queued = True
-            self.transport.loop.call_soon(self._flush_raft)
-
-    def _flush_raft(self) -> None:
-        self._raft_queued = False
-        if self._raft and self._stream is not None and self._standing:
-            body = encode_envelopes(list(self._raft))
-            self._raft.clear()
-            self._stream.write(frames.frame(frames.RAFT, 0, self.transport.clock.now(), body))
-
-    def _ready_stream(self) -> _Outgoing | None:
-        """The connection, dialled if it is time; None while backing off."""
-        if self._stream is None and self.transport.loop.now_ns() >= self._retry_at_ns:
-            self._dial()
-        return self._stream
-
-    def _dial(self) -> None:
-        host, _, port = self.address.rpartition(":")
-        try:
-            family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
-            sock = socket.socket(family, socket.SOCK_STREAM)
-        except (OSError, ValueError) as error:
-            self._failed(str(error))
-            return
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        code = sock.connect_ex(address)
-        if code not in (0, errno.EINPROGRESS):
-            sock.close()
-            self._failed(os.strerror(code))
-            return
-        stream = self._stream = _Outgoing(self, sock)
-        self._standing = False
-
-        def expire() -> None:
-            if self._stream is stream and not self._standing:
-                stream.close("the connection could not be made in time")
-
-        self.transport.loop.call_at(self.transport.loop.now_ns() + CONNECT_TIMEOUT_NS, expire)
-
-    def connected(self, stream: _Outgoing) -> None:
-        self._standing = True
-        clock = self.transport.clock
-        identity = self.transport.identity
-        hello = Hello(frames.PROTOCOL_VERSION, identity.cluster_id, identity.node_id, identity.name)
-        stream.write(frames.frame(frames.HELLO, 0, clock.now(), frames.encode_hello(hello)))
-        for number, body in self._waiting:
-            stream.write(frames.frame(frames.REQUEST, number, clock.now(), body))
-        self._waiting.clear()
-        self._flush_raft()
-
-    def welcomed(self, hello: Hello) -> None:
-        self._backoff_ns = 0
-        if self.node_id and hello.node_id and hello.node_id != self.node_id:
-            assert self._stream is not None
-            self._stream.close(f"node {hello.node_id} answers there")
-
-    def disconnected(self, stream: _Outgoing, reason: str) -> None:
-        if self._stream is stream:
-            self._stream = None
-            self._standing = False
-            self._failed(reason)
-
-    def _failed(self, reason: str) -> None:
-        """No connection: back off, and let everyone who waits know."""
-        if reason != self.last_error:
-            log.info("node %s (%s): %s", self.name, self.address, reason)
-        self.last_error = reason
-        self._backoff_ns = min(max(FIRST_BACKOFF_NS, self._backoff_ns * 2), LONGEST_BACKOFF_NS)
-        self._retry_at_ns = self.transport.loop.now_ns() + self._backoff_ns
-        self._raft.clear()
-        self._waiting.clear()
-        calls, self._calls = self._calls, {}
-        for completion in calls.values():
-            completion.fail(NodeUnreachable(self.name, reason))
-
-    def heard_from(self) -> None:
-        """The peer has dialled this node, so it is worth trying it now."""
-        self._retry_at_ns = 0
-        self._backoff_ns = 0
-
-    def answer(self, number: int, outcome: Message | Exception) -> None:
-        completion = self._calls.pop(number, None)
-        if completion is None:
-            return
-        if isinstance(outcome, Exception):
-            completion.fail(outcome)
-        else:
-            completion.set(outcome)
-
-    def _watch_silence(self) -> None:
-        """While calls wait, look now and then whether the peer still lives."""
-        if self._timer is not None:
-            return
-
-        def look() -> None:
-            self._timer = None
-            stream = self._stream
-            if not self._calls or stream is None:
-                return
-            silent_ns = self.transport.loop.now_ns() - stream.heard_ns
-            if silent_ns > SILENCE_NS:
-                stream.close("it does not answer")
-                return
-            if self._standing and silent_ns > PING_INTERVAL_NS:
-                stream.write(frames.frame(frames.PING, 0, self.transport.clock.now(), b""))
-            self._watch_silence()
-
-        self._timer = self.transport.loop.call_at(self.transport.loop.now_ns() + PING_INTERVAL_NS, look)
-
-    def close(self) -> None:
-        if self._stream is not None:
-            self._stream.close("this node stops")
-
-
-class _Incoming(_Stream):
+class _Incoming(RpcStream):
     """A connection that a peer dialled: its requests in, our answers out."""
 
     def __init__(self, transport: RpcTransport, sock: socket.socket, address: str) -> None:
@@ -498,8 +160,8 @@ class RpcTransport:
         """Answers requests; set once the store is there."""
         self.receive_raft: RaftHandler = lambda node_id, envelopes: None
         self.incoming: set[_Incoming] = set()
-        self._by_node: dict[NodeId, _Peer] = {}
-        self._by_address: dict[str, _Peer] = {}
+        self._by_node: dict[NodeId, Peer] = {}
+        self._by_address: dict[str, Peer] = {}
         self._last_call = 0
         self.refused_clocks = 0
 
@@ -523,7 +185,7 @@ class RpcTransport:
     def call_address(self, address: str, request: Message) -> Completion[Any]:
         peer = self._by_address.get(address)
         if peer is None:
-            peer = self._by_address[address] = _Peer(self, address, 0)
+            peer = self._by_address[address] = Peer(self, address, 0)
         return peer.call(request)
 
     def set_address(self, node_id: NodeId, address: str) -> None:
@@ -533,7 +195,7 @@ class RpcTransport:
         if peer is not None:
             peer.close()
         if node_id != self.identity.node_id:
-            self._by_node[node_id] = _Peer(self, address, node_id)
+            self._by_node[node_id] = Peer(self, address, node_id)
 
     # ------------------------------------------------------------------------------------------ connections
 

@@ -17,8 +17,9 @@ from pydistdb.tasks import Completion, sleep
 from pydistdb_server import rpc_frames as frames
 from pydistdb_server.listener import Listener
 from pydistdb_server.loop import ServingLoop
-from pydistdb_server.rpc import MAX_RUNNING, RpcIdentity, RpcTransport
+from pydistdb_server.rpc import MAX_RUNNING, RpcTransport
 from pydistdb_server.rpc_frames import BadFrame, Frame, FrameReader
+from pydistdb_server.rpc_peer import RpcIdentity
 
 
 class EchoForTest(Message):
@@ -146,8 +147,8 @@ def test_calls_fail_when_the_connection_breaks() -> None:
 
 
 def test_a_peer_that_does_not_answer_at_all_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pydistdb_server.rpc.SILENCE_NS", 50_000_000)
-    monkeypatch.setattr("pydistdb_server.rpc.PING_INTERVAL_NS", 10_000_000)
+    monkeypatch.setattr("pydistdb_server.rpc_peer.SILENCE_NS", 50_000_000)
+    monkeypatch.setattr("pydistdb_server.rpc_peer.PING_INTERVAL_NS", 10_000_000)
     with peers(1) as (one,), socket.create_server(("127.0.0.1", 0)) as deaf:  # accepts, and never says a word
         one.transport.set_address(7, f"127.0.0.1:{deaf.getsockname()[1]}")
         with pytest.raises(NodeUnreachable, match="does not answer"):
@@ -155,8 +156,8 @@ def test_a_peer_that_does_not_answer_at_all_is_given_up(monkeypatch: pytest.Monk
 
 
 def test_a_slow_request_does_not_count_as_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pydistdb_server.rpc.SILENCE_NS", 60_000_000)
-    monkeypatch.setattr("pydistdb_server.rpc.PING_INTERVAL_NS", 10_000_000)
+    monkeypatch.setattr("pydistdb_server.rpc_peer.SILENCE_NS", 60_000_000)
+    monkeypatch.setattr("pydistdb_server.rpc_peer.PING_INTERVAL_NS", 10_000_000)
     with peers() as (one, _):
         assert wait(one.loop, one.transport.call(2, EchoForTest("slow", 200_000_000))).text == "1: slow"
 
