@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydistdb.sql.pg_catalog import providers
 from pydistdb.sql.pg_catalog.providers import NodeInfo, PreparedInfo, RangeRow, SessionInfo
-from pydistdb.sql.session import ClientSession
+from pydistdb.sql.session_base import SessionBase
 from pydistdb.sql.session_environment import POSTGRES_EPOCH_US
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def register(node: Node) -> None:
     providers.ranges = lambda: _ranges(node)
 
 
-def _session(session: ClientSession) -> SessionInfo:
+def _session(session: SessionBase) -> SessionInfo:
     status = session.transaction_status
     if session.is_active:
         state = "active"
@@ -59,7 +59,7 @@ def _session(session: ClientSession) -> SessionInfo:
 
 
 def _prepared_statements(session: object) -> Iterable[PreparedInfo]:
-    if not isinstance(session, ClientSession):
+    if not isinstance(session, SessionBase):
         return
     for statement in session.names.statements.values():
         if statement.name:

@@ -7,319 +7,37 @@ plan cache), runs them (session_execute.py), keeps transaction blocks (session_t
 (session_settings.py), prepared statements and portals (session_statements.py), and hands everything that is neither a
 query nor a change of rows to session_utility.py and session_copy.py.
 
-The life of ``SELECT … WHERE id = 7`` on the hot path: ``try_simple_query`` finds the plan by the text's normalised
-form, ``_try_run`` asks the compiled query for the row; nothing waits, no coroutine is made.  If anything is missing
-(plan, fresh catalog, the key is not at hand) the ``try_`` method answers False before it has done anything, and the
-awaitable form does it all.
+The life of ``SELECT … WHERE id = 7`` on the hot path (session_fast.py): ``try_simple_query`` finds the plan by the text's
+normalised form and asks the compiled query for the row; nothing waits, no coroutine is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydistdb_storage.errors import StorageError
 
-from pydistdb.kv.api import Isolation, KVError, MustWait
+from pydistdb.kv.api import KVError
 from pydistdb.sql import bind, session_utility
 from pydistdb.sql.api import Field, Sink
-from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InFailedTransaction, InvalidSyntax
-from pydistdb.sql.exec import RunContext
 from pydistdb.sql.plan_cache import CachedPlan
-from pydistdb.sql.session_environment import Environment, now_us
-from pydistdb.sql.session_execute import Execution, Row, explain
-from pydistdb.sql.session_plans import SessionPlans
-from pydistdb.sql.session_settings import SessionSettings
-from pydistdb.sql.session_statements import (
-    SessionPortal,
-    SessionStatement,
-    StatementStore,
-    read_parameters,
-    result_formats,
-)
-from pydistdb.sql.session_transaction import SessionTransaction
-from pydistdb.sql.settings import Setting, milliseconds, split_identifiers
+from pydistdb.sql.session_environment import now_us
+from pydistdb.sql.session_execute import Execution
+from pydistdb.sql.session_fast import FastSession
+from pydistdb.sql.session_statements import SessionPortal, SessionStatement, read_parameters, result_formats
 from pydistdb.sql.statements import Commit, Rollback, Savepoint, Utility
-from pydistdb.sql.types.base import EvalContext
-
-Report = Callable[[str, str], None]
 
 FAILED_MESSAGE = "current transaction is aborted, commands ignored until end of transaction block"
 
 
-class ClientSession:
-    """See the module's introduction.  ``report`` is told of reported settings that change."""
-
-    def __init__(
-        self,
-        environment: Environment,
-        user: str,
-        database_name: str,
-        startup: dict[str, str],
-        process_id: int,
-        report: Report,
-        client_address: str = "",
-    ) -> None:
-        self.environment = environment
-        self.user = user
-        self.database_name = database_name
-        self.process_id = process_id
-        self.client_address = client_address
-        self.connected_us = now_us()
-        self.context = EvalContext()
-        self.statement_timeout_ms = 0
-        self.idle_in_transaction_timeout_ms = 0
-        self.idle_session_timeout_ms = 0
-        self.lock_timeout_ms = 0
-        self.search_path: tuple[str, ...] = ()
-        self.transaction_status = b"I"
-        self.query = ""
-        self.query_started_us = 0
-        self.state_changed_us = self.connected_us
-        self.is_active = False
-        self._report = report
-        self._interrupt: DatabaseError | None = None
-        self._view: StateView | None = None
-        self.settings = SessionSettings(startup, user, self._setting_changed)
-        self.transaction = SessionTransaction(environment, self.settings)
-        self.plans = SessionPlans(self)
-        self.names = StatementStore()
-        context = self.context
-        context.user = user
-        context.database_name = database_name
-        context.settings = self.settings.values
-        context.extra = self
-        self._derive_settings()
-        self.transaction.set_lock_timeout(self.lock_timeout_ms * 1_000_000)
-        self.view()
-        environment.sessions[process_id] = self
-
-    # ------------------------------------------------------------------------------------------ settings
-
-    def reported_settings(self) -> Iterable[tuple[str, str]]:
-        return self.settings.reported()
-
-    def _setting_changed(self, setting: Setting, value: str) -> None:
-        if setting.reported:
-            self._report(setting.name, value)
-        self._derive_settings()
-        if setting.key == "lock_timeout":
-            self.transaction.set_lock_timeout(self.lock_timeout_ms * 1_000_000)
-        elif setting.key.startswith("default_transaction_"):
-            self.transaction.defaults_changed()
-
-    def _derive_settings(self) -> None:
-        """What is looked at often, worked out once."""
-        values = self.settings.values
-        self.context.timezone = values["timezone"]
-        self.statement_timeout_ms = milliseconds(values["statement_timeout"])
-        self.lock_timeout_ms = milliseconds(values["lock_timeout"])
-        self.idle_in_transaction_timeout_ms = milliseconds(values["idle_in_transaction_session_timeout"])
-        self.idle_session_timeout_ms = milliseconds(values["idle_session_timeout"])
-        names = split_identifiers("search_path", values["search_path"])
-        self.search_path = tuple(self.user if name == "$user" else name for name in names)
-        self._view = None
-        self.plans.environment_changed()
-
-    # ------------------------------------------------------------------------------------------ catalog
-
-    def view(self) -> StateView:
-        """The catalog as this session sees it now, its own uncommitted DDL included."""
-        ddl = self.transaction.ddl
-        catalog = self.environment.catalog
-        overlay = ddl.overlay if ddl is not None and ddl.overlay.is_open else None
-        state = catalog.state if overlay is None else overlay.state
-        view = self._view
-        if view is None or view.catalog_state is not state:
-            view = self._view = catalog.view(self.database_name, self.search_path, overlay)
-            self.context.catalog = view
-        return view
-
-    async def pin(self, plan: CachedPlan) -> CachedPlan:
-        """Keep DDL off the plan's tables until the transaction ends; the plan, made anew if it is out of date."""
-        catalog = self.environment.catalog
-        transaction = self.transaction.open()
-        while True:
-            await catalog.ensure_fresh()
-            if plan.catalog_state is not self.view().catalog_state:
-                plan = await self.plans.renew(plan)
-            if not catalog.gate.try_enter(transaction, plan.tables, plan.writes):
-                await catalog.gate.enter(transaction, plan.tables, plan.writes, self.lock_deadline_ns())
-            if plan.catalog_state is self.view().catalog_state:
-                return plan
-
-    def run_context(self) -> RunContext:
-        """Surroundings for evaluating expressions outside a plan (EXECUTE's arguments)."""
-        environment = self.environment
-        return RunContext(
-            self.transaction.open(),
-            environment.database,
-            self.view(),
-            self.context,
-            (),
-            environment.scheduler,
-            self.check_interrupt,
-        )
-
-    def lock_deadline_ns(self) -> int | None:
-        """When lock_timeout runs out for a wait that starts now."""
-        if not self.lock_timeout_ms:
-            return None
-        return self.environment.scheduler.now_ns() + self.lock_timeout_ms * 1_000_000
-
-    # ------------------------------------------------------------------------------------------ bookkeeping
-
-    def _begin_statement(self, text: str) -> None:
-        """A statement starts: its time, and what pg_stat_activity says."""
-        self._interrupt = None
-        now = now_us()
-        context = self.context
-        context.statement_timestamp = now
-        if self.transaction.kv is None and not self.transaction.in_block:
-            context.transaction_timestamp = now
-        self.query = text
-        self.query_started_us = self.state_changed_us = now
-        self.is_active = True
-        self.environment.statistics.statements += 1
-
-    def _end_statement(self) -> None:
-        self.is_active = False
-        self.state_changed_us = now_us()
-        self.transaction_status = self.transaction.status
-        log = self.environment.log_statement
-        if log is not None:
-            log(self.user, self.query, (self.state_changed_us - self.query_started_us) * 1_000)
-
-    def check_interrupt(self) -> None:
-        """Raise what ``cancel`` was given."""
-        error = self._interrupt
-        if error is not None:
-            self._interrupt = None
-            raise error
+class ClientSession(FastSession):
+    """See the module's introduction."""
 
     def set_config(self, name: str, value: str, local: bool) -> str:
         """set_config(): SET as a function."""
         return session_utility.assign(self, name, value, local=local)
-
-    def cancel(self, error: DatabaseError) -> bool:
-        if self.transaction.is_committing or not self.is_active:
-            return False
-        self._interrupt = error
-        return True
-
-    def explain_error(self, error: Exception) -> Exception:
-        """A lower layer's error in SQL's terms."""
-        return explain(self, error)
-
-    # ------------------------------------------------------------------------------------------ hot path
-
-    def _try_run(self, plan: CachedPlan, parameters: Sequence[Any]) -> list[Row] | None:
-        """The rows of a read by key, if it can be answered now; no trace is left if not."""
-        block = self.transaction
-        environment = self.environment
-        catalog = environment.catalog
-        view = self.view()
-        if not plan.is_fast or block.failed or not catalog.is_fresh or plan.catalog_state is not view.catalog_state:
-            return None
-        transaction = block.kv
-        if transaction is None and (block.explicit or block.isolation is not Isolation.READ_COMMITTED):
-            return None
-        pins: Any = transaction if transaction is not None else self
-        if not catalog.gate.try_enter(pins, plan.tables, False):
-            return None
-        context = self.context
-        now = now_us()
-        context.statement_timestamp = now
-        if transaction is None:
-            context.transaction_timestamp = now
-        assert plan.compiled is not None
-        run = RunContext(
-            transaction, environment.database, view, context, parameters, environment.scheduler, self.check_interrupt
-        )
-        try:
-            if transaction is not None:
-                transaction.begin_statement(block.least_timestamp)
-            rows = plan.compiled.try_run(run)
-        except (MustWait, KVError):
-            return None
-        finally:
-            if transaction is None:
-                catalog.gate.leave(pins)
-        if rows is None:
-            plan.is_fast = False
-            return None
-        if transaction is not None:
-            block.statements += 1
-        self.query = plan.text
-        self.query_started_us = self.state_changed_us = now
-        statistics = environment.statistics
-        statistics.statements += 1
-        statistics.fast_statements += 1
-        statistics.rows_sent += len(rows)
-        return rows
-
-    def try_simple_query(self, text: str, sink: Sink) -> bool:
-        found = self.plans.try_find(text)
-        if found is None:
-            return False
-        plan, parameters = found
-        rows = self._try_run(plan, parameters)
-        if rows is None:
-            return False
-        assert plan.fields is not None
-        sink.row_description(plan.fields)
-        sink.rows(rows)
-        sink.complete(f"SELECT {len(rows)}")
-        return True
-
-    def try_bind(
-        self,
-        portal: str,
-        statement: str,
-        parameters: Sequence[bytes | None],
-        parameter_formats: Sequence[int],
-        result_codes: Sequence[int],
-    ) -> SessionPortal | None:
-        found = self.names.statements.get(statement)
-        if found is None or portal or self.transaction.failed:
-            return None
-        old = self.names.portals.get(portal)
-        if old is not None and old.execution is not None:
-            return None
-        plan = found.plan
-        if plan.catalog_state is not self.view().catalog_state or plan.environment != self.plans.environment:
-            return None
-        values = read_parameters(found, portal, parameters, parameter_formats, self.context) if parameters else ()
-        if not parameters and found.parameter_oids:
-            return None
-        bound = SessionPortal(portal, found, plan, values, result_formats(plan, result_codes))
-        self.names.portals[portal] = bound
-        return bound
-
-    def try_execute(self, portal: str, most_rows: int, sink: Sink, last: bool = False) -> bool:
-        found = self.names.portals.get(portal)
-        if found is None or found.execution is not None or found.done or most_rows or not found.plan.is_fast:
-            return False
-        rows = self._try_run(found.plan, found.parameters)
-        if rows is None:
-            return False
-        found.done = True
-        sink.rows(rows)
-        sink.complete(f"SELECT {len(rows)}")
-        return True
-
-    def try_sync(self) -> bool:
-        block = self.transaction
-        if block.implicit or (block.kv is not None and not block.explicit):
-            return False
-        if not block.explicit:
-            portals = self.names.portals
-            for open_portal in portals.values():
-                if open_portal.execution is not None:
-                    return False
-            portals.clear()
-        return True
 
     # ------------------------------------------------------------------------------------------ simple protocol
 

@@ -13,7 +13,7 @@ from pydistdb.sql.plan_cache import PlanCache
 from pydistdb.tasks import Scheduler
 
 if TYPE_CHECKING:
-    from pydistdb.sql.session import ClientSession
+    from pydistdb.sql.session_base import SessionBase
 
 POSTGRES_EPOCH_US = 946_684_800_000_000
 """2000-01-01 in microseconds since 1970: the zero of timestamps."""
@@ -47,7 +47,7 @@ class Environment:
     catalog: CatalogStore
     plans: PlanCache = field(default_factory=PlanCache)
     statistics: SessionStatistics = field(default_factory=SessionStatistics)
-    sessions: dict[int, ClientSession] = field(default_factory=dict)
+    sessions: dict[int, SessionBase] = field(default_factory=dict)
     """By process id, in order of connection."""
     started_us: int = field(default_factory=now_us)
     cancel_backend: Callable[[int], bool] = lambda process_id: False

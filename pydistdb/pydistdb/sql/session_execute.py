@@ -31,7 +31,7 @@ from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.tasks import sleep
 
 if TYPE_CHECKING:
-    from pydistdb.sql.session import ClientSession
+    from pydistdb.sql.session_base import SessionBase
 
 Row = tuple[Any, ...]
 
@@ -45,7 +45,7 @@ class Execution:
 
     ``alone``: the statement is a transaction of its own, to be committed by ``fetch`` at its end."""
 
-    def __init__(self, session: ClientSession, plan: CachedPlan, parameters: Sequence[Any], *, alone: bool) -> None:
+    def __init__(self, session: SessionBase, plan: CachedPlan, parameters: Sequence[Any], *, alone: bool) -> None:
         self.session = session
         self.plan = plan
         self.parameters = parameters
@@ -240,12 +240,12 @@ class Execution:
         return self.session.explain_error(error)
 
 
-def unique_violation(session: ClientSession, error: kv.KeyExists) -> Exception:
+def unique_violation(session: SessionBase, error: kv.KeyExists) -> Exception:
     """KeyExists in Postgres's words."""
     return executor.unique_violation(session.view(), error.key, session.context)
 
 
-def explain(session: ClientSession, error: Exception) -> Exception:
+def explain(session: SessionBase, error: Exception) -> Exception:
     """A lower layer's error in SQL's terms; others as they are."""
     if isinstance(error, kv.KeyExists):
         return unique_violation(session, error)

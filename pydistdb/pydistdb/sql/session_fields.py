@@ -10,7 +10,7 @@ from pydistdb.sql.tree import BoundStatement, ColumnRef, Project, Rel, Scan
 from pydistdb.sql.types import known
 
 if TYPE_CHECKING:
-    from pydistdb.sql.session import ClientSession
+    from pydistdb.sql.session_base import SessionBase
 
 MAX_ORIGIN_DEPTH = 100
 
@@ -60,7 +60,7 @@ def _origin(relation: Rel, column: int) -> tuple[int, int]:
     return 0, 0
 
 
-def utility_fields(utility: Utility, session: ClientSession) -> tuple[Field, ...] | None:
+def utility_fields(utility: Utility, session: SessionBase) -> tuple[Field, ...] | None:
     """The result columns of a utility statement; None for most of them."""
     match utility:
         case ShowVariable(name="all"):

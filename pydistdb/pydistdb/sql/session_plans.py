@@ -23,7 +23,7 @@ from pydistdb.sql.statements import Execute, Utility
 from pydistdb.sql.tree import BoundStatement
 
 if TYPE_CHECKING:
-    from pydistdb.sql.session import ClientSession
+    from pydistdb.sql.session_base import SessionBase
 
 Parameters = Sequence[Any]
 
@@ -31,7 +31,7 @@ Parameters = Sequence[Any]
 class SessionPlans:
     """The plans of one session; ``environment`` is the number under which its settings share plans with others."""
 
-    def __init__(self, session: ClientSession) -> None:
+    def __init__(self, session: SessionBase) -> None:
         self._session = session
         self._cache = session.environment.plans
         self.environment = 0

@@ -1,0 +1,181 @@
+"""What a session is apart from the protocols: its settings, its view of the catalog, its bookkeeping, its interruptions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from pydistdb.sql.catalog.state_view import StateView
+from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.exec import RunContext
+from pydistdb.sql.plan_cache import CachedPlan
+from pydistdb.sql.session_environment import Environment, now_us
+from pydistdb.sql.session_execute import explain
+from pydistdb.sql.session_plans import SessionPlans
+from pydistdb.sql.session_settings import SessionSettings
+from pydistdb.sql.session_statements import StatementStore
+from pydistdb.sql.session_transaction import SessionTransaction
+from pydistdb.sql.settings import Setting, milliseconds, split_identifiers
+from pydistdb.sql.types.base import EvalContext
+
+Report = Callable[[str, str], None]
+
+
+class SessionBase:
+    """See session.py.  ``report`` is told of reported settings that change."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        user: str,
+        database_name: str,
+        startup: dict[str, str],
+        process_id: int,
+        report: Report,
+        client_address: str = "",
+    ) -> None:
+        self.environment = environment
+        self.user = user
+        self.database_name = database_name
+        self.process_id = process_id
+        self.client_address = client_address
+        self.connected_us = now_us()
+        self.context = EvalContext()
+        self.statement_timeout_ms = 0
+        self.idle_in_transaction_timeout_ms = 0
+        self.idle_session_timeout_ms = 0
+        self.lock_timeout_ms = 0
+        self.search_path: tuple[str, ...] = ()
+        self.transaction_status = b"I"
+        self.query = ""
+        self.query_started_us = 0
+        self.state_changed_us = self.connected_us
+        self.is_active = False
+        self._report = report
+        self._interrupt: DatabaseError | None = None
+        self._view: StateView | None = None
+        self.settings = SessionSettings(startup, user, self._setting_changed)
+        self.transaction = SessionTransaction(environment, self.settings)
+        self.plans = SessionPlans(self)
+        self.names = StatementStore()
+        context = self.context
+        context.user = user
+        context.database_name = database_name
+        context.settings = self.settings.values
+        context.extra = self
+        self._derive_settings()
+        self.transaction.set_lock_timeout(self.lock_timeout_ms * 1_000_000)
+        self.view()
+        environment.sessions[process_id] = self
+
+    # ------------------------------------------------------------------------------------------ settings
+
+    def reported_settings(self) -> Iterable[tuple[str, str]]:
+        return self.settings.reported()
+
+    def _setting_changed(self, setting: Setting, value: str) -> None:
+        if setting.reported:
+            self._report(setting.name, value)
+        self._derive_settings()
+        if setting.key == "lock_timeout":
+            self.transaction.set_lock_timeout(self.lock_timeout_ms * 1_000_000)
+        elif setting.key.startswith("default_transaction_"):
+            self.transaction.defaults_changed()
+
+    def _derive_settings(self) -> None:
+        """What is looked at often, worked out once."""
+        values = self.settings.values
+        self.context.timezone = values["timezone"]
+        self.statement_timeout_ms = milliseconds(values["statement_timeout"])
+        self.lock_timeout_ms = milliseconds(values["lock_timeout"])
+        self.idle_in_transaction_timeout_ms = milliseconds(values["idle_in_transaction_session_timeout"])
+        self.idle_session_timeout_ms = milliseconds(values["idle_session_timeout"])
+        names = split_identifiers("search_path", values["search_path"])
+        self.search_path = tuple(self.user if name == "$user" else name for name in names)
+        self._view = None
+        self.plans.environment_changed()
+
+    # ------------------------------------------------------------------------------------------ catalog
+
+    def view(self) -> StateView:
+        """The catalog as this session sees it now, its own uncommitted DDL included."""
+        ddl = self.transaction.ddl
+        catalog = self.environment.catalog
+        overlay = ddl.overlay if ddl is not None and ddl.overlay.is_open else None
+        state = catalog.state if overlay is None else overlay.state
+        view = self._view
+        if view is None or view.catalog_state is not state:
+            view = self._view = catalog.view(self.database_name, self.search_path, overlay)
+            self.context.catalog = view
+        return view
+
+    async def pin(self, plan: CachedPlan) -> CachedPlan:
+        """Keep DDL off the plan's tables until the transaction ends; the plan, made anew if it is out of date."""
+        catalog = self.environment.catalog
+        transaction = self.transaction.open()
+        while True:
+            await catalog.ensure_fresh()
+            if plan.catalog_state is not self.view().catalog_state:
+                plan = await self.plans.renew(plan)
+            if not catalog.gate.try_enter(transaction, plan.tables, plan.writes):
+                await catalog.gate.enter(transaction, plan.tables, plan.writes, self.lock_deadline_ns())
+            if plan.catalog_state is self.view().catalog_state:
+                return plan
+
+    def run_context(self) -> RunContext:
+        """Surroundings for evaluating expressions outside a plan (EXECUTE's arguments)."""
+        environment = self.environment
+        return RunContext(
+            self.transaction.open(),
+            environment.database,
+            self.view(),
+            self.context,
+            (),
+            environment.scheduler,
+            self.check_interrupt,
+        )
+
+    def lock_deadline_ns(self) -> int | None:
+        """When lock_timeout runs out for a wait that starts now."""
+        if not self.lock_timeout_ms:
+            return None
+        return self.environment.scheduler.now_ns() + self.lock_timeout_ms * 1_000_000
+
+    # ------------------------------------------------------------------------------------------ bookkeeping
+
+    def _begin_statement(self, text: str) -> None:
+        """A statement starts: its time, and what pg_stat_activity says."""
+        self._interrupt = None
+        now = now_us()
+        context = self.context
+        context.statement_timestamp = now
+        if self.transaction.kv is None and not self.transaction.in_block:
+            context.transaction_timestamp = now
+        self.query = text
+        self.query_started_us = self.state_changed_us = now
+        self.is_active = True
+        self.environment.statistics.statements += 1
+
+    def _end_statement(self) -> None:
+        self.is_active = False
+        self.state_changed_us = now_us()
+        self.transaction_status = self.transaction.status
+        log = self.environment.log_statement
+        if log is not None:
+            log(self.user, self.query, (self.state_changed_us - self.query_started_us) * 1_000)
+
+    def check_interrupt(self) -> None:
+        """Raise what ``cancel`` was given."""
+        error = self._interrupt
+        if error is not None:
+            self._interrupt = None
+            raise error
+
+    def cancel(self, error: DatabaseError) -> bool:
+        if self.transaction.is_committing or not self.is_active:
+            return False
+        self._interrupt = error
+        return True
+
+    def explain_error(self, error: Exception) -> Exception:
+        """A lower layer's error in SQL's terms."""
+        return explain(self, error)
