@@ -148,6 +148,7 @@ class Node:
         )
         self.store.on_fatal = self._fatal
         self.gateway = Gateway(self.store)
+        self.gateway.leases.threshold = lambda: self.store.garbage.threshold
         self.transport.handler = self.store.handle
         self.transport.receive_raft = self.store.receive_raft
         self.store.start()

@@ -28,7 +28,8 @@ class Node:
         timestamp = self.clock.now()
         mvcc.put_version(batch, key, timestamp, value)
         if note:
-            self.collector.note(mvcc.versioned(key, timestamp), lambda old: batch.delete(Space.VERSIONS, old))
+            writes = [(int(Space.VERSIONS), mvcc.versioned(key, timestamp), value)]
+            self.collector.note_all(writes, lambda write: batch.delete(Space.VERSIONS, write[1]))
         self.engine.apply([batch])
 
     def versions(self, key: bytes) -> int:

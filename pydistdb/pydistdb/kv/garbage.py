@@ -7,7 +7,7 @@ can be read at or above the threshold, and on nothing else.
 
 Two ways lead there:
 
-* At write time: ``note`` remembers the versions of recently written keys.  A row that is updated a thousand times a
+* At write time: ``note_all`` remembers the versions of recently written keys.  A row that is updated a thousand times a
   second sheds its oldest versions as it goes, with one delete per write.
 * In the background: a pass over the store in slices of about a millisecond, if anything was written since the last.
 
@@ -25,6 +25,7 @@ from pydistdb_storage.engine import Engine, Space, WriteBatch
 from pydistdb_storage.errors import StorageError
 
 from pydistdb.kv.api import Timestamp
+from pydistdb.kv.command import Write
 from pydistdb.kv.commit import Committer
 from pydistdb.kv.descriptor import KEY_MAX, KEY_MIN
 from pydistdb.kv.hlc import COUNTER_BITS, HybridClock
@@ -35,6 +36,7 @@ PASS_INTERVAL_NS = 60_000_000_000
 SLICE_VERSIONS = 2_000
 """Versions looked at per slice: about a millisecond."""
 MAX_HOT_KEYS = 4_096
+MAX_NOTED_WRITES = 64
 MAX_REMOVED_PER_WRITE = 16
 """Deletes that one write adds at most, so that a burst is not paid for by one client."""
 
@@ -76,15 +78,25 @@ class GarbageCollector:
     def stop(self) -> None:
         self._stopped = True
 
-    def note(self, engine_key: bytes, delete: Callable[[bytes], None]) -> None:
-        """A version was written; ``delete`` is called with those of its key that are garbage by now."""
+    def note_all(self, writes: list[Write], write: Callable[[Write], None]) -> None:
+        """A command is being applied; ``write`` is called with the deletes of what it makes garbage.
+
+        Bulk writes are left to the background pass: they would only drive the hot keys out of memory."""
         self._writes += 1
+        if len(writes) <= MAX_NOTED_WRITES:
+            for space, engine_key, _ in writes:
+                if space == _VERSIONS:
+                    self.note(engine_key, write)
+
+    def note(self, engine_key: bytes, write: Callable[[Write], None]) -> None:
+        """A version was written; ``write`` is called with deletes of those of its key that are garbage by now."""
         key = engine_key[:-8]
         versions = self._hot.get(key)
         if versions is None:
-            versions = self._hot[key] = deque()
+            self._hot[key] = deque((engine_key,))
             if len(self._hot) > MAX_HOT_KEYS:
                 self._hot.popitem(last=False)
+            return
         versions.append(engine_key)
         if len(versions) < 3:
             return
@@ -92,7 +104,7 @@ class GarbageCollector:
         for _ in range(MAX_REMOVED_PER_WRITE):
             if len(versions) < 2 or mvcc.split_version(versions[1])[1] > self._threshold:
                 break
-            delete(versions.popleft())
+            write((_VERSIONS, versions.popleft(), None))
             self.removed += 1
 
     def _raise_threshold(self) -> None:

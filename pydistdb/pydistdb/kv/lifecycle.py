@@ -206,7 +206,10 @@ class RangeLifecycle(Elections):
         return 0 if data is None else int.from_bytes(data, "big")
 
     def removed(self, replica: Replica) -> None:
-        self.scheduler.call_soon(lambda: self.destroy(replica))
+        """A replica has applied its own removal.
+
+        It goes when the leader of those that are left says so (``tell_removed``), and not before: until a quorum of
+        them knows of the change, they may need its vote, and a leader that removed itself must go on leading."""
 
     def destroy(self, replica: Replica) -> None:
         """Delete a replica and all it had; its id is never taken again."""

@@ -21,6 +21,7 @@ from pydistdb.tasks import Completion
 
 if TYPE_CHECKING:
     from pydistdb.kv.commit import Round
+    from pydistdb.kv.garbage import GarbageCollector
     from pydistdb.kv.hlc import HybridClock
     from pydistdb.kv.replica import Replica
     from pydistdb.tasks import Scheduler
@@ -37,6 +38,7 @@ class ReplicaOwner(Protocol):
     engine: Engine
     scheduler: Scheduler
     clock: HybridClock
+    garbage: GarbageCollector
 
     def wake(self, replica: Replica) -> None:
         """Have ``replica.process`` called soon."""

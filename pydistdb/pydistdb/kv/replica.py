@@ -403,6 +403,7 @@ class Replica(RangeLease):
         for clear in command.clears:
             round.clear(clear)
         round.write_all(command.writes)
+        self.owner.garbage.note_all(command.writes, round.write)
         self.logged_writes += len(command.writes)
         if command.clock > self.log.state.clock:
             self.log.state.clock = command.clock

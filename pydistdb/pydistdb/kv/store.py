@@ -87,6 +87,7 @@ class Store(MultiRaft):
         self.membership.start()
         super().start()
         self.queue.start()
+        self.garbage.start()
 
     # ---------------------------------------------------------------------------------------------------------- splits
 

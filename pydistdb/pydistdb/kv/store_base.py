@@ -33,6 +33,7 @@ from pydistdb.kv.descriptor import (
     RangeId,
     ReplicaId,
 )
+from pydistdb.kv.garbage import GarbageCollector
 from pydistdb.kv.hlc import HybridClock
 from pydistdb.kv.liveness import Liveness
 from pydistdb.kv.replica import Replica
@@ -76,6 +77,7 @@ class StoreBase:
         self.rand = rand
         self.config = config or StoreConfig()
         self.metrics = Metrics()
+        self.garbage = GarbageCollector(engine, scheduler, committer, clock, self.config.garbage_ttl_seconds)
         self.replicas: dict[RangeId, Replica] = {}
         self.observers: list[RangeObserver] = []
         self.on_fatal: Callable[[BaseException], None] = lambda error: None
@@ -353,9 +355,19 @@ class StoreBase:
         queue.append(envelope)
 
     def tell_removed(self, replica: Replica, replica_id: ReplicaId, node_id: NodeId) -> None:
-        """Let the node of a former replica know, so that it can delete its data."""
+        """Let the node of a former replica know, so that it can delete its data, once nobody can need its vote.
+
+        Whoever is not told now is told when it asks (``LeadershipCheck``)."""
+        if replica.is_leader and not replica.raft.membership_known:
+            deadline_ns = self.scheduler.now_ns() + self.config.tick_ns
+            self.scheduler.call_at(deadline_ns, lambda: self._tell_removed_later(replica, replica_id, node_id))
+            return
         message = ReplicaRemoved(replica_id, replica.descriptor.generation)
         self.send_envelope(node_id, RaftEnvelope(replica.range_id, 0, message))
+
+    def _tell_removed_later(self, replica: Replica, replica_id: ReplicaId, node_id: NodeId) -> None:
+        if replica.is_leader and not replica.destroyed and not self.stopped:
+            self.tell_removed(replica, replica_id, node_id)
 
     def _flush(self) -> None:
         if self._outbox and not self.stopped:

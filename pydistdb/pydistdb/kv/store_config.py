@@ -8,6 +8,7 @@ from typing import Protocol
 from pydistdb.kv.descriptor import (
     NodeId,
 )
+from pydistdb.kv.garbage import DEFAULT_TTL_SECONDS
 from pydistdb.kv.replica import Replica
 from pydistdb.kv.transport import (
     Ping,
@@ -40,6 +41,8 @@ class StoreConfig:
     replicate_ns: int = 1_000 * _MILLISECOND
     snapshots_at_once: int = 16
     """Snapshots that this node sends at a time; each pins old pages of the engine."""
+    garbage_ttl_seconds: float = DEFAULT_TTL_SECONDS
+    """How long versions are kept that a newer one hides (``--gc-ttl``)."""
 
 
 class RangeObserver(Protocol):
