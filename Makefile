@@ -38,8 +38,9 @@ SEEDS ?=
 sim: setup  ## Replay one Raft simulation (SEED=7) or many (SEEDS=0..200)
 	@$(RUN)/python -m tests.raft.simulate $(if $(SEEDS),--seeds $(SEEDS),--seed $(SEED)) $(ARGS)
 
-slt: setup  ## Run the sqllogictest suites
-	@echo "make slt: the runner comes with the conformance suites (docs/roadmap.md)"; exit 1
+SLT ?= sqllogictest/suites $(wildcard ../shared/slt)
+slt: setup  ## Run the sqllogictest suites (SLT=files or folders, ARGS=--url ... for a server that runs already)
+	@$(RUN)/proddb slt $(SLT) $(ARGS)
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

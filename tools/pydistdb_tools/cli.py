@@ -11,11 +11,21 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydistdb_tools.local_cluster import ClusterError, LocalCluster, plan_cluster, start_cluster, stop_cluster
+from pydistdb_sqllogictest.arguments import add_arguments as add_slt_arguments
+
+from pydistdb_tools.local_cluster import (
+    ClusterError,
+    LocalCluster,
+    free_base_port,
+    plan_cluster,
+    start_cluster,
+    stop_cluster,
+)
 
 DEFAULT_URL = "postgresql://postgres@127.0.0.1:5433/postgres"
 DEFAULT_FOLDER = Path("proddb-data")
@@ -99,6 +109,20 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     return run_benchmark(
         _url(arguments), arguments.duration, arguments.threads, arguments.workload, arguments.scale, arguments.format
     )
+
+
+def _slt(arguments: argparse.Namespace) -> int:
+    from pydistdb_sqllogictest.command import run_command
+
+    if arguments.url or arguments.dir is not None or os.environ.get("PRODDB_URL"):
+        return run_command(arguments, _url(arguments))
+    with tempfile.TemporaryDirectory(prefix="proddb-slt-") as folder:
+        cluster = plan_cluster(Path(folder), 1, 1, free_base_port(DEFAULT_PORT + 1000, 1))
+        try:
+            start_cluster(cluster, _report)
+            return run_command(arguments, cluster.nodes[0].url)
+        finally:
+            stop_cluster(cluster, _report)
 
 
 def _duration(text: str) -> float:
@@ -196,6 +220,15 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument("--scale", type=int, default=1, help="TPC-B branches, 100,000 accounts each (default 1)")
     benchmark.add_argument("--format", choices=["text", "json"], default="text")
     benchmark.set_defaults(run=_benchmark)
+
+    slt = add(
+        "slt",
+        "run sqllogictest files, on a one-node cluster of their own unless a server is named",
+        "proddb slt sqllogictest/suites\nproddb slt --url postgresql://postgres@127.0.0.1:5433/postgres suite.slt",
+    )
+    _where_to_connect(slt)
+    add_slt_arguments(slt)
+    slt.set_defaults(run=_slt)
     return parser
 
 
