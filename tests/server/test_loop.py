@@ -9,8 +9,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 import trio
-from pydistdb.tasks import Completion, sleep
+from pydistdb.tasks import Completion, SimulatedScheduler, sleep
 from pydistdb_server.commit import ThreadCommitter
+from pydistdb_server.deadline import Deadline
 from pydistdb_server.loop import ServingLoop
 from pydistdb_storage.engine import Space, WriteBatch
 from pydistdb_storage.errors import StoreFull
@@ -149,6 +150,30 @@ def test_an_idle_loop_costs_nothing() -> None:
         assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.05
 
     run(loop, main)
+
+
+def test_a_deadline_is_moved_without_new_timers() -> None:
+    scheduler = SimulatedScheduler()
+    fired: list[int] = []
+    deadline = Deadline(scheduler, lambda: fired.append(scheduler.now_ns()))
+    for _ in range(1000):
+        deadline.arm(100)
+        scheduler.advance(10)
+    assert not fired
+    assert len(scheduler._timers) <= 2
+    scheduler.advance(1000)
+    assert fired == [10_090]
+    deadline.arm(100)
+    deadline.disarm()
+    scheduler.advance(1000)
+    deadline.arm(500)
+    deadline.arm(50)  # earlier than what rings already
+    scheduler.advance(60)
+    assert len(fired) == 2
+    deadline.arm(50)
+    deadline.close()
+    scheduler.advance(1000)
+    assert len(fired) == 2
 
 
 class SlowEngine(MemoryEngine):
