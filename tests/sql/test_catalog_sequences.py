@@ -98,3 +98,16 @@ def test_errors_of_the_functions() -> None:
         'ERROR: 55000: currval of sequence "s" is not yet defined in this session'
     ]
     assert client.execute("select lastval()") == ["ERROR: 55000: lastval is not yet defined in this session"]
+
+
+def test_setval_as_a_function() -> None:
+    client = SqlServer().connect()
+    client.execute("create sequence s")
+    assert client.rows("select setval('s', 10)") == ["10"]
+    assert client.rows("select nextval('s'), currval('s')") == ["11|11"]
+    assert client.rows("select setval('s', 10, false), nextval('s')") == ["10|10"]
+    assert client.rows("select setval('s', 10)") == ["10"]
+    assert client.rows("select nextval('s')") == ["11"]
+    client.execute("create table t (id serial, x int); insert into t (id) values (7)")
+    assert client.rows("select setval(pg_get_serial_sequence('t', 'id'), max(id)) from t") == ["7"]
+    assert client.execute("insert into t (x) values (1) returning id")[0] == "8"

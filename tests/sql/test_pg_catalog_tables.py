@@ -11,7 +11,7 @@ from pydistdb.sql.catalog.view import VirtualTable
 from pydistdb.sql.pg_catalog import providers, registry
 from pydistdb.sql.pg_catalog.define import RELATIONS
 from pydistdb.sql.pg_catalog.describe import check_definition
-from pydistdb.sql.pg_catalog.functions_access import pretty_size
+from pydistdb.sql.pg_catalog.functions_sizes import pretty_size
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import EvalContext
 

@@ -96,6 +96,22 @@ class NeedsBlock(MustWait):
         await self._numbers.fill(self._sequence, count)
 
 
+class NeedsSetting(MustWait):
+    """``setval`` has to wait for the new position to be stored: await ``fill`` and evaluate again."""
+
+    def __init__(self, numbers: SequenceNumbers, sequence: Table, value: int, is_called: bool, token: object) -> None:
+        super().__init__(f"sequence {sequence.name}")
+        self._numbers = numbers
+        self._wanted = (sequence, value, is_called)
+        self._token = token
+
+    async def fill(self, count: int) -> None:
+        """Store the position."""
+        sequence, value, is_called = self._wanted
+        await self._numbers.set_value(sequence, value, is_called)
+        self._numbers.settled = (sequence.storage_id, value, is_called, self._token)
+
+
 class _Block:
     """Numbers taken and not yet handed out."""
 
@@ -114,7 +130,14 @@ class SequenceNumbers:
         self._database = database
         self._blocks: dict[int, deque[_Block]] = {}
         """By storage id, in the order in which they are handed out."""
+        self.settled: tuple[int, int, bool, object] | None = None
+        """The ``setval`` stored last: when the row is evaluated again, it has nothing left to do."""
         database.on_broadcast(RESET_TOPIC, self._on_reset)
+
+    def try_set(self, sequence: Table, value: int, is_called: bool, token: object) -> None:
+        """``setval``; raises NeedsSetting the first time.  ``token`` tells one statement from another."""
+        if self.settled != (sequence.storage_id, value, is_called, token):
+            raise NeedsSetting(self, sequence, value, is_called, token)
 
     def try_next(self, sequence: Table, siblings: SequenceOf[Table] = ()) -> int:
         """The next number; raises NeedsBlock.

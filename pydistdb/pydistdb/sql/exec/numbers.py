@@ -1,4 +1,4 @@
-"""``nextval`` among expressions: when this node's block of numbers is used up, get another and go on.
+"""``nextval`` (and ``setval``) among expressions: when this node's block of numbers is used up, get another and go on.
 
 Generated code is synchronous, and taking a block is not.  So ``nextval`` raises (``catalog.sequence_numbers.NeedsBlock``), and
 expressions that call it are evaluated row by row: the rows done so far stay done, and no number is lost.
@@ -18,7 +18,7 @@ from pydistdb.sql.tree import Call, Expr
 def draws_numbers(expressions: Iterable[Expr]) -> bool:
     """Whether one of the expressions calls a volatile function that may have to wait."""
     return any(
-        isinstance(node, Call) and node.function.name == "nextval"
+        isinstance(node, Call) and node.function.name in ("nextval", "setval")
         for expression in expressions
         for node in walk(expression)
     )

@@ -1,4 +1,4 @@
-"""Visibility, privileges, sizes, reg* look-ups and sequences: what clients and applications ask a running database.
+"""Visibility, privileges, reg* look-ups, and what else clients ask about the running database.
 
 There is one role so far, a superuser, so every privilege on something that exists is granted; what does not exist is an
 error or NULL, as in Postgres.
@@ -7,29 +7,18 @@ error or NULL, as in Postgres.
 from __future__ import annotations
 
 from collections.abc import Callable
-from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from pydistdb_storage.keys import prefix_end
-
-from pydistdb.sql.catalog.descriptors import Index, Table
-from pydistdb.sql.catalog.keys import END
-from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.errors import (
     DatabaseError,
-    FeatureNotSupported,
     InvalidCatalogName,
     InvalidParameterValue,
     InvalidSchemaName,
     UndefinedColumn,
     UndefinedObject,
     UndefinedTable,
-    WrongObjectType,
 )
 from pydistdb.sql.functions import registry as functions
-from pydistdb.sql.layout import RANGE_HEAD
-from pydistdb.sql.pg_catalog import providers
 from pydistdb.sql.pg_catalog.functions_definitions import provides, view_of
 from pydistdb.sql.pg_catalog.objects import OWNER_NAME
 from pydistdb.sql.types import reg
@@ -125,7 +114,7 @@ def _relation_oid(context: EvalContext, relation: Any) -> int | None:
     return int(relation) if exists is not None else None
 
 
-def _exists(context: EvalContext, kind: str, target: Any) -> bool | None:
+def object_exists(context: EvalContext, kind: str, target: Any) -> bool | None:
     """True if the object exists; None if an oid names nothing; raises for a name that names nothing."""
     view = view_of(context)
     match kind:
@@ -164,11 +153,11 @@ def _register_privileges(kind: str) -> None:
     def with_role(context: EvalContext, role: Any, target: Any, privileges: str) -> bool | None:
         _check_role(role)
         _check_privilege(kind, privileges)
-        return _exists(context, kind, target)
+        return object_exists(context, kind, target)
 
     def of_user(context: EvalContext, target: Any, privileges: str) -> bool | None:
         _check_privilege(kind, privileges)
-        return _exists(context, kind, target)
+        return object_exists(context, kind, target)
 
     for target in ("text", "oid"):
         provides(f"has_{kind}_privilege({target},text)")(of_user)
@@ -266,119 +255,6 @@ def _register_to_reg() -> None:
 _register_to_reg()
 
 
-# ---------------------------------------------------------------------------------------------------- sizes
-
-_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
-
-
-def pretty_size(size: int) -> str:
-    """As pg_size_pretty: switch to the next unit from 10 of it on, rounding half away from zero."""
-    value, unit = size, 0
-    if abs(value) < 10 * 1_024:
-        return f"{value} bytes"
-    value = (abs(value) >> 9) * (1 if value > 0 else -1)  # keep one extra bit for rounding
-    unit = 1
-    while abs(value) >= 20 * 1_024 - 1 and unit < len(_UNITS) - 1:
-        value = (abs(value) >> 10) * (1 if value > 0 else -1)
-        unit += 1
-    rounded = (abs(value) + 1) // 2 * (1 if value > 0 else -1)
-    return f"{rounded} {_UNITS[unit]}"
-
-
-@provides("pg_size_pretty(int8)")
-def pg_size_pretty(context: EvalContext, size: int) -> str:
-    return pretty_size(size)
-
-
-@provides("pg_size_pretty(numeric)")
-def pg_size_pretty_numeric(context: EvalContext, size: Decimal) -> str:
-    if size == size.to_integral_value() or abs(size) >= 10 * 1_024:
-        return pretty_size(int(size.quantize(Decimal(1), rounding=ROUND_HALF_UP)))
-    return f"{size} bytes"
-
-
-def _stored_bytes(context: EvalContext, table: Table, index: Index | None) -> int:
-    """Bytes by the store's own account if the server can tell, else by the last ANALYZE, else 0."""
-    first, last = (0, 0xFFFF) if index is None else (index.storage_id, index.storage_id)
-    start = RANGE_HEAD.pack(4, table.storage_id, first)
-    end = prefix_end(RANGE_HEAD.pack(4, table.storage_id, last))
-    known = providers.relation_bytes(start, end)
-    if known is not None and table.sharding is None:
-        return known
-    statistics = view_of(context).statistics(table.oid)
-    if statistics is None or (index is not None and index is not table.indexes[0]):
-        return 0
-    return int(statistics.rows * statistics.bytes_per_row)
-
-
-def _size(context: EvalContext, oid: int, what: str) -> int | None:
-    view = view_of(context)
-    table = view.table_by_oid(oid)
-    if table is None:
-        found = view.index_by_oid(oid)
-        if found is None:
-            return 0 if view.virtual_by_oid(oid) is not None else None
-        table, index = found
-        # The rows of a table stand in its primary index: they count as the table, not as the index.
-        return 0 if index is table.indexes[0] else _stored_bytes(context, table, index)
-    if table.kind != "r":
-        return 0
-    heap = _stored_bytes(context, table, table.indexes[0])
-    others = sum(_stored_bytes(context, table, index) for index in table.indexes[1:])
-    return {"table": heap, "indexes": others, "total": heap + others}[what]
-
-
-@provides("pg_relation_size(regclass)")
-def pg_relation_size(context: EvalContext, oid: int) -> int | None:
-    return _size(context, oid, "table")
-
-
-@provides("pg_relation_size(regclass,text)")
-def pg_relation_fork_size(context: EvalContext, oid: int, fork: str) -> int | None:
-    if fork not in ("main", "fsm", "vm", "init"):
-        raise InvalidParameterValue("invalid fork name", hint='Valid fork names are "main", "fsm", "vm", and "init".')
-    return _size(context, oid, "table") if fork == "main" else 0
-
-
-@provides("pg_table_size(regclass)")
-def pg_table_size(context: EvalContext, oid: int) -> int | None:
-    return _size(context, oid, "table")
-
-
-@provides("pg_indexes_size(regclass)")
-def pg_indexes_size(context: EvalContext, oid: int) -> int | None:
-    return _size(context, oid, "indexes")
-
-
-@provides("pg_total_relation_size(regclass)")
-def pg_total_relation_size(context: EvalContext, oid: int) -> int | None:
-    return _size(context, oid, "total")
-
-
-@provides("pg_database_size(oid)", "pg_database_size(name)")
-def pg_database_size(context: EvalContext, database: Any) -> int | None:
-    view = view_of(context)
-    if _exists(context, "database", database) is None:
-        raise InvalidCatalogName(f"database with OID {database} does not exist")
-    name = database if isinstance(database, str) else view.catalog_state.databases[database].descriptor.name
-    if name == view.database.name and len(view.catalog_state.databases) <= 3:
-        known = providers.relation_bytes(END, b"\xff")
-        if known is not None:
-            return known
-    state = view.catalog_state.databases_by_name[name]
-    return int(sum(each.rows * each.bytes_per_row for each in state.statistics.values()))
-
-
-@provides("pg_tablespace_size(oid)", "pg_tablespace_size(name)")
-def pg_tablespace_size(context: EvalContext, tablespace: Any) -> int | None:
-    return providers.relation_bytes(END, b"\xff") or 0
-
-
-@provides("pg_tablespace_location(oid)")
-def pg_tablespace_location(context: EvalContext, oid: int) -> str:
-    return ""
-
-
 # ---------------------------------------------------------------------------------------------------- the server
 
 _ENCODINGS = {0: "SQL_ASCII", 6: "UTF8"}
@@ -431,73 +307,3 @@ def pg_column_is_updatable(context: EvalContext, oid: int, number: int, triggers
 def pg_relation_filenode(context: EvalContext, oid: int) -> int | None:
     table = view_of(context).table_by_oid(oid)
     return table.storage_id if table is not None and table.kind != "v" else None
-
-
-# ---------------------------------------------------------------------------------------------------- sequences
-
-_last_values: WeakKeyDictionary[Any, dict[int, int]] = WeakKeyDictionary()
-"""What each session got from its sequences last, by oid; under 0 the oid of the sequence it used last."""
-
-
-def _session_values(context: EvalContext) -> dict[int, int]:
-    if context.extra is None:
-        raise FeatureNotSupported("sequences need a session")
-    values = _last_values.get(context.extra)
-    if values is None:
-        values = _last_values[context.extra] = {}
-    return values
-
-
-def _sequence(context: EvalContext, oid: int) -> Table:
-    view = view_of(context)
-    table = view.table_by_oid(oid)
-    if table is None:
-        raise UndefinedTable(f"could not open relation with OID {oid}")
-    if table.kind != "S":
-        raise WrongObjectType(f'"{table.name}" is not a sequence')
-    return table
-
-
-@provides("nextval(regclass)")
-def nextval(context: EvalContext, oid: int) -> int:
-    sequence = _sequence(context, oid)
-    view = view_of(context)
-    if view.numbers is None:
-        raise FeatureNotSupported("sequences need a session")
-    value = view.numbers.try_next(sequence, view.sibling_sequences(sequence))
-    if context.extra is not None:
-        values = _session_values(context)
-        values[oid] = value
-        values[0] = oid
-    return value
-
-
-@provides("currval(regclass)")
-def currval(context: EvalContext, oid: int) -> int:
-    sequence = _sequence(context, oid)
-    value = _session_values(context).get(oid)
-    if value is None:
-        raise DatabaseError.of("55000", f'currval of sequence "{sequence.name}" is not yet defined in this session')
-    return value
-
-
-@provides("lastval()")
-def lastval(context: EvalContext) -> int:
-    values = _session_values(context)
-    if 0 not in values:
-        raise DatabaseError.of("55000", "lastval is not yet defined in this session")
-    return values[values[0]]
-
-
-@provides("pg_sequence_parameters(oid)")
-def pg_sequence_parameters(context: EvalContext, oid: int) -> tuple[Any, ...]:
-    definition = definition_of(_sequence(context, oid))
-    return (
-        definition.start,
-        definition.minimum,
-        definition.maximum,
-        definition.increment,
-        definition.cycle,
-        1,
-        definition.type_oid,
-    )

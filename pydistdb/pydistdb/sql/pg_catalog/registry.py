@@ -24,6 +24,8 @@ MODULES: tuple[str, ...] = tuple(
         "internal",
         "functions_definitions",
         "functions_access",
+        "functions_sizes",
+        "functions_sequences",
     )
 )
 

@@ -1,0 +1,109 @@
+"""nextval, setval, currval, lastval.
+
+Drawing a number is synchronous as long as the node has a block of them; what has to wait raises (catalog/sequence_numbers.py),
+and the executor evaluates the row again afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.catalog.sequence_numbers import definition_of
+from pydistdb.sql.errors import (
+    DatabaseError,
+    FeatureNotSupported,
+    UndefinedTable,
+    WrongObjectType,
+)
+from pydistdb.sql.pg_catalog.functions_definitions import provides, view_of
+from pydistdb.sql.types.base import EvalContext
+
+_last_values: WeakKeyDictionary[Any, dict[int, int]] = WeakKeyDictionary()
+"""What each session got from its sequences last, by oid; under 0 the oid of the sequence it used last."""
+
+
+def _session_values(context: EvalContext) -> dict[int, int]:
+    if context.extra is None:
+        raise FeatureNotSupported("sequences need a session")
+    values = _last_values.get(context.extra)
+    if values is None:
+        values = _last_values[context.extra] = {}
+    return values
+
+
+def _sequence(context: EvalContext, oid: int) -> Table:
+    view = view_of(context)
+    table = view.table_by_oid(oid)
+    if table is None:
+        raise UndefinedTable(f"could not open relation with OID {oid}")
+    if table.kind != "S":
+        raise WrongObjectType(f'"{table.name}" is not a sequence')
+    return table
+
+
+@provides("nextval(regclass)")
+def nextval(context: EvalContext, oid: int) -> int:
+    sequence = _sequence(context, oid)
+    view = view_of(context)
+    if view.numbers is None:
+        raise FeatureNotSupported("sequences need a session")
+    value = view.numbers.try_next(sequence, view.sibling_sequences(sequence))
+    if context.extra is not None:
+        values = _session_values(context)
+        values[oid] = value
+        values[0] = oid
+    return value
+
+
+@provides("currval(regclass)")
+def currval(context: EvalContext, oid: int) -> int:
+    sequence = _sequence(context, oid)
+    value = _session_values(context).get(oid)
+    if value is None:
+        raise DatabaseError.of("55000", f'currval of sequence "{sequence.name}" is not yet defined in this session')
+    return value
+
+
+@provides("lastval()")
+def lastval(context: EvalContext) -> int:
+    values = _session_values(context)
+    if 0 not in values:
+        raise DatabaseError.of("55000", "lastval is not yet defined in this session")
+    return values[values[0]]
+
+
+@provides("pg_sequence_parameters(oid)")
+def pg_sequence_parameters(context: EvalContext, oid: int) -> tuple[Any, ...]:
+    definition = definition_of(_sequence(context, oid))
+    return (
+        definition.start,
+        definition.minimum,
+        definition.maximum,
+        definition.increment,
+        definition.cycle,
+        1,
+        definition.type_oid,
+    )
+
+
+def _set(context: EvalContext, oid: int, value: int, is_called: bool) -> int:
+    sequence = _sequence(context, oid)
+    numbers = view_of(context).numbers
+    if numbers is None:
+        raise FeatureNotSupported("sequences need a session")
+    numbers.try_set(sequence, value, is_called, (id(context), context.statement_timestamp))
+    if is_called and context.extra is not None:
+        _session_values(context)[oid] = value
+    return value
+
+
+@provides("setval(regclass,int8)")
+def setval(context: EvalContext, oid: int, value: int) -> int:
+    return _set(context, oid, value, True)
+
+
+@provides("setval(regclass,int8,bool)")
+def setval_called(context: EvalContext, oid: int, value: int, is_called: bool) -> int:
+    return _set(context, oid, value, is_called)
