@@ -81,6 +81,11 @@ class Resolver:
                 data = snapshot.get(Space.INTENTS, engine_key)
                 if data is not None:
                     entries.append((engine_key, data))
+        if not entries:
+            # The store can be ahead of memory: what removed these intents is applied, and its callback has yet to run.
+            # Whoever met them in memory looks again after this, and must not do so in a loop that never lets go.
+            await pause(self._leases.scheduler)
+            return
         remaining = iter(entries)
         more: bytes | None = b""
         while more is not None:
