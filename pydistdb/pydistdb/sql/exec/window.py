@@ -135,8 +135,8 @@ class StageOperator(Operator):
             arguments = self.arguments[number](rows, state)
             needs_frames = isinstance(call.function, AggregateFunction) or call.function.name in USES_FRAME
             chosen: list[Frame] = []
-            if needs_frames:
-                has_offsets = bool(call.frame) and any(bound[1] is not None for bound in call.frame[1:3])
+            has_offsets = bool(call.frame) and any(bound[1] is not None for bound in call.frame[1:3])
+            if needs_frames or has_offsets:  # row_number() has no use for its frame, but bad offsets are an error
                 values = self.order_values(rows, state) if has_offsets and self.order_by else ()
                 chosen = frames(call.frame, peers, values, self.order_by, state)
             if isinstance(call.function, Function):

@@ -9,10 +9,10 @@ can win), and how many rows a Limit above will take.  Queries that are still in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan import access, joins
@@ -127,6 +127,8 @@ class Builder:
                 return self._limit(relation)
             case Aggregate():
                 return self._aggregate(relation)
+            case Window() if any(has_subquery(offset) for offset in _frame_offsets(relation)):
+                return self._window_with_queries(relation)
             case Window() | Distinct() | ProjectSet():
                 source, lifted = self._lift(self.build(relation.input), relation)
                 return replace(lifted, input=source)
@@ -149,14 +151,21 @@ class Builder:
     # ------------------------------------------------------------------------------------------ subqueries
 
     def _lift(self, source: Rel, relation: R) -> tuple[Rel, R]:
-        """Turn queries in the expressions of ``relation`` into columns of an Apply over ``source``."""
+        """Turn queries in the expressions of ``relation`` into columns of an Apply over ``source``.
+
+        ``(SELECT …) IN (SELECT …)`` needs the first value to judge the second query's rows: another Apply above."""
         plans: list[SubPlan] = []
         columns: list[OutputColumn] = []
 
         def lift(expression: Expr) -> Expr:
+            nonlocal source
             if not isinstance(expression, Subquery):
                 return expression
             plan = self._subplan(expression)
+            if plan.test is not None and columns_of(plan.test) & {below.id for below in plans}:
+                source = Apply(source.columns + tuple(columns), source, tuple(plans))
+                plans.clear()
+                columns.clear()
             plans.append(plan)
             columns.append(OutputColumn(plan.id, "", expression.type))
             return ColumnRef(expression.type, plan.id)
@@ -272,6 +281,8 @@ class Builder:
     def _filter(self, relation: Filter, wish: Wish) -> Rel:
         terms = conjuncts(relation.condition)
         plain = [term for term in terms if not has_subquery(term)]
+        if any(isinstance(term, Const) and term.value is not True for term in plain):
+            return Values(relation.columns, ())  # no row can pass, so the input need not run
         source = self.build(relation.input, Wish(wish.order))
         if plain:
             source = Filter(source.columns, source, conjoin(plain))
@@ -307,6 +318,18 @@ class Builder:
                 return source
         source, lifted = self._lift(source, replace(relation, keys=keys))
         return replace(lifted, input=source, columns=source.columns)
+
+    def _window_with_queries(self, relation: Window) -> Rel:
+        """``ROWS (SELECT …) PRECEDING``: a frame's offsets see no row, so their queries run before the window does."""
+        offsets = _frame_offsets(relation)
+        columns = tuple([OutputColumn(next(self.ids), "", offset.type) for offset in offsets])
+        project = Project(columns, Values((), ((),)), tuple(offsets))
+        source, lifted = self._lift(Values((), ((),)), project)
+        known = iter([ColumnRef(column.type, column.id) for column in columns])
+        calls = tuple([replace(call, frame=_with_offsets(call.frame, known)) for call in relation.calls])
+        inner = self.build(replace(relation, calls=calls))
+        outer = replace(lifted, input=source)
+        return NestedLoop(relation.columns, "inner", outer, inner, None, tuple(sorted(output_ids(outer))))
 
     def _limit(self, relation: Limit) -> Rel:
         most_rows = tuple(part for part in (relation.limit, relation.offset) if part is not None)
@@ -475,3 +498,16 @@ def _probe(test: Expr, query: Rel) -> Expr | None:
         if isinstance(column, ColumnRef) and column.id == inner and inner not in columns_of(value):
             return value
     return None
+
+
+def _frame_offsets(relation: Window) -> list[Expr]:
+    """The offsets of all calls' frames, in order."""
+    return [bound[1] for call in relation.calls if call.frame for bound in call.frame[1:3] if bound[1] is not None]
+
+
+def _with_offsets(frame: tuple[Any, ...], offsets: Iterator[Expr]) -> tuple[Any, ...]:
+    """The frame with its offsets, where it has any, taken from ``offsets``."""
+    if not frame:
+        return frame
+    unit, *bounds, exclusion = frame
+    return (unit, *[(word, offset and next(offsets)) for word, offset in bounds], exclusion)
