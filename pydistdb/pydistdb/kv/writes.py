@@ -73,6 +73,9 @@ _CONFLICT_TEXT = "could not serialize access due to concurrent update"
 Blocker = tuple[bytes, int, PendingGroup | IntentInfo | None]
 """A key that is not free, the strength it is wanted at, and what stands there (None: a lock)."""
 
+BULK_WRITES = 16
+"""Requests of more writes than this are checked as sets first: about 0.1 µs a key."""
+
 
 class Writer:
     """Evaluates CommitOnePhase, Prepare, Ingest, ClearRange, Increment and QueryVersion."""
@@ -220,8 +223,8 @@ class Writer:
         transaction_id = request.transaction_id
         writes, conditions = request.writes, request.conditions
         keys = sorted([write[0] for write in writes])
-        touched = keys + [condition[0] for condition in conditions]
-        span = (min(touched), max(touched))
+        touched = keys + [condition[0] for condition in conditions] if conditions else keys
+        span = (min(touched), max(touched)) if conditions else (keys[0], keys[-1])
         local.check_span(*span)
         limits = WaitLimits(0, call_deadline_ns) if call_deadline_ns else None
         await self._clear_and_check(local, transaction_id, writes, conditions, limits, span, request.sequence)
@@ -330,6 +333,11 @@ def _first_blocker(
     held = owner.keys if owner is not None else {}
     any_locks = locks.owner_count > (owner is not None)
     intents = local.intents if local.intents else None
+    if len(writes) > BULK_WRITES and not any_locks and not conditions:
+        keys = [write[0] for write in writes]
+        free_of_intents = intents is None or (not intents.conditions and intents.writes.keys().isdisjoint(keys))
+        if free_of_intents and pending.keys().isdisjoint(keys):
+            return None
     for key, _, _ in writes:
         group = pending.get(key)
         if group is not None:

@@ -24,6 +24,7 @@ Peng & Dabek, "Large-scale Incremental Processing" (Percolator, 2010), for inten
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from pydistdb_storage.keys import prefix_end
@@ -80,25 +81,39 @@ class TwoPhase:
             self.anchor = writes[0][0]
         self._sequence += 1
         sequence = self._sequence
+        if conditions:
+            await self._lay_down_mixed(writes, conditions, sequence)
+            return
+        keys = [write[0] for write in writes]
+        self._note_keys(keys)
+
+        async def prepare_range(part: list[bytes]) -> None:
+            await self._note_span(part)
+            first = bisect_left(keys, part[0])
+            for chunk in _even_chunks(writes[first : first + len(part)]):
+                await self._prepare(chunk, [], sequence)
+
+        await self._router.each_range(keys, prepare_range)
+
+    async def _lay_down_mixed(self, writes: Sequence[Write], conditions: Sequence[Condition], sequence: int) -> None:
         writes_by_key = {write[0]: write for write in writes}
         conditions_by_key = {condition[0]: condition for condition in conditions}
-        keys = sorted({*writes_by_key, *conditions_by_key}) if conditions else list(writes_by_key)
+        keys = sorted({*writes_by_key, *conditions_by_key})
         self._note_keys(keys)
 
         async def prepare_range(part: list[bytes]) -> None:
             await self._note_span(part)
             for chunk in _chunks(part, writes_by_key):
-                request = Prepare(
-                    self._id,
-                    self.anchor,
-                    sequence,
-                    [write for key in chunk if (write := writes_by_key.get(key))],
-                    [condition for key in chunk if (condition := conditions_by_key.get(key))],
-                )
-                done: Applied = await self._router.send(request, served=self._served)
-                self._timestamp = max(self._timestamp, done.timestamp)
+                own_writes = [write for key in chunk if (write := writes_by_key.get(key))]
+                own_conditions = [condition for key in chunk if (condition := conditions_by_key.get(key))]
+                await self._prepare(own_writes, own_conditions, sequence)
 
         await self._router.each_range(keys, prepare_range)
+
+    async def _prepare(self, writes: list[Write], conditions: list[Condition], sequence: int) -> None:
+        request = Prepare(self._id, self.anchor, sequence, writes, conditions)
+        done: Applied = await self._router.send(request, served=self._served)
+        self._timestamp = max(self._timestamp, done.timestamp)
 
     def _note_keys(self, keys: list[bytes]) -> None:
         if self._keys_complete:
@@ -166,6 +181,18 @@ class TwoPhase:
                 return
             except (OutcomeUnknown, TransactionAborted, KVError):
                 await sleep(self._leases.scheduler, 1_000_000_000)
+
+
+def _even_chunks(writes: Sequence[Write]) -> Iterator[list[Write]]:
+    """Cut a range's writes into proposals of bounded size, all of about the same number of writes."""
+    count = len(writes)
+    sizes = [len(write[0]) + len(write[1] or b"") + 60 for write in writes]
+    step = max(1, min(MAX_CHUNK_WRITES, count * CHUNK_BYTES // sum(sizes)))
+    for first in range(0, count, step):
+        if sum(sizes[first : first + step]) <= 2 * CHUNK_BYTES:
+            yield list(writes[first : first + step])
+        else:  # the long values gather here
+            yield from ([write] for write in writes[first : first + step])
 
 
 def _chunks(keys: list[bytes], writes: dict[bytes, Write]) -> Iterator[list[bytes]]:
