@@ -9,7 +9,7 @@ Two ways lead there:
 
 * At write time: ``note_all`` remembers the versions of recently written keys.  A row that is updated a thousand times a
   second sheds its oldest versions as it goes, with one delete per write.
-* In the background: a pass over the store in slices of about a millisecond, if anything was written since the last.
+* In the background: a pass over the store in small slices, far apart, if anything was written since the last.
 
 Example, ttl 300 s: a row written at 0 s, 10 s and 20 s.  At 310 s the version of 0 s goes (that of 10 s hides it from
 every read at or above the threshold, 10 s); at 320 s that of 10 s; that of 20 s stays for as long as it is the newest.
@@ -29,12 +29,14 @@ from pydistdb.kv.command import Write
 from pydistdb.kv.commit import Committer
 from pydistdb.kv.descriptor import KEY_MAX, KEY_MIN
 from pydistdb.kv.hlc import COUNTER_BITS, HybridClock
-from pydistdb.tasks import Completion, Scheduler, pause
+from pydistdb.tasks import Completion, Scheduler, sleep
 
 DEFAULT_TTL_SECONDS = 300.0
-PASS_INTERVAL_NS = 60_000_000_000
-SLICE_VERSIONS = 2_000
-"""Versions looked at per slice: about a millisecond."""
+PASS_INTERVAL_NS = 300_000_000_000
+SLICE_VERSIONS = 500
+"""Versions looked at per slice: a fraction of a millisecond."""
+SLICE_INTERVAL_NS = 10_000_000
+"""Time between slices: a pass over a million rows takes 20 s and a few per cent of the loop."""
 MAX_HOT_KEYS = 4_096
 MAX_NOTED_WRITES = 64
 MAX_REMOVED_PER_WRITE = 16
@@ -112,9 +114,7 @@ class GarbageCollector:
 
     async def _run(self) -> None:
         while not self._stopped:
-            tick: Completion[None] = Completion()
-            self._scheduler.call_at(self._scheduler.now_ns() + PASS_INTERVAL_NS, lambda tick=tick: tick.set(None))  # type: ignore[misc]
-            await tick
+            await sleep(self._scheduler, PASS_INTERVAL_NS)
             if self._writes != self._collected_writes and not self._stopped:
                 self._collected_writes = self._writes
                 await self.collect()
@@ -132,7 +132,7 @@ class GarbageCollector:
                 if await self._write(batch) is not None:
                     break  # a full disk: the next pass tries again
             start = result.resume
-            await pause(self._scheduler)
+            await sleep(self._scheduler, SLICE_INTERVAL_NS)
         if self.removed != before:
             self._collected_writes = -1  # there was something: look again, for more may have come of age
         return self.removed - before
