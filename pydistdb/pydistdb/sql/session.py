@@ -20,12 +20,13 @@ from pydistdb_storage.errors import StorageError
 
 from pydistdb.kv.api import KVError
 from pydistdb.sql import bind, session_utility
-from pydistdb.sql.api import Field, Sink
-from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InFailedTransaction, InvalidSyntax
+from pydistdb.sql.api import Sink
+from pydistdb.sql.errors import DatabaseError, InFailedTransaction, InvalidSyntax
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session_environment import now_us
 from pydistdb.sql.session_execute import Execution
 from pydistdb.sql.session_fast import FastSession
+from pydistdb.sql.session_fields import check_same_columns
 from pydistdb.sql.session_statements import SessionPortal, SessionStatement, read_parameters, result_formats
 from pydistdb.sql.statements import Commit, Rollback, Savepoint, Utility
 
@@ -89,9 +90,7 @@ class ClientSession(FastSession):
             return
         if plan.writes:
             block.check_writable(plan.tag)
-        if plan.fields is not None:
-            sink.row_description(plan.fields)
-        execution = Execution(self, plan, parameters, alone=alone)
+        execution = Execution(self, plan, parameters, alone=alone, announces=True)
         try:
             await execution.fetch(0, sink)
         except BaseException:
@@ -178,8 +177,7 @@ class ClientSession(FastSession):
         if plan.catalog_state is self.view().catalog_state and plan.environment == self.plans.environment:
             return
         plan = await self.plans.renew(plan)
-        if plan.fields != statement.fields and _shape(plan.fields) != _shape(statement.fields):
-            raise FeatureNotSupported("cached plan must not change result type")
+        check_same_columns(statement.fields, plan.fields)
         statement.plan = plan
 
     def portal(self, name: str) -> SessionPortal:
@@ -280,11 +278,6 @@ class ClientSession(FastSession):
         await self._drop_portals()
         self.transaction.rollback()
         self.environment.sessions.pop(self.process_id, None)
-
-
-def _shape(fields: tuple[Field, ...] | None) -> list[tuple[str, int, int]] | None:
-    """What a client has been told about the columns."""
-    return None if fields is None else [(field.name, field.type_oid, field.modifier) for field in fields]
 
 
 def _ends_failed_block(utility: Utility | None) -> bool:

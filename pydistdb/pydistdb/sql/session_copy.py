@@ -344,6 +344,8 @@ async def _copy_to(session: ClientSession, utility: Copy, options: CopyOptions, 
         raise FeatureNotSupported("COPY query must have a RETURNING clause")
     if plan.writes:
         session.transaction.check_writable(plan.tag)
+    plan = await session.pin(plan)  # from here on its columns are what they are
+    assert plan.bound is not None and plan.fields is not None
     names = [field.name for field in plan.fields]
     types = [column.type for column in plan.bound.query.columns]
     output = _CopyOut(sink, formats.row_writer(options, types, session.context, names))

@@ -28,6 +28,7 @@ from pydistdb.sql.api import Sink
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.kv_errors import database_error
 from pydistdb.sql.plan_cache import CachedPlan
+from pydistdb.sql.session_fields import check_same_columns
 from pydistdb.tasks import sleep
 
 if TYPE_CHECKING:
@@ -45,9 +46,21 @@ class Execution:
 
     ``alone``: the statement is a transaction of its own, to be committed by ``fetch`` at its end."""
 
-    def __init__(self, session: SessionBase, plan: CachedPlan, parameters: Sequence[Any], *, alone: bool) -> None:
+    def __init__(
+        self,
+        session: SessionBase,
+        plan: CachedPlan,
+        parameters: Sequence[Any],
+        *,
+        alone: bool,
+        announces: bool = False,
+    ) -> None:
         self.session = session
         self.plan = plan
+        self.fields = plan.fields
+        """The columns that whoever takes the rows knows of; an execution that ``announces`` them itself does so once
+        nothing can change them any more."""
+        self._announces = announces
         self.parameters = parameters
         self.alone = alone
         self.rows_sent = 0
@@ -72,7 +85,7 @@ class Execution:
     async def fetch(self, most_rows: int, sink: Sink | None) -> bool:
         """Send up to ``most_rows`` rows (0: all); True once there are no more.  A None sink takes and drops them."""
         if self._batches is None and not self.done:
-            await self._start(most_rows)
+            await self._start(most_rows, sink)
         left = most_rows or -1
         sent_before = self.rows_sent
         while left != 0:
@@ -139,7 +152,7 @@ class Execution:
 
     # ------------------------------------------------------------------------------------------ starting
 
-    async def _start(self, most_rows: int) -> None:
+    async def _start(self, most_rows: int, sink: Sink | None) -> None:
         """Run until the end, or until enough rows are held, retrying what may be."""
         session = self.session
         block = session.transaction
@@ -149,6 +162,7 @@ class Execution:
             mark: int | None = None
             try:
                 self.plan = await session.pin(self.plan)
+                self._check_columns(sink)
                 transaction = block.open()
                 transaction.begin_statement(block.least_timestamp)
                 if self.plan.writes and block.in_block:
@@ -164,6 +178,17 @@ class Execution:
                     raise self._explained(error) from error
             session.environment.statistics.retries += 1
             await self._back_off(retries)
+
+    def _check_columns(self, sink: Sink | None) -> None:
+        """The plan, made anew perhaps, must have the columns that were promised; if none were, they are announced."""
+        fields = self.plan.fields
+        if self._announces:
+            self._announces = False
+            self.fields = fields
+            if fields is not None and sink is not None:
+                sink.row_description(fields)
+        elif fields is not self.fields:
+            check_same_columns(self.fields, fields)
 
     async def _run_until_held(self, transaction: kv.Transaction, enough: int) -> None:
         session, plan = self.session, self.plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydistdb.sql.api import Field
+from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.statements import Execute, Explain, ShowVariable, Utility
 from pydistdb.sql.tree import BoundStatement, ColumnRef, Project, Rel, Scan
 from pydistdb.sql.types import known
@@ -13,6 +14,16 @@ if TYPE_CHECKING:
     from pydistdb.sql.session_base import SessionBase
 
 MAX_ORIGIN_DEPTH = 100
+
+
+def check_same_columns(promised: tuple[Field, ...] | None, found: tuple[Field, ...] | None) -> None:
+    """Raise 0A000 unless a plan that was made anew returns what the client has been told."""
+    if found != promised and _shape(found) != _shape(promised):
+        raise FeatureNotSupported("cached plan must not change result type")
+
+
+def _shape(fields: tuple[Field, ...] | None) -> list[tuple[str, int, int]] | None:
+    return None if fields is None else [(field.name, field.type_oid, field.modifier) for field in fields]
 
 
 def text_field(name: str) -> Field:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydistdb.kv.api import KVError
 from pydistdb.sql import bind
 from pydistdb.sql.catalog.state_view import StateView
-from pydistdb.sql.errors import DatabaseError, SerializationFailure
+from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import compile_plan
 from pydistdb.sql.plan import plan as make_plan
 from pydistdb.sql.plan_cache import MAX_CACHED_TEXT_BYTES, CachedPlan
@@ -164,7 +164,7 @@ class SessionPlans:
         if (
             plan.normalized is not None
         ):  # the same text is planned with its own literals: parameters must keep their types
-            return self._renew_normalized(plan)
+            return self._renew_normalized(plan, session.query)
         if plan.parsed is None:
             return plan
         found = self.prepared(plan.text, plan.parameter_oids)
@@ -175,14 +175,13 @@ class SessionPlans:
         except KVError as error:
             raise session.explain_error(error) from error
 
-    def _renew_normalized(self, plan: CachedPlan) -> CachedPlan:
-        """The plan of a normalised text, whose parameters keep their types."""
+    def _renew_normalized(self, plan: CachedPlan, text: str) -> CachedPlan:
+        """The plan of ``text`` with parameters of the same types, or with its own literals and none."""
         session = self._session
-        lifted = bind.normalize(plan.text)
+        lifted = bind.normalize(text)
         view = session.view()
         normalized = None if lifted is None else bind.bind_normalized(lifted.key, view, session.context)
         if normalized is not None and normalized.statement.parameter_types == plan.parameter_types:
-            return self._compiled(plan.text, None, normalized.statement, view, normalized)
-        raise SerializationFailure(
-            "the schema was changed while the statement waited", hint="The transaction might succeed if retried."
-        )
+            return self._compiled(text, None, normalized.statement, view, normalized)
+        (parsed,) = bind.parse(text)
+        return self.make(parsed, ())

@@ -25,6 +25,7 @@ from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session_execute import Execution
+from pydistdb.sql.session_fields import check_same_columns
 from pydistdb.sql.settings import SETTINGS, find, join_identifiers
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ async def run(session: ClientSession, plan: CachedPlan, utility: st.Utility, sin
         case st.Prepare():
             return await _prepare(session, utility)
         case st.Execute():
-            return await _execute(session, utility, sink, simple=simple)
+            return await _execute(session, plan, utility, sink, simple=simple)
         case st.Deallocate():
             return _deallocate(session, utility)
         case st.Copy():
@@ -286,13 +287,15 @@ async def _prepare(session: ClientSession, utility: st.Prepare) -> str:
     return "PREPARE"
 
 
-async def _execute(session: ClientSession, utility: st.Execute, sink: Sink, *, simple: bool) -> str:
+async def _execute(session: ClientSession, outer: CachedPlan, utility: st.Execute, sink: Sink, *, simple: bool) -> str:
     statement = session.names.statements.get(utility.name)
     if statement is None:
         raise InvalidStatementName(f'prepared statement "{utility.name}" does not exist')
     await session.renew_statement(statement)
     plan = statement.plan
     session.check_failed(plan)
+    if not simple:  # another statement may have this name by now
+        check_same_columns(outer.fields, plan.fields)
     expected = len(plan.parameter_types)
     if len(utility.arguments) != expected:
         raise DatabaseError.of(
