@@ -71,6 +71,7 @@ class Binder:
         "locations",
         "parameters",
         "parsed",
+        "record_fields",
         "references",
         "tables",
         "text_depth",
@@ -96,6 +97,8 @@ class Binder:
         self.view_depth = 0
         self.aggregate_types: dict[ColumnId, SqlType] = {}
         """Result types of the aggregate and window calls, by the ids of their results."""
+        self.record_fields: dict[ColumnId, tuple[tuple[str, SqlType], ...]] = {}
+        """Names and types of the fields of columns that hold what a function with several results returned."""
         self._next_id = 0
         self._next_cte = 0
 

@@ -30,6 +30,7 @@ from pydistdb.sql.bind.stored import bind_checks, generated_columns
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.errors import (
     FeatureNotSupported,
+    InvalidColumnReference,
 )
 from pydistdb.sql.tree import (
     Delete,
@@ -75,11 +76,17 @@ def _changed_rows(
     scope.add(target)
     rel = target.rel
     items = [target]
+    target.sources[0].problem = lambda position: InvalidColumnReference(
+        f'invalid reference to FROM-clause entry for table "{alias or name}"',
+        hint=f'There is an entry for table "{alias or name}", but it cannot be referenced from this part of the query.',
+        position=position,
+    )
     for other in others:
         item, lateral = tracked_item(b, scope, other, items)
         scope.add(item)
         items.append(item)
         rel = Join(rel.columns + item.rel.columns, "inner", rel, item.rel, TRUE, lateral)
+    target.sources[0].problem = None
     if "whereClause" in node and "CurrentOfExpr" in node["whereClause"]:
         raise FeatureNotSupported("WHERE CURRENT OF is not supported")
     return scope, target, items, rel, None

@@ -71,6 +71,8 @@ def _bare_column(b: Binder, scope: Scope, name: str, location: int) -> Expr:
                 return whole_row(b, row[0], row[1], location)
             raise scopes.undefined_column(scope, name, None, b.position(location))
         column, owner = found
+    if owner.clause == "LATERAL" and (source := owner.source_of(column.id)) and source.problem is not None:
+        raise source.problem(b.position(location))
     return reference(b, column, owner, location)
 
 

@@ -10,8 +10,8 @@ from pydistdb.sql import statements
 from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.bind.naming import constant_value, name_of, strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
-from pydistdb.sql.bind.typenames import resolve_type, serial_kind
-from pydistdb.sql.errors import FeatureNotSupported, InvalidSyntax
+from pydistdb.sql.bind.typenames import COLLATABLE, resolve_type, serial_kind
+from pydistdb.sql.errors import DatatypeMismatch, FeatureNotSupported, InvalidSyntax
 from pydistdb.sql.statements import ColumnSpec, ConstraintSpec, ForeignKeySpec
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
@@ -147,6 +147,11 @@ class _Definitions:
             raise InvalidSyntax(f'both default and identity specified for column "{name}"')
         collation = None
         if "collClause" in node:
+            if (registry.element_of(sql_type) if sql_type.is_array else sql_type).category not in COLLATABLE:
+                raise DatatypeMismatch(
+                    f"collations are not supported by type {registry.format_type(sql_type.oid)}",
+                    position=self.parsed.position_at(node["collClause"]["location"]),
+                )
             collation = ".".join(strings(node["collClause"]["collname"]))
         return ColumnSpec(
             name, sql_type, not_null, default, tuple(constraints), identity, generated, serial, collation, position

@@ -31,7 +31,7 @@ from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.operators import ordering
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope
-from pydistdb.sql.bind.typenames import resolve_type
+from pydistdb.sql.bind.typenames import COLLATABLE, resolve_type
 from pydistdb.sql.errors import (
     CannotCoerce,
     DatabaseError,
@@ -243,14 +243,11 @@ def cast_to(b: Binder, expr: Expr, target: SqlType, location: int, argument_loca
     return result
 
 
-_COLLATABLE = frozenset({"S", "X"})
-
-
 def _collate(b: Binder, scope: Scope, node: Node) -> Expr:
     expr = bind(b, scope, node["arg"])
     names = [part["String"]["sval"] for part in node["collname"]]
     item_type = registry.element_of(expr.type) if expr.type.is_array else expr.type
-    if item_type.category not in _COLLATABLE:
+    if item_type.category not in COLLATABLE:
         raise DatatypeMismatch(
             f"collations are not supported by type {type_named(expr.type.oid)}", position=b.position(node["location"])
         )

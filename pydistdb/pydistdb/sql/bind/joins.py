@@ -127,12 +127,12 @@ def _using(
         one = _using_column(left, name, "left")
         other = _using_column(right, name, "right")
         one_expr, other_expr = one.ref(), other.ref()
-        tests.append(coerce_to_boolean(b, compare(b, "=", one_expr, other_expr, -1), "JOIN/USING", -1))
         common = common_type(b, (one_expr, other_expr), None)
         if common is None:
             raise DatatypeMismatch(
                 f"JOIN/USING types {type_named(one.type.oid)} and {type_named(other.type.oid)} cannot be matched"
             )
+        tests.append(coerce_to_boolean(b, compare(b, "=", one_expr, other_expr, -1), "JOIN/USING", -1))
         preferred = other if kind == "right" else one
         if kind != "full" and preferred.type.oid == common.oid:
             merged.append(preferred)

@@ -375,7 +375,7 @@ def _candidates(name: str, schema: str | None, count: int, variadic_array: bool)
         least = len(types) - getattr(function, "default_count", 0)
         if function.variadic and not variadic_array:
             fixed = len(types) - 1
-            if count > fixed or (count == fixed and types[-1].oid == ANY.oid):
+            if count > fixed:
                 last = types[-1]
                 item = last if last.oid == ANY.oid else _variadic_item(last)
                 start = -1 if last.oid == ANY.oid else fixed

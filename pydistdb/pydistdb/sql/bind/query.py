@@ -160,11 +160,11 @@ def _finish(
     rel = bind_limit(b, scope, node, rel)
     if any(target.hidden for target in targets):
         kept = tuple(OutputColumn(t.id, t.name, t.expr.type) for t in targets if not t.hidden)
-        rel = Project(
-            tuple(OutputColumn(b.new_id(), column.name, column.type) for column in kept),
-            rel,
-            tuple(ColumnRef(column.type, column.id, column.name) for column in kept),
-        )
+        shown = tuple(OutputColumn(b.new_id(), column.name, column.type) for column in kept)
+        for column, new in zip(kept, shown, strict=True):
+            if column.id in b.record_fields:
+                b.record_fields[new.id] = b.record_fields[column.id]
+        rel = Project(shown, rel, tuple(ColumnRef(column.type, column.id, column.name) for column in kept))
     return rel
 
 

@@ -29,10 +29,12 @@ from pydistdb.sql.errors import (
 from pydistdb.sql.tree import (
     ArrayLiteral,
     Call,
+    ColumnRef,
     Const,
     Expr,
     FieldAccess,
     RowExpr,
+    SetCall,
     Subscript,
 )
 from pydistdb.sql.types import registry
@@ -125,7 +127,9 @@ def row_fields(b: Binder, scope: Scope, wrapper: Node, expr: Expr) -> list[tuple
         found = scope.find_source(names[-1], None, None)
         if found is not None and isinstance(expr, RowExpr):
             return [(column.name, column.type) for column in found[0].columns]
-    if isinstance(expr, Call) and expr.function.out_columns:
+    if isinstance(expr, ColumnRef) and expr.id in b.record_fields:
+        return list(b.record_fields[expr.id])
+    if isinstance(expr, Call | SetCall) and expr.function.out_columns:
         return list(expr.function.out_columns)
     if isinstance(expr, RowExpr):
         return [(f"f{index}", item.type) for index, item in enumerate(expr.items, 1)]

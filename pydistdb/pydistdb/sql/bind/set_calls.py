@@ -14,7 +14,7 @@ from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.rewrite import transform, walk
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.bind.targets import Target
-from pydistdb.sql.tree import ColumnRef, Expr, OutputColumn, Project, ProjectSet, Rel, SetCall
+from pydistdb.sql.tree import Call, ColumnRef, Expr, OutputColumn, Project, ProjectSet, Rel, SetCall
 
 
 def project(b: Binder, scope: Scope, rel: Rel, targets: Sequence[Target]) -> Rel:
@@ -27,6 +27,8 @@ def project(b: Binder, scope: Scope, rel: Rel, targets: Sequence[Target]) -> Rel
     for target, expr in zip(targets, expressions, strict=True):
         target.id = b.new_id()
         columns.append(OutputColumn(target.id, target.name, expr.type))
+        if isinstance(target.expr, Call | SetCall) and target.expr.function.out_columns:
+            b.record_fields[target.id] = target.expr.function.out_columns
     return Project(tuple(columns), rel, tuple(expressions))
 
 

@@ -15,6 +15,7 @@ from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidSyntax, UndefinedObject
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
+from pydistdb.sql.types.integers import parse_int4
 
 SERIAL_TYPES = {
     "smallserial": "int2",
@@ -24,6 +25,9 @@ SERIAL_TYPES = {
     "bigserial": "int8",
     "serial8": "int8",
 }
+
+COLLATABLE = frozenset({"S", "X"})
+"""Categories of the types that COLLATE may be said of."""
 
 MOST_CHARACTERS = 10485760
 MOST_TIME_PRECISION = 6
@@ -65,9 +69,17 @@ def _integers(modifiers: list[Node], position: int | None) -> list[int]:
     values = []
     for wrapper in modifiers:
         constant = wrapper.get("A_Const")
-        if constant is None or "ival" not in constant:
+        if constant is None:
             raise InvalidSyntax("type modifiers must be simple constants or identifiers", position=position)
-        values.append(constant["ival"].get("ival", 0))
+        if "ival" in constant:
+            values.append(constant["ival"].get("ival", 0))
+            continue
+        text = constant.get("fval", {}).get("fval") or constant.get("sval", {}).get("sval", "")
+        try:
+            values.append(parse_int4(text, -1, None))
+        except DatabaseError as error:
+            error.position = position
+            raise
     return values
 
 

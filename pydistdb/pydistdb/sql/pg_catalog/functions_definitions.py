@@ -348,7 +348,9 @@ def _expand_array(values: PgArray) -> list[tuple[Any, int]]:
 _EXPAND_ARRAY_OID = 13_210
 """One function per array type stands in for the polymorphic _pg_expandarray, which JDBC drivers call."""
 
-for _offset, _array_oid in enumerate((22, 30, 1005, 1007, 1028)):
+_EXPANDABLE = (22, 30, 1005, 1007, 1028, 1000, 1003, 1009, 1014, 1015, 1016, 1021, 1022, 1115, 1182, 1185, 1231, 2951)
+
+for _offset, _array_oid in enumerate(_EXPANDABLE):
     functions.register(
         Function(
             _EXPAND_ARRAY_OID + _offset,

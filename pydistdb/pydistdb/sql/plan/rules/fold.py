@@ -51,15 +51,17 @@ def _fold_node(expression: Expr) -> Expr:
 
 def _fold_call(call: Call) -> Expr:
     function = call.function
-    if function.volatility != "i" or function.needs_context or function.returns_set:
+    if function.returns_set:
+        return call
+    if function.strict and any(isinstance(argument, Const) and argument.value is None for argument in call.arguments):
+        return Const(call.type, None)  # whatever the others are: they are not even computed
+    if function.volatility != "i" or function.needs_context:
         return call
     values = []
     for argument in call.arguments:
         if not isinstance(argument, Const):
             return call
         values.append(argument.value)
-    if function.strict and None in values:
-        return Const(call.type, None)
     try:
         value = function.implementation(*values)
     except (DatabaseError, ArithmeticError, ValueError, TypeError):
