@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import Database
+from pydistdb.sql.catalog.schemas import END_SESSIONS_TOPIC, SESSIONS_TOPIC
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.plan_cache import PlanCache
 from pydistdb.tasks import Scheduler
@@ -54,3 +55,20 @@ class Environment:
     terminate_backend: Callable[[int], bool] = lambda process_id: False
     log_statement: Callable[[str, str, int], None] | None = None
     """Called with (user, text, duration in ns) of every statement if statements are to be logged."""
+
+    def __post_init__(self) -> None:
+        self.database.on_broadcast(SESSIONS_TOPIC, self._count_sessions)
+        self.database.on_broadcast(END_SESSIONS_TOPIC, self._end_sessions)
+
+    def _sessions_in(self, database_name: str) -> list[int]:
+        return [number for number, session in self.sessions.items() if session.database_name == database_name]
+
+    async def _count_sessions(self, sender: int, payload: bytes) -> bytes:
+        """How many sessions of this node are connected to a database (DROP DATABASE asks)."""
+        return b"%d" % len(self._sessions_in(payload.decode()))
+
+    async def _end_sessions(self, sender: int, payload: bytes) -> bytes:
+        """DROP DATABASE … WITH (FORCE): hang up on everybody who is connected to it."""
+        for process_id in self._sessions_in(payload.decode()):
+            self.terminate_backend(process_id)
+        return b""

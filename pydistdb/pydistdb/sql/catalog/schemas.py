@@ -30,9 +30,14 @@ from pydistdb.sql.errors import (
 from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET
 from pydistdb.sql.statements import Comment, CreateDatabase, CreateSchema, DropDatabase, Name
 from pydistdb.sql.types import registry
+from pydistdb.tasks import sleep
 
 SESSIONS_TOPIC = "catalog.sessions"
+END_SESSIONS_TOPIC = "catalog.end_sessions"
 SESSIONS_TIMEOUT_NS = 2_000_000_000
+SESSIONS_PATIENCE_NS = 5_000_000_000
+"""How long DROP DATABASE waits for others to leave: as long as Postgres does."""
+SESSIONS_RETRY_NS = 100_000_000
 PG_DATABASE, PG_NAMESPACE, PG_CLASS, PG_CONSTRAINT, PG_TYPE = 1262, 2615, 1259, 2606, 1247
 """Object classes: the oids of the system tables that describe them."""
 _ENCODINGS = frozenset({"utf8", "utf-8", "unicode", "6"})
@@ -125,15 +130,26 @@ async def drop_database(ddl: DdlContext, statement: DropDatabase) -> str:
 
 
 async def _refuse_other_sessions(ddl: DdlContext, statement: DropDatabase) -> None:
-    """Every node answers with the number of its sessions in the database (the session layer registers the handler)."""
-    answers = await ddl.store.database.broadcast(SESSIONS_TOPIC, statement.name.encode(), SESSIONS_TIMEOUT_NS)
-    count = sum(int(answer) for answer in answers.values() if answer)
-    if count:
-        plural = "is 1 other session" if count == 1 else f"are {count} other sessions"
-        raise ObjectInUse(
-            f'database "{statement.name}" is being accessed by other users',
-            detail=f"There {plural} using the database.",
-        )
+    """Every node answers with the number of its sessions in the database (session_environment.py)."""
+    database, scheduler = ddl.store.database, ddl.store.scheduler
+    name = statement.name.encode()
+    if statement.force:
+        await database.broadcast(END_SESSIONS_TOPIC, name, SESSIONS_TIMEOUT_NS)
+    deadline_ns = scheduler.now_ns() + SESSIONS_PATIENCE_NS
+    while True:
+        answers = await database.broadcast(SESSIONS_TOPIC, name, SESSIONS_TIMEOUT_NS)
+        count = sum(int(answer) for answer in answers.values() if answer)
+        if not count:
+            return
+        if scheduler.now_ns() >= deadline_ns:
+            break
+        ddl.ddl.check_interrupt()
+        await sleep(scheduler, SESSIONS_RETRY_NS)
+    plural = "is 1 other session" if count == 1 else f"are {count} other sessions"
+    raise ObjectInUse(
+        f'database "{statement.name}" is being accessed by other users',
+        detail=f"There {plural} using the database.",
+    )
 
 
 def _everything_in(ddl: DdlContext, database: DatabaseState) -> list[Change]:
