@@ -145,3 +145,24 @@ def test_a_savepoint_keeps_everything_in_the_buffer() -> None:
     reader = node.gateway.begin(RC)
     reader.begin_statement()
     assert node.run(count(reader)) == 0
+
+
+def test_savepoints_that_are_forgotten_let_the_buffer_go() -> None:
+    node = OneNode()
+    txn = node.gateway.begin(RC)
+    txn.begin_statement()
+    txn.savepoint()
+    node.run(copy(txn, 0, 1_000))
+    node.advance(0.1)
+    assert node.intents() == 0
+    txn.forget_savepoints()
+    node.run(copy(txn, 1_000, 100))
+    node.advance(0.1)
+    assert node.intents() > 500
+    mark = txn.savepoint()
+    txn.insert(key(5_000), b"x")
+    txn.rollback_to(mark)
+    node.run(txn.commit())
+    after = node.gateway.begin(RC)
+    after.begin_statement()
+    assert node.run(count(after)) == 1_100

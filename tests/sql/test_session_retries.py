@@ -172,3 +172,32 @@ def test_every_error_has_its_sqlstate(error: Any, sqlstate: str) -> None:
     assert known.sqlstate == sqlstate
     assert known.message
     assert known.__cause__ is error
+
+
+def test_statements_of_a_block_leave_no_mark_behind(client: SqlClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With marks open, a large transaction must stay in memory until its commit."""
+    events: list[str] = []
+    savepoint, forget = MemoryTransaction.savepoint, MemoryTransaction.forget_savepoints
+
+    def noted_savepoint(transaction: MemoryTransaction) -> int:
+        events.append("mark")
+        return savepoint(transaction)
+
+    def noted_forget(transaction: MemoryTransaction) -> None:
+        events.append("forget")
+        forget(transaction)
+
+    monkeypatch.setattr(MemoryTransaction, "savepoint", noted_savepoint)
+    monkeypatch.setattr(MemoryTransaction, "forget_savepoints", noted_forget)
+    client.execute("BEGIN")
+    client.execute("INSERT INTO t VALUES (2, 2)")
+    assert events == ["mark", "forget"]
+    client.execute("SAVEPOINT s")
+    client.execute("INSERT INTO t VALUES (3, 3)")
+    assert events == ["mark", "forget", "mark", "mark"]
+    client.execute("ROLLBACK TO SAVEPOINT s")
+    assert client.rows("SELECT count(*) FROM t") == ["2"]
+    client.execute("RELEASE SAVEPOINT s")
+    assert events[-1] == "forget"
+    assert client.execute("COMMIT") == ["COMMIT"]
+    assert client.rows("SELECT count(*) FROM t") == ["2"]

@@ -213,6 +213,9 @@ class MemoryTransaction:
     def savepoint(self) -> int:
         return len(self.undo)
 
+    def forget_savepoints(self) -> None:
+        self.undo.clear()
+
     def rollback_to(self, mark: int) -> None:
         while len(self.undo) > mark:
             key, was_there, value, was_inserted = self.undo.pop()

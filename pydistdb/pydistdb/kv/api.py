@@ -188,6 +188,9 @@ class Transaction(Protocol):
     def rollback_to(self, mark: int) -> None:
         """Forget the writes buffered since ``mark`` (locks stay, as Postgres allows)."""
 
+    def forget_savepoints(self) -> None:
+        """No mark given out so far will be used any more: what is buffered may be passed on before the commit."""
+
     @property
     def has_writes(self) -> bool:
         """Tell whether anything is buffered."""

@@ -170,6 +170,8 @@ class Execution:
                 await self._run_until_held(transaction, enough)
                 if not self.alone:  # else the transaction it counted for may be over
                     block.statements += 1
+                if mark is not None:
+                    block.forget_marks()
                 return
             except (kv.KVError, StorageError) as error:
                 await self._abandon()

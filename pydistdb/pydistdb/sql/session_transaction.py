@@ -267,6 +267,12 @@ class SessionTransaction:
         """RELEASE SAVEPOINT: forget it and all later ones."""
         self._require_block("RELEASE SAVEPOINT")
         del self._savepoints[self._find(name) :]
+        self.forget_marks()
+
+    def forget_marks(self) -> None:
+        """Nothing but the user's savepoints can be rolled back to from here on; large writes need not stay in memory."""
+        if not self._savepoints and self.kv is not None:
+            self.kv.forget_savepoints()
 
     def rollback_to(self, name: str) -> None:
         """ROLLBACK TO SAVEPOINT: undo what came after it; it stays.  Brings a failed block back."""

@@ -3,6 +3,7 @@
     put a=1      insert b=2                 savepoint() → 0          (from here on every write logs what it covered)
     put a=3      delete b                   get b → deleted
     rollback_to(0)                          a=1, b=2 again
+    forget_savepoints()                     (from here on nothing is logged)
 
 ``inserted`` holds the keys whose write expects no live value at commit.  Sorting happens when a scan wants the overlay:
 new keys wait in ``_unsorted`` and are merged in then (Timsort merges two runs in linear time).
@@ -79,6 +80,10 @@ class WriteBuffer:
         if self._undo is None:
             self._undo = []
         return len(self._undo)
+
+    def forget_savepoints(self) -> None:
+        """No mark is needed any more."""
+        self._undo = None
 
     def rollback_to(self, mark: int) -> None:
         assert self._undo is not None, "rollback_to without a savepoint"

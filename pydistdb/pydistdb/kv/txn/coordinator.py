@@ -420,6 +420,9 @@ class Coordinator:
             self._check_open()
         self._buffer.rollback_to(mark)
 
+    def forget_savepoints(self) -> None:
+        self._buffer.forget_savepoints()
+
     @property
     def has_writes(self) -> bool:
         return bool(self._buffer.entries) or self._two_phase is not None
