@@ -8,9 +8,11 @@ epoll costs about 15.  So one trio task owns an epoll of its own.  Each *pass* o
 1. polls without waiting, and calls the callback of every file descriptor that is ready;
 2. runs the ready queue (tasks whose completion was fulfilled) and the timers that are due;
 3. if there was nothing to do, spins a dozen more passes (the next request of a busy client is usually microseconds
-   away), and then sleeps in trio's ``wait_readable(epoll)`` until a descriptor or the next timer is due.
+   away), and then sleeps until a descriptor or the next timer is due.
 
-Every ``BATCHES_PER_CHECKPOINT`` busy passes it lets trio's other tasks run once.  An idle loop sits in the kernel.
+Every ``BATCHES_PER_CHECKPOINT`` busy passes it lets trio's other tasks run once.  An idle loop sits in the kernel: in
+trio's ``wait_readable(epoll)``, or, told that it is ``alone`` in trio, in the epoll itself.  Most of what a node does
+while nobody asks it anything is to wake up, and trio's way there and back is dearer than taking in a ping.
 
 Everything the database runs belongs to this one thread.  The commit thread, or any other, hands over a callback with
 ``call_from_thread``: an append to a deque and, only if the loop has not been told already, one write to an eventfd.
@@ -39,6 +41,12 @@ from pydistdb.tasks import BaseScheduler, Timer
 
 SPIN_PASSES = 12
 """Empty polls before sleeping: about 10 µs, the time in which a local client sends its next request."""
+
+IDLE_SLEEP_NS = 1_000_000
+"""Whoever slept this long is not kept busy by anybody: it sleeps again without spinning first."""
+
+LONGEST_SLEEP_NS = 1_000_000_000
+"""Of a loop that is alone: a signal that arrives right before the wait begins does not end it."""
 
 BATCHES_PER_CHECKPOINT = 64
 EVENTS_PER_POLL = 256
@@ -92,7 +100,7 @@ class ServingLoop(BaseScheduler):
     # ------------------------------------------------------------------------------------------ other threads
 
     def call_from_thread(self, callback: Callback) -> None:
-        """Run ``callback`` in the loop's thread; the one method that other threads may call."""
+        """Run ``callback`` in the loop's thread; the one method that other threads and signal handlers may call."""
         self._thread_calls.append(callback)
         if not self._told:
             self._told = True
@@ -127,10 +135,10 @@ class ServingLoop(BaseScheduler):
             os.eventfd_write(self._wake_up, 1)
         return timer
 
-    def run_once(self) -> bool:
-        """One pass: everything that is ready now.  Tells whether there was anything."""
+    def run_once(self, wait_seconds: float = 0) -> bool:
+        """One pass: everything that is ready now, or within ``wait_seconds``.  Tells whether there was anything."""
         callbacks = self._callbacks
-        events = self._epoll.poll(0, EVENTS_PER_POLL)
+        events = self._epoll.poll(wait_seconds, EVENTS_PER_POLL)
         for descriptor, mask in events:
             callback = callbacks.get(descriptor)
             if callback is not None:  # else a callback before it in this batch has closed it
@@ -141,8 +149,8 @@ class ServingLoop(BaseScheduler):
         self.passes += 1
         return bool(events) or ran > 0
 
-    async def run(self) -> None:
-        """Serve until ``stop``."""
+    async def run(self, *, alone: bool = False) -> None:
+        """Serve until ``stop``.  ``alone``: no other trio task has anything to do meanwhile."""
         # trio would keep book of every async generator; ours never belong to a trio task.
         sys.set_asyncgen_hooks(firstiter=None, finalizer=None)
         idle_passes = 0
@@ -159,7 +167,23 @@ class ServingLoop(BaseScheduler):
             if idle_passes < SPIN_PASSES:
                 continue
             idle_passes = 0
-            await self._sleep()
+            if alone:
+                self._sleep_alone()
+            else:
+                await self._sleep()
+
+    def _sleep_alone(self) -> None:
+        """Sleep, and do what there is to do, until that comes in quick succession."""
+        started_ns = self.now_ns()
+        while not self._stopping:
+            deadline_ns = self.next_deadline_ns()
+            sleep_ns = LONGEST_SLEEP_NS if deadline_ns is None else min(deadline_ns - started_ns, LONGEST_SLEEP_NS)
+            self.sleeps += 1
+            self.run_once(max(sleep_ns, 0) / 1e9)
+            ended_ns = self.now_ns()
+            if self._ready or ended_ns - started_ns < IDLE_SLEEP_NS:
+                return
+            started_ns = ended_ns
 
     async def _sleep(self) -> None:
         deadline_ns = self.next_deadline_ns()

@@ -12,6 +12,7 @@ closes.  A second signal, or a kill, loses nothing either: what was acknowledged
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -20,7 +21,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import trio
 from pydistdb.kv.api import KVError
@@ -365,16 +366,21 @@ async def _run(node: Node) -> None:
             loop.stop()
 
     starting.completion.on_done(started)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_watch_signals, node)
-        await loop.run()
-        nursery.cancel_scope.cancel()
+    with _stopping_on_signals(node):
+        await loop.run(alone=True)
 
 
-async def _watch_signals(node: Node) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            node.loop.call_soon(lambda: _stop(node))
+@contextlib.contextmanager
+def _stopping_on_signals(node: Node) -> Iterator[None]:
+    def told(_number: int, _frame: object) -> None:
+        node.loop.call_from_thread(lambda: _stop(node))
+
+    before = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _stop(node: Node) -> None:

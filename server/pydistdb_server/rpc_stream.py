@@ -10,7 +10,8 @@ import msgspec
 from pydistdb_server.loop import HANGUP, PEER_CLOSED, READABLE, WRITABLE, ServingLoop
 from pydistdb_server.rpc_frames import BadFrame, Frame, FrameReader
 
-READ_BYTES = 1 << 20
+READ_BYTES = 64 << 10
+"""Python allocates this much for every read: from 128 kB on malloc asks the kernel each time, which takes 17 µs."""
 
 
 class RpcStream:

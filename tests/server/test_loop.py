@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
+import pytest
 import trio
 from pydistdb.tasks import Completion, SimulatedScheduler, sleep
 from pydistdb_server.commit import ThreadCommitter
@@ -18,7 +22,7 @@ from pydistdb_storage.errors import StoreFull
 from pydistdb_storage.memory_engine import MemoryEngine
 
 
-def run(loop: ServingLoop, main: Callable[[], Awaitable[None]]) -> None:
+def run(loop: ServingLoop, main: Callable[[], Awaitable[None]], alone: bool = False) -> None:
     """Run a coroutine on the loop until it ends."""
     failure: list[BaseException] = []
 
@@ -34,7 +38,7 @@ def run(loop: ServingLoop, main: Callable[[], Awaitable[None]]) -> None:
         loop.spawn(wrapped())
 
     loop.call_soon(begin)
-    trio.run(loop.run)
+    trio.run(partial(loop.run, alone=alone))
     loop.close()
     if failure:
         raise failure[0]
@@ -137,7 +141,38 @@ def test_another_trio_task_wakes_the_sleeping_loop() -> None:
     loop.close()
 
 
-def test_an_idle_loop_costs_nothing() -> None:
+def test_a_loop_alone_is_woken_by_timers_descriptors_threads_and_signals() -> None:
+    loop = ServingLoop()
+    ours, theirs = socket.socketpair()
+    seen: list[str] = []
+    signalled: Completion[None] = Completion()
+
+    async def main() -> None:
+        for wake in (
+            lambda: theirs.send(b"x"),
+            lambda: loop.call_from_thread(lambda: seen.append("thread")),
+            lambda: os.kill(os.getpid(), signal.SIGUSR1),
+        ):
+            await sleep(loop, 5_000_000)
+            timer = threading.Timer(0.01, wake)
+            timer.start()
+            await sleep(loop, 30_000_000)
+            timer.join()
+        await signalled
+
+    loop.register(ours.fileno(), lambda _: seen.append(ours.recv(1).decode()))
+    before = signal.signal(signal.SIGUSR1, lambda *_: loop.call_from_thread(lambda: signalled.set(None)))
+    try:
+        run(loop, main, alone=True)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == ["x", "thread"]
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_idle_loop_costs_nothing(alone: bool) -> None:
     loop = ServingLoop()
 
     async def main() -> None:
@@ -149,7 +184,7 @@ def test_an_idle_loop_costs_nothing() -> None:
         assert loop.passes - passes < 100
         assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.05
 
-    run(loop, main)
+    run(loop, main, alone)
 
 
 def test_a_deadline_is_moved_without_new_timers() -> None:

@@ -8,7 +8,13 @@ from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.overlay import Overlay
 from pydistdb.sql.catalog.state import FIRST_USER_OID, CatalogState
-from pydistdb.sql.catalog.store import LEASE_NS, RENEWAL_INTERVAL_NS, CatalogStore
+from pydistdb.sql.catalog.store import (
+    IDLE_AFTER_RENEWALS,
+    IDLE_RENEWAL_INTERVAL_NS,
+    LEASE_NS,
+    RENEWAL_INTERVAL_NS,
+    CatalogStore,
+)
 from pydistdb.sql.catalog.transaction import DdlTransaction
 from pydistdb.sql.errors import InvalidCatalogName, SerializationFailure
 
@@ -100,6 +106,27 @@ def test_renewal_keeps_the_lease_and_notices_changes() -> None:
     nodes.scheduler.advance(2 * RENEWAL_INTERVAL_NS)
     assert nodes.stores[1].is_fresh and nodes.table_names(1) == ["t"]
     nodes.stores[1].stop()
+
+
+def test_a_node_that_executes_nothing_lets_the_lease_run_out_until_it_does() -> None:
+    nodes = Nodes(2)
+    store = nodes.stores[1]
+    nodes.run(store.start())
+    nodes.databases[1].up = False
+    nodes.scheduler.advance((IDLE_AFTER_RENEWALS + 1) * RENEWAL_INTERVAL_NS + LEASE_NS)
+    nodes.ddl(0, "create table t (a int)")
+    nodes.scheduler.advance(RENEWAL_INTERVAL_NS)
+    assert nodes.table_names(1) == []
+    assert not store.is_fresh
+    nodes.run(store.ensure_fresh())
+    assert nodes.table_names(1) == ["t"]
+    for _ in range(3 * IDLE_AFTER_RENEWALS):  # in use: the lease is renewed before it runs out
+        nodes.scheduler.advance(RENEWAL_INTERVAL_NS)
+        assert store.is_fresh
+    nodes.ddl(0, "create table u (a int)")
+    nodes.scheduler.advance(2 * IDLE_RENEWAL_INTERVAL_NS + IDLE_AFTER_RENEWALS * RENEWAL_INTERVAL_NS)
+    assert nodes.table_names(1) == ["t", "u"]
+    store.stop()
 
 
 def test_oids_are_never_given_out_twice() -> None:

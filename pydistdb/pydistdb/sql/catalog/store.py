@@ -6,7 +6,8 @@ version in two ways: the committing node broadcasts it (and waits for the answer
 DDL statement ended sees its effect on every reachable node), and each node looks at the version a few times a second.
 The look renews the *catalog lease*: while it lasts, no DDL on an existing table can have been finished behind this
 node's back, since such DDL needs the consent of every node that is not dead (gate.py).  A node whose lease ran out (it
-was paused, or cut off) reads the version again before it executes anything: ``ensure_fresh``.
+was paused, or cut off, or has executed nothing for a few seconds and so looks less often) reads the version again before
+it executes anything: ``ensure_fresh``.
 
 Example::
 
@@ -32,12 +33,15 @@ from pydistdb.sql.catalog.sequence_numbers import SequenceNumbers
 from pydistdb.sql.catalog.state import FIRST_USER_OID, PUBLIC_OID, CatalogState, Change
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.errors import InvalidCatalogName, SerializationFailure
-from pydistdb.tasks import Completion, Scheduler
+from pydistdb.tasks import Completion, Scheduler, Timer
 
 T = TypeVar("T")
 
 CHANGED_TOPIC = "catalog.changed"
 RENEWAL_INTERVAL_NS = 300_000_000
+IDLE_RENEWAL_INTERVAL_NS = 5_000_000_000
+"""Of a node that executes nothing: it lets the lease run out, and looks only so that its status pages are right."""
+IDLE_AFTER_RENEWALS = 15
 LEASE_NS = 900_000_000
 """Must be less than the time after which the cluster counts a silent node as dead."""
 BROADCAST_TIMEOUT_NS = 2_000_000_000
@@ -71,6 +75,10 @@ class CatalogStore:
         self._refreshing: Completion[None] | None = None
         self._free_oids: list[int] = []
         self._running = False
+        self._used = True
+        """Whether anybody has relied on the lease since it was last renewed."""
+        self._unused_renewals = 0
+        self._next_renewal: Timer | None = None
         database.on_broadcast(CHANGED_TOPIC, self._on_changed)
 
     async def start(self, *, renew: bool = True) -> None:
@@ -120,6 +128,7 @@ class CatalogStore:
     @property
     def is_fresh(self) -> bool:
         """Tell whether the catalog lease holds: no need to look at the version before executing a statement."""
+        self._used = True
         return self.scheduler.now_ns() < self._lease_until_ns
 
     async def ensure_fresh(self) -> None:
@@ -153,6 +162,9 @@ class CatalogStore:
             started_ns = self.scheduler.now_ns()
             await self._with_snapshot(self._read_changes)
             self._lease_until_ns = max(self._lease_until_ns, started_ns + LEASE_NS)
+            if self._used and self._is_idle and self._next_renewal is not None:
+                self._next_renewal.cancel()
+                self._schedule_renewal()
         finally:
             refreshing, self._refreshing = self._refreshing, None
             refreshing.set(None)
@@ -231,10 +243,19 @@ class CatalogStore:
         except (KeyExists, SerializationConflict):
             transaction.rollback()  # another node was faster
 
+    @property
+    def _is_idle(self) -> bool:
+        return self._unused_renewals >= IDLE_AFTER_RENEWALS
+
     def _schedule_renewal(self) -> None:
-        self.scheduler.call_at(self.scheduler.now_ns() + RENEWAL_INTERVAL_NS, self._renew)
+        self._unused_renewals = 0 if self._used else self._unused_renewals + 1
+        self._used = False
+        interval_ns = IDLE_RENEWAL_INTERVAL_NS if self._is_idle else RENEWAL_INTERVAL_NS
+        self._next_renewal = self.scheduler.call_at(self.scheduler.now_ns() + interval_ns, self._renew)
 
     def _renew(self) -> None:
+        self._next_renewal = None
+
         async def renew() -> None:
             try:
                 await self.refresh()
