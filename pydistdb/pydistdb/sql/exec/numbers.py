@@ -7,12 +7,14 @@ expressions that call it are evaluated row by row: the rows done so far stay don
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from pydistdb.kv.api import MustWait
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.plan.expressions import walk
 from pydistdb.sql.tree import Call, Expr
+
+T = TypeVar("T")
 
 
 def draws_numbers(expressions: Iterable[Expr]) -> bool:
@@ -30,6 +32,15 @@ async def wait_for(need: MustWait, count: int) -> None:
     if fill is None:
         raise need
     await fill(count)
+
+
+async def once(function: Callable[[State], T], state: State) -> T:
+    """``function`` of the state, where no row is involved (LIMIT)."""
+    while True:
+        try:
+            return function(state)
+        except MustWait as need:
+            await wait_for(need, 1)
 
 
 async def row_by_row(function: Callable[[Any, State], Any], rows: list[Any], state: State) -> list[Any]:

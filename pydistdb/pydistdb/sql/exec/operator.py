@@ -12,10 +12,11 @@ from functools import cached_property
 from typing import Any
 
 from pydistdb.sql.errors import DatabaseError
-from pydistdb.sql.exec.codegen import Code, scope, tuple_source
-from pydistdb.sql.exec.numbers import draws_numbers, row_by_row
+from pydistdb.sql.exec.codegen import Code, evaluator, scope, tuple_source
+from pydistdb.sql.exec.numbers import draws_numbers, once, row_by_row
 from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.spill import RowCodec, in_batches
+from pydistdb.sql.plan.expressions import columns_of, conjoin, conjuncts, is_volatile
 from pydistdb.sql.tree import Const, Expr, FunctionScan, Limit, OutputColumn, Param, ProjectSet, SetCall, Values
 from pydistdb.sql.types.base import SqlType
 
@@ -77,10 +78,15 @@ def batch_function(
 
 
 class FilterOperator(Operator):
+    """The rows that pass.  What the condition says of no row at all, ``$1 = 0``, is asked once, before the input runs."""
+
     def __init__(self, source: Operator, condition: Expr) -> None:
         super().__init__(source.columns, source.not_null)
         self.source = source
-        self.condition = condition
+        terms = conjuncts(condition)
+        ids = set(source.ids)
+        self.once = tuple(term for term in terms if not columns_of(term) & ids and not is_volatile(term))
+        self.condition = conjoin([term for term in terms if term not in self.once]) if self.once else condition
 
     @cached_property
     def function(self) -> Callable[[Batch, State], Batch]:
@@ -89,10 +95,21 @@ class FilterOperator(Operator):
         function: Callable[[Batch, State], Batch] = code.build("f(batch, S)", f"return [r for r in batch if {test}]")
         return function
 
+    @cached_property
+    def may_pass(self) -> Callable[[State], tuple[Any, ...]]:
+        return evaluator(self.once)
+
     async def batches(self, state: State) -> AsyncIterator[Batch]:
+        if self.once and not all(self.may_pass(state)):
+            return
         function = self.function
+        draws = draws_numbers([self.condition])
         async for batch in self.source.batches(state):
-            rows = function(batch, state)
+            if draws:
+                parts = await row_by_row(lambda row, state: function([row], state), batch, state)
+                rows = [row for part in parts for row in part]
+            else:
+                rows = function(batch, state)
             if rows:
                 yield rows
 
@@ -102,7 +119,7 @@ class ProjectOperator(Operator):
 
     def __init__(self, source: Operator, columns: Sequence[OutputColumn], expressions: Sequence[Expr]) -> None:
         self.condition: Expr | None = None
-        if isinstance(source, FilterOperator):
+        if isinstance(source, FilterOperator) and not source.once:
             self.condition = source.condition
             source = source.source
         code = source.code()
@@ -119,7 +136,7 @@ class ProjectOperator(Operator):
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
         function = self.function
-        draws = draws_numbers(self.expressions)
+        draws = draws_numbers(self.expressions if self.condition is None else (*self.expressions, self.condition))
         async for batch in self.source.batches(state):
             if draws:
                 parts = await row_by_row(lambda row, state: function([row], state), batch, state)
@@ -292,7 +309,7 @@ class LimitOperator(Operator):
         return limit_bounds(self.node.limit, self.node.offset)
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
-        offset, limit = self.bounds(state)
+        offset, limit = await once(self.bounds, state)
         if limit == 0:
             return
         last: Any = None

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from pydistdb.sql.exec.codegen import Code
+from pydistdb.sql.exec.numbers import once
 from pydistdb.sql.exec.operator import Batch, LimitOperator, Operator, Row, limit_bounds
 from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.spill import SpillFile, in_batches
@@ -148,7 +149,7 @@ class TopNOperator(Operator):
         return limit_bounds(self.node.limit, self.node.offset)
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
-        offset, limit = self.bounds(state)
+        offset, limit = await once(self.bounds, state)
         if limit == 0:
             return
         if limit is None or limit + offset > MOST_TOP_ROWS:

@@ -27,6 +27,7 @@ from pydistdb.sql.plan.expressions import (
     free_columns,
     greatest_id,
     has_subquery,
+    is_volatile,
     map_parts,
     output_ids,
     relation_is_volatile,
@@ -205,13 +206,14 @@ class Builder:
             scan = relation.input
         assert isinstance(scan, Scan)
         self.estimator.note_scan(scan)
-        plain = [term for term in terms if not has_subquery(term)]
+        # A scan decodes and filters in one go; nextval() may have to wait, and needs a filter of its own.
+        plain = [term for term in terms if not has_subquery(term) and not is_volatile(term)]
         chosen = access.choose(scan, plain, self.estimator, wish.order, wish.rows)
         if wish.most_rows and chosen.condition is None and len(plain) == len(terms):
             delivers = not wish.order or access.satisfies(*ordering(chosen), wish.order)
             if delivers:
                 chosen = replace(chosen, most_rows=wish.most_rows)
-        return self._checked(chosen, [term for term in terms if has_subquery(term)])
+        return self._checked(chosen, [term for term in terms if term not in plain])
 
     def _checked(self, source: Rel, terms: Sequence[Expr]) -> Rel:
         """``source`` filtered by terms with queries in them; the Apply's columns are dropped again."""
