@@ -116,7 +116,20 @@ def _scientific(value: float) -> str:
     return f"{sign}{stripped[0]}.{stripped[1:]}e{exponent}"
 
 
+_EXACT = frozenset({None, "1", "2", "3"})
+"""Values of ``extra_float_digits`` that ask for the shortest exact text."""
+
+
+def _rounded(value: float, digits: int, context: EvalContext) -> str:
+    """``extra_float_digits`` is at or below 0: that many digits beyond ``digits``."""
+    if not math.isfinite(value):
+        return format_float8(value, None)
+    return f"{value:.{max(digits + int(context.settings['extra_float_digits']), 1)}g}"
+
+
 def format_float8(value: float, context: EvalContext | None) -> str:
+    if context is not None and context.settings.get("extra_float_digits") not in _EXACT:
+        return _rounded(value, 15, context)
     text = repr(value)
     if text.endswith(".0") and len(text) <= 16:
         return text[:-2]
@@ -132,6 +145,8 @@ def format_float4(value: float, context: EvalContext | None) -> str:
         return "NaN"
     if math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
+    if context is not None and context.settings.get("extra_float_digits") not in _EXACT:
+        return _rounded(value, 6, context)
     for precision in range(9):
         text = f"{value:.{precision}e}"
         try:
