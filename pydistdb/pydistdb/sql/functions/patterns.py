@@ -55,9 +55,16 @@ def like_predicate(pattern: str, fold_case: bool) -> Callable[[str], bool]:
                 return lambda text: text.endswith(word)
             case [0, position] if position == len(tokens) - 1:
                 return lambda text: word in text
-    source = "".join(
-        re.escape(character) if not special else ".*" if character == "%" else "." for character, special in tokens
-    )
+    segments = [""]
+    for character, special in tokens:
+        if special and character == "%":
+            segments.append("")
+        else:
+            segments[-1] += "." if special else re.escape(character)
+    # A segment between two % has a fixed length, so its first place is as good as any: no way back is needed.
+    source = segments[0] + "".join([f"(?>.*?{segment})" for segment in segments[1:-1] if segment])
+    if len(segments) > 1:
+        source += ".*" + segments[-1]
     compiled = re.compile(source, re.DOTALL | (re.IGNORECASE if fold_case else 0)).fullmatch
     return lambda text: compiled(text) is not None
 

@@ -20,6 +20,7 @@ import re
 from functools import lru_cache
 
 from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.functions.regex_linear import Expression
 
 MOST_COMPILED = 512
 MOST_LENGTH = 100_000
@@ -283,7 +284,7 @@ def check_options(options: str) -> None:
 
 
 @lru_cache(maxsize=MOST_COMPILED)
-def compile_regex(pattern: str, options: str = "") -> re.Pattern[str]:
+def compile_regex(pattern: str, options: str = "") -> Expression:
     """Compile a regular expression with option letters (no g)."""
     check_options(options)
     if len(pattern) > MOST_LENGTH:
@@ -306,7 +307,9 @@ def compile_regex(pattern: str, options: str = "") -> re.Pattern[str]:
         flags |= re.MULTILINE
     source = re.escape(pattern) if "q" in options else translate(pattern, options)
     try:
-        return re.compile(source, flags)
+        return Expression(source, flags)
+    except RecursionError:
+        raise invalid("regular expression is too complex") from None
     except (re.error, OverflowError) as error:
         raise invalid(_reason(str(error))) from None
 
