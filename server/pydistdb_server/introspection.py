@@ -78,6 +78,9 @@ def _nodes(node: Node) -> Iterable[NodeInfo]:
             status.replica_count,
             status.lease_count,
             status.started_us - POSTGRES_EPOCH_US if status.started_us else None,
+            status.name,
+            status.sql_address,
+            status.http_address,
         )
 
 

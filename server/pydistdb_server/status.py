@@ -14,10 +14,12 @@ from pydistdb.kv.status import RangeStatus, StoreStatus
 from pydistdb.kv.store import StatusRequest, Store
 from pydistdb.sql.catalog.state import CatalogState
 from pydistdb.tasks import Completion, gather, with_deadline
+from pydistdb_storage.keys import prefix_end
 
 ANSWER_TIMEOUT_NS = 1_000_000_000
 
-_NAMED_SPANS = {b"": "meta", b"\x03": "catalog"}
+MOST_NAMES = 4
+"""Tables named per range."""
 
 
 async def cluster_status(store: Store, catalog: CatalogState) -> dict[str, Any]:
@@ -32,7 +34,7 @@ async def cluster_status(store: Store, catalog: CatalogState) -> dict[str, Any]:
         "cluster_id": own.cluster_id.hex(),
         "replication_factor": own.replication_factor,
         "nodes": [_node(own, index, statuses) for index in range(len(own.nodes))],
-        "ranges": _ranges(statuses, _table_names(catalog)),
+        "ranges": _ranges(statuses, _table_spans(catalog)),
     }
 
 
@@ -65,14 +67,20 @@ def _node(own: StoreStatus, index: int, statuses: Sequence[StoreStatus]) -> dict
     }
 
 
-def _table_names(catalog: CatalogState) -> dict[int, str]:
-    """Storage id to table name."""
-    return {
-        table.storage_id: table.name for database in catalog.databases.values() for table in database.tables.values()
-    }
+def _table_spans(catalog: CatalogState) -> list[tuple[bytes, bytes, str]]:
+    """Where each table lies: first key, end, name."""
+    spans = []
+    for database in catalog.databases.values():
+        for table in database.tables.values():
+            if table.kind == "r":
+                group = table.sharding.group if table.sharding is not None else None
+                kind, number = (b"\x04", table.storage_id) if group is None else (b"\x05", group)
+                prefix = kind + number.to_bytes(4, "big")
+                spans.append((prefix, prefix_end(prefix), table.name))
+    return spans
 
 
-def _ranges(statuses: Sequence[StoreStatus], names: dict[int, str]) -> list[dict[str, Any]]:
+def _ranges(statuses: Sequence[StoreStatus], spans: Sequence[tuple[bytes, bytes, str]]) -> list[dict[str, Any]]:
     by_range: dict[int, list[tuple[int, RangeStatus]]] = {}
     for status in statuses:
         for item in status.ranges:
@@ -92,7 +100,7 @@ def _ranges(statuses: Sequence[StoreStatus], names: dict[int, str]) -> list[dict
                 "span": _span(best.start, best.end),
                 "start": best.start.hex(),
                 "end": best.end.hex(),
-                "table": _table_of(best.start, names),
+                "table": _tables_of(best.start, best.end, spans),
                 "leader": leader,
                 "term": best.term,
                 "followers": [member for member, _, _ in best.replicas if member != leader],
@@ -137,11 +145,13 @@ def _key(key: bytes) -> str:
     return "/" + key.hex()
 
 
-def _table_of(start: bytes, names: dict[int, str]) -> str:
-    if start in _NAMED_SPANS:
-        return _NAMED_SPANS[start]
-    if start[:1] == b"\x04" and len(start) >= 5:
-        return names.get(int.from_bytes(start[1:5], "big"), "")
-    if start[:1] == b"\x05" and len(start) >= 11:
-        return names.get(int.from_bytes(start[7:11], "big"), "")
-    return ""
+def _tables_of(start: bytes, end: bytes, spans: Sequence[tuple[bytes, bytes, str]]) -> str:
+    """What a range holds: "system" for addressing and catalog, and the names of the first few tables."""
+    names = ["system"] if start < b"\x04" else []
+    for first, last, name in spans:
+        if first < end and start < last:
+            if len(names) == MOST_NAMES:
+                names.append("…")
+                break
+            names.append(name)
+    return ", ".join(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -91,3 +92,20 @@ def test_schema_changes_reach_every_node_before_they_return(three_nodes: LocalCl
     finally:
         for connection in connections:
             connection.close()
+
+
+def test_status_by_url_and_by_folder_tell_the_same(three_nodes: LocalCluster) -> None:
+    found = []
+    for where in (["--url", three_nodes.nodes[1].url], ["--dir", str(three_nodes.folder)]):
+        command = [sys.executable, "-m", "pydistdb_tools.cli", "status", "--format", "json", *where]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        found.append(json.loads(done.stdout))
+    for status in found:
+        assert {node["name"] for node in status["nodes"]} == {"node1", "node2", "node3"}
+        assert {(node["pid"], node["state"]) for node in status["nodes"]} == {
+            (n.pid, "live") for n in three_nodes.nodes
+        }
+        for item in status["ranges"]:
+            assert {"id", "span", "table", "leader", "term", "followers", "lag"} <= set(item)
+            assert len(item["followers"]) == 2
+        assert any("users" in item["table"] and "orders" in item["table"] for item in status["ranges"])

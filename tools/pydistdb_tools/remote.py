@@ -23,8 +23,13 @@ def connect(url: str) -> psycopg.Connection[tuple[Any, ...]]:
 
 def status_of(url: str) -> dict[str, Any]:
     """The cluster's status as seen by the node behind ``url``, or by any other that it knows of."""
-    with connect(url) as connection:
-        rows = connection.execute("SELECT http_address FROM pydistdb_internal.nodes").fetchall()
+    try:
+        with connect(url) as connection:
+            rows = connection.execute(
+                "SELECT http_address FROM pydistdb_internal.nodes ORDER BY is_live DESC"
+            ).fetchall()
+    except psycopg.Error as error:
+        raise ClusterError(f"the node does not tell of its cluster: {str(error).strip()}") from None
     for (address,) in rows:
         if address and (found := fetch_status(str(address))) is not None:
             return found

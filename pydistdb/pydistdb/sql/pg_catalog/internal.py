@@ -78,6 +78,9 @@ def _nodes(view: StateView, context: EvalContext) -> Iterator[RowDict]:
             "ranges": each.ranges,
             "leaders": each.leaders,
             "started_at": each.started_at,
+            "node_name": each.name,
+            "sql_address": each.sql_address,
+            "http_address": each.http_address,
         }
 
 
@@ -127,6 +130,9 @@ define_relation(
         ranges=INT4,
         leaders=INT4,
         started_at=TIMESTAMPTZ,
+        node_name=TEXT,
+        sql_address=TEXT,
+        http_address=TEXT,
     ),
     _nodes,
 )

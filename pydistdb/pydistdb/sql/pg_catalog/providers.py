@@ -61,6 +61,9 @@ class NodeInfo:
     ranges: int | None = None
     leaders: int | None = None
     started_at: int | None = None
+    name: str = ""
+    sql_address: str = ""
+    http_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
