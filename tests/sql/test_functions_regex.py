@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydistdb.sql.errors import DatabaseError
-from pydistdb.sql.functions.patterns import like_predicate
+from pydistdb.sql.functions import strings
+from pydistdb.sql.functions.patterns import like_predicate, regexp_replace
 from pydistdb.sql.functions.regex import compile_regex
 from pydistdb.sql.functions.regex_linear import Expression
 
@@ -87,3 +89,20 @@ def test_like_with_many_wildcards() -> None:
     started = time.perf_counter()
     assert not like_predicate("%a_%" * 12 + "b", False)("a" * 20_000)
     assert time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: strings.repeat("ab", 200_000_000),
+        lambda: strings.lpad("a", 2_000_000_000),
+        lambda: strings.rpad("a", 300_000_000, "xy"),
+        lambda: strings.replace("a" * 1_000_000, "a", "b" * 1_000),
+        lambda: regexp_replace("a" * 1_000_000, "a", "b" * 1_000, "g"),
+    ],
+)
+def test_no_function_makes_a_text_of_any_length(call: Callable[[], str]) -> None:
+    with pytest.raises(DatabaseError) as caught:
+        call()
+    assert caught.value.sqlstate == "54000"
+    assert caught.value.message == "requested length too large"

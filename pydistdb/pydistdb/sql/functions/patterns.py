@@ -18,6 +18,7 @@ from functools import lru_cache
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.functions.define import define, implements
 from pydistdb.sql.functions.regex import compile_regex
+from pydistdb.sql.functions.strings import check_length
 from pydistdb.sql.types.arrays import PgArray
 
 MOST_PATTERNS = 1024
@@ -247,6 +248,20 @@ def _replacement(text: str) -> Callable[[re.Match[str]], str]:
     return replace
 
 
+def _bounded(replace: Callable[[re.Match[str]], str]) -> Callable[[re.Match[str]], str]:
+    """The same, until the replacements together are longer than a text may be."""
+    length = 0
+
+    def counted(match: re.Match[str]) -> str:
+        nonlocal length
+        text = replace(match)
+        length += len(text)
+        check_length(length)
+        return text
+
+    return counted
+
+
 def regexp_replace(text: str, pattern: str, replacement: str, flags: str) -> str:
     if flags[:1].isdigit():
         raise DatabaseError.of(
@@ -256,7 +271,7 @@ def regexp_replace(text: str, pattern: str, replacement: str, flags: str) -> str
             "explicitly.",
         )
     options, is_global = _options(flags, "")
-    return compile_regex(pattern, options).sub(_replacement(replacement), text, count=0 if is_global else 1)
+    return compile_regex(pattern, options).sub(_bounded(_replacement(replacement)), text, count=0 if is_global else 1)
 
 
 define("regexp_replace(text,text,text,text)", regexp_replace)
@@ -283,7 +298,7 @@ def regexp_replace_nth(text: str, pattern: str, replacement: str, start: int, nu
     if number < 0:
         raise DatabaseError.of("22023", f'invalid value for parameter "n": {number}')
     compiled = compile_regex(pattern, _options(flags, "")[0])
-    replace = _replacement(replacement)
+    replace = _bounded(_replacement(replacement))
     parts: list[str] = []
     end = 0
     for count, match in enumerate(compiled.finditer(text, min(start - 1, len(text))), 1):

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.functions.define import Body, implements, specializes
-from pydistdb.sql.functions.strings import quote_literal
+from pydistdb.sql.functions.strings import check_length, quote_literal
 from pydistdb.sql.types import known
 from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.reg import quote_identifier
@@ -97,6 +97,7 @@ class _Format:
         shown = _convert(kind, value)
         if width is not None and width < 0:
             left, width = True, -width
+        check_length(width or 0)
         return shown.ljust(width or 0) if left else shown.rjust(width or 0)
 
     def indirect_width(self) -> int:

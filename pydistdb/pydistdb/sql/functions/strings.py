@@ -25,12 +25,18 @@ from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.reg import quote_identifier
 from pydistdb.sql.types.registry import element_of, io
 
-MOST_BYTES = 0x3FFFFFFF
-"""What fits into one value."""
+MOST_BYTES = 256 << 20
+"""The longest text that a function makes (Postgres: 1 GB); a character counts as one, except where text is padded."""
 
 
 def too_long() -> DatabaseError:
     return ProgramLimitExceeded("requested length too large")
+
+
+def check_length(length: int) -> None:
+    """Raise 54000 for a text that is not to be made."""
+    if length > MOST_BYTES:
+        raise too_long()
 
 
 # ------------------------------------------------------------------------------------------------ concatenation
@@ -228,6 +234,8 @@ define("reverse(text)", lambda text: text[::-1])
 
 @implements("replace(text,text,text)")
 def replace(text: str, old: str, new: str) -> str:
+    if len(new) > len(old) > 0 and len(text) // len(old) * len(new) > MOST_BYTES:
+        check_length(len(text) + text.count(old) * (len(new) - len(old)))
     return text.replace(old, new) if old else text
 
 
