@@ -16,8 +16,11 @@ from pydistdb.sql.session_statements import StatementStore
 from pydistdb.sql.session_transaction import SessionTransaction
 from pydistdb.sql.settings import Setting, milliseconds, split_identifiers
 from pydistdb.sql.types.base import EvalContext
+from pydistdb.tasks import sleep
 
 Report = Callable[[str, str], None]
+
+LONGEST_SLEEP_SECONDS = 366 * 86_400.0
 
 
 class SessionBase:
@@ -50,6 +53,8 @@ class SessionBase:
         self.query_started_us = 0
         self.state_changed_us = self.connected_us
         self.is_active = False
+        self.owed_sleep_ns = 0
+        """What pg_sleep has asked for: the statement is parked that long before its rows go on."""
         self._report = report
         self._interrupt: DatabaseError | None = None
         self._view: StateView | None = None
@@ -145,6 +150,7 @@ class SessionBase:
     def _begin_statement(self, text: str) -> None:
         """A statement starts: its time, and what pg_stat_activity says."""
         self._interrupt = None
+        self.owed_sleep_ns = 0
         now = now_us()
         context = self.context
         context.statement_timestamp = now
@@ -162,6 +168,18 @@ class SessionBase:
         log = self.environment.log_statement
         if log is not None:
             log(self.user, self.query, (self.state_changed_us - self.query_started_us) * 1_000)
+
+    def owe_sleep(self, seconds: float) -> None:
+        """pg_sleep: functions cannot wait, so the statement does, between this batch of rows and the next."""
+        if seconds > 0:
+            self.owed_sleep_ns += int(min(seconds, LONGEST_SLEEP_SECONDS) * 1e9)
+
+    async def sleep_owed(self) -> None:
+        """Park the statement for as long as its functions have asked for; a cancellation ends that."""
+        owed_ns, self.owed_sleep_ns = self.owed_sleep_ns, 0
+        self.check_interrupt()
+        await sleep(self.environment.scheduler, owed_ns)
+        self.check_interrupt()
 
     def check_interrupt(self) -> None:
         """Raise what ``cancel`` was given."""

@@ -124,6 +124,8 @@ class Execution:
                 break
             except (kv.KVError, StorageError) as error:
                 raise self._explained(error) from error
+            if self.session.owed_sleep_ns:
+                await self.session.sleep_owed()
             if batch:
                 self._held.append(batch)
                 return True
@@ -142,6 +144,8 @@ class Execution:
         """The statement has done what it does: count, and commit if it is alone."""
         if self._is_effective:
             return
+        if self.session.owed_sleep_ns:
+            await self.session.sleep_owed()
         self._is_effective = True
         assert self._run is not None
         self.affected_rows = self._run.affected_rows
@@ -209,6 +213,8 @@ class Execution:
         held_rows = 0
         self._batches = plan.compiled.run(run)
         async for batch in self._batches:
+            if session.owed_sleep_ns:
+                await session.sleep_owed()
             if batch:
                 self._held.append(batch)
                 held_rows += len(batch)

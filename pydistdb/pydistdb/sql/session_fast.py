@@ -54,7 +54,7 @@ class FastSession(SessionBase):
         finally:
             if transaction is None:
                 catalog.gate.leave(pins)
-        if rows is None:
+        if rows is None or self.owed_sleep_ns:  # whatever sleeps is run again where it can wait
             plan.is_fast = False
             return None
         if transaction is not None:
