@@ -14,7 +14,8 @@ from pydistdb.kv.api import (
     TransactionAborted,
     WaitPolicy,
 )
-from pydistdb.kv.requests import PushTransaction, TransactionState
+from pydistdb.kv.requests import ClearRange, PushTransaction, TransactionState
+from pydistdb_storage.engine import Space
 
 from tests.support.one_node import OneNode
 
@@ -384,3 +385,24 @@ def test_broadcast_to_itself() -> None:
 
     node.gateway.on_broadcast("t", answer)
     assert node.run(node.gateway.broadcast("t", b"hi", 10**9)) == {1: b"1:hi"}
+
+
+def test_a_large_span_is_cleared_in_pieces() -> None:
+    node = OneNode()
+    node.run(node.gateway.ingest([(b"\x04t%06d" % number, b"value") for number in range(3_500)]))
+    sizes: list[int] = []
+
+    async def one_piece(start: bytes) -> bytes:
+        before = _versions(node)
+        cleared = await node.gateway.router.send(ClearRange(start, b"\x04u"))
+        sizes.append(before - _versions(node))
+        return bytes(cleared.resume)
+
+    assert node.run(one_piece(b"\x04t")) == b"\x04t001000"
+    node.run(node.gateway.clear_range(b"\x04t", b"\x04u"))
+    assert sizes == [1_000]
+    assert _versions(node) == 0
+
+
+def _versions(node: OneNode) -> int:
+    return len(list(node.store.engine.latest().scan(Space.VERSIONS, b"\x04t", b"\x04u")))

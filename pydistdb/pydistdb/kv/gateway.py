@@ -30,6 +30,7 @@ from pydistdb.kv.evaluate import RangeServer
 from pydistdb.kv.hlc import HybridClock
 from pydistdb.kv.leases import Leases, Replica
 from pydistdb.kv.requests import (
+    Applied,
     Broadcast,
     BroadcastAnswer,
     ClearRange,
@@ -45,10 +46,13 @@ from pydistdb.kv.requests import (
 from pydistdb.kv.router import Router
 from pydistdb.kv.transport import Message, NodeUnreachable, RemoteError, Transport
 from pydistdb.kv.txn.coordinator import Coordinator
-from pydistdb.tasks import Completion, Scheduler, gather, with_deadline
+from pydistdb.tasks import Completion, Scheduler, gather, sleep, with_deadline
 
 INGEST_CHUNK_BYTES = 512 << 10
 INGEST_CHUNK_ENTRIES = 5_000
+CLEAR_INTERVAL_NS = 10_000_000
+"""Between two proposals that clear a large span, so that others have the commit thread most of the time."""
+
 MAX_BROADCAST_BYTES = 16 << 20
 
 
@@ -139,7 +143,11 @@ class Gateway:
 
     async def clear_range(self, start: bytes, end: bytes) -> None:
         async def clear(first: bytes, last: bytes) -> None:
-            await self.router.send(ClearRange(first, last))
+            while first < last:
+                cleared: Applied = await self.router.send(ClearRange(first, last))
+                first = cleared.resume or last
+                if cleared.resume:
+                    await sleep(self._scheduler, CLEAR_INTERVAL_NS)
 
         await self.router.each_span(start, min(end, KEY_MAX), clear)
 

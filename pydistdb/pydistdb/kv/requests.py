@@ -342,9 +342,10 @@ class LookUpRange(Message):
 
 
 class Applied(Message):
-    """Nothing more to say; ``timestamp`` where the request has one to tell."""
+    """Nothing more to say; ``timestamp`` where the request has one to tell, ``resume`` where it is not finished."""
 
     timestamp: Timestamp = 0
+    resume: bytes = b""
 
 
 class Values(Message):

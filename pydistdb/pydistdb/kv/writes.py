@@ -19,8 +19,11 @@ applied, or the lease goes (and with it the whole table).
 
 from __future__ import annotations
 
+from itertools import islice
+
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Snapshot, Space
+from pydistdb_storage.keys import prefix_end
 from pydistdb_storage.mvcc import MAX_TIMESTAMP, check_key, versioned
 
 from pydistdb.kv.api import (
@@ -72,6 +75,9 @@ _CONFLICT_TEXT = "could not serialize access due to concurrent update"
 
 Blocker = tuple[bytes, int, PendingGroup | IntentInfo | None]
 """A key that is not free, the strength it is wanted at, and what stands there (None: a lock)."""
+
+CLEARED_VERSIONS = 1_000
+"""What one proposal clears at the most: a few milliseconds of the commit thread."""
 
 BULK_WRITES = 16
 """Requests of more writes than this are checked as sets first: about 0.1 µs a key."""
@@ -268,16 +274,22 @@ class Writer:
         return Applied(timestamp)
 
     async def clear_range(self, request: ClearRange) -> Applied:
+        """Clear the first CLEARED_VERSIONS of the span; a larger one would hold up everybody's commits for seconds."""
         leases = self._leases
         local = leases.need(request.start)
         if not (local.start <= request.start and request.end <= local.end):
             raise WrongRange(local.replica.descriptor)
         local.check_lease()
-        span = (request.start, request.end)
+        versions = leases.latest().scan(Space.VERSIONS, request.start, request.end)
+        beyond = next(islice(versions, CLEARED_VERSIONS, None), None)
+        resume = b"" if beyond is None else beyond[0][:-8]
+        if resume == request.start:  # a single row with that many versions
+            resume = prefix_end(resume)
+        span = (request.start, resume or request.end)
         clears = [(_VERSIONS, *span), (_INTENTS, *span)]
         await _repeatable(local.propose([], leases.clock.now(), clears))
         local.intents.clear_span(*span)
-        return Applied()
+        return Applied(0, resume)
 
     async def increment(self, request: Increment) -> Number:
         leases = self._leases
