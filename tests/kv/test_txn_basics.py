@@ -389,7 +389,7 @@ def test_broadcast_to_itself() -> None:
 
 def test_a_large_span_is_cleared_in_pieces() -> None:
     node = OneNode()
-    node.run(node.gateway.ingest([(b"\x04t%06d" % number, b"value") for number in range(3_500)]))
+    node.run(node.gateway.ingest([(b"\x04t%06d" % number, b"value") for number in range(10_000)]))
     sizes: list[int] = []
 
     async def one_piece(start: bytes) -> bytes:
@@ -398,9 +398,9 @@ def test_a_large_span_is_cleared_in_pieces() -> None:
         sizes.append(before - _versions(node))
         return bytes(cleared.resume)
 
-    assert node.run(one_piece(b"\x04t")) == b"\x04t001000"
+    assert node.run(one_piece(b"\x04t")) == b"\x04t004000"
     node.run(node.gateway.clear_range(b"\x04t", b"\x04u"))
-    assert sizes == [1_000]
+    assert sizes == [4_000]
     assert _versions(node) == 0
 
 

@@ -50,7 +50,7 @@ from pydistdb.tasks import Completion, Scheduler, gather, sleep, with_deadline
 
 INGEST_CHUNK_BYTES = 512 << 10
 INGEST_CHUNK_ENTRIES = 5_000
-CLEAR_INTERVAL_NS = 10_000_000
+CLEAR_INTERVAL_NS = 50_000_000
 """Between two proposals that clear a large span, so that others have the commit thread most of the time."""
 
 MAX_BROADCAST_BYTES = 16 << 20

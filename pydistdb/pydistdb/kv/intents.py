@@ -148,12 +148,11 @@ class IntentSet:
                     return condition.intent
         return None
 
-    def clear_span(self, start: bytes, end: bytes) -> None:
-        """Forget what lies in [start, end)."""
-        for key in [key for key in self.writes if start <= key < end]:
-            del self.writes[key]
-        for key in [key for key in self.conditions if start <= key < end]:
-            del self.conditions[key]
+    def forget(self, entries: Iterable[bytes]) -> None:
+        """Forget what stands under these keys of ``Space.INTENTS``, whosever it is."""
+        for entry in entries:
+            if self.writes.pop(entry, None) is None:
+                self.conditions.pop(entry[:-16], None)
 
     def trim(self, start: bytes, end: bytes) -> None:
         """Forget what lies outside [start, end)."""
