@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydistdb.sql.errors import DatabaseError
 from pydistdb_server.pgwire import ServerStep, State, WireProtocol
@@ -98,6 +98,7 @@ def test_whatever_arrives_is_a_message_or_an_error(data: bytes) -> None:
                 wire.server(ServerStep.READY)
 
 
+@example(ord("B"), b"\x80\x00")
 @given(st.sampled_from(b"QPBDECHSdcfpF"), st.binary(max_size=60))
 def test_any_body_is_a_message_or_a_plain_error(kind: int, body: bytes) -> None:
     try:

@@ -241,8 +241,8 @@ def _bind(body: bytes) -> Bind:
         start = end + 1
         end = body.index(0, start)
         statement = body[start:end].decode() if end > start else ""
-    except UnicodeDecodeError:
-        raise invalid_encoding(body[: body.index(0, body.index(0) + 1)].replace(b"\0", b"")) from None
+    except UnicodeDecodeError as error:
+        raise invalid_encoding(error.object) from None
     except ValueError:
         raise ProtocolViolation("invalid string in message") from None
     size = len(body)
