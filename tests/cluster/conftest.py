@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from pydistdb_tools.local_cluster import LocalCluster, free_base_port, plan_cluster, start_cluster, stop_cluster
 
-_FIRST_PORT = 20_000 + os.getpid() % 97 * 300
+_FIRST_PORT = 10_000 + os.getpid() % 70 * 300
+"""Below the range from which the kernel takes the ports of outgoing connections (32768 and up)."""
 
 
 def make_cluster(folder: Path, nodes: int) -> LocalCluster:
