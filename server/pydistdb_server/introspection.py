@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from pydistdb.sql.pg_catalog import providers
 from pydistdb.sql.pg_catalog.providers import NodeInfo, PreparedInfo, RangeRow, SessionInfo
-from pydistdb.sql.session_base import SessionBase
-from pydistdb.sql.session_environment import POSTGRES_EPOCH_US
+from pydistdb.sql.session.base import SessionBase
+from pydistdb.sql.session.environment import POSTGRES_EPOCH_US
 
 if TYPE_CHECKING:
     from pydistdb_server.node import Node

@@ -32,8 +32,8 @@ from pydistdb.kv.store import Store
 from pydistdb.sql.api import Session
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.errors import CannotConnectNow
-from pydistdb.sql.session import ClientSession
-from pydistdb.sql.session_environment import Environment
+from pydistdb.sql.session.environment import Environment
+from pydistdb.sql.session.session import ClientSession
 from pydistdb.tasks import sleep
 from pydistdb_storage.errors import StorageError
 from pydistdb_storage.lmdb_engine import LMDBEngine

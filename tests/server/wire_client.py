@@ -7,7 +7,7 @@ import time
 
 from pydistdb.sql.api import Session
 from pydistdb.sql.catalog.store import CatalogStore
-from pydistdb.sql.session_environment import Environment
+from pydistdb.sql.session.environment import Environment
 from pydistdb_server.clients import ClientRegistry
 from pydistdb_server.connection import ClientConnection
 from pydistdb_server.loop import ServingLoop

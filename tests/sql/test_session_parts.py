@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydistdb.sql.copy import BINARY_HEADER, BINARY_TRAILER, CopyOptions, header_line, row_writer
-from pydistdb.sql.copy_binary import CopyColumn
-from pydistdb.sql.copy_reader import copy_reader
+from pydistdb.sql.copy.binary import CopyColumn
+from pydistdb.sql.copy.formats import BINARY_HEADER, BINARY_TRAILER, CopyOptions, header_line, row_writer
+from pydistdb.sql.copy.reader import copy_reader
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.plan_cache import CachedPlan, PlanCache
-from pydistdb.sql.session_settings import SessionSettings
+from pydistdb.sql.session.settings import SessionSettings
 from pydistdb.sql.settings import SETTINGS, base_value, canonical, find, join_identifiers, parse_bool, split_identifiers
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.known import BOOL, BYTEA, INT4, INT8, NUMERIC, TEXT

@@ -12,8 +12,8 @@ from typing import Any
 from pydistdb.sql.api import Field
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.errors import DatabaseError
-from pydistdb.sql.session import ClientSession
-from pydistdb.sql.session_environment import Environment
+from pydistdb.sql.session.environment import Environment
+from pydistdb.sql.session.session import ClientSession
 from pydistdb.sql.types import registry
 from pydistdb.tasks import SimulatedScheduler
 

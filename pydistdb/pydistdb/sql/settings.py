@@ -7,7 +7,7 @@ makes that text of it, or raises 22023 as Postgres words it.  ``base_value`` tur
     >>> canonical(find("work_mem"), "4096"), base_value(find("work_mem"), "4MB")
     ('4MB', '4096')
 
-Which of them is in force for a session, and until when, is session_settings.py's business.  A name with a dot that is
+Which of them is in force for a session, and until when, is session/settings.py's business.  A name with a dot that is
 not known is a customized option (manual, 20.16): any text, default empty.  Source: manual, chapter 20.
 """
 

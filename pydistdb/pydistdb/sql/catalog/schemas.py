@@ -130,7 +130,7 @@ async def drop_database(ddl: DdlContext, statement: DropDatabase) -> str:
 
 
 async def _refuse_other_sessions(ddl: DdlContext, statement: DropDatabase) -> None:
-    """Every node answers with the number of its sessions in the database (session_environment.py)."""
+    """Every node answers with the number of its sessions in the database (session/environment.py)."""
     database, scheduler = ddl.store.database, ddl.store.scheduler
     name = statement.name.encode()
     if statement.force:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from pydistdb.sql.session_statements import decode_text
+from pydistdb.sql.session.statements import decode_text
 from pydistdb.sql.types import known, registry
 from pydistdb.sql.types.base import EvalContext, SqlType
 

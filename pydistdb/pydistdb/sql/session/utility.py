@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydistdb.sql import bind, session_copy, session_explain
+from pydistdb.sql import bind
 from pydistdb.sql import statements as st
 from pydistdb.sql.api import Sink
 from pydistdb.sql.catalog import ddl as schema
@@ -24,12 +24,13 @@ from pydistdb.sql.errors import (
 from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.plan_cache import CachedPlan
-from pydistdb.sql.session_execute import Execution
-from pydistdb.sql.session_fields import check_same_columns
+from pydistdb.sql.session import copy, explain
+from pydistdb.sql.session.execute import Execution
+from pydistdb.sql.session.fields import check_same_columns
 from pydistdb.sql.settings import SETTINGS, find, join_identifiers
 
 if TYPE_CHECKING:
-    from pydistdb.sql.session import ClientSession
+    from pydistdb.sql.session.session import ClientSession
 
 _NOTICE_LEVELS = ("debug5", "debug4", "debug3", "debug2", "debug1", "log", "info", "notice", "warning", "error")
 _LISTS = frozenset({"search_path", "datestyle", "temp_tablespaces"})
@@ -49,7 +50,7 @@ async def run(session: ClientSession, plan: CachedPlan, utility: st.Utility, sin
         case st.Discard():
             return await _discard(session, utility)
         case st.Explain():
-            return await session_explain.run(session, plan, utility, sink, simple=simple)
+            return await explain.run(session, plan, utility, sink, simple=simple)
         case st.Prepare():
             return await _prepare(session, utility)
         case st.Execute():
@@ -57,7 +58,7 @@ async def run(session: ClientSession, plan: CachedPlan, utility: st.Utility, sin
         case st.Deallocate():
             return _deallocate(session, utility)
         case st.Copy():
-            return await session_copy.run(session, utility, sink)
+            return await copy.run(session, utility, sink)
         case st.LockTable():
             return await _lock_table(session, utility)
         case st.Checkpoint():

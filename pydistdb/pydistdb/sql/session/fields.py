@@ -11,7 +11,7 @@ from pydistdb.sql.tree import BoundStatement, ColumnRef, Project, Rel, Scan
 from pydistdb.sql.types import known
 
 if TYPE_CHECKING:
-    from pydistdb.sql.session_base import SessionBase
+    from pydistdb.sql.session.base import SessionBase
 
 MAX_ORIGIN_DEPTH = 100
 

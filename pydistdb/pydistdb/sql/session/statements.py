@@ -8,7 +8,7 @@ from typing import Any
 from pydistdb.sql.errors import DatabaseError, InvalidCursorName, InvalidStatementName, ProgramLimitExceeded
 from pydistdb.sql.errors import ProtocolViolation as Violation
 from pydistdb.sql.plan_cache import CachedPlan
-from pydistdb.sql.session_execute import Execution
+from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.statements import Copy
 from pydistdb.sql.types import known, registry
 from pydistdb.sql.types.base import EvalContext

@@ -2,12 +2,12 @@
 
 Theory of operation
 -------------------
-``ClientSession`` implements ``sql.api.Session``.  It turns texts into plans (session_plans.py, through the shared
-plan cache), runs them (session_execute.py), keeps transaction blocks (session_transaction.py), settings
-(session_settings.py), prepared statements and portals (session_statements.py), and hands everything that is neither a
-query nor a change of rows to session_utility.py and session_copy.py.
+``ClientSession`` implements ``sql.api.Session``.  It turns texts into plans (plans.py, through the shared
+plan cache), runs them (execute.py), keeps transaction blocks (transaction.py), settings
+(settings.py), prepared statements and portals (statements.py), and hands everything that is neither a
+query nor a change of rows to utility.py and copy.py.
 
-The life of ``SELECT … WHERE id = 7`` on the hot path (session_fast.py): ``try_simple_query`` finds the plan by the text's
+The life of ``SELECT … WHERE id = 7`` on the hot path (fast.py): ``try_simple_query`` finds the plan by the text's
 normalised form and asks the compiled query for the row; nothing waits, no coroutine is made.
 """
 
@@ -19,15 +19,16 @@ from typing import Any
 from pydistdb_storage.errors import StorageError
 
 from pydistdb.kv.api import KVError
-from pydistdb.sql import bind, session_utility
+from pydistdb.sql import bind
 from pydistdb.sql.api import Sink
 from pydistdb.sql.errors import DatabaseError, InFailedTransaction, InvalidSyntax
 from pydistdb.sql.plan_cache import CachedPlan
-from pydistdb.sql.session_environment import now_us
-from pydistdb.sql.session_execute import Execution
-from pydistdb.sql.session_fast import FastSession
-from pydistdb.sql.session_fields import check_same_columns
-from pydistdb.sql.session_statements import SessionPortal, SessionStatement, read_parameters, result_formats
+from pydistdb.sql.session import utility as utilities
+from pydistdb.sql.session.environment import now_us
+from pydistdb.sql.session.execute import Execution
+from pydistdb.sql.session.fast import FastSession
+from pydistdb.sql.session.fields import check_same_columns
+from pydistdb.sql.session.statements import SessionPortal, SessionStatement, read_parameters, result_formats
 from pydistdb.sql.statements import Commit, Rollback, Savepoint, Utility
 
 FAILED_MESSAGE = "current transaction is aborted, commands ignored until end of transaction block"
@@ -38,7 +39,7 @@ class ClientSession(FastSession):
 
     def set_config(self, name: str, value: str, local: bool) -> str:
         """set_config(): SET as a function."""
-        return session_utility.assign(self, name, value, local=local)
+        return utilities.assign(self, name, value, local=local)
 
     # ------------------------------------------------------------------------------------------ simple protocol
 
@@ -83,7 +84,7 @@ class ClientSession(FastSession):
         self.check_failed(plan)
         block = self.transaction
         if plan.utility is not None:
-            tag = await session_utility.run(self, plan, plan.utility, sink, simple=True)
+            tag = await utilities.run(self, plan, plan.utility, sink, simple=True)
             if last and not block.explicit:
                 await block.commit()
             sink.complete(tag)
@@ -211,7 +212,7 @@ class ClientSession(FastSession):
             block.begin_implicit()
         if plan.utility is not None:
             portal.done = True
-            tag = await session_utility.run(self, plan, plan.utility, sink, simple=False)
+            tag = await utilities.run(self, plan, plan.utility, sink, simple=False)
             if alone and not block.explicit:
                 await block.commit()
             sink.complete(tag)

@@ -28,11 +28,11 @@ from pydistdb.sql.api import Sink
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.kv_errors import database_error
 from pydistdb.sql.plan_cache import CachedPlan
-from pydistdb.sql.session_fields import check_same_columns
+from pydistdb.sql.session.fields import check_same_columns
 from pydistdb.tasks import sleep
 
 if TYPE_CHECKING:
-    from pydistdb.sql.session_base import SessionBase
+    from pydistdb.sql.session.base import SessionBase
 
 Row = tuple[Any, ...]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Any, NamedTuple
 
-from pydistdb.sql.copy import BINARY_SIGNATURE, bad_format
+from pydistdb.sql.copy.formats import BINARY_SIGNATURE, bad_format
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType

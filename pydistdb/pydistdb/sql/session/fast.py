@@ -13,10 +13,10 @@ from pydistdb.kv.api import Isolation, KVError, MustWait
 from pydistdb.sql.api import Sink
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.plan_cache import CachedPlan
-from pydistdb.sql.session_base import SessionBase
-from pydistdb.sql.session_environment import now_us
-from pydistdb.sql.session_execute import Row
-from pydistdb.sql.session_statements import SessionPortal, read_parameters, result_formats
+from pydistdb.sql.session.base import SessionBase
+from pydistdb.sql.session.environment import now_us
+from pydistdb.sql.session.execute import Row
+from pydistdb.sql.session.statements import SessionPortal, read_parameters, result_formats
 
 
 class FastSession(SessionBase):

@@ -15,10 +15,10 @@ from pydistdb.sql.api import Sink
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidParameterValue
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.plan_cache import CachedPlan
-from pydistdb.sql.session_execute import Execution
+from pydistdb.sql.session.execute import Execution
 
 if TYPE_CHECKING:
-    from pydistdb.sql.session import ClientSession
+    from pydistdb.sql.session.session import ClientSession
 
 
 async def run(session: ClientSession, plan: CachedPlan, utility: st.Explain, sink: Sink, *, simple: bool) -> str:

@@ -1,4 +1,4 @@
-"""COPY FROM STDIN and COPY TO STDOUT: between the client's bytes (copy.py, copy_reader.py) and the executor.
+"""COPY FROM STDIN and COPY TO STDOUT: between the client's bytes (sql/copy) and the executor.
 
 Theory of operation
 -------------------
@@ -22,13 +22,13 @@ from pydistdb_storage.errors import StorageError
 
 from pydistdb.kv.api import KVError, MustWait
 from pydistdb.sql import bind
-from pydistdb.sql import copy as formats
 from pydistdb.sql.api import Sink
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.view import VirtualTable
-from pydistdb.sql.copy import CopyOptions
-from pydistdb.sql.copy_binary import Batch, CopyColumn
-from pydistdb.sql.copy_reader import copy_reader
+from pydistdb.sql.copy import formats
+from pydistdb.sql.copy.binary import Batch, CopyColumn
+from pydistdb.sql.copy.formats import CopyOptions
+from pydistdb.sql.copy.reader import copy_reader
 from pydistdb.sql.errors import (
     CheckViolation,
     DatabaseError,
@@ -46,14 +46,14 @@ from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.numbers import wait_for
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.violations import key_text
-from pydistdb.sql.session_execute import Execution
+from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.statements import Copy, Name
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
 from pydistdb.tasks import pause
 
 if TYPE_CHECKING:
-    from pydistdb.sql.session import ClientSession
+    from pydistdb.sql.session.session import ClientSession
 
 INSERT_ROWS = 1_000
 PAUSE_NS = 4_000_000

@@ -18,12 +18,12 @@ from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import compile_plan
 from pydistdb.sql.plan import plan as make_plan
 from pydistdb.sql.plan_cache import MAX_CACHED_TEXT_BYTES, CachedPlan
-from pydistdb.sql.session_fields import fields_of, utility_fields
+from pydistdb.sql.session.fields import fields_of, utility_fields
 from pydistdb.sql.statements import Execute, Utility
 from pydistdb.sql.tree import BoundStatement
 
 if TYPE_CHECKING:
-    from pydistdb.sql.session_base import SessionBase
+    from pydistdb.sql.session.base import SessionBase
 
 Parameters = Sequence[Any]
 

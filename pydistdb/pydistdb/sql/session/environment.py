@@ -14,7 +14,7 @@ from pydistdb.sql.plan_cache import PlanCache
 from pydistdb.tasks import Scheduler
 
 if TYPE_CHECKING:
-    from pydistdb.sql.session_base import SessionBase
+    from pydistdb.sql.session.base import SessionBase
 
 POSTGRES_EPOCH_US = 946_684_800_000_000
 """2000-01-01 in microseconds since 1970: the zero of timestamps."""

@@ -2,7 +2,7 @@
 
 ``CopyOptions.of`` checks the options as Postgres does, with its messages; ``row_writer`` gives a function from a
 batch of rows to one bytes object per row (clients such as psycopg expect a row per message).  Reading is
-copy_reader.py's business.
+reader.py's business.
 
 Example: ``row_writer(CopyOptions.of({}, is_from=False), (INT4, TEXT), context)([(1, "a\\tb"), (2, None)])`` gives
 ``[b"1\\ta\\\\tb\\n", b"2\\t\\\\N\\n"]``.

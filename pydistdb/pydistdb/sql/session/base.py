@@ -8,12 +8,12 @@ from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.plan_cache import CachedPlan
-from pydistdb.sql.session_environment import Environment, now_us
-from pydistdb.sql.session_execute import explain
-from pydistdb.sql.session_plans import SessionPlans
-from pydistdb.sql.session_settings import SessionSettings
-from pydistdb.sql.session_statements import StatementStore
-from pydistdb.sql.session_transaction import SessionTransaction
+from pydistdb.sql.session.environment import Environment, now_us
+from pydistdb.sql.session.execute import explain
+from pydistdb.sql.session.plans import SessionPlans
+from pydistdb.sql.session.settings import SessionSettings
+from pydistdb.sql.session.statements import StatementStore
+from pydistdb.sql.session.transaction import SessionTransaction
 from pydistdb.sql.settings import Setting, milliseconds, split_identifiers
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.tasks import sleep

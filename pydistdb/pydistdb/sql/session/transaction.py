@@ -34,8 +34,8 @@ from pydistdb.sql.errors import (
     ProgramLimitExceeded,
     ReadOnlyTransaction,
 )
-from pydistdb.sql.session_environment import Environment
-from pydistdb.sql.session_settings import SessionSettings
+from pydistdb.sql.session.environment import Environment
+from pydistdb.sql.session.settings import SessionSettings
 
 MAX_SAVEPOINTS = 1_000
 

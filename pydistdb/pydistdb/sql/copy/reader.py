@@ -22,11 +22,11 @@ import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from pydistdb.sql.copy import CopyOptions, bad_format
-from pydistdb.sql.copy_binary import MAX_LINE_BYTES, Batch, BinaryReader, CopyColumn, Row
-from pydistdb.sql.copy_convert import Column, fast_converter, slow_converter, unescape
+from pydistdb.sql.copy.binary import MAX_LINE_BYTES, Batch, BinaryReader, CopyColumn, Row
+from pydistdb.sql.copy.convert import Column, fast_converter, slow_converter, unescape
+from pydistdb.sql.copy.formats import CopyOptions, bad_format
 from pydistdb.sql.errors import DatabaseError, ProgramLimitExceeded
-from pydistdb.sql.session_statements import decode_text
+from pydistdb.sql.session.statements import decode_text
 from pydistdb.sql.types.base import EvalContext
 
 MAX_SHOWN_CHARACTERS = 100
