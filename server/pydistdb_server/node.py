@@ -172,6 +172,7 @@ class Node:
     def _serve_clients(self) -> None:
         config = self.config
         self.environment = Environment(self.gateway, self.loop, self.catalog)
+        self.environment.sweeper.start()
         self.clients = ClientRegistry(self.node_identity.node_id, self._open_session, config.max_connections)
         self.environment.cancel_backend = self.clients.cancel_backend
         self.environment.terminate_backend = self.clients.terminate_backend
@@ -233,6 +234,7 @@ class Node:
                 client.shut_down()
         await self._until(lambda: not clients.clients, DRAIN_SECONDS, self._shut_idle_clients)
         clients.shut_down()
+        self.environment.sweeper.stop()
         self.catalog.stop()
         if len(self.store.live_nodes()) > 1:
             self.store.drain()

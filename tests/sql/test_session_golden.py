@@ -1,6 +1,7 @@
 """Sessions by golden script: ``sql TEXT`` runs a string as the simple protocol does; ``b.sql`` does so in session b.
 
 ``copy TEXT | DATA`` runs a COPY FROM STDIN with DATA, in which backslash escapes of Python are understood.
+``b.close`` ends session b.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ class Script:
         client = self.clients.get(client_name)
         if client is None:
             client = self.clients[client_name] = self.server.connect()
+        if name == "close":
+            self.server.scheduler.run(self.clients.pop(client_name).session.close())
+            return ""
         if name == "status":
             return client.session.transaction_status.decode()
         text, _, data = command.text.partition(" | ")

@@ -229,6 +229,15 @@ class ShardBy:
 
 
 @dataclass(frozen=True, slots=True)
+class LikeClause:
+    """LIKE in CREATE TABLE; ``position``: how many of the statement's own columns stand before it."""
+
+    source: Name
+    options: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class CreateTable(Utility):
     name: Name
     columns: tuple[ColumnSpec, ...]
@@ -236,8 +245,11 @@ class CreateTable(Utility):
     if_not_exists: bool = False
     temporary: bool = False
     shard_by: ShardBy | None = None
-    like: tuple[tuple[Name, int], ...] = ()
+    like: tuple[LikeClause, ...] = ()
     options: dict[str, str] = field(default_factory=dict)
+    on_commit: str = ""
+    """Of a temporary table: 'delete', 'drop' or '' (nothing)."""
+    unlogged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +260,9 @@ class CreateTableAs(Utility):
     with_data: bool = True
     if_not_exists: bool = False
     temporary: bool = False
+    on_commit: str = ""
+    unlogged: bool = False
+    options: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.bind.naming import constant_value, name_of, strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
 from pydistdb.sql.bind.typenames import COLLATABLE, resolve_type, serial_kind
-from pydistdb.sql.errors import DatatypeMismatch, FeatureNotSupported, InvalidSyntax
+from pydistdb.sql.errors import DatatypeMismatch, FeatureNotSupported, InvalidSyntax, InvalidTableDefinition
 from pydistdb.sql.statements import ColumnSpec, ConstraintSpec, ForeignKeySpec
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
@@ -171,7 +171,7 @@ def _check_identity_options(part: Node, position: int | None) -> None:
             )
 
 
-def _options(elements: list[Node]) -> dict[str, str]:
+def storage_options(elements: list[Node]) -> dict[str, str]:
     return {
         element["DefElem"]["defname"]: str(constant_value(element["DefElem"].get("arg", {}))) for element in elements
     }
@@ -179,15 +179,13 @@ def _options(elements: list[Node]) -> dict[str, str]:
 
 def create_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
     """CREATE TABLE."""
-    if node.get("oncommit", "ONCOMMIT_NOOP") not in ("ONCOMMIT_NOOP", "ONCOMMIT_PRESERVE_ROWS"):
-        return statements.Unsupported("CREATE TABLE … ON COMMIT")
     for clause, what in (("partspec", "PARTITION BY"), ("inhRelations", "INHERITS"), ("ofTypename", "OF type")):
         if clause in node:
             return statements.Unsupported("CREATE TABLE … " + what)
     definitions = _Definitions(parsed)
     columns: list[ColumnSpec] = []
     constraints: list[ConstraintSpec] = []
-    like: list[tuple[statements.Name, int]] = []
+    like: list[statements.LikeClause] = []
     for wrapper in node.get("tableElts", []):
         for kind, element in wrapper.items():
             if kind == "ColumnDef":
@@ -195,7 +193,8 @@ def create_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
             elif kind == "Constraint":
                 constraints.append(definitions.constraint(element))
             else:
-                like.append((name_of(element["relation"], parsed), element.get("options", 0)))
+                source = name_of(element["relation"], parsed)
+                like.append(statements.LikeClause(source, element.get("options", 0), len(columns)))
     relation = node["relation"]
     return statements.CreateTable(
         name_of(relation, parsed),
@@ -205,8 +204,23 @@ def create_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
         relation["relpersistence"] == "t",
         parsed.shard_by,
         tuple(like),
-        _options(node.get("options", [])),
+        storage_options(node.get("options", [])),
+        on_commit_action(node, relation["relpersistence"]),
+        relation["relpersistence"] == "u",
     )
+
+
+_ON_COMMIT = {"ONCOMMIT_DELETE_ROWS": "delete", "ONCOMMIT_DROP": "drop", "ONCOMMIT_PRESERVE_ROWS": ""}
+
+
+def on_commit_action(node: Node, persistence: str) -> str:
+    """ON COMMIT of CREATE TABLE and CREATE TABLE AS."""
+    action = node.get("onCommit", node.get("oncommit", "ONCOMMIT_NOOP"))
+    if action not in _ON_COMMIT:
+        return ""
+    if persistence != "t":
+        raise InvalidTableDefinition("ON COMMIT can only be used on temporary tables")
+    return _ON_COMMIT[action]
 
 
 # ------------------------------------------------------------------------------------------------ ALTER

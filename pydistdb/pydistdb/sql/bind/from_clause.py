@@ -111,6 +111,10 @@ def find_relation(b: Binder, node: Node) -> Relation:
         label = f"{schema}.{name}" if schema else name
         position = b.position(node.get("location", -1))
         raise UndefinedTable(f'relation "{label}" does not exist', position=position)
+    if schema is not None and isinstance(found, Table) and found.persistence == "t":
+        own = b.catalog.schema_named("pg_temp")
+        if own is None or own.oid != found.schema:
+            raise FeatureNotSupported("cannot access temporary tables of other sessions")
     return found
 
 

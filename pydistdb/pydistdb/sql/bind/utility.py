@@ -13,7 +13,15 @@ from typing import Any
 
 from pydistdb.sql import statements
 from pydistdb.sql.bind.cutting import Tokens
-from pydistdb.sql.bind.definitions import alter_table, create_index, create_table, move_schema, rename
+from pydistdb.sql.bind.definitions import (
+    alter_table,
+    create_index,
+    create_table,
+    move_schema,
+    on_commit_action,
+    rename,
+    storage_options,
+)
 from pydistdb.sql.bind.naming import constant_value, name_of, name_of_parts, strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
 from pydistdb.sql.bind.typenames import resolve_type
@@ -303,6 +311,9 @@ def _create_table_as(parsed: ParsedStatement, node: Node) -> statements.Utility:
         not into.get("skipData", False),
         node.get("if_not_exists", False),
         into["rel"]["relpersistence"] == "t",
+        on_commit_action(into, into["rel"]["relpersistence"]),
+        into["rel"]["relpersistence"] == "u",
+        storage_options(into.get("options", [])),
     )
 
 
@@ -317,7 +328,11 @@ def _select_into(parsed: ParsedStatement, node: Node) -> statements.Utility:
         last += 2
     query = parsed.text[: tokens.starts[first]] + parsed.text[tokens.ends[last - 1] :]
     return statements.CreateTableAs(
-        name_of(into["rel"], parsed), (), query.strip(), temporary=into["rel"]["relpersistence"] == "t"
+        name_of(into["rel"], parsed),
+        (),
+        query.strip(),
+        temporary=into["rel"]["relpersistence"] == "t",
+        unlogged=into["rel"]["relpersistence"] == "u",
     )
 
 

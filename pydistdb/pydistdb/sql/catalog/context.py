@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import Transaction
 from pydistdb.sql.catalog import keys
@@ -24,7 +25,10 @@ from pydistdb.sql.errors import (
 from pydistdb.sql.statements import Name
 from pydistdb.sql.types.base import EvalContext
 
-_KIND_NAMES = {"r": "table", "v": "view", "S": "sequence", "i": "index"}
+if TYPE_CHECKING:
+    from pydistdb.sql.catalog.temporary import TemporaryObjects
+
+_KIND_NAMES = {"r": "table", "v": "view", "m": "materialized view", "S": "sequence", "i": "index"}
 _SYSTEM_OIDS = frozenset(schema.oid for schema in SYSTEM_SCHEMAS)
 
 
@@ -42,6 +46,8 @@ class DdlContext:
     context: EvalContext
     notice: Callable[..., None] = _ignore
     in_transaction_block: bool = False
+    temporary: TemporaryObjects | None = None
+    """The session's temporary schema; None where there is no session."""
     _view: StateView | None = field(default=None)
 
     @property
@@ -63,9 +69,14 @@ class DdlContext:
                 self.search_path,
                 overlaid=self.ddl.overlay.is_open,
                 numbers=self.store.sequences,
+                temporary_schema=self.temporary.schema_name if self.temporary is not None else "",
             )
             self.context.catalog = self._view
         return self._view
+
+    def forget_view(self) -> None:
+        """The next look at the catalog takes the session's new temporary schema into account."""
+        self._view = None
 
     @property
     def database_oid(self) -> int:

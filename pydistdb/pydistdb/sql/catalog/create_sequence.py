@@ -21,9 +21,9 @@ from pydistdb.sql.catalog.sequence_numbers import (
     forget_blocks,
     new_sequence,
 )
+from pydistdb.sql.catalog.temporary import is_temporary, place
 from pydistdb.sql.errors import (
     DatabaseError,
-    FeatureNotSupported,
     InvalidParameterValue,
     UndefinedColumn,
 )
@@ -34,15 +34,15 @@ Options = tuple[tuple[str, int | str | bool | None], ...]
 
 
 async def create_sequence(ddl: DdlContext, statement: CreateSequence) -> str:
-    if statement.temporary:
-        raise FeatureNotSupported("temporary sequences are not supported")
     await ddl.ddl.open()
-    schema = ddl.target_schema(statement.name)
+    schema = await place(ddl, statement.name, statement.temporary)
     if already_exists(ddl, schema, statement.name, statement.if_not_exists):
         return "CREATE SEQUENCE"
     definition = apply_options(ddl, None, statement.options)
     oid = await ddl.store.allocate_oids()
     sequence = new_sequence(oid, clip(statement.name.name), schema.oid, ddl.database_oid, definition)
+    if is_temporary(schema):
+        sequence = replace(sequence, persistence="t")
     for garbage in table_garbage(sequence):
         ddl.ddl.made_storage(garbage, sequence.storage_id)
     ddl.put_table(sequence)

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
-from pydistdb.sql.catalog import constraints, expressions, sequences, sharding
+from pydistdb.sql.catalog import constraints, expressions, sequences, sharding, temporary
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Index, IndexColumn, Schema, Table
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.options import check_storage_options
+from pydistdb.sql.catalog.table_like import copy_the_rest, likeness
 from pydistdb.sql.errors import (
     DatabaseError,
     DuplicateColumn,
@@ -30,24 +31,36 @@ from pydistdb.sql.types import registry
 MOST_COLUMNS = 1_600
 SYSTEM_COLUMNS = frozenset({"tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"})
 COLLATIONS = frozenset({"default", "C", "POSIX", "ucs_basic", "pg_catalog.default", "pg_catalog.C", "pg_catalog.POSIX"})
-LIKE_DEFAULTS, LIKE_INDEXES = 1 << 3, 1 << 6
-"""Bits of TableLikeOption, as the parser counts them."""
 
 
 async def create_table(ddl: DdlContext, statement: CreateTable) -> str:
-    if statement.temporary:
-        raise FeatureNotSupported("temporary tables are not supported")
     check_storage_options(statement.options)
     await ddl.ddl.open()
-    schema = ddl.target_schema(statement.name)
+    schema = await temporary.place(ddl, statement.name, statement.temporary)
+    check_on_commit(schema, statement.on_commit)
     if already_exists(ddl, schema, statement.name, statement.if_not_exists):
         return "CREATE TABLE"
-    specs = [*statement.columns, *like_columns(ddl, statement)]
+    like = likeness(ddl, statement)
+    specs = like.columns
     table = await new_table(ddl, schema, statement.name.name, specs)
+    table = replace(
+        table,
+        on_commit=statement.on_commit,
+        persistence="u" if statement.unlogged and table.persistence == "p" else table.persistence,
+    )
+    temporary.note_commit_action(ddl, table)
     if statement.shard_by is not None:
+        if table.persistence == "t":
+            raise FeatureNotSupported("temporary tables cannot be sharded by hash")
         table = await sharding.shard(ddl, table, statement.shard_by)
-    await add_constraints(ddl, table, specs, statement.constraints)
+    table = await add_constraints(ddl, table, specs, [*like.constraints, *statement.constraints])
+    await copy_the_rest(ddl, table, like)
     return "CREATE TABLE"
+
+
+def check_on_commit(schema: Schema, on_commit: str) -> None:
+    if on_commit and not temporary.is_temporary(schema):
+        raise InvalidTableDefinition("ON COMMIT can only be used on temporary tables")
 
 
 def already_exists(ddl: DdlContext, schema: Schema, name: Name, if_not_exists: bool) -> bool:
@@ -84,6 +97,7 @@ async def new_table(ddl: DdlContext, schema: Schema, name: str, specs: Sequence[
         storage_id=first_oid,
         kind=kind,
         row_type_oid=first_oid + 1,
+        persistence="t" if temporary.is_temporary(schema) else "p",
     )
     return table
 
@@ -132,13 +146,31 @@ async def add_constraints(
 async def put_foreign_key(ddl: DdlContext, table: Table, spec: ConstraintSpec, columns: Sequence[str]) -> Table:
     """Add a foreign key to a table of the overlay; the referenced table is locked and changed as well."""
     assert spec.foreign is not None
-    if ddl.find(spec.foreign.referenced, "rv") is not None:
+    target = ddl.find(spec.foreign.referenced, "rv")
+    if target is not None:
+        _check_persistence(table, target)
         await ddl.locked_table(spec.foreign.referenced, "rv")
     table, referenced = await constraints.add_foreign_key(ddl, table, spec, columns)
     if referenced.oid != table.oid:
         ddl.put_table(replace(referenced, version=referenced.version))
     ddl.put_table(table)
     return table
+
+
+_MAY_REFER_TO = {
+    "p": ("p", "permanent tables"),
+    "u": ("pu", "permanent or unlogged tables"),
+    "t": ("t", "temporary tables"),
+}
+_PERSISTENCE_WORDS = {"p": "permanent", "u": "unlogged", "t": "temporary"}
+
+
+def _check_persistence(table: Table, referenced: Table) -> None:
+    """A foreign key must not outlive what it refers to."""
+    allowed, words = _MAY_REFER_TO[table.persistence]
+    if referenced.kind == "r" and referenced.persistence not in allowed:
+        kind = _PERSISTENCE_WORDS[table.persistence]
+        raise InvalidTableDefinition(f"constraints on {kind} tables may reference only {words}")
 
 
 def all_constraints(
@@ -190,19 +222,3 @@ def check_generated(ddl: DdlContext, table: Table, column: Column) -> None:
                 f'cannot use generated column "{used.name}" in column generation expression',
                 detail="A generated column cannot reference another generated column.",
             )
-
-
-def like_columns(ddl: DdlContext, statement: CreateTable) -> list[ColumnSpec]:
-    """The columns that LIKE brings in, with their defaults if INCLUDING DEFAULTS."""
-    specs: list[ColumnSpec] = []
-    for name, options in statement.like:
-        source = ddl.table(name, "rv")
-        if options & LIKE_INDEXES or options & ~LIKE_DEFAULTS:
-            raise FeatureNotSupported("CREATE TABLE … LIKE supports only INCLUDING DEFAULTS")
-        for column in source.columns:
-            if column.dropped:
-                continue
-            default = column.default if options & LIKE_DEFAULTS and not column.generated else None
-            sql_type = registry.type_by_oid(column.type_oid).with_modifier(column.modifier)
-            specs.append(ColumnSpec(column.name, sql_type, column.not_null, default))
-    return specs

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from msgspec.structs import replace
+
+from pydistdb.sql.catalog import temporary
 from pydistdb.sql.catalog.backfill import copy_rows
 from pydistdb.sql.catalog.context import DdlContext
-from pydistdb.sql.catalog.create_table import already_exists, new_table
+from pydistdb.sql.catalog.create_table import already_exists, check_on_commit, new_table
 from pydistdb.sql.catalog.garbage import table_garbage
+from pydistdb.sql.catalog.options import check_storage_options
 from pydistdb.sql.catalog.queries import BoundQuery, bind_query, run_bound
-from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
+from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.statements import ColumnSpec, CreateTableAs
 from pydistdb.sql.types import registry
 
 
 async def create_table_as(ddl: DdlContext, statement: CreateTableAs) -> str:
-    if statement.temporary:
-        raise FeatureNotSupported("temporary tables are not supported")
+    check_storage_options(statement.options)
     await ddl.ddl.open()
-    schema = ddl.target_schema(statement.name)
+    schema = await temporary.place(ddl, statement.name, statement.temporary)
+    check_on_commit(schema, statement.on_commit)
     if already_exists(ddl, schema, statement.name, statement.if_not_exists):
         return "CREATE TABLE AS"
     query = bind_query(ddl, statement.query)
@@ -29,6 +33,9 @@ async def create_table_as(ddl: DdlContext, statement: CreateTableAs) -> str:
     types = [registry.TEXT if c.type.oid == registry.UNKNOWN.oid else c.type for c in query.columns]
     specs = [ColumnSpec(name, sql_type) for name, sql_type in zip(names, types, strict=True)]
     table = await new_table(ddl, schema, statement.name.name, specs)
+    persistence = "u" if statement.unlogged and table.persistence == "p" else table.persistence
+    table = replace(table, on_commit=statement.on_commit, persistence=persistence)
+    temporary.note_commit_action(ddl, table)
     for garbage in table_garbage(table):
         ddl.ddl.made_storage(garbage, table.storage_id)
     if not statement.with_data:

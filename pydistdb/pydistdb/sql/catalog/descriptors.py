@@ -97,6 +97,10 @@ class Table(msgspec.Struct, frozen=True, array_like=True):
     """A view's SELECT; a sequence's parameters."""
     depends_on: tuple[int, ...] = ()
     """oids of the relations that a view's query names."""
+    persistence: str = "p"
+    """p permanent, t temporary, u unlogged (pg_class.relpersistence; unlogged tables are stored as permanent ones)."""
+    on_commit: str = ""
+    """Of a temporary table: what a commit does; '' nothing, 'delete' its rows, 'drop' it."""
 
 
 class Schema(msgspec.Struct, frozen=True, array_like=True):
@@ -104,6 +108,8 @@ class Schema(msgspec.Struct, frozen=True, array_like=True):
     name: str
     database: int
     owner: int = 10
+    session: tuple[int, ...] = ()
+    """(node, process id) of the session whose temporary objects it holds; empty for a schema that stays."""
 
 
 class DatabaseDescriptor(msgspec.Struct, frozen=True, array_like=True):

@@ -161,6 +161,14 @@ def _collect_dependents(ddl: DdlContext, plan: _Plan) -> None:
                     todo.append(sequence)
 
 
+async def drop_tables(ddl: DdlContext, tables: Iterable[Table]) -> None:
+    """Drop relations and all that depends on them, without a word (the end of a session, ON COMMIT DROP)."""
+    plan = _Plan({table.oid: table for table in tables})
+    _collect_dependents(ddl, plan)
+    plan.dependents.clear()
+    await _carry_out(ddl, plan, True, [])
+
+
 def owned_sequences(ddl: DdlContext, table_oid: int, column: int | None = None) -> list[Table]:
     """The sequences owned by a table's columns (serial, identity)."""
     found = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence as SequenceOf
 
+from msgspec.structs import replace
+
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.garbage import table_garbage
@@ -36,6 +38,7 @@ async def owned_sequence(
         identity=identity,
     )
     sequence = new_sequence(oid, name, table.schema, table.database, definition)
+    sequence = replace(sequence, persistence=table.persistence)
     for garbage in table_garbage(sequence):
         ddl.ddl.made_storage(garbage, sequence.storage_id)
     return sequence

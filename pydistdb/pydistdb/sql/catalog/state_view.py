@@ -29,6 +29,7 @@ class StateView:
         "catalog_state",
         "numbers",
         "overlaid",
+        "temporary_schema",
         "version",
     )
 
@@ -40,6 +41,7 @@ class StateView:
         *,
         overlaid: bool = False,
         numbers: SequenceNumbers | None = None,
+        temporary_schema: str = "",
     ) -> None:
         self.catalog_state = catalog_state
         self.version = catalog_state.version
@@ -49,8 +51,14 @@ class StateView:
         self.numbers = numbers
         """Where ``nextval`` gets its numbers."""
         self._state: DatabaseState = catalog_state.databases_by_name[database]
+        self.temporary_schema = temporary_schema
+        """The name of the session's own temporary schema, which ``pg_temp`` stands for; empty while there is none."""
         self._creation_path = tuple(search_path)
         path = tuple(search_path) if "pg_catalog" in search_path else ("pg_catalog", *search_path)
+        if temporary_schema:
+            if "pg_temp" not in path:
+                path = ("pg_temp", *path)
+            path = tuple(temporary_schema if name == "pg_temp" else name for name in path)
         self._search_path = path
         named = self._state.schemas_by_name
         self._path_oids = tuple((named[name].oid, name) for name in dict.fromkeys(path) if name in named)
@@ -61,7 +69,7 @@ class StateView:
     def relation(self, name: str, schema: str | None = None) -> Relation | None:
         state = self._state
         if schema is not None:
-            found = state.schemas_by_name.get(schema)
+            found = self.schema_named(schema)
             if found is None:
                 return None
             return self._virtual.get((schema, name)) or state.relations.get((found.oid, name))
@@ -77,7 +85,7 @@ class StateView:
     def index_by_name(self, name: str, schema: str | None = None) -> tuple[Table, Index] | None:
         indexes = self._state.indexes
         if schema is not None:
-            found = self._state.schemas_by_name.get(schema)
+            found = self.schema_named(schema)
             return None if found is None else indexes.get((found.oid, name))
         for oid, _ in self._path_oids:
             index = indexes.get((oid, name))
@@ -86,7 +94,7 @@ class StateView:
         return None
 
     def schema_named(self, name: str) -> Schema | None:
-        return self._state.schemas_by_name.get(name)
+        return self._state.schemas_by_name.get(self.temporary_schema if name == "pg_temp" else name)
 
     def tables(self) -> Sequence[Table]:
         return list(self._state.tables.values())
@@ -147,10 +155,20 @@ class StateView:
     def creation_schema(self) -> Schema | None:
         """Where an unqualified CREATE puts its object: the first schema of the path that exists."""
         for name in self._creation_path:
-            schema = self._state.schemas_by_name.get(name)
+            schema = self.schema_named(name)
             if schema is not None:
                 return schema
         return None
+
+    @property
+    def creates_temporary(self) -> bool:
+        """Tell whether an unqualified CREATE makes a temporary object: pg_temp comes first in the search_path."""
+        for name in self._creation_path:
+            if name == "pg_temp":
+                return True
+            if name in self._state.schemas_by_name:
+                return False
+        return False
 
     def is_visible(self, schema_oid: int, name: str) -> bool:
         """Tell whether the relation would be found by its name alone."""

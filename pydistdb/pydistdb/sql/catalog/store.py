@@ -70,7 +70,7 @@ class CatalogStore:
         self.state = CatalogState.EMPTY
         self.gate = TableGate(database, scheduler, lambda: self.state, self.refresh)
         self.sequences = SequenceNumbers(database)
-        self._views: dict[tuple[str, tuple[str, ...]], StateView] = {}
+        self._views: dict[tuple[str, tuple[str, ...], str], StateView] = {}
         self._lease_until_ns = 0
         self._refreshing: Completion[None] | None = None
         self._free_oids: list[int] = []
@@ -106,21 +106,32 @@ class CatalogStore:
         return self.state.version
 
     def view(
-        self, database_name: str, search_path: Sequence[str], transaction_overlay: Overlay | None = None
+        self,
+        database_name: str,
+        search_path: Sequence[str],
+        transaction_overlay: Overlay | None = None,
+        temporary_schema: str = "",
     ) -> StateView:
         """The catalog as a session sees it, with the session's own uncommitted DDL if it has any."""
         if transaction_overlay is not None and transaction_overlay.is_open:
             return StateView(
-                transaction_overlay.state, database_name, search_path, overlaid=True, numbers=self.sequences
+                transaction_overlay.state,
+                database_name,
+                search_path,
+                overlaid=True,
+                numbers=self.sequences,
+                temporary_schema=temporary_schema,
             )
         path = tuple(search_path)
-        view = self._views.get((database_name, path))
+        view = self._views.get((database_name, path, temporary_schema))
         if view is None:
             if database_name not in self.state.databases_by_name:
                 raise InvalidCatalogName(f'database "{database_name}" does not exist')
             if len(self._views) >= MOST_VIEWS:
                 self._views.clear()
-            view = self._views[database_name, path] = StateView(self.state, database_name, path, numbers=self.sequences)
+            view = self._views[database_name, path, temporary_schema] = StateView(
+                self.state, database_name, path, numbers=self.sequences, temporary_schema=temporary_schema
+            )
         return view
 
     # ------------------------------------------------------------------------------------------ freshness

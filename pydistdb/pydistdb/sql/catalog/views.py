@@ -23,12 +23,12 @@ from pydistdb.sql.catalog.dependencies import quoted
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.queries import bind_query
+from pydistdb.sql.catalog.temporary import has_temporary, place
 from pydistdb.sql.catalog.view import CatalogView, Relation
 from pydistdb.sql.errors import (
     DatabaseError,
     DuplicateColumn,
     DuplicateTable,
-    FeatureNotSupported,
     InvalidTableDefinition,
 )
 from pydistdb.sql.statements import ColumnSpec, CreateView
@@ -59,10 +59,15 @@ class RecordingView:
 
 
 async def create_view(ddl: DdlContext, statement: CreateView) -> str:
-    if statement.temporary:
-        raise FeatureNotSupported("temporary views are not supported")
     await ddl.ddl.open()
-    schema = ddl.target_schema(statement.name)
+    recording = RecordingView(ddl.view)
+    query = bind_query(ddl, statement.query, recording)
+    is_temporary = statement.temporary
+    if not is_temporary and has_temporary(ddl, recording.tables_found()):
+        is_temporary = statement.name.schema is None
+        if is_temporary and not ddl.view.creates_temporary:
+            ddl.tell(f'view "{statement.name.name}" will be a temporary view')
+    schema = await place(ddl, statement.name, is_temporary)
     name = clip(statement.name.name)
     old = None
     if ddl.view.is_name_taken(schema.oid, name):
@@ -71,8 +76,6 @@ async def create_view(ddl: DdlContext, statement: CreateView) -> str:
             raise DuplicateTable(f'relation "{name}" already exists')
         if old.kind != "v":
             raise ddl.wrong_kind(statement.name, "v")
-    recording = RecordingView(ddl.view)
-    query = bind_query(ddl, statement.query, recording)
     names = _column_names(query.columns, statement.columns)
     definition = stable_text(ddl, statement.query, recording, query.columns)
     specs = [ColumnSpec(n, _storable(column)) for n, column in zip(names, query.columns, strict=True)]

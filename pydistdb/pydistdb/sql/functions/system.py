@@ -50,8 +50,10 @@ def _schemas(context: EvalContext, implicit: bool) -> list[str]:
     if implicit:
         return path
     named = context.settings.get("search_path", "")
-    # pg_catalog is searched first even when the setting does not name it; then it is implicit.
-    return [name for name in path if name != "pg_catalog" or "pg_catalog" in named]
+    # pg_catalog and pg_temp are searched first even when the setting does not name them; then they are implicit.
+    own = getattr(catalog, "temporary_schema", "")
+    implied = {"pg_catalog": "pg_catalog", own: "pg_temp"} if own else {"pg_catalog": "pg_catalog"}
+    return [name for name in path if name not in implied or implied[name] in named]
 
 
 @implements("current_schema()", context=True)

@@ -102,6 +102,7 @@ def _table_row(view: StateView, table: Table) -> RowDict:
         relhasindex=bool(table_indexes(table)),
         relchecks=len(table.checks),
         relhastriggers=bool(table.foreign_keys or table.referenced_by),
+        relpersistence=table.persistence,
     )
 
 
@@ -115,6 +116,7 @@ def _index_row(view: StateView, table: Table, index: Index) -> RowDict:
         len(index.columns),
         relam=BTREE_OID,
         relfilenode=index.oid,
+        relpersistence=table.persistence,
         reltuples=0.0 if statistics is None else single(statistics.rows),
         relpages=1,
     )

@@ -278,12 +278,15 @@ def pg_is_in_recovery(context: EvalContext) -> bool:
 
 @provides("pg_my_temp_schema()")
 def pg_my_temp_schema(context: EvalContext) -> int:
-    return 0
+    schema = view_of(context).schema_named("pg_temp")
+    return 0 if schema is None else schema.oid
 
 
 @provides("pg_is_other_temp_schema(oid)")
 def pg_is_other_temp_schema(context: EvalContext, oid: int) -> bool:
-    return False
+    view = view_of(context)
+    schema = view.schema_by_oid(oid)
+    return schema is not None and bool(schema.session) and schema.name != view.temporary_schema
 
 
 @provides("pg_relation_is_publishable(regclass)")

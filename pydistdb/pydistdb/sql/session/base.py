@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from pydistdb.sql.catalog.state_view import StateView
+from pydistdb.sql.catalog.temporary import TemporaryObjects
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.plan_cache import CachedPlan
@@ -58,8 +59,9 @@ class SessionBase:
         self._report = report
         self._interrupt: DatabaseError | None = None
         self._view: StateView | None = None
+        self.temporary = TemporaryObjects(environment.database.node_id, process_id, self._temporary_schema_changed)
         self.settings = SessionSettings(startup, user, self._setting_changed)
-        self.transaction = SessionTransaction(environment, self.settings)
+        self.transaction = SessionTransaction(environment, self.settings, database_name, self.temporary)
         self.plans = SessionPlans(self)
         self.names = StatementStore()
         context = self.context
@@ -99,6 +101,10 @@ class SessionBase:
         self._view = None
         self.plans.environment_changed()
 
+    def _temporary_schema_changed(self) -> None:
+        self._view = None
+        self.plans.environment_changed()
+
     # ------------------------------------------------------------------------------------------ catalog
 
     def view(self) -> StateView:
@@ -109,7 +115,7 @@ class SessionBase:
         state = catalog.state if overlay is None else overlay.state
         view = self._view
         if view is None or view.catalog_state is not state:
-            view = self._view = catalog.view(self.database_name, self.search_path, overlay)
+            view = self._view = catalog.view(self.database_name, self.search_path, overlay, self.temporary.schema_name)
             self.context.catalog = view
         return view
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydistdb.kv.api import Database
 from pydistdb.sql.catalog.schemas import END_SESSIONS_TOPIC, SESSIONS_TOPIC
 from pydistdb.sql.catalog.store import CatalogStore
+from pydistdb.sql.catalog.temporary import Sweeper
 from pydistdb.sql.plan_cache import PlanCache
 from pydistdb.tasks import Scheduler
 
@@ -53,12 +54,18 @@ class Environment:
     started_us: int = field(default_factory=now_us)
     cancel_backend: Callable[[int], bool] = lambda process_id: False
     terminate_backend: Callable[[int], bool] = lambda process_id: False
+    sweeper: Sweeper = field(init=False)
     log_statement: Callable[[str, str, int], None] | None = None
     """Called with (user, text, duration in ns) of every statement if statements are to be logged."""
 
     def __post_init__(self) -> None:
         self.database.on_broadcast(SESSIONS_TOPIC, self._count_sessions)
         self.database.on_broadcast(END_SESSIONS_TOPIC, self._end_sessions)
+        self.sweeper = Sweeper(self.catalog, self._temporary_schemas)
+
+    def _temporary_schemas(self) -> list[tuple[str, str]]:
+        """The temporary schemas of this node's sessions, as (database, schema) names."""
+        return [(s.database_name, s.temporary.schema_name) for s in self.sessions.values() if s.temporary.schema_name]
 
     def _sessions_in(self, database_name: str) -> list[int]:
         return [number for number, session in self.sessions.items() if session.database_name == database_name]

@@ -44,6 +44,7 @@ class SessionPlans:
             session.database_name,
             session.user if "$user" in values["search_path"] else "",
             session.search_path,
+            session.temporary.schema_name,
             values["timezone"],
             values["datestyle"],
             values["intervalstyle"],

@@ -21,6 +21,7 @@ from pydistdb_storage.errors import StorageError
 from pydistdb.kv.api import KVError
 from pydistdb.sql import bind
 from pydistdb.sql.api import Sink
+from pydistdb.sql.catalog.temporary import drop_schemas
 from pydistdb.sql.errors import DatabaseError, InFailedTransaction, InvalidSyntax
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session import utility as utilities
@@ -279,6 +280,16 @@ class ClientSession(FastSession):
         await self._drop_portals()
         self.transaction.rollback()
         self.environment.sessions.pop(self.process_id, None)
+        self._drop_temporary_schema()
+
+    def _drop_temporary_schema(self) -> None:
+        """Temporary objects go with the session, in the background."""
+        environment = self.environment
+        database = environment.catalog.state.databases_by_name.get(self.database_name)
+        schema = None if database is None else database.schemas_by_name.get(self.temporary.schema_name)
+        if database is not None and schema is not None:
+            dropping = drop_schemas(environment.catalog, [(database.descriptor.oid, schema.oid)])
+            environment.scheduler.spawn(dropping, "drop temporary schema")
 
 
 def _ends_failed_block(utility: Utility | None) -> bool:

@@ -23,8 +23,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pydistdb.kv import api as kv
+from pydistdb.sql.catalog import temporary
+from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.drop import drop_tables
 from pydistdb.sql.catalog.overlay import OverlayMark
 from pydistdb.sql.catalog.state import CatalogState
+from pydistdb.sql.catalog.temporary import TemporaryObjects
 from pydistdb.sql.catalog.transaction import DdlTransaction
 from pydistdb.sql.errors import (
     ActiveTransaction,
@@ -36,6 +40,7 @@ from pydistdb.sql.errors import (
 )
 from pydistdb.sql.session.environment import Environment
 from pydistdb.sql.session.settings import SessionSettings
+from pydistdb.sql.types.base import EvalContext
 
 MAX_SAVEPOINTS = 1_000
 
@@ -56,9 +61,17 @@ class _Savepoint(NamedTuple):
 class SessionTransaction:
     """See the module's introduction."""
 
-    def __init__(self, environment: Environment, settings: SessionSettings) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        settings: SessionSettings,
+        database_name: str,
+        temporary_objects: TemporaryObjects,
+    ) -> None:
         self._environment = environment
         self._settings = settings
+        self._database_name = database_name
+        self._temporary = temporary_objects
         self.kv: kv.Transaction | None = None
         self.ddl: DdlTransaction | None = None
         self.explicit = False
@@ -192,6 +205,8 @@ class SessionTransaction:
             return
         self.is_committing = True
         try:
+            if self._temporary.has_commit_actions:
+                ddl = await self._temporary_tables_on_commit(transaction)
             if ddl is not None:
                 await ddl.prepare_commit()
             if transaction.has_writes:
@@ -211,6 +226,25 @@ class SessionTransaction:
             self._ended(committed=True)
         finally:
             self.is_committing = False
+
+    async def _temporary_tables_on_commit(self, transaction: kv.Transaction) -> DdlTransaction | None:
+        """Empty or drop the temporary tables that were made so, if the transaction wrote anything."""
+        ddl = self.ddl
+        if not transaction.has_writes and ddl is None:
+            return ddl
+        state = ddl.overlay.state if ddl is not None and ddl.overlay.is_open else self._environment.catalog.state
+        tables = temporary.tables_with_action(state, self._database_name, self._temporary.schema_name)
+        transaction.begin_statement(self.least_timestamp)
+        for table in tables:
+            if table.on_commit == "delete":
+                await temporary.delete_rows(transaction, table)
+        dropped = [table for table in tables if table.on_commit == "drop"]
+        if dropped:
+            ddl = self.open_ddl()
+            await ddl.open()
+            context = DdlContext(ddl, self._database_name, (), EvalContext(), temporary=self._temporary)
+            await drop_tables(context, dropped)
+        return ddl
 
     def rollback(self) -> None:
         """End the transaction without effects."""

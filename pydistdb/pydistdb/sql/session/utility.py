@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydistdb.sql import bind
 from pydistdb.sql import statements as st
 from pydistdb.sql.api import Sink
 from pydistdb.sql.catalog import ddl as schema
+from pydistdb.sql.catalog.temporary import drop_everything
 from pydistdb.sql.errors import (
     ActiveTransaction,
     DatabaseError,
@@ -273,9 +274,22 @@ async def _discard(session: ClientSession, utility: st.Discard) -> str:
             session.settings.reset_all()
         case "plans":
             session.environment.plans.clear()
-        case "sequences" | "temp" | "temporary":
+            await _discard_temporary(session)
+        case "temp" | "temporary":
+            await _discard_temporary(session)
+        case "sequences":
             pass
     return f"DISCARD {utility.what.upper()}"
+
+
+async def _discard_temporary(session: ClientSession) -> None:
+    """Drop the session's temporary objects; its schema stays."""
+    schema = session.view().schema_named("pg_temp")
+    if schema is None or not any(table.schema == schema.oid for table in session.view().tables()):
+        return
+    context = _ddl_context(session, lambda notice, severity="NOTICE": None)
+    await context.ddl.open()
+    await drop_everything(context, schema, keep_schema=True)
 
 
 # ---------------------------------------------------------------------------------------------- prepared statements
@@ -342,19 +356,25 @@ async def _schema(session: ClientSession, plan: CachedPlan, utility: st.Utility,
     """DDL, within the transaction."""
     block = session.transaction
     block.check_writable(plan.kind)
+    context = _ddl_context(session, lambda notice, severity="NOTICE": notify(session, sink, notice, severity))
+    tag = await schema.execute(utility, context)
+    block.statements += 1
+    return tag
+
+
+def _ddl_context(session: ClientSession, notice: Callable[..., None]) -> schema.DdlContext:
+    """What a schema change of this session works with."""
+    block = session.transaction
     ddl = block.open_ddl()
     ddl.lock_deadline_ns = session.lock_deadline_ns()
     ddl.check_interrupt = session.check_interrupt
-    transaction = block.open()
-    transaction.begin_statement(block.least_timestamp)
-    context = schema.DdlContext(
+    block.open().begin_statement(block.least_timestamp)
+    return schema.DdlContext(
         ddl,
         session.database_name,
         session.search_path,
         session.context,
-        lambda notice, severity="NOTICE": notify(session, sink, notice, severity),
+        notice,
         block.in_block,
+        session.temporary,
     )
-    tag = await schema.execute(utility, context)
-    block.statements += 1
-    return tag
