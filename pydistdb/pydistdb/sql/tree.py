@@ -295,14 +295,16 @@ class AggregateCall:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate(Rel):
-    """GROUP BY: output columns are the groups, then the calls.  No groups: exactly one output row.
+    """GROUP BY: output columns are the groups, then the calls, then the groupings.  No groups: exactly one output row.
 
-    ``grouping_sets``: positions into ``groups``, one tuple per set; empty for plain GROUP BY."""
+    ``grouping_sets``: positions into ``groups``, one tuple per set; empty for plain GROUP BY.  ``groupings``: the
+    arguments of each GROUPING() as such positions; its value has a bit for each that is not in the row's set."""
 
     input: Rel
     groups: tuple[Expr, ...]
     calls: tuple[AggregateCall, ...]
     grouping_sets: tuple[tuple[int, ...], ...] = ()
+    groupings: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -236,12 +236,14 @@ def _relation(rel: Rel) -> tuple[str, tuple[Rel, ...]]:
 def _aggregate(rel: tree.Aggregate) -> str:
     groups = _computed(rel.columns[: len(rel.groups)], rel.groups)
     outputs = rel.columns[len(rel.groups) :]
-    calls = ", ".join(f"#{c.id} = {_aggregate_call(call)}" for c, call in zip(outputs, rel.calls, strict=True))
+    calls = ", ".join(f"#{c.id} = {_aggregate_call(call)}" for c, call in zip(outputs, rel.calls, strict=False))
     words = "Aggregate"
     if groups:
         words += f" by {groups}"
     if rel.grouping_sets:
         words += " sets " + " ".join("(" + ",".join(map(str, each)) + ")" for each in rel.grouping_sets)
+    for column, positions in zip(outputs[len(rel.calls) :], rel.groupings, strict=True):
+        words += f" #{column.id} = grouping({','.join(map(str, positions))})"
     return words + (f": {calls}" if calls else "")
 
 

@@ -19,11 +19,13 @@ from pydistdb.sql.bind.coerce import (
     UNKNOWN_OID,
     coerce,
     coerce_to_boolean,
+    coerce_to_common,
     coerce_to_target,
+    common_type,
     resolve_unknown,
     type_named,
 )
-from pydistdb.sql.bind.dispatch import bind
+from pydistdb.sql.bind.dispatch import BINDERS, bind
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.operators import ordering
 from pydistdb.sql.bind.parse import Node
@@ -42,9 +44,11 @@ from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.tree import AggregateCall, ColumnRef, Expr, RowExpr, SetCall, SortKey, WindowCall
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import AggregateFunction, Function, SqlType
-from pydistdb.sql.types.registry import INT8, INTERVAL
+from pydistdb.sql.types.registry import INT4, INT8, INTERVAL
 
 AGGREGATE_CLAUSES = frozenset({"SELECT", "HAVING", "ORDER BY", "DISTINCT ON", "WINDOW"})
+MOST_GROUPING_ARGUMENTS = 32
+"""Their bits make an int4."""
 WINDOW_CLAUSES = frozenset({"SELECT", "ORDER BY", "DISTINCT ON"})
 
 
@@ -78,6 +82,33 @@ def bind_aggregate(b: Binder, scope: Scope, node: Node, name: str, schema: str |
     owner.aggregates.append((id, call))
     b.aggregate_types[id] = made.result
     return _result(b, made.result, id, name, location, owner)
+
+
+def bind_grouping(b: Binder, scope: Scope, node: Node) -> Expr:
+    """GROUPING(…): left, like an aggregate, to the query level whose columns it mentions."""
+    location = node["location"]
+    tracker: list[Scope] = []
+    b.references.append(tracker)
+    try:
+        arguments = tuple(bind(b, scope, argument) for argument in node["args"])
+    finally:
+        b.references.pop()
+    if len(arguments) >= MOST_GROUPING_ARGUMENTS:
+        raise DatabaseError.of("54023", "GROUPING must have fewer than 32 arguments", position=b.position(location))
+    owner = _owner(scope, tracker)
+    _check_place(b, owner, location, "grouping operations")
+    id = next((known for known, same, _ in owner.groupings if same == arguments), 0)
+    if not id:
+        id = b.new_id()
+        owner.groupings.append((id, arguments, tuple(map(location_of, node["args"]))))
+    expr = ColumnRef(INT4, id, "grouping", False)
+    b.locations[identity(expr)] = (expr, location)
+    for seen in b.references:
+        seen.append(owner)
+    return expr
+
+
+BINDERS["GroupingFunc"] = bind_grouping
 
 
 def _result(b: Binder, result: SqlType, id: int, name: str, location: int, owner: Scope) -> Expr:
@@ -123,6 +154,8 @@ def _bind_parts(b: Binder, scope: Scope, node: Node, name: str, schema: str | No
             raise WrongObjectType(
                 "count(*) must be used to call a parameterless aggregate function", position=b.position(location)
             )
+    if within and _is_hypothetical(name, schema):
+        arguments = _hypothetical(b, name, schema, arguments, locations, len(keys), location)
     found = calls.resolve(b, name, schema, arguments, location, node.get("func_variadic", False))
     function = found.function
     _check_kind(b, node, name, function)
@@ -163,6 +196,37 @@ def _bind_parts(b: Binder, scope: Scope, node: Node, name: str, schema: str | No
     return _Parts(function, converted, found.result, distinct, condition, tuple(keys))
 
 
+def _is_hypothetical(name: str, schema: str | None) -> bool:
+    return any(isinstance(f, AggregateFunction) and f.hypothetical for f in functions.functions(name, schema))
+
+
+def _hypothetical(
+    b: Binder,
+    name: str,
+    schema: str | None,
+    arguments: Sequence[Expr],
+    locations: Sequence[int],
+    count: int,
+    location: int,
+) -> list[Expr]:
+    """Bring each direct argument and the expression that it is compared with to one type."""
+    if len(arguments) != 2 * count:
+        error = calls.no_function(b, name, schema, arguments, location)
+        error.hint = (
+            f"To use the hypothetical-set aggregate {name}, the number of hypothetical direct arguments "
+            f"(here {len(arguments) - count}) must match the number of ordering columns (here {count})."
+        )
+        raise error
+    result = list(arguments)
+    for index in range(count):
+        pair = (index + count, index)
+        target = common_type(b, [arguments[at] for at in pair], "WITHIN GROUP", [locations[at] for at in pair])
+        assert target is not None
+        for at in pair:
+            result[at] = coerce_to_common(b, arguments[at], target, "WITHIN GROUP", locations[at])
+    return result
+
+
 def _matched(key: SortKey, arguments: Sequence[Expr], converted: Sequence[Expr]) -> SortKey:
     """Sort by an argument as it was converted, if the key is that argument as written."""
     for argument, result in zip(arguments, converted, strict=False):
@@ -181,6 +245,10 @@ def _check_kind(b: Binder, node: Node, name: str, function: Function | Aggregate
             raise WrongObjectType(
                 f"{name} is not an ordered-set aggregate, so it cannot have WITHIN GROUP", position=position
             )
+        if over and function.ordered_set:
+            raise FeatureNotSupported(f"OVER is not supported for ordered-set aggregate {name}", position=position)
+        if function.ordered_set and node.get("agg_distinct"):
+            raise FeatureNotSupported("cannot use DISTINCT with WITHIN GROUP", position=position)
         if over and node.get("agg_distinct"):
             raise FeatureNotSupported("DISTINCT is not implemented for window functions", position=position)
         if over and node.get("agg_order"):
@@ -214,13 +282,13 @@ _CLAUSE_WORDS = {
 }
 
 
-def _check_place(b: Binder, owner: Scope, location: int) -> None:
+def _check_place(b: Binder, owner: Scope, location: int, what: str = "aggregate functions") -> None:
     position = b.position(location)
     if owner.in_aggregate:
         raise GroupingError("aggregate function calls cannot be nested", position=position)
     if owner.clause not in AGGREGATE_CLAUSES:
         words = _CLAUSE_WORDS.get(owner.clause, owner.clause)
-        raise GroupingError(f"aggregate functions are not allowed in {words}", position=position)
+        raise GroupingError(f"{what} are not allowed in {words}", position=position)
 
 
 # ------------------------------------------------------------------------------------------------ sort keys

@@ -16,6 +16,7 @@ from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import FromItem, Scope, ScopeColumn
 from pydistdb.sql.bind.stored import column_default, column_type
+from pydistdb.sql.bind.system_columns import SYSTEM_COLUMNS
 from pydistdb.sql.bind.targets import bind_targets
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.view import VirtualTable
@@ -54,6 +55,8 @@ def column_named(b: Binder, table: Table, name: str, location: int) -> Column:
     for column in table.columns:
         if column.name == name and not column.dropped:
             return column
+    if name in SYSTEM_COLUMNS:
+        raise FeatureNotSupported(f'cannot assign to system column "{name}"', position=b.position(location))
     raise UndefinedColumn(f'column "{name}" of relation "{table.name}" does not exist', position=b.position(location))
 
 

@@ -71,6 +71,7 @@ class Binder:
         "locations",
         "parameters",
         "parsed",
+        "reads_keys",
         "record_fields",
         "references",
         "tables",
@@ -92,6 +93,8 @@ class Binder:
         """Where a ColumnRef stood, by its identity (for errors found later)."""
         self.references: list[list[Scope]] = []
         """While an aggregate's arguments are bound: the query levels whose columns they refer to."""
+        self.reads_keys: bool | None = None
+        """Tables are read with their rows' keys, since the text mentions a system column; None: not looked yet."""
         self.text_depth = 0
         """Above 0 while stored text (a view, a default) is bound: its locations mean nothing to the client."""
         self.view_depth = 0

@@ -10,6 +10,7 @@ from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.dispatch import BINDERS
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope, ScopeColumn, Source
+from pydistdb.sql.bind.system_columns import bare_system_column, system_column
 from pydistdb.sql.errors import (
     DatabaseError,
     FeatureNotSupported,
@@ -55,6 +56,9 @@ def _column(b: Binder, scope: Scope, node: Node) -> Expr:
     source, owner = found
     column = column_of(source, name)
     if column is None:
+        system = system_column(b, source, owner, name, location)
+        if system is not None:
+            return system
         raise scopes.undefined_column(scope, name, qualifier, b.position(location))
     return reference(b, column, owner, location)
 
@@ -69,6 +73,9 @@ def _bare_column(b: Binder, scope: Scope, name: str, location: int) -> Expr:
             row = scope.find_source(name, None, b.position(location))
             if row is not None:
                 return whole_row(b, row[0], row[1], location)
+            system = bare_system_column(b, scope, name, location)
+            if system is not None:
+                return system
             raise scopes.undefined_column(scope, name, None, b.position(location))
         column, owner = found
     if owner.clause == "LATERAL" and (source := owner.source_of(column.id)) and source.problem is not None:

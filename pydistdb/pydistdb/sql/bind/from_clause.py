@@ -18,6 +18,8 @@ from pydistdb.sql.bind.binder import MOST_VIEW_DEPTH, Binder
 from pydistdb.sql.bind.naming import strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement, parse
 from pydistdb.sql.bind.scope import FromItem, Scope, ScopeColumn, Source
+from pydistdb.sql.bind.system_columns import mentions_system_columns
+from pydistdb.sql.bind.table_samples import bind_sample
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.view import Relation, VirtualTable
 from pydistdb.sql.errors import (
@@ -87,7 +89,9 @@ def bind_item(b: Binder, scope: Scope, wrapper: Node, items: list[FromItem]) -> 
                 return _subselect(b, scope, node, items)
             case "RangeFunction":
                 return table_functions.bind_function(b, scope, node, items)
-        words = {"RangeTableSample": "TABLESAMPLE", "RangeTableFunc": "XMLTABLE", "JsonTable": "JSON_TABLE"}
+            case "RangeTableSample":
+                return bind_sample(b, scope, node, items)
+        words = {"RangeTableFunc": "XMLTABLE", "JsonTable": "JSON_TABLE"}
         raise FeatureNotSupported(
             f"{words.get(kind, kind)} is not supported", position=b.position(node.get("location", -1))
         )
@@ -152,7 +156,9 @@ def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
         raise FeatureNotSupported(
             f'"{relation.name}" is not a table that can be read', position=b.position(node.get("location", -1))
         )
-    return table_item(b, relation, name, alias, schema, scope.wants_keys)
+    if b.reads_keys is None:
+        b.reads_keys = mentions_system_columns(b.parsed.text)
+    return table_item(b, relation, name, alias, schema, scope.wants_keys or b.reads_keys)
 
 
 def table_item(b: Binder, table: Table, name: str, alias: Node | None, schema: str | None, with_key: bool) -> FromItem:
@@ -237,12 +243,14 @@ def _view(b: Binder, view: Table, name: str, alias: Node | None, schema: str | N
     b.view_depth += 1
     b.text_depth += 1
     saved, b.references = b.references, []
+    reads_keys, b.reads_keys = b.reads_keys, mentions_system_columns(view.definition)
     try:
         rel = queries.bind_statement_query(b, None, _parsed_view(view.definition).node)
     finally:
         b.view_depth -= 1
         b.text_depth -= 1
         b.references = saved
+        b.reads_keys = reads_keys
     labels = [column.name for column in view.columns if not column.dropped]
     columns = [ScopeColumn(label, output.id, output.type) for label, output in zip(labels, rel.columns, strict=False)]
     item = source_item(rel, name, columns, alias, schema=schema)

@@ -25,8 +25,20 @@ from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.rewrite import transform, walk
 from pydistdb.sql.bind.scope import Scope, Source
 from pydistdb.sql.errors import DatabaseError, GroupingError, InvalidColumnReference, InvalidSyntax
-from pydistdb.sql.tree import Aggregate, ColumnId, ColumnRef, Const, Expr, OutputColumn, Rel, Subquery, WindowCall
+from pydistdb.sql.tree import (
+    Aggregate,
+    AggregateCall,
+    ColumnId,
+    ColumnRef,
+    Const,
+    Expr,
+    OutputColumn,
+    Rel,
+    Subquery,
+    WindowCall,
+)
 from pydistdb.sql.types.base import SqlType
+from pydistdb.sql.types.registry import INT4
 
 if TYPE_CHECKING:
     from pydistdb.sql.bind.targets import Target
@@ -51,8 +63,10 @@ class Groups:
         return len(self.expressions) - 1
 
 
-def bind_groups(b: Binder, scope: Scope, clause: Sequence[Node], targets: Sequence[Target]) -> Groups:
-    """Bind a GROUP BY clause."""
+def bind_groups(
+    b: Binder, scope: Scope, clause: Sequence[Node], targets: Sequence[Target], distinct: bool = False
+) -> Groups:
+    """Bind a GROUP BY clause; ``distinct``: equal grouping sets count once."""
     groups = Groups()
     parts: list[Sets] = []
     has_sets = False
@@ -75,7 +89,7 @@ def bind_groups(b: Binder, scope: Scope, clause: Sequence[Node], targets: Sequen
             sets.append(tuple(merged))
             if len(sets) > MOST_GROUPING_SETS:
                 raise DatabaseError.of("54001", f"too many grouping sets present (maximum {MOST_GROUPING_SETS})")
-        groups.sets = sets
+        groups.sets = list({frozenset(chosen): chosen for chosen in sets}.values()) if distinct else sets
     return groups
 
 
@@ -141,7 +155,7 @@ def _grouping_set(b: Binder, scope: Scope, node: Node, targets: Sequence[Target]
     if kind == "GROUPING_SET_ROLLUP":
         return [sum(elements[:count], ()) for count in range(len(elements), -1, -1)]
     if len(elements) > 12:
-        raise DatabaseError.of("54011", "CUBE is limited to 12 elements")
+        raise DatabaseError.of("54011", "CUBE is limited to 12 elements", position=b.position(node["location"]))
     return [sum(chosen, ()) for count in range(len(elements), -1, -1) for chosen in combinations(elements, count)]
 
 
@@ -167,6 +181,7 @@ class Aggregation:
         self.complex = [(group, index) for index, group in enumerate(self.groups) if not isinstance(group, ColumnRef)]
         self.own_ids = {column.id for source in scope.sources for column in source.columns}
         self.own_ids |= {column.id for column in scope.all_columns}
+        self.own_ids |= {source.key_id for source in scope.sources if source.key_id is not None}
         self.depth = 0
 
     def above(self, expr: Expr) -> Expr:
@@ -208,8 +223,10 @@ class Aggregation:
     def _dependent(self, expr: ColumnRef) -> Expr:
         """A column that is not grouped by: right if it depends on a primary key that is."""
         source = self.scope.source_of(expr.id)
-        if source is not None and self.sets is None and self._key_is_grouped(source):
+        if source is not None and self._key_is_grouped(source):
             self.groups.append(expr)
+            if self.sets is not None:
+                self.sets = [(*chosen, len(self.groups) - 1) for chosen in self.sets]
             self.group_ids.append(self.b.new_id())
             self.plain[expr.id] = len(self.groups) - 1
             return self._group_ref(len(self.groups) - 1, expr)
@@ -227,10 +244,15 @@ class Aggregation:
         if table is None or not table.indexes or not table.indexes[0].primary:
             return False
         ids = {column.number: column.id for column in source.columns}
-        return all(ids.get(part.column) in self.plain for part in table.indexes[0].columns)
+        positions = [self.plain.get(ids.get(part.column, 0)) for part in table.indexes[0].columns]
+        return all(
+            position is not None and all(position in chosen for chosen in self.sets or ()) for position in positions
+        )
 
     def build(self, rel: Rel) -> Aggregate:
         """Make the Aggregate; to be called when everything above has been rewritten."""
+        for _, call in self.scope.aggregates:
+            self._check_direct(call)
         names = [group.name if isinstance(group, ColumnRef) else "" for group in self.groups]
         columns = [
             OutputColumn(id, name, group.type)
@@ -238,7 +260,32 @@ class Aggregation:
         ]
         columns += [OutputColumn(id, call.function.name, self._result_type(id)) for id, call in self.scope.aggregates]
         calls = tuple(call for _, call in self.scope.aggregates)
-        return Aggregate(tuple(columns), rel, tuple(self.groups), calls, tuple(self.sets or ()))
+        columns += [OutputColumn(id, "grouping", INT4) for id, _, _ in self.scope.groupings]
+        groupings = tuple(self._grouping(arguments, places) for _, arguments, places in self.scope.groupings)
+        return Aggregate(tuple(columns), rel, tuple(self.groups), calls, tuple(self.sets or ()), groupings)
+
+    def _check_direct(self, call: AggregateCall) -> None:
+        """Direct arguments are the same for a whole group."""
+        function = call.function
+        if function.ordered_set:
+            for argument in call.arguments[: len(call.order_by) if function.hypothetical else function.direct_count]:
+                try:
+                    self.above(argument)
+                except GroupingError as error:
+                    error.detail = "Direct arguments of an ordered-set aggregate must use only grouped columns."
+                    raise
+
+    def _grouping(self, arguments: Sequence[Expr], locations: Sequence[int]) -> tuple[int, ...]:
+        """GROUPING's arguments as positions into the groups."""
+        positions = []
+        for argument, location in zip(arguments, locations, strict=True):
+            if argument not in self.groups:
+                raise GroupingError(
+                    "arguments to GROUPING must be grouping expressions of the associated query level",
+                    position=self.b.position(location),
+                )
+            positions.append(self.groups.index(argument))
+        return tuple(positions)
 
     def _result_type(self, id: ColumnId) -> SqlType:
         return self.b.aggregate_types[id]

@@ -112,7 +112,9 @@ def _bind_select(b: Binder, parent: Scope | None, node: Node, keep_unknown: bool
         rel = Filter(rel.columns, rel, condition)
     having = bind_condition(b, scope, node["havingClause"], "HAVING") if "havingClause" in node else None
     keys = _order_targets(b, scope, node.get("sortClause", ()), targets)
-    groups = bind_groups(b, scope, node["groupClause"], targets) if "groupClause" in node else Groups()
+    groups = Groups()
+    if "groupClause" in node:
+        groups = bind_groups(b, scope, node["groupClause"], targets, node.get("groupDistinct", False))
     distinct_on = _distinct_targets(b, scope, node, targets, keys)
     if not keep_unknown:
         for target in targets:
@@ -120,7 +122,7 @@ def _bind_select(b: Binder, parent: Scope | None, node: Node, keep_unknown: bool
     locks = lock_targets(b, scope, node) if "lockingClause" in node else []
     for _, key_id, key_type in locks:
         targets.append(Target("", ColumnRef(key_type, key_id, "", True), hidden=True))
-    if groups.expressions or groups.sets is not None or scope.aggregates or having is not None:
+    if groups.expressions or groups.sets is not None or scope.aggregates or scope.groupings or having is not None:
         rel = _aggregate(b, scope, rel, groups, targets, having)
     if scope.windows:
         rel = _windows(b, scope, rel)

@@ -104,6 +104,7 @@ class Scope:
         "by_name",
         "clause",
         "ctes",
+        "groupings",
         "hidden",
         "in_aggregate",
         "in_window",
@@ -127,6 +128,8 @@ class Scope:
         self.clause = clause
         """Where we are, in the words of the error messages ("WHERE", "JOIN conditions")."""
         self.aggregates: list[tuple[ColumnId, AggregateCall]] = []
+        self.groupings: list[tuple[ColumnId, tuple[Expr, ...], tuple[int, ...]]] = []
+        """GROUPING() calls: the id of the result, the arguments, and where they stand."""
         self.windows: list[tuple[ColumnId, WindowCall]] = []
         self.window_definitions: dict[str, Node] = {}
         self.set_calls = False
@@ -205,6 +208,8 @@ class Scope:
     def source_of(self, id: ColumnId) -> Source | None:
         """Find the relation of this level that a column belongs to."""
         for source in self.sources:
+            if source.key_id == id:
+                return source
             for column in source.columns:
                 if column.id == id:
                     return source

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 from pydistdb.sql.exec.codegen import Code, scope, tuple_source
@@ -27,6 +28,7 @@ from pydistdb.sql.exec.spill import SpillFile, in_batches
 from pydistdb.sql.exec.values import is_native, row_bytes, sort_template
 from pydistdb.sql.tree import Aggregate, AggregateCall, ColumnRef, Const, Expr, SortKey
 from pydistdb.sql.types import registry as types
+from pydistdb.sql.types.base import HypotheticalPlace
 
 PARTITIONS = 16
 DEEPEST_PARTITION = 4
@@ -93,7 +95,27 @@ class CallPlan:
         function: Callable[[Row, State], Any] = code.build("f(r, S)", f"return {source}")
         return function
 
+    def _place(self, entries: list[Row], state: State) -> HypotheticalPlace:
+        """Where the row of the direct arguments would stand among the entries."""
+        if not entries:
+            return HypotheticalPlace()
+        count = len(self.call.order_by)
+        key = self._sorter.key(state)
+        mine = key((*entries[0][: 2 * count], *entries[0][:count]))
+        keys = sorted([key(entry) for entry in entries], reverse=self._sorter.reverse)
+        before = groups = peers = 0
+        for other, same in groupby(keys):
+            size = len(list(same))
+            if other == mine:
+                peers = size
+            elif (other > mine) == self._sorter.reverse:
+                before += size
+                groups += 1
+        return HypotheticalPlace(len(keys), before, groups, peers)
+
     def _worked_off(self, entries: list[Row], state: State) -> Any:
+        if self.function.hypothetical:
+            return self._place(entries, state)
         self._sorter.sort(entries, state)
         count = len(self.call.arguments)
         if self.call.distinct:
@@ -134,7 +156,7 @@ class AggregateOperator(Operator):
         }
         counts = {
             column.id
-            for column, call in zip(node.columns[len(node.groups) :], node.calls, strict=True)
+            for column, call in zip(node.columns[len(node.groups) :], node.calls, strict=False)
             if call.function.name == "count"
         }
         super().__init__(node.columns, frozenset(counts | (set() if node.grouping_sets else never_null)))
@@ -143,7 +165,7 @@ class AggregateOperator(Operator):
         self.calls = [CallPlan(call) for call in node.calls]
 
     def batches(self, state: State) -> AsyncIterator[Batch]:
-        if not self.node.groups and not self.node.grouping_sets:
+        if not self.node.groups and not self.node.grouping_sets and not self.node.groupings:
             return self._plain(state)
         return self._grouped(state)
 
@@ -271,6 +293,10 @@ class GroupingSet:
             group if position in chosen else Const(group.type, None)
             for position, group in enumerate(operator.node.groups)
         ]
+        self.groupings = [
+            sum((position not in chosen) << bit for bit, position in enumerate(reversed(positions)))
+            for positions in operator.node.groupings
+        ]
 
     @cached_property
     def keys(self) -> Callable[[Batch, State], list[Any]]:
@@ -347,16 +373,20 @@ class GroupingRun:
             file.write(part)
 
     async def results(self, state: State) -> AsyncIterator[Batch]:
-        calls = self.set.operator.calls
+        calls, groupings = self.set.operator.calls, self.set.groupings
         if not self.table and not self.set.chosen and self.level == 0:
             nulls = (None,) * len(self.set.groups)
-            yield [(*nulls, *(plan.finish(plan.initial(), state) for plan in calls))]
+            yield [(*nulls, *(plan.finish(plan.initial(), state) for plan in calls), *groupings)]
             return
         groups = list(self.table.values())
         self.table = {}
         for part in in_batches(groups):  # type: ignore[arg-type]
             yield [
-                (*group[0], *[plan.finish(value, state) for plan, value in zip(calls, group[1:], strict=True)])
+                (
+                    *group[0],
+                    *[plan.finish(value, state) for plan, value in zip(calls, group[1:], strict=True)],
+                    *groupings,
+                )
                 for group in part
             ]
             await state.breathe()

@@ -240,5 +240,6 @@ def _aggregate(
         variadic=fact.variadic,
         ordered_set=fact.aggregate[:1] in ("o", "h"),
         direct_count=int(fact.aggregate[1:] or 0),
+        hypothetical=fact.aggregate[:1] == "h",
         needs_context=body.needs_context,
     )

@@ -25,7 +25,7 @@ from pydistdb.sql.functions.arithmetic import float_overflow
 from pydistdb.sql.functions.datetime_arithmetic import interval_minus, interval_plus, interval_times
 from pydistdb.sql.functions.define import AggregateBody, define_aggregate
 from pydistdb.sql.types import numeric
-from pydistdb.sql.types.base import Interval, SqlType
+from pydistdb.sql.types.base import HypotheticalPlace, Interval, SqlType
 from pydistdb.sql.types.floats import NAN
 from pydistdb.sql.types.ordering import sort_key
 
@@ -328,6 +328,19 @@ def _define_ordered() -> None:
     define_aggregate("mode(anyelement)", specialize=_mode_of)
 
 
+def _define_hypothetical() -> None:
+    """What rank() and its kin would say of one more row; ``HypotheticalPlace()`` when there are no rows."""
+    finishes: dict[str, Callable[[HypotheticalPlace], Any]] = {
+        "rank": lambda place: place.before + 1,
+        "dense_rank": lambda place: place.groups_before + 1,
+        "percent_rank": lambda place: place.before / place.rows if place.rows else 0.0,
+        "cume_dist": lambda place: (place.before + place.peers + 1) / (place.rows + 1),
+    }
+    for name, finish in finishes.items():
+        define_aggregate(f"{name}(any)", AggregateBody(list, lambda state, *values: state, finish, strict=False))
+
+
 _define_spreads()
 _define_pairs()
 _define_ordered()
+_define_hypothetical()

@@ -130,7 +130,7 @@ class Explainer:
                 count = len(relation.groups)
                 for column, group in zip(relation.columns, relation.groups, strict=False):
                     self.names.setdefault(column.id, self.text(group))
-                for column, call in zip(relation.columns[count:], relation.calls, strict=True):
+                for column, call in zip(relation.columns[count:], relation.calls, strict=False):
                     self.names[column.id] = self.call_text(call.function.name, call.arguments, call.distinct)
             case Apply():
                 for plan in relation.subplans:

@@ -160,6 +160,16 @@ class Function:
     the unspecialized body must not be run.  VARIADIC "any" functions get their actual arguments one by one."""
 
 
+class HypotheticalPlace(NamedTuple):
+    """Where a row would stand among ``rows`` sorted ones: how many come before it, how many groups of peers these
+    make, and how many rows are its peers."""
+
+    rows: int = 0
+    before: int = 0
+    groups_before: int = 0
+    peers: int = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AggregateFunction:
     """An aggregate as four Python functions over a state.
@@ -185,6 +195,9 @@ class AggregateFunction:
     of them for each row, rows come sorted."""
     direct_count: int = 0
     """How many of ``argument_types`` are direct arguments, if ``ordered_set``."""
+    hypothetical: bool = False
+    """A hypothetical-set aggregate: one direct argument per ordered expression; ``finish`` gets the HypotheticalPlace of
+    a row of these among the rows."""
     needs_context: bool = False
     """``finish`` takes an EvalContext after the state."""
     specialize: Callable[[tuple[SqlType, ...], SqlType], AggregateFunction] | None = None

@@ -137,10 +137,11 @@ def _prune_join(relation: Join, needed: set[int]) -> Rel:
 
 def _prune_aggregate(relation: Aggregate, needed: set[int]) -> Rel:
     count = len(relation.groups)
-    calls = [pair for pair in zip(relation.columns[count:], relation.calls, strict=True) if pair[0].id in needed]
+    rest = relation.columns[count + len(relation.calls) :]
+    calls = [pair for pair in zip(relation.columns[count:], relation.calls, strict=False) if pair[0].id in needed]
     kept = replace(
         relation,
-        columns=relation.columns[:count] + tuple(column for column, _ in calls),
+        columns=relation.columns[:count] + tuple(column for column, _ in calls) + rest,
         calls=tuple(call for _, call in calls),
     )
     return replace(kept, input=_prune(relation.input, _used(direct_parts(kept)[0])))
