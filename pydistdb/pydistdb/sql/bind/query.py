@@ -122,12 +122,12 @@ def _bind_select(b: Binder, parent: Scope | None, node: Node, keep_unknown: bool
     locks = lock_targets(b, scope, node) if "lockingClause" in node else []
     for _, key_id, key_type in locks:
         targets.append(Target("", ColumnRef(key_type, key_id, "", True), hidden=True))
+    if "lockingClause" in node:
+        check_locking(b, node, scope, bool(groups.expressions or groups.sets is not None))
     if groups.expressions or groups.sets is not None or scope.aggregates or scope.groupings or having is not None:
         rel = _aggregate(b, scope, rel, groups, targets, having)
     if scope.windows:
         rel = _windows(b, scope, rel)
-    if "lockingClause" in node:
-        check_locking(b, node, scope, bool(groups.expressions or groups.sets is not None))
     rel = project(b, scope, rel, targets)
     return _finish(b, scope, node, rel, targets, keys, distinct_on, locks)
 

@@ -52,7 +52,7 @@ def _sampled(key: bytes, percentage: float | None, seed: float | None) -> bool:
     if not 0.0 <= share <= 100.0:
         raise DatabaseError.of("2202H", "sample percentage must be between 0 and 100")
     number = blake2b(key, digest_size=6, key=pack("!d", _checked(seed, "repeatable"))).digest()
-    return int.from_bytes(number, "big") < share / 100.0 * (1 << 48)
+    return bool(int.from_bytes(number, "big") < share / 100.0 * (1 << 48))
 
 
 def _internal(
