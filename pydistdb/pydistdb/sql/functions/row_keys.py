@@ -4,7 +4,7 @@ A row has no place on a page here.  Its ctid is its key, written as a block and 
 be longer than 48 bits, and stays the same when the row is updated, but it is unique in its table and finds its row again::
 
     >>> key_tid(bytes.fromhex("0400010203"))
-    (262402, 515)
+    (262145, 515)
 
 These functions are not in pg_proc; only the binder calls them.
 
