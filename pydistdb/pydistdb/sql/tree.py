@@ -462,10 +462,40 @@ class Delete(Rel):
 
 
 @dataclass(frozen=True, slots=True)
-class BoundStatement:
-    """A bound SELECT, INSERT, UPDATE, DELETE or VALUES.
+class MergeAction:
+    """WHEN [NOT] MATCHED AND ``condition`` THEN ``kind``: update, delete, insert or nothing.
 
-    ``tables``: oids of the stored tables it touches.  ``tag``: SELECT, INSERT, UPDATE, DELETE.  ``has_rows``: it
+    ``values`` by column number: the assignments of an update, the new row of an insert (absent: NULL)."""
+
+    kind: str
+    matched: bool
+    condition: Expr | None
+    values: tuple[tuple[int, Expr], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Merge(Rel):
+    """``source`` joins MERGE's source with the target's key (``key_id``; NULL: not matched) and columns (``old_ids``).
+
+    ``condition`` is the ON clause, to evaluate again on rows that have changed; ``row_ids``: a new row, for checks and
+    generated columns."""
+
+    table: Table
+    source: Rel
+    key_id: ColumnId
+    old_ids: dict[int, ColumnId]
+    condition: Expr
+    actions: tuple[MergeAction, ...]
+    row_ids: dict[int, ColumnId]
+    checks: tuple[tuple[str, Expr], ...]
+    generated: tuple[tuple[int, Expr], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BoundStatement:
+    """A bound SELECT, INSERT, UPDATE, DELETE, MERGE or VALUES.
+
+    ``tables``: oids of the stored tables it touches.  ``tag``: SELECT, INSERT, UPDATE, DELETE, MERGE.  ``has_rows``: it
     returns rows to the client, described by ``query.columns``."""
 
     query: Rel

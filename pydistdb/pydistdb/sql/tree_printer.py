@@ -230,6 +230,8 @@ def _relation(rel: Rel) -> tuple[str, tuple[Rel, ...]]:
             return f"LockRows {targets} strength {rel.strength} wait {rel.wait}", (rel.input,)
         case tree.Insert() | tree.Update() | tree.Delete():
             return _change(rel), (rel.source,)
+        case tree.Merge():
+            return _merge(rel), (rel.source,)
     raise AssertionError(f"no printer for {rel!r}")
 
 
@@ -253,6 +255,19 @@ def _ids(ids: dict[int, int]) -> str:
 
 def _assignments(assignments: Iterable[tuple[int, Expr]]) -> str:
     return ", ".join(f"{number} = {expression(expr)}" for number, expr in assignments)
+
+
+def _merge(rel: tree.Merge) -> str:
+    parts = [f"Merge {rel.table.name} by #{rel.key_id} row {_ids(rel.row_ids)}"]
+    for action in rel.actions:
+        test = "" if action.condition is None else f" and {expression(action.condition)}"
+        values = f" {_assignments(action.values)}" if action.values else ""
+        parts.append(f"when {'' if action.matched else 'not '}matched{test} {action.kind}{values}")
+    if rel.generated:
+        parts.append(f"generated {_assignments(rel.generated)}")
+    if rel.checks:
+        parts.append("checks " + ", ".join(f"{name}: {expression(check)}" for name, check in rel.checks))
+    return "; ".join(parts)
 
 
 def _change(rel: tree.Insert | tree.Update | tree.Delete) -> str:

@@ -29,7 +29,13 @@ from pydistdb.sql.types.registry import BOOL
 
 assert subqueries, "imported because it enters its binders"
 
-_TAGS = {"SelectStmt": "SELECT", "InsertStmt": "INSERT", "UpdateStmt": "UPDATE", "DeleteStmt": "DELETE"}
+_TAGS = {
+    "SelectStmt": "SELECT",
+    "InsertStmt": "INSERT",
+    "UpdateStmt": "UPDATE",
+    "DeleteStmt": "DELETE",
+    "MergeStmt": "MERGE",
+}
 
 
 def analyze(
@@ -44,7 +50,7 @@ def analyze(
 def bind_query(
     parsed: ParsedStatement, catalog: CatalogView, context: EvalContext, parameters: Parameters
 ) -> BoundStatement:
-    """Bind a SELECT, INSERT, UPDATE or DELETE."""
+    """Bind a SELECT, INSERT, UPDATE, DELETE or MERGE."""
     b = Binder(parsed, catalog, context, parameters)
     try:
         with without_collector(len(parsed.text)):

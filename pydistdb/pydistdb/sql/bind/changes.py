@@ -1,4 +1,4 @@
-"""INSERT, UPDATE and DELETE.
+"""INSERT, UPDATE and DELETE; MERGE is in ``merge.py``.
 
 The relation below an Insert yields one value per target column, already of the column's type; defaults, checks and
 RETURNING are expressions over the new row, whose columns have ids of their own (``row_ids``, ``new_ids``).  Update and
@@ -24,6 +24,7 @@ from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.dispatch import bind_condition
 from pydistdb.sql.bind.from_clause import TRUE, table_item, tracked_item
 from pydistdb.sql.bind.inserts import bind_insert
+from pydistdb.sql.bind.merge import bind_merge
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import FromItem, Scope, Source
 from pydistdb.sql.bind.stored import bind_checks, generated_columns
@@ -43,7 +44,7 @@ from pydistdb.sql.tree import (
 
 
 def bind_change(b: Binder, parent: Scope | None, wrapper: Node) -> Rel:
-    """An INSERT, UPDATE or DELETE, at the top or in WITH."""
+    """An INSERT, UPDATE, DELETE or MERGE, at the top or (not MERGE) in WITH."""
     for kind, node in wrapper.items():
         outside = parent
         wrap: with_queries.Wrap | None = None
@@ -57,6 +58,8 @@ def bind_change(b: Binder, parent: Scope | None, wrapper: Node) -> Rel:
                 rel = _update(b, outside, node)
             case "DeleteStmt":
                 rel = _delete(b, outside, node)
+            case "MergeStmt":
+                rel = bind_merge(b, outside, node)
             case _:
                 raise FeatureNotSupported(f"{kind.removesuffix('Stmt').upper()} is not supported")
         return rel if wrap is None else wrap(rel)

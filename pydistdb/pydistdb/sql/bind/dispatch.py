@@ -23,6 +23,10 @@ BINDERS: dict[str, ExpressionBinder] = {}
 _WORDS = {"XmlExpr": "XML", "CurrentOfExpr": "WHERE CURRENT OF", "XmlSerialize": "XMLSERIALIZE"}
 
 
+_CONDITIONS = {"JOIN conditions": "JOIN/ON", "MERGE WHEN conditions": "WHEN"}
+"""What the type errors of conditions call them."""
+
+
 def bind(b: Binder, scope: Scope, wrapper: Node) -> Expr:
     """Bind one expression."""
     for kind, node in wrapper.items():
@@ -42,8 +46,6 @@ def bind_condition(b: Binder, scope: Scope, wrapper: Node, what: str) -> Expr:
     """Bind a condition; ``what`` is the clause in the words of the error messages."""
     before = scope.clause
     scope.clause = what
-    expr = coerce_to_boolean(
-        b, bind(b, scope, wrapper), "JOIN/ON" if what == "JOIN conditions" else what, location_of(wrapper)
-    )
+    expr = coerce_to_boolean(b, bind(b, scope, wrapper), _CONDITIONS.get(what, what), location_of(wrapper))
     scope.clause = before
     return expr

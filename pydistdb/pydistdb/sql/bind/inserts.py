@@ -56,7 +56,7 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
     name, _ = target_name(node["relation"])
     row = row_columns(b, table)
     target = Source(name, row, None, table)
-    targets, locations = _insert_targets(b, table, node)
+    targets, locations = insert_targets(b, table, node)
     select = node.get("selectStmt", {}).get("SelectStmt")
     overriding = node.get("override", "OVERRIDING_NOT_SET")
     if select is None:
@@ -72,7 +72,7 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
         outside.hidden = [target]
         source, used = _insert_select(b, outside, node, select, targets, locations)
         for column in used:
-            _check_identity(column, overriding, False)
+            check_identity(column, overriding, False)
         numbers = [column.number for column in used]
     if overriding == "OVERRIDING_USER_VALUE":
         source, numbers = _without_identity(b, table, source, numbers)
@@ -94,7 +94,7 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
     return Insert(columns, table, source, tuple(numbers), defaults, checks, row_ids, returning, conflict, generated)
 
 
-def _insert_targets(b: Binder, table: Table, node: Node) -> tuple[list[Column], list[int]]:
+def insert_targets(b: Binder, table: Table, node: Node) -> tuple[list[Column], list[int]]:
     """The columns that values are given for, and where they are named."""
     if "cols" not in node:
         columns = [column for column in table.columns if not column.dropped]
@@ -132,7 +132,7 @@ def _insert_values(
     scope.hidden = [target]
     lists = [row["List"]["items"] for row in select["valuesLists"]]
     width = len(lists[0])
-    _check_width(b, targets, target_locations, lists[0], width, named)
+    check_width(b, targets, target_locations, lists[0], width, named)
     targets = targets[:width]
     types = [column_type(column) for column in targets]
     writable = [not column.generated and column.identity != "a" for column in targets]
@@ -150,7 +150,7 @@ def _insert_values(
                 row.append(defaults[index])
                 continue
             if not writable[index]:
-                _check_identity(targets[index], overriding, False)
+                check_identity(targets[index], overriding, False)
             constant = item.get("A_Const")
             if constant is not None:  # the usual case, and it may be there a million times
                 if "ival" in constant and types[index].oid in _PLAIN_INTEGERS:
@@ -170,7 +170,7 @@ def _insert_values(
     return Values(columns, tuple(rows)), targets
 
 
-def _check_width(
+def check_width(
     b: Binder, targets: list[Column], locations: list[int], items: Sequence[Node], width: int, named: bool
 ) -> None:
     if width > len(targets):
@@ -181,7 +181,7 @@ def _check_width(
         raise InvalidSyntax("INSERT has more target columns than expressions", position=b.position(locations[width]))
 
 
-def _check_identity(column: Column, overriding: str, is_default: bool) -> None:
+def check_identity(column: Column, overriding: str, is_default: bool) -> None:
     if is_default:
         return
     if column.generated:

@@ -35,6 +35,9 @@ MOST_TEXT_BYTES = 256 * 1024 * 1024
 
 _decode = msgspec.json.Decoder(Node).decode
 
+QUERIES = frozenset({"SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
+"""What ``analyze`` makes bound statements of."""
+
 KINDS = {
     "SelectStmt": "SELECT",
     "InsertStmt": "INSERT",
@@ -144,7 +147,7 @@ class ParsedStatement:
     @property
     def is_query(self) -> bool:
         """Tell whether ``analyze`` makes a BoundStatement of it (rather than a Utility)."""
-        return self.name in ("SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt") and "intoClause" not in self.node
+        return self.name in QUERIES and "intoClause" not in self.node
 
 
 def parse(text: str) -> list[ParsedStatement]:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from pydistdb.sql.tree import AggregateCall, Expr, OnConflict, Rel, SortKey, WindowCall
+from pydistdb.sql.tree import AggregateCall, Expr, MergeAction, OnConflict, Rel, SortKey, WindowCall
 
-_NODES = (Expr, Rel, SortKey, AggregateCall, WindowCall, OnConflict)
+_NODES = (Expr, Rel, SortKey, AggregateCall, WindowCall, OnConflict, MergeAction)
 _PLAIN_FIELDS = frozenset(
     {"type", "function", "columns", "table", "value", "equality", "less", "name", "kind", "numbers", "positions"}
 )

@@ -57,6 +57,8 @@ def bind_with(b: Binder, scope: Scope, clause: Node) -> Wrap:
             raise DuplicateAlias(
                 f'WITH query name "{name}" specified more than once', position=b.position(node["location"])
             )
+        if "MergeStmt" in node["ctequery"]:
+            raise FeatureNotSupported("MERGE not supported in WITH query", position=b.position(node["location"]))
         if "search_clause" in node or "cycle_clause" in node:
             raise FeatureNotSupported(
                 "SEARCH and CYCLE clauses are not supported", position=b.position(node["location"])

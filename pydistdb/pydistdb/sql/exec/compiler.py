@@ -9,6 +9,7 @@ from pydistdb.sql.exec.codegen import Code
 from pydistdb.sql.exec.hash_join import HashJoinOperator
 from pydistdb.sql.exec.join import LookupJoinOperator, NestedLoopOperator
 from pydistdb.sql.exec.lock import LockRowsOperator
+from pydistdb.sql.exec.merge import MergeOperator
 from pydistdb.sql.exec.modify import DeleteOperator, InsertOperator, UpdateOperator
 from pydistdb.sql.exec.numbers import draws_numbers
 from pydistdb.sql.exec.operator import (
@@ -47,6 +48,7 @@ from pydistdb.sql.tree import (
     FunctionScan,
     Insert,
     Limit,
+    Merge,
     Project,
     ProjectSet,
     Rel,
@@ -125,6 +127,8 @@ class Compiler:
                 return UpdateOperator(node, self.operator(node.source))
             case Delete():
                 return DeleteOperator(node, self.operator(node.source))
+            case Merge():
+                return MergeOperator(node, self.operator(node.source))
         raise FeatureNotSupported(f"{type(node).__name__} is not supported")
 
     def _project(self, node: Project) -> Operator:

@@ -89,7 +89,7 @@ class InsertOperator(ModifyOperator):
     def prepare(self) -> Callable[[Batch, list[Row], State], None]:
         """``f(batch, rows, S)``: appends complete, checked rows made from the source's."""
         node = self.node
-        code = Code(row_scope(node.row_ids, "r"), ("r",))
+        code = Code({**self.source.scope("s"), **row_scope(node.row_ids, "r")}, ("s", "r"))
         cells = ["None"] * self.layout.column_count
         for position, number in enumerate(node.target_numbers):
             cells[number - 1] = f"s[{position}]"

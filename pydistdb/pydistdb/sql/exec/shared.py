@@ -72,7 +72,9 @@ class CteOperator(Operator):
         table = SharedTable(source, self._buffer(state))
         state.shared[self.node.cte_id] = table
         if self.changes_data:
+            affected_rows = state.affected_rows
             await table.finish()
+            state.affected_rows = affected_rows  # the command tag counts what the statement itself changes
         async for batch in self.body.batches(state):
             yield batch
 

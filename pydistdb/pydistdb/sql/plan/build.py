@@ -44,6 +44,7 @@ from pydistdb.sql.plan.physical import (
     TopN,
     VirtualTableScan,
 )
+from pydistdb.sql.plan.returning import split_returning
 from pydistdb.sql.tree import (
     Aggregate,
     Call,
@@ -58,6 +59,7 @@ from pydistdb.sql.tree import (
     Join,
     Limit,
     LockRows,
+    Merge,
     OutputColumn,
     Param,
     Project,
@@ -139,10 +141,10 @@ class Builder:
                 return LockedRows(relation.columns, source, targets, relation.strength, relation.wait, wish.most_rows)
             case Values():
                 return self._values(relation)
-            case Insert():
-                return replace(relation, source=self.build(relation.source))
-            case Update() | Delete():
+            case Insert() | Update() | Delete():
                 return self._change(relation)
+            case Merge():
+                return self._merge(relation)
         if any(has_subquery(expression) for expression in _own_expressions(relation)):
             source, with_columns = self._lift(Values((), ((),)), relation)
             inner = map_parts(with_columns, on_relation=self.build)
@@ -389,7 +391,15 @@ class Builder:
             return None
         return replace(relation, input=Limit(built.columns, built, one, None))
 
-    def _change(self, relation: Update | Delete) -> Rel:
+    def _merge(self, relation: Merge) -> Rel:
+        source, lifted = self._lift(self.build(relation.source), relation)
+        return replace(lifted, source=source)
+
+    def _change(self, relation: Insert | Update | Delete) -> Rel:
+        split = split_returning(relation, next(self.ids))
+        if split is not None:
+            below, lifted = self._lift(self._change(split[0]), split[1])
+            return replace(lifted, input=below)
         source = self.build(relation.source)
         if isinstance(relation, Update) and any(has_subquery(value) for _, value in relation.assignments):
             source, relation = self._lift(source, relation)

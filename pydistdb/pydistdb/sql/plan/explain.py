@@ -56,6 +56,7 @@ from pydistdb.sql.tree import (
     IsDistinct,
     IsNull,
     Limit,
+    Merge,
     MinMax,
     Not,
     Or,
@@ -159,7 +160,7 @@ class Explainer:
                     break
         title, properties = self._describe(relation)
         rows = max(1, round(self.estimator.rows(relation)))
-        shown = "" if not self.costs or isinstance(relation, Insert | Update | Delete) else f"  (rows={rows})"
+        shown = "" if not self.costs or isinstance(relation, Insert | Update | Delete | Merge) else f"  (rows={rows})"
         output.append(f"{indent}{arrow}{title}{shown}")
         inner = indent + ("      " if arrow else "  ")
         if filters:
@@ -220,7 +221,7 @@ class Explainer:
                 return "Sort" if isinstance(relation, Sort) else "Top-N Sort", [f"Sort Key: {self.keys(relation.keys)}"]
             case IncrementalSort():
                 return "Incremental Sort", [f"Sort Key: {self.keys(relation.keys)}"]
-            case Insert() | Update() | Delete():
+            case Insert() | Update() | Delete() | Merge():
                 return f"{type(relation).__name__} on {relation.table.name}", []
             case Aggregate():
                 if not relation.groups:

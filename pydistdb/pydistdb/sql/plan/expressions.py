@@ -40,6 +40,7 @@ _PARTS = (
     "AggregateCall",
     "WindowCall",
     "OnConflict",
+    "MergeAction",
     "tuple[Any",
     "SubPlan",
     "Access",
@@ -275,7 +276,7 @@ def is_volatile(expression: Expr) -> bool:
 
 def relation_is_volatile(relation: Rel) -> bool:
     for part in all_relations(relation):
-        if type(part).__name__ in ("Insert", "Update", "Delete", "LockRows"):
+        if type(part).__name__ in ("Insert", "Update", "Delete", "Merge", "LockRows"):
             return True
         function = getattr(part, "function", None)
         if getattr(function, "volatility", "i") == "v":

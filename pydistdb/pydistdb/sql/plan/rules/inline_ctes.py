@@ -12,11 +12,11 @@ from pydistdb.sql.plan.expressions import (
     rewrite,
     rewrite_deep,
 )
-from pydistdb.sql.tree import ColumnRef, Cte, CteScan, Delete, Expr, Insert, Project, Rel, Subquery, Update
+from pydistdb.sql.tree import ColumnRef, Cte, CteScan, Delete, Expr, Insert, Merge, Project, Rel, Subquery, Update
 
 
 def changes_data(relation: Rel) -> bool:
-    return any(isinstance(part, Insert | Update | Delete) for part in all_relations(relation))
+    return any(isinstance(part, Insert | Update | Delete | Merge) for part in all_relations(relation))
 
 
 def inline_ctes(relation: Rel) -> Rel:

@@ -28,6 +28,7 @@ from pydistdb.sql.tree import (
     Join,
     Limit,
     LockRows,
+    Merge,
     OutputColumn,
     Project,
     Rel,
@@ -105,7 +106,7 @@ def _prune(relation: Rel, needed: set[int]) -> Rel:
             return replace(relation, input=source, columns=source.columns + relation.columns[count:])
         case Insert():
             return replace(relation, source=_prune(relation.source, output_ids(relation.source)))
-        case Update() | Delete():
+        case Update() | Delete() | Merge():
             # The row that is put out for a column of the table may come from the old or the new row.
             used = _used(direct_parts(relation)[0]) | set(relation.old_ids.values()) | {relation.key_id}
             return replace(relation, source=_prune(relation.source, used))
