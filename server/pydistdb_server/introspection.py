@@ -1,4 +1,4 @@
-"""What pg_stat_activity, pg_prepared_statements and pydistdb_internal show of this node: the server's answers.
+"""What pg_stat_activity and pydistdb_internal show of this node: the server's answers.
 
 ``register`` hands them to pydistdb.sql.pg_catalog.providers, which the system tables ask.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pydistdb.sql.pg_catalog import providers
-from pydistdb.sql.pg_catalog.providers import NodeInfo, PreparedInfo, RangeRow, SessionInfo
+from pydistdb.sql.pg_catalog.providers import NodeInfo, RangeRow, SessionInfo
 from pydistdb.sql.session.base import SessionBase
 from pydistdb.sql.session.environment import POSTGRES_EPOCH_US
 
@@ -23,7 +23,6 @@ MAX_SHOWN_QUERY = 1_024
 def register(node: Node) -> None:
     """Let the system tables ask this node."""
     providers.sessions = lambda: map(_session, list(node.environment.sessions.values()))
-    providers.prepared_statements = _prepared_statements
     providers.nodes = lambda: _nodes(node)
     providers.ranges = lambda: _ranges(node)
 
@@ -56,16 +55,6 @@ def _session(session: SessionBase) -> SessionInfo:
         state=state,
         query=session.query[:MAX_SHOWN_QUERY],
     )
-
-
-def _prepared_statements(session: object) -> Iterable[PreparedInfo]:
-    if not isinstance(session, SessionBase):
-        return
-    for statement in session.names.statements.values():
-        if statement.name:
-            yield PreparedInfo(
-                statement.name, statement.text, statement.prepared_us, statement.parameter_oids, statement.from_sql
-            )
 
 
 def _nodes(node: Node) -> Iterable[NodeInfo]:

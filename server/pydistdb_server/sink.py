@@ -114,8 +114,8 @@ class ClientSink:
 
     # ------------------------------------------------------------------------------------------ results
 
-    def row_description(self, fields: Sequence[Field]) -> None:
-        formats = (0,) * len(fields)
+    def row_description(self, fields: Sequence[Field], binary: bool = False) -> None:
+        formats = (1 if binary else 0,) * len(fields)
         self._parts.append(encode.row_description(fields, formats))
         self.encoder = row_encoder(tuple([field.type_oid for field in fields]), formats)
 

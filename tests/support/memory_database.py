@@ -226,6 +226,14 @@ class MemoryTransaction:
             if not was_inserted:
                 self.inserted.discard(key)
 
+    def snapshot(self) -> MemoryTransaction:
+        self._check_open()
+        reader = MemoryTransaction(self.database, Isolation.REPEATABLE_READ)
+        reader.read_timestamp = self.read_timestamp
+        reader._first_statement = False
+        reader.buffer = SortedDict(self.buffer)
+        return reader
+
     @property
     def has_writes(self) -> bool:
         return bool(self.buffer)

@@ -30,8 +30,10 @@ class Lines:
         self.copy_chunks: list[bytes] = []
         self.show_headings = False
 
-    def row_description(self, fields: Sequence[Field]) -> None:
+    def row_description(self, fields: Sequence[Field], binary: bool = False) -> None:
         self.fields = fields
+        if binary:
+            self.lines.append("(binary)")
         if self.show_headings:
             self.lines.append("|".join(field.name for field in fields))
 

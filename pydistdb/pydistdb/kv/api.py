@@ -191,6 +191,11 @@ class Transaction(Protocol):
     def forget_savepoints(self) -> None:
         """No mark given out so far will be used any more: what is buffered may be passed on before the commit."""
 
+    def snapshot(self) -> Transaction:
+        """Return a reader of what this statement sees, which nothing that comes later in the transaction changes.
+
+        It takes no locks and needs no end.  Raises MustWait if too much is buffered to be kept aside."""
+
     @property
     def has_writes(self) -> bool:
         """Tell whether anything is buffered."""

@@ -30,7 +30,7 @@ class Field(NamedTuple):
 class Sink(Protocol):
     """Where a session writes results; implemented by the wire protocol adapter, and by lists in tests."""
 
-    def row_description(self, fields: Sequence[Field]) -> None:
+    def row_description(self, fields: Sequence[Field], binary: bool = False) -> None:
         """Announce the columns (simple protocol only; in the extended one Describe asks for them)."""
 
     def rows(self, batch: list[tuple[Any, ...]]) -> None:

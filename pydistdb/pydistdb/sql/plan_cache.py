@@ -23,11 +23,12 @@ from collections.abc import Callable
 from typing import Any
 
 from pydistdb.sql.api import Field
-from pydistdb.sql.bind import Normalized, ParsedStatement
+from pydistdb.sql.bind import CursorQuery, Normalized, ParsedStatement
 from pydistdb.sql.exec import CompiledQuery
+from pydistdb.sql.plan.expressions import all_relations
 from pydistdb.sql.plan.rules.inline_ctes import changes_data
 from pydistdb.sql.statements import Utility
-from pydistdb.sql.tree import BoundStatement, Insert
+from pydistdb.sql.tree import BoundStatement, Insert, LockRows, Rel
 from pydistdb.sql.types.base import SqlType
 
 MAX_PLANS = 5_000
@@ -39,6 +40,19 @@ MAX_ENVIRONMENTS = 1_000
 Decoder = Callable[[bytes], Any]
 
 
+_LOCKING_TAGS = {
+    1: "SELECT FOR KEY SHARE",
+    2: "SELECT FOR SHARE",
+    3: "SELECT FOR NO KEY UPDATE",
+    4: "SELECT FOR UPDATE",
+}
+
+
+def locking_tag(query: Rel) -> str:
+    """SELECT FOR UPDATE and the like; empty for a query that locks nothing."""
+    return next((_LOCKING_TAGS[part.strength] for part in all_relations(query) if isinstance(part, LockRows)), "")
+
+
 class CachedPlan:
     """One statement made ready: either ``compiled`` (with ``bound``) or ``utility`` is there; both None: no statement."""
 
@@ -46,6 +60,7 @@ class CachedPlan:
         "bound",
         "catalog_state",
         "compiled",
+        "cursor",
         "environment",
         "fields",
         "is_fast",
@@ -60,6 +75,7 @@ class CachedPlan:
         "text",
         "utility",
         "writes",
+        "writing_tag",
     )
 
     def __init__(
@@ -75,6 +91,7 @@ class CachedPlan:
         fields: tuple[Field, ...] | None = None,
         parameter_types: tuple[SqlType, ...] = (),
         normalized: Normalized | None = None,
+        cursor: tuple[CursorQuery, CachedPlan] | None = None,
     ) -> None:
         self.text = text
         self.parsed = parsed
@@ -84,6 +101,8 @@ class CachedPlan:
         self.bound = bound
         self.compiled = compiled
         self.utility = utility
+        self.cursor = cursor
+        """DECLARE: the cursor's query, and the plan of it."""
         self.normalized = normalized
         """Turns the literals of a text with this normalised form into parameters."""
         self.fields = fields
@@ -93,6 +112,8 @@ class CachedPlan:
         self.tag = bound.tag if bound is not None else self.kind
         self.tables: frozenset[int] = bound.tables if bound is not None else frozenset()
         self.writes = compiled is not None and changes_data(compiled.plan.root)
+        self.writing_tag = self.tag if self.writes else "" if bound is None else locking_tag(bound.query)
+        """What a read-only transaction refuses to execute, as it calls it; empty for what it does."""
         self.retries_duplicates = (
             bound is not None and isinstance(bound.query, Insert) and bound.query.on_conflict is not None
         )

@@ -155,6 +155,58 @@ class Checkpoint(Utility):
     pass
 
 
+# ------------------------------------------------------------------------------------------------ cursors
+
+
+@dataclass(frozen=True, slots=True)
+class DeclareCursor(Utility):
+    """``scroll`` None: as the query allows.  The query itself is planned beside this (``bind.CursorQuery``)."""
+
+    name: str
+    scroll: bool | None = None
+    binary: bool = False
+    hold: bool = False
+    insensitive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch(Utility):
+    """FETCH, or MOVE if ``move``.  ``direction``: forward, backward, absolute, relative; ``count`` None: ALL."""
+
+    cursor: str
+    direction: str
+    count: int | None
+    move: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CloseCursor(Utility):
+    """``name`` None: CLOSE ALL."""
+
+    name: str | None
+
+
+# ------------------------------------------------------------------------------------------------ notifications
+
+
+@dataclass(frozen=True, slots=True)
+class Listen(Utility):
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unlisten(Utility):
+    """``channel`` None: UNLISTEN *."""
+
+    channel: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Notify(Utility):
+    channel: str
+    payload: str
+
+
 # ------------------------------------------------------------------------------------------------ schema
 
 

@@ -214,6 +214,8 @@ class Scan(Rel):
     table: Table
     numbers: tuple[int, ...]
     alias: str = ""
+    current_of: str = ""
+    """Only the row that this cursor is on (WHERE CURRENT OF)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,15 @@ class WriteBuffer:
         self._unsorted: list[bytes] = []
         self._undo: list[_Undo] | None = None
 
+    def copy(self) -> WriteBuffer:
+        """The same writes, to be read while this buffer goes on."""
+        copied = WriteBuffer()
+        copied.entries = dict(self.entries)
+        copied.inserted = set(self.inserted)
+        copied.size_bytes = self.size_bytes
+        copied._unsorted = list(self.entries)
+        return copied
+
     def write(self, key: bytes, value: bytes | None, insert: bool = False) -> None:
         """Buffer a write; about 0.4 µs."""
         entries = self.entries

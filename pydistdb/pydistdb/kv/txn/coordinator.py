@@ -153,6 +153,17 @@ class Coordinator:
             self.read_timestamp = leases.clock.now()
             self._first_statement = False
 
+    def snapshot(self) -> Coordinator:
+        self._check_open()
+        if self._two_phase is not None or self._spilling is not None or self._buffer.size_bytes > SPILL_BYTES:
+            raise MustWait
+        reader = Coordinator(self._gateway, Isolation.REPEATABLE_READ, True)
+        reader.read_timestamp = self.read_timestamp
+        reader._first_statement = False
+        reader._observed = dict(self._seen())
+        reader._buffer = self._buffer.copy()
+        return reader
+
     def _limit(self) -> Timestamp:
         return self.read_timestamp + (self._leases.clock.max_offset_us << COUNTER_BITS)
 

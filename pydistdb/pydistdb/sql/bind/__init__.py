@@ -3,15 +3,18 @@
 Only this package imports the parser; the rest of SQL sees ``sql/tree.py`` and ``sql/statements.py``.
 """
 
-from pydistdb.sql.bind.analyze import analyze, bind_expression, bind_scalar
+from pydistdb.sql.bind.analyze import analyze, analyze_cursor, bind_expression, bind_scalar
+from pydistdb.sql.bind.cursors import CursorQuery
 from pydistdb.sql.bind.normalize import Lifted, Normalized, bind_normalized, normalize
 from pydistdb.sql.bind.parse import ParsedStatement, parse
 
 __all__ = [
+    "CursorQuery",
     "Lifted",
     "Normalized",
     "ParsedStatement",
     "analyze",
+    "analyze_cursor",
     "bind_expression",
     "bind_normalized",
     "bind_scalar",

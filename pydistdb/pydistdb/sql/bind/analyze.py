@@ -14,6 +14,7 @@ import pydistdb.sql.bind.subqueries as subqueries
 from pydistdb.sql.bind.binder import Binder, Parameters
 from pydistdb.sql.bind.changes import bind_change
 from pydistdb.sql.bind.coerce import coerce_to_boolean, coerce_to_target, resolve_unknown, type_named
+from pydistdb.sql.bind.cursors import CursorQuery, check_cursor_query, cursor_query, declare_cursor
 from pydistdb.sql.bind.parse import ParsedStatement, parse, stack_depth_exceeded, without_collector
 from pydistdb.sql.bind.query import bind_statement_query
 from pydistdb.sql.bind.scope import Scope
@@ -63,6 +64,23 @@ def bind_query(
     except RecursionError:
         raise stack_depth_exceeded() from None
     return BoundStatement(query, parameters.finish(), _TAGS[parsed.name], has_rows, frozenset(b.tables), b.volatile)
+
+
+def analyze_cursor(
+    parsed: ParsedStatement, catalog: CatalogView, context: EvalContext, parameter_oids: Sequence[int] = ()
+) -> CursorQuery:
+    """Bind DECLARE with its query."""
+    utility = declare_cursor(parsed, parsed.node)
+    wrapper = parsed.node["query"]
+    node = wrapper["SelectStmt"]
+    b = Binder(parsed, catalog, context, Parameters(parameter_oids))
+    try:
+        query = bind_statement_query(b, None, node)
+    except RecursionError:
+        raise stack_depth_exceeded() from None
+    check_cursor_query(utility, node, query)
+    shown = BoundStatement(query, b.parameters.finish(), "SELECT", True, frozenset(b.tables), b.volatile)
+    return cursor_query(b, utility, shown)
 
 
 def _binder_for(text: str, catalog: CatalogView, context: EvalContext) -> Binder:

@@ -10,6 +10,7 @@ Source: PostgreSQL 15, analyze.c and parse_target.c; manual, pages of the three 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pydistdb.sql.bind.with_queries as with_queries
 from pydistdb.sql.bind.assignments import (
@@ -39,6 +40,7 @@ from pydistdb.sql.tree import (
     Filter,
     Join,
     Rel,
+    Scan,
     Update,
 )
 
@@ -77,6 +79,10 @@ def _changed_rows(
     scope = Scope(parent)
     target = table_item(b, table, name, alias, None if alias else node["relation"].get("schemaname"), True)
     scope.add(target)
+    current_of = node.get("whereClause", {}).get("CurrentOfExpr")
+    if current_of is not None:
+        assert isinstance(target.rel, Scan)
+        target.rel = replace(target.rel, current_of=current_of["cursor_name"])
     rel = target.rel
     items = [target]
     target.sources[0].problem = lambda position: InvalidColumnReference(
@@ -90,13 +96,11 @@ def _changed_rows(
         items.append(item)
         rel = Join(rel.columns + item.rel.columns, "inner", rel, item.rel, TRUE, lateral)
     target.sources[0].problem = None
-    if "whereClause" in node and "CurrentOfExpr" in node["whereClause"]:
-        raise FeatureNotSupported("WHERE CURRENT OF is not supported")
     return scope, target, items, rel, None
 
 
 def _filtered(b: Binder, scope: Scope, node: Node, rel: Rel) -> tuple[Rel, Expr | None]:
-    if "whereClause" not in node:
+    if "whereClause" not in node or "CurrentOfExpr" in node["whereClause"]:
         return rel, None
     condition = bind_condition(b, scope, node["whereClause"], "WHERE")
     return Filter(rel.columns, rel, condition), condition

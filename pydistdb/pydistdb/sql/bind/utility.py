@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pydistdb.sql import statements
+from pydistdb.sql.bind.cursors import close_cursor, declare_cursor, fetch, listen, notify, unlisten
 from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.bind.definitions import (
     alter_table,
@@ -402,6 +403,12 @@ def _comment(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 
 _CONVERTERS: dict[str, Callable[[ParsedStatement, Node], statements.Utility]] = {
+    "DeclareCursorStmt": declare_cursor,
+    "FetchStmt": fetch,
+    "ClosePortalStmt": close_cursor,
+    "ListenStmt": listen,
+    "UnlistenStmt": unlisten,
+    "NotifyStmt": notify,
     "TransactionStmt": _transaction,
     "VariableSetStmt": _set_variable,
     "VariableShowStmt": _show,

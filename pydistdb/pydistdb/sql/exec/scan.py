@@ -19,6 +19,7 @@ from typing import Any
 from pydistdb_storage import rows
 
 from pydistdb.kv.api import MustWait, Transaction
+from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.exec.codegen import Code, evaluator, tuple_source
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.run import BATCH_ROWS, State
@@ -185,12 +186,23 @@ class TableScanOperator(Operator):
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
         decode = self.decode
-        chunks = self._points(state) if self.bounds.is_point else self._chunks(state)
+        if self.node.current_of:
+            chunks = self._current(state)
+        else:
+            chunks = self._points(state) if self.bounds.is_point else self._chunks(state)
         async for keys, values in chunks:
             output = decode(keys, values, state)
             if output:
                 yield output
             await state.breathe()
+
+    async def _current(self, state: State) -> AsyncIterator[tuple[Sequence[bytes], Sequence[bytes]]]:
+        """The row that a cursor is on, if it is still there."""
+        session: Any = state.context.extra
+        if session is None:
+            raise FeatureNotSupported("cursors need a session")
+        key = session.cursors.current_key(self.node.current_of, self.node.table)
+        yield present([key], await get_many(state.transaction, [key]))
 
     async def _points(self, state: State) -> AsyncIterator[tuple[Sequence[bytes], Sequence[bytes]]]:
         wanted = self.bounds.points(state)

@@ -108,6 +108,10 @@ class SpillFile:
         self.rows += len(rows)
 
     @property
+    def size_bytes(self) -> int:
+        return self._end
+
+    @property
     def blocks(self) -> int:
         return len(self._offsets)
 
@@ -153,6 +157,11 @@ class RowBuffer:
                 return
             self._file = SpillFile(self._codec())
         self._file.write(rows)
+
+    @property
+    def file_bytes(self) -> int:
+        """What lies on disk."""
+        return 0 if self._file is None else self._file.size_bytes
 
     @property
     def count(self) -> int:

@@ -213,4 +213,14 @@ def pg_prepared_statements(view: StateView, context: EvalContext) -> Iterator[Ro
         }
 
 
-static_rows("pg_cursors", [])
+@rows_of("pg_cursors")
+def pg_cursors(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for cursor in providers.cursors(context.extra):
+        yield {
+            "name": cursor.name,
+            "statement": cursor.statement,
+            "is_holdable": cursor.is_holdable,
+            "is_binary": cursor.is_binary,
+            "is_scrollable": cursor.is_scrollable,
+            "creation_time": cursor.created_at,
+        }

@@ -91,11 +91,24 @@ class PreparedInfo:
     from_sql: bool
 
 
+@dataclass(frozen=True, slots=True)
+class CursorInfo:
+    """A row of pg_cursors."""
+
+    name: str
+    statement: str
+    is_holdable: bool
+    is_binary: bool
+    is_scrollable: bool
+    created_at: int
+
+
 sessions: Callable[[], Iterable[SessionInfo]] = lambda: ()  # noqa: E731
 locks: Callable[[], Iterable[LockInfo]] = lambda: ()  # noqa: E731
 nodes: Callable[[], Iterable[NodeInfo]] = lambda: ()  # noqa: E731
 ranges: Callable[[], Iterable[RangeRow]] = lambda: ()  # noqa: E731
 prepared_statements: Callable[[object], Iterable[PreparedInfo]] = lambda session: ()  # noqa: E731
 """Takes EvalContext.extra, the session."""
+cursors: Callable[[object], Iterable[CursorInfo]] = lambda session: ()  # noqa: E731
 relation_bytes: Callable[[bytes, bytes], int | None] = lambda start, end: None  # noqa: E731
 """Roughly how many bytes are stored between two keys; None if nobody knows."""

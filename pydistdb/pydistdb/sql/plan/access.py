@@ -249,5 +249,6 @@ def build_scan(scan: Scan, path: Path, terms: Sequence[Expr], estimator: Estimat
         scan.numbers,
         access,
         conjoin(rest) if rest else None,
-        rows=rows,
+        rows=1.0 if scan.current_of else rows,
+        current_of=scan.current_of,
     )

@@ -61,6 +61,8 @@ class TableScan(Rel):
     condition: Expr | None = None
     most_rows: tuple[Expr, ...] = ()
     rows: float = 1000.0
+    current_of: str = ""
+    """Only the row that this cursor is on."""
 
 
 @dataclass(frozen=True, slots=True)

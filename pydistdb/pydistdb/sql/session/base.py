@@ -9,6 +9,7 @@ from pydistdb.sql.catalog.temporary import TemporaryObjects
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.plan_cache import CachedPlan
+from pydistdb.sql.session.cursors import SessionCursors
 from pydistdb.sql.session.environment import Environment, now_us
 from pydistdb.sql.session.execute import explain
 from pydistdb.sql.session.plans import SessionPlans
@@ -64,6 +65,7 @@ class SessionBase:
         self.transaction = SessionTransaction(environment, self.settings, database_name, self.temporary)
         self.plans = SessionPlans(self)
         self.names = StatementStore()
+        self.cursors = SessionCursors(self)
         context = self.context
         context.user = user
         context.database_name = database_name

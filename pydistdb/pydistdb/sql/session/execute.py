@@ -105,6 +105,16 @@ class Execution:
         # When the limit was reached it is "suspended", even if there happens to be nothing left, as in Postgres.
         return left != 0
 
+    async def next_batch(self) -> list[Row] | None:
+        """The next rows, as many as the query gives at once; None at the end."""
+        if self._batches is None and not self.done:
+            await self._start(1, None)
+        if not self._held and not await self._read_ahead():
+            return None
+        batch = self._held.popleft()
+        self.rows_sent += len(batch)
+        return batch
+
     async def close(self) -> None:
         """Abandon what has not been fetched."""
         batches, self._batches = self._batches, None
@@ -165,10 +175,7 @@ class Execution:
         while True:
             mark: int | None = None
             try:
-                self.plan = await session.pin(self.plan)
-                self._check_columns(sink)
-                transaction = block.open()
-                transaction.begin_statement(block.least_timestamp)
+                transaction = await self._ready(sink)
                 if self.plan.writes and block.in_block:
                     mark = transaction.savepoint()
                 await self._run_until_held(transaction, enough)
@@ -184,6 +191,15 @@ class Execution:
                     raise self._explained(error) from error
             session.environment.statistics.retries += 1
             await self._back_off(retries)
+
+    async def _ready(self, sink: Sink | None) -> kv.Transaction:
+        """Pin the tables and take the statement's snapshot; what the query is to read from."""
+        block = self.session.transaction
+        self.plan = await self.session.pin(self.plan)
+        self._check_columns(sink)
+        transaction = block.open()
+        transaction.begin_statement(block.least_timestamp)
+        return transaction
 
     def _check_columns(self, sink: Sink | None) -> None:
         """The plan, made anew perhaps, must have the columns that were promised; if none were, they are announced."""
@@ -271,6 +287,45 @@ class Execution:
 
     def _explained(self, error: Exception) -> Exception:
         return self.session.explain_error(error)
+
+
+class PiecemealExecution(Execution):
+    """A query whose rows are taken in pieces while the transaction goes on: a cursor's, or a suspended portal's.
+
+    It reads the snapshot of the moment it was opened, whatever the transaction writes or sees afterwards.  A query that
+    locks rows reads and locks as it goes, in the transaction itself; so does one beside very large writes, which
+    therefore runs to its end at once (``must_run_now``)."""
+
+    def __init__(self, session: SessionBase, plan: CachedPlan, parameters: Sequence[Any]) -> None:
+        super().__init__(session, plan, parameters, alone=False)
+        self._reader: kv.Transaction | None = None
+        self.must_run_now = False
+
+    async def open(self, *, locks: bool = False) -> None:
+        """Take the snapshot."""
+        transaction = await super()._ready(None)
+        try:
+            self._reader = None if locks else transaction.snapshot()
+        except kv.MustWait:
+            self.must_run_now = True
+        self.session.transaction.statements += 1
+
+    async def _ready(self, sink: Sink | None) -> kv.Transaction:
+        block = self.session.transaction
+        if self._reader is not None:
+            return self._reader
+        transaction = block.open()
+        transaction.begin_statement(block.least_timestamp)
+        return transaction
+
+    def _prepare_retry(self, error: Exception, mark: int | None) -> bool:
+        reader, isolation = self._reader, self.session.transaction.isolation
+        if reader is None:
+            return super()._prepare_retry(error, mark)
+        if isinstance(error, kv.ReadRestart) and isolation is kv.Isolation.READ_COMMITTED:
+            reader.begin_statement(error.timestamp)
+            return True
+        return False
 
 
 def unique_violation(session: SessionBase, error: kv.KeyExists) -> Exception:

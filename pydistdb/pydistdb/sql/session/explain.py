@@ -37,6 +37,8 @@ async def run(session: ClientSession, plan: CachedPlan, utility: st.Explain, sin
     planned_ns = time.perf_counter_ns()
     if explained.compiled is None:
         inner = explained.utility
+        if explained.cursor is not None:
+            explained = explained.cursor[1]
         if isinstance(inner, st.Execute):
             explained = session.names.statement(inner.name).plan
         if explained.compiled is None:
@@ -46,8 +48,8 @@ async def run(session: ClientSession, plan: CachedPlan, utility: st.Explain, sin
         return _send(plan, await _lines(session, explained, utility), sink, simple=simple)
     if explained.parameter_types:
         raise DatabaseError.of("42P02", "there is no parameter $1")
-    if explained.writes:
-        session.transaction.check_writable(explained.tag)
+    if explained.writing_tag:
+        session.transaction.check_writable(explained.writing_tag)
     execution = Execution(session, explained, (), alone=not session.transaction.in_block)
     try:
         await execution.fetch(0, None)

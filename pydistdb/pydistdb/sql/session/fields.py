@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydistdb.sql.api import Field
 from pydistdb.sql.errors import FeatureNotSupported
-from pydistdb.sql.statements import Execute, Explain, ShowVariable, Utility
+from pydistdb.sql.statements import Execute, Explain, Fetch, ShowVariable, Utility
 from pydistdb.sql.tree import BoundStatement, ColumnRef, Project, Rel, Scan
 from pydistdb.sql.types import known
 
@@ -83,4 +83,6 @@ def utility_fields(utility: Utility, session: SessionBase) -> tuple[Field, ...] 
         case Execute():
             prepared = session.names.statements.get(utility.name)
             return None if prepared is None else prepared.fields
+        case Fetch(move=False):
+            return session.cursors.fields(utility.cursor)
     return None

@@ -19,7 +19,7 @@ from pydistdb.sql.exec import compile_plan
 from pydistdb.sql.plan import plan as make_plan
 from pydistdb.sql.plan_cache import MAX_CACHED_TEXT_BYTES, CachedPlan
 from pydistdb.sql.session.fields import fields_of, utility_fields
-from pydistdb.sql.statements import Execute, Utility
+from pydistdb.sql.statements import Execute, Fetch, Utility
 from pydistdb.sql.tree import BoundStatement
 
 if TYPE_CHECKING:
@@ -105,7 +105,9 @@ class SessionPlans:
     ) -> CachedPlan:
         """Plan a parsed statement, and keep the plan under ``text`` if that holds nothing else."""
         plan = self.make(parsed, parameter_oids or ())
-        if isinstance(plan.utility, Execute):  # what it returns is a matter of the session's prepared statements
+        if isinstance(
+            plan.utility, Execute | Fetch
+        ):  # what it returns is a matter of the session's prepared statements and cursors
             return plan
         if text is not None and not self._is_overlaid:
             plan.text = text
@@ -123,17 +125,37 @@ class SessionPlans:
         """Bind, plan and compile."""
         session = self._session
         view = session.view()
+        if parsed.name == "DeclareCursorStmt":
+            return self._make_cursor(parsed, view, parameter_oids)
         outcome = bind.analyze(parsed, view, session.context, parameter_oids)
         if isinstance(outcome, Utility):
             return CachedPlan(
                 parsed.text,
                 parsed,
                 self.environment,
-                view.catalog_state,
+                # What FETCH returns is a matter of the cursor, whose columns are looked up at every use.
+                None if isinstance(outcome, Fetch) else view.catalog_state,
                 utility=outcome,
                 fields=utility_fields(outcome, session),
             )
         return self._compiled(parsed.text, parsed, outcome, view, None)
+
+    def _make_cursor(
+        self, parsed: bind.ParsedStatement, view: StateView, parameter_oids: tuple[int, ...]
+    ) -> CachedPlan:
+        """DECLARE with the plan of the cursor's query."""
+        query = bind.analyze_cursor(parsed, view, self._session.context, parameter_oids)
+        plan = self._compiled(parsed.text, parsed, query.bound, view, None)
+        plan.fields = fields_of(query.shown)
+        return CachedPlan(
+            parsed.text,
+            parsed,
+            self.environment,
+            view.catalog_state,
+            utility=query.utility,
+            parameter_types=plan.parameter_types,
+            cursor=(query, plan),
+        )
 
     def _compiled(
         self,
@@ -168,6 +190,10 @@ class SessionPlans:
             return self._renew_normalized(plan, session.query)
         if plan.parsed is None:
             return plan
+        if plan.bound is not None and plan.parsed.name == "DeclareCursorStmt":
+            made = self.make(plan.parsed, plan.parameter_oids).cursor
+            assert made is not None
+            return made[1]
         found = self.prepared(plan.text, plan.parameter_oids)
         if found is not None:
             return found

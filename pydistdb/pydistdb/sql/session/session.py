@@ -20,17 +20,19 @@ from pydistdb_storage.errors import StorageError
 
 from pydistdb.kv.api import KVError
 from pydistdb.sql import bind
-from pydistdb.sql.api import Sink
+from pydistdb.sql.api import Portal, Sink
 from pydistdb.sql.catalog.temporary import drop_schemas
 from pydistdb.sql.errors import DatabaseError, InFailedTransaction, InvalidSyntax
 from pydistdb.sql.plan_cache import CachedPlan
+from pydistdb.sql.session import own
 from pydistdb.sql.session import utility as utilities
+from pydistdb.sql.session.cursors import Cursor, fetch_rows, open_piecemeal
 from pydistdb.sql.session.environment import now_us
 from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.session.fast import FastSession
 from pydistdb.sql.session.fields import check_same_columns
 from pydistdb.sql.session.statements import SessionPortal, SessionStatement, read_parameters, result_formats
-from pydistdb.sql.statements import Commit, Rollback, Savepoint, Utility
+from pydistdb.sql.statements import Commit, Fetch, Rollback, Savepoint, Utility
 
 FAILED_MESSAGE = "current transaction is aborted, commands ignored until end of transaction block"
 
@@ -90,8 +92,8 @@ class ClientSession(FastSession):
                 await block.commit()
             sink.complete(tag)
             return
-        if plan.writes:
-            block.check_writable(plan.tag)
+        if plan.writing_tag:
+            block.check_writable(plan.writing_tag)
         execution = Execution(self, plan, parameters, alone=alone, announces=True)
         try:
             await execution.fetch(0, sink)
@@ -164,6 +166,8 @@ class ClientSession(FastSession):
             if not portal:
                 await self._drop_portals("")
             bound = SessionPortal(portal, found, found.plan, values, result_formats(found.plan, result_codes))
+            if portal and portal in self.cursors:
+                raise DatabaseError.of("42P03", f'cursor "{portal}" already exists')
             self.names.add_portal(bound)
             return bound
         except (KVError, StorageError) as error:
@@ -176,16 +180,23 @@ class ClientSession(FastSession):
         plan = statement.plan
         if plan.parsed is None:
             return
+        if isinstance(plan.utility, Fetch):  # what it returns is the cursor's affair
+            statement.plan = self.plans.make(plan.parsed, plan.parameter_oids)
+            return
         if plan.catalog_state is self.view().catalog_state and plan.environment == self.plans.environment:
             return
         plan = await self.plans.renew(plan)
         check_same_columns(statement.fields, plan.fields)
         statement.plan = plan
 
-    def portal(self, name: str) -> SessionPortal:
-        return self.names.portal(name)
+    def portal(self, name: str) -> Portal:
+        return self.cursors.get(name) or self.names.portal(name)
 
     async def execute(self, portal: str, most_rows: int, sink: Sink, last: bool = False) -> None:
+        cursor = self.cursors.get(portal)
+        if cursor is not None:
+            await self._execute_cursor(cursor, most_rows, sink)
+            return
         found = self.names.portal(portal)
         self._begin_statement(found.statement.text)
         try:
@@ -194,6 +205,21 @@ class ClientSession(FastSession):
                 return
             self.check_failed(found.plan)
             await self._execute(found, most_rows, sink, last)
+        except (KVError, StorageError) as error:
+            raise self.explain_error(error) from error
+        finally:
+            self._end_statement()
+
+    async def _execute_cursor(self, cursor: Cursor, most_rows: int, sink: Sink) -> None:
+        """Execute on what DECLARE made."""
+        self._begin_statement(cursor.text)
+        try:
+            self.check_failed(cursor.plan)
+            count = await fetch_rows(cursor, "forward", most_rows or None, sink)
+            if most_rows and count == most_rows:
+                sink.suspended()
+            else:
+                sink.complete(f"SELECT {count}")
         except (KVError, StorageError) as error:
             raise self.explain_error(error) from error
         finally:
@@ -210,19 +236,23 @@ class ClientSession(FastSession):
         # The first of a batch, with a Sync behind it, is a transaction of its own.
         alone = last and not block.in_block and block.kv is None
         if not alone:
-            block.begin_implicit()
+            block.begin_implicit(pipeline=True)
         if plan.utility is not None:
             portal.done = True
-            tag = await utilities.run(self, plan, plan.utility, sink, simple=False)
+            tag = await utilities.run(self, plan, plan.utility, sink, simple=False, parameters=portal.parameters)
             if alone and not block.explicit:
                 await block.commit()
             sink.complete(tag)
             return
-        if plan.writes:
-            block.check_writable(plan.tag)
+        if plan.writing_tag:
+            block.check_writable(plan.writing_tag)
         execution = portal.execution
         if execution is None:
-            execution = portal.execution = Execution(self, plan, portal.parameters, alone=alone)
+            if most_rows and not alone and not plan.writes:
+                execution = await open_piecemeal(self, plan, portal.parameters)
+            else:
+                execution = Execution(self, plan, portal.parameters, alone=alone)
+            portal.execution = execution
         sent_before = execution.rows_sent
         if await execution.fetch(most_rows, sink):
             portal.done = True
@@ -236,6 +266,8 @@ class ClientSession(FastSession):
         self.names.statements.pop(name, None)
 
     def close_portal(self, name: str) -> None:
+        if name in self.cursors:
+            self.environment.scheduler.spawn(self.cursors.close(name), "close cursor")
         portal = self.names.portals.pop(name, None)
         if portal is not None and portal.execution is not None:
             self.environment.scheduler.spawn(portal.execution.close(), "close portal")
@@ -279,6 +311,7 @@ class ClientSession(FastSession):
     async def close(self) -> None:
         await self._drop_portals()
         self.transaction.rollback()
+        await self.cursors.close_all()
         self.environment.sessions.pop(self.process_id, None)
         self._drop_temporary_schema()
 
@@ -290,6 +323,9 @@ class ClientSession(FastSession):
         if database is not None and schema is not None:
             dropping = drop_schemas(environment.catalog, [(database.descriptor.oid, schema.oid)])
             environment.scheduler.spawn(dropping, "drop temporary schema")
+
+
+own.register()
 
 
 def _ends_failed_block(utility: Utility | None) -> bool:

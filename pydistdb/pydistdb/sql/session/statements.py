@@ -8,6 +8,7 @@ from typing import Any
 from pydistdb.sql.errors import DatabaseError, InvalidCursorName, InvalidStatementName, ProgramLimitExceeded
 from pydistdb.sql.errors import ProtocolViolation as Violation
 from pydistdb.sql.plan_cache import CachedPlan
+from pydistdb.sql.session.environment import now_us
 from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.statements import Copy
 from pydistdb.sql.types import known, registry
@@ -40,6 +41,7 @@ class SessionPortal:
     """A bound statement (api.Portal); ``execution`` is there once it has been started."""
 
     __slots__ = (
+        "created_us",
         "done",
         "execution",
         "fields",
@@ -68,6 +70,7 @@ class SessionPortal:
         self.takes_copy_data = isinstance(plan.utility, Copy) and plan.utility.is_from
         self.execution: Execution | None = None
         self.done = False
+        self.created_us = 0
 
 
 class StatementStore:
@@ -105,6 +108,7 @@ class StatementStore:
                 raise DatabaseError.of("42P03", f'cursor "{name}" already exists')
             if len(self.portals) >= MAX_PORTALS:
                 raise ProgramLimitExceeded(f"a session can have at most {MAX_PORTALS} portals")
+            portal.created_us = now_us()
         self.portals[name] = portal
 
 

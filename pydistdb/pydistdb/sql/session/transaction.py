@@ -20,7 +20,7 @@ While ``is_committing`` nothing may interrupt: the outcome would be lost.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pydistdb.kv import api as kv
 from pydistdb.sql.catalog import temporary
@@ -44,6 +44,28 @@ from pydistdb.sql.types.base import EvalContext
 
 MAX_SAVEPOINTS = 1_000
 
+
+class Participant(Protocol):
+    """What ends with the transaction, besides data, settings and DDL: cursors, notifications, advisory locks.
+
+    It joins (``SessionTransaction.join``) when the transaction first uses it, and is forgotten at its end."""
+
+    def mark(self) -> int:
+        """Return a mark for ``rollback_to``; 0 stands for the moment before it joined."""
+
+    def rollback_to(self, mark: int) -> None:
+        """Undo what came after a savepoint."""
+
+    async def before_commit(self) -> None:
+        """Do what may still fail, and fail the commit."""
+
+    async def after_commit(self) -> None:
+        """Do what follows from the commit, before the client hears of it."""
+
+    def ended(self, committed: bool) -> None:
+        """Forget the transaction."""
+
+
 _LEVELS = {
     "read uncommitted": kv.Isolation.READ_COMMITTED,
     "read committed": kv.Isolation.READ_COMMITTED,
@@ -56,6 +78,7 @@ class _Savepoint(NamedTuple):
     kv_mark: int
     settings_mark: int
     ddl_mark: OverlayMark | None
+    participant_marks: tuple[int, ...]
 
 
 class SessionTransaction:
@@ -76,6 +99,8 @@ class SessionTransaction:
         self.ddl: DdlTransaction | None = None
         self.explicit = False
         self.implicit = False
+        self.is_pipeline = False
+        """The implicit block is a batch of the extended protocol, not a string of statements."""
         self.failed = False
         self.is_committing = False
         self.lock_timeout_ns = 0
@@ -86,6 +111,7 @@ class SessionTransaction:
         self.least_timestamp: kv.Timestamp = 0
         """What a restarted transaction must be able to see."""
         self._savepoints: list[_Savepoint] = []
+        self._participants: list[Participant] = []
         self._take_defaults()
 
     @property
@@ -96,6 +122,15 @@ class SessionTransaction:
     def in_block(self) -> bool:
         """In an explicit or implicit block: a statement is not a transaction of its own."""
         return self.explicit or self.implicit
+
+    @property
+    def has_savepoints(self) -> bool:
+        return bool(self._savepoints)
+
+    def join(self, participant: Participant) -> None:
+        """Have a participant told of savepoints and of the end."""
+        if participant not in self._participants:
+            self._participants.append(participant)
 
     # ------------------------------------------------------------------------------------------ characteristics
 
@@ -172,6 +207,11 @@ class SessionTransaction:
         if self.in_block:
             raise ActiveTransaction(f"{command} cannot run inside a transaction block")
 
+    def require_block(self, command: str) -> None:
+        """Raise 25P01 for a command whose effect would end with it; a string of several statements is a block too."""
+        if not self.explicit and (not self.implicit or self.is_pipeline):
+            raise NoActiveTransaction(f"{command} can only be used in transaction blocks")
+
     # ------------------------------------------------------------------------------------------ blocks
 
     def begin(self, isolation: str | None, read_only: bool | None, deferrable: bool | None) -> None:
@@ -181,10 +221,11 @@ class SessionTransaction:
         self.implicit = False
         self.set_characteristics(isolation, read_only, deferrable)
 
-    def begin_implicit(self) -> None:
+    def begin_implicit(self, *, pipeline: bool = False) -> None:
         """A string of several statements, or a batch of the extended protocol, begins."""
         if not self.explicit:
             self.implicit = True
+            self.is_pipeline = pipeline
 
     def fail(self) -> None:
         """A statement failed: mark a block as failed, and roll back what no savepoint can need."""
@@ -199,9 +240,17 @@ class SessionTransaction:
 
     async def commit(self) -> None:
         """End the transaction with its effects, or raise and end it without."""
+        participants = self._participants
+        if participants:
+            try:
+                for participant in participants:
+                    await participant.before_commit()
+            except BaseException:
+                self.rollback()
+                raise
         transaction, ddl = self.kv, self.ddl
         if transaction is None:
-            self._ended(committed=True)
+            await self._committed()
             return
         self.is_committing = True
         try:
@@ -223,7 +272,7 @@ class SessionTransaction:
         else:
             if ddl is not None:
                 await ddl.committed()
-            self._ended(committed=True)
+            await self._committed()
         finally:
             self.is_committing = False
 
@@ -245,6 +294,11 @@ class SessionTransaction:
             context = DdlContext(ddl, self._database_name, (), EvalContext(), temporary=self._temporary)
             await drop_tables(context, dropped)
         return ddl
+
+    async def _committed(self) -> None:
+        for participant in self._participants:
+            await participant.after_commit()
+        self._ended(committed=True)
 
     def rollback(self) -> None:
         """End the transaction without effects."""
@@ -277,6 +331,10 @@ class SessionTransaction:
         self.statements = 0
         self.least_timestamp = 0
         self._savepoints.clear()
+        if self._participants:
+            participants, self._participants = self._participants, []
+            for participant in participants:
+                participant.ended(committed)
         statistics = self._environment.statistics
         if committed:
             self._settings.commit()
@@ -295,7 +353,8 @@ class SessionTransaction:
             raise ProgramLimitExceeded(f"a transaction can have at most {MAX_SAVEPOINTS} savepoints")
         mark = self.open().savepoint()
         ddl_mark = self.ddl.savepoint() if self.ddl is not None else None
-        self._savepoints.append(_Savepoint(name, mark, self._settings.mark(), ddl_mark))
+        marks = tuple([participant.mark() for participant in self._participants])
+        self._savepoints.append(_Savepoint(name, mark, self._settings.mark(), ddl_mark, marks))
 
     def release(self, name: str) -> None:
         """RELEASE SAVEPOINT: forget it and all later ones."""
@@ -319,6 +378,9 @@ class SessionTransaction:
         self._settings.rollback_to(savepoint.settings_mark)
         if self.ddl is not None:
             self.ddl.rollback_to(savepoint.ddl_mark or OverlayMark(CatalogState.EMPTY, 0, 0))
+        marks = savepoint.participant_marks
+        for number, participant in enumerate(self._participants):
+            participant.rollback_to(marks[number] if number < len(marks) else 0)
         self.failed = False
 
     def _require_block(self, command: str) -> None:

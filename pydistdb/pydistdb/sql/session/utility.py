@@ -26,6 +26,7 @@ from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session import copy, explain
+from pydistdb.sql.session.cursors import fetch_rows
 from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.session.fields import check_same_columns
 from pydistdb.sql.settings import SETTINGS, find, join_identifiers
@@ -37,7 +38,15 @@ _NOTICE_LEVELS = ("debug5", "debug4", "debug3", "debug2", "debug1", "log", "info
 _LISTS = frozenset({"search_path", "datestyle", "temp_tablespaces"})
 
 
-async def run(session: ClientSession, plan: CachedPlan, utility: st.Utility, sink: Sink, *, simple: bool) -> str:
+async def run(
+    session: ClientSession,
+    plan: CachedPlan,
+    utility: st.Utility,
+    sink: Sink,
+    *,
+    simple: bool,
+    parameters: Sequence[Any] = (),
+) -> str:
     """Execute a utility statement; returns its command tag.  ``simple``: rows are announced before they are sent."""
     match utility:
         case st.Begin() | st.Commit() | st.Rollback() | st.Savepoint():
@@ -58,6 +67,16 @@ async def run(session: ClientSession, plan: CachedPlan, utility: st.Utility, sin
             return await _execute(session, plan, utility, sink, simple=simple)
         case st.Deallocate():
             return _deallocate(session, utility)
+        case st.DeclareCursor():
+            if not utility.hold:
+                session.transaction.require_block("DECLARE CURSOR")
+            assert plan.parsed is not None
+            await session.cursors.declare(utility, plan.parsed.source, plan, parameters)
+            return "DECLARE CURSOR"
+        case st.Fetch():
+            return await _fetch(session, plan, utility, sink, simple=simple)
+        case st.CloseCursor():
+            return await _close_cursor(session, utility)
         case st.Copy():
             return await copy.run(session, utility, sink)
         case st.LockTable():
@@ -327,8 +346,8 @@ async def _execute(session: ClientSession, outer: CachedPlan, utility: st.Execut
         parameters = evaluator(expressions)(State(session.run_context()))
     if plan.utility is not None:
         return await run(session, plan, plan.utility, sink, simple=simple)
-    if plan.writes:
-        session.transaction.check_writable(plan.tag)
+    if plan.writing_tag:
+        session.transaction.check_writable(plan.writing_tag)
     if simple and plan.fields is not None:
         sink.row_description(plan.fields)
     execution = Execution(session, plan, parameters, alone=not session.transaction.in_block)
@@ -349,13 +368,69 @@ def _deallocate(session: ClientSession, utility: st.Deallocate) -> str:
     return "DEALLOCATE"
 
 
+# ---------------------------------------------------------------------------------------------- cursors
+
+
+async def _fetch(session: ClientSession, plan: CachedPlan, utility: st.Fetch, sink: Sink, *, simple: bool) -> str:
+    cursor = await session.cursors.find(utility.cursor)
+    if utility.move:
+        return f"MOVE {await cursor.move(utility.direction, utility.count)}"
+    if simple:
+        assert cursor.fields is not None
+        sink.row_description(cursor.fields, cursor.is_binary)
+    else:
+        check_same_columns(plan.fields, cursor.fields)
+    return f"FETCH {await fetch_rows(cursor, utility.direction, utility.count, sink)}"
+
+
+async def _close_cursor(session: ClientSession, utility: st.CloseCursor) -> str:
+    if utility.name is None:
+        await session.cursors.close_all()
+        return "CLOSE CURSOR ALL"
+    await session.cursors.close(utility.name)
+    return "CLOSE CURSOR"
+
+
 # ---------------------------------------------------------------------------------------------- schema
+
+
+_USES = {
+    st.AlterTable: "ALTER TABLE",
+    st.CreateIndex: "CREATE INDEX",
+    st.DropObjects: "DROP TABLE",
+    st.Truncate: "TRUNCATE",
+}
+
+
+def _check_not_in_use(session: ClientSession, utility: st.Utility) -> None:
+    """Raise 55006 where a table is changed that an open cursor reads."""
+    command = _USES.get(type(utility))
+    if command is None or not session.cursors.tables:
+        return
+    match utility:
+        case st.Truncate():
+            names = utility.tables
+        case st.AlterTable():
+            names = (utility.name,)
+        case st.CreateIndex():
+            names = (utility.table,)
+        case st.DropObjects(kind="table"):
+            names = utility.names
+        case _:
+            return
+    for name in names:
+        relation = session.view().relation(name.name, name.schema)
+        if relation is not None and relation.oid in session.cursors.tables:
+            raise DatabaseError.of(
+                "55006", f'cannot {command} "{name.name}" because it is being used by active queries in this session'
+            )
 
 
 async def _schema(session: ClientSession, plan: CachedPlan, utility: st.Utility, sink: Sink) -> str:
     """DDL, within the transaction."""
     block = session.transaction
     block.check_writable(plan.kind)
+    _check_not_in_use(session, utility)
     context = _ddl_context(session, lambda notice, severity="NOTICE": notify(session, sink, notice, severity))
     tag = await schema.execute(utility, context)
     block.statements += 1
