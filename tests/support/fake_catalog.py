@@ -25,7 +25,9 @@ from pydistdb.sql.catalog.descriptors import (
     TableStatistics,
 )
 from pydistdb.sql.catalog.view import Relation, VirtualTable
-from pydistdb.sql.types.base import EvalContext
+from pydistdb.sql.types import registry
+from pydistdb.sql.types.base import EvalContext, SqlType
+from pydistdb.sql.types.user import TypeEntry, UserType
 
 PUBLIC = Schema(2200, "public", 5)
 PG_CATALOG = Schema(11, "pg_catalog", 5)
@@ -62,6 +64,18 @@ class FakeCatalog:
                 case _:
                     raise AssertionError(f"the fake catalog has no {statement!r}")
         self.version += 1
+
+    def type_named(self, name: str, schema: str | None = None) -> SqlType | None:
+        return registry.type_by_name(name) if schema in (None, "pg_catalog") else None
+
+    def type_entry(self, oid: int) -> TypeEntry | None:
+        return None
+
+    def type_definition(self, oid: int) -> UserType | None:
+        return None
+
+    def is_type_visible(self, schema_oid: int, name: str) -> bool:
+        return True
 
     def _oid(self) -> int:
         self._next_oid += 1

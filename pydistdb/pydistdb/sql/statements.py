@@ -374,12 +374,62 @@ class AlterTable(Utility):
 
 @dataclass(frozen=True, slots=True)
 class DropObjects(Utility):
-    """``kind``: table, index, view, schema, sequence, type."""
+    """``kind``: table, index, view, schema, sequence, type, domain."""
 
     kind: str
     names: tuple[Name, ...]
     missing_ok: bool
     cascade: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CreateType(Utility):
+    """``kind``: enum (with ``labels``) or composite (with ``attributes``)."""
+
+    name: Name
+    kind: str
+    labels: tuple[str, ...] = ()
+    attributes: tuple[ColumnSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CreateDomain(Utility):
+    """``default`` None: none of its own."""
+
+    name: Name
+    type: SqlType
+    default: str | None = None
+    not_null: bool = False
+    checks: tuple[ConstraintSpec, ...] = ()
+    collation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AlterTypeAction:
+    """``kind``: add_value, rename_value, rename, set_schema, owner_to; for domains set_default, drop_default,
+    set_not_null, drop_not_null, add_constraint, drop_constraint, validate_constraint, rename_constraint; for composite
+    types add_attribute, drop_attribute, alter_attribute, rename_attribute."""
+
+    kind: str
+    name: str = ""
+    new_name: str = ""
+    neighbor: str | None = None
+    after: bool = True
+    if_exists: bool = False
+    """IF EXISTS, or IF NOT EXISTS."""
+    expression: str | None = None
+    constraint: ConstraintSpec | None = None
+    column: ColumnSpec | None = None
+    cascade: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AlterType(Utility):
+    """``kind``: type or domain, as written."""
+
+    name: Name
+    actions: tuple[AlterTypeAction, ...]
+    kind: str = "type"
 
 
 @dataclass(frozen=True, slots=True)

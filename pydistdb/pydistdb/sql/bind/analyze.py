@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pydistdb.sql.bind.subqueries as subqueries
 from pydistdb.sql.bind.binder import Binder, Parameters
@@ -44,7 +45,7 @@ def analyze(
 ) -> BoundStatement | Utility:
     """Bind a statement; ``parameter_oids`` are the types that the client declared (0: not said)."""
     if not parsed.is_query:
-        return to_utility(parsed)
+        return to_utility(replace(parsed, catalog=catalog))
     return bind_query(parsed, catalog, context, Parameters(parameter_oids))
 
 

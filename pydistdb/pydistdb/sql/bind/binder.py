@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydistdb.sql.bind.coerce import name_types_by
 from pydistdb.sql.bind.parse import ParsedStatement
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.catalog.view import CatalogView
@@ -85,6 +86,7 @@ class Binder:
     ) -> None:
         self.parsed = parsed
         self.catalog = catalog
+        name_types_by(catalog)
         self.context = context
         self.parameters = parameters
         self.tables: set[int] = set()

@@ -96,9 +96,7 @@ def _as_cast(
     b: Binder, name: str, schema: str | None, argument: Expr, location: int, argument_location: int
 ) -> Expr | None:
     """``type(x)`` as a cast, where no function takes just that: of a literal, or through text, or of equal values."""
-    if schema not in (None, "pg_catalog"):
-        return None
-    target = registry.type_by_name(name) if name.replace("_", "").isalnum() else None
+    target = b.catalog.type_named(name, schema) if name.replace("_", "").isalnum() else None
     if target is None or target.category == "P":
         return None
     oid = argument.type.oid

@@ -23,6 +23,7 @@ from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.tree import ArrayLiteral, Call, Const, Expr, Param, RowExpr
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import Function, SqlType
+from pydistdb.sql.types.reg import name_in_catalog
 from pydistdb.sql.types.registry import (
     ANY,
     ANYARRAY,
@@ -39,9 +40,11 @@ from pydistdb.sql.types.registry import (
     UNKNOWN,
     VOID,
 )
+from pydistdb.sql.types.user import FIRST_USER_OID
 
 if TYPE_CHECKING:
     from pydistdb.sql.bind.binder import Binder
+    from pydistdb.sql.catalog.view import CatalogView
 
 UNKNOWN_OID = UNKNOWN.oid
 TEXT_OID = TEXT.oid
@@ -59,8 +62,19 @@ _can_coerce: dict[tuple[int, int, str], bool] = {}
 """Answers of ``can_coerce``; bounded by the number of types squared."""
 
 
+_naming: list[CatalogView] = []
+"""The catalog of the statement that is being bound (binding is never interrupted): its search_path decides which types
+are named with their schema."""
+
+
+def name_types_by(catalog: CatalogView) -> None:
+    _naming[:] = (catalog,)
+
+
 def type_named(oid: int) -> str:
     """A type as error messages spell it."""
+    if oid >= FIRST_USER_OID and _naming:
+        return name_in_catalog(oid, _naming[0]) or registry.format_type(oid)
     return registry.format_type(oid)
 
 
@@ -83,7 +97,9 @@ def _find_coercion(source_oid: int, target_oid: int, context: str) -> bool:
         return source.is_array or source_oid == ANYARRAY.oid
     if target_oid in _POLYMORPHIC_NONARRAYS:
         return not source.is_array
-    if target_oid == ANYENUM.oid or source_oid == VOID.oid:
+    if target_oid == ANYENUM.oid:
+        return source.category == "E"
+    if source_oid == VOID.oid:
         return False
     cast = functions.cast(source_oid, target_oid)
     return cast is not None and _CONTEXT_RANK[cast.context] <= _CONTEXT_RANK[context]

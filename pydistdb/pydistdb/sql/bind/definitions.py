@@ -24,7 +24,7 @@ _CONSTRAINT_KINDS = {
 }
 
 
-class _Definitions:
+class Definitions:
     """One statement with its tokens, scanned only when an expression has to be cut out."""
 
     def __init__(self, parsed: ParsedStatement) -> None:
@@ -90,7 +90,9 @@ class _Definitions:
         if type_node is None:
             raise FeatureNotSupported("columns without a type are not supported", position=position)
         serial = serial_kind(type_node)
-        sql_type = registry.type_by_name(serial) if serial else resolve_type(type_node, parsed.position_at)
+        sql_type = (
+            registry.type_by_name(serial) if serial else resolve_type(type_node, parsed.position_at, parsed.catalog)
+        )
         assert sql_type is not None
         parts = [wrapper["Constraint"] for wrapper in node.get("constraints", [])]
         stops = frozenset(self.offset(part["location"]) for part in parts if part.get("location", -1) >= 0)
@@ -182,7 +184,7 @@ def create_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
     for clause, what in (("partspec", "PARTITION BY"), ("inhRelations", "INHERITS"), ("ofTypename", "OF type")):
         if clause in node:
             return statements.Unsupported("CREATE TABLE … " + what)
-    definitions = _Definitions(parsed)
+    definitions = Definitions(parsed)
     columns: list[ColumnSpec] = []
     constraints: list[ConstraintSpec] = []
     like: list[statements.LikeClause] = []
@@ -228,7 +230,7 @@ def on_commit_action(node: Node, persistence: str) -> str:
 
 def alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
     """ALTER TABLE with one or more actions (renaming is a node of its own)."""
-    definitions = _Definitions(parsed)
+    definitions = Definitions(parsed)
     actions = []
     cursor = 0
     for index, wrapper in enumerate(node["cmds"]):
@@ -248,7 +250,7 @@ def alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
     )
 
 
-def _alter_action(definitions: _Definitions, command: Node, cursor: int) -> statements.AlterTableAction | None:
+def _alter_action(definitions: Definitions, command: Node, cursor: int) -> statements.AlterTableAction | None:
     action = statements.AlterTableAction
     name = command.get("name")
     missing_ok = command.get("missing_ok", False)
@@ -271,7 +273,7 @@ def _alter_action(definitions: _Definitions, command: Node, cursor: int) -> stat
             return action("drop_not_null", name)
         case "AT_AlterColumnType":
             column_node = command["def"]["ColumnDef"]
-            sql_type = resolve_type(column_node["typeName"], definitions.parsed.position_at)
+            sql_type = resolve_type(column_node["typeName"], definitions.parsed.position_at, definitions.parsed.catalog)
             using = None
             if "raw_default" in column_node:
                 tokens = definitions.tokens
@@ -326,7 +328,7 @@ def create_index(parsed: ParsedStatement, node: Node) -> statements.Utility:
     """CREATE INDEX; expression keys keep their text."""
     if node.get("nulls_not_distinct"):
         raise FeatureNotSupported("NULLS NOT DISTINCT is not supported")
-    definitions = _Definitions(parsed)
+    definitions = Definitions(parsed)
     columns: list[tuple[str | None, str, bool, bool | None]] = []
     firsts: list[int] = []
     for index, wrapper in enumerate(node["indexParams"]):

@@ -219,7 +219,7 @@ def _min_max(b: Binder, scope: Scope, node: Node) -> Expr:
 
 
 def _cast(b: Binder, scope: Scope, node: Node) -> Expr:
-    target = resolve_type(node["typeName"], b.position)
+    target = resolve_type(node["typeName"], b.position, b.catalog)
     argument = node["arg"]
     if "A_ArrayExpr" in argument and target.is_array:
         expr = rows.bind_array(b, scope, argument["A_ArrayExpr"], registry.type_by_oid(target.oid))

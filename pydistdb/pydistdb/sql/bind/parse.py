@@ -19,7 +19,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from pglast import parser
@@ -27,6 +27,9 @@ from pglast import parser
 from pydistdb.sql.bind.sharding import lift_shard_clauses
 from pydistdb.sql.errors import DatabaseError, InvalidSyntax
 from pydistdb.sql.statements import ShardBy
+
+if TYPE_CHECKING:
+    from pydistdb.sql.catalog.view import CatalogView
 
 Node = dict[str, Any]
 
@@ -135,6 +138,8 @@ class ParsedStatement:
     source: str
     """The whole text that was parsed: error positions count in it."""
     shard_by: ShardBy | None = None
+    catalog: CatalogView | None = None
+    """Where a utility statement's type names are looked up."""
 
     def position_at(self, location: int) -> int | None:
         """Convert the parser's byte offset to the character position (from 1) that clients are told."""

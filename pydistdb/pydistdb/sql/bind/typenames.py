@@ -10,12 +10,16 @@ Source: PostgreSQL 15, the types' typmodin functions and parse_type.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pydistdb.sql.bind.parse import Node
-from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidSyntax, UndefinedObject
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidSchemaName, InvalidSyntax, UndefinedObject
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
 from pydistdb.sql.types.integers import parse_int4
+
+if TYPE_CHECKING:
+    from pydistdb.sql.catalog.view import CatalogView
 
 SERIAL_TYPES = {
     "smallserial": "int2",
@@ -37,17 +41,15 @@ INTERVAL_FULL_RANGE = 0x7FFF
 PositionAt = Callable[[int], int | None]
 
 
-def resolve_type(node: Node, position_at: PositionAt) -> SqlType:
-    """Find the type that a TypeName node means; raises UndefinedObject (42704)."""
+def resolve_type(node: Node, position_at: PositionAt, catalog: CatalogView | None) -> SqlType:
+    """Find the type that a TypeName node means, among the catalog's too; raises UndefinedObject (42704)."""
     names = [part["String"]["sval"] for part in node["names"]]
     position = position_at(node.get("location", -1))
     if node.get("pct_type"):
         raise FeatureNotSupported("%TYPE is not supported here", position=position)
     if node.get("setof"):
         raise InvalidSyntax(f'type "{".".join(names)}" cannot be a set here', position=position)
-    found = None
-    if len(names) == 1 or (len(names) == 2 and names[0] == "pg_catalog"):
-        found = registry.type_by_name(names[-1])
+    found = find_type(names, position, catalog)
     if found is None:
         raise UndefinedObject(f'type "{".".join(names)}" does not exist', position=position)
     modifiers = node.get("typmods")
@@ -57,6 +59,22 @@ def resolve_type(node: Node, position_at: PositionAt) -> SqlType:
     if node.get("arrayBounds"):
         found = registry.array_of(found)
     return found.with_modifier(modifier)
+
+
+def find_type(names: list[str], position: int | None, catalog: CatalogView | None) -> SqlType | None:
+    """Find a type by its (perhaps qualified) name."""
+    if len(names) > 3:
+        raise InvalidSyntax(f"improper qualified name (too many dotted names): {'.'.join(names)}", position=position)
+    if catalog is None:
+        return registry.type_by_name(names[-1]) if len(names) == 1 or names[0] == "pg_catalog" else None
+    if len(names) == 3 and names[0] != catalog.database.name:
+        raise FeatureNotSupported(
+            f"cross-database references are not implemented: {'.'.join(names)}", position=position
+        )
+    schema = names[-2] if len(names) > 1 else None
+    if schema is not None and catalog.schema_named(schema) is None:
+        raise InvalidSchemaName(f'schema "{schema}" does not exist', position=position)
+    return catalog.type_named(names[-1], schema)
 
 
 def serial_kind(node: Node) -> str:

@@ -25,6 +25,18 @@ from pydistdb.sql.bind.definitions import (
 )
 from pydistdb.sql.bind.naming import constant_value, name_of, name_of_parts, strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
+from pydistdb.sql.bind.type_definitions import (
+    TYPE_RENAMES,
+    alter_composite,
+    alter_domain,
+    alter_enum,
+    change_owner_of_type,
+    create_composite,
+    create_domain,
+    create_enum,
+    move_type,
+    rename_type,
+)
 from pydistdb.sql.bind.typenames import resolve_type
 from pydistdb.sql.errors import FeatureNotSupported, InternalError, InvalidSyntax
 
@@ -177,7 +189,9 @@ def _explain(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 def _prepare(parsed: ParsedStatement, node: Node) -> statements.Utility:
     tokens = _tokens(parsed)
-    types = tuple(resolve_type(each["TypeName"], parsed.position_at) for each in node.get("argtypes", []))
+    types = tuple(
+        resolve_type(each["TypeName"], parsed.position_at, parsed.catalog) for each in node.get("argtypes", [])
+    )
     return statements.Prepare(node["name"], types, tokens.rest(tokens.find("AS", depth=0) + 1))
 
 
@@ -365,7 +379,7 @@ def _alter_sequence(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 def _drop(parsed: ParsedStatement, node: Node) -> statements.Utility:
     kind = object_kind(node["removeType"])
-    if kind not in ("table", "index", "view", "schema", "sequence", "type"):
+    if kind not in ("table", "index", "view", "schema", "sequence", "type", "domain"):
         return statements.Unsupported(parsed.kind)
     names = []
     for item in node["objects"]:
@@ -378,6 +392,18 @@ def _drop(parsed: ParsedStatement, node: Node) -> statements.Utility:
     return statements.DropObjects(
         kind, tuple(names), node.get("missing_ok", False), node.get("behavior") == "DROP_CASCADE"
     )
+
+
+def _alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    return (alter_composite if node.get("objtype") == "OBJECT_TYPE" else alter_table)(parsed, node)
+
+
+def _rename(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    return (rename_type if node["renameType"] in TYPE_RENAMES else rename)(parsed, node)
+
+
+def _move(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    return (move_type if node["objectType"] in TYPE_RENAMES else move_schema)(parsed, node)
 
 
 def _truncate(parsed: ParsedStatement, node: Node) -> statements.Utility:
@@ -430,11 +456,17 @@ _CONVERTERS: dict[str, Callable[[ParsedStatement, Node], statements.Utility]] = 
     "ViewStmt": _create_view,
     "CreateSeqStmt": _create_sequence,
     "AlterSeqStmt": _alter_sequence,
-    "AlterTableStmt": alter_table,
-    "RenameStmt": rename,
-    "AlterObjectSchemaStmt": move_schema,
+    "AlterTableStmt": _alter_table,
+    "RenameStmt": _rename,
+    "AlterObjectSchemaStmt": _move,
+    "AlterOwnerStmt": change_owner_of_type,
     "IndexStmt": create_index,
     "DropStmt": _drop,
+    "CreateEnumStmt": create_enum,
+    "CompositeTypeStmt": create_composite,
+    "CreateDomainStmt": create_domain,
+    "AlterEnumStmt": alter_enum,
+    "AlterDomainStmt": alter_domain,
     "TruncateStmt": _truncate,
     "CommentStmt": _comment,
 }

@@ -113,7 +113,7 @@ async def _value_of(ddl: DdlContext, column: Column) -> Any:
     expression = expressions.check_default(ddl, column.default, column)
     if isinstance(expression, Const):
         return expression.value
-    row = await first_row(ddl, f"SELECT CAST(({column.default}) AS {type_text(column)})")
+    row = await first_row(ddl, f"SELECT CAST(({column.default}) AS {type_text(ddl, column)})")
     assert row is not None
     return row[0]
 

@@ -17,6 +17,7 @@ from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.options import check_storage_options
 from pydistdb.sql.catalog.table_like import copy_the_rest, likeness
+from pydistdb.sql.catalog.type_names import refuse_type_of_that_name
 from pydistdb.sql.errors import (
     DatabaseError,
     DuplicateColumn,
@@ -66,6 +67,7 @@ def check_on_commit(schema: Schema, on_commit: str) -> None:
 def already_exists(ddl: DdlContext, schema: Schema, name: Name, if_not_exists: bool) -> bool:
     """Whether the name is taken, which is an error unless IF NOT EXISTS (then: a notice)."""
     if not ddl.view.is_name_taken(schema.oid, clip(name.name)):
+        refuse_type_of_that_name(ddl, schema.oid, clip(name.name))
         return False
     message = f'relation "{clip(name.name)}" already exists'
     if not if_not_exists:

@@ -9,12 +9,14 @@ by everybody at commit, by nobody after a rollback.
 from __future__ import annotations
 
 from pydistdb.sql.catalog.alter_table import alter_table
+from pydistdb.sql.catalog.alter_type import alter_type
 from pydistdb.sql.catalog.analyze import vacuum
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_index import create_index
 from pydistdb.sql.catalog.create_sequence import alter_sequence, create_sequence
 from pydistdb.sql.catalog.create_table import create_table
 from pydistdb.sql.catalog.create_table_as import create_table_as
+from pydistdb.sql.catalog.create_type import create_type
 from pydistdb.sql.catalog.drop import drop_objects
 from pydistdb.sql.catalog.lock_table import lock_table
 from pydistdb.sql.catalog.schemas import comment, create_database, create_schema, drop_database
@@ -24,6 +26,7 @@ from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.statements import (
     AlterSequence,
     AlterTable,
+    AlterType,
     Comment,
     CreateDatabase,
     CreateIndex,
@@ -31,6 +34,7 @@ from pydistdb.sql.statements import (
     CreateSequence,
     CreateTable,
     CreateTableAs,
+    CreateType,
     CreateView,
     DropDatabase,
     DropObjects,
@@ -46,6 +50,7 @@ __all__ = ["DDL_STATEMENTS", "DdlContext", "execute"]
 _EXECUTORS = {
     AlterSequence: alter_sequence,
     AlterTable: alter_table,
+    AlterType: alter_type,
     Comment: comment,
     CreateDatabase: create_database,
     CreateIndex: create_index,
@@ -53,6 +58,7 @@ _EXECUTORS = {
     CreateSequence: create_sequence,
     CreateTable: create_table,
     CreateTableAs: create_table_as,
+    CreateType: create_type,
     CreateView: create_view,
     DropDatabase: drop_database,
     DropObjects: drop_objects,

@@ -22,6 +22,7 @@ from pydistdb.sql.catalog.dependencies import depending_columns, depending_views
 from pydistdb.sql.catalog.descriptors import ForeignKey, Index, Schema, Table
 from pydistdb.sql.catalog.garbage import index_garbage, table_garbage
 from pydistdb.sql.catalog.state import SYSTEM_SCHEMAS, Change
+from pydistdb.sql.catalog.type_names import shown
 from pydistdb.sql.errors import (
     DependentObjectsStillExist,
     FeatureNotSupported,
@@ -60,6 +61,10 @@ async def drop_objects(ddl: DdlContext, statement: DropObjects) -> str:
                 await _drop_index(ddl, name, statement)
         case "schema":
             await _drop_schemas(ddl, statement)
+        case "type" | "domain":
+            from pydistdb.sql.catalog.drop_type import drop_types
+
+            await drop_types(ddl, statement)
         case _:
             raise FeatureNotSupported(f"DROP {statement.kind.upper()} is not supported")
     return f"DROP {statement.kind.upper()}"
@@ -330,6 +335,8 @@ def drop_foreign_keys(ddl: DdlContext, users: list[tuple[Table, ForeignKey]]) ->
 
 
 async def _drop_schemas(ddl: DdlContext, statement: DropObjects) -> None:
+    from pydistdb.sql.catalog import drop_type
+
     system = {schema.oid for schema in SYSTEM_SCHEMAS}
     for name in statement.names:
         schema = ddl.view.schema_named(name.name)
@@ -349,5 +356,11 @@ async def _drop_schemas(ddl: DdlContext, statement: DropObjects) -> None:
             if table.kind != "S" or not sequences.definition_of(table).owner_table:
                 plan.dependents.append((described(ddl, table), f"schema {schema.name}"))
         _collect_dependents(ddl, plan)
+        types = {oid: entry for oid, entry in ddl.view.state.types.items() if entry.definition.schema == schema.oid}
+        dropped, users = drop_type.collect(ddl, types)
+        users = [user for user in users if user.table is None or user.table.oid not in plan.tables]
+        plan.dependents += [(f"type {shown(ddl, oid)}", f"schema {schema.name}") for oid in types]
+        plan.dependents += [(user.description, user.on) for user in users]
         await _carry_out(ddl, plan, statement.cascade, [f"schema {schema.name}"])
+        await drop_type.carry_out(ddl, dropped, users)
         ddl.apply([(keys.schema_key(ddl.database_oid, schema.oid), None)])

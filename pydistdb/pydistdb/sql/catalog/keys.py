@@ -4,6 +4,7 @@
 ``03 'D' database``                    DatabaseDescriptor
 ``03 'S' database schema``             Schema
 ``03 'T' database table``              Table (views and sequences too)
+``03 'Y' database type``               UserType: an enum, a domain or a composite type
 ``03 'C' database class object sub``   comment, as text
 ``03 'A' database table``              TableStatistics, what ANALYZE found
 ``03 'G' group``                       ColocationGroup
@@ -35,6 +36,7 @@ from pydistdb.sql.catalog.descriptors import (
     Table,
     TableStatistics,
 )
+from pydistdb.sql.types.user import UserType
 
 PREFIX = b"\x03"
 END = b"\x04"
@@ -50,6 +52,7 @@ _OBJECT_TYPES: dict[str, Any] = {
     "D": DatabaseDescriptor,
     "S": Schema,
     "T": Table,
+    "Y": UserType,
     "C": str,
     "A": TableStatistics,
     "G": ColocationGroup,
@@ -77,6 +80,10 @@ def schema_key(database: int, schema: int) -> bytes:
 
 def table_key(database: int, table: int) -> bytes:
     return _key("T", database, table)
+
+
+def type_key(database: int, sql_type: int) -> bytes:
+    return _key("Y", database, sql_type)
 
 
 def comment_key(database: int, object_class: int, object_oid: int, sub_id: int) -> bytes:

@@ -80,8 +80,14 @@ def full_name(ddl: DdlContext, table: Table) -> str:
     return f"{quote(ddl.view.state.schemas[table.schema].name)}.{quote(table.name)}"
 
 
-def type_text(column: Column) -> str:
-    return registry.format_type(column.type_oid, column.modifier)
+def type_text(ddl: DdlContext, column: Column) -> str:
+    """The column's type, written so that every search_path finds it."""
+    sql_type = registry.type_by_oid(column.type_oid)
+    entry = ddl.view.type_entry(sql_type.element_oid or sql_type.oid)
+    if entry is None:
+        return registry.format_type(column.type_oid, column.modifier)
+    schema = ddl.view.state.schemas[entry.definition.schema].name
+    return f"{quote(schema)}.{quote(entry.definition.name)}" + ("[]" if sql_type.element_oid else "")
 
 
 def live_columns(table: Table) -> Sequence[Column]:

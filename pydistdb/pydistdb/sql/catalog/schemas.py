@@ -14,6 +14,7 @@ from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Schema, Table
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.state import PUBLIC_OID, Change, DatabaseState
+from pydistdb.sql.catalog.type_names import alterable, existing_type
 from pydistdb.sql.errors import (
     ActiveTransaction,
     DatabaseError,
@@ -29,7 +30,6 @@ from pydistdb.sql.errors import (
 )
 from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET
 from pydistdb.sql.statements import Comment, CreateDatabase, CreateSchema, DropDatabase, Name
-from pydistdb.sql.types import registry
 from pydistdb.tasks import sleep
 
 SESSIONS_TOPIC = "catalog.sessions"
@@ -155,6 +155,7 @@ async def _refuse_other_sessions(ddl: DdlContext, statement: DropDatabase) -> No
 def _everything_in(ddl: DdlContext, database: DatabaseState) -> list[Change]:
     oid = database.descriptor.oid
     changes: list[Change] = [(keys.table_key(oid, table), None) for table in database.tables]
+    changes += [(keys.type_key(oid, sql_type), None) for sql_type in database.types]
     changes += [(keys.schema_key(oid, schema.oid), None) for schema in database.schemas.values() if schema.database]
     changes += [(keys.comment_key(oid, *comment), None) for comment in database.comments]
     changes += [(keys.statistics_key(oid, table), None) for table in database.statistics]
@@ -209,10 +210,9 @@ def _commented(ddl: DdlContext, statement: Comment) -> tuple[int, int, int]:
             table = ddl.table(_name(tuple(qualifiers)))
             return PG_CONSTRAINT, _constraint_oid(table, last), 0
         case "type":
-            sql_type = registry.type_by_name(last)
-            if sql_type is None:
-                raise UndefinedObject(f'type "{last}" does not exist')
-            return PG_TYPE, sql_type.oid, 0
+            return PG_TYPE, existing_type(ddl, _name(statement.name)).oid, 0
+        case "domain":
+            return PG_TYPE, alterable(ddl, _name(statement.name), "domain").definition.oid, 0
         case _:
             raise FeatureNotSupported(f"COMMENT ON {statement.kind.upper()} is not supported")
 

@@ -23,6 +23,8 @@ from pydistdb.sql.catalog.descriptors import (
     TableStatistics,
 )
 from pydistdb.sql.catalog.keys import unpack_key
+from pydistdb.sql.types import user
+from pydistdb.sql.types.user import TypeEntry, UserType
 
 PG_CATALOG_OID = 11
 PG_TOAST_OID = 99
@@ -55,13 +57,19 @@ class DatabaseState:
     """Tables, views and sequences by (schema, name)."""
     indexes: Mapping[tuple[int, str], tuple[Table, Index]] = field(default_factory=dict)
     indexes_by_oid: Mapping[int, tuple[Table, Index]] = field(default_factory=dict)
+    types: Mapping[int, TypeEntry] = field(default_factory=dict)
+    """Enums, domains and composite types, by oid."""
+    types_by_name: Mapping[tuple[int, str], TypeEntry] = field(default_factory=dict)
+    """The same by (schema, name)."""
     comments: Mapping[tuple[int, int, int], str] = field(default_factory=dict)
     """By (class oid, object oid, column number)."""
     statistics: Mapping[int, TableStatistics] = field(default_factory=dict)
     changed: Mapping[int, int] = field(default_factory=dict)
     """The catalog version in which a table last changed, as far as this node saw it."""
 
-    def apply(self, changes: Iterable[tuple[str, tuple[int, ...], Any]], version: int) -> DatabaseState:
+    def apply(
+        self, changes: Iterable[tuple[str, tuple[int, ...], Any]], version: int, committed: bool
+    ) -> DatabaseState:
         fields: dict[str, dict[Any, Any]] = {}
         descriptor = self.descriptor
 
@@ -78,6 +86,8 @@ class DatabaseState:
                     _apply_schema(mutable, numbers[1], value)
                 case "T":
                     _apply_table(mutable, numbers[1], value, version)
+                case "Y":
+                    _apply_type(mutable, numbers[1], value, committed)
                 case "C":
                     _set(mutable("comments"), numbers[1:], value)
                 case "A":
@@ -123,6 +133,21 @@ def _apply_table(mutable: Any, oid: int, table: Table | None, version: int) -> N
             indexes[table.schema, index.name] = by_oid[index.oid] = (table, index)
 
 
+def _apply_type(mutable: Any, oid: int, definition: UserType | None, committed: bool) -> None:
+    types, by_name = mutable("types"), mutable("types_by_name")
+    old = types.pop(oid, None)
+    if old is not None:
+        key = (old.definition.schema, old.definition.name)
+        if by_name.get(key) is old:
+            del by_name[key]
+    if definition is not None:
+        entry = TypeEntry(definition)
+        user.learn(entry, committed)
+        types[oid] = by_name[definition.schema, definition.name] = entry
+    elif committed:
+        user.forget(oid)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CatalogState:
     """Every object of the cluster, as of one catalog version."""
@@ -152,7 +177,7 @@ class CatalogState:
                 by_database.setdefault(numbers[0], []).append((kind, numbers, value))
         for oid, of_database in by_database.items():
             if oid in databases:
-                databases[oid] = databases[oid].apply(of_database, version)
+                databases[oid] = databases[oid].apply(of_database, version, version > self.version)
         by_name = {database.descriptor.name: database for database in databases.values()}
         return CatalogState(version, databases, by_name, groups)
 

@@ -14,6 +14,10 @@ from pydistdb.sql.catalog.sequence_numbers import SequenceNumbers, definition_of
 from pydistdb.sql.catalog.state import CatalogState, DatabaseState
 from pydistdb.sql.catalog.view import Relation, VirtualTable
 from pydistdb.sql.pg_catalog import registry
+from pydistdb.sql.types import registry as types
+from pydistdb.sql.types.base import SqlType
+from pydistdb.sql.types.known import TYPES_BY_OID
+from pydistdb.sql.types.user import TypeEntry, UserType
 
 
 class StateView:
@@ -92,6 +96,48 @@ class StateView:
             if index is not None:
                 return index
         return None
+
+    def type_named(self, name: str, schema: str | None = None) -> SqlType | None:
+        for oid, schema_name in self._type_schemas(schema):
+            if schema_name == "pg_catalog":
+                built_in = types.type_by_name(name)
+                if built_in is not None:
+                    return built_in
+            entry = self._state.types_by_name.get((oid, name))
+            if entry is not None:
+                return entry.type
+            if name.startswith("_"):
+                entry = self._state.types_by_name.get((oid, name[1:]))
+                if entry is not None:
+                    return entry.array
+        return None
+
+    def _type_schemas(self, schema: str | None) -> Sequence[tuple[int, str]]:
+        if schema is None:
+            return self._path_oids
+        found = self.schema_named(schema)
+        return () if found is None else ((found.oid, schema),)
+
+    def type_entry(self, oid: int) -> TypeEntry | None:
+        return self._state.types.get(oid)
+
+    def type_definition(self, oid: int) -> UserType | None:
+        """The definition of a user's type, or of the one whose arrays' type ``oid`` is."""
+        sql_type = TYPES_BY_OID.get(oid)
+        if sql_type is None:
+            return None
+        entry = self._state.types.get(sql_type.element_oid or oid)
+        return None if entry is None else entry.definition
+
+    def is_type_visible(self, schema_oid: int, name: str) -> bool:
+        for oid, schema_name in self._path_oids:
+            if oid == schema_oid:
+                return True
+            if schema_name == "pg_catalog" and types.type_by_name(name) is not None:
+                return False
+            if (oid, name) in self._state.types_by_name:
+                return False
+        return False
 
     def schema_named(self, name: str) -> Schema | None:
         return self._state.schemas_by_name.get(self.temporary_schema if name == "pg_temp" else name)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Index, Schema, Table, TableStatistics
 from pydistdb.sql.types.base import EvalContext, SqlType
+from pydistdb.sql.types.user import TypeEntry, UserType
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +44,18 @@ class CatalogView(Protocol):
 
     def index_by_name(self, name: str, schema: str | None = None) -> tuple[Table, Index] | None:
         """Find an index and its table."""
+
+    def type_named(self, name: str, schema: str | None = None) -> SqlType | None:
+        """Find a type, built in or made by a user, along the search_path (or in ``schema``)."""
+
+    def type_entry(self, oid: int) -> TypeEntry | None:
+        """Return the definition of a user's type."""
+
+    def type_definition(self, oid: int) -> UserType | None:
+        """Return the definition of a user's type, given its oid or that of its arrays."""
+
+    def is_type_visible(self, schema_oid: int, name: str) -> bool:
+        """Tell whether a user's type would be found by its name alone."""
 
     def schema_named(self, name: str) -> Schema | None:
         """Find a schema of this database."""

@@ -24,6 +24,7 @@ from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.queries import bind_query
 from pydistdb.sql.catalog.temporary import has_temporary, place
+from pydistdb.sql.catalog.type_names import refuse_type_of_that_name
 from pydistdb.sql.catalog.view import CatalogView, Relation
 from pydistdb.sql.errors import (
     DatabaseError,
@@ -76,6 +77,8 @@ async def create_view(ddl: DdlContext, statement: CreateView) -> str:
             raise DuplicateTable(f'relation "{name}" already exists')
         if old.kind != "v":
             raise ddl.wrong_kind(statement.name, "v")
+    if old is None:
+        refuse_type_of_that_name(ddl, schema.oid, name)
     names = _column_names(query.columns, statement.columns)
     definition = stable_text(ddl, statement.query, recording, query.columns)
     specs = [ColumnSpec(n, _storable(column)) for n, column in zip(names, query.columns, strict=True)]

@@ -93,7 +93,7 @@ def is_negatable(type_: SqlType) -> bool:
 
 def is_native(type_: SqlType) -> bool:
     """Whether Python's ``==``, ``<`` and hash on the bare values are the type's own."""
-    return type_.oid in NATIVE_OIDS
+    return type_.oid in NATIVE_OIDS or type_.category == "E"
 
 
 @lru_cache(maxsize=1)

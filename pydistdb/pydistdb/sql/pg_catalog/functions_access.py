@@ -43,9 +43,12 @@ def pg_table_is_visible(context: EvalContext, oid: int) -> bool | None:
 
 @provides("pg_type_is_visible(oid)")
 def pg_type_is_visible(context: EvalContext, oid: int) -> bool | None:
+    view = view_of(context)
+    definition = view.type_definition(oid)
+    if definition is not None:
+        return view.is_type_visible(definition.schema, definition.name)
     if oid in TYPES_BY_OID:
         return True
-    view = view_of(context)
     for table in view.tables():
         if table.row_type_oid and oid in (table.row_type_oid, table.row_type_oid + 1):
             return view.is_visible(table.schema, table.name)

@@ -62,6 +62,9 @@ def view_of(context: EvalContext) -> StateView:
 def format_type(context: EvalContext, type_oid: int | None, modifier: int | None) -> str | None:
     if type_oid is None:
         return None
+    name = reg.user_type_name(type_oid, context)
+    if name is not None:
+        return name
     if type_oid in TYPES_BY_OID:
         # Without a modifier, a type that has them is written as the catalog names it.
         return types.format_type(type_oid, -1 if modifier is None else modifier)

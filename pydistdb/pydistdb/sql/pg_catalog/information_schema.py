@@ -21,6 +21,7 @@ from pydistdb.sql.pg_catalog.objects import OWNER_NAME, column_names, index_numb
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import AggregateFunction, EvalContext, SqlType
 from pydistdb.sql.types.known import TYPES_BY_OID
+from pydistdb.sql.types.user import FIRST_USER_OID
 
 _RULES = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 _INTEGER_BITS = {21: 16, 23: 32, 20: 64}
@@ -38,9 +39,11 @@ def _yes(value: bool) -> str:
 def type_facts(type_oid: int, modifier: int) -> RowDict:
     """The columns that describe a data type, wherever one is described."""
     sql_type = TYPES_BY_OID[type_oid]
-    facts: RowDict = {
-        "data_type": "ARRAY" if sql_type.is_array and sql_type.category == "A" else types.format_type(type_oid, -1)
-    }
+    if sql_type.is_array and sql_type.category == "A":
+        data_type = "ARRAY"
+    else:
+        data_type = types.format_type(type_oid, -1) if type_oid < FIRST_USER_OID else "USER-DEFINED"
+    facts: RowDict = {"data_type": data_type}
     if type_oid in _VARIABLE_LENGTH and modifier >= 0:
         facts["character_maximum_length"] = modifier - 4
         facts["character_octet_length"] = 4 * (modifier - 4)
@@ -149,9 +152,14 @@ def _type_columns(view: StateView, type_oid: int, modifier: int) -> RowDict:
     return {
         **type_facts(type_oid, modifier),
         "udt_catalog": view.database.name,
-        "udt_schema": "pg_catalog",
+        "udt_schema": _schema_of_type(view, type_oid),
         "udt_name": TYPES_BY_OID[type_oid].name,
     }
+
+
+def _schema_of_type(view: StateView, type_oid: int) -> str:
+    definition = view.type_definition(type_oid)
+    return "pg_catalog" if definition is None else schema_name(view, definition.schema)
 
 
 def _identity(view: StateView, table: Table, column: Column) -> RowDict:
@@ -221,7 +229,7 @@ def element_types(view: StateView, context: EvalContext) -> Iterator[RowDict]:
                 "collection_type_identifier": str(column.number),
                 "data_type": types.format_type(sql_type.element_oid, -1),
                 "udt_catalog": view.database.name,
-                "udt_schema": "pg_catalog",
+                "udt_schema": _schema_of_type(view, sql_type.element_oid),
                 "udt_name": TYPES_BY_OID[sql_type.element_oid].name,
                 "dtd_identifier": f"a{column.number}",
             }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydistdb.sql.catalog.descriptors import Table
@@ -10,7 +10,7 @@ from pydistdb.sql.catalog.state import INFORMATION_SCHEMA_OID, PG_CATALOG_OID
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog.define import RowDict, read_lines, rows_of, static_rows
-from pydistdb.sql.pg_catalog.objects import OWNER_OID, array, vector
+from pydistdb.sql.pg_catalog.objects import OWNER_OID, array, single, vector
 from pydistdb.sql.pg_catalog.type_facts import (
     ARRAY_OF_ROW_TYPE,
     IO_FUNCTIONS,
@@ -20,6 +20,7 @@ from pydistdb.sql.pg_catalog.type_facts import (
     TypeFacts,
 )
 from pydistdb.sql.types.base import AggregateFunction, EvalContext, Function, SqlType
+from pydistdb.sql.types.user import RANK_GAP, TypeEntry
 
 INTERNAL_LANGUAGE_OID = 12
 METHOD_OIDS = {"heap": 2, "btree": 403, "hash": 405}
@@ -86,9 +87,24 @@ def _row_types(table: Table) -> Iterator[RowDict]:
         )
 
 
+_ENUM = TypeFacts(0, "", 4, True, "e", "E", False, ",", 0, 0, 0, 3506, 3507, 3532, 3533, 0, 0, 0, "i", "p", 0)
+
+
+def _user_type(view: StateView, entry: TypeEntry) -> Iterator[RowDict]:
+    """A user's type and the array of it."""
+    definition = entry.definition
+    owned = {"typnamespace": definition.schema, "typowner": definition.owner}
+    facts = _ENUM
+    yield _type(facts, oid=definition.oid, typname=definition.name, typarray=definition.array_oid, **owned)
+    array = {"oid": definition.array_oid, "typname": entry.array.name, "typelem": definition.oid}
+    yield _type(ARRAY_OF_ROW_TYPE, typalign=facts.alignment, **array, **owned)
+
+
 def _all_row_types(view: StateView) -> Iterator[RowDict]:
     for table in view.tables():
         yield from _row_types(table)
+    for entry in view.state.types.values():
+        yield from _user_type(view, entry)
 
 
 def _type_by(column: str, index: dict[Any, RowDict]) -> Any:
@@ -110,6 +126,27 @@ def _type_by_relation(view: StateView, context: EvalContext, oid: Any) -> Iterat
 def pg_type(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     yield from _BUILT_IN.values()
     yield from _all_row_types(view)
+
+
+def _enum_labels(view: StateView, entries: Iterable[TypeEntry]) -> Iterator[RowDict]:
+    for entry in entries:
+        for label in entry.definition.labels:
+            yield {
+                "oid": label.oid,
+                "enumtypid": entry.definition.oid,
+                "enumsortorder": single(label.rank / RANK_GAP),
+                "enumlabel": label.name,
+            }
+
+
+def _enum_labels_of(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
+    entry = view.type_entry(oid)
+    return _enum_labels(view, [] if entry is None else [entry])
+
+
+@rows_of("pg_enum", lookups={"enumtypid": _enum_labels_of})
+def pg_enum(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    yield from _enum_labels(view, view.state.types.values())
 
 
 # ---------------------------------------------------------------------------------------------------- pg_proc

@@ -26,7 +26,7 @@ from pydistdb.sql.errors import (
     UndefinedTable,
 )
 from pydistdb.sql.types import known
-from pydistdb.sql.types.base import EvalContext, TypeIO
+from pydistdb.sql.types.base import EvalContext, SqlType, TypeIO
 from pydistdb.sql.types.integers import packed, parse_oid
 from pydistdb.sql.types.text import truncate_name
 
@@ -115,12 +115,28 @@ def find_type(text: str, context: EvalContext | None) -> int | None:
         words, _, _ = words.partition("[")
         words, brackets = words.rstrip(), "[]"
     words = re.sub(r"\s*\(\s*-?\d+(\s*,\s*-?\d+)?\s*\)", "", words)
+    catalog = None if context is None else context.catalog
     if '"' in words or "." in words:
         schema, words = _qualified(split_name(words))
+        if catalog is not None and schema is not None and catalog.schema_named(schema) is None:
+            raise InvalidSchemaName(f'schema "{schema}" does not exist')
+        found = None if catalog is None else catalog.type_named(words, schema)
+        if found is not None:
+            return _array_or_not(found, brackets)
         if schema not in (None, "pg_catalog"):
             return None
+    elif catalog is not None and _PLAIN_IDENTIFIER.fullmatch(words.lower()):
+        found = catalog.type_named(words.lower())
+        if found is not None:
+            return _array_or_not(found, brackets)
     sql_type = type_by_name(words + brackets) or type_by_name(words.lower() + brackets)
     return None if sql_type is None else sql_type.oid
+
+
+def _array_or_not(sql_type: SqlType, brackets: str) -> int | None:
+    if not brackets:
+        return sql_type.oid
+    return sql_type.array_oid or None
 
 
 def _functions_named(text: str) -> list[Any]:
@@ -205,7 +221,28 @@ def class_name(oid: int, context: EvalContext | None) -> str | None:
 def type_name(oid: int, context: EvalContext | None) -> str | None:
     from pydistdb.sql.types.registry import format_type
 
+    name = user_type_name(oid, context)
+    if name is not None:
+        return name
     return format_type(oid) if oid in known.TYPES_BY_OID else None
+
+
+def user_type_name(oid: int, context: EvalContext | None) -> str | None:
+    """The name of a user's type or of its arrays, qualified unless the search path finds it; None for others."""
+    catalog = None if context is None else context.catalog
+    return None if catalog is None else name_in_catalog(oid, catalog)
+
+
+def name_in_catalog(oid: int, catalog: Any) -> str | None:
+    """The name that a session with this catalog uses for a user's type or its arrays; None for others."""
+    definition = catalog.type_definition(oid)
+    if definition is None:
+        return None
+    name = quote_identifier(definition.name) + ("[]" if oid == definition.array_oid else "")
+    if catalog.is_type_visible(definition.schema, definition.name):
+        return name
+    schema = catalog.schema_by_oid(definition.schema)
+    return name if schema is None else f"{quote_identifier(schema.name)}.{name}"
 
 
 def function_name(oid: int, context: EvalContext | None) -> str | None:
@@ -213,7 +250,9 @@ def function_name(oid: int, context: EvalContext | None) -> str | None:
 
     function = function_by_oid(oid)
     if function is None:
-        return None
+        from pydistdb.sql.pg_catalog.type_facts import IO_FUNCTIONS
+
+        return IO_FUNCTIONS[oid].name if oid in IO_FUNCTIONS else None
     name = quote_identifier(function.name)
     # An overloaded name says nothing without its schema; Postgres prints it qualified.
     return name if len(functions(function.name)) == 1 else f"pg_catalog.{name}"

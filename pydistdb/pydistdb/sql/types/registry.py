@@ -25,6 +25,7 @@ from pydistdb.sql.types import (
     pseudo,
     reg,
     text,
+    user,
     uuid,
 )
 from pydistdb.sql.types.arrays import array_io, vector_io
@@ -89,6 +90,7 @@ from pydistdb.sql.types.known import (
     XID,
     XID8,
 )
+from pydistdb.sql.types.reg import quote_identifier
 
 __all__ = [
     "ACLITEM",
@@ -262,6 +264,10 @@ def io(oid: int) -> TypeIO:
     if type_io is not None:
         return type_io
     sql_type = type_by_oid(oid)
+    made = user.user_io(oid)
+    if made is not None:
+        _IO_BY_OID[oid] = made
+        return made
     if not sql_type.element_oid:
         raise FeatureNotSupported(f"values of type {format_type(oid)} are not supported")
     make = vector_io if sql_type in (INT2VECTOR, OIDVECTOR) else array_io
@@ -275,7 +281,8 @@ the runtime value already does."""
 
 
 def all_types() -> Sequence[SqlType]:
-    return tuple(TYPES_BY_OID.values())
+    """List the built-in types."""
+    return tuple(sql_type for oid, sql_type in TYPES_BY_OID.items() if oid < user.FIRST_USER_OID)
 
 
 def _format_modifier(oid: int, modifier: int) -> str:
@@ -302,11 +309,13 @@ def format_type(oid: int, modifier: int | None = None) -> str:
     if sql_type.category == "A" and not sql_type.array_oid and sql_type.element_oid:
         return format_type(sql_type.element_oid, modifier) + "[]"
     if modifier is None:
-        return _FORMATS.get(oid, sql_type.name)
+        return _FORMATS.get(oid) or (sql_type.name if oid < user.FIRST_USER_OID else quote_identifier(sql_type.name))
     if oid in (TIME.oid, TIMETZ.oid, TIMESTAMP.oid, TIMESTAMPTZ.oid) and modifier >= 0:
         head, _, tail = _FORMATS[oid].partition(" ")
         return f"{head}({modifier}) {tail}"
     if oid == BPCHAR.oid and modifier == -1:
         # character alone means character(1): say bpchar for the unlimited type.
         return "bpchar"
+    if oid >= user.FIRST_USER_OID:
+        return quote_identifier(sql_type.name)
     return _FORMATS.get(oid, sql_type.name) + _format_modifier(oid, modifier)

@@ -1,0 +1,138 @@
+"""Who depends on a type: columns, domains, composite types, views, and stored expressions that name it.
+
+Like other dependencies these are found by looking (dependencies.py).  Whether a default, a CHECK condition or a view
+names the type is found out by binding its text with a catalog that notes which types were asked for; only texts in which
+the name occurs at all are looked at.
+
+    column m of table u depends on type mood
+    type dm depends on type mood                (a domain over it)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydistdb.sql import bind
+from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.dependencies import described
+from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.catalog.queries import bind_query
+from pydistdb.sql.catalog.type_names import shown
+from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.types.base import SqlType
+from pydistdb.sql.types.user import TypeEntry
+
+
+class TypeRecorder:
+    """A CatalogView that remembers which types were asked for."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.found: set[int] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def type_named(self, name: str, schema: str | None = None) -> SqlType | None:
+        sql_type: SqlType | None = self._inner.type_named(name, schema)
+        if sql_type is not None:
+            self.found.add(sql_type.element_oid or sql_type.oid)
+        return sql_type
+
+
+@dataclass(frozen=True, slots=True)
+class Dependent:
+    """What depends on a type, and how it would go along: ``kind`` is column, default, check, view, type or attribute."""
+
+    kind: str
+    description: str
+    on: str
+    table: Table | None = None
+    name: str = ""
+    entry: TypeEntry | None = None
+
+
+def _names_it(ddl: DdlContext, entry: TypeEntry, text: str | None, table: Table | None) -> bool:
+    """Whether stored text names the type."""
+    if text is None or entry.definition.name not in text:
+        return False
+    recorder = TypeRecorder(ddl.view)
+    try:
+        if table is None:
+            bind_query(ddl, text, recorder)
+        else:
+            bind.bind_expression(text, table, recorder, ddl.context)
+    except DatabaseError:
+        return True  # what cannot be understood may well name it
+    return entry.definition.oid in recorder.found
+
+
+def expressions_using(ddl: DdlContext, entry: TypeEntry) -> Iterator[Dependent]:
+    """Defaults, generated columns and CHECK constraints of tables, and views, whose text names the type."""
+    on = f"type {shown(ddl, entry.definition.oid)}"
+    for table in ddl.view.tables():
+        if table.kind == "v":
+            if _names_it(ddl, entry, table.definition, None):
+                yield Dependent("view", described(ddl, table), on, table)
+            continue
+        for column in table.columns:
+            if not column.dropped and _names_it(ddl, entry, column.default, table):
+                what = described(ddl, table)
+                if column.generated:
+                    yield Dependent("column", f"column {column.name} of {what}", on, table, column.name)
+                else:
+                    description = f"default value for column {column.name} of {what}"
+                    yield Dependent("default", description, on, table, column.name)
+        for check in table.checks:
+            if _names_it(ddl, entry, check.expression, table):
+                description = f"constraint {check.name} on {described(ddl, table)}"
+                yield Dependent("check", description, on, table, check.name)
+
+
+def texts_using(ddl: DdlContext, entry: TypeEntry) -> list[str]:
+    """Descriptions of the stored expressions that name the type."""
+    return [dependent.description for dependent in expressions_using(ddl, entry)]
+
+
+def dependents(ddl: DdlContext, entry: TypeEntry) -> list[Dependent]:
+    """Everything that needs the type, in the order in which messages list it."""
+    oids = {entry.type.oid, entry.array.oid}
+    found: list[Dependent] = []
+    views: list[Dependent] = []
+    for table in ddl.view.tables():
+        for column in table.columns:
+            if column.dropped or column.type_oid not in oids:
+                continue
+            on = f"type {shown(ddl, column.type_oid)}"
+            if table.kind == "v":
+                views.append(Dependent("view", described(ddl, table), on, table))
+                break
+            found.append(
+                Dependent("column", f"column {column.name} of {described(ddl, table)}", on, table, column.name)
+            )
+    for view in views:  # most get the type from a column, and depend on that
+        assert view.table is not None
+        below = [d for d in found if d.table is not None and d.table.oid in view.table.depends_on]
+        found.append(replace(view, on=below[0].description) if below else view)
+    seen = {(dependent.kind, dependent.description) for dependent in found}
+    columns = {(d.table.oid, d.name) for d in found if d.kind == "column" and d.table is not None}
+    for dependent in expressions_using(ddl, entry):
+        key = (dependent.kind, dependent.description)
+        of_column = dependent.table is not None and (dependent.table.oid, dependent.name) in columns
+        if key not in seen and not (dependent.kind == "default" and of_column):
+            found.append(dependent)
+            seen.add(key)
+    for other in ddl.view.state.types.values():
+        definition = other.definition
+        name = shown(ddl, definition.oid)
+        if definition.base_oid in oids:
+            on = f"type {shown(ddl, definition.base_oid)}"
+            found.append(Dependent("type", f"type {name}", on, entry=other))
+        for attribute in definition.attributes:
+            if attribute.type_oid in oids and not attribute.dropped:
+                on = f"type {shown(ddl, attribute.type_oid)}"
+                description = f"column {attribute.name} of composite type {name}"
+                found.append(Dependent("attribute", description, on, name=attribute.name, entry=other))
+    return found
