@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydistdb.sql.catalog.descriptors import Column, Index, IndexColumn, Sharding, Table
 from pydistdb.sql.errors import ProgramLimitExceeded
-from pydistdb.sql.layout import MOST_KEY_BYTES, TableLayout
+from pydistdb.sql.layout import MOST_KEY_BYTES, IndexEntry, TableLayout
 
 INT8, TEXT, BPCHAR, NUMERIC = 20, 25, 1042, 1700
 
@@ -28,6 +28,10 @@ def table(
     return Table(400, "t", 2200, 5, described, (key, *indexes), storage_id=7, **fields)
 
 
+def entries_of(layout: TableLayout, row: list[Any], row_id: int | None = None) -> list[IndexEntry]:
+    return layout.entries(row, layout.primary_key(row, row_id))
+
+
 def test_the_worked_example() -> None:
     by_owner = Index(501, "t_owner", 2, (IndexColumn(2),))
     layout = TableLayout(table(("id", INT8), ("owner", TEXT), indexes=(by_owner,)))
@@ -35,7 +39,7 @@ def test_the_worked_example() -> None:
     key = layout.primary_key(row)
     assert key.hex() == "04000000070001" + "108000000000000001"
     assert layout.decode(layout.row_value(row)) == row
-    (entry,) = layout.index_entries(row)
+    (entry,) = entries_of(layout, row)
     assert entry.key.hex() == "04000000070002" + "10616e6e00" + "108000000000000001"
     assert entry.value == key and not entry.unique
 
@@ -47,7 +51,7 @@ values = st.integers(-(2**63), 2**63 - 1) | st.none()
 def test_keys_order_as_their_columns_do(rows: list[tuple[int | None, str | None]]) -> None:
     index = Index(501, "i", 2, (IndexColumn(1), IndexColumn(2, descending=True, nulls_first=True)))
     layout = TableLayout(table(("a", INT8), ("b", TEXT), primary=(0,), indexes=(index,)))
-    keys = [layout.index_entry(layout.indexes[1], row, layout.primary_key(row, 1)).key for row in rows]
+    keys = [entries_of(layout, row, 1)[0].key for row in rows]
 
     def before(left: tuple[int | None, str | None], right: tuple[int | None, str | None]) -> bool:
         if left[0] != right[0]:
@@ -71,7 +75,7 @@ def test_bounds_hold_exactly_the_rows_between(
     for prefix in (4, 5, 6):
         for row_id, value in enumerate(column):
             row = [prefix, value]
-            key = layout.index_entry(layout.indexes[1], row, layout.primary_key(row, row_id)).key
+            key = entries_of(layout, row, row_id)[0].key
             inside = span is not None and span.start <= key < span.end
             expected = prefix == 5
             if low is not None:
@@ -84,9 +88,9 @@ def test_bounds_hold_exactly_the_rows_between(
 def test_unique_entries_collide_unless_a_column_is_null() -> None:
     unique = Index(501, "u", 2, (IndexColumn(2),), unique=True)
     layout = TableLayout(table(("id", INT8), ("k", INT8), indexes=(unique,)))
-    first, second = (layout.index_entries([number, 9])[0] for number in (1, 2))
+    first, second = (entries_of(layout, [number, 9])[0] for number in (1, 2))
     assert first.key == second.key and first.unique
-    first, second = (layout.index_entries([number, None])[0] for number in (1, 2))
+    first, second = (entries_of(layout, [number, None])[0] for number in (1, 2))
     assert first.key != second.key and not first.unique
 
 

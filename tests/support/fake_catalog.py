@@ -198,9 +198,11 @@ class FakeCatalog:
         table = self._tables[key]
         by_name = {column.name: column.number for column in table.columns}
         columns = tuple(
-            IndexColumn(by_name[name], descending, descending if nulls_first is None else nulls_first)
-            for name, _, descending, nulls_first in statement.columns
-            if name is not None
+            IndexColumn(
+                by_name[key.name], key.descending, key.descending if key.nulls_first is None else key.nulls_first
+            )
+            for key in statement.columns
+            if key.name is not None
         )
         storage_id = max(index.storage_id for index in table.indexes) + 1
         index = Index(self._oid(), statement.name or f"{table.name}_idx", storage_id, columns, statement.unique)

@@ -244,6 +244,10 @@ class InvalidTableDefinition(DatabaseError):
     sqlstate = "42P16"
 
 
+class InvalidObjectDefinition(DatabaseError):
+    sqlstate = "42P17"
+
+
 class InvalidForeignKey(DatabaseError):
     sqlstate = "42830"
 

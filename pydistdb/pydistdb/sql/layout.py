@@ -9,7 +9,10 @@ shard columns (upper half).
   of the descriptor that wrote it, then the storage value of every column at position ``number``.  A row written before
   a column existed is shorter: the column's ``missing`` value stands in.
 * Secondary entries: value = the row's whole primary key; key = the index columns, followed by the primary key's
-  columns unless the index is unique and none of its columns is NULL (NULLs never collide).
+  columns unless the index is unique and none of its columns is NULL (NULLs never collide, unless NULLS NOT DISTINCT).
+  With INCLUDE the value is a msgpack array instead: the primary key, the key's columns and the included ones.
+* Expressions and predicates of indexes are compiled by whoever has a catalog to bind them with (exec/computed.py);
+  ``TableLayout.is_bound`` says whether that has been done.
 * A unique index of a hash-sharded table may be global: its entries then live under ``04`` as in a range-sharded table.
 
 Example: row (1, 'ann') of ``accounts(id int8 primary key, owner text)``, storage id 7; index on owner, storage id 2::
@@ -28,7 +31,7 @@ from zlib import crc32
 from pydistdb_storage import keys, rows
 
 from pydistdb.sql.catalog.descriptors import Index, Table
-from pydistdb.sql.errors import FeatureNotSupported, ProgramLimitExceeded
+from pydistdb.sql.errors import FeatureNotSupported, InternalError, ProgramLimitExceeded
 from pydistdb.sql.generate import build
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import TypeIO
@@ -64,35 +67,48 @@ class IndexLayout:
     """The key codec of one index."""
 
     __slots__ = (
+        "bound",
         "columns",
+        "compute",
+        "cover",
+        "covered",
         "descending",
         "encode",
         "hashed",
         "head",
         "identity",
         "index",
+        "is_computed",
         "is_row_id",
         "kinds",
         "nulls_first",
         "positions",
+        "row_key",
         "shard_positions",
         "table",
         "trims",
+        "types",
     )
 
     def __init__(self, table: Table, index: Index, types: dict[int, TypeIO]) -> None:
         self.table = table
         self.index = index
         self.columns = tuple(column.column for column in index.columns)
-        self.is_row_id = self.columns == (0,)
+        self.is_computed = not index.is_plain
+        self.is_row_id = self.columns == (0,) and not self.is_computed
         self.descending = tuple(column.descending for column in index.columns)
         self.nulls_first = tuple(column.nulls_first for column in index.columns)
         self.positions = tuple(number - 1 for number in self.columns)
         self.identity = IDENTITY.pack(table.storage_id, index.storage_id)
-        self.hashed = table.sharding is not None and (index.primary or index is table.indexes[0] or not index.is_global)
+        self.hashed = table.sharding is not None and (index is table.indexes[0] or not index.is_global)
         self.head = b"" if self.hashed else RANGE_HEAD.pack(4, table.storage_id, index.storage_id)
-        self.trims = tuple(_is_padded(table, number) for number in self.columns)
-        self.kinds: tuple[str, ...] = () if self.is_row_id else tuple(_key_kind(types[n], n) for n in self.columns)
+        by_number = {column.number: column.type_oid for column in table.columns}
+        self.types = tuple(column.type_oid or by_number.get(column.column, 0) for column in index.columns)
+        """The type of each key column."""
+        self.trims = tuple(oid == _BPCHAR_OID for oid in self.types)
+        self.kinds: tuple[str, ...] = (
+            () if self.is_row_id else tuple(_key_kind(registry.io(oid), oid) for oid in self.types)
+        )
         count = len(self.kinds)
         encode: Callable[[Sequence[Any]], bytes] = keys.key_encoder(
             self.kinds, self.descending[:count], self.nulls_first[:count]
@@ -103,9 +119,35 @@ class IndexLayout:
         """Where the shard columns stand among the index columns (None: they do not all)."""
         if table.sharding is not None and all(number in self.columns for number in table.sharding.columns):
             self.shard_positions = tuple(self.columns.index(number) for number in table.sharding.columns)
+        self.compute: Callable[[Row], list[Any] | None] | None = _unbound if self.is_computed else None
+        """The key's values for a row, None if the predicate leaves it out; None: they are columns of every row."""
+        self.bound: Any = None
+        """The expressions and the predicate as typed trees, once somebody asked for them (index_expressions.py)."""
+        self.covered: tuple[int, ...] = ()
+        """The columns that an entry's value holds behind the primary key."""
+        self.cover: Callable[[bytes, Row], bytes] | None = None
+        self.row_key: Callable[[bytes], bytes] | None = None
+        """The primary key in an entry's value (None: the value is the primary key)."""
+        if index.include:
+            self.covered = tuple(dict.fromkeys([*(number for number in self.columns if number), *index.include]))
+            self.cover = _covering(self.covered, types)
+            self.row_key = _first_item
 
     def values(self, row: Row) -> list[Any]:
-        return [row[position] for position in self.positions]
+        """The key's values for a row that has an entry."""
+        if self.compute is None:
+            return [row[position] for position in self.positions]
+        values = self.compute(row)
+        assert values is not None, "the row has no entry in this index"
+        return values
+
+    def depends_on(self, changed: set[int]) -> bool:
+        """Tell whether an update of these columns may change a row's entry."""
+        return self.is_computed or not changed.isdisjoint(self.columns) or not changed.isdisjoint(self.covered)
+
+    def row_keys(self, values: Sequence[bytes]) -> Sequence[bytes]:
+        """The primary keys that entries lead to."""
+        return values if self.row_key is None else list(map(self.row_key, values))
 
 
 class TableLayout:
@@ -120,6 +162,10 @@ class TableLayout:
         self.indexes = tuple(IndexLayout(table, index, self.types) for index in table.indexes)
         self.primary = self.indexes[0]
         self.secondary = self.indexes[1:]
+        self.written = tuple(layout for layout in self.secondary if layout.index.state != "d")
+        """The secondary indexes that new rows get entries in."""
+        self.is_bound = not any(layout.is_computed for layout in self.secondary)
+        """Expressions and predicates of indexes are ready (exec/computed.py)."""
         self.has_row_id = self.primary.is_row_id
         self.by_storage_id = {layout.index.storage_id: layout for layout in self.indexes}
         self.may_be_short = table.version > 1
@@ -132,8 +178,9 @@ class TableLayout:
         self._shard_trims: tuple[bool, ...] = ()
         if table.sharding is not None:
             numbers = table.sharding.columns
-            trims = tuple(_is_padded(table, number) for number in numbers)
-            encoder = keys.key_encoder([_key_kind(self.types[number], number) for number in numbers])
+            oids = {column.number: column.type_oid for column in table.columns}
+            trims = tuple(oids[number] == _BPCHAR_OID for number in numbers)
+            encoder = keys.key_encoder([_key_kind(self.types[number], oids[number]) for number in numbers])
             self._shard_encode = _trimming(encoder, trims) if any(trims) else encoder
             self._shard_positions = tuple(number - 1 for number in numbers)
         self.row_value: Callable[[Row], bytes] = self._build_row_value()
@@ -189,21 +236,37 @@ class TableLayout:
         """The columns' part of a primary key."""
         return key[HASH_HEAD.size :] if self.primary.hashed else key[RANGE_HEAD.size :]
 
-    def index_entry(self, index: IndexLayout, row: Row, primary_key: bytes) -> IndexEntry:
-        """The entry of a secondary index for a row with that primary key."""
-        values = [row[position] for position in index.positions]
+    def entry(self, index: IndexLayout, row: Row, primary_key: bytes) -> IndexEntry | None:
+        """The entry of a secondary index for a row with that primary key; None if its predicate leaves the row out."""
+        if index.compute is None:
+            values: list[Any] | None = [row[position] for position in index.positions]
+        else:
+            values = index.compute(row)
+            if values is None:
+                return None
+        assert values is not None
         key = self.head_of_row(index, row) + index.encode(values)
-        unique = index.index.unique and None not in values
+        unique = index.index.unique and not index.index.deferrable
+        if unique and None in values:
+            unique = index.index.nulls_not_distinct
         if not unique:
             key += self.primary_suffix(primary_key)
-        return IndexEntry(self.checked(key, index), primary_key, unique)
+        value = primary_key if index.cover is None else index.cover(primary_key, row)
+        return IndexEntry(self.checked(key, index), value, unique)
 
-    def index_entries(self, row: Row, primary_key: bytes | None = None) -> list[IndexEntry]:
-        """The entries of all secondary indexes, in descriptor order."""
-        if not self.secondary:
-            return []
-        key = self.primary_key(row) if primary_key is None else primary_key
-        return [self.index_entry(index, row, key) for index in self.secondary]
+    def unique_key(self, index: IndexLayout, row: Row) -> bytes | None:
+        """The key that no other row may share in a unique index; None if the row may share it with any.
+
+        It is the entry's key, or (deferrable constraints) what that starts with."""
+        values = index.compute(row) if index.compute is not None else [row[position] for position in index.positions]
+        if values is None or (None in values and not index.index.nulls_not_distinct):
+            return None
+        return self.head_of_row(index, row) + index.encode(values)
+
+    def entries(self, row: Row, primary_key: bytes) -> list[IndexEntry]:
+        """The entries of a new row in all secondary indexes, in descriptor order."""
+        found = [self.entry(index, row, primary_key) for index in self.written]
+        return [entry for entry in found if entry is not None]
 
     def checked(self, key: bytes, index: IndexLayout) -> bytes:
         if len(key) > MOST_KEY_BYTES:
@@ -269,9 +332,13 @@ class TableLayout:
 
     # ------------------------------------------------------------------------------------------ values
 
-    def column_source(self, number: int, row: str, namespace: dict[str, Any], nullable: bool = True) -> str:
-        """Python source of a column's runtime value, where ``row`` names a decoded (and padded) storage row."""
-        cell = f"{row}[{number}]"
+    def column_source(
+        self, number: int, row: str, namespace: dict[str, Any], nullable: bool = True, place: int | None = None
+    ) -> str:
+        """Python source of a column's runtime value, where ``row`` names a decoded (and padded) storage row.
+
+        ``place``: where the value stands if not at the column's number (entries of covering indexes)."""
+        cell = f"{row}[{number if place is None else place}]"
         convert = self.types[number].from_storage
         if convert is None:
             return cell
@@ -311,8 +378,28 @@ class TableLayout:
 _LAYOUTS: dict[int, TableLayout] = {}
 
 
-def _is_padded(table: Table, number: int) -> bool:
-    return any(column.number == number and column.type_oid == _BPCHAR_OID for column in table.columns)
+def _unbound(row: Row) -> list[Any] | None:
+    raise InternalError("an index expression was needed before it was bound")
+
+
+def _first_item(value: bytes) -> bytes:
+    key: bytes = rows.decode(value)[0]
+    return key
+
+
+def _covering(numbers: Sequence[int], types: dict[int, TypeIO]) -> Callable[[bytes, Row], bytes]:
+    """``f(primary key, row)``: the value of a covering index's entry."""
+    namespace: dict[str, Any] = {"encode": rows.encode}
+    cells = []
+    for number in numbers:
+        cell = f"row[{number - 1}]"
+        if types[number].to_storage is not None:
+            namespace[f"to{number}"] = types[number].to_storage
+            cell = f"None if {cell} is None else to{number}({cell})"
+        cells.append(cell)
+    source = f"def cover(key, row):\n    return encode((key, {', '.join(cells)}))\n"
+    function: Callable[[bytes, Row], bytes] = build(source, namespace, "cover")
+    return function
 
 
 def _trimming(encode: Callable[[Sequence[Any]], bytes], trims: Sequence[bool]) -> Callable[[Sequence[Any]], bytes]:
@@ -329,7 +416,7 @@ def _trimming(encode: Callable[[Sequence[Any]], bytes], trims: Sequence[bool]) -
     return trimmed
 
 
-def _key_kind(io: TypeIO, number: int) -> str:
+def _key_kind(io: TypeIO, oid: int) -> str:
     if io.key_kind is None:
-        raise FeatureNotSupported(f"column number {number} has a type that cannot be an index key")
+        raise FeatureNotSupported(f"type {registry.format_type(oid, -1)} cannot be an index key")
     return io.key_kind

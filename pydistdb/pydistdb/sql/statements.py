@@ -433,18 +433,31 @@ class AlterType(Utility):
 
 
 @dataclass(frozen=True, slots=True)
-class CreateIndex(Utility):
-    """``columns``: (name or None for an expression, SQL text, descending, nulls_first)."""
+class IndexElement:
+    """One key of an index: a column's ``name``, or (None) an expression's SQL ``text``."""
 
     name: str | None
+    text: str
+    descending: bool = False
+    nulls_first: bool | None = None
+    operator_class: str = ""
+    collation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateIndex(Utility):
+    name: str | None
     table: Name
-    columns: tuple[tuple[str | None, str, bool, bool | None], ...]
+    columns: tuple[IndexElement, ...]
     unique: bool
     if_not_exists: bool = False
     concurrently: bool = False
     where: str | None = None
     include: tuple[str, ...] = ()
     method: str = "btree"
+    nulls_not_distinct: bool = False
+    options: dict[str, str] = field(default_factory=dict)
+    tablespace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

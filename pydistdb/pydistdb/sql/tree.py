@@ -424,10 +424,10 @@ class Insert(Rel):
 
 @dataclass(frozen=True, slots=True)
 class OnConflict:
-    """``index``: storage id of the arbiter (None: any).  ``assignments`` empty: DO NOTHING.  ``excluded_ids`` names the
+    """``indexes``: storage ids of the arbiters (None: any).  ``assignments`` empty: DO NOTHING.  ``excluded_ids`` names the
     proposed row's columns, ``Insert.row_ids`` the existing row's while assignments and condition are evaluated."""
 
-    index: int | None
+    indexes: tuple[int, ...] | None
     assignments: tuple[tuple[int, Expr], ...] = ()
     condition: Expr | None = None
     excluded_ids: dict[int, ColumnId] = field(default_factory=dict)

@@ -281,7 +281,7 @@ def _change(rel: tree.Insert | tree.Update | tree.Delete) -> str:
                 parts.append(f"row {_ids(rel.row_ids)}")
             if rel.on_conflict is not None:
                 conflict = rel.on_conflict
-                words = f"on conflict {conflict.index if conflict.index is not None else 'any'}"
+                words = f"on conflict {'any' if conflict.indexes is None else ', '.join(map(str, conflict.indexes))}"
                 if conflict.assignments:
                     words += f" excluded {_ids(conflict.excluded_ids)} set {_assignments(conflict.assignments)}"
                 if conflict.condition is not None:

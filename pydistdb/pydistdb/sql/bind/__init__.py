@@ -3,7 +3,7 @@
 Only this package imports the parser; the rest of SQL sees ``sql/tree.py`` and ``sql/statements.py``.
 """
 
-from pydistdb.sql.bind.analyze import analyze, analyze_cursor, bind_expression, bind_scalar
+from pydistdb.sql.bind.analyze import analyze, analyze_cursor, bind_expression, bind_scalar, expression_label
 from pydistdb.sql.bind.cursors import CursorQuery
 from pydistdb.sql.bind.normalize import Lifted, Normalized, bind_normalized, normalize
 from pydistdb.sql.bind.parse import ParsedStatement, parse
@@ -18,6 +18,7 @@ __all__ = [
     "bind_expression",
     "bind_normalized",
     "bind_scalar",
+    "expression_label",
     "normalize",
     "parse",
 ]

@@ -277,6 +277,8 @@ _CLAUSE_WORDS = {
     "JOIN/ON": "JOIN conditions",
     "FROM": "functions in FROM",
     "CHECK": "check constraints",
+    "INDEX": "index expressions",
+    "INDEX WHERE": "index predicates",
     "DEFAULT": "DEFAULT expressions",
     "LATERAL": "FROM clause of their own query level",
 }

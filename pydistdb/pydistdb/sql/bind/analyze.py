@@ -19,7 +19,8 @@ from pydistdb.sql.bind.cursors import CursorQuery, check_cursor_query, cursor_qu
 from pydistdb.sql.bind.parse import ParsedStatement, parse, stack_depth_exceeded, without_collector
 from pydistdb.sql.bind.query import bind_statement_query
 from pydistdb.sql.bind.scope import Scope
-from pydistdb.sql.bind.stored import bind_text, row_scope
+from pydistdb.sql.bind.stored import bind_text, parsed_expression, row_scope
+from pydistdb.sql.bind.targets import column_label
 from pydistdb.sql.bind.utility import to_utility
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.view import CatalogView
@@ -88,11 +89,11 @@ def _binder_for(text: str, catalog: CatalogView, context: EvalContext) -> Binder
     return Binder(ParsedStatement(text, 0, "", "", {}, text), catalog, context, Parameters(()))
 
 
-def _converted(b: Binder, expr: Expr, target: SqlType | None) -> Expr:
+def _converted(b: Binder, expr: Expr, target: SqlType | None, clause: str = "CHECK") -> Expr:
     if target is None:
         return resolve_unknown(b, expr)
     if target.oid == BOOL.oid:
-        return coerce_to_boolean(b, expr, "CHECK", -1)
+        return coerce_to_boolean(b, expr, clause, -1)
     result = coerce_to_target(b, expr, target, "a")
     if result is None:
         raise DatatypeMismatch(
@@ -102,16 +103,27 @@ def _converted(b: Binder, expr: Expr, target: SqlType | None) -> Expr:
 
 
 def bind_expression(
-    text: str, table: Table, catalog: CatalogView, context: EvalContext, target: SqlType | None = None
+    text: str,
+    table: Table,
+    catalog: CatalogView,
+    context: EvalContext,
+    target: SqlType | None = None,
+    clause: str = "CHECK",
 ) -> Expr:
-    """Bind stored text over a table's row: the ids of ColumnRefs are column numbers."""
+    """Bind stored text over a table's row: the ids of ColumnRefs are column numbers.  ``clause``: for messages."""
     b = _binder_for(text, catalog, context)
     ids = {column.number: column.number for column in table.columns}
     b._next_id = max(ids, default=0)
     try:
-        return _converted(b, bind_text(b, row_scope(table, ids, "CHECK"), text), target)
+        return _converted(b, bind_text(b, row_scope(table, ids, clause), text), target, clause.removeprefix("INDEX "))
     except RecursionError:
         raise stack_depth_exceeded() from None
+
+
+def expression_label(text: str) -> str | None:
+    """What an expression would be called as an output column; None if it has no name."""
+    label = column_label(parsed_expression(text))
+    return None if label == "?column?" else label
 
 
 def bind_scalar(text: str, catalog: CatalogView, context: EvalContext, target: SqlType | None = None) -> Expr:

@@ -196,6 +196,7 @@ def make_call(
     if function.returns_set:
         if scope is None or scope.clause not in SET_CLAUSES:
             clause = scope.clause if scope is not None else "this context"
+            clause = {"INDEX": "index expressions", "INDEX WHERE": "index predicates"}.get(clause, clause)
             raise FeatureNotSupported(
                 f"set-returning functions are not allowed in {clause}", position=b.position(location)
             )

@@ -5,31 +5,37 @@ Source: PostgreSQL 15 manual, INSERT, "ON CONFLICT Clause"; plancat.c (infer_arb
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydistdb.sql.bind.assignments import bind_assignments, ids_by_number, row_columns
 from pydistdb.sql.bind.binder import Binder
-from pydistdb.sql.bind.dispatch import bind_condition
+from pydistdb.sql.bind.dispatch import bind, bind_condition
 from pydistdb.sql.bind.from_clause import NO_ROWS_OF_NOTHING
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import FromItem, Scope, ScopeColumn, Source
+from pydistdb.sql.bind.stored import bind_text, row_scope
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.errors import (
-    FeatureNotSupported,
+    DatabaseError,
     InvalidColumnReference,
     InvalidSyntax,
     UndefinedColumn,
     UndefinedObject,
 )
-from pydistdb.sql.tree import OnConflict
+from pydistdb.sql.plan.expressions import conjuncts
+from pydistdb.sql.plan.implication import implied, same
+from pydistdb.sql.plan.rules.fold import fold_expression
+from pydistdb.sql.tree import ColumnRef, Expr, OnConflict
 
 
 def bind_conflict(
     b: Binder, parent: Scope | None, clause: Node, table: Table, name: str, row: list[ScopeColumn]
 ) -> OnConflict:
     """An ON CONFLICT clause; ``row`` is the row as it will be, ``excluded`` the one that was proposed."""
-    index = _arbiter(b, clause, table)
+    indexes = _arbiters(b, clause, table, name, row)
     if clause["action"] == "ONCONFLICT_NOTHING":
-        return OnConflict(index)
-    if index is None:
+        return OnConflict(indexes)
+    if indexes is None:
         raise InvalidSyntax(
             "ON CONFLICT DO UPDATE requires inference specification or constraint name",
             hint="For example, ON CONFLICT (column_name).",
@@ -49,38 +55,83 @@ def bind_conflict(
     condition = None
     if "whereClause" in clause:
         condition = bind_condition(b, scope, clause["whereClause"], "WHERE")
-    return OnConflict(index, tuple(assignments), condition, ids_by_number(excluded))
+    return OnConflict(indexes, tuple(assignments), condition, ids_by_number(excluded))
 
 
-def _arbiter(b: Binder, clause: Node, table: Table) -> int | None:
-    """The storage id of the unique index that decides; None if any may."""
+def _arbiters(b: Binder, clause: Node, table: Table, name: str, row: list[ScopeColumn]) -> tuple[int, ...] | None:
+    """The storage ids of the unique indexes that decide; None if any may."""
     infer = clause.get("infer")
     if infer is None:
+        if any(index.unique and index.deferrable for index in table.indexes):
+            raise _deferrable()
         return None
     if "conname" in infer:
-        for index in table.indexes:
-            if index.name == infer["conname"] and index.unique:
-                return index.storage_id
-        raise UndefinedObject(f'constraint "{infer["conname"]}" for table "{table.name}" does not exist')
-    if "whereClause" in infer:
-        raise FeatureNotSupported(
-            "ON CONFLICT over partial indexes is not supported", position=b.position(infer.get("location", -1))
-        )
-    by_name = {column.name: column.number for column in table.columns if not column.dropped}
-    wanted: set[int] = set()
+        return _constraint_named(table, infer["conname"])
+    scope = Scope(None, "ON CONFLICT")
+    scope.add(FromItem(NO_ROWS_OF_NOTHING, [Source(name, row, None, table)], row))
+    by_id = {column.id: column.number for column in row}
+    columns: set[int] = set()
+    expressions: list[Expr] = []
     for wrapper in infer["indexElems"]:
         element = wrapper["IndexElem"]
-        name = element.get("name")
-        if name is None:
-            raise FeatureNotSupported("ON CONFLICT over expressions is not supported")
-        if name not in by_name:
-            raise UndefinedColumn(f'column "{name}" does not exist', position=b.position(infer.get("location", -1)))
-        wanted.add(by_name[name])
+        column_name = element.get("name")
+        if column_name is not None:
+            column = next((column for column in row if column.name == column_name), None)
+            if column is None:
+                position = b.position(infer.get("location", -1))
+                raise UndefinedColumn(f'column "{column_name}" does not exist', position=position)
+            columns.add(column.number)
+            continue
+        expression = fold_expression(bind(b, scope, element["expr"]))
+        if isinstance(expression, ColumnRef) and expression.id in by_id:
+            columns.add(by_id[expression.id])
+        else:
+            expressions.append(expression)
+    condition: list[Expr] = []
+    if "whereClause" in infer:
+        condition = conjuncts(fold_expression(bind_condition(b, scope, infer["whereClause"], "WHERE")))
+    ids = ids_by_number(row)
+    found = tuple(
+        index.storage_id
+        for index in table.indexes
+        if index.is_arbiter
+        and {part.column for part in index.columns if not part.expression} == columns
+        and _same_expressions(b, table, index, ids, expressions)
+        and (not index.predicate or _implied(b, table, index, ids, condition))
+    )
+    if not found:
+        raise InvalidColumnReference(
+            "there is no unique or exclusion constraint matching the ON CONFLICT specification"
+        )
+    return found
+
+
+def _deferrable() -> DatabaseError:
+    return DatabaseError.of(
+        "55000", "ON CONFLICT does not support deferrable unique constraints/exclusion constraints as arbiters"
+    )
+
+
+def _constraint_named(table: Table, name: str) -> tuple[int, ...]:
     for index in table.indexes:
-        if _fits(index, wanted):
-            return index.storage_id
-    raise InvalidColumnReference("there is no unique or exclusion constraint matching the ON CONFLICT specification")
+        if index.name == name and index.constraint and index.unique:
+            if index.deferrable:
+                raise _deferrable()
+            # A primary key without the shard columns is kept unique by an index beside it, of the same name.
+            return tuple(each.storage_id for each in table.indexes if each.name == name)
+    raise UndefinedObject(f'constraint "{name}" for table "{table.name}" does not exist')
 
 
-def _fits(index: Index, wanted: set[int]) -> bool:
-    return (index.unique or index.primary) and {part.column for part in index.columns} == wanted
+def _bound(b: Binder, table: Table, ids: dict[int, int], text: str) -> Expr:
+    return fold_expression(bind_text(b, row_scope(table, ids, "ON CONFLICT"), text))
+
+
+def _same_expressions(b: Binder, table: Table, index: Index, ids: dict[int, int], wanted: Sequence[Expr]) -> bool:
+    own = [_bound(b, table, ids, part.expression) for part in index.columns if part.expression]
+    return all(any(same(one, other) for other in wanted) for one in own) and all(
+        any(same(one, other) for other in own) for one in wanted
+    )
+
+
+def _implied(b: Binder, table: Table, index: Index, ids: dict[int, int], condition: Sequence[Expr]) -> bool:
+    return implied(conjuncts(_bound(b, table, ids, index.predicate)), condition)

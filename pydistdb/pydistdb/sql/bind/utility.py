@@ -16,13 +16,13 @@ from pydistdb.sql.bind.cursors import close_cursor, declare_cursor, fetch, liste
 from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.bind.definitions import (
     alter_table,
-    create_index,
     create_table,
     move_schema,
     on_commit_action,
     rename,
     storage_options,
 )
+from pydistdb.sql.bind.indexes import create_index
 from pydistdb.sql.bind.naming import constant_value, name_of, name_of_parts, strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
 from pydistdb.sql.bind.type_definitions import (

@@ -16,7 +16,7 @@ from pydistdb.sql.catalog.alter_constraints import add_one, drop_primary_key
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_table import all_constraints, make_column, with_defaults
 from pydistdb.sql.catalog.dependencies import described, views_broken_by
-from pydistdb.sql.catalog.descriptors import Column, Table
+from pydistdb.sql.catalog.descriptors import Column, Index, Table
 from pydistdb.sql.catalog.drop import (
     drop_foreign_keys,
     foreign_keys_using,
@@ -25,6 +25,7 @@ from pydistdb.sql.catalog.drop import (
     report_dependents,
     without_index,
 )
+from pydistdb.sql.catalog.index_elements import columns_of_index, rebound_indexes
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.queries import first_row, full_name, quote, type_text
 from pydistdb.sql.catalog.renaming import rename_in_expression
@@ -139,7 +140,7 @@ async def drop_column(ddl: DdlContext, table: Table, action: AlterTableAction) -
     number = column.number
     if table.sharding is not None and number in table.sharding.columns:
         raise InvalidTableDefinition(f'cannot drop column "{column.name}": the table is sharded by it')
-    affected = [index for index in table.indexes if any(each.column == number for each in index.columns)]
+    affected = [index for index in table.indexes if number in columns_of_index(ddl, table, index)]
     await _drop_dependents(ddl, table, column, action.cascade)
     for sequence in owned_sequences(ddl, table.oid, number):
         ddl.apply(forget_table(ddl, sequence))
@@ -159,7 +160,7 @@ async def _drop_dependents(ddl: DdlContext, table: Table, column: Column, cascad
     what = f"column {column.name} of table {table.name}"
     users = []
     for index in table.indexes:
-        if any(each.column == column.number for each in index.columns):
+        if index.is_plain and any(each.column == column.number for each in index.columns):
             users += [pair for pair in foreign_keys_using(ddl, table, index) if pair not in users]
     dependents = [(f"constraint {key.name} on {described(ddl, other)}", what) for other, key in users]
     generated = [
@@ -220,6 +221,7 @@ def rename_column(ddl: DdlContext, table: Table, action: AlterTableAction) -> No
         replace(check, expression=rename_in_expression(check.expression, column.name, new_name))
         for check in table.checks
     )
+    indexes = tuple(_renamed_in_index(index, column.name, new_name) for index in table.indexes)
     columns = tuple(
         replace(each, name=new_name)
         if each.number == column.number
@@ -228,13 +230,25 @@ def rename_column(ddl: DdlContext, table: Table, action: AlterTableAction) -> No
         else each
         for each in table.columns
     )
-    renamed = replace(table, columns=columns, checks=checks, version=table.version + 1)
+    renamed = replace(table, columns=columns, checks=checks, indexes=indexes, version=table.version + 1)
     broken = views_broken_by(ddl, table, renamed)
     if broken:
         raise FeatureNotSupported(
             f'cannot rename column "{column.name}" while a view uses it', detail=f"View {broken[0].name} uses it."
         )
     ddl.put_table(renamed)
+
+
+def _renamed_in_index(index: Index, old: str, new: str) -> Index:
+    """The index with a column renamed in its expressions and its predicate."""
+    if index.is_plain:
+        return index
+    columns = tuple(
+        replace(each, expression=rename_in_expression(each.expression, old, new)) if each.expression else each
+        for each in index.columns
+    )
+    predicate = rename_in_expression(index.predicate, old, new) if index.predicate else ""
+    return replace(index, columns=columns, predicate=predicate)
 
 
 # ---------------------------------------------------------------------------------------------------- properties
@@ -294,6 +308,10 @@ async def alter_type(ddl: DdlContext, table: Table, action: AlterTableAction) ->
     _check_conversion(old_column, column, action.expression)
     column = _converted_default(ddl, old_column, column)
     new = _with_column(table, column)
+    depending = [
+        index for index in table.indexes if not index.is_plain and number in columns_of_index(ddl, table, index)
+    ]
+    new = replace(new, indexes=rebound_indexes(ddl, new, {index.storage_id for index in depending}))
     for check in table.checks:
         expressions.check_columns(ddl, new, check.expression)
     broken = views_broken_by(ddl, table, new)
@@ -303,7 +321,7 @@ async def alter_type(ddl: DdlContext, table: Table, action: AlterTableAction) ->
             detail=f'rule _RETURN on view {broken[0].name} depends on column "{column.name}"',
         )
     await _check_foreign_keys(ddl, table, new, number)
-    if action.expression is None and _keeps_values(old_column, column):
+    if action.expression is None and not depending and _keeps_values(old_column, column):
         ddl.put_table(new)
         return
     expression = action.expression if action.expression is not None else quote(column.name)

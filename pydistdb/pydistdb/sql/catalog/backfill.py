@@ -11,15 +11,17 @@ written so far.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
+
+from pydistdb_storage.keys import prefix_end
 
 from pydistdb.kv.api import Isolation
 from pydistdb.sql.catalog.constraints import column_numbered
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.errors import UniqueViolation
-from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, TableLayout
+from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, IndexLayout, TableLayout
 from pydistdb.sql.types import registry
 from pydistdb.tasks import pause
 
@@ -92,6 +94,11 @@ class UniqueGuard:
         transaction = self._ddl.store.database.begin(Isolation.READ_COMMITTED, read_only=True)
         transaction.begin_statement()
         try:
+            if self._index.deferrable:  # entries end with their rows' keys
+                for key, row in entries:
+                    if (await transaction.scan(key, prefix_end(key), limit=1)).keys:
+                        raise self._violation(row)
+                return
             values = await transaction.get_many([key for key, _ in entries])
         finally:
             transaction.rollback()
@@ -100,10 +107,14 @@ class UniqueGuard:
                 raise self._violation(row)
 
     def _violation(self, row: list[Any]) -> UniqueViolation:
+        from pydistdb.sql.exec.violations import index_key_text
+
         table, index = self._table, self._index
+        layout = TableLayout.of(table).by_storage_id[index.storage_id]
+        text = index_key_text(layout, layout.values(row), self._ddl.context)
         return UniqueViolation(
             f'could not create unique index "{index.name}"',
-            detail=f"Key {describe_key(self._ddl, table, [c.column for c in index.columns], row)} is duplicated.",
+            detail=f"Key {text} is duplicated.",
             schema=self._ddl.view.state.schemas[table.schema].name,
             table=table.name,
             constraint=index.name,
@@ -122,22 +133,35 @@ def describe_key(ddl: DdlContext, table: Table, numbers: Sequence[int], row: Seq
 
 async def fill_index(ddl: DdlContext, table: Table, index: Index) -> None:
     """Write the entries of a new secondary index (``table`` has it already)."""
-    layout = TableLayout.of(table)
+    layout = _bound_layout(ddl, table)
     index_layout = layout.by_storage_id[index.storage_id]
     writer = BulkWriter(ddl)
     guard = UniqueGuard(ddl, table, index) if index.unique else None
     async for rows in stored_rows(ddl, table):
-        entries = [(layout.index_entry(index_layout, row, key), row) for key, row in rows]
+        pairs = [(layout.entry(index_layout, row, key), row) for key, row in rows]
+        entries = [(entry, row) for entry, row in pairs if entry is not None]
         if guard is not None:
-            await guard.check([(entry.key, row) for entry, row in entries if entry.unique])
+            await guard.check(unique_keys(layout, index_layout, (row for _, row in entries)))
         await writer.write([(entry.key, entry.value) for entry, _ in entries])
+
+
+def unique_keys(layout: TableLayout, index: IndexLayout, rows: Iterable[list[Any]]) -> list[tuple[bytes, list[Any]]]:
+    """The keys that rows must have for themselves in a unique index, with the rows."""
+    keys = [(layout.unique_key(index, row), row) for row in rows]
+    return [(key, row) for key, row in keys if key is not None]
+
+
+def _bound_layout(ddl: DdlContext, table: Table) -> TableLayout:
+    from pydistdb.sql.exec.index_keys import bound_layout
+
+    return bound_layout(table, ddl.view)
 
 
 async def copy_rows(
     ddl: DdlContext, target: Table, rows: AsyncIterator[list[list[Any]]], *, guard_keys: bool = True
 ) -> int:
     """Write rows into the empty storage of ``target`` with all its indexes; returns how many."""
-    layout = TableLayout.of(target)
+    layout = _bound_layout(ddl, target)
     writer = BulkWriter(ddl)
     guards = {
         index.index.storage_id: UniqueGuard(ddl, target, index.index)
@@ -151,19 +175,12 @@ async def copy_rows(
             first = await allocate_row_ids(ddl, target, len(chunk))
             row_ids = range(first, first + len(chunk))
         entries: list[tuple[bytes, bytes]] = []
-        unique: dict[int, list[tuple[bytes, list[Any]]]] = {storage_id: [] for storage_id in guards}
         for row, row_id in zip(chunk, row_ids, strict=True):
             key = layout.primary_key(row, row_id)
             entries.append((key, layout.row_value(row)))
-            if not layout.has_row_id and layout.primary.index.storage_id in unique:
-                unique[layout.primary.index.storage_id].append((key, row))
-            for secondary in layout.secondary:
-                entry = layout.index_entry(secondary, row, key)
-                entries.append((entry.key, entry.value))
-                if entry.unique:
-                    unique[secondary.index.storage_id].append((entry.key, row))
+            entries += [(entry.key, entry.value) for entry in layout.entries(row, key)]
         for storage_id, guard in guards.items():
-            await guard.check(unique[storage_id])
+            await guard.check(unique_keys(layout, layout.by_storage_id[storage_id], chunk))
         await writer.write(entries)
         count += len(chunk)
     return count

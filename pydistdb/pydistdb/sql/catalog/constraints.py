@@ -12,6 +12,7 @@ and oid 0: users do not see it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -19,6 +20,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Check, Column, ForeignKey, Index, IndexColumn, Table
 from pydistdb.sql.catalog.naming import choose, join_columns
 from pydistdb.sql.errors import (
+    DatabaseError,
     DatatypeMismatch,
     DuplicateColumn,
     DuplicateObject,
@@ -31,6 +33,7 @@ from pydistdb.sql.errors import (
     UndefinedObject,
     WrongObjectType,
 )
+from pydistdb.sql.pg_catalog.type_facts import operator_class
 from pydistdb.sql.statements import ConstraintSpec
 from pydistdb.sql.types import registry
 
@@ -96,8 +99,15 @@ def key_columns(table: Table, names: Sequence[str], what: str) -> list[Column]:
 
 
 def check_indexable(column: Column) -> None:
-    if registry.io(column.type_oid).key_kind is None:
-        name = registry.format_type(column.type_oid, -1)
+    check_key_type(column.type_oid)
+
+
+def check_key_type(type_oid: int) -> None:
+    """Raise unless values of the type can be index keys."""
+    if registry.io(type_oid).key_kind is None:
+        name = registry.format_type(type_oid, -1)
+        if operator_class(type_oid):
+            raise FeatureNotSupported(f"type {name} cannot be an index key")
         raise UndefinedObject(
             f'data type {name} has no default operator class for access method "btree"',
             hint="You must specify an operator class for the index or define a default operator class for the data type.",
@@ -114,8 +124,9 @@ async def add_index(
     constraint: bool = False,
     hidden: bool = False,
     is_global: bool | None = None,
+    **more: Any,
 ) -> Table:
-    """The table with one more secondary index."""
+    """The table with one more secondary index; ``more``: other fields of the descriptor."""
     if len(table.indexes) >= MOST_INDEXES:
         raise ProgramLimitExceeded(f"a table can have at most {MOST_INDEXES} indexes")
     if is_global is None:
@@ -123,6 +134,8 @@ async def add_index(
         is_global = table.sharding is None or (unique and not numbers.issuperset(table.sharding.columns))
     oid = 0 if hidden else await ddl.store.allocate_oids()
     index = Index(oid, name, table.next_index_id, tuple(columns), unique, False, constraint, is_global)
+    if more:
+        index = replace(index, **more)
     return replace(table, indexes=(*table.indexes, index), next_index_id=table.next_index_id + 1)
 
 
@@ -242,7 +255,13 @@ def _referenced_columns(referenced: Table, names: Sequence[str]) -> list[int]:
     if len(set(numbers)) != len(numbers):
         raise InvalidForeignKey("foreign key referenced-columns list must not contain duplicates")
     for index in referenced.indexes:
-        if index.unique and sorted(column.column for column in index.columns) == sorted(numbers):
+        columns = sorted(column.column for column in index.columns)
+        if index.unique and index.is_plain and index.is_readable and columns == sorted(numbers):
+            if index.deferrable:
+                raise DatabaseError.of(
+                    "55000",
+                    "cannot use a deferrable unique constraint for referenced table " + f'"{referenced.name}"',
+                )
             return numbers
     raise InvalidForeignKey(
         f'there is no unique constraint matching given keys for referenced table "{referenced.name}"'

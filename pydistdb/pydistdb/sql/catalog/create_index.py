@@ -1,7 +1,6 @@
 """CREATE INDEX: writers are kept off the table while its rows are read; readers go on.
 
-The new index becomes visible with the commit; plans made before it simply do not use it.  CONCURRENTLY is accepted: in
-a cluster without it the build is already done in chunks that let other work in between.
+The new index becomes visible with the commit; plans made before it simply do not use it.
 """
 
 from __future__ import annotations
@@ -11,9 +10,11 @@ from msgspec.structs import replace
 from pydistdb.sql.catalog import constraints
 from pydistdb.sql.catalog.backfill import fill_index
 from pydistdb.sql.catalog.context import DdlContext
-from pydistdb.sql.catalog.descriptors import IndexColumn, Table
+from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.catalog.garbage import index_garbage
+from pydistdb.sql.catalog.index_elements import index_column, key_label, predicate_text
 from pydistdb.sql.catalog.naming import choose, clip, distinct_names, join_columns
+from pydistdb.sql.catalog.options import check_index_options
 from pydistdb.sql.errors import (
     ActiveTransaction,
     DuplicateTable,
@@ -24,69 +25,95 @@ from pydistdb.sql.errors import (
 )
 from pydistdb.sql.statements import CreateIndex
 
+_OTHER_METHODS = ("gin", "gist", "brin", "spgist")
+
 
 async def create_index(ddl: DdlContext, statement: CreateIndex) -> str:
     if statement.concurrently and ddl.in_transaction_block:
         raise ActiveTransaction("CREATE INDEX CONCURRENTLY cannot run inside a transaction block")
-    _check_supported(statement)
     table = await ddl.locked_table(statement.table, exclusive=False)
-    columns = index_columns(table, statement)
-    names = distinct_names([constraints.column_numbered(table, column.column).name for column in columns])
+    check_method(statement)
+    found = await define_index(ddl, table, statement)
+    if found is not None:
+        await build_index(ddl, table, found)
+    return "CREATE INDEX"
+
+
+async def define_index(ddl: DdlContext, table: Table, statement: CreateIndex) -> Index | None:
+    """The descriptor that the statement asks for, part of no table yet; None if IF NOT EXISTS has found one."""
     name = clip(statement.name) if statement.name is not None else None
     if name is not None and ddl.view.is_name_taken(table.schema, name):
         if not statement.if_not_exists:
             raise DuplicateTable(f'relation "{name}" already exists')
         ddl.tell(f'relation "{name}" already exists, skipping', "42P07")
-        return "CREATE INDEX"
+        return None
+    columns = tuple(index_column(ddl, table, element, statement.method) for element in statement.columns)
+    labels = [key_label(table, column) for column in columns]
+    included = included_columns(table, statement.include)
+    predicate = "" if statement.where is None else predicate_text(ddl, table, statement.where)
     if name is None:
-        parts = [table.name, join_columns(names)]
+        parts = [table.name, join_columns(distinct_names([*labels, *statement.include]))]
         name = choose(parts, "idx", lambda n: constraints.relation_name_taken(ddl, table, n))
-    await build_index(ddl, table, name, columns, unique=statement.unique)
-    return "CREATE INDEX"
+    draft = await constraints.add_index(
+        ddl,
+        table,
+        name,
+        columns,
+        unique=statement.unique,
+        predicate=predicate,
+        include=included,
+        nulls_not_distinct=statement.nulls_not_distinct,
+    )
+    return draft.indexes[-1]
 
 
-async def build_index(
-    ddl: DdlContext,
-    table: Table,
-    name: str,
-    columns: tuple[IndexColumn, ...],
-    *,
-    unique: bool,
-    constraint: bool = False,
-    hidden: bool = False,
-) -> Table:
+async def build_index(ddl: DdlContext, table: Table, index: Index) -> Table:
     """Add an index to a table that may have rows, and fill it; returns the new descriptor."""
-    table = await constraints.add_index(ddl, table, name, columns, unique=unique, constraint=constraint, hidden=hidden)
-    table = replace(table, version=table.version + 1)
-    index = table.indexes[-1]
+    table = with_index(table, index)
     ddl.ddl.overlay.made_storage.append(index_garbage(table, index))
     await fill_index(ddl, table, index)
     ddl.put_table(table)
     return table
 
 
-def _check_supported(statement: CreateIndex) -> None:
-    if statement.method not in ("btree", "hash"):
-        if statement.method in ("gin", "gist", "brin", "spgist"):
-            raise FeatureNotSupported(f"access method {statement.method} is not supported")
-        raise UndefinedObject(f'access method "{statement.method}" does not exist')
-    if statement.where is not None:
-        raise FeatureNotSupported("partial indexes are not supported")
-    if statement.include:
-        raise FeatureNotSupported("indexes with INCLUDE columns are not supported")
-    if any(name is None for name, _, _, _ in statement.columns):
-        raise FeatureNotSupported("indexes on expressions are not supported")
-    if len(statement.columns) > constraints.MOST_INDEX_COLUMNS:
-        raise ProgramLimitExceeded(f"cannot use more than {constraints.MOST_INDEX_COLUMNS} columns in an index")
+def with_index(table: Table, index: Index) -> Table:
+    """The next descriptor, with one more index."""
+    return replace(
+        table,
+        indexes=(*table.indexes, index),
+        next_index_id=max(table.next_index_id, index.storage_id + 1),
+        version=table.version + 1,
+    )
 
 
-def index_columns(table: Table, statement: CreateIndex) -> tuple[IndexColumn, ...]:
-    columns = []
-    for name, _, descending, nulls_first in statement.columns:
-        assert name is not None
+def included_columns(table: Table, names: tuple[str, ...]) -> tuple[int, ...]:
+    numbers = []
+    for name in names:
         column = constraints.column_named(table, name)
         if column is None:
             raise UndefinedColumn(f'column "{name}" does not exist')
-        constraints.check_indexable(column)
-        columns.append(IndexColumn(column.number, descending, descending if nulls_first is None else nulls_first))
-    return tuple(columns)
+        numbers.append(column.number)
+    return tuple(numbers)
+
+
+def check_method(statement: CreateIndex) -> None:
+    """Refuse what the access method cannot do; a hash index is kept as an ordered one."""
+    method = statement.method
+    if method == "hash":
+        if statement.unique:
+            raise FeatureNotSupported('access method "hash" does not support unique indexes')
+        if statement.include:
+            raise FeatureNotSupported('access method "hash" does not support included columns')
+        if len(statement.columns) > 1:
+            raise FeatureNotSupported('access method "hash" does not support multicolumn indexes')
+        if any(element.descending or element.nulls_first is not None for element in statement.columns):
+            raise FeatureNotSupported('access method "hash" does not support ASC/DESC options')
+    elif method in _OTHER_METHODS:
+        raise FeatureNotSupported(f"access method {method} is not supported")
+    elif method != "btree":
+        raise UndefinedObject(f'access method "{method}" does not exist')
+    if len(statement.columns) + len(statement.include) > constraints.MOST_INDEX_COLUMNS:
+        raise ProgramLimitExceeded(f"cannot use more than {constraints.MOST_INDEX_COLUMNS} columns in an index")
+    check_index_options(statement.options)
+    if statement.tablespace not in (None, "pg_default"):
+        raise UndefinedObject(f'tablespace "{statement.tablespace}" does not exist')

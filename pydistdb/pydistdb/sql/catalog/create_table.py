@@ -15,7 +15,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Index, IndexColumn, Schema, Table
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.naming import clip
-from pydistdb.sql.catalog.options import check_storage_options
+from pydistdb.sql.catalog.options import COLLATIONS, check_storage_options
 from pydistdb.sql.catalog.table_like import copy_the_rest, likeness
 from pydistdb.sql.catalog.type_names import refuse_type_of_that_name
 from pydistdb.sql.errors import (
@@ -31,7 +31,6 @@ from pydistdb.sql.types import registry
 
 MOST_COLUMNS = 1_600
 SYSTEM_COLUMNS = frozenset({"tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"})
-COLLATIONS = frozenset({"default", "C", "POSIX", "ucs_basic", "pg_catalog.default", "pg_catalog.C", "pg_catalog.POSIX"})
 
 
 async def create_table(ddl: DdlContext, statement: CreateTable) -> str:

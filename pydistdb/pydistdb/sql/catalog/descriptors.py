@@ -30,9 +30,16 @@ class Column(msgspec.Struct, frozen=True, array_like=True):
 
 class IndexColumn(msgspec.Struct, frozen=True, array_like=True):
     column: int
-    """Column number; 0 for the hidden row id of a table without primary key."""
+    """Column number; 0 for an expression, and for the hidden row id of a table without primary key."""
     descending: bool = False
     nulls_first: bool = False
+    expression: str = ""
+    """SQL text over the table's columns, as pg_get_indexdef writes it; empty for a plain column."""
+    type_oid: int = 0
+    """The expression's type."""
+    operator_class: str = ""
+    """As given; all of them order alike here."""
+    collation: str = ""
 
 
 class Index(msgspec.Struct, frozen=True, array_like=True):
@@ -47,6 +54,36 @@ class Index(msgspec.Struct, frozen=True, array_like=True):
     """Made by a PRIMARY KEY or UNIQUE constraint of the same name."""
     is_global: bool = True
     """False: the entries live under the row's hash prefix (SHARD BY HASH tables)."""
+    predicate: str = ""
+    """Only rows that meet it have an entry (SQL text, as pg_get_expr writes it)."""
+    include: tuple[int, ...] = ()
+    """Columns that the entries carry beside the key.  If there are any, entries hold the key's columns in full as well,
+    so that reads need not go to the row."""
+    nulls_not_distinct: bool = False
+    deferrable: bool = False
+    """The constraint is checked at the end of the statement, or of the transaction if ``deferred``: entries of one key
+    may stand side by side meanwhile, so every entry's key ends with the primary key."""
+    deferred: bool = False
+    state: str = ""
+    """'' public; while it is being built: 'd' delete-only, 'w' write-only (F1's states; see index_build.py); 'i' a
+    build that failed."""
+    clustered: bool = False
+    """CLUSTER used it last (pg_index.indisclustered)."""
+
+    @property
+    def is_readable(self) -> bool:
+        """It has an entry for every row (that meets its predicate)."""
+        return not self.state
+
+    @property
+    def is_plain(self) -> bool:
+        """Its keys are columns of every row."""
+        return not self.predicate and not any(column.expression for column in self.columns)
+
+    @property
+    def is_arbiter(self) -> bool:
+        """Each key is a row's own at any moment: foreign keys and ON CONFLICT may rely on it."""
+        return self.unique and not self.deferrable and not self.state
 
 
 class Check(msgspec.Struct, frozen=True, array_like=True):
@@ -54,6 +91,7 @@ class Check(msgspec.Struct, frozen=True, array_like=True):
     name: str
     expression: str
     """SQL text over the table's columns."""
+    validated: bool = True
 
 
 class ForeignKey(msgspec.Struct, frozen=True, array_like=True):
@@ -65,6 +103,12 @@ class ForeignKey(msgspec.Struct, frozen=True, array_like=True):
     on_delete: str = "a"
     """a no action, r restrict, c cascade, n set null, d set default (pg_constraint's letters)."""
     on_update: str = "a"
+    match_full: bool = False
+    deferrable: bool = False
+    deferred: bool = False
+    validated: bool = True
+    delete_columns: tuple[int, ...] = ()
+    """The columns that ON DELETE SET NULL or SET DEFAULT sets, if not all of them."""
 
 
 class Sharding(msgspec.Struct, frozen=True, array_like=True):

@@ -6,7 +6,7 @@ unknown ones are an error, as in Postgres.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pydistdb.sql.errors import InvalidParameterValue
 
@@ -34,6 +34,22 @@ STORAGE_PARAMETERS = frozenset(
         "vacuum_truncate",
     }
 )
+
+
+COLLATIONS = frozenset({"default", "C", "POSIX", "ucs_basic", "pg_catalog.default", "pg_catalog.C", "pg_catalog.POSIX"})
+"""Those that there are; text is ordered bytewise under each of them."""
+INDEX_PARAMETERS = frozenset({"fillfactor", "deduplicate_items", "fastupdate", "gin_pending_list_limit", "buffering"})
+
+
+def check_index_options(options: Mapping[str, str]) -> None:
+    for name, value in options.items():
+        if name not in INDEX_PARAMETERS:
+            raise InvalidParameterValue(f'unrecognized parameter "{name}"')
+        if name == "fillfactor" and not (value.isdigit() and 10 <= int(value) <= 100):
+            raise InvalidParameterValue(
+                f'value {value} out of bounds for option "fillfactor"',
+                detail='Valid values are between "10" and "100".',
+            )
 
 
 def check_storage_options(names: Iterable[str]) -> None:

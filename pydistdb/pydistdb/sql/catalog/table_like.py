@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from pydistdb.sql.catalog import constraints, keys
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Index, Table
+from pydistdb.sql.catalog.index_elements import key_label
 from pydistdb.sql.catalog.naming import choose, distinct_names, join_columns
 from pydistdb.sql.catalog.state import Change
 from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET
@@ -98,12 +99,17 @@ async def _with_index(ddl: DdlContext, table: Table, source: Table, index: Index
     numbers = {column.name: column.number for column in table.columns}
     columns = tuple(
         replace(entry, column=numbers[constraints.column_numbered(source, entry.column).name])
+        if entry.column
+        else entry
         for entry in index.columns
     )
-    names = distinct_names(list(_column_names(source, index)))
+    include = tuple(numbers[constraints.column_numbered(source, number).name] for number in index.include)
+    labels = [key_label(source, entry) for entry in index.columns]
+    labels += [constraints.column_numbered(source, number).name for number in index.include]
+    names = distinct_names(labels)
     name = choose([table.name, join_columns(names)], "idx", lambda n: constraints.relation_name_taken(ddl, table, n))
     oid = await ddl.store.allocate_oids()
-    copy = replace(index, oid=oid, name=name, storage_id=table.next_index_id, columns=columns)
+    copy = replace(index, oid=oid, name=name, storage_id=table.next_index_id, columns=columns, include=include)
     if table.sharding is None:
         copy = replace(copy, is_global=True)
     table = replace(table, indexes=(*table.indexes, copy), next_index_id=table.next_index_id + 1)

@@ -118,7 +118,7 @@ async def _lock_parents(
     found = {values: answer.value for values, answer in zip(wanted, answers, strict=True) if answer.value is not None}
     if index is not layout.primary and found:
         # The entry leads to the row, and it is the row's lock that its UPDATE or DELETE meets.
-        rows = await state.transaction.lock(list(found.values()), LockStrength.KEY_SHARE)
+        rows = await state.transaction.lock(index.row_keys(list(found.values())), LockStrength.KEY_SHARE)
         found = {values: row.value for values, row in zip(found, rows, strict=True) if row.value is not None}
     return set(found)
 
@@ -133,7 +133,7 @@ def _full_key(layout: TableLayout, index: IndexLayout, values: Sequence[Any]) ->
 def _referenced_index(layout: TableLayout, key: ForeignKey) -> IndexLayout:
     wanted = set(key.referenced_columns)
     for index in layout.indexes:
-        if (index.index.unique or index.index.primary) and set(index.columns) == wanted and not index.is_row_id:
+        if index.index.is_arbiter and index.index.is_plain and set(index.columns) == wanted and not index.is_row_id:
             return index
     raise FeatureNotSupported(f'the key that foreign key "{key.name}" refers to is gone')
 
@@ -272,7 +272,8 @@ async def _referring(
             if identity is not None:
                 keys, found = of_identity(keys, found, identity)
             if index is not layout.primary:
-                keys, found = present(found, await get_many(transaction, found))
+                primary_keys = index.row_keys(found)
+                keys, found = present(primary_keys, await get_many(transaction, primary_keys))
             rows = list(map(layout.decode, found))
             matching = [
                 (row_key, row)
@@ -290,7 +291,8 @@ def _child_index(layout: TableLayout, key: ForeignKey) -> IndexLayout | None:
     count = len(key.columns)
     for index in layout.indexes:
         placed = not index.hashed or (index.shard_positions is not None and max(index.shard_positions) < count)
-        if placed and set(index.columns[:count]) == wanted and not index.is_row_id:
+        usable = placed and index.index.is_readable and not index.is_computed and not index.is_row_id
+        if usable and set(index.columns[:count]) == wanted:
             return index
     return None
 

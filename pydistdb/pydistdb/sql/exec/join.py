@@ -155,10 +155,11 @@ class LookupJoinOperator(JoinOperator):
         keys, found = present(wanted, values)
         index_keys = keys
         if scan.is_secondary:
-            row_values = await get_many(state.transaction, found)
+            row_keys = scan.bounds.index.row_keys(found)
+            row_values = await get_many(state.transaction, row_keys)
             pairs = [
                 (index_key, key, value)
-                for index_key, key, value in zip(keys, found, row_values, strict=True)
+                for index_key, key, value in zip(keys, row_keys, row_values, strict=True)
                 if value is not None
             ]
             index_keys = [pair[0] for pair in pairs]

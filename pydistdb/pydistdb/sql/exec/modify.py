@@ -156,7 +156,7 @@ class ConflictHandler:
         self.arbiters: list[IndexLayout] = [
             index
             for index in self.layout.indexes
-            if (on_conflict.index is None or index.index.storage_id == on_conflict.index) and not index.is_row_id
+            if (on_conflict.indexes is None or index.index.storage_id in on_conflict.indexes) and not index.is_row_id
         ]
         self.updates = bool(on_conflict.assignments)
 
@@ -202,7 +202,7 @@ class ConflictHandler:
                     if conflict is None and not self._arbiter_taken(pairs, taken, state):
                         raise violations.duplicate_key(state.run.catalog, index, index.values(row), state.context)
                 elif conflict is None:
-                    conflict = (index, key if index is self.layout.primary else value)
+                    conflict = (index, key if index is self.layout.primary else index.row_keys([value])[0])
             if conflict is None:
                 writer.write_new(row, key, state)
                 done.append(row)

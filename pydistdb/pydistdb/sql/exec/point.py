@@ -36,7 +36,7 @@ def key_source(code: Code, scan: TableScan, operator: TableScanOperator) -> tupl
     """Set-up lines that fetch the key's parts (and return if one is NULL), and the source of the key; None if the scan is
     not one for a single primary key."""
     access = scan.access
-    if not access.is_point or operator.is_secondary:
+    if not access.is_point or operator.bounds.index is not operator.layout.primary:
         return None
     parts: list[str] = []
     lines: list[str] = []

@@ -103,7 +103,11 @@ class TableScanOperator(Operator):
         self.node = node
         self.layout = TableLayout.of(node.table)
         self.bounds = Bounds(self.layout, node.access)
-        self.is_secondary = self.bounds.index is not self.layout.primary
+        self.is_secondary = self.bounds.index is not self.layout.primary and not node.index_only
+        self.places: dict[int, int] = {}
+        """Where columns stand in an entry of a covering index, by number."""
+        if node.index_only:
+            self.places = {number: place for place, number in enumerate(self.bounds.index.covered, 1)}
         not_null_numbers = {column.number for column in node.table.columns if column.not_null} | {0}
         self.numbers = dict(zip((column.id for column in node.columns), node.numbers, strict=True))
         self.is_projected = False
@@ -131,7 +135,8 @@ class TableScanOperator(Operator):
         columns: dict[int, tuple[str, bool]] = {}
         for column, number in self.numbers.items():
             nullable = column not in self.source_not_null
-            source = "k" if number == 0 else self.layout.column_source(number, "r", namespace, nullable)
+            place = self.places.get(number)
+            source = "k" if number == 0 else self.layout.column_source(number, "r", namespace, nullable, place)
             columns[column] = (source, nullable)
         code = Code(columns, ("r", "k") if 0 in self.numbers.values() else ("r",))
         code.namespace.update(namespace)
@@ -155,7 +160,7 @@ class TableScanOperator(Operator):
         storage_rows = "map(decode, values)"
         body = ""
         greatest = max(self.numbers.values(), default=0)
-        if self.layout.may_be_short:
+        if self.layout.may_be_short and not self.node.index_only:
             body = (
                 f"stored = list(map(decode, values))\nif min(map(len, stored), default={greatest + 1}) <= {greatest}:\n"
             )
@@ -213,7 +218,8 @@ class TableScanOperator(Operator):
         """Primary keys and values behind index keys, those that exist."""
         found_keys, found = present(keys, await get_many(transaction, keys))
         if self.is_secondary:
-            return present(found, await get_many(transaction, found))
+            primary_keys = self.bounds.index.row_keys(found)
+            return present(primary_keys, await get_many(transaction, primary_keys))
         return found_keys, found
 
     async def _chunks(self, state: State) -> AsyncIterator[tuple[Sequence[bytes], Sequence[bytes]]]:
@@ -230,7 +236,8 @@ class TableScanOperator(Operator):
                     keys, values = of_identity(keys, values, identity)
                 if keys:
                     if self.is_secondary:
-                        yield present(values, await get_many(transaction, values))
+                        primary_keys = self.bounds.index.row_keys(values)
+                        yield present(primary_keys, await get_many(transaction, primary_keys))
                     else:
                         yield keys, values
                 if resume is None:

@@ -16,10 +16,12 @@ from pydistdb_storage import keys
 
 from pydistdb.sql.catalog.descriptors import Column, ForeignKey, Table
 from pydistdb.sql.catalog.view import CatalogView
+from pydistdb.sql.deparse import Undeparsable, index_key
 from pydistdb.sql.errors import CheckViolation, DatabaseError, ForeignKeyViolation, NotNullViolation, UniqueViolation
 from pydistdb.sql.layout import HASH_HEAD, RANGE_HEAD, IndexLayout, TableLayout
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import EvalContext
+from pydistdb.sql.types.reg import quote_identifier
 
 LONGEST_DETAIL_VALUE = 64
 
@@ -45,6 +47,28 @@ def key_text(table: Table, numbers: Sequence[int], values: Sequence[Any], contex
     return f"({names})=({texts})"
 
 
+def index_key_text(index: IndexLayout, values: Sequence[Any], context: EvalContext) -> str:
+    """``(a, lower(b))=(1, x)``."""
+    names = [_key_name(index, position) for position in range(len(index.index.columns))]
+    texts = [
+        "null" if value is None else types.io(oid).format(value, context)
+        for value, oid in zip(values, index.types, strict=True)
+    ]
+    return f"({', '.join(names)})=({', '.join(texts)})"
+
+
+def _key_name(index: IndexLayout, position: int) -> str:
+    column = index.index.columns[position]
+    if not column.expression:
+        return quote_identifier(column_named(index.table, column.column).name)
+    if index.bound is None:
+        return column.expression
+    try:
+        return index_key(index.bound.keys[position], index.table, pretty=True)
+    except Undeparsable:
+        return column.expression
+
+
 def duplicate_key(
     catalog: CatalogView, index: IndexLayout, values: Sequence[Any], context: EvalContext
 ) -> DatabaseError:
@@ -52,7 +76,7 @@ def duplicate_key(
     table = index.table
     return UniqueViolation(
         f'duplicate key value violates unique constraint "{index.index.name}"',
-        detail=f"Key {key_text(table, index.columns, values, context)} already exists.",
+        detail=f"Key {index_key_text(index, values, context)} already exists.",
         schema=schema_name(catalog, table),
         table=table.name,
         constraint=index.index.name,

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from pydistdb.kv.api import Database, LockStrength
 from pydistdb.sql.catalog.descriptors import ForeignKey, Table
+from pydistdb.sql.exec.index_keys import bind_layout
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.violations import duplicate_key
 from pydistdb.sql.exec.writes import ChildEvent, ParentEvent, StatementWrites
@@ -52,7 +53,7 @@ class TableWriter:
     def __init__(self, table: Table) -> None:
         self.table = table
         self.layout = TableLayout.of(table)
-        self.uniques = [index for index in self.layout.secondary if index.index.unique]
+        self.uniques = [index for index in self.layout.written if index.index.unique and not index.index.deferrable]
         key_columns = {
             column.column for index in table.indexes if index.unique or index.primary for column in index.columns
         }
@@ -64,11 +65,17 @@ class TableWriter:
         """How strongly an UPDATE of these columns locks its rows."""
         return LockStrength.UPDATE if self.key_columns & set(assigned) else LockStrength.NO_KEY_UPDATE
 
+    def bind(self, state: State) -> None:
+        """Make expressions and predicates of the table's indexes ready."""
+        bind_layout(self.layout, state.run.catalog)
+
     # ------------------------------------------------------------------------------------------ insert
 
     async def keys_of(self, rows: Sequence[Row], state: State) -> list[bytes]:
         """The primary keys of new rows."""
         layout = self.layout
+        if not layout.is_bound:
+            self.bind(state)
         if not layout.has_row_id:
             return [layout.primary_key(row) for row in rows]
         ids = await RowIds.take(state.run.database, self.table, len(rows))
@@ -78,8 +85,8 @@ class TableWriter:
         """The keys that ``row`` must have for itself."""
         found = [] if self.layout.has_row_id else [(self.layout.primary, key)]
         for index in self.uniques:
-            entry = self.layout.index_entry(index, row, key)
-            if entry.unique:
+            entry = self.layout.entry(index, row, key)
+            if entry is not None and entry.unique:
                 found.append((index, entry.key))
         return found
 
@@ -121,8 +128,8 @@ class TableWriter:
         """Write a row whose unique keys are known to be free."""
         writes = state.writes
         writes.pending[key] = self.layout.row_value(row)
-        if self.layout.secondary:
-            for entry in self.layout.index_entries(row, key):
+        if self.layout.written:
+            for entry in self.layout.entries(row, key):
                 writes.pending[entry.key] = entry.value
         writes.touched.add(key)
         for foreign_key in self.table.foreign_keys:
@@ -138,6 +145,8 @@ class TableWriter:
     async def update(self, old: Row, new: Row, key: bytes, state: State) -> bytes:
         """Replace a locked row; returns its new key."""
         layout, writes = self.layout, state.writes
+        if not layout.is_bound:
+            self.bind(state)
         changed = {
             position + 1
             for position, value in enumerate(new)
@@ -155,7 +164,7 @@ class TableWriter:
         if moved:
             writes.pending[key] = None
         for index in layout.secondary:
-            if moved or changed.intersection(index.columns) or (index.hashed and changed & self.key_columns):
+            if moved or index.depends_on(changed) or (index.hashed and changed & self.key_columns):
                 await self._reindex(index, old, new, key, new_key, state)
         writes.pending[new_key] = layout.row_value(new)
         writes.touched.add(key)
@@ -168,13 +177,14 @@ class TableWriter:
         return new_key
 
     async def _reindex(self, index: IndexLayout, old: Row, new: Row, key: bytes, new_key: bytes, state: State) -> None:
-        before = self.layout.index_entry(index, old, key)
-        after = self.layout.index_entry(index, new, new_key)
-        if before.key != after.key:
-            if after.unique:
-                await self._claim(index, after.key, new, state)
+        before = self.layout.entry(index, old, key)
+        after = self.layout.entry(index, new, new_key) if index.index.state != "d" else None
+        if before is not None and (after is None or before.key != after.key):
             state.writes.pending[before.key] = None
-        state.writes.pending[after.key] = after.value
+        if after is not None:
+            if after.unique and (before is None or before.key != after.key):
+                await self._claim(index, after.key, new, state)
+            state.writes.pending[after.key] = after.value
 
     async def _claim(self, index: IndexLayout, key: bytes, row: Row, state: State) -> None:
         """Make sure that nobody has a unique key that an update moves to."""
@@ -184,10 +194,14 @@ class TableWriter:
 
     def delete(self, old: Row, key: bytes, state: State) -> None:
         """Delete a locked row."""
-        writes = state.writes
+        layout, writes = self.layout, state.writes
+        if not layout.is_bound:
+            self.bind(state)
         writes.pending[key] = None
-        for entry in self.layout.index_entries(old, key):
-            writes.pending[entry.key] = None
+        for index in layout.secondary:
+            entry = layout.entry(index, old, key)
+            if entry is not None:
+                writes.pending[entry.key] = None
         writes.touched.add(key)
         if self.table.referenced_by:
             writes.parent_events.append(ParentEvent(self.table, old, None))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pydistdb.sql import bind
 from pydistdb.sql.catalog.descriptors import Column, Index, Table
 from pydistdb.sql.catalog.state import FIRST_USER_OID, INFORMATION_SCHEMA_OID, INTERNAL_SCHEMA_OID, PG_CATALOG_OID
 from pydistdb.sql.catalog.state_view import StateView
@@ -23,7 +24,7 @@ from pydistdb.sql.pg_catalog.objects import (
     table_indexes,
     vector,
 )
-from pydistdb.sql.pg_catalog.type_facts import TYPE_FACTS, operator_class
+from pydistdb.sql.pg_catalog.type_facts import TYPE_FACTS, operator_class, operator_class_named
 from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.reg import C_COLLATION_OID
 
@@ -246,9 +247,20 @@ def _table_attributes(table: Table) -> Iterator[RowDict]:
 
 def _index_attributes(table: Table, index: Index) -> Iterator[RowDict]:
     columns = {column.number: column for column in table.columns}
-    for position, entry in enumerate(index.columns, 1):
-        column = columns[entry.column]
-        yield _attribute(index.oid, column.name, column.type_oid, position, column.modifier)
+    names: set[str] = set()
+    labels = []
+    for entry in index.columns:
+        label = columns[entry.column].name if entry.column else bind.expression_label(entry.expression) or "expr"
+        labels.append((label, entry.column, entry.type_oid))
+    labels += [(columns[number].name, number, 0) for number in index.include]
+    for position, (label, number, type_oid) in enumerate(labels, 1):
+        name, count = label, 0
+        while name in names:
+            count += 1
+            name = f"{label}{count}"
+        names.add(name)
+        modifier = columns[number].modifier if number else -1
+        yield _attribute(index.oid, name, columns[number].type_oid if number else type_oid, position, modifier)
 
 
 _system_attributes_by_oid: dict[int, list[RowDict]] = {}
@@ -320,28 +332,41 @@ def pg_attrdef(view: StateView, context: EvalContext) -> Iterator[RowDict]:
 
 def _index_facts(table: Table, index: Index) -> RowDict:
     columns = {column.number: column for column in table.columns}
-    type_oids = [columns[number].type_oid for number in index_numbers(index)]
+    type_oids = [column.type_oid or columns[column.column].type_oid for column in index.columns]
+    expressions = [column.expression for column in index.columns if column.expression]
     return {
         "indexrelid": index.oid,
         "indrelid": table.oid,
-        "indnatts": len(index.columns),
+        "indnatts": len(index.columns) + len(index.include),
         "indnkeyatts": len(index.columns),
         "indisunique": index.unique,
-        "indnullsnotdistinct": False,
+        "indnullsnotdistinct": index.nulls_not_distinct,
         "indisprimary": index.primary,
         "indisexclusion": False,
-        "indimmediate": True,
-        "indisclustered": False,
-        "indisvalid": True,
+        "indimmediate": not index.deferrable,
+        "indisclustered": index.clustered,
+        "indisvalid": index.is_readable,
         "indcheckxmin": False,
-        "indisready": True,
+        "indisready": index.state != "d",
         "indislive": True,
         "indisreplident": False,
-        "indkey": vector(index_numbers(index)),
+        "indkey": vector([*index_numbers(index), *index.include]),
         "indcollation": vector([TYPE_FACTS[oid].collation if oid in TYPE_FACTS else 0 for oid in type_oids]),
-        "indclass": vector([operator_class(oid) for oid in type_oids]),
+        "indclass": vector(
+            [
+                (operator_class_named(column.operator_class) if column.operator_class else 0) or operator_class(oid)
+                for column, oid in zip(index.columns, type_oids, strict=True)
+            ]
+        ),
         "indoption": vector([column.descending + 2 * column.nulls_first for column in index.columns]),
+        "indexprs": ", ".join(_unwrapped(text) for text in expressions) if expressions else None,
+        "indpred": index.predicate or None,
     }
+
+
+def _unwrapped(text: str) -> str:
+    """A key without the parentheses that CREATE INDEX asks for around it."""
+    return text[1:-1] if text.startswith("(") and text.endswith(")") else text
 
 
 def _index_by_oid(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:

@@ -52,11 +52,15 @@ def _key(table: Table, index: Index) -> RowDict:
         "p" if index.primary else "u",
         conindid=index.oid,
         conkey=array(index_numbers(index)),
+        condeferrable=index.deferrable,
+        condeferred=index.deferred,
     )
 
 
 def _check(table: Table, check: Check, used: PgArray | None) -> RowDict:
-    return _constraint(table, check.oid, check.name, "c", conbin=check.expression, conkey=used)
+    return _constraint(
+        table, check.oid, check.name, "c", conbin=check.expression, conkey=used, convalidated=check.validated
+    )
 
 
 def _foreign(view: StateView, table: Table, key: ForeignKey) -> RowDict:
@@ -66,7 +70,12 @@ def _foreign(view: StateView, table: Table, key: ForeignKey) -> RowDict:
     if referenced is not None:
         wanted = sorted(key.referenced_columns)
         index_oid = next(
-            (i.oid for i in table_indexes(referenced) if i.unique and sorted(index_numbers(i)) == wanted), 0
+            (
+                i.oid
+                for i in table_indexes(referenced)
+                if i.is_arbiter and i.is_plain and sorted(index_numbers(i)) == wanted
+            ),
+            0,
         )
         types = {column.number: column.type_oid for column in referenced.columns}
         for number in key.referenced_columns:
@@ -81,7 +90,11 @@ def _foreign(view: StateView, table: Table, key: ForeignKey) -> RowDict:
         confrelid=key.referenced_table,
         confupdtype=key.on_update,
         confdeltype=key.on_delete,
-        confmatchtype="s",
+        confmatchtype="f" if key.match_full else "s",
+        confdelsetcols=array(key.delete_columns) if key.delete_columns else None,
+        condeferrable=key.deferrable,
+        condeferred=key.deferred,
+        convalidated=key.validated,
         conkey=array(key.columns),
         confkey=array(key.referenced_columns),
         conpfeqop=array(equality),
@@ -190,8 +203,9 @@ def _constraint_dependencies(table: Table) -> Iterator[RowDict]:
             for number in index_numbers(index):
                 yield _dependency(PG_CONSTRAINT_OID, constraint, PG_CLASS_OID, table.oid, number, "a")
         else:
-            for number in index_numbers(index):
-                yield _dependency(PG_CLASS_OID, index.oid, PG_CLASS_OID, table.oid, number, "a")
+            for number in (*index_numbers(index), *index.include):
+                if number:
+                    yield _dependency(PG_CLASS_OID, index.oid, PG_CLASS_OID, table.oid, number, "a")
     for key in table.foreign_keys:
         for number in key.columns:
             yield _dependency(PG_CONSTRAINT_OID, key.oid, PG_CLASS_OID, table.oid, number, "a")

@@ -105,14 +105,11 @@ def pg_get_indexdef_column(context: EvalContext, oid: int, position: int, pretty
     if found is None:
         return None
     if position == 0:
-        text = index_definition(view, *found)
-        if pretty:
-            table = found[0]
-            text = text.replace(
-                f" ON {qualified_name(view, table)} ", f" ON {visible_name(view, table.schema, table.name)} "
-            )
-        return text
-    return index_column_text(*found, position - 1) if 1 <= position <= len(found[1].columns) else ""
+        return index_definition(view, *found, pretty)
+    table, index = found
+    if not 1 <= position <= len(index.columns) + len(index.include):
+        return ""
+    return index_column_text(view, table, index, position - 1, pretty)
 
 
 @provides("pg_get_constraintdef(oid)")

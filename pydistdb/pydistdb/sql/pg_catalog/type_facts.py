@@ -83,6 +83,18 @@ def operator_class(type_oid: int) -> int:
     return _DEFAULT_CLASSES.get(type_oid, 0)
 
 
+def is_default_class(name: str) -> bool:
+    """Whether a B-tree operator class is its type's default."""
+    name = name.removeprefix("pg_catalog.")
+    return any(entry.name == name and entry.method == "btree" and entry.default for entry in OPERATOR_CLASSES)
+
+
+def operator_class_named(name: str) -> int:
+    """The oid of a B-tree operator class; 0 if there is none of that name."""
+    name = name.removeprefix("pg_catalog.")
+    return next((entry.oid for entry in OPERATOR_CLASSES if entry.name == name and entry.method == "btree"), 0)
+
+
 class IoFunction(NamedTuple):
     """A type's input or output function: listed in pg_proc, since drivers look there."""
 

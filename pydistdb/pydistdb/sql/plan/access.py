@@ -5,6 +5,9 @@ far as they go, then one pair of bounds.  Terms so matched are enforced by the k
 The path that costs least wins; where an order is asked for, a path that delivers it saves the sort::
 
     t(a, b, c), index (a, b):   a = 1 AND b > $1 AND c = 2   ->   bounds a = 1, b > $1; condition c = 2
+
+A partial index is a way only where the condition implies its predicate (implication.py); terms that the predicate implies
+in turn need no check.  An index on an expression serves terms that speak of the same expression.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pydistdb.sql.catalog.descriptors import Index, Table
+from pydistdb.sql.catalog.view import CatalogView
+from pydistdb.sql.index_expressions import BoundIndex, bound_index
 from pydistdb.sql.plan.comparisons import MIRRORED, comparison, family
 from pydistdb.sql.plan.cost import (
     ROW_COST,
@@ -24,9 +29,10 @@ from pydistdb.sql.plan.cost import (
     Estimator,
     array_length,
 )
-from pydistdb.sql.plan.expressions import columns_of, conjoin, has_subquery, is_volatile
+from pydistdb.sql.plan.expressions import all_relations, columns_of, conjoin, has_subquery, is_volatile, substitute
+from pydistdb.sql.plan.implication import implied, same
 from pydistdb.sql.plan.physical import Access, TableScan, Term
-from pydistdb.sql.tree import AnyAll, Call, ColumnRef, Expr, InList, IsNull, Scan
+from pydistdb.sql.tree import AnyAll, Call, ColumnRef, Expr, InList, IsNull, Rel, Scan
 from pydistdb.sql.types import registry as types
 
 MOST_POINTS = 20_000
@@ -56,19 +62,91 @@ class Path:
     """Columns that have one value in all of the path's rows."""
 
 
-def matches(scan: Scan, terms: Sequence[Expr]) -> dict[int, list[Match]]:
-    """The terms that speak of a single column of the scan, by column number."""
-    numbers = {column.id: number for column, number in zip(scan.columns, scan.numbers, strict=True)}
-    column_types = {column.id: column.type.oid for column in scan.columns}
+class Keys:
+    """What the indexes of a scanned table are over, in terms of the scan's columns.
+
+    A key is named by a number: a column's own, or a negative one for an expression."""
+
+    def __init__(self, scan: Scan, catalog: CatalogView | None) -> None:
+        self.ids = {number: column.id for column, number in zip(scan.columns, scan.numbers, strict=True)}
+        self.types = {column.id: column.type.oid for column in scan.columns}
+        self.numbers = {column.id: number for column, number in zip(scan.columns, scan.numbers, strict=True)}
+        self.expressions: list[Expr] = []
+        self.predicates: dict[int, tuple[Expr, ...]] = {}
+        self.of_index: dict[int, tuple[int, ...]] = {}
+        """The numbers of the keys of every index that can be read, by storage id."""
+        for index in scan.table.indexes:
+            if not index.is_readable:
+                continue
+            if index.is_plain:
+                self.of_index[index.storage_id] = tuple(column.column for column in index.columns)
+            elif catalog is not None:
+                self._note(scan, index, bound_index(scan.table, index, catalog))
+
+    def _note(self, scan: Scan, index: Index, bound: BoundIndex) -> None:
+        columns = {column.number: column for column in scan.table.columns}
+        here = {
+            number: ColumnRef(types.type_by_oid(columns[number].type_oid), column, columns[number].name)
+            for number, column in self.ids.items()
+            if number > 0
+        }
+        predicate = tuple(_translated(term, here) for term in bound.predicate)
+        if any(term is None for term in predicate):
+            return  # the condition does not even mention what the predicate is about
+        self.predicates[index.storage_id] = tuple(term for term in predicate if term is not None)
+        numbers = []
+        for column, key in zip(index.columns, bound.keys, strict=True):
+            number = column.column
+            if key is not None:
+                translated = _translated(key, here)
+                number = NO_KEY if translated is None else self._number(translated)
+            numbers.append(number)
+        self.of_index[index.storage_id] = tuple(numbers)
+
+    def _number(self, expression: Expr) -> int:
+        for position, known in enumerate(self.expressions):
+            if same(known, expression):
+                return FIRST_EXPRESSION - position
+        self.expressions.append(expression)
+        return FIRST_EXPRESSION + 1 - len(self.expressions)
+
+    def find(self, expression: Expr) -> tuple[int, int] | None:
+        """(number, type) of the key that the expression is."""
+        if isinstance(expression, ColumnRef):
+            number = self.numbers.get(expression.id, 0)
+            return (number, self.types[expression.id]) if number > 0 else None
+        for position, known in enumerate(self.expressions):
+            if same(known, expression):
+                return FIRST_EXPRESSION - position, known.type.oid
+        return None
+
+
+FIRST_EXPRESSION = -1_000
+"""Expressions count down from here; above are system columns."""
+NO_KEY = -1_000_000
+"""The number of a key that the query cannot speak of."""
+
+
+def _translated(expression: Expr, columns: dict[int, ColumnRef]) -> Expr | None:
+    """An index's expression over the scan's columns; None if the scan lacks one."""
+    if not columns_of(expression) <= columns.keys():
+        return None
+    return substitute(expression, dict(columns))
+
+
+def matches(keys: Keys, terms: Sequence[Expr]) -> dict[int, list[Match]]:
+    """The terms that speak of a single key, by its number."""
     found: dict[int, list[Match]] = {}
 
-    def note(column: Expr, match: Match) -> None:
-        if not isinstance(column, ColumnRef) or numbers.get(column.id, 0) <= 0:
+    def note(expression: Expr, match: Match, element: int = 0) -> None:
+        key = keys.find(expression)
+        if key is None:
             return
-        if any(family(value.type.oid) != family(column_types[column.id]) for value in match.values):
+        kinds = [element] if element else [value.type.oid for value in match.values]
+        if any(family(kind) != family(key[1]) for kind in kinds):
             return
-        if not any(columns_of(value) & numbers.keys() or _unusable(value) for value in match.values):
-            found.setdefault(numbers[column.id], []).append(match)
+        if not any(columns_of(value) & keys.numbers.keys() or _unusable(value) for value in match.values):
+            found.setdefault(key[0], []).append(match)
 
     for term in terms:
         match term:
@@ -79,15 +157,10 @@ def matches(scan: Scan, terms: Sequence[Expr]) -> dict[int, list[Match]]:
                     note(right, Match(term, MIRRORED[name], (left,)))
             case InList(negated=False) if comparison(term.equality) == "=":
                 note(term.argument, Match(term, "in", term.items))
-            case AnyAll(all=False) if comparison(term.function) == "=":
-                element = types.type_by_oid(term.array.type.element_oid) if term.array.type.element_oid else None
-                column = term.left
-                if element is not None and isinstance(column, ColumnRef) and column.id in numbers:
-                    usable = not columns_of(term.array) & numbers.keys() and not _unusable(term.array)
-                    if usable and family(element.oid) == family(column_types[column.id]) and numbers[column.id] > 0:
-                        found.setdefault(numbers[column.id], []).append(Match(term, "any", (term.array,)))
-            case IsNull(argument=ColumnRef() as column, negated=False):
-                note(column, Match(term, "null"))
+            case AnyAll(all=False) if comparison(term.function) == "=" and term.array.type.element_oid:
+                note(term.left, Match(term, "any", (term.array,)), term.array.type.element_oid)
+            case IsNull(argument=argument, negated=False):
+                note(argument, Match(term, "null"))
     return found
 
 
@@ -98,19 +171,36 @@ def _unusable(value: Expr) -> bool:
 def paths(scan: Scan, terms: Sequence[Expr], estimator: Estimator) -> list[Path]:
     """Every way to read the table that the terms allow, the sequential scan first."""
     table = scan.table
-    ids = {number: column.id for column, number in zip(scan.columns, scan.numbers, strict=True)}
-    found = matches(scan, terms)
+    keys = Keys(scan, estimator.catalog)
+    found = matches(keys, terms)
     total = estimator.table_rows(table)
     result: list[Path] = []
     for index in table.indexes:
-        path = _path(table, index, ids, found, total, estimator)
+        numbers = keys.of_index.get(index.storage_id)
+        if numbers is None:
+            continue
+        enforced: tuple[Expr, ...] = ()
+        rows = total
+        predicate = keys.predicates.get(index.storage_id, ())
+        if predicate:
+            if not implied(predicate, terms):
+                continue
+            enforced = tuple(term for term in terms if implied([term], predicate))
+            rows = max(total * estimator.combined(predicate, total), 1.0)
+        path = _path(table, index, numbers, keys.ids, found, rows, estimator)
         if path is not None:
-            result.append(path)
+            result.append(replace(path, access=replace(path.access, enforced=enforced)) if enforced else path)
     return result
 
 
 def _path(
-    table: Table, index: Index, ids: dict[int, int], found: dict[int, list[Match]], total: float, estimator: Estimator
+    table: Table,
+    index: Index,
+    numbers: Sequence[int],
+    ids: dict[int, int],
+    found: dict[int, list[Match]],
+    total: float,
+    estimator: Estimator,
 ) -> Path | None:
     is_primary = index is table.indexes[0]
     hashed = table.sharding is not None and (is_primary or not index.is_global)
@@ -119,7 +209,6 @@ def _path(
     constant: set[int] = set()
     points = 1.0
     rows = total
-    numbers = [column.column for column in index.columns]
     for number in numbers:
         match = _equality(found.get(number, ()), points)
         if match is None:
@@ -157,8 +246,8 @@ def _path(
     rows = max(rows, 1.0)
     cost = START_COST * points + rows * (ROW_COST if is_primary else SECONDARY_ROW_COST)
     order = tuple(
-        (ids[column.column], column.descending, column.nulls_first) if column.column in ids else (-1, False, False)
-        for column in index.columns
+        (ids[number], column.descending, column.nulls_first) if number in ids else (-1, False, False)
+        for number, column in zip(numbers, index.columns, strict=True)
     )
     may_order = table.sharding is None or not hashed or points == 1
     return Path(access, rows, cost, order if may_order else (), frozenset(constant))
@@ -224,7 +313,7 @@ def choose(
     for path in paths(scan, terms, estimator):
         direction = satisfies(path.order, path.constant, order) if order else 0
         cost = path.cost
-        rest = [term for term in terms if term not in path.access.terms]
+        rest = path.access.left_over(terms)
         rows = max(path.rows * estimator.combined(rest, path.rows), 1.0)
         if order and direction == 0:
             cost += rows * math.log2(rows + 1) * SORT_ROW_COST
@@ -239,7 +328,7 @@ def choose(
 
 def build_scan(scan: Scan, path: Path, terms: Sequence[Expr], estimator: Estimator, reverse: bool = False) -> TableScan:
     """The scan along a path, with what is left of the terms as its condition."""
-    rest = [term for term in terms if term not in path.access.terms]
+    rest = path.access.left_over(terms)
     rows = max(path.rows * estimator.combined(rest, path.rows), 1.0)
     access = replace(path.access, reverse=reverse) if reverse else path.access
     return TableScan(
@@ -251,4 +340,24 @@ def build_scan(scan: Scan, path: Path, terms: Sequence[Expr], estimator: Estimat
         conjoin(rest) if rest else None,
         rows=1.0 if scan.current_of else rows,
         current_of=scan.current_of,
+        index_only=_covers(access.index, scan),
+    )
+
+
+def _covers(index: Index, scan: Scan) -> bool:
+    """Whether the index's entries hold all columns that are asked for."""
+    if not index.include:
+        return False
+    held = {*index.include, *(column.column for column in index.columns if not column.expression)}
+    return held.issuperset(scan.numbers)
+
+
+def literals_may_matter(root: Rel) -> bool:
+    """Whether another plan might be found if it were known what the parameters are: what a partial index's predicate or
+    an index expression says of constants, a plan for any value cannot make use of."""
+    return any(
+        isinstance(scan, TableScan)
+        and not scan.access.is_point
+        and any(not index.is_plain for index in scan.table.indexes)
+        for scan in all_relations(root)
     )

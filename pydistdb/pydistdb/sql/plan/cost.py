@@ -79,12 +79,12 @@ class Estimator:
     """Estimates for the relations of one statement."""
 
     def __init__(self, catalog: CatalogView | None) -> None:
-        self._catalog = catalog
+        self.catalog = catalog
         self._columns: dict[int, tuple[Table, int]] = {}
         """Where a column comes from, by id."""
 
     def _statistics(self, table: Table) -> TableStatistics | None:
-        return None if self._catalog is None else self._catalog.statistics(table.oid)
+        return None if self.catalog is None else self.catalog.statistics(table.oid)
 
     def table_rows(self, table: Table) -> float:
         found = self._statistics(table)
@@ -100,7 +100,10 @@ class Estimator:
             return 1.0
         if isinstance(expression, ColumnRef) and expression.id in self._columns:
             table, number = self._columns[expression.id]
-            if any(index.unique and [c.column for c in index.columns] == [number] for index in table.indexes):
+            if any(
+                index.unique and index.is_plain and [c.column for c in index.columns] == [number]
+                for index in table.indexes
+            ):
                 return max(min(self.table_rows(table), rows), 1.0)
             found = self._statistics(table)
             column = found.columns.get(number) if found is not None else None

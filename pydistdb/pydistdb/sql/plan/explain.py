@@ -251,7 +251,8 @@ class Explainer:
         if primary and not bounded and not backward:
             title = f"Seq Scan on {name}"
         else:
-            title = f"Index Scan{backward} using {access.index.name or 'row id'} on {name}"
+            only = " Only" if scan.index_only else ""
+            title = f"Index{only} Scan{backward} using {access.index.name or 'row id'} on {name}"
         properties: list[str] = []
         if bounded:
             properties.append(f"Index Cond: {self.condition(access.terms)}")

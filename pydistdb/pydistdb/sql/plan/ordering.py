@@ -67,7 +67,7 @@ def _scan_ordering(scan: TableScan) -> tuple[tuple[OrderKey, ...], frozenset[int
     single = [
         column.column
         for column, term in zip(index.columns, scan.access.equal, strict=False)
-        if term.array is None and (len(term.alternatives) == 1 or term.is_null)
+        if term.array is None and (len(term.alternatives) == 1 or term.is_null) and not column.expression
     ]
     sharding = scan.table.sharding
     hashed = sharding is not None and (index is scan.table.indexes[0] or not index.is_global)
@@ -75,10 +75,18 @@ def _scan_ordering(scan: TableScan) -> tuple[tuple[OrderKey, ...], frozenset[int
         return (), frozenset()
     reverse = scan.access.reverse
     order: list[OrderKey] = []
-    for column in index.columns:
-        if column.column not in ids:
-            if column.column in single:
+    for column, position in zip(index.columns, range(len(index.columns)), strict=True):
+        if column.expression or column.column not in ids:
+            if column.column in single or (column.expression and _is_fixed(scan, position)):
                 continue
             break
         order.append((ids[column.column], column.descending != reverse, column.nulls_first != reverse))
     return tuple(order), frozenset(ids[number] for number in single if number in ids)
+
+
+def _is_fixed(scan: TableScan, position: int) -> bool:
+    """Whether all entries read have one value at this place of the key."""
+    equal = scan.access.equal
+    if position >= len(equal):
+        return False
+    return equal[position].array is None and (len(equal[position].alternatives) == 1 or equal[position].is_null)

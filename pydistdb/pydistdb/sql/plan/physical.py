@@ -8,6 +8,7 @@ Aggregate, Limit …) and of the nodes below where the planner chose one.  ``SEL
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pydistdb.sql.catalog.descriptors import Index, Table
@@ -36,12 +37,19 @@ class Access:
     upper: tuple[tuple[Expr, bool], ...] = ()
     reverse: bool = False
     terms: tuple[Expr, ...] = ()
+    enforced: tuple[Expr, ...] = ()
+    """More of the condition's terms that hold for every entry, since a partial index's predicate implies them."""
+
+    def left_over(self, terms: Sequence[Expr]) -> list[Expr]:
+        """The terms that are still to be checked on every row."""
+        return [term for term in terms if term not in self.terms and term not in self.enforced]
 
     @property
     def is_point(self) -> bool:
         """Each combination of the terms names at most one entry."""
         return (
-            (self.index.unique or self.index.primary)
+            self.index.unique
+            and not self.index.deferrable
             and len(self.equal) == len(self.index.columns)
             and not any(term.is_null for term in self.equal)
         )
@@ -63,6 +71,8 @@ class TableScan(Rel):
     rows: float = 1000.0
     current_of: str = ""
     """Only the row that this cursor is on."""
+    index_only: bool = False
+    """The index's entries hold every column asked for: the rows themselves are not read."""
 
 
 @dataclass(frozen=True, slots=True)

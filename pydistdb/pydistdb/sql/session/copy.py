@@ -43,9 +43,10 @@ from pydistdb.sql.errors import (
 )
 from pydistdb.sql.exec import BulkInsert, RunContext
 from pydistdb.sql.exec.codegen import evaluator
+from pydistdb.sql.exec.index_keys import bound_layout
 from pydistdb.sql.exec.numbers import wait_for
 from pydistdb.sql.exec.run import State
-from pydistdb.sql.exec.violations import key_text
+from pydistdb.sql.exec.violations import index_key_text
 from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.statements import Copy, Name
 from pydistdb.sql.types import registry
@@ -203,14 +204,14 @@ class _Importer:
         index = next((index for index in table.indexes if index.name == error.constraint), None)
         if index is None or error.detail is None:
             return
-        numbers = [column.column for column in index.columns]
+        layout = bound_layout(table, self._session.view())
+        keys = layout.by_storage_id[index.storage_id]
         context = self._session.context
         found = [
             line
             for row, line in zip(rows, lines, strict=True)
-            if error.detail.startswith(
-                "Key " + key_text(table, numbers, [row[number - 1] for number in numbers], context)
-            )
+            if layout.unique_key(keys, row) is not None
+            and error.detail.startswith("Key " + index_key_text(keys, keys.values(row), context))
         ]
         if found:
             error.where = f"COPY {table.name}, line {found[min(1, len(found) - 1)]}"

@@ -17,6 +17,7 @@ from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import compile_plan
 from pydistdb.sql.plan import plan as make_plan
+from pydistdb.sql.plan.access import literals_may_matter
 from pydistdb.sql.plan_cache import MAX_CACHED_TEXT_BYTES, CachedPlan
 from pydistdb.sql.session.fields import fields_of, utility_fields
 from pydistdb.sql.statements import Execute, Fetch, Utility
@@ -90,6 +91,8 @@ class SessionPlans:
         try:
             plan = self._compiled(text, None, normalized.statement, view, normalized)
         except DatabaseError:
+            return None
+        if plan.compiled is not None and literals_may_matter(plan.compiled.plan.root):
             return None
         self._cache.put((self.environment, None, lifted.key), plan)
         return self._with_values(plan, lifted.literals)
@@ -209,6 +212,8 @@ class SessionPlans:
         view = session.view()
         normalized = None if lifted is None else bind.bind_normalized(lifted.key, view, session.context)
         if normalized is not None and normalized.statement.parameter_types == plan.parameter_types:
-            return self._compiled(text, None, normalized.statement, view, normalized)
+            renewed = self._compiled(text, None, normalized.statement, view, normalized)
+            if renewed.compiled is None or not literals_may_matter(renewed.compiled.plan.root):
+                return renewed
         (parsed,) = bind.parse(text)
         return self.make(parsed, ())
