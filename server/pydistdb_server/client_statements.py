@@ -24,6 +24,9 @@ from pydistdb_server.pgwire.protocol import DESCRIBE_EXECUTE_SYNC, EXECUTE_SYNC,
 from pydistdb_server.rows import row_encoder
 from pydistdb_server.sink import ClientSink
 
+NOTIFICATION_RETRY_NS = 50_000_000
+"""How often a client that does not take its output is looked at again."""
+
 log = logging.getLogger("pydistdb.server")
 
 
@@ -33,6 +36,7 @@ class ClientStatements(ClientSocket):
     def __init__(self, loop: ServingLoop, sock: socket.socket) -> None:
         super().__init__(loop, sock)
         self.session: Session | None = None
+        self._has_notifications = False
         self._task: Task[None] | None = None
 
     def terminate(self, error: DatabaseError) -> None:
@@ -62,8 +66,33 @@ class ClientStatements(ClientSocket):
     def _ready(self) -> None:
         session = self.session
         assert session is not None
+        if self._has_notifications:
+            self._write_notifications(session)
         self.sink.write(encode.READY[session.transaction_status])
         self.wire.server(ServerStep.READY)
+
+    def _write_notifications(self, session: Session) -> None:
+        if session.transaction_status != b"I":
+            return
+        self._has_notifications = False
+        for notification in session.take_notifications():
+            self.sink.write(encode.notification_response(*notification))
+
+    def _notified(self) -> None:
+        """Something has arrived for the client: it goes out at once if it is idle, else before the next ReadyForQuery."""
+        if not self._has_notifications:
+            self._has_notifications = True
+            self.loop.call_soon(self._send_notifications)
+
+    def _send_notifications(self) -> None:
+        session = self.session
+        if self._closed or session is None or not self._has_notifications or self.sink.unsent_bytes:
+            if self._has_notifications and not self._closed and session is not None:
+                self.loop.call_at(self.loop.now_ns() + NOTIFICATION_RETRY_NS, self._send_notifications)
+            return
+        if self._task is None and self.wire.state is State.READY:
+            self._write_notifications(session)
+            self.sink.flush()
 
     def _start(self, coroutine: Coroutine[Any, None, None]) -> None:
         """Step a coroutine; park the connection if it waits."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from pydistdb.sql.api import Session
-from pydistdb.sql.errors import AdminShutdown, CannotConnectNow, QueryCanceled, TooManyConnections
+from pydistdb.sql.errors import AdminShutdown, CannotConnectNow, DatabaseError, QueryCanceled, TooManyConnections
 
 if TYPE_CHECKING:
     from pydistdb_server.connection import ClientConnection
@@ -87,12 +87,14 @@ class ClientRegistry:
 
     def terminate_backend(self, process_id: int) -> bool:
         """pg_terminate_backend."""
+        return self.end_backend(process_id, AdminShutdown("terminating connection due to administrator command"))
+
+    def end_backend(self, process_id: int, error: DatabaseError) -> bool:
+        """Hang up on a client, telling it why."""
         client = self.clients.get(process_id)
         if client is None:
             return False
-        client.loop.call_soon(
-            lambda: client.terminate(AdminShutdown("terminating connection due to administrator command"))
-        )
+        client.loop.call_soon(lambda: client.terminate(error))
         return True
 
     def shut_down(self) -> None:

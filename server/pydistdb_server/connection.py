@@ -204,6 +204,7 @@ class ClientConnection(ClientStatements):
             return
         self.session = session
         self.sink.context = session.context
+        session.on_notification(self._notified)
         write = self.sink.write
         write(encode.AUTHENTICATION_OK)
         for name, value in session.reported_settings():

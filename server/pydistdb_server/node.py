@@ -176,6 +176,7 @@ class Node:
         self.clients = ClientRegistry(self.node_identity.node_id, self._open_session, config.max_connections)
         self.environment.cancel_backend = self.clients.cancel_backend
         self.environment.terminate_backend = self.clients.terminate_backend
+        self.environment.end_backend = self.clients.end_backend
         introspection.register(self)
         if config.log_statements:
             self.environment.log_statement = _log_statement

@@ -132,6 +132,8 @@ class SqlClient:
         except DatabaseError as error:
             sink.lines.append(error_text(error))
             self.server.scheduler.run(session.failed(error))
+        for notification in session.take_notifications():
+            sink.lines.append(f"({notification.channel}: {notification.payload!r} from {notification.process_id})")
         return sink.lines
 
     def rows(self, text: str) -> list[str]:

@@ -9,7 +9,7 @@ skips to the next Sync.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from pydistdb.sql.errors import DatabaseError
@@ -25,6 +25,14 @@ class Field(NamedTuple):
     modifier: int = -1
     table_oid: int = 0
     column_number: int = 0
+
+
+class Notification(NamedTuple):
+    """What NOTIFY sent."""
+
+    process_id: int
+    channel: str
+    payload: str
 
 
 class Sink(Protocol):
@@ -158,6 +166,12 @@ class Session(Protocol):
 
     async def sync(self) -> None:
         """End the implicit transaction of an extended-protocol batch (commit, or roll back after an error)."""
+
+    def on_notification(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called when a notification arrives."""
+
+    def take_notifications(self) -> Sequence[Notification]:
+        """Give the notifications that the client is to be sent now: none inside a transaction block."""
 
     async def failed(self, error: DatabaseError) -> None:
         """Note that a message failed: the open transaction block becomes a failed one."""

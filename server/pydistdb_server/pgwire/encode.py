@@ -55,6 +55,10 @@ def backend_key_data(process_id: int, secret_key: int) -> bytes:
     return message(b"K", _INT32(process_id) + _INT32(secret_key))
 
 
+def notification_response(process_id: int, channel: str, payload: str) -> bytes:
+    return message(b"A", _INT32(process_id) + text(channel) + text(payload))
+
+
 def negotiate_protocol_version(newest: int, unknown_options: Sequence[str]) -> bytes:
     return message(b"v", _UINT32(newest) + _UINT32(len(unknown_options)) + b"".join(map(text, unknown_options)))
 

@@ -12,6 +12,7 @@ from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session.cursors import SessionCursors
 from pydistdb.sql.session.environment import Environment, now_us
 from pydistdb.sql.session.execute import explain
+from pydistdb.sql.session.notifications import SessionNotifications
 from pydistdb.sql.session.plans import SessionPlans
 from pydistdb.sql.session.settings import SessionSettings
 from pydistdb.sql.session.statements import StatementStore
@@ -66,6 +67,7 @@ class SessionBase:
         self.plans = SessionPlans(self)
         self.names = StatementStore()
         self.cursors = SessionCursors(self)
+        self.notifications = SessionNotifications(self)
         context = self.context
         context.user = user
         context.database_name = database_name

@@ -11,7 +11,9 @@ from pydistdb.kv.api import Database
 from pydistdb.sql.catalog.schemas import END_SESSIONS_TOPIC, SESSIONS_TOPIC
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.catalog.temporary import Sweeper
+from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.plan_cache import PlanCache
+from pydistdb.sql.session.notifications import NotificationHub
 from pydistdb.tasks import Scheduler
 
 if TYPE_CHECKING:
@@ -54,11 +56,15 @@ class Environment:
     started_us: int = field(default_factory=now_us)
     cancel_backend: Callable[[int], bool] = lambda process_id: False
     terminate_backend: Callable[[int], bool] = lambda process_id: False
+    end_backend: Callable[[int, DatabaseError], bool] = lambda process_id, error: False
+    """Hangs up on one of this node's clients, with a reason."""
+    notifications: NotificationHub = field(init=False)
     sweeper: Sweeper = field(init=False)
     log_statement: Callable[[str, str, int], None] | None = None
     """Called with (user, text, duration in ns) of every statement if statements are to be logged."""
 
     def __post_init__(self) -> None:
+        self.notifications = NotificationHub(self.database, self.scheduler)
         self.database.on_broadcast(SESSIONS_TOPIC, self._count_sessions)
         self.database.on_broadcast(END_SESSIONS_TOPIC, self._end_sessions)
         self.sweeper = Sweeper(self.catalog, self._temporary_schemas)

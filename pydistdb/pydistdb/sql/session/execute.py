@@ -172,6 +172,7 @@ class Execution:
         block = session.transaction
         retries = 0
         enough = HELD_ROWS if not most_rows else min(most_rows, HELD_ROWS)
+        notified = session.notifications.mark()
         while True:
             mark: int | None = None
             try:
@@ -186,6 +187,7 @@ class Execution:
                 return
             except (kv.KVError, StorageError) as error:
                 await self._abandon()
+                session.notifications.rollback_to(notified)
                 retries += 1
                 if retries > MAX_RETRIES or not self._prepare_retry(error, mark):
                     raise self._explained(error) from error

@@ -13,14 +13,14 @@ normalised form and asks the compiled query for the row; nothing waits, no corou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydistdb_storage.errors import StorageError
 
 from pydistdb.kv.api import KVError
 from pydistdb.sql import bind
-from pydistdb.sql.api import Portal, Sink
+from pydistdb.sql.api import Notification, Portal, Sink
 from pydistdb.sql.catalog.temporary import drop_schemas
 from pydistdb.sql.errors import DatabaseError, InFailedTransaction, InvalidSyntax
 from pydistdb.sql.plan_cache import CachedPlan
@@ -300,6 +300,14 @@ class ClientSession(FastSession):
         finally:
             self._end_statement()
 
+    # ------------------------------------------------------------------------------------------ notifications
+
+    def on_notification(self, callback: Callable[[], None]) -> None:
+        self.notifications.on_arrival = callback
+
+    def take_notifications(self) -> list[Notification]:
+        return self.notifications.take() if self.transaction_status == b"I" else []
+
     # ------------------------------------------------------------------------------------------ ends
 
     async def failed(self, error: DatabaseError) -> None:
@@ -312,6 +320,7 @@ class ClientSession(FastSession):
         await self._drop_portals()
         self.transaction.rollback()
         await self.cursors.close_all()
+        self.notifications.close()
         self.environment.sessions.pop(self.process_id, None)
         self._drop_temporary_schema()
 

@@ -75,6 +75,15 @@ async def run(
             return "DECLARE CURSOR"
         case st.Fetch():
             return await _fetch(session, plan, utility, sink, simple=simple)
+        case st.Notify():
+            session.notifications.notify(utility.channel, utility.payload)
+            return "NOTIFY"
+        case st.Listen():
+            session.notifications.listen(utility.channel)
+            return "LISTEN"
+        case st.Unlisten():
+            session.notifications.unlisten(utility.channel)
+            return "UNLISTEN"
         case st.CloseCursor():
             return await _close_cursor(session, utility)
         case st.Copy():
