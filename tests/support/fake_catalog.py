@@ -25,6 +25,7 @@ from pydistdb.sql.catalog.descriptors import (
     TableStatistics,
 )
 from pydistdb.sql.catalog.view import Relation, VirtualTable
+from pydistdb.sql.routines import RoutineFunction
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.user import TypeEntry, UserType
@@ -47,6 +48,10 @@ class FakeCatalog:
         self._next_oid = 16384
         self._groups = 0
         self.add(ddl)
+
+    def routines(self, name: str, schema: str | None = None) -> Sequence[RoutineFunction]:
+        """There are no functions of users' own."""
+        return ()
 
     def add(self, ddl: str) -> None:
         """Declare more tables, views, schemas and indexes."""

@@ -7,6 +7,7 @@ catalog stores them so.  ``bind.parse`` fills these from the parser's tree; sess
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydistdb.sql.types.base import SqlType
 
@@ -329,6 +330,83 @@ class CreateView(Utility):
 
 
 @dataclass(frozen=True, slots=True)
+class TypeReference:
+    """A type as written; ``type`` None: no type of that name is built in, so it may be a table's row type."""
+
+    name: Name
+    type: SqlType | None
+    is_array: bool = False
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentSpec:
+    """``mode``: i, o, b, v or t, as in pg_proc.proargmodes; ``default`` is SQL text."""
+
+    name: str
+    mode: str
+    type: TypeReference
+    default: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoutineName:
+    """A function by name and input argument types; None: by its name alone."""
+
+    name: Name
+    arguments: tuple[TypeReference, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRoutine(Utility):
+    """``kind``: f function, p procedure.  ``form``: '' for a string body, 'return' or 'atomic'.
+
+    ``options``: language, volatility, strict, security, leakproof, parallel, cost, rows, set, window, support."""
+
+    name: Name
+    kind: str
+    arguments: tuple[ArgumentSpec, ...]
+    returns: TypeReference | None
+    returns_set: bool
+    body: str | None
+    form: str = ""
+    replace: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AlterRoutine(Utility):
+    """Options as in CREATE, or one of the three others."""
+
+    kind: str
+    routine: RoutineName
+    options: dict[str, Any] = field(default_factory=dict)
+    new_name: str = ""
+    new_schema: str = ""
+    new_owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DropRoutines(Utility):
+    """``kind``: function, procedure or routine (either)."""
+
+    kind: str
+    routines: tuple[RoutineName, ...]
+    missing_ok: bool
+    cascade: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Utility):
+    """``arguments``: (name or '', SQL text)."""
+
+    name: Name
+    arguments: tuple[tuple[str, str], ...]
+    variadic: bool = False
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CreateSequence(Utility):
     """``options``: as, start, increment, minvalue, maxvalue, cache, cycle (None for NO MINVALUE and the like)."""
 
@@ -472,6 +550,7 @@ class Comment(Utility):
     kind: str
     name: tuple[str, ...]
     text: str | None
+    routine: RoutineName | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.view import VirtualTable
+from pydistdb.sql.routines import RoutineFunction
 from pydistdb.sql.types.base import AggregateFunction, Function, SqlType
 
 ColumnId = int
@@ -173,7 +174,9 @@ class Subquery(Expr):
     """A query as an expression.
 
     ``kind``: "exists", "scalar", "array", or "any" / "all" with ``test``, a boolean expression over the ColumnRefs of
-    the subquery's output and the outer row.  IN (SELECT …) is "any" with an equality.
+    the subquery's output and the outer row.  IN (SELECT …) is "any" with an equality.  "call": the value of the
+    RoutineScan in ``query``, anew for every row if the function is volatile; "rows": all of them, as a list (only in
+    the SetCall that yields them).
     """
 
     kind: str
@@ -234,6 +237,18 @@ class FunctionScan(Rel):
     function: Function
     arguments: tuple[Expr, ...]
     ordinality: bool = False
+    alias: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutineScan(Rel):
+    """The rows that a function written in SQL returns, by running its statements.
+
+    ``whole``: a single column with each row as one value (a call in an expression), else a column per result column."""
+
+    function: RoutineFunction
+    arguments: tuple[Expr, ...]
+    whole: bool = False
     alias: str = ""
 
 

@@ -7,6 +7,8 @@ from pydistdb.sql.bind.analyze import analyze, analyze_cursor, bind_expression, 
 from pydistdb.sql.bind.cursors import CursorQuery
 from pydistdb.sql.bind.normalize import Lifted, Normalized, bind_normalized, normalize
 from pydistdb.sql.bind.parse import ParsedStatement, parse
+from pydistdb.sql.bind.procedure_calls import bind_call_statement
+from pydistdb.sql.bind.routines import bind_body as bind_routine_body
 
 __all__ = [
     "CursorQuery",
@@ -15,8 +17,10 @@ __all__ = [
     "ParsedStatement",
     "analyze",
     "analyze_cursor",
+    "bind_call_statement",
     "bind_expression",
     "bind_normalized",
+    "bind_routine_body",
     "bind_scalar",
     "expression_label",
     "normalize",

@@ -6,6 +6,7 @@ A ``Binder`` is made per statement and passed to every function of this package 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from pydistdb.sql.bind.coerce import name_types_by
 from pydistdb.sql.bind.parse import ParsedStatement
@@ -60,6 +61,13 @@ class Parameters:
         return tuple(self.types)
 
 
+class RoutineArguments(NamedTuple):
+    """What names mean inside a function's body: arguments by name, and the function's own name as their qualifier."""
+
+    routine_name: str
+    names: tuple[str, ...]
+
+
 class Binder:
     """One statement's state."""
 
@@ -67,8 +75,10 @@ class Binder:
         "_next_cte",
         "_next_id",
         "aggregate_types",
+        "arguments",
         "catalog",
         "context",
+        "inlining",
         "locations",
         "parameters",
         "parsed",
@@ -91,6 +101,10 @@ class Binder:
         self.parameters = parameters
         self.tables: set[int] = set()
         self.volatile = False
+        self.arguments: RoutineArguments | None = None
+        """Inside the body of a function."""
+        self.inlining: frozenset[int] = frozenset()
+        """The functions whose bodies are being put in the place of their calls."""
         self.locations: dict[int, tuple[Expr, int]] = {}
         """Where a ColumnRef stood, by its identity (for errors found later)."""
         self.references: list[list[Scope]] = []

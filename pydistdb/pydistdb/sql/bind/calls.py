@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pydistdb.sql.bind.aggregates as aggregates
+import pydistdb.sql.bind.routines as routines
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import UNKNOWN_OID, coerce, resolve_unknown, type_named
 from pydistdb.sql.bind.dispatch import BINDERS, bind
@@ -31,6 +32,7 @@ from pydistdb.sql.errors import (
     WrongObjectType,
 )
 from pydistdb.sql.functions import registry as functions
+from pydistdb.sql.routines import RoutineFunction
 from pydistdb.sql.tree import ArrayLiteral, Call, Const, Expr, RowExpr, SetCall
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import AggregateFunction, Function
@@ -54,7 +56,7 @@ def bind_call(b: Binder, scope: Scope, node: Node) -> Expr:
     """A FuncCall node."""
     name, schema = function_name(node)
     location = node["location"]
-    known = functions.functions(name, schema)
+    known: list[Function | AggregateFunction] = [*functions.functions(name, schema), *b.catalog.routines(name, schema)]
     if any(isinstance(function, AggregateFunction) or function.window for function in known) or "over" in node:
         return aggregates.bind_aggregate(b, scope, node, name, schema)
     for flag, words in (
@@ -135,7 +137,8 @@ def resolve(
 ) -> Resolved:
     """Find the function for these arguments or say that there is none."""
     try:
-        found = find_function(name, schema, tuple([argument.type.oid for argument in arguments]), variadic_array)
+        own = b.catalog.routines(name, schema)
+        found = find_function(name, schema, tuple([argument.type.oid for argument in arguments]), variadic_array, own)
     except Ambiguous:
         label = f"{schema}.{name}" if schema else name
         raise AmbiguousFunction(
@@ -190,19 +193,37 @@ def make_call(
     converted = convert_arguments(b, found, arguments, locations, variadic_array)
     if function.volatility == "v":
         b.volatile = True
+    if isinstance(function, RoutineFunction):
+        return _routine_call(b, scope, function, converted, location)
     result = found.result
     if function.out_columns and len(function.out_columns) > 1:
         result = RECORD
     if function.returns_set:
-        if scope is None or scope.clause not in SET_CLAUSES:
-            clause = scope.clause if scope is not None else "this context"
-            clause = {"INDEX": "index expressions", "INDEX WHERE": "index predicates"}.get(clause, clause)
-            raise FeatureNotSupported(
-                f"set-returning functions are not allowed in {clause}", position=b.position(location)
-            )
-        scope.set_calls = True
+        _note_set_call(b, scope, location)
         return SetCall(result, function, converted)
     return Call(result, function, converted)
+
+
+def _note_set_call(b: Binder, scope: Scope | None, location: int) -> None:
+    if scope is None or scope.clause not in SET_CLAUSES:
+        clause = scope.clause if scope is not None else "this context"
+        clause = {"INDEX": "index expressions", "INDEX WHERE": "index predicates"}.get(clause, clause)
+        raise FeatureNotSupported(f"set-returning functions are not allowed in {clause}", position=b.position(location))
+    scope.set_calls = True
+
+
+def _routine_call(
+    b: Binder, scope: Scope | None, function: RoutineFunction, arguments: tuple[Expr, ...], location: int
+) -> Expr:
+    """A call of a function written in SQL."""
+    if function.returns_set:
+        _note_set_call(b, scope, location)
+    try:
+        return routines.routine_call(b, scope, function, arguments)
+    except DatabaseError as error:
+        if error.position is None:
+            error.position = b.position(location)
+        raise
 
 
 def call_by_name(b: Binder, name: str, arguments: Sequence[Expr], location: int, schema: str | None = None) -> Expr:
@@ -233,6 +254,7 @@ def _named_call(b: Binder, scope: Scope, node: Node, name: str, schema: str | No
         schema,
         tuple(argument.type.oid for argument in positional),
         {key: value.type.oid for key, value in named.items()},
+        b.catalog.routines(name, schema),
     )
     if found is None:
         parts = [type_named(argument.type.oid) for argument in positional]
@@ -244,7 +266,9 @@ def _named_call(b: Binder, scope: Scope, node: Node, name: str, schema: str | No
     arguments: list[Expr] = []
     first_default = len(function.argument_types) - function.default_count
     for index, source in enumerate(sources):
-        if source is None:
+        if source is None and isinstance(function, RoutineFunction):
+            arguments.append(routines.bound_default(b, function, index))
+        elif source is None:
             arguments.append(Const(function.argument_types[index], function.default_values[index - first_default]))
         elif isinstance(source, str):
             arguments.append(named[source])

@@ -22,7 +22,7 @@ from pydistdb.sql.bind.assignments import (
     target_table,
 )
 from pydistdb.sql.bind.binder import Binder
-from pydistdb.sql.bind.dispatch import bind_condition
+from pydistdb.sql.bind.dispatch import STATEMENT_BINDERS, bind_condition
 from pydistdb.sql.bind.from_clause import TRUE, table_item, tracked_item
 from pydistdb.sql.bind.inserts import bind_insert
 from pydistdb.sql.bind.merge import bind_merge
@@ -144,3 +144,7 @@ def _delete(b: Binder, parent: Scope | None, node: Node) -> Delete:
     columns, returning = bind_returning(b, parent, node, items)
     assert source.key_id is not None
     return Delete(columns, table, rel, source.key_id, ids_by_number(source.columns), condition, returning)
+
+
+for _kind in ("InsertStmt", "UpdateStmt", "DeleteStmt"):
+    STATEMENT_BINDERS[_kind] = lambda b, parent, node, kind=_kind: bind_change(b, parent, {kind: node})  # type: ignore[misc]

@@ -5,6 +5,7 @@ Source: PostgreSQL 15, parse_expr.c (transformColumnRef) for the order in which 
 
 from __future__ import annotations
 
+import pydistdb.sql.bind.routines as routines
 from pydistdb.sql.bind import scope as scopes
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.dispatch import BINDERS
@@ -52,6 +53,9 @@ def _column(b: Binder, scope: Scope, node: Node) -> Expr:
     qualifier, name = names[-2:]
     found = scope.find_source(qualifier, schema, b.position(location))
     if found is None:
+        argument = routines.argument_reference(b, names)
+        if argument is not None:
+            return argument
         raise scopes.missing_from_entry(scope, qualifier, b.position(location))
     source, owner = found
     column = column_of(source, name)
@@ -76,6 +80,9 @@ def _bare_column(b: Binder, scope: Scope, name: str, location: int) -> Expr:
             system = bare_system_column(b, scope, name, location)
             if system is not None:
                 return system
+            argument = routines.argument_reference(b, [name])
+            if argument is not None:
+                return argument
             raise scopes.undefined_column(scope, name, None, b.position(location))
         column, owner = found
     if owner.clause == "LATERAL" and (source := owner.source_of(column.id)) and source.problem is not None:

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pydistdb.sql.bind.assignments import bind_assignments, ids_by_number, row_columns
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.dispatch import bind, bind_condition
-from pydistdb.sql.bind.from_clause import NO_ROWS_OF_NOTHING
 from pydistdb.sql.bind.parse import Node
-from pydistdb.sql.bind.scope import FromItem, Scope, ScopeColumn, Source
+from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.bind.stored import bind_text, row_scope
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.errors import (

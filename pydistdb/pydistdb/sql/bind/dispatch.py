@@ -14,11 +14,15 @@ from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.errors import FeatureNotSupported
-from pydistdb.sql.tree import Expr
+from pydistdb.sql.tree import Expr, Rel
 
 ExpressionBinder = Callable[[Binder, Scope, Node], Expr]
 
 BINDERS: dict[str, ExpressionBinder] = {}
+
+StatementBinder = Callable[[Binder, Scope | None, Node], Rel]
+STATEMENT_BINDERS: dict[str, StatementBinder] = {}
+"""Binders of whole statements by the parser's name of them, for statements that expressions bring in (functions)."""
 
 _WORDS = {"XmlExpr": "XML", "CurrentOfExpr": "WHERE CURRENT OF", "XmlSerialize": "XMLSERIALIZE"}
 

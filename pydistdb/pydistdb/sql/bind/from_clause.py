@@ -17,7 +17,7 @@ import pydistdb.sql.bind.table_functions as table_functions
 from pydistdb.sql.bind.binder import MOST_VIEW_DEPTH, Binder
 from pydistdb.sql.bind.naming import strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement, parse
-from pydistdb.sql.bind.scope import FromItem, Scope, ScopeColumn, Source
+from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.bind.system_columns import mentions_system_columns
 from pydistdb.sql.bind.table_samples import bind_sample
 from pydistdb.sql.catalog.descriptors import Table
@@ -37,15 +37,12 @@ from pydistdb.sql.tree import (
     OutputColumn,
     Rel,
     Scan,
-    Values,
     VirtualScan,
 )
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.registry import BOOL, BYTEA
 
 TRUE = Const(BOOL, True)
-NO_ROWS_OF_NOTHING = Values((), ((),))
-"""What SELECT without FROM reads: one row without columns."""
 
 
 def bind_from(b: Binder, scope: Scope, nodes: Sequence[Node]) -> Rel:

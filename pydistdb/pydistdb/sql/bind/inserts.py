@@ -25,10 +25,9 @@ from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import UNKNOWN_OID
 from pydistdb.sql.bind.conflict import bind_conflict
 from pydistdb.sql.bind.dispatch import bind
-from pydistdb.sql.bind.from_clause import NO_ROWS_OF_NOTHING
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.parse import Node
-from pydistdb.sql.bind.scope import FromItem, Scope, Source
+from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, Source
 from pydistdb.sql.bind.stored import bind_checks, column_default, column_type, generated_columns
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.errors import (

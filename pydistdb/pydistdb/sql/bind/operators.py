@@ -344,16 +344,21 @@ _functions: dict[tuple[str, str | None, tuple[int, ...], bool], Resolved] = {}
 
 
 def find_function(
-    name: str, schema: str | None, oids: tuple[int, ...], variadic_array: bool = False
+    name: str,
+    schema: str | None,
+    oids: tuple[int, ...],
+    variadic_array: bool = False,
+    own: Sequence[Function] = (),
 ) -> Resolved | None:
     """Find a function for positional arguments; None if there is none, Ambiguous if there are too many.
 
-    ``variadic_array``: the last argument was marked VARIADIC and is the array itself."""
+    ``variadic_array``: the last argument was marked VARIADIC and is the array itself.  ``own``: the users' functions of
+    that name (answers that involve them are not kept)."""
     key = (name, schema, oids, variadic_array)
-    found = _functions.get(key)
+    found = _functions.get(key) if not own else None
     if found is not None:
         return found
-    candidates = _candidates(name, schema, len(oids), variadic_array)
+    candidates = _candidates([*functions.functions(name, schema), *own], len(oids), variadic_array)
     exact = [c for c in candidates if all(t.oid == oid for t, oid in zip(c.types, oids, strict=True))]
     if exact and UNKNOWN_OID not in oids:
         candidate: _Candidate | None = min(exact, key=lambda c: c.variadic_from)
@@ -361,16 +366,18 @@ def find_function(
         candidate = _choose(candidates, oids)
     if candidate is None:
         return None
-    if len(_functions) >= MOST_ANSWERS:
-        _functions.clear()
-    answer = _functions[key] = _settle(candidate, oids)
+    answer = _settle(candidate, oids)
+    if not own:
+        if len(_functions) >= MOST_ANSWERS:
+            _functions.clear()
+        _functions[key] = answer
     return answer
 
 
-def _candidates(name: str, schema: str | None, count: int, variadic_array: bool) -> list[_Candidate]:
+def _candidates(known: Sequence[AnyFunction], count: int, variadic_array: bool) -> list[_Candidate]:
     plain: list[_Candidate] = []
     expanded: list[_Candidate] = []
-    for function in functions.functions(name, schema):
+    for function in known:
         types = function.argument_types
         least = len(types) - getattr(function, "default_count", 0)
         if function.variadic and not variadic_array:
@@ -400,13 +407,13 @@ def _variadic_item(array: SqlType) -> SqlType:
 
 
 def find_named(
-    name: str, schema: str | None, positional: tuple[int, ...], named: dict[str, int]
+    name: str, schema: str | None, positional: tuple[int, ...], named: dict[str, int], own: Sequence[Function] = ()
 ) -> tuple[Resolved, list[int | str | None]] | None:
     """Find a function called with ``name => value``.
 
     Returns it with, for each of its arguments, the index of a positional argument, the name of a named one, or None for
     its default."""
-    for function in functions.functions(name, schema):
+    for function in (*functions.functions(name, schema), *own):
         if isinstance(function, AggregateFunction) or not function.argument_names:
             continue
         names = function.argument_names[: len(function.argument_types)]

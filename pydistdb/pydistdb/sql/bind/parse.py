@@ -247,6 +247,12 @@ def _kind(name: str, node: Node) -> str:
         return "DROP " + object_kind(node["removeType"]).upper()
     if name in ("RenameStmt", "AlterObjectSchemaStmt"):
         return "ALTER " + object_kind(node.get("renameType") or node["objectType"]).upper()
+    if name == "CreateFunctionStmt" and node.get("is_procedure"):
+        return "CREATE PROCEDURE"
+    if name == "AlterFunctionStmt":
+        return "ALTER " + object_kind(node["objtype"]).upper()
+    if name == "AlterOwnerStmt":
+        return "ALTER " + object_kind(node["objectType"]).upper()
     if name == "DiscardStmt":
         return str(node["target"]).replace("_", " ")
     if name == "DeallocateStmt":

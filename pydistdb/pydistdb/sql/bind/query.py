@@ -20,7 +20,7 @@ import pydistdb.sql.bind.with_queries as with_queries
 from pydistdb.sql.bind.aggregates import check_sortable, sort_key
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import coerce, coerce_to_target, resolve_unknown, type_named
-from pydistdb.sql.bind.dispatch import bind, bind_condition
+from pydistdb.sql.bind.dispatch import STATEMENT_BINDERS, bind, bind_condition
 from pydistdb.sql.bind.from_clause import bind_from
 from pydistdb.sql.bind.grouping import Aggregation, Groups, bind_groups, position_target
 from pydistdb.sql.bind.locations import location_of
@@ -322,3 +322,6 @@ def _row_count(b: Binder, scope: Scope, node: Node | None, what: str) -> Expr | 
             position=b.position(location_of(node)),
         )
     return coerce(b, converted, INT8, "a")
+
+
+STATEMENT_BINDERS["SelectStmt"] = bind_statement_query

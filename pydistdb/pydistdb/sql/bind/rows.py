@@ -5,6 +5,7 @@ Source: PostgreSQL 15 manual, 4.2.3, 4.2.4, 4.2.12 and 4.2.13; parse_expr.c.
 
 from __future__ import annotations
 
+import pydistdb.sql.bind.routines as routines
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.calls import call_by_name
 from pydistdb.sql.bind.coerce import (
@@ -129,6 +130,9 @@ def row_fields(b: Binder, scope: Scope, wrapper: Node, expr: Expr) -> list[tuple
             return [(column.name, column.type) for column in found[0].columns]
     if isinstance(expr, ColumnRef) and expr.id in b.record_fields:
         return list(b.record_fields[expr.id])
+    scan = routines.called(expr)
+    if scan is not None and scan.function.returns_row:
+        return list(scan.function.out_columns)
     if isinstance(expr, Call | SetCall) and expr.function.out_columns:
         return list(expr.function.out_columns)
     if isinstance(expr, RowExpr):

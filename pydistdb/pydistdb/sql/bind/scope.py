@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING
 
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.errors import AmbiguousColumn, DatabaseError, DuplicateAlias, UndefinedColumn, UndefinedTable
-from pydistdb.sql.tree import AggregateCall, ColumnId, ColumnRef, Expr, Rel, WindowCall
+from pydistdb.sql.tree import AggregateCall, ColumnId, ColumnRef, Expr, Rel, Values, WindowCall
 from pydistdb.sql.types.base import SqlType
 
 if TYPE_CHECKING:
     from pydistdb.sql.bind.parse import Node
+
+
+NO_ROWS_OF_NOTHING = Values((), ((),))
+"""What SELECT without FROM reads: one row without columns."""
 
 
 class ScopeColumn:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pydistdb.sql.bind.routines as routines
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.rewrite import transform, walk
 from pydistdb.sql.bind.scope import Scope
@@ -27,7 +28,10 @@ def project(b: Binder, scope: Scope, rel: Rel, targets: Sequence[Target]) -> Rel
     for target, expr in zip(targets, expressions, strict=True):
         target.id = b.new_id()
         columns.append(OutputColumn(target.id, target.name, expr.type))
-        if isinstance(target.expr, Call | SetCall) and target.expr.function.out_columns:
+        scan = routines.called(target.expr)
+        if scan is not None and scan.function.returns_row:
+            b.record_fields[target.id] = scan.function.out_columns
+        elif isinstance(target.expr, Call | SetCall) and target.expr.function.out_columns:
             b.record_fields[target.id] = target.expr.function.out_columns
     return Project(tuple(columns), rel, tuple(expressions))
 

@@ -209,7 +209,7 @@ def bind_values(b: Binder, parent: Scope | None, node: Node, keep_unknown: bool 
         columns.append(OutputColumn(b.new_id(), f"column{index + 1}", target))
     if len(rows) == 1 and keep_unknown:
         # A projection, whose literals the caller can still give a type.
-        from pydistdb.sql.bind.from_clause import NO_ROWS_OF_NOTHING
+        from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING
 
         rel: Rel = Project(tuple(columns), NO_ROWS_OF_NOTHING, tuple(rows[0]))
         if "sortClause" in node or "limitCount" in node:

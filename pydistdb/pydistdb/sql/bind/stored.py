@@ -11,9 +11,8 @@ from functools import lru_cache
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import coerce_to_boolean, coerce_to_target, type_named
 from pydistdb.sql.bind.dispatch import bind
-from pydistdb.sql.bind.from_clause import NO_ROWS_OF_NOTHING
 from pydistdb.sql.bind.parse import Node, parse
-from pydistdb.sql.bind.scope import FromItem, Scope, ScopeColumn, Source
+from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.errors import DatatypeMismatch, InvalidSyntax
 from pydistdb.sql.tree import Expr

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pydistdb.sql.bind.calls as calls
 import pydistdb.sql.bind.from_clause as from_clause
 import pydistdb.sql.bind.query as queries
+import pydistdb.sql.bind.routines as routines
 from pydistdb.sql.bind.binder import Binder
-from pydistdb.sql.bind.calls import resolve
 from pydistdb.sql.bind.coerce import resolve_unknown
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.parse import Node
-from pydistdb.sql.bind.scope import FromItem, Scope, ScopeColumn
+from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn
 from pydistdb.sql.errors import FeatureNotSupported, InvalidSyntax
 from pydistdb.sql.tree import (
     Call,
@@ -39,10 +40,10 @@ from pydistdb.sql.types.registry import INT8, RECORD
 
 def bind_function(b: Binder, scope: Scope, node: Node, items: Sequence[FromItem]) -> FromItem:
     """A RangeFunction node."""
-    calls = [wrapper["List"]["items"] for wrapper in node["functions"]]
-    if node.get("coldeflist") or any(len(parts) > 1 and parts[1] for parts in calls):
+    parts_of_calls = [wrapper["List"]["items"] for wrapper in node["functions"]]
+    if node.get("coldeflist") or any(len(parts) > 1 and parts[1] for parts in parts_of_calls):
         raise FeatureNotSupported("functions with a column definition list are not supported")
-    wrappers = [single for parts in calls for single in _one_array_each(parts[0])]
+    wrappers = [single for parts in parts_of_calls for single in _one_array_each(parts[0])]
     seeing = Scope(from_clause.lateral_scope(scope, items, True), "FROM")
     expressions = [bind(b, seeing, wrapper) for wrapper in wrappers]
     labels = [queries.column_label(wrapper) for wrapper in wrappers]
@@ -53,12 +54,19 @@ def bind_function(b: Binder, scope: Scope, node: Node, items: Sequence[FromItem]
         rel, columns = _side_by_side(b, expressions, labels, ordinality)
         return from_clause.source_item(rel, name, columns, alias)
     expr = expressions[0]
+    scan = routines.called(expr)
+    if scan is not None and ordinality and isinstance(expr, SetCall):
+        rel, columns = _side_by_side(b, expressions, labels, ordinality)
+        return from_clause.source_item(rel, name, columns, alias)
+    if scan is not None and not ordinality:
+        rel, columns = routines.routine_in_from(b, scan, name if alias else labels[0], name)
+        return from_clause.source_item(rel, name, columns, alias)
     if not isinstance(expr, Call | SetCall):
         if ordinality:
             raise FeatureNotSupported("WITH ORDINALITY is not supported for this expression")
         column = ScopeColumn(name, b.new_id(), expr.type)
         made = (resolve_unknown(b, expr),)
-        rel = Project(from_clause.outputs([column]), from_clause.NO_ROWS_OF_NOTHING, made)
+        rel = Project(from_clause.outputs([column]), NO_ROWS_OF_NOTHING, made)
         return from_clause.source_item(rel, name, [column], alias)
     columns = _function_columns(b, expr.function, expr, name if alias else labels[0])
     if ordinality:
@@ -105,9 +113,9 @@ def _side_by_side(
             outputs += [FieldAccess(column.type, reference, position) for position, column in enumerate(own)]
         else:
             outputs.append(reference)
-    rel: Rel = ProjectSet(tuple(made), from_clause.NO_ROWS_OF_NOTHING, tuple(expressions))
+    rel: Rel = ProjectSet(tuple(made), NO_ROWS_OF_NOTHING, tuple(expressions))
     if ordinality:
-        function = resolve(b, "row_number", "pg_catalog", (), -1).function
+        function = calls.resolve(b, "row_number", "pg_catalog", (), -1).function
         number = OutputColumn(b.new_id(), "ordinality", INT8)
         rel = Window((*rel.columns, number), rel, (WindowCall(function, ()),))
         columns.append(ScopeColumn("ordinality", b.new_id(), INT8, nullable=False))

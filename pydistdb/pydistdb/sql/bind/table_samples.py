@@ -20,7 +20,7 @@ from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.naming import strings
 from pydistdb.sql.bind.parse import Node
-from pydistdb.sql.bind.scope import Scope
+from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, Scope
 from pydistdb.sql.errors import DatabaseError, DatatypeMismatch, FeatureNotSupported, UndefinedObject
 from pydistdb.sql.functions.row_keys import SAMPLED
 from pydistdb.sql.tree import Call, ColumnRef, Expr, Filter, OutputColumn, Project, Subquery
@@ -56,7 +56,7 @@ def bind_sample(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> F
         seed = _argument(b, inside, node["repeatable"], FLOAT8)
     else:
         made = call_by_name(b, "random", (), -1)
-        drawn = Project((OutputColumn(b.new_id(), "", FLOAT8),), from_clause.NO_ROWS_OF_NOTHING, (made,))
+        drawn = Project((OutputColumn(b.new_id(), "", FLOAT8),), NO_ROWS_OF_NOTHING, (made,))
         seed = Subquery(FLOAT8, "scalar", drawn)
     condition = Call(BOOL, SAMPLED, (ColumnRef(BYTEA, source.key_id, "ctid", False), percentage, seed))
     item.rel = Filter(item.rel.columns, item.rel, condition)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pydistdb.sql import statements
+from pydistdb.sql.bind import routine_statements
 from pydistdb.sql.bind.cursors import close_cursor, declare_cursor, fetch, listen, notify, unlisten
 from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.bind.definitions import (
@@ -379,6 +380,8 @@ def _alter_sequence(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 def _drop(parsed: ParsedStatement, node: Node) -> statements.Utility:
     kind = object_kind(node["removeType"])
+    if kind in ("function", "procedure", "routine"):
+        return routine_statements.drop_routines(parsed, node)
     if kind not in ("table", "index", "view", "schema", "sequence", "type", "domain"):
         return statements.Unsupported(parsed.kind)
     names = []
@@ -398,14 +401,6 @@ def _alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
     return (alter_composite if node.get("objtype") == "OBJECT_TYPE" else alter_table)(parsed, node)
 
 
-def _rename(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    return (rename_type if node["renameType"] in TYPE_RENAMES else rename)(parsed, node)
-
-
-def _move(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    return (move_type if node["objectType"] in TYPE_RENAMES else move_schema)(parsed, node)
-
-
 def _truncate(parsed: ParsedStatement, node: Node) -> statements.Utility:
     return statements.Truncate(
         tuple(name_of(each["RangeVar"], parsed) for each in node["relations"]),
@@ -423,9 +418,36 @@ def _comment(parsed: ParsedStatement, node: Node) -> statements.Utility:
         name = (target["String"]["sval"],)
     elif "TypeName" in target:
         name = strings(target["TypeName"]["names"])
+    elif "ObjectWithArgs" in target and kind in ("function", "procedure", "routine"):
+        routine = routine_statements.routine_name(parsed, target["ObjectWithArgs"])
+        return statements.Comment(kind, (routine.name.name,), node.get("comment"), routine)
     else:
         return statements.Unsupported("COMMENT ON " + kind.upper())
     return statements.Comment(kind, name, node.get("comment"))
+
+
+_ROUTINES = frozenset({"OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_ROUTINE"})
+
+
+def _rename(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    if node["renameType"] in _ROUTINES:
+        kind = node["renameType"]
+        return routine_statements.change_routine(parsed, kind, node["object"], new_name=node["newname"])
+    return (rename_type if node["renameType"] in TYPE_RENAMES else rename)(parsed, node)
+
+
+def _move(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    if node["objectType"] in _ROUTINES:
+        kind = node["objectType"]
+        return routine_statements.change_routine(parsed, kind, node["object"], new_schema=node["newschema"])
+    return (move_type if node["objectType"] in TYPE_RENAMES else move_schema)(parsed, node)
+
+
+def _change_owner(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    if node["objectType"] in _ROUTINES:
+        owner = node["newowner"].get("rolename", "current_user")
+        return routine_statements.change_routine(parsed, node["objectType"], node["object"], new_owner=owner)
+    return change_owner_of_type(parsed, node)
 
 
 _CONVERTERS: dict[str, Callable[[ParsedStatement, Node], statements.Utility]] = {
@@ -459,7 +481,10 @@ _CONVERTERS: dict[str, Callable[[ParsedStatement, Node], statements.Utility]] = 
     "AlterTableStmt": _alter_table,
     "RenameStmt": _rename,
     "AlterObjectSchemaStmt": _move,
-    "AlterOwnerStmt": change_owner_of_type,
+    "AlterOwnerStmt": _change_owner,
+    "CreateFunctionStmt": routine_statements.create_routine,
+    "AlterFunctionStmt": routine_statements.alter_routine,
+    "CallStmt": routine_statements.call,
     "IndexStmt": create_index,
     "DropStmt": _drop,
     "CreateEnumStmt": create_enum,

@@ -125,7 +125,7 @@ def _set_schema(ddl: DdlContext, table: Table, action: AlterTableAction) -> None
 
 def _refuse_views(ddl: DdlContext, table: Table, what: str) -> None:
     """Views hold the text of their query, so what they name must keep its name."""
-    views = depending_views(ddl, table)
+    views = depending_views(ddl, table.oid)
     if views:
         raise FeatureNotSupported(
             f'cannot {what} relation "{table.name}" while a view uses it', detail=f"View {views[0].name} uses it."

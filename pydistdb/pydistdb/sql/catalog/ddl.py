@@ -19,17 +19,20 @@ from pydistdb.sql.catalog.create_table_as import create_table_as
 from pydistdb.sql.catalog.create_type import create_type
 from pydistdb.sql.catalog.drop import drop_objects
 from pydistdb.sql.catalog.lock_table import lock_table
+from pydistdb.sql.catalog.routines import alter_routine, create_routine, drop_routines
 from pydistdb.sql.catalog.schemas import comment, create_database, create_schema, drop_database
 from pydistdb.sql.catalog.truncate import truncate
 from pydistdb.sql.catalog.views import create_view
 from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.statements import (
+    AlterRoutine,
     AlterSequence,
     AlterTable,
     AlterType,
     Comment,
     CreateDatabase,
     CreateIndex,
+    CreateRoutine,
     CreateSchema,
     CreateSequence,
     CreateTable,
@@ -38,6 +41,7 @@ from pydistdb.sql.statements import (
     CreateView,
     DropDatabase,
     DropObjects,
+    DropRoutines,
     LockTable,
     Truncate,
     Unsupported,
@@ -48,12 +52,14 @@ from pydistdb.sql.statements import (
 __all__ = ["DDL_STATEMENTS", "DdlContext", "execute"]
 
 _EXECUTORS = {
+    AlterRoutine: alter_routine,
     AlterSequence: alter_sequence,
     AlterTable: alter_table,
     AlterType: alter_type,
     Comment: comment,
     CreateDatabase: create_database,
     CreateIndex: create_index,
+    CreateRoutine: create_routine,
     CreateSchema: create_schema,
     CreateSequence: create_sequence,
     CreateTable: create_table,
@@ -62,6 +68,7 @@ _EXECUTORS = {
     CreateView: create_view,
     DropDatabase: drop_database,
     DropObjects: drop_objects,
+    DropRoutines: drop_routines,
     LockTable: lock_table,
     Truncate: truncate,
     Vacuum: vacuum,

@@ -36,14 +36,14 @@ def quoted(name: str) -> str:
     return name if re.fullmatch(r"[a-z_][a-z0-9_$]*", name) else '"' + name.replace('"', '""') + '"'
 
 
-def depending_views(ddl: DdlContext, table: Table) -> list[Table]:
-    """The views whose query names the relation."""
-    return [view for view in ddl.view.tables() if view.kind == "v" and table.oid in view.depends_on]
+def depending_views(ddl: DdlContext, oid: int) -> list[Table]:
+    """The views whose query names the relation or function."""
+    return [view for view in ddl.view.tables() if oid in view.depends_on]
 
 
 def views_broken_by(ddl: DdlContext, table: Table, candidate: Table) -> list[Table]:
     """The views that would no longer be what they are if ``candidate`` took the place of ``table``."""
-    views = depending_views(ddl, table)
+    views = depending_views(ddl, table.oid)
     if not views:
         return []
     state = ddl.view.catalog_state

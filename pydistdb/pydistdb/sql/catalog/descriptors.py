@@ -147,6 +147,48 @@ class Table(msgspec.Struct, frozen=True, array_like=True):
     """Of a temporary table: what a commit does; '' nothing, 'delete' its rows, 'drop' it."""
 
 
+class Argument(msgspec.Struct, frozen=True, array_like=True):
+    """An argument of a function; ``mode`` is i(n), o(ut), b(oth), v(ariadic) or t(able column)."""
+
+    name: str
+    type_oid: int
+    mode: str = "i"
+    default: str | None = None
+    """SQL text."""
+
+
+class Routine(msgspec.Struct, frozen=True, array_like=True):
+    """A function or procedure written in SQL."""
+
+    oid: int
+    name: str
+    schema: int
+    database: int
+    arguments: tuple[Argument, ...]
+    return_type: int
+    """pg_proc.prorettype: a type, void, record, or the row type of a table."""
+    body: str
+    """The statements; for the standard's forms the text of what RETURN or BEGIN ATOMIC hold."""
+    returns_set: bool = False
+    kind: str = "f"
+    """f function, p procedure."""
+    form: str = ""
+    """'' a string body, 'return' and 'atomic' the SQL standard's."""
+    row_of: int = 0
+    """The table (or view) whose row type is returned."""
+    strict: bool = False
+    volatility: str = "v"
+    security_definer: bool = False
+    leakproof: bool = False
+    parallel: str = "u"
+    cost: float = 100.0
+    rows: float = 0.0
+    owner: int = 10
+    version: int = 1
+    depends_on: tuple[int, ...] = ()
+    """oids of relations and routines that a body of the standard's form uses; string bodies depend on nothing."""
+
+
 class Schema(msgspec.Struct, frozen=True, array_like=True):
     oid: int
     name: str

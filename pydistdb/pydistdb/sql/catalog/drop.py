@@ -11,16 +11,18 @@ All names of the statement are dropped together, so ``DROP TABLE orders, users``
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
 from pydistdb.sql.catalog import keys, sequences
 from pydistdb.sql.catalog.context import DdlContext
-from pydistdb.sql.catalog.dependencies import depending_columns, depending_views, described
-from pydistdb.sql.catalog.descriptors import ForeignKey, Index, Schema, Table
+from pydistdb.sql.catalog.dependencies import depending_columns, depending_views, described, visible_name
+from pydistdb.sql.catalog.dependents import uses_of
+from pydistdb.sql.catalog.descriptors import Check, ForeignKey, Index, Routine, Schema, Table
 from pydistdb.sql.catalog.garbage import index_garbage, table_garbage
+from pydistdb.sql.catalog.routine_names import described_routine
 from pydistdb.sql.catalog.state import SYSTEM_SCHEMAS, Change
 from pydistdb.sql.catalog.type_names import shown
 from pydistdb.sql.errors import (
@@ -35,6 +37,7 @@ from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET
 from pydistdb.sql.statements import DropObjects, Name
 
 MOST_LISTED = 100
+PG_PROC = 1255
 _KIND_LETTERS = {"table": "r", "view": "v", "sequence": "S"}
 
 
@@ -46,6 +49,9 @@ class _Plan:
     foreign_keys: list[tuple[Table, ForeignKey]] = field(default_factory=list)
     defaults: list[tuple[Table, int]] = field(default_factory=list)
     """Columns whose default uses a dropped sequence."""
+    checks: list[tuple[Table, Check]] = field(default_factory=list)
+    """Constraints that call a dropped function."""
+    routines: dict[int, Routine] = field(default_factory=dict)
     schemas: dict[int, Schema] = field(default_factory=dict)
     dependents: list[tuple[str, str]] = field(default_factory=list)
     """(dependent, what it depends on), each as Postgres describes it."""
@@ -129,16 +135,14 @@ def _refuse_owned(ddl: DdlContext, table: Table, definition: sequences.SequenceD
 def _collect_dependents(ddl: DdlContext, plan: _Plan) -> None:
     """Add what depends on the plan's relations, and what depends on that."""
     tables = ddl.view.state.tables
-    todo = list(plan.tables.values())
+    todo: list[Table | Routine] = [*plan.tables.values(), *plan.routines.values()]
     dropped_first = set(plan.tables)
     seen_keys: set[int] = set()
     while todo:
         table = todo.pop(0)
-        for view in depending_views(ddl, table):
-            if view.oid not in plan.tables:
-                plan.tables[view.oid] = view
-                plan.dependents.append((described(ddl, view), described(ddl, table)))
-                todo.append(view)
+        todo += _users_of(ddl, plan, table)
+        if isinstance(table, Routine):
+            continue
         for oid in table.referenced_by:
             other = tables.get(oid)
             if other is None or oid in dropped_first or oid == table.oid:
@@ -166,6 +170,47 @@ def _collect_dependents(ddl: DdlContext, plan: _Plan) -> None:
                     todo.append(sequence)
 
 
+def _users_of(ddl: DdlContext, plan: _Plan, used: Table | Routine) -> list[Table | Routine]:
+    """Add the views, functions and expressions that use a relation or a function; returns the objects among them."""
+    what = described_routine(ddl, used) if isinstance(used, Routine) else described(ddl, used)
+    found: list[Table | Routine] = []
+    for view in depending_views(ddl, used.oid):
+        if view.oid not in plan.tables:
+            plan.tables[view.oid] = view
+            plan.dependents.append((described(ddl, view), what))
+            found.append(view)
+    for routine in ddl.view.state.routines.values():
+        if (used.oid in routine.depends_on or routine.row_of == used.oid) and routine.oid not in plan.routines:
+            plan.routines[routine.oid] = routine
+            reason = (
+                f"type {visible_name(ddl, used)}" if isinstance(used, Table) and routine.row_of == used.oid else what
+            )
+            plan.dependents.append((described_routine(ddl, routine), reason))
+            found.append(routine)
+    if isinstance(used, Routine):
+        for use in uses_of(ddl, used):
+            if use.table.oid in plan.tables:
+                continue
+            if use.kind == "default":
+                plan.defaults.append((use.table, use.number))
+                column = next(c for c in use.table.columns if c.number == use.number)
+                subject = f"default value for column {column.name}"
+                plan.dependents.append((f"{subject} of {described(ddl, use.table)}", what))
+            else:
+                check = next(c for c in use.table.checks if c.oid == use.number)
+                plan.checks.append((use.table, check))
+                plan.dependents.append((f"constraint {check.name} on {described(ddl, use.table)}", what))
+    return found
+
+
+async def drop_found_routines(ddl: DdlContext, routines: Sequence[Routine], cascade: bool) -> None:
+    """Drop functions that were found by name."""
+    plan = _Plan(routines={routine.oid: routine for routine in routines})
+    subjects = [described_routine(ddl, routine) for routine in routines]
+    _collect_dependents(ddl, plan)
+    await _carry_out(ddl, plan, cascade, subjects)
+
+
 async def drop_tables(ddl: DdlContext, tables: Iterable[Table]) -> None:
     """Drop relations and all that depends on them, without a word (the end of a session, ON COMMIT DROP)."""
     plan = _Plan({table.oid: table for table in tables})
@@ -190,13 +235,18 @@ async def _carry_out(ddl: DdlContext, plan: _Plan, cascade: bool, subjects: list
         report_dependents(ddl, plan.dependents, cascade, subjects)
     referenced = {key.referenced_table for table in plan.tables.values() for key in table.foreign_keys}
     locked = {*plan.tables, *referenced, *(table.oid for table, _ in plan.foreign_keys)}
-    locked.update(table.oid for table, _ in plan.defaults)
+    locked.update(table.oid for table, _ in (*plan.defaults, *plan.checks))
     await ddl.ddl.lock_tables(locked)
     changes: list[Change] = []
     survivors = _survivors(ddl, plan, referenced)
     changes += [(keys.table_key(table.database, table.oid), table) for table in survivors]
     for table in plan.tables.values():
         changes += forget_table(ddl, table)
+    for routine in plan.routines.values():
+        changes.append((keys.routine_key(routine.database, routine.oid), None))
+        comment = (PG_PROC, routine.oid, 0)
+        if comment in ddl.view.state.comments:
+            changes.append((keys.comment_key(routine.database, *comment), None))
     ddl.apply(changes)
 
 
@@ -233,6 +283,9 @@ def _survivors(ddl: DdlContext, plan: _Plan, referenced: Iterable[int]) -> list[
         table = changed.get(other.oid, tables[other.oid])
         columns = tuple(replace(c, default=None) if c.number == number else c for c in table.columns)
         changed[other.oid] = replace(table, columns=columns)
+    for other, check in plan.checks:
+        table = changed.get(other.oid, tables[other.oid])
+        changed[other.oid] = replace(table, checks=tuple(c for c in table.checks if c.oid != check.oid))
     for oid in referenced:
         if oid in tables and oid not in plan.tables:
             table = changed.get(oid, tables[oid])
@@ -355,6 +408,10 @@ async def _drop_schemas(ddl: DdlContext, statement: DropObjects) -> None:
             plan.tables[table.oid] = table
             if table.kind != "S" or not sequences.definition_of(table).owner_table:
                 plan.dependents.append((described(ddl, table), f"schema {schema.name}"))
+        for routine in ddl.view.state.routines.values():
+            if routine.schema == schema.oid:
+                plan.routines[routine.oid] = routine
+                plan.dependents.append((described_routine(ddl, routine), f"schema {schema.name}"))
         _collect_dependents(ddl, plan)
         types = {oid: entry for oid, entry in ddl.view.state.types.items() if entry.definition.schema == schema.oid}
         dropped, users = drop_type.collect(ddl, types)

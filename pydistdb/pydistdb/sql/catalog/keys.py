@@ -5,6 +5,7 @@
 ``03 'S' database schema``             Schema
 ``03 'T' database table``              Table (views and sequences too)
 ``03 'Y' database type``               UserType: an enum, a domain or a composite type
+``03 'F' database routine``             Routine: a function or procedure
 ``03 'C' database class object sub``   comment, as text
 ``03 'A' database table``              TableStatistics, what ANALYZE found
 ``03 'G' group``                       ColocationGroup
@@ -32,6 +33,7 @@ from pydistdb.sql.catalog.descriptors import (
     ColocationGroup,
     DatabaseDescriptor,
     Garbage,
+    Routine,
     Schema,
     Table,
     TableStatistics,
@@ -53,6 +55,7 @@ _OBJECT_TYPES: dict[str, Any] = {
     "S": Schema,
     "T": Table,
     "Y": UserType,
+    "F": Routine,
     "C": str,
     "A": TableStatistics,
     "G": ColocationGroup,
@@ -84,6 +87,10 @@ def table_key(database: int, table: int) -> bytes:
 
 def type_key(database: int, sql_type: int) -> bytes:
     return _key("Y", database, sql_type)
+
+
+def routine_key(database: int, routine: int) -> bytes:
+    return _key("F", database, routine)
 
 
 def comment_key(database: int, object_class: int, object_oid: int, sub_id: int) -> bytes:

@@ -18,6 +18,7 @@ from pydistdb.sql.catalog.descriptors import (
     ColocationGroup,
     DatabaseDescriptor,
     Index,
+    Routine,
     Schema,
     Table,
     TableStatistics,
@@ -61,6 +62,9 @@ class DatabaseState:
     """Enums, domains and composite types, by oid."""
     types_by_name: Mapping[tuple[int, str], TypeEntry] = field(default_factory=dict)
     """The same by (schema, name)."""
+    routines: Mapping[int, Routine] = field(default_factory=dict)
+    routines_by_name: Mapping[tuple[int, str], tuple[Routine, ...]] = field(default_factory=dict)
+    """Functions and procedures by (schema, name); overloaded ones in the order of their making."""
     comments: Mapping[tuple[int, int, int], str] = field(default_factory=dict)
     """By (class oid, object oid, column number)."""
     statistics: Mapping[int, TableStatistics] = field(default_factory=dict)
@@ -88,6 +92,8 @@ class DatabaseState:
                     _apply_table(mutable, numbers[1], value, version)
                 case "Y":
                     _apply_type(mutable, numbers[1], value, committed)
+                case "F":
+                    _apply_routine(mutable, numbers[1], value)
                 case "C":
                     _set(mutable("comments"), numbers[1:], value)
                 case "A":
@@ -109,6 +115,18 @@ def _apply_schema(mutable: Any, oid: int, schema: Schema | None) -> None:
         del by_name[old.name]
     if schema is not None:
         schemas[oid] = by_name[schema.name] = schema
+
+
+def _apply_routine(mutable: Any, oid: int, routine: Routine | None) -> None:
+    routines, by_name = mutable("routines"), mutable("routines_by_name")
+    old = routines.pop(oid, None)
+    if old is not None:
+        left = tuple(each for each in by_name[old.schema, old.name] if each.oid != oid)
+        _set(by_name, (old.schema, old.name), left or None)
+    if routine is not None:
+        routines[oid] = routine
+        name = (routine.schema, routine.name)
+        by_name[name] = tuple(sorted((*by_name.get(name, ()), routine), key=lambda each: each.oid))
 
 
 def _apply_table(mutable: Any, oid: int, table: Table | None, version: int) -> None:

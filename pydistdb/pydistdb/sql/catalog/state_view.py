@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Index, Schema, Table, TableStatistics
+from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Index, Routine, Schema, Table, TableStatistics
 from pydistdb.sql.catalog.sequence_numbers import SequenceNumbers, definition_of
 from pydistdb.sql.catalog.state import CatalogState, DatabaseState
 from pydistdb.sql.catalog.view import Relation, VirtualTable
 from pydistdb.sql.pg_catalog import registry
+from pydistdb.sql.routines import RoutineFunction, routine_function
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import SqlType
 from pydistdb.sql.types.known import TYPES_BY_OID
@@ -25,6 +26,7 @@ class StateView:
 
     __slots__ = (
         "_creation_path",
+        "_functions",
         "_path_oids",
         "_search_path",
         "_siblings",
@@ -51,6 +53,7 @@ class StateView:
         self.version = catalog_state.version
         self.overlaid = overlaid
         """It shows uncommitted DDL: plans made against it are of no use to anybody else."""
+        self._functions: dict[int, RoutineFunction] = {}
         self._siblings: dict[int, tuple[Table, ...]] | None = None
         self.numbers = numbers
         """Where ``nextval`` gets its numbers."""
@@ -177,6 +180,35 @@ class StateView:
                 for each in owned:
                     siblings[each.oid] = tuple(other for other in owned if other.oid > each.oid)
         return siblings.get(sequence.oid, ())
+
+    def routines(self, name: str, schema: str | None = None) -> Sequence[RoutineFunction]:
+        """The users' functions and procedures of a name, those that others hide left out."""
+        by_name = self._state.routines_by_name
+        if not by_name:
+            return ()
+        if schema is not None:
+            found = self.schema_named(schema)
+            return [] if found is None else [self.function_of(r) for r in by_name.get((found.oid, name), ())]
+        seen: dict[tuple[int, ...], RoutineFunction] = {}
+        for oid, schema_name in self._path_oids:
+            if schema_name != self.temporary_schema:  # functions are never looked for among temporary objects
+                for routine in by_name.get((oid, name), ()):
+                    function = self.function_of(routine)
+                    seen.setdefault(tuple(t.oid for t in function.argument_types), function)
+        return list(seen.values())
+
+    def function_of(self, routine: Routine) -> RoutineFunction:
+        """The routine as the binder takes functions."""
+        function = self._functions.get(routine.oid)
+        if function is None:
+            row_of = self.table_by_oid(routine.row_of) if routine.row_of else None
+            schema = self.schema_by_oid(routine.schema)
+            name = schema.name if schema is not None else ""
+            function = self._functions[routine.oid] = routine_function(routine, name, row_of)
+        return function
+
+    def routine_by_oid(self, oid: int) -> Routine | None:
+        return self._state.routines.get(oid)
 
     @property
     def state(self) -> DatabaseState:

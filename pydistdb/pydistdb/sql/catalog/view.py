@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Index, Schema, Table, TableStatistics
+from pydistdb.sql.routines import RoutineFunction
 from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.user import TypeEntry, UserType
 
@@ -56,6 +57,9 @@ class CatalogView(Protocol):
 
     def is_type_visible(self, schema_oid: int, name: str) -> bool:
         """Tell whether a user's type would be found by its name alone."""
+
+    def routines(self, name: str, schema: str | None = None) -> Sequence[RoutineFunction]:
+        """Find the users' functions of a name along the search_path (or in ``schema``)."""
 
     def schema_named(self, name: str) -> Schema | None:
         """Find a schema of this database."""

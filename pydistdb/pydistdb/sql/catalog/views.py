@@ -23,9 +23,9 @@ from pydistdb.sql.catalog.dependencies import quoted
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.queries import bind_query
+from pydistdb.sql.catalog.recording import RecordingView, direct_uses
 from pydistdb.sql.catalog.temporary import has_temporary, place
 from pydistdb.sql.catalog.type_names import refuse_type_of_that_name
-from pydistdb.sql.catalog.view import CatalogView, Relation
 from pydistdb.sql.errors import (
     DatabaseError,
     DuplicateColumn,
@@ -37,26 +37,6 @@ from pydistdb.sql.tree import OutputColumn
 from pydistdb.sql.types import registry
 
 _BEFORE_RELATION = frozenset({"FROM", "JOIN", "ASCII_44", "ASCII_40", "ONLY"})
-
-
-class RecordingView:
-    """A CatalogView that remembers which relations were asked for."""
-
-    def __init__(self, inner: CatalogView) -> None:
-        self._inner = inner
-        self.found: dict[tuple[str, str | None], Relation] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def relation(self, name: str, schema: str | None = None) -> Relation | None:
-        relation = self._inner.relation(name, schema)
-        if relation is not None:
-            self.found[name, schema] = relation
-        return relation
-
-    def tables_found(self) -> list[Table]:
-        return list({table.oid: table for table in self.found.values() if isinstance(table, Table)}.values())
 
 
 async def create_view(ddl: DdlContext, statement: CreateView) -> str:
@@ -82,7 +62,7 @@ async def create_view(ddl: DdlContext, statement: CreateView) -> str:
     names = _column_names(query.columns, statement.columns)
     definition = stable_text(ddl, statement.query, recording, query.columns)
     specs = [ColumnSpec(n, _storable(column)) for n, column in zip(names, query.columns, strict=True)]
-    uses = tuple(direct_uses(recording.tables_found()))
+    uses = (*direct_uses(recording.tables_found()), *recording.routine_oids)
     if old is not None:
         await ddl.ddl.lock_tables([old.oid])
         ddl.put_table(_replaced(old, specs, definition, uses))
@@ -125,12 +105,6 @@ def _replaced(old: Table, specs: Sequence[ColumnSpec], definition: str, uses: tu
             )
     columns = tuple(Column(i, spec.name, spec.type.oid, spec.type.modifier) for i, spec in enumerate(specs, 1))
     return replace(old, columns=columns, definition=definition, depends_on=uses, version=old.version + 1)
-
-
-def direct_uses(found: Sequence[Table]) -> list[int]:
-    """The relations that a query names itself: binding a view asks for what lies below it as well."""
-    below = {oid for table in found if table.kind == "v" for oid in table.depends_on}
-    return [table.oid for table in found if table.oid not in below]
 
 
 def relations_used(view: Table) -> frozenset[int]:

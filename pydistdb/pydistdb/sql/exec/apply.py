@@ -17,6 +17,7 @@ from pydistdb.sql.errors import CardinalityViolation
 from pydistdb.sql.exec.codegen import Code
 from pydistdb.sql.exec.operator import Batch, Operator, Row, collect
 from pydistdb.sql.exec.run import State
+from pydistdb.sql.exec.spill import RowBuffer
 from pydistdb.sql.exec.support import flat_array, nested_array
 from pydistdb.sql.exec.values import sort_template
 from pydistdb.sql.plan.physical import Apply, SubPlan
@@ -38,9 +39,27 @@ class SubPlanRunner:
         self.outer = [(column, positions.get(column)) for column in plan.outer_ids]
 
     async def column(self, batch: Batch, state: State) -> list[Any]:
-        """The value for every row of a batch."""
+        """The value for every row of a batch; NULL for those whose value nobody asks for."""
+        if self.guard is None:
+            return await self._values(batch, state)
+        wanted = [self.guard(row, state) for row in batch]
+        computed = iter(await self._values([row for row, asked in zip(batch, wanted, strict=True) if asked], state))
+        return [next(computed) if asked else None for asked in wanted]
+
+    @cached_property
+    def guard(self) -> Callable[[Row, State], bool] | None:
+        """``f(r, S)``: whether the value is asked for."""
+        if self.plan.guard is None:
+            return None
+        code = self.source.code()
+        function: Callable[[Row, State], bool] = code.build("f(r, S)", f"return {code.value(self.plan.guard)} is True")
+        return function
+
+    async def _values(self, batch: Batch, state: State) -> list[Any]:
+        if not batch:
+            return []
         judge = self.judge
-        if not self.outer:
+        if not self.outer and not self.plan.volatile:
             remembered = state.shared.get(self.plan.id, _MISSING)
             if remembered is _MISSING:
                 remembered = state.shared[self.plan.id] = await self._result(state)
@@ -68,8 +87,10 @@ class SubPlanRunner:
                 async for _ in self.query.batches(state):
                     return True
                 return False
-            case "scalar":
+            case "scalar" | "call":
                 return await self._scalar(state)
+            case "rows":
+                return [row[0] for row in await collect(self.query, state)]
             case "array":
                 values = tuple([row[0] for row in await collect(self.query, state)])
                 is_nested = self.plan.query.columns[0].type.is_array
@@ -129,12 +150,24 @@ class ApplyOperator(Operator):
         exists = {plan.id for plan in node.subplans if plan.kind == "exists"}
         super().__init__(node.columns, source.not_null | exists)
         self.source = source
+        self.may_write = any(plan.volatile and plan.kind in ("call", "rows") for plan in node.subplans)
+        """A function that changes data must not feed the scan below it with what it wrote."""
         self.runners = [SubPlanRunner(plan, query, source) for plan, query in zip(node.subplans, queries, strict=True)]
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
-        async for batch in self.source.batches(state):
+        source = self.source.batches(state)
+        if self.may_write:
+            source = self._all_first(state)
+        async for batch in source:
             columns = [await runner.column(batch, state) for runner in self.runners]
             yield [row + values for row, values in zip(batch, zip(*columns, strict=True), strict=True)]
+
+    async def _all_first(self, state: State) -> AsyncIterator[Batch]:
+        held = RowBuffer(lambda: self.source.codec, state.work_memory_bytes)
+        async for batch in self.source.batches(state):
+            held.append(batch)
+        for batch in held.read():
+            yield batch
 
 
 def subplan_column(plan_id: int, reference: ColumnRef) -> OutputColumn:

@@ -21,6 +21,7 @@ from pydistdb.sql.exec.operator import (
     ProjectSetOperator,
     ValuesOperator,
 )
+from pydistdb.sql.exec.routine import RoutineScanOperator
 from pydistdb.sql.exec.scan import TableScanOperator, VirtualScanOperator
 from pydistdb.sql.exec.setops import DistinctOperator, IntersectExceptOperator, UnionAllOperator
 from pydistdb.sql.exec.shared import CteOperator, CteScanOperator
@@ -52,6 +53,7 @@ from pydistdb.sql.tree import (
     Project,
     ProjectSet,
     Rel,
+    RoutineScan,
     SetOperation,
     Sort,
     Update,
@@ -75,6 +77,8 @@ class Compiler:
                 return VirtualScanOperator(node)
             case Values():
                 return ValuesOperator(node)
+            case RoutineScan():
+                return RoutineScanOperator(node)
             case FunctionScan():
                 return FunctionScanOperator(node)
             case CteScan():

@@ -31,8 +31,8 @@ from pydistdb.sql.plan.expressions import (
     map_parts,
     output_ids,
     relation_is_volatile,
-    rewrite,
 )
+from pydistdb.sql.plan.guards import map_guarded
 from pydistdb.sql.plan.joins import Side
 from pydistdb.sql.plan.ordering import ordering, useful_keys
 from pydistdb.sql.plan.physical import (
@@ -160,12 +160,15 @@ class Builder:
         plans: list[SubPlan] = []
         columns: list[OutputColumn] = []
 
-        def lift(expression: Expr) -> Expr:
+        def lift(expression: Expr, guard: Expr | None) -> Expr:
             nonlocal source
             if not isinstance(expression, Subquery):
-                return expression
-            plan = self._subplan(expression)
-            if plan.test is not None and columns_of(plan.test) & {below.id for below in plans}:
+                return map_guarded(expression, lift, guard) if has_subquery(expression) else expression
+            if expression.test is not None:
+                expression = replace(expression, test=lift(expression.test, guard))
+            plan = replace(self._subplan(expression), guard=guard)
+            asked_first = [part for part in (plan.test, plan.guard) if part is not None]
+            if any(columns_of(part) & {below.id for below in plans} for part in asked_first):
                 source = Apply(source.columns + tuple(columns), source, tuple(plans))
                 plans.clear()
                 columns.clear()
@@ -173,9 +176,7 @@ class Builder:
             columns.append(OutputColumn(plan.id, "", expression.type))
             return ColumnRef(expression.type, plan.id)
 
-        lifted = map_parts(
-            relation, lambda expression: rewrite(expression, lift) if has_subquery(expression) else expression
-        )
+        lifted = map_parts(relation, lambda expression: lift(expression, None))
         if not plans:
             return source, relation
         return Apply(source.columns + tuple(columns), source, tuple(plans)), lifted
@@ -195,7 +196,8 @@ class Builder:
             tuple(sorted(free_columns(subquery.query))),
             subquery.test,
             probe,
-            relation_is_volatile(subquery.query) and bool(free_columns(subquery.query)),
+            relation_is_volatile(subquery.query)
+            and (subquery.kind in ("call", "rows") or bool(free_columns(subquery.query))),
         )
 
     # ------------------------------------------------------------------------------------------ leaves

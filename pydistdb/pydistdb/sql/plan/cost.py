@@ -46,6 +46,7 @@ from pydistdb.sql.tree import (
     Project,
     ProjectSet,
     Rel,
+    RoutineScan,
     Scan,
     SetOperation,
     Sort,
@@ -162,7 +163,7 @@ class Estimator:
                 return self.table_rows(relation.table)
             case Values():
                 return float(len(relation.rows))
-            case FunctionScan():
+            case FunctionScan() | RoutineScan():
                 return 1000.0 if relation.function.returns_set else 1.0
             case Filter():
                 rows = self.rows(relation.input)

@@ -64,6 +64,7 @@ from pydistdb.sql.tree import (
     Project,
     ProjectSet,
     Rel,
+    RoutineScan,
     RowExpr,
     SetCall,
     SetOperation,
@@ -199,7 +200,7 @@ class Explainer:
                     lookup = f"({relation.lookup_column} = {self.text(relation.lookup_value)})"
                     return f"Index Scan on {name}", [f"Index Cond: {lookup}"]
                 return f"Seq Scan on {name}", []
-            case FunctionScan():
+            case FunctionScan() | RoutineScan():
                 return f"Function Scan on {_aliased(relation.function.name, relation.alias)}", []
             case Values():
                 return ("Result" if not relation.columns else "Values Scan"), []

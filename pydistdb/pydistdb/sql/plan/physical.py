@@ -148,6 +148,8 @@ class SubPlan:
     test: Expr | None = None
     probe: Expr | None = None
     volatile: bool = False
+    guard: Expr | None = None
+    """Computed only for rows of which this is true: the branch of a CASE in which the query stands is taken."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pydistdb.sql.session.environment import Environment, now_us
 from pydistdb.sql.session.execute import explain
 from pydistdb.sql.session.notifications import SessionNotifications
 from pydistdb.sql.session.plans import SessionPlans
+from pydistdb.sql.session.routines import RoutineRunner
 from pydistdb.sql.session.settings import SessionSettings
 from pydistdb.sql.session.statements import StatementStore
 from pydistdb.sql.session.transaction import SessionTransaction
@@ -65,6 +66,7 @@ class SessionBase:
         self.settings = SessionSettings(startup, user, self._setting_changed)
         self.transaction = SessionTransaction(environment, self.settings, database_name, self.temporary)
         self.plans = SessionPlans(self)
+        self.routines = RoutineRunner(self)
         self.names = StatementStore()
         self.cursors = SessionCursors(self)
         self.notifications = SessionNotifications(self)

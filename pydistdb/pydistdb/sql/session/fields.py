@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydistdb.sql.api import Field
 from pydistdb.sql.errors import FeatureNotSupported
-from pydistdb.sql.statements import Execute, Explain, Fetch, ShowVariable, Utility
+from pydistdb.sql.session.calls import call_fields
+from pydistdb.sql.statements import Call, Execute, Explain, Fetch, ShowVariable, Utility
 from pydistdb.sql.tree import BoundStatement, ColumnRef, Project, Rel, Scan
 from pydistdb.sql.types import known
 
@@ -80,6 +81,8 @@ def utility_fields(utility: Utility, session: SessionBase) -> tuple[Field, ...] 
             return (text_field(session.settings.show(utility.name)[0].name),)
         case Explain():
             return (text_field("QUERY PLAN"),)
+        case Call():
+            return call_fields(session, utility)
         case Execute():
             prepared = session.names.statements.get(utility.name)
             return None if prepared is None else prepared.fields

@@ -25,7 +25,7 @@ from pydistdb.sql.errors import (
 from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.plan_cache import CachedPlan
-from pydistdb.sql.session import copy, explain
+from pydistdb.sql.session import calls, copy, explain
 from pydistdb.sql.session.cursors import fetch_rows
 from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.session.fields import check_same_columns
@@ -86,6 +86,8 @@ async def run(
             return "UNLISTEN"
         case st.CloseCursor():
             return await _close_cursor(session, utility)
+        case st.Call():
+            return await calls.run(session, utility, sink, simple=simple)
         case st.Copy():
             return await copy.run(session, utility, sink)
         case st.LockTable():

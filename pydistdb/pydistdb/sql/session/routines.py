@@ -1,0 +1,138 @@
+"""Running functions written in SQL: every statement of the body, within the statement that calls.
+
+The body is bound and planned once per state of the catalog and set of settings.  Its statements see the snapshot of the
+calling statement and everything the transaction has written so far; their tables are pinned as those of any statement.
+Rows that the caller reads afterwards may include what the body wrote, so callers read all their input before the first
+call of a VOLATILE function (exec/apply.py).
+
+    SELECT fact(3)  ->  rows(fact, (3,))  ->  SELECT CASE … $1 * fact($1 - 1) END  ->  rows(fact, (2,))  -> …
+
+Calls may nest ``MOST_NESTED`` deep (54001).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydistdb.sql.bind.parse import stack_depth_exceeded
+from pydistdb.sql.bind.routines import bind_body
+from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.exec import CompiledQuery, RunContext, compile_plan
+from pydistdb.sql.plan import plan as make_plan
+from pydistdb.sql.plan.rules.inline_ctes import changes_data
+from pydistdb.sql.routines import VOID_OID, RoutineFunction
+from pydistdb.sql.tree import BoundStatement
+
+if TYPE_CHECKING:
+    from pydistdb.sql.session.base import SessionBase
+
+Row = tuple[Any, ...]
+
+MOST_NESTED = 100
+MOST_BODIES = 256
+FRAMES_PER_CALL = 60
+"""Python frames that a nested call may need: the interpreter's own limit must lie above ours."""
+
+
+class _Statement:
+    __slots__ = ("bound", "compiled", "writes")
+
+    def __init__(self, bound: BoundStatement, compiled: CompiledQuery) -> None:
+        self.bound = bound
+        self.compiled = compiled
+        self.writes = changes_data(compiled.plan.root)
+
+
+class _Body:
+    """A body made ready for one state of the catalog."""
+
+    __slots__ = ("catalog_state", "environment", "statements", "tables", "writes")
+
+    def __init__(self, catalog_state: object, environment: int, statements: list[_Statement]) -> None:
+        self.catalog_state = catalog_state
+        self.environment = environment
+        self.statements = statements
+        self.tables: frozenset[int] = frozenset().union(*(s.bound.tables for s in statements))
+        self.writes = any(s.writes for s in statements)
+
+
+class RoutineRunner:
+    """One session's runner; see the module's docstring."""
+
+    def __init__(self, session: SessionBase) -> None:
+        self._session = session
+        self._bodies: dict[int, _Body] = {}
+        self._depth = 0
+
+    async def rows(
+        self, function: RoutineFunction, values: Sequence[Any], run: RunContext, *, top_level: bool = False
+    ) -> AsyncIterator[list[Row]]:
+        """Run the body; yields what its last statement returns.
+
+        ``top_level``: a CALL, whose statements take snapshots of their own."""
+        if self._depth >= MOST_NESTED:
+            raise stack_depth_exceeded()
+        if self._depth == 1:
+            sys.setrecursionlimit(max(sys.getrecursionlimit(), 1_000 + MOST_NESTED * FRAMES_PER_CALL))
+        self._depth += 1
+        number = 0
+        try:
+            body = await self._pinned(function)
+            for number, statement in enumerate(body.statements, 1):
+                if statement.writes:
+                    self._session.transaction.check_writable(statement.bound.tag)
+                if top_level and number > 1 and run.transaction is not None:
+                    run.transaction.begin_statement(self._session.transaction.least_timestamp)
+                batches = statement.compiled.run(self._context(run, values))
+                if number < len(body.statements) or function.routine.return_type == VOID_OID:
+                    async for _ in batches:
+                        pass
+                else:
+                    async for batch in batches:
+                        yield batch
+        except DatabaseError as error:
+            if error.where is None:
+                where = f" statement {number}" if number else " during startup"
+                error.where = f'SQL function "{function.name}"{where}'
+            raise
+        finally:
+            self._depth -= 1
+
+    def _context(self, run: RunContext, values: Sequence[Any]) -> RunContext:
+        return RunContext(
+            run.transaction, run.database, self._session.view(), run.context, values, run.scheduler, run.check_interrupt
+        )
+
+    async def _pinned(self, function: RoutineFunction) -> _Body:
+        """The body, with its tables kept from changing until the transaction ends."""
+        session = self._session
+        gate = session.environment.catalog.gate
+        transaction = session.transaction.open()
+        while True:
+            body = self._prepared(function)
+            if not gate.try_enter(transaction, body.tables, body.writes):
+                await gate.enter(transaction, body.tables, body.writes, session.lock_deadline_ns())
+            if body.catalog_state is session.view().catalog_state:
+                return body
+
+    def _prepared(self, function: RoutineFunction) -> _Body:
+        session = self._session
+        view = session.view()
+        body = self._bodies.get(function.oid)
+        if (
+            body is None
+            or body.catalog_state is not view.catalog_state
+            or body.environment != session.plans.environment
+        ):
+            routine = view.routine_by_oid(function.oid)
+            if routine is not None:
+                function = view.function_of(routine)
+            bound = bind_body(function, view, session.context)
+            statements = [_Statement(each, compile_plan(make_plan(each, view))) for each in bound]
+            body = _Body(view.catalog_state, session.plans.environment, statements)
+            if len(self._bodies) >= MOST_BODIES:
+                self._bodies.clear()
+            self._bodies[function.oid] = body
+        return body
