@@ -372,6 +372,8 @@ class CreateRoutine(Utility):
     form: str = ""
     replace: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    body_position: int | None = None
+    """Where the body starts in the client's text, if it stands there as it is (no doubled quotes, no escapes)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,20 @@ def create_routine(parsed: ParsedStatement, node: Node) -> statements.Utility:
         form,
         node.get("replace", False),
         options,
+        _body_position(parsed, tokens, body) if not form else None,
     )
+
+
+def _body_position(parsed: ParsedStatement, tokens: Tokens, body: str | None) -> int | None:
+    """The position (from 1) of the body's first character."""
+    for name, start, end in zip(tokens.names, tokens.starts, tokens.ends, strict=True):
+        written = parsed.text[start:end]
+        if name != "SCONST" or body is None:
+            continue
+        mark = written[: written.index("$", 1) + 1] if written.startswith("$") else "'"
+        if written == f"{mark}{body}{mark}":
+            return parsed.position + start + len(mark) + 1
+    return None
 
 
 def _argument(parsed: ParsedStatement, tokens: Tokens, node: Node) -> ArgumentSpec:

@@ -165,15 +165,19 @@ def body_statements(function: RoutineFunction) -> list[ParsedStatement]:
     return statements
 
 
-def bind_body(function: RoutineFunction, catalog: CatalogView, context: EvalContext) -> list[BoundStatement]:
-    """Bind every statement; the last one returns the function's result, in its types."""
+def bind_body(
+    function: RoutineFunction, catalog: CatalogView, context: EvalContext, *, with_positions: bool = False
+) -> list[BoundStatement]:
+    """Bind every statement; the last one returns the function's result, in its types.
+
+    ``with_positions``: errors tell where in the body they are."""
     bound = []
     statements = body_statements(function)
     for number, parsed in enumerate(statements, 1):
         parameters = Parameters([t.oid for t in function.argument_types])
         b = Binder(parsed, catalog, context, parameters)
         b.arguments = RoutineArguments(function.name, function.argument_names)
-        b.text_depth = 1
+        b.text_depth = 0 if with_positions else 1
         rel = _bind_statement(b, parsed)
         is_last = number == len(statements)
         has_rows = parsed.name == "SelectStmt" or bool(rel.columns)

@@ -71,7 +71,7 @@ async def create_routine(ddl: DdlContext, statement: CreateRoutine) -> str:
         routine = replace(routine, oid=await ddl.store.allocate_oids())
     put_routine(ddl, routine)
     recording = RecordingView(ddl.view)
-    _check_body(ddl, routine, recording)
+    _check_body(ddl, routine, recording, statement.body_position)
     if routine.form:
         uses = [*direct_uses(recording.tables_found()), *(oid for oid in recording.routine_oids if oid != routine.oid)]
         put_routine(ddl, replace(routine, depends_on=tuple(uses)))
@@ -257,15 +257,15 @@ def _check_replacement(ddl: DdlContext, old: Routine, new: Routine) -> None:
             raise _invalid("cannot remove parameter defaults from existing function", hint=hint)
 
 
-def _check_body(ddl: DdlContext, routine: Routine, recording: RecordingView) -> None:
+def _check_body(ddl: DdlContext, routine: Routine, recording: RecordingView, position: int | None) -> None:
     """Bind the body; string bodies only if check_function_bodies is on."""
     if not routine.form and ddl.context.settings.get("check_function_bodies") == "off":
         return
     function = ddl.view.function_of(routine)
     try:
-        bind.bind_routine_body(function, recording, ddl.context)
+        bind.bind_routine_body(function, recording, ddl.context, with_positions=position is not None)
     except DatabaseError as error:
-        error.position = None
+        error.position = None if position is None or error.position is None else error.position + position - 1
         if error.where is None and error.sqlstate == "42P13":
             error.where = f'SQL function "{routine.name}"'
         raise

@@ -13,6 +13,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Schema, Table
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.naming import clip
+from pydistdb.sql.catalog.routine_names import find_routine, missing_routine
 from pydistdb.sql.catalog.state import PUBLIC_OID, Change, DatabaseState
 from pydistdb.sql.catalog.type_names import alterable, existing_type
 from pydistdb.sql.errors import (
@@ -38,7 +39,7 @@ SESSIONS_TIMEOUT_NS = 2_000_000_000
 SESSIONS_PATIENCE_NS = 5_000_000_000
 """How long DROP DATABASE waits for others to leave: as long as Postgres does."""
 SESSIONS_RETRY_NS = 100_000_000
-PG_DATABASE, PG_NAMESPACE, PG_CLASS, PG_CONSTRAINT, PG_TYPE = 1262, 2615, 1259, 2606, 1247
+PG_DATABASE, PG_NAMESPACE, PG_CLASS, PG_CONSTRAINT, PG_TYPE, PG_PROC = 1262, 2615, 1259, 2606, 1247, 1255
 """Object classes: the oids of the system tables that describe them."""
 _ENCODINGS = frozenset({"utf8", "utf-8", "unicode", "6"})
 _LOCALES = frozenset({"c", "posix", "c.utf-8", "c.utf8", "en_us.utf-8", "en_us.utf8"})
@@ -194,11 +195,19 @@ def _commented(ddl: DdlContext, statement: Comment) -> tuple[int, int, int]:
                 raise UndefinedObject(f'relation "{ddl.written(name)}" does not exist')
             return PG_CLASS, found[1].oid, 0
         case "column":
-            table = ddl.table(_name(tuple(qualifiers)), "rv")
+            table = ddl.table(_name(tuple(qualifiers)), "rvm")
             column = column_named(table, last)
             if column is None:
                 raise UndefinedColumn(f'column "{last}" of relation "{table.name}" does not exist')
             return PG_CLASS, table.oid, column.number
+        case "function" | "procedure" | "routine":
+            assert statement.routine is not None
+            routine = find_routine(ddl, statement.routine, statement.kind)
+            if routine is None:
+                raise missing_routine(ddl, statement.routine, statement.kind)
+            return PG_PROC, routine.oid, 0
+        case "materialized view":
+            return PG_CLASS, ddl.table(_name(statement.name), "m").oid, 0
         case "schema":
             return PG_NAMESPACE, ddl.schema(last).oid, 0
         case "database":

@@ -57,7 +57,11 @@ def pg_type_is_visible(context: EvalContext, oid: int) -> bool | None:
 
 @provides("pg_function_is_visible(oid)")
 def pg_function_is_visible(context: EvalContext, oid: int) -> bool | None:
-    return True if functions.function_by_oid(oid) is not None else None
+    if functions.function_by_oid(oid) is not None:
+        return True
+    view = view_of(context)
+    routine = view.routine_by_oid(oid)
+    return None if routine is None else any(found.oid == oid for found in view.routines(routine.name))
 
 
 @provides(

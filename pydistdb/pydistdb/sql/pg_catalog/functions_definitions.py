@@ -11,6 +11,7 @@ from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.errors import FeatureNotSupported, UndefinedColumn, UndefinedTable, WrongObjectType
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.functions.define import define, facts
+from pydistdb.sql.pg_catalog import routines
 from pydistdb.sql.pg_catalog.constraints import REWRITE_OID_OFFSET
 from pydistdb.sql.pg_catalog.defaults import default_text
 from pydistdb.sql.pg_catalog.describe import (
@@ -198,6 +199,9 @@ def pg_get_triggerdef_pretty(context: EvalContext, oid: int, pretty: bool) -> No
 
 @provides("pg_get_function_result(oid)")
 def pg_get_function_result(context: EvalContext, oid: int) -> str | None:
+    routine = view_of(context).routine_by_oid(oid)
+    if routine is not None:
+        return routines.result_text(routine, context)
     function = functions.function_by_oid(oid)
     if function is None:
         return None
@@ -209,8 +213,20 @@ def pg_get_function_result(context: EvalContext, oid: int) -> str | None:
     return f"SETOF {name}" if function.returns_set else name
 
 
-@provides("pg_get_function_arguments(oid)", "pg_get_function_identity_arguments(oid)")
+@provides("pg_get_function_identity_arguments(oid)")
+def pg_get_function_identity_arguments(context: EvalContext, oid: int) -> str | None:
+    routine = view_of(context).routine_by_oid(oid)
+    if routine is not None:
+        return routines.arguments_text(routine, context, identity=True)
+    text: str | None = pg_get_function_arguments(context, oid)
+    return text
+
+
+@provides("pg_get_function_arguments(oid)")
 def pg_get_function_arguments(context: EvalContext, oid: int) -> str | None:
+    routine = view_of(context).routine_by_oid(oid)
+    if routine is not None:
+        return routines.arguments_text(routine, context)
     function = functions.function_by_oid(oid)
     if function is None:
         return None
@@ -227,6 +243,10 @@ _VOLATILITY = {"i": "IMMUTABLE", "s": "STABLE", "v": "VOLATILE"}
 
 @provides("pg_get_functiondef(oid)")
 def pg_get_functiondef(context: EvalContext, oid: int) -> str | None:
+    view = view_of(context)
+    routine = view.routine_by_oid(oid)
+    if routine is not None:
+        return routines.definition(view, routine, context)
     function = functions.function_by_oid(oid)
     if function is None:
         return None
@@ -241,13 +261,17 @@ def pg_get_functiondef(context: EvalContext, oid: int) -> str | None:
 
 
 @provides("pg_get_function_sqlbody(oid)")
-def pg_get_function_sqlbody(context: EvalContext, oid: int) -> None:
-    return None
+def pg_get_function_sqlbody(context: EvalContext, oid: int) -> str | None:
+    routine = view_of(context).routine_by_oid(oid)
+    return None if routine is None else routines.sql_body(routine)
 
 
 @provides("pg_get_function_arg_default(oid,int4)")
-def pg_get_function_arg_default(context: EvalContext, oid: int, number: int) -> None:
-    return None
+def pg_get_function_arg_default(context: EvalContext, oid: int, number: int) -> str | None:
+    routine = view_of(context).routine_by_oid(oid)
+    if routine is None or not 1 <= number <= len(routine.arguments):
+        return None
+    return routine.arguments[number - 1].default
 
 
 @provides("pg_partition_ancestors(regclass)")
@@ -257,7 +281,14 @@ def pg_partition_ancestors(context: EvalContext, oid: int) -> list[int]:
 
 # ---------------------------------------------------------------------------------------------------- comments
 
-_CLASS_OIDS = {"pg_class": 1259, "pg_namespace": 2615, "pg_constraint": 2606, "pg_type": 1247, "pg_database": 1262}
+_CLASS_OIDS = {
+    "pg_class": 1259,
+    "pg_namespace": 2615,
+    "pg_constraint": 2606,
+    "pg_type": 1247,
+    "pg_database": 1262,
+    "pg_proc": 1255,
+}
 
 
 @provides("obj_description(oid,name)")

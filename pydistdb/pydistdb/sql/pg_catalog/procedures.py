@@ -11,6 +11,7 @@ from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog.define import RowDict, read_lines, rows_of, static_rows
 from pydistdb.sql.pg_catalog.objects import OWNER_OID, array, single, vector
+from pydistdb.sql.pg_catalog.routines import routine_row, routine_rows
 from pydistdb.sql.pg_catalog.type_facts import (
     ARRAY_OF_ROW_TYPE,
     IO_FUNCTIONS,
@@ -237,18 +238,25 @@ def _procedures() -> dict[int, RowDict]:
 
 def _procedure_by_oid(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
     row = _procedures().get(oid)
+    routine = view.routine_by_oid(oid)
     if row is not None:
         yield row
+    elif routine is not None:
+        yield routine_row(routine)
 
 
 def _procedure_by_name(view: StateView, context: EvalContext, name: Any) -> Iterator[RowDict]:
     _procedures()
     yield from _procedures_by_name.get(name, ())
+    for routine in view.state.routines.values():
+        if routine.name == name:
+            yield routine_row(routine)
 
 
 @rows_of("pg_proc", lookups={"oid": _procedure_by_oid, "proname": _procedure_by_name})
 def pg_proc(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     yield from _procedures().values()
+    yield from routine_rows(view)
 
 
 _NO_TRANSITION = dict.fromkeys(

@@ -139,15 +139,16 @@ def _array_or_not(sql_type: SqlType, brackets: str) -> int | None:
     return sql_type.array_oid or None
 
 
-def _functions_named(text: str) -> list[Any]:
+def _functions_named(text: str, context: EvalContext | None) -> list[Any]:
     from pydistdb.sql.functions.registry import functions
 
     schema, name = _qualified(split_name(text))
-    return list(functions(name, schema))
+    own = [] if context is None or context.catalog is None else context.catalog.routines(name, schema)
+    return [*functions(name, schema), *own]
 
 
 def find_function(text: str, context: EvalContext | None) -> int | None:
-    found = _functions_named(text)
+    found = _functions_named(text, context)
     if len(found) > 1:
         raise AmbiguousFunction(f'more than one function named "{text}"')
     return found[0].oid if found else None
@@ -161,7 +162,7 @@ def find_procedure(text: str, context: EvalContext | None) -> int | None:
     wanted: list[int | None] = []
     if arguments[:-1].strip():
         wanted = [find_type(part, context) for part in arguments[:-1].split(",")]
-    for function in _functions_named(name):
+    for function in _functions_named(name, context):
         if [sql_type.oid for sql_type in function.argument_types] == wanted:
             return int(function.oid)
     return None
@@ -252,10 +253,29 @@ def function_name(oid: int, context: EvalContext | None) -> str | None:
     if function is None:
         from pydistdb.sql.pg_catalog.type_facts import IO_FUNCTIONS
 
-        return IO_FUNCTIONS[oid].name if oid in IO_FUNCTIONS else None
+        return IO_FUNCTIONS[oid].name if oid in IO_FUNCTIONS else _routine_name(oid, context, False)
     name = quote_identifier(function.name)
     # An overloaded name says nothing without its schema; Postgres prints it qualified.
     return name if len(functions(function.name)) == 1 else f"pg_catalog.{name}"
+
+
+def _routine_name(oid: int, context: EvalContext | None, with_arguments: bool) -> str | None:
+    """The name of a user's function; qualified where it would not be found, or not alone."""
+    from pydistdb.sql.types.registry import format_type
+
+    catalog = None if context is None else context.catalog
+    routine = None if catalog is None else catalog.routine_by_oid(oid)
+    if catalog is None or routine is None:
+        return None
+    function = catalog.function_of(routine)
+    found = _functions_named(quote_identifier(routine.name), context)
+    visible = any(each.oid == oid for each in found) if with_arguments else [each.oid for each in found] == [oid]
+    name = quote_identifier(routine.name)
+    if not visible:
+        name = f"{quote_identifier(function.schema)}.{name}"
+    if not with_arguments:
+        return name
+    return f"{name}({','.join(format_type(t.oid) for t in function.argument_types)})"
 
 
 def procedure_name(oid: int, context: EvalContext | None) -> str | None:
@@ -264,7 +284,7 @@ def procedure_name(oid: int, context: EvalContext | None) -> str | None:
 
     function = function_by_oid(oid)
     if function is None:
-        return None
+        return _routine_name(oid, context, True)
     return f"{quote_identifier(function.name)}({','.join(format_type(t.oid) for t in function.argument_types)})"
 
 
