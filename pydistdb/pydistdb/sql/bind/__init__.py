@@ -3,14 +3,24 @@
 Only this package imports the parser; the rest of SQL sees ``sql/tree.py`` and ``sql/statements.py``.
 """
 
-from pydistdb.sql.bind.analyze import analyze, analyze_cursor, bind_expression, bind_scalar, expression_label
+from pydistdb.sql.bind.analyze import (
+    DOMAIN_VALUE_ID,
+    analyze,
+    analyze_cursor,
+    bind_domain_check,
+    bind_expression,
+    bind_scalar,
+    expression_label,
+)
 from pydistdb.sql.bind.cursors import CursorQuery
 from pydistdb.sql.bind.normalize import Lifted, Normalized, bind_normalized, normalize
 from pydistdb.sql.bind.parse import ParsedStatement, parse
 from pydistdb.sql.bind.procedure_calls import bind_call_statement
 from pydistdb.sql.bind.routines import bind_body as bind_routine_body
+from pydistdb.sql.bind.stored import default_text
 
 __all__ = [
+    "DOMAIN_VALUE_ID",
     "CursorQuery",
     "Lifted",
     "Normalized",
@@ -18,10 +28,12 @@ __all__ = [
     "analyze",
     "analyze_cursor",
     "bind_call_statement",
+    "bind_domain_check",
     "bind_expression",
     "bind_normalized",
     "bind_routine_body",
     "bind_scalar",
+    "default_text",
     "expression_label",
     "normalize",
     "parse",

@@ -16,9 +16,10 @@ from pydistdb.sql.bind.binder import Binder, Parameters
 from pydistdb.sql.bind.changes import bind_change
 from pydistdb.sql.bind.coerce import coerce_to_boolean, coerce_to_target, resolve_unknown, type_named
 from pydistdb.sql.bind.cursors import CursorQuery, check_cursor_query, cursor_query, declare_cursor
+from pydistdb.sql.bind.from_clause import NO_ROWS_OF_NOTHING
 from pydistdb.sql.bind.parse import ParsedStatement, parse, stack_depth_exceeded, without_collector
 from pydistdb.sql.bind.query import bind_statement_query
-from pydistdb.sql.bind.scope import Scope
+from pydistdb.sql.bind.scope import FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.bind.stored import bind_text, parsed_expression, row_scope
 from pydistdb.sql.bind.targets import column_label
 from pydistdb.sql.bind.utility import to_utility
@@ -124,6 +125,23 @@ def expression_label(text: str) -> str | None:
     """What an expression would be called as an output column; None if it has no name."""
     label = column_label(parsed_expression(text))
     return None if label == "?column?" else label
+
+
+DOMAIN_VALUE_ID = 1
+"""The id of VALUE in a domain's CHECK condition."""
+
+
+def bind_domain_check(text: str, base: SqlType, catalog: CatalogView, context: EvalContext) -> Expr:
+    """Bind a domain's CHECK condition over VALUE."""
+    b = _binder_for(text, catalog, context)
+    b._next_id = DOMAIN_VALUE_ID
+    scope = Scope(None, "CHECK")
+    columns = [ScopeColumn("value", DOMAIN_VALUE_ID, base)]
+    scope.add(FromItem(NO_ROWS_OF_NOTHING, [Source("", columns)], columns))
+    try:
+        return _converted(b, bind_text(b, scope, text), BOOL)
+    except RecursionError:
+        raise stack_depth_exceeded() from None
 
 
 def bind_scalar(text: str, catalog: CatalogView, context: EvalContext, target: SqlType | None = None) -> Expr:

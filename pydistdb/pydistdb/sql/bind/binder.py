@@ -16,6 +16,7 @@ from pydistdb.sql.errors import AmbiguousParameter, IndeterminateDatatype, Undef
 from pydistdb.sql.tree import ColumnId, Expr, Param
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import EvalContext, SqlType
+from pydistdb.sql.types.domains import base_oid, is_domain
 from pydistdb.sql.types.registry import UNKNOWN
 
 MOST_PARAMETERS = 65535
@@ -27,8 +28,10 @@ class Parameters:
 
     def __init__(self, declared: Sequence[int]) -> None:
         self.types: list[SqlType] = [
-            registry.type_by_oid(oid) if oid and oid != UNKNOWN.oid else UNKNOWN for oid in declared
+            registry.type_by_oid(base_oid(oid)) if oid and oid != UNKNOWN.oid else UNKNOWN for oid in declared
         ]
+        self.domains = {number: registry.type_by_oid(oid) for number, oid in enumerate(declared) if is_domain(oid)}
+        """Parameters declared as domains: values of the base type, to be held against the domain's constraints."""
         self.positions: dict[int, int | None] = {}
 
     def reference(self, number: int, position: int | None) -> Param:

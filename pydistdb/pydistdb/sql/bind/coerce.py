@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from pydistdb.sql.errors import CannotCoerce, DatabaseError, DatatypeMismatch
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.tree import ArrayLiteral, Call, Const, Expr, Param, RowExpr
-from pydistdb.sql.types import registry
+from pydistdb.sql.types import domains, registry
 from pydistdb.sql.types.base import Function, SqlType
 from pydistdb.sql.types.reg import name_in_catalog
 from pydistdb.sql.types.registry import (
@@ -92,6 +92,10 @@ def can_coerce(source_oid: int, target_oid: int, context: str = "i") -> bool:
 def _find_coercion(source_oid: int, target_oid: int, context: str) -> bool:
     if target_oid == ANY.oid or target_oid in _POLYMORPHIC_PLAIN:
         return True
+    source_oid = domains.base_oid(source_oid)
+    target_oid = domains.base_oid(target_oid)
+    if source_oid == target_oid:
+        return True
     source = registry.type_by_oid(source_oid)
     if target_oid in _POLYMORPHIC_ARRAYS:
         return source.is_array or source_oid == ANYARRAY.oid
@@ -108,6 +112,9 @@ def _find_coercion(source_oid: int, target_oid: int, context: str) -> bool:
 def is_binary_coercible(source_oid: int, target_oid: int) -> bool:
     """Tell whether the values are the same as they stand (varchar as text)."""
     if source_oid == target_oid or target_oid in (ANY.oid, ANYELEMENT.oid, ANYCOMPATIBLE.oid):
+        return True
+    source_oid = domains.base_oid(source_oid)
+    if source_oid == target_oid:
         return True
     if target_oid in _POLYMORPHIC_ARRAYS:
         return registry.type_by_oid(source_oid).is_array
@@ -129,8 +136,16 @@ def coerce(b: Binder, expr: Expr, target: SqlType, context: str, location: int =
 
 
 def _convert(b: Binder, expr: Expr, target: SqlType, context: str, location: int) -> Expr:
+    if domains.is_domain(target.oid):
+        inner = coerce(b, expr, domains.base_type(target.oid), context, location)
+        return Call(target, domains.coercion(target.oid), (inner,))
     plain = target if target.modifier < 0 else registry.type_by_oid(target.oid)
     source_oid = expr.type.oid
+    if domains.is_domain(source_oid) and target.category != "P":
+        expr = relabelled(b, expr, domains.base_type(source_oid))
+        source_oid = expr.type.oid
+        if source_oid == target.oid:
+            return expr
     if source_oid == UNKNOWN_OID:
         if isinstance(expr, Const):
             return literal(b, expr, plain, location, target.modifier)
@@ -269,6 +284,7 @@ def common_type(
     if UNKNOWN_OID not in oids and oids.count(oids[0]) == len(oids):
         return _with_common_modifier(registry.type_by_oid(oids[0]), expressions)
     chosen: SqlType | None = None
+    oids = [domains.base_oid(oid) for oid in oids]
     for index, oid in enumerate(oids):
         if oid == UNKNOWN_OID or (chosen is not None and oid == chosen.oid):
             continue

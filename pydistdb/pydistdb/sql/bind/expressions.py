@@ -109,7 +109,9 @@ def number(text: str) -> Const:
 
 
 def _parameter(b: Binder, scope: Scope, node: Node) -> Expr:
-    return b.parameters.reference(node.get("number", 0), b.position(node["location"]))
+    parameter = b.parameters.reference(node.get("number", 0), b.position(node["location"]))
+    domain = b.parameters.domains.get(parameter.index)
+    return parameter if domain is None else coerce(b, parameter, domain, "i")
 
 
 # ------------------------------------------------------------------------------------------------ logic

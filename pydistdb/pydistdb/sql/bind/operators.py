@@ -22,6 +22,7 @@ from pydistdb.sql.errors import DatabaseError, DatatypeMismatch
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import AggregateFunction, Function, Operator, SqlType
+from pydistdb.sql.types.domains import base_oid
 from pydistdb.sql.types.known import POLYMORPHIC
 from pydistdb.sql.types.registry import (
     ANY,
@@ -80,6 +81,7 @@ def _choose(candidates: Sequence[_Candidate], oids: Sequence[int]) -> _Candidate
     ]
     if len(fitting) <= 1:
         return fitting[0] if fitting else None
+    oids = [base_oid(oid) for oid in oids]
     fitting = _best(fitting, [sum(_exact(o, t) for o, t in zip(oids, c.types, strict=True)) for c in fitting])
     if len(fitting) == 1:
         return fitting[0]
@@ -174,8 +176,10 @@ def _solve(declared: Sequence[SqlType], oids: Sequence[int]) -> tuple[SqlType | 
         if kind in _SIMPLE_ELEMENTS:
             if element is not None and element.oid != oid:
                 raise _not_alike("anyelement", element, actual)
-            element = actual
+            element = registry.type_by_oid(base_oid(oid)) if kind == ANYENUM.oid else actual
         elif kind == ANYARRAY.oid:
+            if not actual.is_array:
+                actual = registry.type_by_oid(base_oid(oid))
             if not actual.is_array:
                 raise DatatypeMismatch(f"argument declared anyarray is not an array but type {type_named(oid)}")
             if array is not None and array.oid != oid:
@@ -271,6 +275,7 @@ def binary_operator(name: str, left_oid: int, right_oid: int) -> Resolved | None
     found = _binary.get(key)
     if found is not None:
         return found
+    left_oid, right_oid = base_oid(left_oid), base_oid(right_oid)
     operator = _exact_operator(name, left_oid, right_oid)
     if operator is not None:
         assert operator.left is not None
@@ -308,6 +313,7 @@ def prefix_operator(name: str, oid: int) -> Resolved | None:
     found = _prefix.get(key)
     if found is not None:
         return found
+    oid = base_oid(oid)
     operator = functions.operator_for(name, 0, oid) if oid != UNKNOWN_OID else None
     if operator is not None:
         candidate: _Candidate | None = _Candidate(operator.function, (operator.right,), -1)
@@ -360,6 +366,8 @@ def find_function(
         return found
     candidates = _candidates([*functions.functions(name, schema), *own], len(oids), variadic_array)
     exact = [c for c in candidates if all(t.oid == oid for t, oid in zip(c.types, oids, strict=True))]
+    if not exact and (bases := tuple([base_oid(oid) for oid in oids])) != oids:
+        exact = [c for c in candidates if all(t.oid == oid for t, oid in zip(c.types, bases, strict=True))]
     if exact and UNKNOWN_OID not in oids:
         candidate: _Candidate | None = min(exact, key=lambda c: c.variadic_from)
     else:

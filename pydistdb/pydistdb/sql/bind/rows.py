@@ -12,6 +12,7 @@ from pydistdb.sql.bind.coerce import (
     coerce_to_common,
     coerce_to_target,
     common_type,
+    relabelled,
     type_named,
 )
 from pydistdb.sql.bind.columns import star_columns
@@ -40,6 +41,7 @@ from pydistdb.sql.tree import (
 )
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
+from pydistdb.sql.types.domains import base_type, is_domain
 from pydistdb.sql.types.registry import (
     INT2VECTOR,
     INT4,
@@ -170,6 +172,8 @@ def _subscript(b: Binder, scope: Scope, array: Expr, steps: list[Node], location
                 arrow = call_by_name(b, "jsonb_array_element", [array, index], location)
             array = arrow
         return array
+    if is_domain(array.type.oid):
+        array = relabelled(b, array, base_type(array.type.oid))
     if not array.type.is_array:
         raise DatatypeMismatch(
             f"cannot subscript type {type_named(array.type.oid)} because it does not support subscripting",

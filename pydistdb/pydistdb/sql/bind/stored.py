@@ -14,10 +14,12 @@ from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.parse import Node, parse
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.catalog.descriptors import Column, Table
+from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.errors import DatatypeMismatch, InvalidSyntax
 from pydistdb.sql.tree import Expr
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
+from pydistdb.sql.types.user import FIRST_USER_OID
 
 MOST_PARSED_TEXTS = 4096
 
@@ -50,10 +52,23 @@ def bind_text(b: Binder, scope: Scope, text: str) -> Expr:
 
 def column_default(b: Binder, column: Column) -> Expr | None:
     """The default of a column as an expression of its type; None if it has none."""
-    if column.default is None or column.generated:
+    text = default_text(b.catalog, column)
+    if text is None:
         return None
-    expr = bind_text(b, Scope(None, "DEFAULT"), column.default)
+    expr = bind_text(b, Scope(None, "DEFAULT"), text)
     return to_column(b, expr, column_type(column), column.name, "default expression")
+
+
+def default_text(catalog: CatalogView, column: Column) -> str | None:
+    """The text of a column's default, or of its domain's; a domain without any may still refuse NULL."""
+    if column.generated or column.type_oid < FIRST_USER_OID:
+        return None if column.generated else column.default
+    if column.default is not None:
+        return column.default
+    entry = catalog.type_entry(column.type_oid)
+    if entry is None or entry.definition.kind != "d":
+        return None
+    return entry.definition.default or "NULL"
 
 
 def to_column(b: Binder, expr: Expr, target: SqlType, name: str, what: str, location: int = -1) -> Expr:

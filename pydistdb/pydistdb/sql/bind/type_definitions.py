@@ -52,7 +52,7 @@ def create_composite(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 def create_domain(parsed: ParsedStatement, node: Node) -> statements.Utility:
     definitions = Definitions(parsed)
-    sql_type = resolve_type(node["typeName"], parsed.position_at, parsed.catalog)
+    sql_type = resolve_type(node["typeName"], lambda location: None, parsed.catalog)
     parts = [wrapper["Constraint"] for wrapper in node.get("constraints", [])]
     stops = frozenset(definitions.offset(part["location"]) for part in parts)
     collation = None

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from pydistdb.sql import bind
 from pydistdb.sql.catalog import constraints, expressions
 from pydistdb.sql.catalog.alter_constraints import add_one, drop_primary_key
 from pydistdb.sql.catalog.context import DdlContext
@@ -81,15 +82,16 @@ async def add_column(ddl: DdlContext, table: Table, action: AlterTableAction) ->
     column = table.columns[-1]
     if owned:
         ddl.put_table(*owned)
-    if column.generated or (column.default is not None and _is_volatile(ddl, column)):
-        assert column.default is not None
+    filling = await _filling(ddl, old, column)
+    if column.generated or (filling.default is not None and _is_volatile(ddl, filling)):
+        assert filling.default is not None
         nullable = replace(table, columns=(*old.columns, replace(column, not_null=False)))
-        expression = column.default
+        expression = filling.default
         await rewrite(ddl, old, nullable, computed_rows(ddl, old, column, expression))
         table = ddl.view.state.tables[table.oid]
         table = _with_column(table, replace(column, missing=None))
-    elif column.default is not None:
-        value = await _value_of(ddl, column)
+    elif filling.default is not None:
+        value = await _value_of(ddl, filling)
         to_storage = registry.io(column.type_oid).to_storage
         missing = value if value is None or to_storage is None else to_storage(value)
         table = _with_column(table, replace(column, missing=missing))
@@ -100,6 +102,16 @@ async def add_column(ddl: DdlContext, table: Table, action: AlterTableAction) ->
     ddl.put_table(table)
     for constraint, columns in all_constraints([spec], ()):
         await add_one(ddl, ddl.view.state.tables[table.oid], constraint, columns)
+
+
+async def _filling(ddl: DdlContext, table: Table, column: Column) -> Column:
+    """The column with the default that the rows which are there get: a domain's own, if it has none."""
+    text = None if column.generated else bind.default_text(ddl.view, column)
+    if text is None or text == column.default:
+        return column
+    if await first_row(ddl, f"SELECT 1 FROM {full_name(ddl, table)} LIMIT 1") is None:
+        return column
+    return replace(column, default=text)
 
 
 def _is_volatile(ddl: DdlContext, column: Column) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from pydistdb.sql.catalog.alter_domain import alter_domain
 from pydistdb.sql.catalog.alter_table import check_role
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.enums import add_value, rename_value
@@ -42,6 +43,8 @@ async def _apply(ddl: DdlContext, entry: TypeEntry, action: AlterTypeAction) -> 
             _set_schema(ddl, entry, action)
         case "owner_to":
             check_role(action.name)
+        case _ if entry.definition.kind == "d":
+            await alter_domain(ddl, entry, action)
         case _:
             raise FeatureNotSupported(f"ALTER TYPE … {action.kind.replace('_', ' ').upper()} is not supported")
 

@@ -12,6 +12,7 @@ from pydistdb.sql.catalog.alter_table import alter_table
 from pydistdb.sql.catalog.alter_type import alter_type
 from pydistdb.sql.catalog.analyze import vacuum
 from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.create_domain import create_domain
 from pydistdb.sql.catalog.create_index import create_index
 from pydistdb.sql.catalog.create_sequence import alter_sequence, create_sequence
 from pydistdb.sql.catalog.create_table import create_table
@@ -31,6 +32,7 @@ from pydistdb.sql.statements import (
     AlterType,
     Comment,
     CreateDatabase,
+    CreateDomain,
     CreateIndex,
     CreateRoutine,
     CreateSchema,
@@ -58,6 +60,7 @@ _EXECUTORS = {
     AlterType: alter_type,
     Comment: comment,
     CreateDatabase: create_database,
+    CreateDomain: create_domain,
     CreateIndex: create_index,
     CreateRoutine: create_routine,
     CreateSchema: create_schema,

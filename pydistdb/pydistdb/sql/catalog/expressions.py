@@ -43,6 +43,11 @@ def check_default(ddl: DdlContext, text: str, column: Column) -> Expr:
     return expression
 
 
+def refuse_unstorable(expression: Expr, where: str) -> None:
+    """Refuse an expression with parts that must not be stored."""
+    _collect(expression, set(), where)
+
+
 def constant_of(expression: Expr) -> tuple[bool, Any]:
     """Whether the expression is a constant, and its value."""
     return (True, expression.value) if isinstance(expression, Const) else (False, None)

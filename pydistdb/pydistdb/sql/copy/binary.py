@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from pydistdb.sql.copy.formats import BINARY_SIGNATURE, bad_format
 from pydistdb.sql.errors import DatabaseError
-from pydistdb.sql.types import registry
-from pydistdb.sql.types.base import SqlType
+from pydistdb.sql.types import domains, registry
+from pydistdb.sql.types.base import EvalContext, SqlType
 
 MAX_LINE_BYTES = 64 << 20
 
@@ -36,8 +36,10 @@ _HEADER_BYTES = len(BINARY_SIGNATURE) + 8
 class BinaryReader:
     """Binary format: a header, then tuples of length-prefixed values, then -1."""
 
-    def __init__(self, table: str, columns: Sequence[CopyColumn]) -> None:
+    def __init__(self, table: str, columns: Sequence[CopyColumn], context: EvalContext) -> None:
         self._table = table
+        self._context = context
+        self._has_domains = any(domains.is_domain(column.type.oid) for column in columns)
         self._columns = columns
         self._decoders = [registry.io(column.type.oid).decode for column in columns]
         self._buffer = b""
@@ -124,7 +126,10 @@ class BinaryReader:
         row: Row = []
         for data, decode, column in zip(raw, self._decoders, self._columns, strict=True):
             try:
-                row.append(None if data is None else decode(data))
+                value = None if data is None else decode(data)
+                if self._has_domains and domains.is_domain(column.type.oid):
+                    domains.check_value(column.type.oid, value, self._context)
+                row.append(value)
             except DatabaseError as error:
                 error.where = f"{where}, column {column.name}"
                 raise

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from pydistdb.sql.session.statements import decode_text
-from pydistdb.sql.types import known, registry
+from pydistdb.sql.types import domains, known, registry
 from pydistdb.sql.types.base import EvalContext, SqlType
 
 _ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{1,2}|[0-7]{1,3}|.|$)", re.DOTALL)
@@ -49,6 +49,14 @@ _INTEGER_LIMITS = {known.INT2.oid: 1 << 15, known.INT4.oid: 1 << 31, known.INT8.
 _UNCHANGED = frozenset({known.TEXT.oid})
 
 
+def null_check(sql_type: SqlType, context: EvalContext) -> Callable[[], Any] | None:
+    """What to call for a NULL in this column: a domain may refuse it; None if there is nothing to ask."""
+    oid = sql_type.oid
+    if not domains.is_domain(oid):
+        return None
+    return lambda: domains.check_value(oid, None, context)
+
+
 def slow_converter(sql_type: SqlType, context: EvalContext) -> Callable[[str], Any]:
     parse = registry.io(sql_type.oid).parse
     modifier = sql_type.modifier
@@ -64,6 +72,16 @@ def fast_converter(sql_type: SqlType, context: EvalContext) -> Callable[[Column]
         return lambda column: _integers(column, limit)
     parse = registry.io(sql_type.oid).parse
     modifier = sql_type.modifier
+
+    refuse_null = null_check(sql_type, context)
+    if refuse_null is not None:
+
+        def each_or_null(column: Column) -> Sequence[Any]:
+            if None in column:
+                refuse_null()
+            return [None if text is None else parse(text, modifier, context) for text in column]
+
+        return each_or_null
 
     def each(column: Column) -> Sequence[Any]:
         return [None if text is None else parse(text, modifier, context) for text in column]

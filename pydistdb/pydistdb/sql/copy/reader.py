@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from pydistdb.sql.copy.binary import MAX_LINE_BYTES, Batch, BinaryReader, CopyColumn, Row
-from pydistdb.sql.copy.convert import Column, fast_converter, slow_converter, unescape
+from pydistdb.sql.copy.convert import Column, fast_converter, null_check, slow_converter, unescape
 from pydistdb.sql.copy.formats import CopyOptions, bad_format
 from pydistdb.sql.errors import DatabaseError, ProgramLimitExceeded
 from pydistdb.sql.session.statements import decode_text
@@ -43,7 +43,7 @@ class CopyReader(Protocol):
 def copy_reader(options: CopyOptions, table: str, columns: Sequence[CopyColumn], context: EvalContext) -> CopyReader:
     """The reader for these options; ``table`` names the table in CONTEXT."""
     if options.binary:
-        return BinaryReader(table, columns)
+        return BinaryReader(table, columns, context)
     return TextReader(options, table, columns, context)
 
 
@@ -68,6 +68,7 @@ class TextReader:
         self._newline: str | None = None
         self._fast = [fast_converter(column.type, context) for column in columns]
         self._slow = [slow_converter(column.type, context) for column in columns]
+        self._null_checks = [null_check(column.type, context) for column in columns]
         self._force_not_null = [column.name in options.force_not_null for column in columns]
         self._force_null = [column.name in options.force_null for column in columns]
         self._plain_null = not any(self._force_not_null) and not any(self._force_null)
@@ -334,14 +335,17 @@ class TextReader:
         return rows
 
     def _convert_value(self, index: int, field: str | None, number: int) -> Any:
-        if field is None:
+        check = self._null_checks[index]
+        if field is None and check is None:
             return None
         try:
-            return self._slow[index](field)
+            if field is not None:
+                return self._slow[index](field)
+            return check() if check is not None else None
         except DatabaseError as error:
             if error.where is None:
-                name = self._columns[index].name
-                error.where = f'COPY {self._table}, line {number}, column {name}: "{shown(field)}"'
+                what = "null input" if field is None else f'"{shown(field)}"'
+                error.where = f"COPY {self._table}, line {number}, column {self._columns[index].name}: {what}"
             raise
 
     def _where_line(self, line: str, number: int | None = None) -> str:

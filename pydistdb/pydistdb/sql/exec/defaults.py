@@ -19,11 +19,12 @@ def default_values(table: Table, numbers: Sequence[int], state: State) -> list[A
     values: list[Any] = []
     for number in numbers:
         column = by_number[number]
-        if column.default is None:
+        text = bind.default_text(state.run.catalog, column)
+        if text is None:
             values.append(None)
             continue
         target = types.type_by_oid(column.type_oid).with_modifier(column.modifier)
-        expression = bind.bind_scalar(column.default, state.run.catalog, state.context, target)
+        expression = bind.bind_scalar(text, state.run.catalog, state.context, target)
         values.append(evaluator([expression])(state)[0])
     return values
 

@@ -16,6 +16,7 @@ from typing import Any
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import Function, SqlType
+from pydistdb.sql.types.domains import base_oid
 from pydistdb.sql.types.known import TYPES_BY_NAME
 from pydistdb.sql.types.ordering import sort_key
 
@@ -93,7 +94,7 @@ def is_negatable(type_: SqlType) -> bool:
 
 def is_native(type_: SqlType) -> bool:
     """Whether Python's ``==``, ``<`` and hash on the bare values are the type's own."""
-    return type_.oid in NATIVE_OIDS or type_.category == "E"
+    return base_oid(type_.oid) in NATIVE_OIDS or type_.category == "E"
 
 
 @lru_cache(maxsize=1)

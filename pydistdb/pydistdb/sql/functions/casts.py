@@ -22,7 +22,7 @@ from typing import Any
 from pydistdb.sql.errors import FeatureNotSupported, NumericValueOutOfRange
 from pydistdb.sql.functions.arithmetic import check_int2, check_int4, check_int8, single
 from pydistdb.sql.functions.define import FUNCTIONS_BY_OID, Body, define, read_table
-from pydistdb.sql.types import known, numeric
+from pydistdb.sql.types import domains, known, numeric
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import Cast, EvalContext, Function, SqlType
 from pydistdb.sql.types.floats import NAN, to_single
@@ -212,8 +212,46 @@ def cast(source_oid: int, target_oid: int) -> Cast | None:
         return None
     key = (source_oid, target_oid)
     if key not in _CASTS:
-        _CASTS[key] = _make_cast(type_by_oid(source_oid), type_by_oid(target_oid))
+        if domains.is_domain(source_oid) or domains.is_domain(target_oid):
+            _CASTS[key] = _domain_cast(type_by_oid(source_oid), type_by_oid(target_oid))
+        else:
+            _CASTS[key] = _make_cast(type_by_oid(source_oid), type_by_oid(target_oid))
     return _CASTS[key]
+
+
+def _domain_cast(source: SqlType, target: SqlType) -> Cast | None:
+    """Between domains and other types: what the base types do, and the target's constraints."""
+    from_oid, to_oid = domains.base_oid(source.oid), domains.base_oid(target.oid)
+    inner = cast(from_oid, to_oid)
+    if inner is None and from_oid != to_oid:
+        return None
+    context = "i" if inner is None else inner.context
+    function = None if inner is None else inner.function
+    if not domains.is_domain(target.oid):
+        return Cast(source, target, context, function)
+    convert = _with_context(function)
+    fit = length_coercion(domains.base_type(target.oid)) if domains.base_type(target.oid).modifier >= 0 else None
+    modifier, oid = domains.base_type(target.oid).modifier, target.oid
+
+    def body(evaluation: EvalContext, value: Any) -> Any:
+        if value is not None:
+            value = convert(evaluation, value)
+            if fit is not None:
+                value = fit.implementation(value, modifier, False)
+        return domains.check_value(oid, value, evaluation)
+
+    coerce = Function(0, target.name, (source,), target, body, strict=False, volatility="s", needs_context=True)
+    return Cast(source, target, context, coerce)
+
+
+def _with_context(function: Function | None) -> Body:
+    """A conversion as a function of the context and the value."""
+    if function is None:
+        return lambda context, value: value
+    if function.needs_context:
+        return function.implementation
+    implementation = function.implementation
+    return lambda context, value: implementation(value)
 
 
 def _make_cast(source: SqlType, target: SqlType) -> Cast | None:
@@ -275,12 +313,18 @@ def _item_by_item(source: SqlType, target: SqlType, item: Cast) -> Function | No
     if function is None:
         return None
     convert = function.implementation
-    if function.needs_context:
+    if not function.strict:
+
+        def body_with_nulls(context: EvalContext, array: PgArray) -> PgArray:
+            return array.with_items([convert(context, value) for value in array.items])
+
+        body: Body = body_with_nulls
+    elif function.needs_context:
 
         def body_with_context(context: EvalContext, array: PgArray) -> PgArray:
             return array.with_items([None if value is None else convert(context, value) for value in array.items])
 
-        body: Body = body_with_context
+        body = body_with_context
     else:
 
         def body_alone(array: PgArray) -> PgArray:
@@ -294,7 +338,7 @@ def _item_by_item(source: SqlType, target: SqlType, item: Cast) -> Function | No
         return_type=target,
         implementation=body,
         volatility=function.volatility,
-        needs_context=function.needs_context,
+        needs_context=function.needs_context or not function.strict,
     )
 
 

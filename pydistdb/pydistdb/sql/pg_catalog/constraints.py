@@ -13,6 +13,7 @@ from pydistdb.sql.pg_catalog.define import RowDict, rows_of
 from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET, array, default_oid, index_numbers, table_indexes
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext
+from pydistdb.sql.types.user import UserType
 
 PG_CLASS_OID, PG_CONSTRAINT_OID, PG_ATTRDEF_OID, PG_REWRITE_OID, PG_NAMESPACE_OID = 1259, 2606, 2604, 2618, 2615
 PG_DATABASE_OID = 1262
@@ -21,15 +22,19 @@ REWRITE_OID_OFFSET = 1 << 31
 
 
 def _constraint(table: Table, oid: int, name: str, kind: str, **more: Any) -> RowDict:
+    return {**_constraint_defaults(oid, name, table.schema, kind), "conrelid": table.oid, **more}
+
+
+def _constraint_defaults(oid: int, name: str, schema: int, kind: str) -> RowDict:
     return {
         "oid": oid,
         "conname": name,
-        "connamespace": table.schema,
+        "connamespace": schema,
         "contype": kind,
         "condeferrable": False,
         "condeferred": False,
         "convalidated": True,
-        "conrelid": table.oid,
+        "conrelid": 0,
         "contypid": 0,
         "conindid": 0,
         "conparentid": 0,
@@ -40,7 +45,6 @@ def _constraint(table: Table, oid: int, name: str, kind: str, **more: Any) -> Ro
         "conislocal": True,
         "coninhcount": 0,
         "connoinherit": kind != "c",
-        **more,
     }
 
 
@@ -149,10 +153,33 @@ def _by_index(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDi
     yield from (row for row in _referring(view, context, table.oid) if row["conindid"] == oid)
 
 
-@rows_of("pg_constraint", lookups={"conrelid": _constraints_of, "confrelid": _referring, "conindid": _by_index})
+def _of_domain(definition: UserType) -> Iterator[RowDict]:
+    for check in definition.checks:
+        yield {
+            **_constraint_defaults(check.oid, check.name, definition.schema, "c"),
+            "convalidated": check.validated,
+            "contypid": definition.oid,
+            "connoinherit": False,
+            "conbin": check.expression,
+        }
+
+
+def _of_type(view: StateView, context: EvalContext, oid: Any) -> Iterable[RowDict]:
+    if not oid:
+        return (row for row in pg_constraint(view, context) if not row["contypid"])
+    entry = view.type_entry(oid)
+    return () if entry is None else _of_domain(entry.definition)
+
+
+@rows_of(
+    "pg_constraint",
+    lookups={"conrelid": _constraints_of, "confrelid": _referring, "conindid": _by_index, "contypid": _of_type},
+)
 def pg_constraint(view: StateView, context: EvalContext) -> Iterable[RowDict]:
     for table in view.tables():
         yield from _constraints_of(view, context, table.oid)
+    for entry in view.state.types.values():
+        yield from _of_domain(entry.definition)
 
 
 # ---------------------------------------------------------------------------------------------------- pg_depend

@@ -14,6 +14,8 @@ from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog.objects import visible_name
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import EvalContext
+from pydistdb.sql.types.domains import base_oid
+from pydistdb.sql.types.user import UserType
 
 _SEQUENCE = re.compile(r"nextval\((\d+)::regclass\)")
 
@@ -42,3 +44,11 @@ def default_text(view: StateView, context: EvalContext, text: str | None) -> str
         return f"nextval('{name}'::regclass)"
 
     return _SEQUENCE.sub(named, text)
+
+
+def domain_default(view: StateView, context: EvalContext, definition: UserType) -> str | None:
+    """A domain's default, as ``column_default``."""
+    text = default_text(view, context, definition.default)
+    if text is not None and _LITERAL.fullmatch(text):
+        return f"{text}::{registry.format_type(base_oid(definition.base_oid), -1)}"
+    return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -126,7 +127,17 @@ def pg_get_constraintdef(context: EvalContext, oid: int) -> str | None:
         for key in table.foreign_keys:
             if key.oid == oid:
                 return foreign_key_definition(view, table, key)
+    for entry in view.state.types.values():
+        for domain_check in entry.definition.checks:
+            if domain_check.oid == oid:
+                text = f"CHECK (({_value_in_capitals(domain_check.expression)}))"
+                return text if domain_check.validated else text + " NOT VALID"
     return None
+
+
+def _value_in_capitals(expression: str) -> str:
+    """A domain's condition with VALUE written as the keyword it is."""
+    return re.sub(r"(?i)(?<![\w.\"'])value(?![\w\"'(])", "VALUE", expression)
 
 
 @provides("pg_get_constraintdef(oid,bool)")

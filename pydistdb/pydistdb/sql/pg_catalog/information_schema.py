@@ -18,6 +18,7 @@ from pydistdb.sql.pg_catalog.defaults import column_default
 from pydistdb.sql.pg_catalog.define import RowDict, facts_of, rows_of, static_rows
 from pydistdb.sql.pg_catalog.describe import view_definition
 from pydistdb.sql.pg_catalog.objects import OWNER_NAME, column_names, index_numbers, schema_name, table_indexes
+from pydistdb.sql.types import domains
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import AggregateFunction, EvalContext, SqlType
 from pydistdb.sql.types.known import TYPES_BY_OID
@@ -36,8 +37,17 @@ def _yes(value: bool) -> str:
     return "YES" if value else "NO"
 
 
+def _based(type_oid: int, modifier: int) -> tuple[int, int]:
+    """What a domain is over; any other type as it is."""
+    if not domains.is_domain(type_oid):
+        return type_oid, modifier
+    base = domains.base_type(type_oid)
+    return base.oid, base.modifier
+
+
 def type_facts(type_oid: int, modifier: int) -> RowDict:
     """The columns that describe a data type, wherever one is described."""
+    type_oid, modifier = _based(type_oid, modifier)
     sql_type = TYPES_BY_OID[type_oid]
     if sql_type.is_array and sql_type.category == "A":
         data_type = "ARRAY"
@@ -127,7 +137,7 @@ def view_table_usage(view: StateView, context: EvalContext) -> Iterator[RowDict]
 def _column(view: StateView, context: EvalContext, table: Table, column: Column) -> RowDict:
     has_default = column.default is not None and not column.generated and not column.identity
     row = {
-        **_type_columns(view, column.type_oid, column.modifier),
+        **type_columns(view, column.type_oid, column.modifier),
         "table_catalog": view.database.name,
         "table_schema": schema_name(view, table.schema),
         "table_name": table.name,
@@ -148,12 +158,25 @@ def _column(view: StateView, context: EvalContext, table: Table, column: Column)
     return row
 
 
-def _type_columns(view: StateView, type_oid: int, modifier: int) -> RowDict:
+def type_columns(view: StateView, type_oid: int, modifier: int) -> RowDict:
     return {
         **type_facts(type_oid, modifier),
         "udt_catalog": view.database.name,
-        "udt_schema": _schema_of_type(view, type_oid),
-        "udt_name": TYPES_BY_OID[type_oid].name,
+        **_domain_columns(view, type_oid),
+        "udt_schema": _schema_of_type(view, _based(type_oid, -1)[0]),
+        "udt_name": TYPES_BY_OID[_based(type_oid, -1)[0]].name,
+    }
+
+
+def _domain_columns(view: StateView, type_oid: int) -> RowDict:
+    """The columns that name a column's domain; none for other types."""
+    definition = view.type_definition(type_oid)
+    if definition is None or definition.kind != "d" or definition.oid != type_oid:
+        return {}
+    return {
+        "domain_catalog": view.database.name,
+        "domain_schema": schema_name(view, definition.schema),
+        "domain_name": definition.name,
     }
 
 
@@ -180,7 +203,7 @@ def _identity(view: StateView, table: Table, column: Column) -> RowDict:
 
 def _system_column(view: StateView, schema: str, table: str, number: int, name: str, sql_type: SqlType) -> RowDict:
     return {
-        **_type_columns(view, sql_type.oid, sql_type.modifier),
+        **type_columns(view, sql_type.oid, sql_type.modifier),
         "table_catalog": view.database.name,
         "table_schema": schema,
         "table_name": table,

@@ -9,6 +9,7 @@ from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.state import INFORMATION_SCHEMA_OID, PG_CATALOG_OID
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.functions import registry as functions
+from pydistdb.sql.pg_catalog.defaults import domain_default
 from pydistdb.sql.pg_catalog.define import RowDict, read_lines, rows_of, static_rows
 from pydistdb.sql.pg_catalog.objects import OWNER_OID, array, single, vector
 from pydistdb.sql.pg_catalog.routines import routine_row, routine_rows
@@ -20,6 +21,7 @@ from pydistdb.sql.pg_catalog.type_facts import (
     TYPE_FACTS,
     TypeFacts,
 )
+from pydistdb.sql.types import domains
 from pydistdb.sql.types.base import AggregateFunction, EvalContext, Function, SqlType
 from pydistdb.sql.types.user import RANK_GAP, TypeEntry
 
@@ -95,10 +97,31 @@ def _user_type(view: StateView, entry: TypeEntry) -> Iterator[RowDict]:
     """A user's type and the array of it."""
     definition = entry.definition
     owned = {"typnamespace": definition.schema, "typowner": definition.owner}
+    more: RowDict = {}
     facts = _ENUM
-    yield _type(facts, oid=definition.oid, typname=definition.name, typarray=definition.array_oid, **owned)
+    if definition.kind == "d":
+        facts = _facts_of_base(view, definition.base_oid)._replace(
+            kind="d", preferred=False, modifier_in=0, modifier_out=0
+        )
+        facts = facts._replace(input=2597, receive=2598, subscript=0, element=0)
+        more = {
+            "typnotnull": definition.not_null,
+            "typbasetype": definition.base_oid,
+            "typtypmod": definition.base_modifier,
+            "typdefault": domain_default(view, EvalContext(), definition),
+        }
+    yield _type(facts, oid=definition.oid, typname=definition.name, typarray=definition.array_oid, **owned | more)
     array = {"oid": definition.array_oid, "typname": entry.array.name, "typelem": definition.oid}
     yield _type(ARRAY_OF_ROW_TYPE, typalign=facts.alignment, **array, **owned)
+
+
+def _facts_of_base(view: StateView, oid: int) -> TypeFacts:
+    """What a domain over this type takes over from it."""
+    oid = domains.base_oid(oid)
+    entry = view.type_entry(oid)
+    if entry is not None:
+        return _ENUM if entry.definition.kind == "e" else ROW_TYPE
+    return TYPE_FACTS.get(oid, ARRAY_OF_ROW_TYPE)
 
 
 def _all_row_types(view: StateView) -> Iterator[RowDict]:

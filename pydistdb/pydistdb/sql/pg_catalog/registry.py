@@ -21,6 +21,7 @@ MODULES: tuple[str, ...] = tuple(
         "cluster",
         "summaries",
         "information_schema",
+        "information_types",
         "internal",
         "functions_definitions",
         "functions_access",

@@ -8,6 +8,7 @@ from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.tree import Call, Expr
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import Function
+from pydistdb.sql.types.domains import base_oid
 
 NAMES = ("=", "<", "<=", ">", ">=", "<>")
 MIRRORED = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<=", "<>": "<>"}
@@ -19,6 +20,7 @@ FLOAT_OIDS = frozenset({types.FLOAT4.oid, types.FLOAT8.oid})
 
 def family(oid: int) -> int:
     """Types of one family have the same runtime values and the same key encoding: int2, int4 and int8, say."""
+    oid = base_oid(oid)
     if oid in _INTEGER_OIDS:
         return types.INT8.oid
     if oid in _STRING_OIDS:

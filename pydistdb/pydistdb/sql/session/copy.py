@@ -49,7 +49,7 @@ from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.violations import index_key_text
 from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.statements import Copy, Name
-from pydistdb.sql.types import registry
+from pydistdb.sql.types import domains, registry
 from pydistdb.sql.types.base import SqlType
 from pydistdb.tasks import pause
 
@@ -135,7 +135,12 @@ class _Importer:
         by_number = {column.number: column for column in table.columns}
         self._defaults = evaluator(
             [
-                bind.bind_scalar(by_number[n].default or "NULL", run.catalog, run.context, _type_of(by_number[n]))
+                bind.bind_scalar(
+                    bind.default_text(run.catalog, by_number[n]) or "NULL",
+                    run.catalog,
+                    run.context,
+                    _type_of(by_number[n]),
+                )
                 for n in self._defaulted
             ]
         )
@@ -242,7 +247,11 @@ def _defaulted(table: Table, columns: list[Column]) -> list[int]:
     copied = {column.number for column in columns}
     numbers = []
     for column in table.columns:
-        if column.number in copied or column.dropped or (column.default is None and not column.identity):
+        if (
+            column.number in copied
+            or column.dropped
+            or (column.default is None and not column.identity and not domains.is_domain(column.type_oid))
+        ):
             continue
         if column.generated:
             raise FeatureNotSupported(f'COPY into a table with generated column "{column.name}" is not supported')

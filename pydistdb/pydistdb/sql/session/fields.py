@@ -9,7 +9,8 @@ from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.session.calls import call_fields
 from pydistdb.sql.statements import Call, Execute, Explain, Fetch, ShowVariable, Utility
 from pydistdb.sql.tree import BoundStatement, ColumnRef, Project, Rel, Scan
-from pydistdb.sql.types import known
+from pydistdb.sql.types import domains, known
+from pydistdb.sql.types.user import FIRST_USER_OID
 
 if TYPE_CHECKING:
     from pydistdb.sql.session.base import SessionBase
@@ -39,7 +40,7 @@ def fields_of(bound: BoundStatement) -> tuple[Field, ...] | None:
     fields = []
     for column in bound.query.columns:
         table_oid, number = _origin(bound.query, column.id)
-        sql_type = column.type
+        sql_type = column.type if column.type.oid < FIRST_USER_OID else domains.base_type(column.type.oid)
         fields.append(Field(column.name, sql_type.oid, sql_type.length, sql_type.modifier, table_oid, number))
     return tuple(fields)
 

@@ -27,6 +27,8 @@ from typing import Any
 from pydistdb.sql.types import known
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import Interval
+from pydistdb.sql.types.domains import base_oid
+from pydistdb.sql.types.user import FIRST_USER_OID
 
 MICROSECONDS_PER_DAY = 86_400_000_000
 
@@ -103,6 +105,8 @@ def _array_key(element_oid: int) -> SortKey:
 def sort_key(oid: int) -> SortKey | None:
     """Find the function to a value that sorts and hashes as this type does; None where the runtime value itself does."""
     key = _KEYS.get(oid)
+    if key is None and oid >= FIRST_USER_OID and (base := base_oid(oid)) != oid:
+        return sort_key(base)
     if key is None:
         sql_type = known.TYPES_BY_OID.get(oid)
         if sql_type is not None and sql_type.element_oid:

@@ -10,12 +10,15 @@ is made from that of their items.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from pydistdb.sql.errors import FeatureNotSupported, UndefinedObject
 from pydistdb.sql.types import (
     boolean,
     bytea,
     datetime,
+    domains,
     floats,
     integers,
     interval,
@@ -29,7 +32,7 @@ from pydistdb.sql.types import (
     uuid,
 )
 from pydistdb.sql.types.arrays import array_io, vector_io
-from pydistdb.sql.types.base import SqlType, TypeIO
+from pydistdb.sql.types.base import EvalContext, SqlType, TypeIO
 from pydistdb.sql.types.known import (
     ACLITEM,
     ANY,
@@ -274,6 +277,19 @@ def io(oid: int) -> TypeIO:
     type_io = _IO_BY_OID[oid] = make(sql_type.element_oid, io(sql_type.element_oid))
     return type_io
 
+
+def _domain_io(oid: int) -> TypeIO:
+    """A domain's values are read and written as those of the type it is over, and checked when read as text."""
+    base = io(domains.base_oid(oid))
+    modifier = domains.base_type(oid).modifier
+
+    def parse(text: str, ignored: int, context: EvalContext) -> Any:
+        return domains.check_value(oid, base.parse(text, modifier, context), context)
+
+    return replace(base, parse=parse)
+
+
+user.IO_MAKERS["d"] = _domain_io
 
 sort_key = ordering.sort_key
 """sort_key(oid): a function from a runtime value to one that Python sorts, compares and hashes as SQL does; None where

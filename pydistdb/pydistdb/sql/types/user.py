@@ -20,6 +20,8 @@ Source: PostgreSQL 15 manual, 8.7, 8.16, 8.18; catalogs pg_type, pg_enum.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -86,7 +88,7 @@ class UserType(msgspec.Struct, frozen=True, array_like=True):
 class TypeEntry:
     """A definition with what is derived from it."""
 
-    __slots__ = ("array", "definition", "is_committed", "labels", "ranks", "type")
+    __slots__ = ("array", "checks", "definition", "is_committed", "labels", "ranks", "type")
 
     def __init__(self, definition: UserType) -> None:
         self.definition = definition
@@ -95,6 +97,8 @@ class TypeEntry:
         self.labels: dict[int, str] = {label.rank: label.name for label in definition.labels}
         self.ranks: dict[str, int] = {label.name: label.rank for label in definition.labels}
         self.is_committed = False
+        self.checks: Any = None
+        """A domain's CHECK conditions, compiled (domains.py)."""
 
 
 def array_name(name: str) -> str:
@@ -232,8 +236,9 @@ def user_io(oid: int) -> TypeIO | None:
     entry = _known.get(oid)
     if entry is None:
         return None
-    match entry.definition.kind:
-        case "e":
-            return enum_io(oid)
-        case _:
-            return None
+    maker = IO_MAKERS.get(entry.definition.kind)
+    return None if maker is None else maker(oid)
+
+
+IO_MAKERS: dict[str, Callable[[int], TypeIO]] = {"e": enum_io}
+"""By kind; the modules for domains and composite types enter theirs."""
