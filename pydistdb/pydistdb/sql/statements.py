@@ -64,6 +64,14 @@ class SetTransaction(Utility):
 
 
 @dataclass(frozen=True, slots=True)
+class SetConstraints(Utility):
+    """``names`` None: ALL."""
+
+    names: tuple[Name, ...] | None
+    deferred: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SetVariable(Utility):
     """``values`` None: SET x TO DEFAULT or RESET x; ``name`` 'all' with values None: RESET ALL."""
 
@@ -238,8 +246,9 @@ class ForeignKeySpec:
     referenced_columns: tuple[str, ...]
     on_delete: str = "a"
     on_update: str = "a"
-    deferrable: bool = False
-    initially_deferred: bool = False
+    match_full: bool = False
+    delete_columns: tuple[str, ...] = ()
+    """ON DELETE SET NULL or SET DEFAULT of these columns alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +263,10 @@ class ConstraintSpec:
     using_index: str | None = None
     not_valid: bool = False
     position: int | None = None
+    deferrable: bool = False
+    deferred: bool = False
+    nulls_not_distinct: bool = False
+    include: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,8 +443,9 @@ class AlterSequence(Utility):
 @dataclass(frozen=True, slots=True)
 class AlterTableAction:
     """``kind``: add_column, drop_column, rename_column, rename_table, rename_constraint, set_default, drop_default,
-    set_not_null, drop_not_null, alter_type, add_constraint, drop_constraint, validate_constraint, set_schema, owner_to,
-    set_options."""
+    set_not_null, drop_not_null, alter_type, add_constraint, drop_constraint, validate_constraint, alter_constraint,
+    add_identity, set_identity, drop_identity, drop_expression, cluster_on, set_without_cluster, set_schema, owner_to,
+    set_options, set_statistics."""
 
     kind: str
     name: str | None = None

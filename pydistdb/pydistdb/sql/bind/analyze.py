@@ -16,10 +16,9 @@ from pydistdb.sql.bind.binder import Binder, Parameters
 from pydistdb.sql.bind.changes import bind_change
 from pydistdb.sql.bind.coerce import coerce_to_boolean, coerce_to_target, resolve_unknown, type_named
 from pydistdb.sql.bind.cursors import CursorQuery, check_cursor_query, cursor_query, declare_cursor
-from pydistdb.sql.bind.from_clause import NO_ROWS_OF_NOTHING
 from pydistdb.sql.bind.parse import ParsedStatement, parse, stack_depth_exceeded, without_collector
 from pydistdb.sql.bind.query import bind_statement_query
-from pydistdb.sql.bind.scope import FromItem, Scope, ScopeColumn, Source
+from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.bind.stored import bind_text, parsed_expression, row_scope
 from pydistdb.sql.bind.targets import column_label
 from pydistdb.sql.bind.utility import to_utility

@@ -90,19 +90,22 @@ def _arbiters(b: Binder, clause: Node, table: Table, name: str, row: list[ScopeC
     if "whereClause" in infer:
         condition = conjuncts(fold_expression(bind_condition(b, scope, infer["whereClause"], "WHERE")))
     ids = ids_by_number(row)
-    found = tuple(
-        index.storage_id
+    matching = [
+        index
         for index in table.indexes
-        if index.is_arbiter
+        if index.unique
+        and not index.state
         and {part.column for part in index.columns if not part.expression} == columns
         and _same_expressions(b, table, index, ids, expressions)
         and (not index.predicate or _implied(b, table, index, ids, condition))
-    )
-    if not found:
+    ]
+    if any(index.deferrable for index in matching):
+        raise _deferrable()
+    if not matching:
         raise InvalidColumnReference(
             "there is no unique or exclusion constraint matching the ON CONFLICT specification"
         )
-    return found
+    return tuple(index.storage_id for index in matching)
 
 
 def _deferrable() -> DatabaseError:

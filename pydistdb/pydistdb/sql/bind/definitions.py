@@ -6,6 +6,8 @@ the catalog stores them so, and ``bind_expression`` reads them back.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydistdb.sql import statements
 from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.bind.naming import constant_value, name_of, strings
@@ -50,8 +52,6 @@ class Definitions:
         if kind is None:
             what = node["contype"].removeprefix("CONSTR_").lower()
             raise FeatureNotSupported(f"{what} constraints are not supported", position=position)
-        if node.get("nulls_not_distinct"):
-            raise FeatureNotSupported("NULLS NOT DISTINCT is not supported", position=position)
         expression = None
         if kind == "check":
             expression = self.tokens.group_after(self.offset(node["location"]), "CHECK")
@@ -64,21 +64,23 @@ class Definitions:
             node.get("indexname"),
             node.get("skip_validation", False),
             position,
+            node.get("deferrable", False),
+            node.get("initdeferred", False),
+            node.get("nulls_not_distinct", False),
+            strings(node.get("including", [])),
         )
 
     def foreign_key(self, node: Node) -> ForeignKeySpec:
         if node.get("fk_matchtype") == "p":
             raise FeatureNotSupported("MATCH PARTIAL not yet implemented")
-        if node.get("fk_matchtype") == "f" and len(node.get("fk_attrs", ())) > 1:
-            raise FeatureNotSupported("MATCH FULL is not supported")
         return ForeignKeySpec(
             strings(node.get("fk_attrs", [])),
             name_of(node["pktable"], self.parsed),
             strings(node.get("pk_attrs", [])),
             node.get("fk_del_action", "a"),
             node.get("fk_upd_action", "a"),
-            node.get("deferrable", False),
-            node.get("initdeferred", False),
+            node.get("fk_matchtype") == "f",
+            strings(node.get("fk_del_set_cols", [])),
         )
 
     # -------------------------------------------------------------------------------------------- columns
@@ -115,6 +117,7 @@ class Definitions:
         identity = ""
         constraints: list[ConstraintSpec] = []
         name = node.get("colname", "")
+        previous, attributes = "", list[str]()
         for part in parts:
             at = self.parsed.position_at(part.get("location", -1))
             match part["contype"]:
@@ -135,12 +138,17 @@ class Definitions:
                     if part.get("generated_kind", "s") == "v":
                         raise FeatureNotSupported("virtual generated columns are not supported", position=at)
                     generated = self.tokens.group_after(self.offset(part["location"]), "AS")
-                case "CONSTR_ATTR_DEFERRABLE" | "CONSTR_ATTR_NOT_DEFERRABLE" | "CONSTR_ATTR_IMMEDIATE":
-                    pass
-                case "CONSTR_ATTR_DEFERRED":
-                    raise FeatureNotSupported("deferred constraints are not supported", position=at)
+                case attribute if attribute.startswith("CONSTR_ATTR_"):
+                    if previous not in _DEFERRABLE:
+                        raise InvalidSyntax(f"misplaced {_ATTRIBUTES.get(attribute, attribute)} clause", position=at)
+                    if attribute == "CONSTR_ATTR_DEFERRED" and "CONSTR_ATTR_NOT_DEFERRABLE" in attributes:
+                        raise InvalidSyntax("constraint declared INITIALLY DEFERRED must be DEFERRABLE", position=at)
+                    attributes.append(attribute)
+                    constraints[-1] = _with_attribute(constraints[-1], attribute)
+                    continue
                 case _:
                     constraints.append(self.constraint(part))
+            previous, attributes = part["contype"], []
         if nullable and not_null:
             raise InvalidSyntax(f'conflicting NULL/NOT NULL declarations for column "{name}"', position=position)
         if default is not None and generated is not None:
@@ -158,6 +166,25 @@ class Definitions:
         return ColumnSpec(
             name, sql_type, not_null, default, tuple(constraints), identity, generated, serial, collation, position
         )
+
+
+_DEFERRABLE = frozenset({"CONSTR_PRIMARY", "CONSTR_UNIQUE", "CONSTR_FOREIGN"})
+_ATTRIBUTES = {
+    "CONSTR_ATTR_DEFERRABLE": "DEFERRABLE",
+    "CONSTR_ATTR_NOT_DEFERRABLE": "NOT DEFERRABLE",
+    "CONSTR_ATTR_DEFERRED": "INITIALLY DEFERRED",
+    "CONSTR_ATTR_IMMEDIATE": "INITIALLY IMMEDIATE",
+}
+
+
+def _with_attribute(spec: ConstraintSpec, attribute: str) -> ConstraintSpec:
+    """A column's constraint with what follows it: DEFERRABLE, INITIALLY DEFERRED …"""
+    match attribute:
+        case "CONSTR_ATTR_DEFERRABLE":
+            return replace(spec, deferrable=True)
+        case "CONSTR_ATTR_DEFERRED":
+            return replace(spec, deferrable=True, deferred=True)
+    return spec
 
 
 def _check_identity_options(part: Node, position: int | None) -> None:
@@ -286,6 +313,12 @@ def _alter_action(definitions: Definitions, command: Node, cursor: int) -> state
             return action("drop_constraint", name, missing_ok=missing_ok, cascade=cascade)
         case "AT_ValidateConstraint":
             return action("validate_constraint", name)
+        case "AT_AlterConstraint":
+            node = next(iter(command["def"].values()))
+            spec = ConstraintSpec(
+                "", node["conname"], deferrable=node.get("deferrable", False), deferred=node.get("initdeferred", False)
+            )
+            return action("alter_constraint", node["conname"], constraint=spec)
         case "AT_ChangeOwner":
             return action("owner_to", command["newowner"].get("rolename", ""))
         case "AT_SetRelOptions" | "AT_ResetRelOptions":

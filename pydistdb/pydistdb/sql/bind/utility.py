@@ -120,6 +120,13 @@ def _set_variable(parsed: ParsedStatement, node: Node) -> statements.Utility:
     return statements.Unsupported("SET " + name)
 
 
+def _set_constraints(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    names = None
+    if "constraints" in node:
+        names = tuple(name_of(wrapper["RangeVar"], parsed) for wrapper in node["constraints"])
+    return statements.SetConstraints(names, node.get("deferred", False))
+
+
 def _show(parsed: ParsedStatement, node: Node) -> statements.Utility:
     return statements.ShowVariable(node["name"])
 
@@ -476,6 +483,7 @@ _CONVERTERS: dict[str, Callable[[ParsedStatement, Node], statements.Utility]] = 
     "CreateTableAsStmt": _create_table_as,
     "SelectStmt": _select_into,
     "ViewStmt": _create_view,
+    "ConstraintsSetStmt": _set_constraints,
     "CreateSeqStmt": _create_sequence,
     "AlterSeqStmt": _alter_sequence,
     "AlterTableStmt": _alter_table,

@@ -158,10 +158,11 @@ async def drop_column(ddl: DdlContext, table: Table, action: AlterTableAction) -
         ddl.apply(forget_table(ddl, sequence))
     table = ddl.view.state.tables[table.oid]
     column = constraints.column_numbered(table, number)
-    if any(index.primary for index in affected):
+    keyed = [index.storage_id for index in affected if index.primary and index is table.indexes[0]]
+    if any(index.primary and index.storage_id == table.indexes[0].storage_id for index in affected):
         table = await drop_primary_key(ddl, table)
     for index in affected:
-        if index.oid and not index.primary:
+        if index.oid and index.storage_id not in keyed:
             table = without_index(ddl, table, index)
     table = await _without_column(ddl, table, column)
     ddl.put_table(table)
@@ -292,8 +293,7 @@ async def set_not_null(ddl: DdlContext, table: Table, action: AlterTableAction) 
 def drop_not_null(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
     assert action.name is not None
     column = _column(table, action.name)
-    first = table.indexes[0]
-    if first.primary and any(each.column == column.number for each in first.columns):
+    if any(index.primary and any(each.column == column.number for each in index.columns) for index in table.indexes):
         raise InvalidTableDefinition(f'column "{column.name}" is in a primary key')
     if column.identity:
         raise DatabaseError.of("42601", f'column "{column.name}" of relation "{table.name}" is an identity column')

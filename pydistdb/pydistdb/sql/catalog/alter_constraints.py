@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from pydistdb.sql.catalog import constraints, expressions
 from pydistdb.sql.catalog.backfill import describe_key, fill_index
 from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.create_index import build_index
 from pydistdb.sql.catalog.create_table import put_foreign_key
 from pydistdb.sql.catalog.dependencies import described
 from pydistdb.sql.catalog.descriptors import ForeignKey, Index, IndexColumn, Table
@@ -28,17 +29,18 @@ from pydistdb.sql.catalog.drop import (
 from pydistdb.sql.catalog.garbage import index_garbage
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.queries import bind_query, first_row, full_name, quote, run_bound
-from pydistdb.sql.catalog.rewrite import rewrite
+from pydistdb.sql.catalog.rewrite import contains_nulls, rewrite
 from pydistdb.sql.errors import (
     CheckViolation,
+    DatabaseError,
     DuplicateObject,
     DuplicateTable,
     FeatureNotSupported,
     ForeignKeyViolation,
-    InvalidTableDefinition,
     UndefinedObject,
     WrongObjectType,
 )
+from pydistdb.sql.pg_catalog.type_facts import is_default_class
 from pydistdb.sql.statements import AlterTableAction, ConstraintSpec
 
 
@@ -57,13 +59,13 @@ async def add_constraint(ddl: DdlContext, table: Table, action: AlterTableAction
 
 async def add_one(ddl: DdlContext, table: Table, spec: ConstraintSpec, columns: Sequence[str]) -> None:
     """Add one constraint to a table that may have rows."""
-    if spec.not_valid:
-        raise FeatureNotSupported("NOT VALID constraints are not supported")
     match spec.kind:
-        case "primary":
+        case "primary" if not spec.deferrable:
             await _add_primary_key(ddl, table, spec, columns)
-        case "unique":
+        case "unique" | "primary":
+            old = table
             table = await constraints.add_key(ddl, table, spec, columns)
+            await _refuse_nulls(ddl, old, table)
             table = replace(table, version=table.version + 1)
             index = table.indexes[-1]
             ddl.ddl.overlay.made_storage.append(index_garbage(table, index))
@@ -77,6 +79,15 @@ async def add_one(ddl: DdlContext, table: Table, spec: ConstraintSpec, columns: 
             raise FeatureNotSupported(f"{spec.kind} constraints are not supported")
 
 
+async def _refuse_nulls(ddl: DdlContext, old: Table, new: Table) -> None:
+    """A deferrable primary key makes its columns NOT NULL without rewriting the rows."""
+    for before, column in zip(old.columns, new.columns, strict=True):
+        if column.not_null and not before.not_null:
+            query = f"SELECT 1 FROM {full_name(ddl, old)} WHERE {quote(column.name)} IS NULL LIMIT 1"
+            if await first_row(ddl, query) is not None:
+                raise contains_nulls(new, column)
+
+
 async def _add_primary_key(ddl: DdlContext, table: Table, spec: ConstraintSpec, columns: Sequence[str]) -> None:
     new = await constraints.add_key(ddl, table, spec, columns)
     await rewrite(ddl, table, new)
@@ -85,13 +96,7 @@ async def _add_primary_key(ddl: DdlContext, table: Table, spec: ConstraintSpec, 
 async def _add_using_index(ddl: DdlContext, table: Table, spec: ConstraintSpec) -> None:
     """Make a constraint of a unique index: the index takes the constraint's name."""
     assert spec.using_index is not None
-    index = constraints.index_named_in(table, spec.using_index)
-    if index is None:
-        raise UndefinedObject(f'index "{spec.using_index}" does not exist')
-    if not index.unique:
-        raise WrongObjectType(f'"{index.name}" is not a unique index')
-    if index.constraint:
-        raise InvalidTableDefinition(f'index "{index.name}" is already associated with a constraint')
+    index = _key_index(ddl, table, spec)
     name = clip(spec.name) if spec.name is not None else index.name
     if name != index.name:
         if ddl.view.is_name_taken(table.schema, name):
@@ -103,10 +108,54 @@ async def _add_using_index(ddl: DdlContext, table: Table, spec: ConstraintSpec) 
         ddl.put_table(table)
         await _add_primary_key(ddl, table, replace_spec(spec, name=name, using_index=None), names)
         return
-    indexes = tuple(
-        replace(each, name=name, constraint=True) if each.oid == index.oid else each for each in table.indexes
-    )
+    changed = replace(index, name=name, constraint=True)
+    if spec.deferrable:  # its entries must be able to stand side by side
+        await _as_deferrable(ddl, table, replace(changed, deferrable=True, deferred=spec.deferred))
+        return
+    indexes = tuple(changed if each.oid == index.oid else each for each in table.indexes)
     ddl.put_table(replace(table, indexes=indexes, version=table.version + 1))
+
+
+def _key_index(ddl: DdlContext, table: Table, spec: ConstraintSpec) -> Index:
+    """The index of USING INDEX, if it can back a constraint."""
+    detail = "Cannot create a primary key or unique constraint using such an index."
+    index = constraints.index_named_in(table, spec.using_index or "")
+    if index is None:
+        raise UndefinedObject(f'index "{spec.using_index}" does not exist', position=spec.position)
+    if index.constraint:
+        raise DatabaseError.of(
+            "55000", f'index "{index.name}" is already associated with a constraint', position=spec.position
+        )
+    if not index.is_readable:
+        raise DatabaseError.of("55000", f'index "{index.name}" is not valid', position=spec.position)
+    problem = None
+    if not index.unique:
+        problem = f'"{index.name}" is not a unique index'
+    elif any(column.expression for column in index.columns):
+        problem = f'index "{index.name}" contains expressions'
+    elif index.predicate:
+        problem = f'"{index.name}" is a partial index'
+    if problem is not None:
+        raise WrongObjectType(problem, detail=detail, position=spec.position)
+    for number, column in enumerate(index.columns, 1):
+        if (
+            column.descending
+            or column.nulls_first
+            or (column.operator_class and not is_default_class(column.operator_class))
+        ):
+            raise WrongObjectType(
+                f'index "{index.name}" column number {number} does not have default sorting behavior',
+                detail=detail,
+                position=spec.position,
+            )
+    return index
+
+
+async def _as_deferrable(ddl: DdlContext, table: Table, index: Index) -> None:
+    """Build the index anew with keys that end with their rows'."""
+    old = next(each for each in table.indexes if each.oid == index.oid)
+    index = replace(index, storage_id=table.next_index_id)
+    await build_index(ddl, without_index(ddl, table, old), index)
 
 
 async def _add_check(ddl: DdlContext, table: Table, spec: ConstraintSpec) -> None:
@@ -114,21 +163,28 @@ async def _add_check(ddl: DdlContext, table: Table, spec: ConstraintSpec) -> Non
     used = expressions.check_columns(ddl, table, spec.expression)
     new = await constraints.add_check(ddl, table, spec, used)
     name = next(check.name for check in new.checks if check not in table.checks)
-    query = f"SELECT 1 FROM {full_name(ddl, table)} WHERE NOT ({spec.expression}) LIMIT 1"
+    if not spec.not_valid:
+        await _validate_check(ddl, table, name, spec.expression)
+    ddl.put_table(replace(new, version=new.version + 1))
+
+
+async def _validate_check(ddl: DdlContext, table: Table, name: str, expression: str) -> None:
+    """Look for a row that breaks the condition."""
+    query = f"SELECT 1 FROM {full_name(ddl, table)} WHERE NOT ({expression}) LIMIT 1"
     if await first_row(ddl, query) is not None:
         raise CheckViolation(
             f'check constraint "{name}" of relation "{table.name}" is violated by some row',
             table=table.name,
             constraint=name,
         )
-    ddl.put_table(replace(new, version=new.version + 1))
 
 
 async def _add_foreign_key(ddl: DdlContext, table: Table, spec: ConstraintSpec, columns: Sequence[str]) -> None:
     table = await put_foreign_key(ddl, table, spec, columns)
     key = table.foreign_keys[-1]
     referenced = ddl.view.state.tables[key.referenced_table]
-    await validate_foreign_key(ddl, table, referenced, key)
+    if key.validated:
+        await validate_foreign_key(ddl, table, referenced, key)
     table = ddl.view.state.tables[table.oid]
     ddl.put_table(replace(table, version=table.version + 1))
 
@@ -194,7 +250,7 @@ async def _drop_key(ddl: DdlContext, table: Table, index: Index, cascade: bool) 
         await ddl.ddl.lock_tables([other.oid for other, _ in users])
         drop_foreign_keys(ddl, users)
         table = ddl.view.state.tables[table.oid]
-    if index.primary:
+    if index.storage_id == table.indexes[0].storage_id:
         ddl.put_table(await drop_primary_key(ddl, table))
     else:
         ddl.put_table(without_index(ddl, table, index))
@@ -231,7 +287,41 @@ def rename_constraint(ddl: DdlContext, table: Table, action: AlterTableAction) -
     ddl.put_table(replace(table, checks=checks, foreign_keys=foreign_keys, version=table.version + 1))
 
 
-def validate_constraint(table: Table, action: AlterTableAction) -> None:
-    """Every constraint is valid here: there is nothing to do if it exists."""
-    if action.name not in constraints.constraint_names(table):
-        raise UndefinedObject(f'constraint "{action.name}" of relation "{table.name}" does not exist')
+async def validate_constraint(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+    """Check the rows that a NOT VALID constraint has spared."""
+    name = action.name
+    check = next((check for check in table.checks if check.name == name), None)
+    if check is not None:
+        if not check.validated:
+            await _validate_check(ddl, table, check.name, check.expression)
+            checks = tuple(replace(each, validated=True) if each is check else each for each in table.checks)
+            ddl.put_table(replace(table, checks=checks, version=table.version + 1))
+        return
+    key = next((key for key in table.foreign_keys if key.name == name), None)
+    if key is not None:
+        if not key.validated:
+            await validate_foreign_key(ddl, table, ddl.view.state.tables[key.referenced_table], key)
+            _replace_key(ddl, table, replace(key, validated=True))
+        return
+    if name in constraints.constraint_names(table):
+        raise WrongObjectType(
+            f'constraint "{name}" of relation "{table.name}" is not a foreign key or check constraint'
+        )
+    raise UndefinedObject(f'constraint "{name}" of relation "{table.name}" does not exist')
+
+
+def alter_constraint(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+    """ALTER CONSTRAINT: when a foreign key is checked."""
+    name, spec = action.name, action.constraint
+    assert spec is not None
+    key = next((key for key in table.foreign_keys if key.name == name), None)
+    if key is None:
+        if name in constraints.constraint_names(table):
+            raise WrongObjectType(f'constraint "{name}" of relation "{table.name}" is not a foreign key constraint')
+        raise UndefinedObject(f'constraint "{name}" of relation "{table.name}" does not exist')
+    _replace_key(ddl, table, replace(key, deferrable=spec.deferrable, deferred=spec.deferred))
+
+
+def _replace_key(ddl: DdlContext, table: Table, key: ForeignKey) -> None:
+    keys = tuple(key if each.oid == key.oid else each for each in table.foreign_keys)
+    ddl.put_table(replace(table, foreign_keys=keys, version=table.version + 1))

@@ -44,6 +44,7 @@ async def alter_table(ddl: DdlContext, statement: AlterTable) -> str:
             raise UndefinedTable(message, position=statement.name.position)
         ddl.tell(f'relation "{statement.name.name}" does not exist, skipping', "00000")
         return tag
+    ddl.check_not_in_use(table, tag)
     await ddl.ddl.lock_tables([table.oid])
     for action in statement.actions:
         table = ddl.view.state.tables[table.oid]
@@ -87,7 +88,9 @@ async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> Non
         case "rename_constraint":
             alter_constraints.rename_constraint(ddl, table, action)
         case "validate_constraint":
-            alter_constraints.validate_constraint(table, action)
+            await alter_constraints.validate_constraint(ddl, table, action)
+        case "alter_constraint":
+            alter_constraints.alter_constraint(ddl, table, action)
         case _:
             raise FeatureNotSupported(f"ALTER TABLE {action.kind.replace('_', ' ').upper()} is not supported")
 

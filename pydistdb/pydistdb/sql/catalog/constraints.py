@@ -26,6 +26,7 @@ from pydistdb.sql.errors import (
     DuplicateObject,
     DuplicateTable,
     FeatureNotSupported,
+    InvalidColumnReference,
     InvalidForeignKey,
     InvalidTableDefinition,
     ProgramLimitExceeded,
@@ -81,7 +82,7 @@ def check_constraint_name(table: Table, name: str) -> None:
 # ---------------------------------------------------------------------------------------------------- unique, primary
 
 
-def key_columns(table: Table, names: Sequence[str], what: str) -> list[Column]:
+def key_columns(table: Table, names: Sequence[str], what: str, *, check_types: bool = True) -> list[Column]:
     """The columns of a key; ``what`` is 'primary key', 'unique' or 'index'."""
     columns: list[Column] = []
     for name in names:
@@ -91,7 +92,7 @@ def key_columns(table: Table, names: Sequence[str], what: str) -> list[Column]:
         if column in columns:
             raise DuplicateColumn(f'column "{name}" appears twice in {what} constraint')
         columns.append(column)
-    for column in columns:
+    for column in columns if check_types else ():
         check_indexable(column)
     if len(columns) > MOST_INDEX_COLUMNS:
         raise ProgramLimitExceeded(f"cannot use more than {MOST_INDEX_COLUMNS} columns in an index")
@@ -147,20 +148,38 @@ async def add_key(ddl: DdlContext, table: Table, spec: ConstraintSpec, columns: 
     keyed = key_columns(table, columns, "primary key" if primary else "unique")
     name = spec.name
     if name is None:
-        parts = [table.name] if primary else [table.name, join_columns(columns)]
+        parts = [table.name] if primary else [table.name, join_columns([*columns, *spec.include])]
         name = choose(parts, "pkey" if primary else "key", lambda n: relation_name_taken(ddl, table, n))
     else:
         if ddl.view.is_name_taken(table.schema, name) or index_named_in(table, name) or name == table.name:
             raise DuplicateTable(f'relation "{name}" already exists')
         check_constraint_name(table, name)
     index_columns = tuple(IndexColumn(column.number) for column in keyed)
-    if not primary:
-        return await add_index(ddl, table, name, index_columns, unique=True, constraint=True)
+    include = tuple(column.number for column in key_columns(table, spec.include, "included", check_types=False))
+    if primary:
+        numbers = {column.number for column in keyed}
+        not_null = tuple(replace(c, not_null=True) if c.number in numbers else c for c in table.columns)
+        table = replace(table, columns=not_null)
+    if not primary or spec.deferrable:
+        # Rows keyed by a deferrable primary key could not share it for a moment: they keep their hidden ids.
+        return await add_index(
+            ddl,
+            table,
+            name,
+            index_columns,
+            unique=True,
+            constraint=True,
+            primary=primary,
+            include=include,
+            nulls_not_distinct=spec.nulls_not_distinct,
+            deferrable=spec.deferrable,
+            deferred=spec.deferred,
+        )
     oid = await ddl.store.allocate_oids()
-    first = Index(oid, name, PRIMARY_STORAGE_ID, index_columns, True, True, True, table.sharding is None)
-    numbers = {column.number for column in keyed}
-    not_null = tuple(replace(c, not_null=True) if c.number in numbers else c for c in table.columns)
-    table = replace(table, indexes=(first, *table.indexes[1:]), columns=not_null)
+    first = Index(
+        oid, name, PRIMARY_STORAGE_ID, index_columns, True, True, True, table.sharding is None, include=include
+    )
+    table = replace(table, indexes=(first, *table.indexes[1:]))
     return await guard_primary_key(ddl, table)
 
 
@@ -188,7 +207,9 @@ async def add_check(ddl: DdlContext, table: Table, spec: ConstraintSpec, column_
         name = choose(parts, "check", constraint_names(table).__contains__)
     oid = await ddl.store.allocate_oids()
     # Rows are checked in the order of the names, as in Postgres.
-    checks = sorted((*table.checks, Check(oid, name, spec.expression)), key=lambda check: check.name)
+    checks = sorted(
+        (*table.checks, Check(oid, name, spec.expression, not spec.not_valid)), key=lambda check: check.name
+    )
     return replace(table, checks=tuple(checks))
 
 
@@ -201,8 +222,6 @@ async def add_foreign_key(
     """The table with a FOREIGN KEY, and the referenced table that knows of it (maybe the same one)."""
     foreign = spec.foreign
     assert foreign is not None
-    if foreign.deferrable or foreign.initially_deferred:
-        raise FeatureNotSupported("deferrable foreign keys are not supported")
     same = foreign.referenced.name == table.name and foreign.referenced.schema in (
         None,
         ddl.view.state.schemas[table.schema].name,
@@ -224,7 +243,18 @@ async def add_foreign_key(
     check_key_types(table, numbers, referenced, referenced_numbers, name)
     oid = await ddl.store.allocate_oids()
     key = ForeignKey(
-        oid, name, tuple(numbers), referenced.oid, tuple(referenced_numbers), foreign.on_delete, foreign.on_update
+        oid,
+        name,
+        tuple(numbers),
+        referenced.oid,
+        tuple(referenced_numbers),
+        foreign.on_delete,
+        foreign.on_update,
+        foreign.match_full,
+        spec.deferrable,
+        spec.deferred,
+        not spec.not_valid,
+        _delete_columns(table, numbers, foreign.delete_columns),
     )
     table = replace(table, foreign_keys=(*table.foreign_keys, key))
     if same:
@@ -244,13 +274,28 @@ def _foreign_columns(table: Table, names: Sequence[str]) -> list[int]:
     return numbers
 
 
+def _delete_columns(table: Table, key: Sequence[int], names: Sequence[str]) -> tuple[int, ...]:
+    """The columns of ON DELETE SET NULL (…)."""
+    numbers = _foreign_columns(table, names)
+    for name, number in zip(names, numbers, strict=True):
+        if number not in key:
+            raise InvalidColumnReference(
+                f'column "{name}" referenced in ON DELETE SET action must be part of foreign key'
+            )
+    return tuple(dict.fromkeys(numbers))
+
+
 def _referenced_columns(referenced: Table, names: Sequence[str]) -> list[int]:
     """The referenced key: the columns given, which must be a key, or the primary key."""
     if not names:
-        first = referenced.indexes[0]
-        if not first.primary:
+        key = next((index for index in referenced.indexes if index.primary), None)
+        if key is None:
             raise UndefinedObject(f'there is no primary key for referenced table "{referenced.name}"')
-        return [column.column for column in first.columns]
+        if key.deferrable:
+            raise DatabaseError.of(
+                "55000", f'cannot use a deferrable primary key for referenced table "{referenced.name}"'
+            )
+        return [column.column for column in key.columns]
     numbers = _foreign_columns(referenced, names)
     if len(set(numbers)) != len(numbers):
         raise InvalidForeignKey("foreign key referenced-columns list must not contain duplicates")
@@ -260,7 +305,7 @@ def _referenced_columns(referenced: Table, names: Sequence[str]) -> list[int]:
             if index.deferrable:
                 raise DatabaseError.of(
                     "55000",
-                    "cannot use a deferrable unique constraint for referenced table " + f'"{referenced.name}"',
+                    f'cannot use a deferrable unique constraint for referenced table "{referenced.name}"',
                 )
             return numbers
     raise InvalidForeignKey(

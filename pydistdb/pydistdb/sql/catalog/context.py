@@ -19,6 +19,7 @@ from pydistdb.sql.errors import (
     FeatureNotSupported,
     InsufficientPrivilege,
     InvalidSchemaName,
+    ObjectInUse,
     UndefinedTable,
     WrongObjectType,
 )
@@ -48,6 +49,8 @@ class DdlContext:
     in_transaction_block: bool = False
     temporary: TemporaryObjects | None = None
     """The session's temporary schema; None where there is no session."""
+    has_pending_checks: Callable[[int], bool] = lambda table: False
+    """Tells whether deferred constraint checks of a table wait for the commit."""
     _view: StateView | None = field(default=None)
 
     @property
@@ -98,6 +101,11 @@ class DdlContext:
 
     def apply(self, changes: list[Change]) -> None:
         self.ddl.apply(changes)
+
+    def check_not_in_use(self, table: Table, command: str) -> None:
+        """Refuse to change a table that this very transaction has yet to check."""
+        if self.has_pending_checks(table.oid):
+            raise ObjectInUse(f'cannot {command} "{table.name}" because it has pending trigger events')
 
     # ------------------------------------------------------------------------------------------ names
 

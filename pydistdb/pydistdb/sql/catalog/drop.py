@@ -236,6 +236,8 @@ async def _carry_out(ddl: DdlContext, plan: _Plan, cascade: bool, subjects: list
     referenced = {key.referenced_table for table in plan.tables.values() for key in table.foreign_keys}
     locked = {*plan.tables, *referenced, *(table.oid for table, _ in plan.foreign_keys)}
     locked.update(table.oid for table, _ in (*plan.defaults, *plan.checks))
+    for table in plan.tables.values():
+        ddl.check_not_in_use(table, "DROP TABLE")
     await ddl.ddl.lock_tables(locked)
     changes: list[Change] = []
     survivors = _survivors(ddl, plan, referenced)

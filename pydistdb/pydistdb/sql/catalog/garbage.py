@@ -21,7 +21,8 @@ SCAN_ROWS = 256
 
 
 def _is_hashed(table: Table, index: Index) -> bool:
-    return table.sharding is not None and (index.primary or index is table.indexes[0] or not index.is_global)
+    is_first = index.storage_id == table.indexes[0].storage_id
+    return table.sharding is not None and (is_first or not index.is_global)
 
 
 def table_garbage(table: Table) -> list[Garbage]:

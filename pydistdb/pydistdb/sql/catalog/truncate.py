@@ -36,6 +36,8 @@ async def truncate(ddl: DdlContext, statement: Truncate) -> str:
             ddl.tell(f'truncate cascades to table "{other.name}"')
             tables[oid] = other
             todo.append(other)
+    for table in tables.values():
+        ddl.check_not_in_use(table, "TRUNCATE")
     await ddl.ddl.lock_tables(tables)
     for oid in tables:
         ddl.put_table(await with_new_storage(ddl, ddl.view.state.tables[oid]))

@@ -13,17 +13,19 @@ decide on outdated data, a serialization failure (as in Postgres's crosscheck sn
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
 from pydistdb.kv.api import Isolation, LockStrength, Transaction
 from pydistdb.sql.catalog.descriptors import ForeignKey, Table
-from pydistdb.sql.errors import FeatureNotSupported, ForeignKeyViolation, SerializationFailure
+from pydistdb.sql.errors import FeatureNotSupported, ForeignKeyViolation, SerializationFailure, UniqueViolation
 from pydistdb.sql.exec import violations
 from pydistdb.sql.exec.defaults import default_values
-from pydistdb.sql.exec.run import BATCH_ROWS, State
+from pydistdb.sql.exec.deferred import Check, ChildCheck, ParentCheck, UniqueCheck
+from pydistdb.sql.exec.run import BATCH_ROWS, RunContext, State
 from pydistdb.sql.exec.scan import get_many, of_identity, present
+from pydistdb.sql.exec.unique_checks import check_unique
 from pydistdb.sql.exec.writer import TableWriter
 from pydistdb.sql.exec.writes import ChildEvent, ParentEvent
 from pydistdb.sql.layout import IndexLayout, TableLayout
@@ -37,13 +39,13 @@ Row = list[Any]
 async def finish_statement(state: State) -> None:
     """Write out what a statement gathered, and see its foreign keys through."""
     writes = state.writes
-    if not writes.child_events and not writes.parent_events:
+    if not writes.child_events and not writes.parent_events and not writes.unique_checks:
         writes.flush(state.transaction)
         return
     absent = list(writes.absent)
     try:
         await _settle(state)
-    except ForeignKeyViolation:
+    except (ForeignKeyViolation, UniqueViolation):
         await check_absent(absent, state)
         raise
 
@@ -74,15 +76,85 @@ async def _settle(state: State) -> None:
             for event in events:
                 unsettled += await _act(event, state)
             continue
+        if writes.unique_checks:
+            unique_checks, writes.unique_checks = writes.unique_checks, {}
+            await _check_unique(unique_checks, state)
+            continue
         if writes.child_events:
             child_events, writes.child_events = writes.child_events, []
-            await _check_parents(child_events, state)
+            await _check_parents(_without_deferred(child_events, state), state)
             continue
         break
     else:
         raise FeatureNotSupported("foreign key actions are nested too deeply")
     for event, key, child in unsettled:
-        await _check_settled(event, key, child, state)
+        await _check_settled(event.table, _old_key(event, key), key, child, state)
+
+
+# ------------------------------------------------------------------------------------------------ deferred
+
+
+async def _check_unique(checks: dict[UniqueCheck, bool], state: State) -> None:
+    now = []
+    deferred = state.run.deferred
+    for check, initially in checks.items():
+        if deferred is not None and deferred.is_deferred(check.constraint, initially):
+            deferred.add(check)
+        else:
+            now.append(check)
+    if now:
+        await check_unique(now, state)
+
+
+def _without_deferred(events: Sequence[ChildEvent], state: State) -> Sequence[ChildEvent]:
+    """The events to look at now; the others go to the transaction."""
+    deferred = state.run.deferred
+    if deferred is None or not any(event.key.deferrable for event in events):
+        return events
+    now = []
+    for event in events:
+        key = event.key
+        if key.deferrable and deferred.is_deferred(key.oid, key.deferred):
+            deferred.add(ChildCheck(key.oid, event.table.oid, event.row_key, event.values))
+        else:
+            now.append(event)
+    return now
+
+
+async def check_deferred(checks: Iterable[Check], run: RunContext) -> None:
+    """Make up for checks that have waited."""
+    state = State(run)
+    if state.transaction.isolation is Isolation.READ_COMMITTED:
+        state.transaction.begin_statement()
+    children: list[ChildEvent] = []
+    for check in checks:
+        table = _table(check.table, state)
+        match check:
+            case UniqueCheck():
+                await check_unique([check], state)
+            case ChildCheck():
+                key = _key(table, check.constraint)
+                if key is not None and await _still_refers(table, key, check, state):
+                    children.append(ChildEvent(table, key, check.values, check.row_key))
+            case ParentCheck():
+                child = _table(check.child, state)
+                key = _key(child, check.constraint)
+                if key is not None:
+                    await _check_settled(table, check.values, key, child, state)
+        await state.breathe()
+    await _check_parents(children, state)
+
+
+def _key(table: Table, oid: int) -> ForeignKey | None:
+    return next((key for key in table.foreign_keys if key.oid == oid), None)
+
+
+async def _still_refers(table: Table, key: ForeignKey, check: ChildCheck, state: State) -> bool:
+    value = (await get_many(state.transaction, [check.row_key]))[0]
+    if value is None:
+        return False
+    row = TableLayout.of(table).decode(value)
+    return tuple([row[number - 1] for number in key.columns]) == check.values
 
 
 # ------------------------------------------------------------------------------------------------ child -> parent
@@ -91,6 +163,8 @@ async def _settle(state: State) -> None:
 async def _check_parents(events: Sequence[ChildEvent], state: State) -> None:
     by_key: dict[int, dict[tuple[Any, ...], ChildEvent]] = {}
     for event in events:
+        if None in event.values:
+            raise violations.mixed_key(state.run.catalog, event.table, event.key)
         by_key.setdefault(event.key.oid, {})[event.values] = event
     missing: set[tuple[int, tuple[Any, ...]]] = set()
     for oid, group in by_key.items():
@@ -165,14 +239,18 @@ async def _act(event: ParentEvent, state: State) -> list[tuple[ParentEvent, Fore
         for key in child.foreign_keys:
             if key.referenced_table != event.table.oid:
                 continue
-            old = [event.old[number - 1] for number in key.referenced_columns]
+            old = _old_key(event, key)
             if None in old:
                 continue
             if event.new is not None and old == [event.new[number - 1] for number in key.referenced_columns]:
                 continue
             action = key.on_delete if event.new is None else key.on_update
             if action == "a":
-                unsettled.append((event, key, child))
+                deferred = state.run.deferred
+                if key.deferrable and deferred is not None and deferred.is_deferred(key.oid, key.deferred):
+                    deferred.add(ParentCheck(key.oid, event.table.oid, child.oid, tuple(old)))
+                else:
+                    unsettled.append((event, key, child))
             elif action == "r":
                 async for _ in _children(child, key, old, state):
                     raise violations.still_referenced(state.run.catalog, event.table, key, child, old, state.context)
@@ -181,20 +259,24 @@ async def _act(event: ParentEvent, state: State) -> list[tuple[ParentEvent, Fore
                 if action == "d":
                     # The default may be the very key that went away.
                     state.writes.flush(state.transaction)
-                    await _check_settled(event, key, child, state)
+                    await _check_settled(event.table, old, key, child, state)
     return unsettled
 
 
-async def _check_settled(event: ParentEvent, key: ForeignKey, child: Table, state: State) -> None:
-    old = [event.old[number - 1] for number in key.referenced_columns]
-    layout = TableLayout.of(event.table)
+def _old_key(event: ParentEvent, key: ForeignKey) -> list[Any]:
+    return [event.old[number - 1] for number in key.referenced_columns]
+
+
+async def _check_settled(table: Table, old: Sequence[Any], key: ForeignKey, child: Table, state: State) -> None:
+    """No row of ``child`` may refer to what was a key of ``table``, unless it is one again."""
+    layout = TableLayout.of(table)
     index = _referenced_index(layout, key)
     by_column = dict(zip(key.referenced_columns, old, strict=True))
     full_key = _full_key(layout, index, [by_column[column] for column in index.columns])
     if (await get_many(state.transaction, [full_key]))[0] is not None:
         return
     async for _ in _children(child, key, old, state):
-        raise violations.still_referenced(state.run.catalog, event.table, key, child, old, state.context)
+        raise violations.still_referenced(state.run.catalog, table, key, child, old, state.context)
 
 
 async def _change_children(
@@ -203,10 +285,11 @@ async def _change_children(
     # What other actions did to the same rows must be seen.
     state.writes.flush(state.transaction)
     writer = TableWriter(child)
-    numbers = [number - 1 for number in key.columns]
+    columns = key.delete_columns if event.new is None and key.delete_columns else key.columns
+    numbers = [number - 1 for number in columns]
     replacement: Sequence[Any] = [None] * len(numbers)
     if action == "d":
-        replacement = default_values(child, key.columns, state)
+        replacement = default_values(child, columns, state)
     elif action == "c" and event.new is not None:
         replacement = [event.new[number - 1] for number in key.referenced_columns]
     async for keys, rows in _children(child, key, old, state):

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from pydistdb.kv.api import Database, Transaction
 from pydistdb.sql.catalog.view import CatalogView
+from pydistdb.sql.exec.deferred import DeferredChecks
 from pydistdb.sql.exec.writes import StatementWrites
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.tasks import Scheduler, pause
@@ -40,6 +41,7 @@ class RunContext:
         "check_interrupt",
         "context",
         "database",
+        "deferred",
         "parameters",
         "scheduler",
         "transaction",
@@ -55,6 +57,7 @@ class RunContext:
         scheduler: Scheduler,
         check_interrupt: Callable[[], None] = _never_interrupted,
         autocommit: bool = False,
+        deferred: DeferredChecks | None = None,
     ) -> None:
         self.transaction = transaction
         self.database = database
@@ -65,6 +68,8 @@ class RunContext:
         self.check_interrupt = check_interrupt
         """Raises QueryCanceled once the client asked for it; called between batches."""
         self.autocommit = autocommit
+        self.deferred = deferred
+        """The transaction's pending constraint checks (None: nothing can wait)."""
         self.affected_rows = 0
         """Rows inserted, updated or deleted (selected, for a SELECT), for the command tag."""
 

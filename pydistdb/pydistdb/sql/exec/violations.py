@@ -148,6 +148,17 @@ def parent_missing(
     )
 
 
+def mixed_key(catalog: CatalogView, child: Table, key: ForeignKey) -> DatabaseError:
+    """MATCH FULL: all of a key or nothing."""
+    return ForeignKeyViolation(
+        f'insert or update on table "{child.name}" violates foreign key constraint "{key.name}"',
+        detail="MATCH FULL does not allow mixing of null and nonnull key values.",
+        schema=schema_name(catalog, child),
+        table=child.name,
+        constraint=key.name,
+    )
+
+
 def still_referenced(
     catalog: CatalogView, parent: Table, key: ForeignKey, child: Table, values: Sequence[Any], context: EvalContext
 ) -> DatabaseError:

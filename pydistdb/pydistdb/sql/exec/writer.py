@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from pydistdb.kv.api import Database, LockStrength
 from pydistdb.sql.catalog.descriptors import ForeignKey, Table
+from pydistdb.sql.exec.deferred import UniqueCheck
 from pydistdb.sql.exec.index_keys import bind_layout
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.violations import duplicate_key
@@ -54,6 +55,7 @@ class TableWriter:
         self.table = table
         self.layout = TableLayout.of(table)
         self.uniques = [index for index in self.layout.written if index.index.unique and not index.index.deferrable]
+        self.deferrable = [index for index in self.layout.written if index.index.unique and index.index.deferrable]
         key_columns = {
             column.column for index in table.indexes if index.unique or index.primary for column in index.columns
         }
@@ -132,13 +134,24 @@ class TableWriter:
             for entry in self.layout.entries(row, key):
                 writes.pending[entry.key] = entry.value
         writes.touched.add(key)
+        if self.deferrable:
+            self._check_later(row, writes)
         for foreign_key in self.table.foreign_keys:
-            self._refer(foreign_key, row, writes)
+            self._refer(foreign_key, row, key, writes)
 
-    def _refer(self, foreign_key: ForeignKey, row: Row, writes: StatementWrites) -> None:
+    def _refer(self, foreign_key: ForeignKey, row: Row, key: bytes, writes: StatementWrites) -> None:
         values = tuple([row[number - 1] for number in foreign_key.columns])
-        if None not in values:
-            writes.child_events.append(ChildEvent(self.table, foreign_key, values))
+        if None not in values or (foreign_key.match_full and any(value is not None for value in values)):
+            writes.child_events.append(ChildEvent(self.table, foreign_key, values, key))
+
+    def _check_later(self, row: Row, writes: StatementWrites) -> None:
+        """Note the keys of deferrable constraints that the row takes."""
+        for index in self.deferrable:
+            key = self.layout.unique_key(index, row)
+            if key is not None:
+                stored = index.index
+                check = UniqueCheck(stored.oid, self.table.oid, stored.storage_id, key, tuple(index.values(row)))
+                writes.unique_checks[check] = stored.deferred
 
     # ------------------------------------------------------------------------------------------ update, delete
 
@@ -169,9 +182,11 @@ class TableWriter:
         writes.pending[new_key] = layout.row_value(new)
         writes.touched.add(key)
         writes.touched.add(new_key)
+        if self.deferrable and changed & self.key_columns:
+            self._check_later(new, writes)
         for foreign_key in self.table.foreign_keys:
-            if changed.intersection(foreign_key.columns):
-                self._refer(foreign_key, new, writes)
+            if changed.intersection(foreign_key.columns) or (moved and foreign_key.deferrable):
+                self._refer(foreign_key, new, new_key, writes)
         if self.table.referenced_by and changed & self.key_columns:
             writes.parent_events.append(ParentEvent(self.table, old, new))
         return new_key

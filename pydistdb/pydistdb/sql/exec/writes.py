@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pydistdb.kv.api import Transaction
 from pydistdb.sql.catalog.descriptors import ForeignKey, Table
+from pydistdb.sql.exec.deferred import UniqueCheck
 
 
 class ParentEvent(NamedTuple):
@@ -23,12 +24,13 @@ class ChildEvent(NamedTuple):
     table: Table
     key: ForeignKey
     values: tuple[Any, ...]
+    row_key: bytes
 
 
 class StatementWrites:
     """The writes and outstanding checks of one statement."""
 
-    __slots__ = ("absent", "child_events", "parent_events", "pending", "touched")
+    __slots__ = ("absent", "child_events", "parent_events", "pending", "touched", "unique_checks")
 
     def __init__(self) -> None:
         self.pending: dict[bytes, bytes | None] = {}
@@ -38,6 +40,8 @@ class StatementWrites:
         """Primary keys of rows that this statement has inserted, updated or deleted already."""
         self.child_events: list[ChildEvent] = []
         self.parent_events: list[ParentEvent] = []
+        self.unique_checks: dict[UniqueCheck, bool] = {}
+        """Keys of deferrable constraints to look at, and whether they are initially deferred."""
 
     def flush(self, transaction: Transaction) -> None:
         """Hand the writes to the transaction."""

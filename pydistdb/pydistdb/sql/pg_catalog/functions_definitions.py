@@ -143,8 +143,9 @@ def _value_in_capitals(expression: str) -> str:
 @provides("pg_get_constraintdef(oid,bool)")
 def pg_get_constraintdef_pretty(context: EvalContext, oid: int, pretty: bool) -> str | None:
     text: str | None = pg_get_constraintdef(context, oid)
-    if text is not None and pretty and text.startswith("CHECK ((") and text.endswith("))"):
-        text = f"CHECK ({text[8:-2]})"
+    if text is not None and pretty and text.startswith("CHECK (("):
+        body = text.removesuffix(" NOT VALID")
+        text = f"CHECK ({body[8:-2]}){text[len(body) :]}"
     return text
 
 

@@ -9,6 +9,7 @@ from pydistdb.sql.catalog.temporary import TemporaryObjects
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.plan_cache import CachedPlan
+from pydistdb.sql.session.constraints import PendingChecks
 from pydistdb.sql.session.cursors import SessionCursors
 from pydistdb.sql.session.environment import Environment, now_us
 from pydistdb.sql.session.execute import explain
@@ -65,6 +66,7 @@ class SessionBase:
         self.temporary = TemporaryObjects(environment.database.node_id, process_id, self._temporary_schema_changed)
         self.settings = SessionSettings(startup, user, self._setting_changed)
         self.transaction = SessionTransaction(environment, self.settings, database_name, self.temporary)
+        self.checks = PendingChecks(self)
         self.plans = SessionPlans(self)
         self.routines = RoutineRunner(self)
         self.names = StatementStore()

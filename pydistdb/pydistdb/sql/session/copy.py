@@ -282,6 +282,7 @@ async def _copy_from(session: ClientSession, utility: Copy, options: CopyOptions
         (),
         environment.scheduler,
         session.check_interrupt,
+        deferred=session.checks,
     )
     importer = _Importer(session, table, columns, run_context)
     reader = copy_reader(

@@ -226,6 +226,7 @@ class Execution:
             session.environment.scheduler,
             session.check_interrupt,
             self.alone,
+            session.checks,
         )
         self._held.clear()
         held_rows = 0

@@ -26,6 +26,7 @@ from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session import calls, copy, explain
+from pydistdb.sql.session.constraints import set_constraints
 from pydistdb.sql.session.cursors import fetch_rows
 from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.session.fields import check_same_columns
@@ -53,6 +54,8 @@ async def run(
             return await _transaction(session, plan, utility, sink)
         case st.SetTransaction():
             return _set_transaction(session, utility, sink)
+        case st.SetConstraints():
+            return await set_constraints(session, utility, lambda warning: _warn(session, sink, warning))
         case st.SetVariable():
             return _set_variable(session, plan, utility, sink)
         case st.ShowVariable():
@@ -463,4 +466,5 @@ def _ddl_context(session: ClientSession, notice: Callable[..., None]) -> schema.
         notice,
         block.in_block,
         session.temporary,
+        session.checks.concerns,
     )
