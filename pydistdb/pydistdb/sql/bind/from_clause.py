@@ -18,6 +18,7 @@ from pydistdb.sql.bind.binder import MOST_VIEW_DEPTH, Binder
 from pydistdb.sql.bind.naming import strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement, parse
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn, Source
+from pydistdb.sql.bind.search_cycle import hidden_name
 from pydistdb.sql.bind.system_columns import mentions_system_columns
 from pydistdb.sql.bind.table_samples import bind_sample
 from pydistdb.sql.catalog.descriptors import Table
@@ -125,13 +126,18 @@ def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
     name = alias["aliasname"] if alias else node["relname"]
     if "schemaname" not in node:
         entry = scope.find_cte(node["relname"])
+        rel: Rel
         if entry is not None:
             if entry.problem is not None:
                 entry.problem.position = b.position(node.get("location", -1))
                 raise entry.problem
             entry.used += 1
             columns = [ScopeColumn(label, b.new_id(), sql_type) for label, sql_type in entry.columns]
-            return source_item(CteScan(outputs(columns), entry.id), name, columns, alias)
+            rel = CteScan(outputs(columns), entry.id)
+            item = source_item(rel, name, columns[: len(columns) - entry.hidden], alias)
+            if entry.hidden:
+                item.sources.append(Source(hidden_name(entry.name), columns[-entry.hidden :]))
+            return item
     try:
         relation = find_relation(b, node)
     except UndefinedTable as error:
@@ -145,7 +151,7 @@ def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
     schema = None if alias else node.get("schemaname") or _schema_of(b, relation)
     if isinstance(relation, VirtualTable):
         columns = [ScopeColumn(label, b.new_id(), sql_type) for label, sql_type in relation.columns]
-        rel: Rel = VirtualScan(outputs(columns), relation, tuple(range(len(columns))), name)
+        rel = VirtualScan(outputs(columns), relation, tuple(range(len(columns))), name)
         return source_item(rel, name, columns, alias, schema=schema)
     if relation.kind == "v":
         return _view(b, relation, name, alias, schema)

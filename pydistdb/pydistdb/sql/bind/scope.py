@@ -88,13 +88,15 @@ class FromItem:
 class CteEntry:
     """A WITH query that names can mean; ``used`` counts the references."""
 
-    __slots__ = ("columns", "id", "name", "problem", "used")
+    __slots__ = ("columns", "hidden", "id", "name", "problem", "used")
 
     def __init__(self, name: str, id: int, columns: Sequence[tuple[str, SqlType]]) -> None:
         self.name = name
         self.id = id
         self.columns = columns
         self.used = 0
+        self.hidden = 0
+        """How many of the last columns SEARCH and CYCLE have added, while the recursive term is bound."""
         self.problem: DatabaseError | None = None
         """The error for referring to it, where that is wrong."""
 

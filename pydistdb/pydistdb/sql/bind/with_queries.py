@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pydistdb.sql.bind.query as queries
+import pydistdb.sql.bind.search_cycle as search_cycle
 import pydistdb.sql.bind.set_operations as set_operations
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import common_type, type_named
@@ -25,6 +26,7 @@ from pydistdb.sql.errors import (
     DuplicateAlias,
     FeatureNotSupported,
     InvalidColumnReference,
+    InvalidSyntax,
 )
 from pydistdb.sql.tree import Const, Cte, Rel
 from pydistdb.sql.types.base import SqlType
@@ -59,10 +61,8 @@ def bind_with(b: Binder, scope: Scope, clause: Node) -> Wrap:
             )
         if "MergeStmt" in node["ctequery"]:
             raise FeatureNotSupported("MERGE not supported in WITH query", position=b.position(node["location"]))
-        if "search_clause" in node or "cycle_clause" in node:
-            raise FeatureNotSupported(
-                "SEARCH and CYCLE clauses are not supported", position=b.position(node["location"])
-            )
+        if search_cycle.wants_rewriting(node) and not (recursive and _mentions(node["ctequery"], name)):
+            raise InvalidSyntax("WITH query is not recursive", position=b.position(node["location"]))
         if recursive and _mentions(node["ctequery"], name):
             definitions.append(_recursive(b, scope, node))
         else:
@@ -150,11 +150,19 @@ def _recursive(b: Binder, scope: Scope, node: Node) -> _Definition:
         inner = Scope(scope)
         wrap = bind_with(b, inner, query["withClause"])
     left = queries.bind_statement_query(b, inner, query["larg"])
+    hidden = 0
+    if search_cycle.wants_rewriting(node):
+        names = [column for column, _ in _names(node, [(column.name, column.type) for column in left.columns], b)]
+        hidden = len(search_cycle.added_columns(node))
+        query = search_cycle.rewritten(b, node, query, names)
+        node = {key: value for key, value in node.items() if key != "aliascolnames"}
+        left = queries.bind_statement_query(b, inner, query["larg"])
     columns = _names(node, [(column.name, column.type) for column in left.columns], b)
     entry = CteEntry(name, b.new_cte(), columns)
+    entry.hidden = hidden
     scope.ctes[name] = entry
     right = queries.bind_statement_query(b, inner, query["rarg"], keep_unknown=True)
-    entry.used = 0
+    entry.used = entry.hidden = 0
     if len(right.columns) != len(left.columns):
         raise DatabaseError.of("42601", "each UNION query must have the same number of columns", position=position)
     places = set_operations.locations_of(query["larg"])
