@@ -138,6 +138,11 @@ class Binder:
             return None
         return self.parsed.position_at(location)
 
+    def location_of_id(self, id: ColumnId) -> int:
+        """Where the first reference to a column stood (-1: unknown)."""
+        places = [location for expr, location in self.locations.values() if getattr(expr, "id", None) == id]
+        return min(places, default=-1)
+
     def location_of(self, expr: Expr) -> int:
         """Where a column reference stood (-1: unknown)."""
         found = self.locations.get(id(expr))

@@ -26,7 +26,7 @@ from pydistdb.sql.bind.coerce import (
     type_named,
 )
 from pydistdb.sql.bind.comparisons import compare
-from pydistdb.sql.bind.dispatch import BINDERS, bind, bind_list
+from pydistdb.sql.bind.dispatch import BINDERS, ExpressionBinder, bind, bind_list
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.operators import ordering
 from pydistdb.sql.bind.parse import Node
@@ -311,6 +311,23 @@ def _default_marker(b: Binder, scope: Scope, node: Node) -> Expr:
     raise InvalidSyntax("DEFAULT is not allowed in this context", position=b.position(node["location"]))
 
 
+def _without_sets(binder: ExpressionBinder, words: str) -> ExpressionBinder:
+    """CASE and COALESCE do not evaluate all their arguments: there must be no set-returning function in them."""
+
+    def bind_without_sets(b: Binder, scope: Scope, node: Node) -> Expr:
+        before, scope.set_calls = scope.set_calls, False
+        expr = binder(b, scope, node)
+        if scope.set_calls:
+            raise FeatureNotSupported(
+                f"set-returning functions are not allowed in {words}",
+                hint="You might be able to move the set-returning function into a LATERAL FROM item.",
+            )
+        scope.set_calls = before
+        return expr
+
+    return bind_without_sets
+
+
 BINDERS.update(
     {
         "A_Const": _constant,
@@ -319,8 +336,8 @@ BINDERS.update(
         "TypeCast": _cast,
         "NullTest": _null_test,
         "BooleanTest": _boolean_test,
-        "CaseExpr": _case,
-        "CoalesceExpr": _coalesce,
+        "CaseExpr": _without_sets(_case, "CASE"),
+        "CoalesceExpr": _without_sets(_coalesce, "COALESCE"),
         "MinMaxExpr": _min_max,
         "SQLValueFunction": _value_function,
         "CollateClause": _collate,

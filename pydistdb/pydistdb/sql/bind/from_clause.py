@@ -15,6 +15,7 @@ import pydistdb.sql.bind.joins as joins
 import pydistdb.sql.bind.query as queries
 import pydistdb.sql.bind.table_functions as table_functions
 from pydistdb.sql.bind.binder import MOST_VIEW_DEPTH, Binder
+from pydistdb.sql.bind.locking import pushed_down
 from pydistdb.sql.bind.naming import strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement, parse
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn, Source
@@ -86,7 +87,9 @@ def bind_item(b: Binder, scope: Scope, wrapper: Node, items: list[FromItem]) -> 
             case "RangeSubselect":
                 return _subselect(b, scope, node, items)
             case "RangeFunction":
-                return table_functions.bind_function(b, scope, node, items)
+                item = table_functions.bind_function(b, scope, node, items)
+                item.sources[0].words = "a function"
+                return item
             case "RangeTableSample":
                 return bind_sample(b, scope, node, items)
         words = {"RangeTableFunc": "XMLTABLE", "JsonTable": "JSON_TABLE"}
@@ -132,9 +135,11 @@ def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
                 entry.problem.position = b.position(node.get("location", -1))
                 raise entry.problem
             entry.used += 1
+            scope.reads_itself = scope.reads_itself or entry.is_recursive
             columns = [ScopeColumn(label, b.new_id(), sql_type) for label, sql_type in entry.columns]
             rel = CteScan(outputs(columns), entry.id)
             item = source_item(rel, name, columns[: len(columns) - entry.hidden], alias)
+            item.sources[0].words = "a WITH query"
             if entry.hidden:
                 item.sources.append(Source(hidden_name(entry.name), columns[-entry.hidden :]))
             return item
@@ -154,7 +159,7 @@ def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
         rel = VirtualScan(outputs(columns), relation, tuple(range(len(columns))), name)
         return source_item(rel, name, columns, alias, schema=schema)
     if relation.kind == "v":
-        return _view(b, relation, name, alias, schema)
+        return _view(b, scope, relation, name, alias, schema)
     if relation.kind not in ("r", "p"):
         raise FeatureNotSupported(
             f'"{relation.name}" is not a table that can be read', position=b.position(node.get("location", -1))
@@ -238,7 +243,7 @@ def _parsed_view(definition: str) -> ParsedStatement:
     return parse(definition)[0]
 
 
-def _view(b: Binder, view: Table, name: str, alias: Node | None, schema: str | None) -> FromItem:
+def _view(b: Binder, scope: Scope, view: Table, name: str, alias: Node | None, schema: str | None) -> FromItem:
     """Expand a view: bind its definition as a subquery of its own, and give the columns their names."""
     b.tables.add(view.oid)
     if b.view_depth >= MOST_VIEW_DEPTH:
@@ -248,7 +253,8 @@ def _view(b: Binder, view: Table, name: str, alias: Node | None, schema: str | N
     saved, b.references = b.references, []
     reads_keys, b.reads_keys = b.reads_keys, mentions_system_columns(view.definition)
     try:
-        rel = queries.bind_statement_query(b, None, _parsed_view(view.definition).node)
+        query = _parsed_view(view.definition).node
+        rel = queries.bind_statement_query(b, None, pushed_down(scope, name, query) if scope.locking else query)
     finally:
         b.view_depth -= 1
         b.text_depth -= 1
@@ -278,8 +284,11 @@ def lateral_scope(scope: Scope, items: Sequence[FromItem], visible: bool) -> Sco
 
 def _subselect(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> FromItem:
     outside = lateral_scope(scope, items, node.get("lateral", False))
-    rel = queries.bind_query_node(b, outside, node["subquery"])
     alias = node.get("alias")
+    query = node["subquery"]
+    if scope.locking and "SelectStmt" in query:
+        query = {"SelectStmt": pushed_down(scope, alias["aliasname"] if alias else "", query["SelectStmt"])}
+    rel = queries.bind_query_node(b, outside, query)
     if alias is None:
         select = node["subquery"].get("SelectStmt", {})
         kind, example = ("VALUES", "VALUES") if "valuesLists" in select else ("subquery", "SELECT")

@@ -24,6 +24,7 @@ from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.rewrite import transform, walk
 from pydistdb.sql.bind.scope import Scope, Source
+from pydistdb.sql.bind.set_calls import expand
 from pydistdb.sql.errors import DatabaseError, GroupingError, InvalidColumnReference, InvalidSyntax
 from pydistdb.sql.tree import (
     Aggregate,
@@ -262,7 +263,10 @@ class Aggregation:
         calls = tuple(call for _, call in self.scope.aggregates)
         columns += [OutputColumn(id, "grouping", INT4) for id, _, _ in self.scope.groupings]
         groupings = tuple(self._grouping(arguments, places) for _, arguments, places in self.scope.groupings)
-        return Aggregate(tuple(columns), rel, tuple(self.groups), calls, tuple(self.sets or ()), groupings)
+        expressions = self.groups
+        if self.scope.set_calls:
+            rel, expressions = expand(self.b, rel, self.groups)
+        return Aggregate(tuple(columns), rel, tuple(expressions), calls, tuple(self.sets or ()), groupings)
 
     def _check_direct(self, call: AggregateCall) -> None:
         """Direct arguments are the same for a whole group."""

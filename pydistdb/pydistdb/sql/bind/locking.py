@@ -34,6 +34,29 @@ def strength_and_wait(node: Node) -> tuple[int, int]:
     return strength, 2 if 2 in waits else max(waits)
 
 
+def pushed_down(scope: Scope, name: str, query: Node) -> Node:
+    """A subquery of FROM with the locking clauses that are meant for it too: they lock the rows of its tables."""
+    clauses = [
+        {key: value for key, value in item["LockingClause"].items() if key != "lockedRels"}
+        for item in scope.locking
+        if any(r["RangeVar"]["relname"] == name for r in item["LockingClause"].get("lockedRels", ()))
+        or "lockedRels" not in item["LockingClause"]
+    ]
+    if not clauses or "valuesLists" in query:
+        return query
+    own = query.get("lockingClause", [])
+    return {**query, "lockingClause": [*own, *({"LockingClause": clause} for clause in clauses)]}
+
+
+def check_no_locking(node: Node, what: str) -> None:
+    """Refuse a locking clause on VALUES or a set operation."""
+    if "lockingClause" in node:
+        words = _WORDS[strength_and_wait(node)[0]]
+        raise FeatureNotSupported(
+            f"{words} cannot be applied to VALUES" if what == "VALUES" else f"{words} is not allowed with {what}"
+        )
+
+
 def lock_targets(b: Binder, scope: Scope, node: Node) -> list[LockTarget]:
     """The tables to lock with the ids of their key columns."""
     targets: list[Source] = []
@@ -49,15 +72,12 @@ def lock_targets(b: Binder, scope: Scope, node: Node) -> list[LockTarget]:
                     raise UndefinedTable(
                         f'relation "{name}" in {words} clause not found in FROM clause', position=position
                     )
+                if source.is_query:
+                    continue
                 if source.table is None:
-                    raise FeatureNotSupported(f"{words} is only supported for tables", position=position)
+                    raise FeatureNotSupported(f"{words} cannot be applied to {source.words}", position=position)
                 targets.append(source)
         else:
-            if any(source.is_query for source in scope.sources):
-                raise FeatureNotSupported(
-                    f"{words} over subqueries and views is not supported",
-                    hint=f"Name the tables to lock: {words} OF table.",
-                )
             targets += [source for source in scope.sources if source.table is not None]
     found: list[LockTarget] = []
     for source in targets:

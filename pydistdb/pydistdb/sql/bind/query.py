@@ -24,13 +24,21 @@ from pydistdb.sql.bind.dispatch import STATEMENT_BINDERS, bind, bind_condition
 from pydistdb.sql.bind.from_clause import bind_from
 from pydistdb.sql.bind.grouping import Aggregation, Groups, bind_groups, position_target
 from pydistdb.sql.bind.locations import location_of
-from pydistdb.sql.bind.locking import LockTarget, check_locking, lock_targets, strength_and_wait, wants_lock
+from pydistdb.sql.bind.locking import (
+    LockTarget,
+    check_locking,
+    check_no_locking,
+    lock_targets,
+    strength_and_wait,
+    wants_lock,
+)
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.rewrite import walk
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.bind.set_calls import project
 from pydistdb.sql.bind.targets import Target, bind_targets, column_label
 from pydistdb.sql.errors import (
+    DatabaseError,
     DatatypeMismatch,
     FeatureNotSupported,
     InvalidColumnReference,
@@ -88,6 +96,7 @@ def _bind_body(b: Binder, parent: Scope | None, node: Node, keep_unknown: bool) 
     if node.get("op", "SETOP_NONE") != "SETOP_NONE":
         return set_operations.bind_set_operation(b, parent, node)
     if "valuesLists" in node:
+        check_no_locking(node, "VALUES")
         return set_operations.bind_values(b, parent, node, keep_unknown)
     return _bind_select(b, parent, node, keep_unknown)
 
@@ -103,9 +112,16 @@ def single_projection(b: Binder, rel: Rel, expr: Expr) -> Rel:
 def _bind_select(b: Binder, parent: Scope | None, node: Node, keep_unknown: bool) -> Rel:
     scope = Scope(parent)
     scope.wants_keys = wants_lock(node)
+    scope.locking = node.get("lockingClause", ())
     rel = bind_from(b, scope, node.get("fromClause", ()))
-    for definition in node.get("windowClause", ()):
-        scope.window_definitions[definition["WindowDef"]["name"]] = definition["WindowDef"]
+    for wrapper in node.get("windowClause", ()):
+        definition = wrapper["WindowDef"]
+        name = definition["name"]
+        if name in scope.window_definitions:
+            raise DatabaseError.of(
+                "42P20", f'window "{name}" is already defined', position=b.position(definition["location"])
+            )
+        scope.window_definitions[name] = definition
     targets = bind_targets(b, scope, node.get("targetList", ()))
     if "whereClause" in node:
         condition = bind_condition(b, scope, node["whereClause"], "WHERE")
@@ -124,6 +140,12 @@ def _bind_select(b: Binder, parent: Scope | None, node: Node, keep_unknown: bool
         targets.append(Target("", ColumnRef(key_type, key_id, "", True), hidden=True))
     if "lockingClause" in node:
         check_locking(b, node, scope, bool(groups.expressions or groups.sets is not None))
+    if scope.reads_itself and scope.aggregates:
+        raise DatabaseError.of(
+            "42P19",
+            "aggregate functions are not allowed in a recursive query's recursive term",
+            position=b.position(b.location_of_id(scope.aggregates[0][0])),
+        )
     if groups.expressions or groups.sets is not None or scope.aggregates or scope.groupings or having is not None:
         rel = _aggregate(b, scope, rel, groups, targets, having)
     if scope.windows:

@@ -49,7 +49,7 @@ class ScopeColumn:
 class Source:
     """One relation of a FROM clause, under its alias."""
 
-    __slots__ = ("columns", "is_query", "key_id", "name", "nullable", "problem", "schema", "table")
+    __slots__ = ("columns", "is_query", "key_id", "name", "nullable", "problem", "schema", "table", "words")
 
     def __init__(
         self,
@@ -70,6 +70,8 @@ class Source:
         """A subquery or view, whose tables FOR UPDATE would have to reach."""
         self.nullable = False
         """It stands on the side of an outer join that is filled up with NULLs."""
+        self.words = "a relation of this kind"
+        """What it is if it is no table, for errors."""
         self.problem: Callable[[int | None], DatabaseError] | None = None
         """Makes the error for using it, where it stands in FROM but may not be referred to (LATERAL)."""
 
@@ -88,7 +90,7 @@ class FromItem:
 class CteEntry:
     """A WITH query that names can mean; ``used`` counts the references."""
 
-    __slots__ = ("columns", "hidden", "id", "name", "problem", "used")
+    __slots__ = ("columns", "hidden", "id", "is_recursive", "name", "problem", "used")
 
     def __init__(self, name: str, id: int, columns: Sequence[tuple[str, SqlType]]) -> None:
         self.name = name
@@ -97,6 +99,8 @@ class CteEntry:
         self.used = 0
         self.hidden = 0
         """How many of the last columns SEARCH and CYCLE have added, while the recursive term is bound."""
+        self.is_recursive = False
+        """Its own recursive term is being bound."""
         self.problem: DatabaseError | None = None
         """The error for referring to it, where that is wrong."""
 
@@ -114,8 +118,10 @@ class Scope:
         "hidden",
         "in_aggregate",
         "in_window",
+        "locking",
         "parent",
         "pending_ctes",
+        "reads_itself",
         "set_calls",
         "sources",
         "wants_keys",
@@ -134,6 +140,8 @@ class Scope:
         self.clause = clause
         """Where we are, in the words of the error messages ("WHERE", "JOIN conditions")."""
         self.aggregates: list[tuple[ColumnId, AggregateCall]] = []
+        self.reads_itself = False
+        """FROM reads the recursive query that this is the recursive term of."""
         self.groupings: list[tuple[ColumnId, tuple[Expr, ...], tuple[int, ...]]] = []
         """GROUPING() calls: the id of the result, the arguments, and where they stand."""
         self.windows: list[tuple[ColumnId, WindowCall]] = []
@@ -142,6 +150,8 @@ class Scope:
         """A set-returning function stands in the select list."""
         self.in_aggregate = False
         self.in_window = False
+        self.locking: Sequence[Node] = ()
+        """The locking clauses, which subqueries of FROM take over."""
         self.wants_keys = False
         """Tables are to be read with their rows' keys (FOR UPDATE)."""
         self.pending_ctes: frozenset[str] = frozenset()

@@ -22,8 +22,7 @@ def project(b: Binder, scope: Scope, rel: Rel, targets: Sequence[Target]) -> Rel
     """Compute a select list over a relation, giving every target the id of its column."""
     expressions = [target.expr for target in targets]
     if scope.set_calls:
-        while any(isinstance(part, SetCall) for expr in expressions for part in walk(expr)):
-            rel, expressions = _expand(b, rel, expressions)
+        rel, expressions = expand(b, rel, expressions)
     columns = []
     for target, expr in zip(targets, expressions, strict=True):
         target.id = b.new_id()
@@ -34,6 +33,13 @@ def project(b: Binder, scope: Scope, rel: Rel, targets: Sequence[Target]) -> Rel
         elif isinstance(target.expr, Call | SetCall) and target.expr.function.out_columns:
             b.record_fields[target.id] = target.expr.function.out_columns
     return Project(tuple(columns), rel, tuple(expressions))
+
+
+def expand(b: Binder, rel: Rel, expressions: list[Expr]) -> tuple[Rel, list[Expr]]:
+    """Move all set-returning calls into ProjectSets below."""
+    while any(isinstance(part, SetCall) for expr in expressions for part in walk(expr)):
+        rel, expressions = _expand(b, rel, expressions)
+    return rel, expressions
 
 
 def _expand(b: Binder, rel: Rel, expressions: list[Expr]) -> tuple[Rel, list[Expr]]:

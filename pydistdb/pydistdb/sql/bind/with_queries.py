@@ -19,6 +19,7 @@ from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import common_type, type_named
 from pydistdb.sql.bind.naming import strings
 from pydistdb.sql.bind.parse import Node
+from pydistdb.sql.bind.recursion import check_recursive_term
 from pydistdb.sql.bind.scope import CteEntry, Scope
 from pydistdb.sql.errors import (
     DatabaseError,
@@ -50,9 +51,11 @@ def bind_with(b: Binder, scope: Scope, clause: Node) -> Wrap:
     """Bind the WITH queries, entering their names into ``scope``; returns what puts them around the statement."""
     definitions: list[_Definition] = []
     recursive = clause.get("recursive", False)
-    names = [wrapper["CommonTableExpr"]["ctename"] for wrapper in clause["ctes"]]
-    for index, wrapper in enumerate(clause["ctes"]):
-        node = wrapper["CommonTableExpr"]
+    nodes: list[Node] = [wrapper["CommonTableExpr"] for wrapper in clause["ctes"]]
+    if recursive and len(nodes) > 1:
+        nodes = _in_order(b, nodes)
+    names = [node["ctename"] for node in nodes]
+    for index, node in enumerate(nodes):
         name = node["ctename"]
         scope.pending_ctes = frozenset(names[index:])
         if name in scope.ctes:
@@ -85,6 +88,23 @@ def bind_with(b: Binder, scope: Scope, clause: Node) -> Wrap:
         return body
 
     return wrap
+
+
+def _in_order(b: Binder, nodes: Sequence[Node]) -> list[Node]:
+    """WITH RECURSIVE queries may refer to later ones: bind each after those that it needs."""
+    ordered: list[Node] = []
+    rest = list(nodes)
+    while rest:
+        for node in rest:
+            if not any(other is not node and _mentions(node["ctequery"], other["ctename"]) for other in rest):
+                break
+        else:
+            raise FeatureNotSupported(
+                "mutual recursion between WITH items is not implemented", position=b.position(rest[0]["location"])
+            )
+        ordered.append(node)
+        rest.remove(node)
+    return ordered
 
 
 def _mentions(tree: Any, name: str) -> bool:
@@ -141,6 +161,7 @@ def _recursive(b: Binder, scope: Scope, node: Node) -> _Definition:
         else:
             message = f'recursive query "{name}" does not have the form non-recursive-term UNION [ALL] recursive-term'
         raise DatabaseError.of("42P19", message, position=position)
+    check_recursive_term(b, query["rarg"], name)
     for key, words in (("sortClause", "ORDER BY"), ("limitOffset", "OFFSET"), ("limitCount", "LIMIT")):
         if key in query:
             raise FeatureNotSupported(f"{words} in a recursive query is not implemented", position=position)
@@ -160,9 +181,11 @@ def _recursive(b: Binder, scope: Scope, node: Node) -> _Definition:
     columns = _names(node, [(column.name, column.type) for column in left.columns], b)
     entry = CteEntry(name, b.new_cte(), columns)
     entry.hidden = hidden
+    entry.is_recursive = True
     scope.ctes[name] = entry
     right = queries.bind_statement_query(b, inner, query["rarg"], keep_unknown=True)
     entry.used = entry.hidden = 0
+    entry.is_recursive = False
     if len(right.columns) != len(left.columns):
         raise DatabaseError.of("42601", "each UNION query must have the same number of columns", position=position)
     places = set_operations.locations_of(query["larg"])
