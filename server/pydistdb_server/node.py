@@ -36,7 +36,7 @@ from pydistdb.sql.session.environment import Environment
 from pydistdb.sql.session.session import ClientSession
 from pydistdb.tasks import sleep
 from pydistdb_storage.errors import StorageError
-from pydistdb_storage.lmdb_engine import LMDBEngine
+from pydistdb_storage.logged_engine import LoggedEngine
 
 from pydistdb_server import introspection, metrics
 from pydistdb_server.clients import ClientRegistry
@@ -80,7 +80,7 @@ class Node:
         self._listeners: list[Listener] = []
         self._http: HttpServer | None = None
         try:
-            self.engine = LMDBEngine(config.store)
+            self.engine = LoggedEngine(config.store)
         except StorageError as error:
             raise StartFailed(f"cannot open the store {config.store}: {error}") from error
         self.committer = ThreadCommitter(self.engine, self.loop.call_from_thread)

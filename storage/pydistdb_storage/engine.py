@@ -62,6 +62,9 @@ class Snapshot(Protocol):
     def get(self, space: Space, key: bytes) -> bytes | None:
         """Return the value at ``key``, None if there is none."""
 
+    def version(self, key: bytes, inverted: bytes) -> tuple[bytes, bytes] | None:
+        """Return the entry of VERSIONS at or after ``key ‖ inverted`` (8 bytes), None if that is not one of ``key``."""
+
     def seek(self, space: Space, key: bytes) -> tuple[bytes, bytes] | None:
         """Return the first entry at or after ``key``, None past the end."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class StorageError(Exception):
     """Base of every error this layer raises for the world's faults (our own bugs are assertions)."""
@@ -34,3 +36,12 @@ class KeyTooLong(StorageError):
         super().__init__(f"key of {length} bytes exceeds the limit of {limit} bytes")
         self.length = length
         self.limit = limit
+
+
+def translated(error: OSError) -> StorageError:
+    """An operating system's error in this layer's terms."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StoreFull(f"no room left for the store: {error}")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return StoreReadOnly(f"the store cannot be written: {error}")
+    return StorageError(str(error))

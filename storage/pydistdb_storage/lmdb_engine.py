@@ -1,28 +1,24 @@
-"""The engine on LMDB: one memory-mapped B+tree file, copy-on-write, one writer, readers that never block.
+"""The tree: one memory-mapped LMDB file, copy-on-write, one writer, readers that never block.
 
 Durability: a commit writes the changed pages, syncs, writes the meta page, syncs; a crash at any instruction leaves the
-last commit whole, without recovery.  ``apply`` may run in a thread of its own; everything else belongs to the owner's
-thread.
+last commit whole, without recovery.  In a node the tree follows the write-ahead log (logged_engine.py): the checkpoint
+process writes it (``owned=False``), the node reads it.  By itself it is a full ``Engine``, for tools and tests.
 
 Reading costs about 2 µs, of which beginning a transaction would be half.  ``latest`` therefore keeps one read
-transaction open for as long as no commit has come in between, and begins a new one only then.
+transaction open for as long as this process has not committed, or until ``renew``.
 
-The map (LMDB's address range) starts large, because address space costs nothing.  When it is full all the same,
-``apply`` asks the owner's thread to grow it: that must happen while no transaction is open in the process, so it
-does it in its next ``latest`` or ``maintain`` call, once long snapshots are closed; the writer waits a while.
+The map (LMDB's address range) starts large, because address space costs nothing.  When it is full all the same, the
+writer doubles it, which must happen while it has no transaction open; other processes follow with their next view.
 
-Files of a store: ``data.mdb``, ``lock.mdb`` (reader slots), ``OWNER`` (held by flock while open).
+Files: ``data.mdb``, ``lock.mdb`` (reader slots), ``OWNER`` (held by flock while the store is open).
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
-import threading
 from collections.abc import Iterator
 from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
 import lmdb
@@ -35,14 +31,15 @@ from pydistdb_storage.errors import (
     StoreInUse,
     StoreReadOnly,
     StoreVersionMismatch,
+    translated,
 )
 
-STORE_VERSION = b"1"
+STORE_VERSION = b"2"
+_VERSION_WITHOUT_LOG = b"1"
 MAX_SNAPSHOTS = 500
 DEFAULT_MAP_BYTES = 1 << 40
 _VERSION_KEY = b"store_version"
-_GROWTH_WAIT_SECONDS = 5.0
-_BULK_OPERATIONS = 100
+_APPLIED_KEY = b"store_applied"
 _FULL_DISK_BYTES = 1 << 20
 """With less than this free, a failed write means a full disk."""
 
@@ -60,6 +57,15 @@ class LMDBSnapshot:
 
     def get(self, space: Space, key: bytes) -> bytes | None:
         return self._transaction.get(key, db=self._databases[space])  # type: ignore[return-value]  # no buffers are used
+
+    def version(self, key: bytes, inverted: bytes) -> tuple[bytes, bytes] | None:
+        cursor = self._cursors[0]
+        if cursor is None:
+            cursor = self._cursors[0] = self._transaction.cursor(self._databases[0])
+        if not cursor.set_range(key + inverted):
+            return None
+        entry: tuple[bytes, bytes] = cursor.item()  # type: ignore[assignment]  # no buffers are used
+        return entry if entry[0][:-8] == key else None
 
     def seek(self, space: Space, key: bytes) -> tuple[bytes, bytes] | None:
         cursor = self._cursors[space]
@@ -107,11 +113,16 @@ def _scan_down(cursor: lmdb.Cursor, start: bytes, end: bytes) -> Iterator[tuple[
 
 
 class LMDBEngine:
-    """One store folder; raises StoreInUse, StoreVersionMismatch, StoreReadOnly or StoreCorrupt when opened."""
+    """One store folder; raises StoreInUse, StoreVersionMismatch, StoreReadOnly or StoreCorrupt when opened.
 
-    def __init__(self, path: Path | str, *, map_bytes: int = DEFAULT_MAP_BYTES, sync: bool = True) -> None:
+    ``owned=False``: another process owns the store, this one helps it."""
+
+    def __init__(
+        self, path: Path | str, *, map_bytes: int = DEFAULT_MAP_BYTES, sync: bool = True, owned: bool = True
+    ) -> None:
         self._path = Path(path)
-        self._owner_file = _lock_folder(self._path)
+        self._owner_file = _lock_folder(self._path) if owned else -1
+        self._environment: lmdb.Environment | None = None
         try:
             self._environment = lmdb.open(
                 str(self._path),
@@ -124,29 +135,32 @@ class LMDBEngine:
             )
             self._environment.reader_check()
             self.databases = tuple(self._environment.open_db(space.name.lower().encode()) for space in Space)
-            self._check_version()
+            if owned:
+                self._check_version()
         except lmdb.Error as error:
-            os.close(self._owner_file)
+            self._let_go()
             raise _translated(error) from error
         except StorageError:
-            self._environment.close()
-            os.close(self._owner_file)
+            self._let_go()
             raise
         self._committed = 0
-        """Counts commits; the owner compares it to know that its open view is old."""
+        """Counts this process's commits; ``latest`` compares it to know that its open view is old."""
         self._viewed = -1
         self._view: LMDBSnapshot | None = None
         self._snapshots: set[LMDBSnapshot] = set()
-        self._owner_thread = threading.get_ident()
-        self._growth = threading.Condition()
-        self._growth_wanted = False
+
+    def _let_go(self) -> None:
+        if self._environment is not None:
+            self._environment.close()
+        if self._owner_file >= 0:
+            os.close(self._owner_file)
 
     def _check_version(self) -> None:
         state = self.databases[Space.STATE]
-        with self._environment.begin() as transaction:
+        with self._open.begin() as transaction:
             found = transaction.get(_VERSION_KEY, db=state)
-        if found is None:
-            with self._environment.begin(write=True) as transaction:
+        if found is None or found == _VERSION_WITHOUT_LOG:
+            with self._open.begin(write=True) as transaction:
                 transaction.put(_VERSION_KEY, STORE_VERSION, db=state)
         elif found != STORE_VERSION:
             raise StoreVersionMismatch(
@@ -154,25 +168,44 @@ class LMDBEngine:
                 f"this version of PyDistDB reads format {STORE_VERSION.decode()}"
             )
 
+    @property
+    def _open(self) -> lmdb.Environment:
+        assert self._environment is not None
+        return self._environment
+
     # ------------------------------------------------------------------------------------------------------ reading
 
     def latest(self) -> LMDBSnapshot:
-        if self._growth_wanted:
-            self.maintain()
         view = self._view
         if view is not None and self._viewed == self._committed:
             return view
         if view is not None:
             view.abort()
+            self._view = None
         # Read the counter before beginning: a commit in between makes the view newer than it says, never older.
         self._viewed = self._committed
-        view = self._view = LMDBSnapshot(self, self._environment.begin())
+        view = self._view = LMDBSnapshot(self, self._begin())
         return view
+
+    def _begin(self) -> lmdb.Transaction:
+        try:
+            return self._open.begin()
+        except lmdb.MapResizedError:
+            # The checkpoint process has grown the file beyond our map.
+            if self._snapshots:
+                raise StorageError("the store has grown, and its map cannot follow while snapshots are open") from None
+            self.idle()
+            self._open.set_mapsize(0)
+            return self._open.begin()
+
+    def renew(self) -> None:
+        """Another process has committed: the next ``latest`` shall see it."""
+        self._viewed = -1
 
     def snapshot(self) -> Snapshot:
         if len(self._snapshots) >= MAX_SNAPSHOTS:
             raise StorageError(f"more than {MAX_SNAPSHOTS} snapshots are open")
-        snapshot = LMDBSnapshot(self, self._environment.begin())
+        snapshot = LMDBSnapshot(self, self._begin())
         self._snapshots.add(snapshot)
         return snapshot
 
@@ -190,13 +223,14 @@ class LMDBEngine:
 
     # ------------------------------------------------------------------------------------------------------ writing
 
-    def apply(self, batches: list[WriteBatch]) -> None:
+    def apply(self, batches: list[WriteBatch], *, applied: int | None = None) -> None:
+        """See ``Engine.apply``; ``applied`` is the last log record that is in the tree with this (owner's thread)."""
         while True:
             try:
-                self._write(batches)
+                self._write(batches, applied)
                 return
             except lmdb.MapFullError:
-                self._wait_for_growth()
+                self._grow()
             except lmdb.Error as error:
                 # LMDB reports a write cut short by a full disk as an input/output error.
                 disk = os.statvfs(self._path)
@@ -204,79 +238,58 @@ class LMDBEngine:
                     raise StoreFull(f"no room left on the disk of {self._path}: {error}") from error
                 raise _translated(error) from error
 
-    def _write(self, batches: list[WriteBatch]) -> None:
+    def _write(self, batches: list[WriteBatch], applied: int | None) -> None:
         databases = self.databases
-        with self._environment.begin(write=True) as transaction:
+        with self._open.begin(write=True) as transaction:
             for batch in batches:
                 for space, start, end in batch.cleared:
                     _clear(transaction.cursor(databases[space]), start, end)
-                operations = batch.operations
-                if len(operations) > _BULK_OPERATIONS and _only_puts_in_one_space(operations):
-                    # Grouping costs as much as writing: spare it where everything goes to one place.
-                    entries = [(key, value or b"") for _, key, value in operations]
-                    transaction.cursor(databases[operations[0][0]]).putmulti(entries)
-                    continue
-                for (space, is_delete), group in groupby(operations, _operation_kind):
+                for (space, is_delete), group in groupby(batch.operations, _operation_kind):
                     database = databases[space]
                     if is_delete:
                         for _, key, _ in group:
                             transaction.delete(key, db=database)
                     else:
                         transaction.cursor(database).putmulti([(key, value or b"") for _, key, value in group])
+            if applied is not None:
+                transaction.put(_APPLIED_KEY, b"%d" % applied, db=databases[Space.STATE])
         self._committed += 1
 
-    def _wait_for_growth(self) -> None:
-        if threading.get_ident() == self._owner_thread:
-            self._growth_wanted = True
-            self.maintain()
-            if self._growth_wanted:
-                raise StoreFull("the store's map is full and cannot grow while snapshots are open")
-            return
-        with self._growth:
-            self._growth_wanted = True
-            if not self._growth.wait_for(lambda: not self._growth_wanted, _GROWTH_WAIT_SECONDS):
-                self._growth_wanted = False
-                raise StoreFull("the store's map is full and could not grow in time")
+    def applied(self) -> int:
+        """The last log record that is in the tree."""
+        with self._begin() as transaction:
+            found = transaction.get(_APPLIED_KEY, db=self.databases[Space.STATE])
+        return int(found or b"0")
 
-    def maintain(self) -> None:
-        """Grow the map if a writer waits for it and no snapshot is open (owner's thread)."""
-        if not self._growth_wanted or self._snapshots:
-            return
+    def _grow(self) -> None:
         self.idle()
-        with self._growth:
-            try:
-                self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
-            except (lmdb.Error, OSError):
-                pass  # the writer runs into its time limit and reports StoreFull
-            else:
-                self._growth_wanted = False
-                self._growth.notify_all()
+        if self._snapshots:
+            raise StoreFull("the store's map is full and cannot grow while snapshots are open")
+        try:
+            self._open.set_mapsize(self._open.info()["map_size"] * 2)
+        except (lmdb.Error, OSError) as error:
+            raise StoreFull(f"the store's map is full and could not grow: {error}") from error
 
     # -------------------------------------------------------------------------------------------------------- the rest
 
     def size_bytes(self) -> int:
-        info = self._environment.info()
-        page_bytes: int = self._environment.stat()["psize"]
+        info = self._open.info()
+        page_bytes: int = self._open.stat()["psize"]
         return (int(info["last_pgno"]) + 1) * page_bytes
 
     def close(self) -> None:
         self.idle()
         for snapshot in list(self._snapshots):
             self.release(snapshot)
-        self._environment.close()
-        os.close(self._owner_file)
+        self._let_go()
 
 
 def _operation_kind(operation: tuple[Space, bytes, bytes | None]) -> tuple[Space, bool]:
     return operation[0], operation[2] is None
 
 
-def _only_puts_in_one_space(operations: list[tuple[Space, bytes, bytes | None]]) -> bool:
-    return len(set(map(itemgetter(0), operations))) == 1 and None not in set(map(itemgetter(2), operations))
-
-
 def _clear(cursor: lmdb.Cursor, start: bytes, end: bytes) -> None:
-    """Delete [start, end): counted first, since a look at each key would double the calls that give the GIL away."""
+    """Delete [start, end): counted first, since a look at each key would double the calls."""
     count = sum(1 for _ in _scan_up(cursor, start, end))
     if count:
         cursor.set_range(start)
@@ -290,7 +303,7 @@ def _lock_folder(path: Path) -> int:
         path.mkdir(parents=True, exist_ok=True)
         file = os.open(path / "OWNER", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _translated_os(error) from error
+        raise translated(error) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -308,12 +321,4 @@ def _translated(error: lmdb.Error) -> StorageError:
         return StoreCorrupt(f"the store's file is damaged: {error}")
     if isinstance(error, lmdb.VersionMismatchError):
         return StoreVersionMismatch(f"the store was written by another LMDB version: {error}")
-    return StorageError(str(error))
-
-
-def _translated_os(error: OSError) -> StorageError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFull(f"no room left for the store: {error}")
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return StoreReadOnly(f"the store cannot be written: {error}")
     return StorageError(str(error))

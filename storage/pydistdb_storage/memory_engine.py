@@ -22,6 +22,10 @@ class MemorySnapshot:
         value: bytes | None = self._spaces[space].get(key)
         return value
 
+    def version(self, key: bytes, inverted: bytes) -> tuple[bytes, bytes] | None:
+        entry = self.seek(Space.VERSIONS, key + inverted)
+        return entry if entry is not None and entry[0][:-8] == key else None
+
     def seek(self, space: Space, key: bytes) -> tuple[bytes, bytes] | None:
         entries = self._spaces[space]
         position = entries.bisect_left(key)
@@ -79,6 +83,9 @@ class MirrorSnapshot:
 
     def get(self, space: Space, key: bytes) -> bytes | None:
         return _same(self._first.get(space, key), self._second.get(space, key))
+
+    def version(self, key: bytes, inverted: bytes) -> tuple[bytes, bytes] | None:
+        return _same(self._first.version(key, inverted), self._second.version(key, inverted))
 
     def seek(self, space: Space, key: bytes) -> tuple[bytes, bytes] | None:
         return _same(self._first.seek(space, key), self._second.seek(space, key))

@@ -57,12 +57,10 @@ def get(snapshot: Snapshot, key: bytes, timestamp: int) -> tuple[bytes | None, i
 
     (None, t) is a tombstone written at t; (None, 0): no version at all.
     """
-    entry = snapshot.seek(_VERSIONS, key + _pack(_LARGEST - timestamp))
+    entry = snapshot.version(key, _pack(_LARGEST - timestamp))
     if entry is None:
         return None, 0
     found, value = entry
-    if found[:-8] != key:
-        return None, 0
     return value or None, _LARGEST - int.from_bytes(found[-8:], "big")
 
 

@@ -1,0 +1,179 @@
+"""The node's engine: a write-ahead log that makes commits durable, and a B+tree that follows it.
+
+Theory of operation
+-------------------
+``apply`` appends one record to the log and syncs it (log_file.py): that is all a commit waits for.  What the record says
+goes into a layer in memory that is laid over the tree for reads (overlay.py).  When the layer has grown enough it is
+*frozen*, a new one takes its place, and a checkpoint writes the frozen one's records from the log into the tree
+(checkpoint.py).  Then the view of the tree is renewed, the frozen layer dropped, and its part of the log reused::
+
+    apply    r1 r2 r3 … r900 │ r901 r902 …
+    layers   [ frozen       ]│[ newest  ]
+    tree     … r0            └ checkpoint "900" under way
+
+Opening a store reads what the log has beyond the tree into the newest layer; nothing is written for that.
+
+Threads: ``apply`` belongs to the commit thread (or to the owner's before there is one), everything else to the owner's.
+What ``apply`` has written is taken into the layer by the owner's next ``latest``, which every commit's completion calls; the
+same goes for the end of a checkpoint.  So a view never changes while the owner uses it.
+
+Limits: a checkpoint is due at CHECKPOINT_OPERATIONS or CHECKPOINT_BYTES; when a layer reaches ``WAIT_FACTOR`` times that
+(the checkpoints cannot keep up, or the tree's disk is full), ``apply`` waits, and then reports StoreFull.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import cast
+
+from pydistdb_storage.checkpoint import Checkpointer
+from pydistdb_storage.engine import Snapshot, WriteBatch
+from pydistdb_storage.errors import StorageError, StoreFull, translated
+from pydistdb_storage.lmdb_engine import LMDBEngine
+from pydistdb_storage.log_file import LogReader, LogWriter, Record
+from pydistdb_storage.overlay import Layer, LayeredSnapshot
+
+CHECKPOINT_OPERATIONS = 30_000
+CHECKPOINT_BYTES = 12 << 20
+WAIT_FACTOR = 4
+WAIT_SECONDS = 30.0
+
+
+class LoggedEngine:
+    """One store folder; raises what LMDBEngine raises when opened, and StoreCorrupt for a damaged log."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        checkpoint_operations: int = CHECKPOINT_OPERATIONS,
+        checkpoint_bytes: int = CHECKPOINT_BYTES,
+    ) -> None:
+        path = Path(path)
+        self._tree = LMDBEngine(path)
+        self._checkpoint_operations = checkpoint_operations
+        self._checkpoint_bytes = checkpoint_bytes
+        self._news: deque[tuple[int, Record] | tuple[int, StorageError | None]] = deque()
+        """Records that are durable, and checkpoints that have ended, in order; the owner takes them in."""
+        self._newest = Layer()
+        self._frozen: Layer | None = None
+        self._view: LayeredSnapshot | None = None
+        self._applied = self._tree.applied()
+        self._room = threading.Condition()
+        self._apply_lock = threading.Lock()
+        self._checkpoint_error: StorageError | None = None
+        self._owner_thread = threading.get_ident()
+        try:
+            self._log = self._open_log(path / "log")
+        except BaseException:
+            self._tree.close()
+            raise
+        self._checkpointer = Checkpointer(path, self._checkpoint_ended)
+
+    def _open_log(self, folder: Path) -> LogWriter:
+        try:
+            folder.mkdir(exist_ok=True)
+            reader = LogReader(folder, self._applied)
+            last = self._applied
+            for sequence, record in reader.records():
+                self._newest.add(sequence, record)
+                last = sequence
+            reader.close()
+            return LogWriter(folder, max(last, self._applied) + 1)
+        except OSError as error:
+            raise translated(error) from error
+
+    # ------------------------------------------------------------------------------------------------------ reading
+
+    def latest(self) -> Snapshot:
+        if self._news:
+            self._take_news()
+        view = self._view
+        if view is None:
+            view = self._view = LayeredSnapshot(self._tree.latest(), self._newest, self._frozen)
+        return view
+
+    def snapshot(self) -> Snapshot:
+        self.latest()
+        frozen = self._frozen
+        return LayeredSnapshot(self._tree.snapshot(), self._newest.copy(), frozen)
+
+    def _take_news(self) -> None:
+        news = self._news
+        while news:
+            sequence, what = news.popleft()
+            if isinstance(what, list):
+                self._newest.add(sequence, what)
+            elif what is None:
+                self._checkpointed(sequence)
+            else:
+                self._checkpoint_error = what
+        newest = self._newest
+        if self._frozen is None and (
+            newest.size >= self._checkpoint_operations or newest.size_bytes >= self._checkpoint_bytes
+        ):
+            self._frozen, self._newest = newest, Layer()
+            self._view = None
+            self._checkpointer.begin(newest.last_sequence)
+
+    def _checkpointed(self, sequence: int) -> None:
+        self._applied = sequence
+        self._checkpoint_error = None
+        self._frozen = None
+        self._view = None
+        self._tree.renew()
+        with self._room:
+            self._room.notify_all()
+
+    # ------------------------------------------------------------------------------------------------------ writing
+
+    def apply(self, batches: list[WriteBatch]) -> None:
+        self._wait_for_room()
+        with self._apply_lock:
+            self._log.release(self._applied)
+            sequence = self._log.append(batches)
+            record = [(batch.operations, batch.cleared) for batch in batches]
+            self._news.append((sequence, cast(Record, record)))
+
+    def _wait_for_room(self) -> None:
+        """Hold the writer back while the checkpoints are far behind."""
+        if not self._is_full() or threading.get_ident() == self._owner_thread:
+            return
+        deadline = time.monotonic() + WAIT_SECONDS
+        with self._room:
+            while self._is_full() and time.monotonic() < deadline:
+                if isinstance(self._checkpoint_error, StoreFull):
+                    break
+                self._room.wait(0.1)
+        if self._is_full():
+            raise self._checkpoint_error or StoreFull("the store's checkpoints are too far behind")
+
+    def _is_full(self) -> bool:
+        newest = self._newest
+        return (
+            newest.size >= self._checkpoint_operations * WAIT_FACTOR
+            or newest.size_bytes >= self._checkpoint_bytes * WAIT_FACTOR
+        )
+
+    def _checkpoint_ended(self, sequence: int, error: StorageError | None) -> None:
+        self._news.append((sequence, error))
+
+    # -------------------------------------------------------------------------------------------------------- the rest
+
+    def maintain(self) -> None:
+        """Take in what has happened meanwhile (owner's thread, now and then)."""
+        self.latest()
+
+    def size_bytes(self) -> int:
+        """Bytes of the tree and of what waits to be written into it."""
+        frozen = self._frozen
+        return self._tree.size_bytes() + self._newest.size_bytes + (frozen.size_bytes if frozen is not None else 0)
+
+    def close(self) -> None:
+        self._checkpointer.close()
+        self._view = None
+        self._log.close()
+        self._tree.close()
