@@ -19,6 +19,7 @@ Submitting is bounded by the callers (every client waits for its commit); ``queu
 
 from __future__ import annotations
 
+import queue
 import sys
 import threading
 import time
@@ -35,7 +36,6 @@ pgbench -N with 8 clients: 800 tps at the interpreter's 5 ms, 1400 at 0.5 ms, no
 MAX_GROUP_BATCHES = 4_096
 """Largest group: bounds the time one LMDB write transaction takes."""
 
-STATS = [0,0,0,0,0,0]
 Done = Callable[[StorageError | None], None]
 
 
@@ -45,9 +45,8 @@ class ThreadCommitter:
     def __init__(self, engine: Engine, call_from_thread: Callable[[Callable[[], None]], None]) -> None:
         self._engine = engine
         self._call_from_thread = call_from_thread
-        self._waiting: list[tuple[WriteBatch, Done]] = []
-        self._lock = threading.Lock()
-        self._has_work = threading.Event()
+        # Every lock that the thread takes in Python is one more wait for the GIL; this queue is one, in C.
+        self._waiting: queue.SimpleQueue[tuple[WriteBatch, Done] | None] = queue.SimpleQueue()
         self._closing = False
         self.groups = 0
         self.batches = 0
@@ -59,32 +58,32 @@ class ThreadCommitter:
     @property
     def queued(self) -> int:
         """How many batches wait for the thread."""
-        return len(self._waiting)
+        return self._waiting.qsize()
 
     def submit(self, batch: WriteBatch, done: Done) -> None:
         """Make ``batch`` durable with the next group; ``done(error or None)`` is called in the loop's thread."""
-        if self._closing:
-            return  # as in a crash: not durable, so never confirmed
-        with self._lock:
-            self._waiting.append((batch, done))
-        if not self._has_work.is_set():
-            self._has_work.set()
+        if not self._closing:  # else as in a crash: not durable, so never confirmed
+            self._waiting.put((batch, done))
 
     def close(self) -> None:
         """Finish what was submitted and end the thread."""
         self._closing = True
-        self._has_work.set()
+        self._waiting.put(None)
         self._thread.join()
 
     def _run(self) -> None:
+        waiting = self._waiting
         while True:
-            self._has_work.wait()
-            self._has_work.clear()  # before taking the list: a later submit sets it again
-            with self._lock:
-                group, self._waiting = self._waiting, []
-            for start in range(0, len(group), MAX_GROUP_BATCHES):
-                self._commit(group[start : start + MAX_GROUP_BATCHES])
-            if self._closing and not self._waiting:
+            group: list[tuple[WriteBatch, Done]] = []
+            item = waiting.get()
+            while item is not None:
+                group.append(item)
+                if waiting.empty() or len(group) >= MAX_GROUP_BATCHES:
+                    break
+                item = waiting.get()
+            if group:
+                self._commit(group)
+            if item is None:
                 return
 
     def _commit(self, group: list[tuple[WriteBatch, Done]]) -> None:
@@ -105,13 +104,4 @@ class ThreadCommitter:
             for _, done in group:
                 done(error)
 
-        ended = time.monotonic_ns()
-        def finish2() -> None:
-            began = time.monotonic_ns()
-            finish()
-            STATS[0] += 1; STATS[1] += ended - started_ns; STATS[2] += began - ended; STATS[3] += time.monotonic_ns() - began; STATS[4] += sum(len(b) for b, _ in group)
-            if STATS[0] == 1000:
-                import logging
-                sys.stderr.write(f"groups 1000: apply {STATS[1]/1e6:.3f} us wake {STATS[2]/1e6:.3f} finish {STATS[3]/1e6:.3f} ops {STATS[4]/1000:.2f} per {(began-STATS[5])/1e9:.3f}s\n"); sys.stderr.flush()
-                STATS[:] = [0,0,0,0,0,began]
-        self._call_from_thread(finish2)
+        self._call_from_thread(finish)

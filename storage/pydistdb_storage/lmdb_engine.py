@@ -40,6 +40,7 @@ MAX_SNAPSHOTS = 500
 DEFAULT_MAP_BYTES = 1 << 40
 _VERSION_KEY = b"store_version"
 _APPLIED_KEY = b"store_applied"
+"""Beside the names of the spaces, so that no space has a key that nobody put there."""
 _FULL_DISK_BYTES = 1 << 20
 """With less than this free, a failed write means a full disk."""
 
@@ -252,13 +253,13 @@ class LMDBEngine:
                     else:
                         transaction.cursor(database).putmulti([(key, value or b"") for _, key, value in group])
             if applied is not None:
-                transaction.put(_APPLIED_KEY, b"%d" % applied, db=databases[Space.STATE])
+                transaction.put(_APPLIED_KEY, b"%d" % applied)
         self._committed += 1
 
     def applied(self) -> int:
         """The last log record that is in the tree."""
         with self._begin() as transaction:
-            found = transaction.get(_APPLIED_KEY, db=self.databases[Space.STATE])
+            found = transaction.get(_APPLIED_KEY)
         return int(found or b"0")
 
     def _grow(self) -> None:

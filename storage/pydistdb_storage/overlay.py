@@ -22,6 +22,7 @@ from pydistdb_storage.engine import MAX_KEY_BYTES, Snapshot, Space
 from pydistdb_storage.log_file import Record
 
 _VERSIONS = Space.VERSIONS
+_LARGEST = (1 << 64) - 1
 _END = b"\xff" * (MAX_KEY_BYTES + 1)
 
 Entry = tuple[bytes, bytes]
@@ -177,8 +178,8 @@ class LayeredSnapshot:
                     break
         entry = self._base.version(key, inverted)
         while entry is not None and self._is_hidden(entry[0], len(self._layers)):
-            following = (int.from_bytes(entry[0][-8:], "big") + 1).to_bytes(8, "big")
-            entry = self._base.version(key, following)
+            following = int.from_bytes(entry[0][-8:], "big") + 1
+            entry = self._base.version(key, following.to_bytes(8, "big")) if following <= _LARGEST else None
         if entry is None or (best is not None and best[0] <= entry[0]):
             return best
         return entry

@@ -190,10 +190,10 @@ def test_statements_of_a_block_leave_no_mark_behind(client: SqlClient, monkeypat
     monkeypatch.setattr(MemoryTransaction, "savepoint", noted_savepoint)
     monkeypatch.setattr(MemoryTransaction, "forget_savepoints", noted_forget)
     client.execute("BEGIN")
-    client.execute("INSERT INTO t VALUES (2, 2)")
+    client.execute("INSERT INTO t SELECT 2, 2")
     assert events == ["mark", "forget"]
     client.execute("SAVEPOINT s")
-    client.execute("INSERT INTO t VALUES (3, 3)")
+    client.execute("INSERT INTO t SELECT 3, 3")
     assert events == ["mark", "forget", "mark", "mark"]
     client.execute("ROLLBACK TO SAVEPOINT s")
     assert client.rows("SELECT count(*) FROM t") == ["2"]

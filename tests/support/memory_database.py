@@ -176,16 +176,16 @@ class MemoryTransaction:
     async def lock(
         self, keys: Sequence[bytes], strength: LockStrength, wait: WaitPolicy = WaitPolicy.WAIT
     ) -> list[LockedValue]:
+        return [self.try_lock(key, strength) for key in keys]
+
+    def try_lock(self, key: bytes, strength: LockStrength) -> LockedValue:
         self._check_open()
-        locked: list[LockedValue] = []
-        for key in keys:
-            value, newest = self.database.read(key, self.database.clock)
-            changed = newest > self.read_timestamp
-            if changed and self.isolation is not Isolation.READ_COMMITTED:
-                raise SerializationConflict("could not serialize access due to concurrent update")
-            self.expected[key] = newest
-            locked.append(LockedValue(self.buffer.get(key, value), changed))
-        return locked
+        value, newest = self.database.read(key, self.database.clock)
+        changed = newest > self.read_timestamp
+        if changed and self.isolation is not Isolation.READ_COMMITTED:
+            raise SerializationConflict("could not serialize access due to concurrent update")
+        self.expected[key] = newest
+        return LockedValue(self.buffer.get(key, value), changed)
 
     def put(self, key: bytes, value: bytes) -> None:
         assert value, "a value is never empty: an empty one stands for a delete"

@@ -162,6 +162,9 @@ class Transaction(Protocol):
     async def scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool = False) -> ScanBatch:
         """Return one chunk of at most ``limit`` live entries of [start, end) at the snapshot."""
 
+    def try_lock(self, key: bytes, strength: LockStrength) -> LockedValue:
+        """Do what ``lock`` does for one key; raises MustWait, holding at most the lock, if that cannot be done at once."""
+
     async def lock(
         self, keys: Sequence[bytes], strength: LockStrength, wait: WaitPolicy = WaitPolicy.WAIT
     ) -> list[LockedValue]:

@@ -27,7 +27,7 @@ from pydistdb.sql.bind import CursorQuery, Normalized, ParsedStatement
 from pydistdb.sql.exec import CompiledQuery
 from pydistdb.sql.plan.expressions import all_relations
 from pydistdb.sql.plan.rules.inline_ctes import changes_data
-from pydistdb.sql.statements import Utility
+from pydistdb.sql.statements import Begin, Utility
 from pydistdb.sql.tree import BoundStatement, Insert, LockRows, Rel
 from pydistdb.sql.types.base import SqlType
 
@@ -64,6 +64,7 @@ class CachedPlan:
         "environment",
         "fields",
         "is_fast",
+        "is_plain_begin",
         "kind",
         "normalized",
         "parameter_oids",
@@ -118,7 +119,8 @@ class CachedPlan:
             bound is not None and isinstance(bound.query, Insert) and bound.query.on_conflict is not None
         )
         """ON CONFLICT: a duplicate found only at commit means to run again, and to see it then."""
-        self.is_fast = compiled is not None and not self.writes
+        self.is_plain_begin = utility == Begin(None, None, None)
+        self.is_fast = compiled is not None
         """May be worth a ``try_run``; cleared by the first that is not of that kind."""
 
 

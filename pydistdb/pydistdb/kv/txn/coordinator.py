@@ -334,20 +334,26 @@ class Coordinator:
 
     # ------------------------------------------------------------------------------------------------------ locks
 
+    def try_lock(self, key: bytes, strength: LockStrength) -> LockedValue:
+        self._check_open()
+        leases = self._leases
+        local = leases.find(key)
+        if local is None or self._two_phase is not None or not local.replica.is_leaseholder():
+            raise MustWait
+        self._lock_starts[local.start] = None
+        if not self._gateway.server.locker.try_lock_one(local, self._id or self.transaction_id, key, strength):
+            raise MustWait
+        value, version = mvcc.get(leases.latest(), key, MAX_TIMESTAMP)
+        return self._note_lock(key, value, version, strength)
+
     async def lock(
         self, keys: Sequence[bytes], strength: LockStrength, wait: WaitPolicy = WaitPolicy.WAIT
     ) -> list[LockedValue]:
-        self._check_open()
-        if len(keys) == 1 and self._two_phase is None:
-            key = keys[0]
-            leases = self._leases
-            local = leases.find(key)
-            if local is not None and local.replica.is_leaseholder():
-                self._lock_starts[local.start] = None
-                server = self._gateway.server
-                if server.locker.try_lock_one(local, self._id or self.transaction_id, key, strength):
-                    value, version = mvcc.get(leases.latest(), key, MAX_TIMESTAMP)
-                    return [self._note_lock(key, value, version, strength)]
+        if len(keys) == 1:
+            try:
+                return [self.try_lock(keys[0], strength)]
+            except MustWait:
+                pass
         return await self._lock_general(keys, strength, wait)
 
     async def _lock_general(self, keys: Sequence[bytes], strength: LockStrength, wait: WaitPolicy) -> list[LockedValue]:

@@ -13,6 +13,7 @@ from pydistdb.sql.exec.compiler import Compiler
 from pydistdb.sql.exec.foreign_keys import finish_statement
 from pydistdb.sql.exec.operator import Operator
 from pydistdb.sql.exec.point import PointRead, point_read
+from pydistdb.sql.exec.point_write import PointWrite, point_write
 from pydistdb.sql.exec.ranges import range_notes
 from pydistdb.sql.exec.run import RunContext, State
 from pydistdb.sql.exec.spill import RowBuffer
@@ -34,13 +35,27 @@ class CompiledQuery:
         self._changes_data = changes_data(plan.root)
         self._is_select = plan.statement.tag == "SELECT"
         self._point: PointRead | None = point_read(plan)
+        self._point_write: PointWrite | None = None
         self._root: Operator | None = None
 
     def try_run(self, run: RunContext) -> list[Row] | None:
-        """Run without waiting, if this is a read by key: the rows.  None if the statement is not of that kind.
+        """Run without waiting, if this reads or changes one row by its key: the rows, with ``run.affected_rows`` set.
+        None if the statement is not of that kind.
 
         Raises MustWait, before any effect, where the key does not lie at hand."""
-        return None if self._point is None else self._point(run)
+        if self._point is not None:
+            rows = self._point(run)
+            run.affected_rows = len(rows)
+            return rows
+        if not self._changes_data:
+            return None
+        write = self._point_write
+        if write is None:
+            write = self._point_write = point_write(self.root)
+            if write is None:
+                return None
+        run.affected_rows = write(State(run))
+        return []
 
     @property
     def root(self) -> Operator:

@@ -78,6 +78,7 @@ class State:
     """The executor's side of a run."""
 
     __slots__ = (
+        "_work_memory_bytes",
         "affected_rows",
         "context",
         "outer",
@@ -87,7 +88,6 @@ class State:
         "shared",
         "transaction",
         "turn_end_ns",
-        "work_memory_bytes",
         "writes",
     )
 
@@ -104,8 +104,16 @@ class State:
         """What is computed once per run (tables of CTEs, uncorrelated subqueries), by the operator's number."""
         self.affected_rows = 0
         self.writes = StatementWrites()
-        self.work_memory_bytes = work_memory_bytes(run.context)
+        self._work_memory_bytes = 0
         self.turn_end_ns = run.scheduler.now_ns() + PAUSE_NS
+
+    @property
+    def work_memory_bytes(self) -> int:
+        """What one operation may keep in memory."""
+        known = self._work_memory_bytes
+        if not known:
+            known = self._work_memory_bytes = work_memory_bytes(self.context)
+        return known
 
     async def breathe(self) -> None:
         """Between batches: stop if interrupted, and let other tasks run if this one has had its turn."""

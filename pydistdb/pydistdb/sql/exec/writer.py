@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from pydistdb.kv.api import Database, LockStrength
+from pydistdb.kv.api import Database, LockStrength, MustWait
 from pydistdb.sql.catalog.descriptors import ForeignKey, Table
 from pydistdb.sql.exec.deferred import UniqueCheck
 from pydistdb.sql.exec.index_keys import bind_layout
@@ -47,6 +47,16 @@ class RowIds:
         blocks[table.oid] = (start + count, end)
         return range(start, start + count)
 
+    @classmethod
+    def try_take(cls, database: Database, table: Table) -> int:
+        """One fresh id out of this node's block; raises MustWait if it is used up."""
+        blocks = cls._blocks.get(database)
+        start, end = (0, 0) if blocks is None else blocks.get(table.oid, (0, 0))
+        if blocks is None or start == end:
+            raise MustWait
+        blocks[table.oid] = (start + 1, end)
+        return start
+
 
 class TableWriter:
     """Inserts, updates and deletes rows of one table through a statement's writes.  Rows are lists by (number - 1)."""
@@ -70,6 +80,14 @@ class TableWriter:
     def bind(self, state: State) -> None:
         """Make expressions and predicates of the table's indexes ready."""
         bind_layout(self.layout, state.run.catalog)
+
+    def changes_row_only(self, assigned: set[int]) -> bool:
+        """Whether an UPDATE of these columns writes the row and nothing else, and has nothing to check afterwards."""
+        return not (
+            self.key_columns & assigned
+            or any(index.depends_on(assigned) for index in self.layout.secondary)
+            or any(assigned.intersection(foreign_key.columns) for foreign_key in self.table.foreign_keys)
+        )
 
     # ------------------------------------------------------------------------------------------ insert
 
@@ -103,7 +121,7 @@ class TableWriter:
                     if known is _MISSING:
                         writes.absent.add(unique_key)
                     elif known is not None:
-                        raise self._duplicate(index, row, state)
+                        raise self.duplicate(index, row, state)
                 self.write_new(row, key, state)
             return keys
         wanted = [self.unique_keys(row, key) for row, key in zip(rows, keys, strict=True)]
@@ -111,7 +129,7 @@ class TableWriter:
         for row, key, pairs in zip(rows, keys, wanted, strict=True):
             for index, unique_key in pairs:
                 if writes.pending.get(unique_key, taken.get(unique_key)) is not None:
-                    raise self._duplicate(index, row, state)
+                    raise self.duplicate(index, row, state)
             self.write_new(row, key, state)
         return keys
 
@@ -123,7 +141,8 @@ class TableWriter:
         locked = await state.transaction.lock(wanted, LockStrength.UPDATE)
         return {key: answer.value for key, answer in zip(wanted, locked, strict=True) if answer.value is not None}
 
-    def _duplicate(self, index: IndexLayout, row: Row, state: State) -> Exception:
+    def duplicate(self, index: IndexLayout, row: Row, state: State) -> Exception:
+        """The error for a row whose unique key is taken."""
         return duplicate_key(state.run.catalog, index, index.values(row), state.context)
 
     def write_new(self, row: Row, key: bytes, state: State) -> None:
@@ -205,7 +224,7 @@ class TableWriter:
         """Make sure that nobody has a unique key that an update moves to."""
         taken = await self.lock_free([key], state)
         if state.writes.pending.get(key, taken.get(key)) is not None:
-            raise self._duplicate(index, row, state)
+            raise self.duplicate(index, row, state)
 
     def delete(self, old: Row, key: bytes, state: State) -> None:
         """Delete a locked row."""

@@ -15,27 +15,31 @@ from pydistdb.sql.exec import RunContext
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session.base import SessionBase
 from pydistdb.sql.session.environment import now_us
-from pydistdb.sql.session.execute import Row
 from pydistdb.sql.session.statements import SessionPortal, read_parameters, result_formats
 
 
 class FastSession(SessionBase):
     """See the module's introduction."""
 
-    def _try_run(self, plan: CachedPlan, parameters: Sequence[Any]) -> list[Row] | None:
-        """The rows of a read by key, if it can be answered now; no trace is left if not."""
+    def _try_run(self, plan: CachedPlan, parameters: Sequence[Any], sink: Sink, *, announce: bool) -> bool:
+        """Read or change a row by its key, if that can be done now; False, and no trace is left, if not."""
         block = self.transaction
         environment = self.environment
         catalog = environment.catalog
         view = self.view()
         if not plan.is_fast or block.failed or not catalog.is_fresh or plan.catalog_state is not view.catalog_state:
-            return None
+            return False
         transaction = block.kv
-        if transaction is None and (block.explicit or block.isolation is not Isolation.READ_COMMITTED):
-            return None
+        if transaction is None:
+            if block.explicit:
+                transaction = block.open()
+            elif plan.writes or block.isolation is not Isolation.READ_COMMITTED:
+                return False
+        if plan.writes and block.read_only:
+            return False
         pins: Any = transaction if transaction is not None else self
-        if not catalog.gate.try_enter(pins, plan.tables, False):
-            return None
+        if not catalog.gate.try_enter(pins, plan.tables, plan.writes):
+            return False
         context = self.context
         now = now_us()
         context.statement_timestamp = now
@@ -50,13 +54,13 @@ class FastSession(SessionBase):
                 transaction.begin_statement(block.least_timestamp)
             rows = plan.compiled.try_run(run)
         except (MustWait, KVError):
-            return None
+            return False
         finally:
             if transaction is None:
                 catalog.gate.leave(pins)
         if rows is None or self.owed_sleep_ns:  # whatever sleeps is run again where it can wait
             plan.is_fast = False
-            return None
+            return False
         if transaction is not None:
             block.statements += 1
         self.query = plan.text
@@ -64,22 +68,42 @@ class FastSession(SessionBase):
         statistics = environment.statistics
         statistics.statements += 1
         statistics.fast_statements += 1
+        if plan.writes:
+            statistics.rows_changed += run.affected_rows
+            sink.complete(f"{'INSERT 0' if plan.tag == 'INSERT' else plan.tag} {run.affected_rows}")
+            return True
+        if announce:
+            assert plan.fields is not None
+            sink.row_description(plan.fields)
         statistics.rows_sent += len(rows)
-        return rows
+        sink.rows(rows)
+        sink.complete(f"SELECT {len(rows)}")
+        return True
+
+    def _try_begin(self, plan: CachedPlan, sink: Sink) -> bool:
+        """BEGIN as almost everybody writes it, outside a block."""
+        block = self.transaction
+        if not plan.is_plain_begin or block.in_block or block.failed or block.kv is not None:
+            return False
+        now = now_us()
+        context = self.context
+        context.statement_timestamp = context.transaction_timestamp = now
+        self.query = plan.text
+        self.query_started_us = self.state_changed_us = now
+        self.environment.statistics.statements += 1
+        block.begin(None, None, None)
+        self.transaction_status = block.status
+        sink.complete(plan.kind)
+        return True
 
     def try_simple_query(self, text: str, sink: Sink) -> bool:
         found = self.plans.try_find(text)
         if found is None:
             return False
         plan, parameters = found
-        rows = self._try_run(plan, parameters)
-        if rows is None:
-            return False
-        assert plan.fields is not None
-        sink.row_description(plan.fields)
-        sink.rows(rows)
-        sink.complete(f"SELECT {len(rows)}")
-        return True
+        if plan.utility is not None:
+            return self._try_begin(plan, sink)
+        return self._try_run(plan, parameters, sink, announce=True)
 
     def try_bind(
         self,
@@ -107,15 +131,14 @@ class FastSession(SessionBase):
 
     def try_execute(self, portal: str, most_rows: int, sink: Sink, last: bool = False) -> bool:
         found = self.names.portals.get(portal)
-        if found is None or found.execution is not None or found.done or most_rows or not found.plan.is_fast:
+        if found is None or found.execution is not None or found.done or most_rows:
             return False
-        rows = self._try_run(found.plan, found.parameters)
-        if rows is None:
-            return False
-        found.done = True
-        sink.rows(rows)
-        sink.complete(f"SELECT {len(rows)}")
-        return True
+        plan = found.plan
+        if plan.utility is not None:
+            found.done = last and self._try_begin(plan, sink)
+        else:
+            found.done = plan.is_fast and self._try_run(plan, found.parameters, sink, announce=False)
+        return found.done
 
     def try_sync(self) -> bool:
         block = self.transaction
