@@ -79,7 +79,7 @@ def _point_insert(operator: InsertOperator) -> PointWrite | None:
     if (
         operator.returning
         or operator.conflict is not None
-        or table.foreign_keys
+        or not operator.writer.inserts_row_only()
         or not isinstance(source, ValuesOperator)
         or len(source.rows) != 1
     ):

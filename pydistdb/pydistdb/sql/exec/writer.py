@@ -81,6 +81,10 @@ class TableWriter:
         """Make expressions and predicates of the table's indexes ready."""
         bind_layout(self.layout, state.run.catalog)
 
+    def inserts_row_only(self) -> bool:
+        """Whether nothing is left to check once a new row has its unique keys."""
+        return not self.deferrable and not self.table.foreign_keys
+
     def changes_row_only(self, assigned: set[int]) -> bool:
         """Whether an UPDATE of these columns writes the row and nothing else, and has nothing to check afterwards."""
         return not (
