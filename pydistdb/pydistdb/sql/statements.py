@@ -283,6 +283,8 @@ class ColumnSpec:
     """'int2', 'int4' or 'int8' for smallserial, serial and bigserial."""
     collation: str | None = None
     position: int | None = None
+    identity_options: tuple[tuple[str, int | str | bool | None], ...] = ()
+    """Of the sequence behind an identity column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,6 +458,7 @@ class AlterTableAction:
     type: SqlType | None = None
     missing_ok: bool = False
     cascade: bool = False
+    options: tuple[tuple[str, int | str | bool | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -552,6 +555,24 @@ class CreateIndex(Utility):
     nulls_not_distinct: bool = False
     options: dict[str, str] = field(default_factory=dict)
     tablespace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster(Utility):
+    """``table`` None: all that have been clustered before."""
+
+    table: Name | None
+    index: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reindex(Utility):
+    """``kind``: index, table, schema, system, database."""
+
+    kind: str
+    name: Name
+    concurrently: bool = False
+    verbose: bool = False
 
 
 @dataclass(frozen=True, slots=True)

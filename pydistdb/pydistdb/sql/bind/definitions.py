@@ -11,7 +11,8 @@ from dataclasses import replace
 from pydistdb.sql import statements
 from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.bind.naming import constant_value, name_of, strings
-from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
+from pydistdb.sql.bind.options import OptionList, sequence_options
+from pydistdb.sql.bind.parse import Node, ParsedStatement
 from pydistdb.sql.bind.typenames import COLLATABLE, resolve_type, serial_kind
 from pydistdb.sql.errors import DatatypeMismatch, FeatureNotSupported, InvalidSyntax, InvalidTableDefinition
 from pydistdb.sql.statements import ColumnSpec, ConstraintSpec, ForeignKeySpec
@@ -115,6 +116,7 @@ class Definitions:
         nullable = False
         default = generated = None
         identity = ""
+        identity_options: OptionList = ()
         constraints: list[ConstraintSpec] = []
         name = node.get("colname", "")
         previous, attributes = "", list[str]()
@@ -131,8 +133,8 @@ class Definitions:
                     keyword = self.tokens.find("DEFAULT", self.tokens.index_at(self.offset(part["location"])))
                     default = self.tokens.phrase(keyword + 1, stops)
                 case "CONSTR_IDENTITY":
-                    _check_identity_options(part, at)
                     identity = part["generated_when"]
+                    identity_options = sequence_options(part.get("options", []))
                     not_null = True
                 case "CONSTR_GENERATED":
                     if part.get("generated_kind", "s") == "v":
@@ -164,7 +166,17 @@ class Definitions:
                 )
             collation = ".".join(strings(node["collClause"]["collname"]))
         return ColumnSpec(
-            name, sql_type, not_null, default, tuple(constraints), identity, generated, serial, collation, position
+            name,
+            sql_type,
+            not_null,
+            default,
+            tuple(constraints),
+            identity,
+            generated,
+            serial,
+            collation,
+            position,
+            identity_options,
         )
 
 
@@ -185,19 +197,6 @@ def _with_attribute(spec: ConstraintSpec, attribute: str) -> ConstraintSpec:
         case "CONSTR_ATTR_DEFERRED":
             return replace(spec, deferrable=True, deferred=True)
     return spec
-
-
-def _check_identity_options(part: Node, position: int | None) -> None:
-    """Sequence options of an identity column: only those that say what is so anyway."""
-    usual = {"start": 1, "increment": 1, "cache": 1, "minvalue": 1, "maxvalue": None, "cycle": False}
-    for wrapper in part.get("options", []):
-        element = wrapper["DefElem"]
-        name = element["defname"]
-        value = constant_value(element.get("arg", {}))
-        if name not in usual or value not in (usual[name], None):
-            raise FeatureNotSupported(
-                f"sequence option {name.upper()} of identity columns is not supported", position=position
-            )
 
 
 def storage_options(elements: list[Node]) -> dict[str, str]:
@@ -250,103 +249,3 @@ def on_commit_action(node: Node, persistence: str) -> str:
     if persistence != "t":
         raise InvalidTableDefinition("ON COMMIT can only be used on temporary tables")
     return _ON_COMMIT[action]
-
-
-# ------------------------------------------------------------------------------------------------ ALTER
-
-
-def alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    """ALTER TABLE with one or more actions (renaming is a node of its own)."""
-    definitions = Definitions(parsed)
-    actions = []
-    cursor = 0
-    for index, wrapper in enumerate(node["cmds"]):
-        command = wrapper["AlterTableCmd"]
-        if index:  # the actions stand at commas outside brackets
-            cursor = definitions.tokens.find("ASCII_44", cursor, depth=0) + 1
-        action = _alter_action(definitions, command, cursor)
-        if action is None:
-            what = command["subtype"].removeprefix("AT_")
-            return statements.Unsupported(f"ALTER TABLE action {what}")
-        actions.append(action)
-    return statements.AlterTable(
-        name_of(node["relation"], parsed),
-        tuple(actions),
-        node.get("missing_ok", False),
-        object_kind(node.get("objtype", "OBJECT_TABLE")),
-    )
-
-
-def _alter_action(definitions: Definitions, command: Node, cursor: int) -> statements.AlterTableAction | None:
-    action = statements.AlterTableAction
-    name = command.get("name")
-    missing_ok = command.get("missing_ok", False)
-    cascade = command.get("behavior") == "DROP_CASCADE"
-    match command["subtype"]:
-        case "AT_AddColumn":
-            column = definitions.column(command["def"]["ColumnDef"])
-            return action("add_column", column.name, column=column, missing_ok=missing_ok)
-        case "AT_DropColumn":
-            return action("drop_column", name, missing_ok=missing_ok, cascade=cascade)
-        case "AT_ColumnDefault":
-            if "def" not in command:
-                return action("drop_default", name)
-            tokens = definitions.tokens
-            text = tokens.phrase(tokens.find("DEFAULT", cursor, depth=0) + 1)
-            return action("set_default", name, expression=text)
-        case "AT_SetNotNull":
-            return action("set_not_null", name)
-        case "AT_DropNotNull":
-            return action("drop_not_null", name)
-        case "AT_AlterColumnType":
-            column_node = command["def"]["ColumnDef"]
-            sql_type = resolve_type(column_node["typeName"], definitions.parsed.position_at, definitions.parsed.catalog)
-            using = None
-            if "raw_default" in column_node:
-                tokens = definitions.tokens
-                using = tokens.phrase(tokens.find("USING", cursor, depth=0) + 1)
-            return action("alter_type", name, type=sql_type, expression=using)
-        case "AT_AddConstraint":
-            constraint = definitions.constraint(command["def"]["Constraint"])
-            return action("add_constraint", constraint.name, constraint=constraint)
-        case "AT_DropConstraint":
-            return action("drop_constraint", name, missing_ok=missing_ok, cascade=cascade)
-        case "AT_ValidateConstraint":
-            return action("validate_constraint", name)
-        case "AT_AlterConstraint":
-            node = next(iter(command["def"].values()))
-            spec = ConstraintSpec(
-                "", node["conname"], deferrable=node.get("deferrable", False), deferred=node.get("initdeferred", False)
-            )
-            return action("alter_constraint", node["conname"], constraint=spec)
-        case "AT_ChangeOwner":
-            return action("owner_to", command["newowner"].get("rolename", ""))
-        case "AT_SetRelOptions" | "AT_ResetRelOptions":
-            return action("set_options")
-    return None
-
-
-def rename(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    """ALTER … RENAME."""
-    match node["renameType"]:
-        case "OBJECT_COLUMN":
-            kind = object_kind(node.get("relationType", "OBJECT_TABLE"))
-            action = statements.AlterTableAction("rename_column", node["subname"], node["newname"])
-        case "OBJECT_TABCONSTRAINT":
-            kind = "table"
-            action = statements.AlterTableAction("rename_constraint", node["subname"], node["newname"])
-        case "OBJECT_TABLE" | "OBJECT_INDEX" | "OBJECT_VIEW" | "OBJECT_SEQUENCE":
-            kind = object_kind(node["renameType"])
-            action = statements.AlterTableAction("rename_table", new_name=node["newname"])
-        case _:
-            return statements.Unsupported(parsed.kind + " RENAME")
-    return statements.AlterTable(name_of(node["relation"], parsed), (action,), node.get("missing_ok", False), kind)
-
-
-def move_schema(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    """ALTER … SET SCHEMA."""
-    kind = object_kind(node["objectType"])
-    if kind not in ("table", "view", "sequence") or "relation" not in node:
-        return statements.Unsupported(parsed.kind + " SET SCHEMA")
-    action = statements.AlterTableAction("set_schema", node["newschema"])
-    return statements.AlterTable(name_of(node["relation"], parsed), (action,), node.get("missing_ok", False), kind)

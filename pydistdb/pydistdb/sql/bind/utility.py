@@ -13,18 +13,13 @@ from typing import Any
 
 from pydistdb.sql import statements
 from pydistdb.sql.bind import routine_statements
+from pydistdb.sql.bind.alterations import alter_table, cluster, move_schema, reindex, rename
 from pydistdb.sql.bind.cursors import close_cursor, declare_cursor, fetch, listen, notify, unlisten
 from pydistdb.sql.bind.cutting import Tokens
-from pydistdb.sql.bind.definitions import (
-    alter_table,
-    create_table,
-    move_schema,
-    on_commit_action,
-    rename,
-    storage_options,
-)
+from pydistdb.sql.bind.definitions import create_table, on_commit_action, storage_options
 from pydistdb.sql.bind.indexes import create_index
 from pydistdb.sql.bind.naming import constant_value, name_of, name_of_parts, strings
+from pydistdb.sql.bind.options import option_value, sequence_options
 from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
 from pydistdb.sql.bind.type_definitions import (
     TYPE_RENAMES,
@@ -40,8 +35,6 @@ from pydistdb.sql.bind.type_definitions import (
 )
 from pydistdb.sql.bind.typenames import resolve_type
 from pydistdb.sql.errors import FeatureNotSupported, InternalError, InvalidSyntax
-
-OptionValue = int | str | bool | None
 
 
 def to_utility(parsed: ParsedStatement) -> statements.Utility:
@@ -141,20 +134,6 @@ def _discard(parsed: ParsedStatement, node: Node) -> statements.Utility:
 def _option_text(element: Node) -> str:
     value = option_value(element)
     return "on" if value in (None, True) else "off" if value is False else str(value).lower()
-
-
-def option_value(element: Node) -> Any:
-    """The value of a DefElem: a number, text, bool, None if it has none, or a tuple of texts."""
-    argument = element.get("arg")
-    if argument is None:
-        return None
-    if "List" in argument:
-        return strings(argument["List"]["items"])
-    if "A_Star" in argument:
-        return ("*",)
-    if "TypeName" in argument:
-        return argument["TypeName"]["names"][-1]["String"]["sval"]
-    return constant_value(argument)
 
 
 def _is_on(text: str) -> bool:
@@ -359,19 +338,10 @@ def _select_into(parsed: ParsedStatement, node: Node) -> statements.Utility:
     )
 
 
-def _sequence_options(parsed: ParsedStatement, options: list[Node]) -> tuple[tuple[str, OptionValue], ...]:
-    result: list[tuple[str, OptionValue]] = []
-    for wrapper in options:
-        element = wrapper["DefElem"]
-        value = option_value(element)
-        result.append((element["defname"], ".".join(value) if isinstance(value, tuple) else value))
-    return tuple(result)
-
-
 def _create_sequence(parsed: ParsedStatement, node: Node) -> statements.Utility:
     return statements.CreateSequence(
         name_of(node["sequence"], parsed),
-        _sequence_options(parsed, node.get("options", [])),
+        sequence_options(node.get("options", [])),
         node.get("if_not_exists", False),
         node["sequence"]["relpersistence"] == "t",
     )
@@ -380,7 +350,7 @@ def _create_sequence(parsed: ParsedStatement, node: Node) -> statements.Utility:
 def _alter_sequence(parsed: ParsedStatement, node: Node) -> statements.Utility:
     return statements.AlterSequence(
         name_of(node["sequence"], parsed),
-        _sequence_options(parsed, node.get("options", [])),
+        sequence_options(node.get("options", [])),
         node.get("missing_ok", False),
     )
 
@@ -483,6 +453,8 @@ _CONVERTERS: dict[str, Callable[[ParsedStatement, Node], statements.Utility]] = 
     "CreateTableAsStmt": _create_table_as,
     "SelectStmt": _select_into,
     "ViewStmt": _create_view,
+    "ClusterStmt": cluster,
+    "ReindexStmt": reindex,
     "ConstraintsSetStmt": _set_constraints,
     "CreateSeqStmt": _create_sequence,
     "AlterSeqStmt": _alter_sequence,

@@ -48,7 +48,7 @@ _WIDENINGS = frozenset({(21, 23), (21, 20), (23, 20)})
 """Integer types whose values are stored alike, so that widening changes no row."""
 
 
-def _column(table: Table, name: str) -> Column:
+def existing_column(table: Table, name: str) -> Column:
     column = constraints.column_named(table, name)
     if column is None:
         raise UndefinedColumn(f'column "{name}" of relation "{table.name}" does not exist')
@@ -269,11 +269,19 @@ def _renamed_in_index(index: Index, old: str, new: str) -> Index:
 
 def change_default(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
     assert action.name is not None
-    column = _column(table, action.name)
+    column = existing_column(table, action.name)
     if column.identity:
-        raise DatabaseError.of("42601", f'column "{column.name}" of relation "{table.name}" is an identity column')
+        raise DatabaseError.of(
+            "42601",
+            f'column "{column.name}" of relation "{table.name}" is an identity column',
+            hint=None if action.expression else "Use ALTER TABLE ... ALTER COLUMN ... DROP IDENTITY instead.",
+        )
     if column.generated:
-        raise DatabaseError.of("42601", f'column "{column.name}" of relation "{table.name}" is a generated column')
+        raise DatabaseError.of(
+            "42601",
+            f'column "{column.name}" of relation "{table.name}" is a generated column',
+            hint=None if action.expression else "Use ALTER TABLE ... ALTER COLUMN ... DROP EXPRESSION instead.",
+        )
     if action.expression is not None:
         expressions.check_default(ddl, action.expression, column)
     ddl.put_table(_with_column(table, replace(column, default=action.expression)))
@@ -281,7 +289,7 @@ def change_default(ddl: DdlContext, table: Table, action: AlterTableAction) -> N
 
 async def set_not_null(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
     assert action.name is not None
-    column = _column(table, action.name)
+    column = existing_column(table, action.name)
     if column.not_null:
         return
     query = f"SELECT 1 FROM {full_name(ddl, table)} WHERE {quote(column.name)} IS NULL LIMIT 1"
@@ -292,11 +300,11 @@ async def set_not_null(ddl: DdlContext, table: Table, action: AlterTableAction) 
 
 def drop_not_null(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
     assert action.name is not None
-    column = _column(table, action.name)
-    if any(index.primary and any(each.column == column.number for each in index.columns) for index in table.indexes):
-        raise InvalidTableDefinition(f'column "{column.name}" is in a primary key')
+    column = existing_column(table, action.name)
     if column.identity:
         raise DatabaseError.of("42601", f'column "{column.name}" of relation "{table.name}" is an identity column')
+    if any(index.primary and any(each.column == column.number for each in index.columns) for index in table.indexes):
+        raise InvalidTableDefinition(f'column "{column.name}" is in a primary key')
     if column.not_null:
         ddl.put_table(_with_column(table, replace(column, not_null=False)))
 
@@ -306,7 +314,7 @@ def drop_not_null(ddl: DdlContext, table: Table, action: AlterTableAction) -> No
 
 async def alter_type(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
     assert action.name is not None and action.type is not None
-    old_column = _column(table, action.name)
+    old_column = existing_column(table, action.name)
     number = old_column.number
     if old_column.generated:
         raise FeatureNotSupported("changing the type of a generated column is not supported")

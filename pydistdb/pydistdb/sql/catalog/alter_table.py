@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from pydistdb.sql.catalog import alter_columns, alter_constraints
+from pydistdb.sql.catalog import alter_columns, alter_constraints, identity
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.dependencies import depending_views
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.catalog.naming import clip
+from pydistdb.sql.catalog.options import check_index_options, check_storage_options
+from pydistdb.sql.catalog.reindex import set_clustered
+from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.errors import (
     DuplicateTable,
     FeatureNotSupported,
@@ -41,15 +44,36 @@ async def alter_table(ddl: DdlContext, statement: AlterTable) -> str:
             await _alter_index(ddl, statement)
             return tag
         if not statement.missing_ok:
-            raise UndefinedTable(message, position=statement.name.position)
+            raise UndefinedTable(message)
         ddl.tell(f'relation "{statement.name.name}" does not exist, skipping', "00000")
         return tag
     ddl.check_not_in_use(table, tag)
     await ddl.ddl.lock_tables([table.oid])
-    for action in statement.actions:
+    for action in sorted(statement.actions, key=lambda action: _PASSES.get(action.kind, _LAST_PASS)):
         table = ddl.view.state.tables[table.oid]
         await _apply(ddl, table, action)
     return tag
+
+
+_PASSES = {
+    "drop_column": 0,
+    "drop_constraint": 0,
+    "drop_identity": 0,
+    "drop_expression": 0,
+    "drop_not_null": 0,
+    "alter_type": 1,
+    "add_column": 4,
+    "set_default": 9,
+    "drop_default": 0,
+    "set_not_null": 6,
+    "set_identity": 6,
+    "tune_column": 6,
+    "add_identity": 7,
+    "add_constraint": 8,
+}
+_LAST_PASS = 10
+"""A statement's actions run in passes, whatever their order in the text (tablecmds.c): a constraint may be about a column
+that is added behind it."""
 
 
 async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
@@ -61,7 +85,10 @@ async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> Non
         case "owner_to":
             check_role(action.name or "")
         case "set_options":
-            pass
+            check_storage_options(name for name, _ in action.options)
+        case "set_tablespace":
+            if action.name != "pg_default":
+                raise UndefinedObject(f'tablespace "{action.name}" does not exist')
         case _ if table.kind != "r" and not (table.kind == "v" and action.kind == "rename_column"):
             raise WrongObjectType(
                 f'ALTER action {action.kind.replace("_", " ").upper()} cannot be performed on relation "{table.name}"',
@@ -91,6 +118,20 @@ async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> Non
             await alter_constraints.validate_constraint(ddl, table, action)
         case "alter_constraint":
             alter_constraints.alter_constraint(ddl, table, action)
+        case "add_identity":
+            await identity.add_identity(ddl, table, action)
+        case "set_identity":
+            await identity.set_identity(ddl, table, action)
+        case "drop_identity":
+            identity.drop_identity(ddl, table, action)
+        case "drop_expression":
+            identity.drop_expression(ddl, table, action)
+        case "tune_column":
+            alter_columns.existing_column(table, action.name or "")
+        case "cluster_on" | "set_without_cluster":
+            set_clustered(ddl, table, action.name)
+        case "set_logged":
+            ddl.put_table(replace(table, persistence=action.name or "p", version=table.version + 1))
         case _:
             raise FeatureNotSupported(f"ALTER TABLE {action.kind.replace('_', ' ').upper()} is not supported")
 
@@ -117,6 +158,13 @@ def _set_schema(ddl: DdlContext, table: Table, action: AlterTableAction) -> None
     schema = ddl.target_schema(Name(table.name, action.name))
     if schema.oid == table.schema:
         return
+    if table.kind == "S":
+        owner = ddl.view.state.tables.get(definition_of(table).owner_table)
+        if owner is not None:
+            raise FeatureNotSupported(
+                "cannot move an owned sequence into another schema",
+                detail=f'Sequence "{table.name}" is linked to table "{owner.name}".',
+            )
     names = [table.name, *(index.name for index in table.indexes if index.oid)]
     for name in names:
         if ddl.view.is_name_taken(schema.oid, name):
@@ -137,6 +185,15 @@ def _refuse_views(ddl: DdlContext, table: Table, what: str) -> None:
 
 async def _alter_index(ddl: DdlContext, statement: AlterTable) -> None:
     found = ddl.view.index_by_name(statement.name.name, statement.name.schema)
+    if found is None and all(action.kind == "rename_table" for action in statement.actions):
+        relation = (
+            ddl.find(statement.name, "rvS") if ddl.view.relation(statement.name.name, statement.name.schema) else None
+        )
+        if relation is not None:  # ALTER INDEX renames any relation
+            await ddl.ddl.lock_tables([relation.oid])
+            for action in statement.actions:
+                _rename(ddl, relation, action)
+            return
     if found is None:
         if ddl.view.relation(statement.name.name, statement.name.schema) is not None:
             raise WrongObjectType(f'"{statement.name.name}" is not an index')
@@ -145,6 +202,9 @@ async def _alter_index(ddl: DdlContext, statement: AlterTable) -> None:
         ddl.tell(f'relation "{statement.name.name}" does not exist, skipping', "00000")
         return
     for action in statement.actions:
+        if action.kind == "set_options":
+            check_index_options({name: str(value) for name, value in action.options})
+            continue
         if action.kind != "rename_table":
             raise FeatureNotSupported(f"ALTER INDEX {action.kind.replace('_', ' ').upper()} is not supported")
         assert action.new_name is not None

@@ -196,7 +196,9 @@ async def with_defaults(ddl: DdlContext, table: Table, specs: Sequence[ColumnSpe
     for position, spec in enumerate(specs, len(columns) - len(specs)):
         column = columns[position]
         if spec.serial or spec.identity:
-            sequence = await sequences.owned_sequence(ddl, table, column, owned, bool(spec.identity))
+            sequence = await sequences.owned_sequence(
+                ddl, table, column, owned, bool(spec.identity), spec.identity_options
+            )
             owned.append(sequence)
             default = sequences.next_value_expression(ddl, sequence)
             columns[position] = replace(column, default=default, identity=spec.identity, not_null=True)

@@ -20,6 +20,7 @@ from pydistdb.sql.catalog.create_table_as import create_table_as
 from pydistdb.sql.catalog.create_type import create_type
 from pydistdb.sql.catalog.drop import drop_objects
 from pydistdb.sql.catalog.lock_table import lock_table
+from pydistdb.sql.catalog.reindex import cluster, reindex
 from pydistdb.sql.catalog.routines import alter_routine, create_routine, drop_routines
 from pydistdb.sql.catalog.schemas import comment, create_database, create_schema, drop_database
 from pydistdb.sql.catalog.truncate import truncate
@@ -30,6 +31,7 @@ from pydistdb.sql.statements import (
     AlterSequence,
     AlterTable,
     AlterType,
+    Cluster,
     Comment,
     CreateDatabase,
     CreateDomain,
@@ -45,6 +47,7 @@ from pydistdb.sql.statements import (
     DropObjects,
     DropRoutines,
     LockTable,
+    Reindex,
     Truncate,
     Unsupported,
     Utility,
@@ -58,6 +61,7 @@ _EXECUTORS = {
     AlterSequence: alter_sequence,
     AlterTable: alter_table,
     AlterType: alter_type,
+    Cluster: cluster,
     Comment: comment,
     CreateDatabase: create_database,
     CreateDomain: create_domain,
@@ -73,6 +77,7 @@ _EXECUTORS = {
     DropObjects: drop_objects,
     DropRoutines: drop_routines,
     LockTable: lock_table,
+    Reindex: reindex,
     Truncate: truncate,
     Vacuum: vacuum,
 }

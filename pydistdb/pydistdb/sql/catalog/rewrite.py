@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from pydistdb.kv.api import Isolation
 from pydistdb.sql.catalog.backfill import copy_rows, stored_rows
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Table
@@ -44,6 +45,8 @@ async def rewrite(ddl: DdlContext, old: Table, new: Table, rows: Rows | None = N
     # The rows hold every column now: nothing is missing any more.
     new = replace(new, columns=tuple(replace(column, missing=None) for column in new.columns))
     ddl.put_table(new)
+    if ddl.transaction.isolation is Isolation.READ_COMMITTED:
+        ddl.transaction.begin_statement()  # what comes next in the same statement sees the rows just written
     return new
 
 

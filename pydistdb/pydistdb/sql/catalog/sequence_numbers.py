@@ -47,6 +47,8 @@ class SequenceDefinition(msgspec.Struct, frozen=True):
     identity: bool = False
     restart: int | None = None
     """The first number of the present storage, if that is not ``start`` (RESTART WITH)."""
+    cache: int = 1
+    """As declared; nodes take blocks of a size of their own."""
 
     @property
     def first(self) -> int:

@@ -16,13 +16,19 @@ from pydistdb.sql.catalog.sequence_numbers import (
     definition_of,
     new_sequence,
 )
-from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.catalog.sequence_options import Options, apply_options
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
 
 __all__ = ["SequenceDefinition", "definition_of", "next_value_expression", "owned_sequence"]
 
 
 async def owned_sequence(
-    ddl: DdlContext, table: Table, column: Column, pending: SequenceOf[Table], identity: bool
+    ddl: DdlContext,
+    table: Table,
+    column: Column,
+    pending: SequenceOf[Table],
+    identity: bool,
+    options: Options = (),
 ) -> Table:
     """The sequence behind a serial or identity column."""
     if column.type_oid not in TYPE_LIMITS:
@@ -37,6 +43,11 @@ async def owned_sequence(
         owner_column=column.number,
         identity=identity,
     )
+    if options:
+        named = dict(options).pop("sequence_name", None)
+        if named is not None:
+            raise FeatureNotSupported("sequence option SEQUENCE NAME of identity columns is not supported")
+        definition = apply_options(ddl, None, options, base=definition)
     sequence = new_sequence(oid, name, table.schema, table.database, definition)
     sequence = replace(sequence, persistence=table.persistence)
     for garbage in table_garbage(sequence):

@@ -77,7 +77,7 @@ def pg_sequence(view: StateView, context: EvalContext) -> Iterator[RowDict]:
                 "seqincrement": definition.increment,
                 "seqmax": definition.maximum,
                 "seqmin": definition.minimum,
-                "seqcache": 1,
+                "seqcache": definition.cache,
                 "seqcycle": definition.cycle,
             }
 
@@ -98,7 +98,7 @@ def pg_sequences(view: StateView, context: EvalContext) -> Iterator[RowDict]:
                 "max_value": definition.maximum,
                 "increment_by": definition.increment,
                 "cycle": definition.cycle,
-                "cache_size": 1,
+                "cache_size": definition.cache,
             }
 
 

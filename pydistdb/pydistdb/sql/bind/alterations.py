@@ -1,0 +1,162 @@
+"""ALTER TABLE, INDEX, VIEW and SEQUENCE: one action per subcommand; RENAME and SET SCHEMA, which are nodes of their own;
+CLUSTER and REINDEX.
+"""
+
+from __future__ import annotations
+
+from pydistdb.sql import statements
+from pydistdb.sql.bind.definitions import Definitions, storage_options
+from pydistdb.sql.bind.naming import name_of
+from pydistdb.sql.bind.options import OptionList, sequence_options
+from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
+from pydistdb.sql.bind.typenames import resolve_type
+from pydistdb.sql.statements import ConstraintSpec
+
+
+def alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    """ALTER TABLE with one or more actions (renaming is a node of its own)."""
+    definitions = Definitions(parsed)
+    actions = []
+    cursor = 0
+    for index, wrapper in enumerate(node["cmds"]):
+        command = wrapper["AlterTableCmd"]
+        if index:  # the actions stand at commas outside brackets
+            cursor = definitions.tokens.find("ASCII_44", cursor, depth=0) + 1
+        action = _alter_action(definitions, command, cursor)
+        if action is None:
+            what = command["subtype"].removeprefix("AT_")
+            return statements.Unsupported(f"ALTER TABLE action {what}")
+        actions.append(action)
+    return statements.AlterTable(
+        name_of(node["relation"], parsed),
+        tuple(actions),
+        node.get("missing_ok", False),
+        object_kind(node.get("objtype", "OBJECT_TABLE")),
+    )
+
+
+def _alter_action(definitions: Definitions, command: Node, cursor: int) -> statements.AlterTableAction | None:
+    action = statements.AlterTableAction
+    name = command.get("name")
+    missing_ok = command.get("missing_ok", False)
+    cascade = command.get("behavior") == "DROP_CASCADE"
+    match command["subtype"]:
+        case "AT_AddColumn":
+            column = definitions.column(command["def"]["ColumnDef"])
+            return action("add_column", column.name, column=column, missing_ok=missing_ok)
+        case "AT_DropColumn":
+            return action("drop_column", name, missing_ok=missing_ok, cascade=cascade)
+        case "AT_ColumnDefault":
+            if "def" not in command:
+                return action("drop_default", name)
+            tokens = definitions.tokens
+            text = tokens.phrase(tokens.find("DEFAULT", cursor, depth=0) + 1)
+            return action("set_default", name, expression=text)
+        case "AT_SetNotNull":
+            return action("set_not_null", name)
+        case "AT_DropNotNull":
+            return action("drop_not_null", name)
+        case "AT_AlterColumnType":
+            column_node = command["def"]["ColumnDef"]
+            sql_type = resolve_type(column_node["typeName"], definitions.parsed.position_at, definitions.parsed.catalog)
+            using = None
+            if "raw_default" in column_node:
+                tokens = definitions.tokens
+                using = tokens.phrase(tokens.find("USING", cursor, depth=0) + 1)
+            return action("alter_type", name, type=sql_type, expression=using)
+        case "AT_AddConstraint":
+            constraint = definitions.constraint(command["def"]["Constraint"])
+            return action("add_constraint", constraint.name, constraint=constraint)
+        case "AT_DropConstraint":
+            return action("drop_constraint", name, missing_ok=missing_ok, cascade=cascade)
+        case "AT_ValidateConstraint":
+            return action("validate_constraint", name)
+        case "AT_AlterConstraint":
+            node = next(iter(command["def"].values()))
+            spec = ConstraintSpec(
+                "", node["conname"], deferrable=node.get("deferrable", False), deferred=node.get("initdeferred", False)
+            )
+            return action("alter_constraint", node["conname"], constraint=spec)
+        case "AT_ChangeOwner":
+            return action("owner_to", command["newowner"].get("rolename", ""))
+        case "AT_SetRelOptions":
+            return action("set_options", options=_options(command))
+        case "AT_ResetRelOptions":
+            return action("set_options", options=())
+        case "AT_AddIdentity":
+            node = command["def"]["Constraint"]
+            return action(
+                "add_identity", name, new_name=node["generated_when"], options=sequence_options(node.get("options", []))
+            )
+        case "AT_SetIdentity":
+            return action("set_identity", name, options=sequence_options(command["def"]["List"]["items"]))
+        case "AT_DropIdentity":
+            return action("drop_identity", name, missing_ok=missing_ok)
+        case "AT_DropExpression":
+            return action("drop_expression", name, missing_ok=missing_ok)
+        case "AT_ClusterOn":
+            return action("cluster_on", name)
+        case "AT_DropCluster":
+            return action("set_without_cluster")
+        case "AT_SetLogged" | "AT_SetUnLogged" as subtype:
+            return action("set_logged", "p" if subtype == "AT_SetLogged" else "u")
+        case "AT_SetStatistics" | "AT_SetStorage" | "AT_SetCompression" | "AT_SetOptions" | "AT_ResetOptions":
+            return action("tune_column", name)
+        case "AT_DropOids":
+            return action("set_options", options=())
+        case "AT_SetTableSpace":
+            return action("set_tablespace", name)
+    return None
+
+
+def _options(command: Node) -> OptionList:
+    return tuple(storage_options(command.get("def", {}).get("List", {}).get("items", [])).items())
+
+
+def rename(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    """ALTER … RENAME."""
+    match node["renameType"]:
+        case "OBJECT_COLUMN":
+            kind = object_kind(node.get("relationType", "OBJECT_TABLE"))
+            action = statements.AlterTableAction("rename_column", node["subname"], node["newname"])
+        case "OBJECT_TABCONSTRAINT":
+            kind = "table"
+            action = statements.AlterTableAction("rename_constraint", node["subname"], node["newname"])
+        case "OBJECT_TABLE" | "OBJECT_INDEX" | "OBJECT_VIEW" | "OBJECT_SEQUENCE":
+            kind = object_kind(node["renameType"])
+            action = statements.AlterTableAction("rename_table", new_name=node["newname"])
+        case _:
+            return statements.Unsupported(parsed.kind + " RENAME")
+    return statements.AlterTable(name_of(node["relation"], parsed), (action,), node.get("missing_ok", False), kind)
+
+
+def move_schema(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    """ALTER … SET SCHEMA."""
+    kind = object_kind(node["objectType"])
+    if kind not in ("table", "view", "sequence") or "relation" not in node:
+        return statements.Unsupported(parsed.kind + " SET SCHEMA")
+    action = statements.AlterTableAction("set_schema", node["newschema"])
+    return statements.AlterTable(name_of(node["relation"], parsed), (action,), node.get("missing_ok", False), kind)
+
+
+def cluster(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    """CLUSTER [VERBOSE] [table [USING index]]."""
+    table = name_of(node["relation"], parsed) if "relation" in node else None
+    return statements.Cluster(table, node.get("indexname"))
+
+
+_REINDEX = {
+    "REINDEX_OBJECT_INDEX": "index",
+    "REINDEX_OBJECT_TABLE": "table",
+    "REINDEX_OBJECT_SCHEMA": "schema",
+    "REINDEX_OBJECT_SYSTEM": "system",
+    "REINDEX_OBJECT_DATABASE": "database",
+}
+
+
+def reindex(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    """REINDEX."""
+    given = {wrapper["DefElem"]["defname"] for wrapper in node.get("params", [])}
+    kind = _REINDEX[node["kind"]]
+    name = name_of(node["relation"], parsed) if "relation" in node else statements.Name(node.get("name", ""))
+    return statements.Reindex(kind, name, "concurrently" in given, "verbose" in given)

@@ -1,0 +1,36 @@
+"""Options as the parser gives them (DefElem): of sequences and identity columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydistdb.sql.bind.naming import constant_value, strings
+from pydistdb.sql.bind.parse import Node
+
+OptionValue = int | str | bool | None
+OptionList = tuple[tuple[str, OptionValue], ...]
+
+
+def option_value(element: Node) -> Any:
+    """The value of a DefElem: a number, text, bool, None if it has none, or a tuple of texts."""
+    argument = element.get("arg")
+    if argument is None:
+        return None
+    if "List" in argument:
+        return strings(argument["List"]["items"])
+    if "A_Star" in argument:
+        return ("*",)
+    if "TypeName" in argument:
+        return argument["TypeName"]["names"][-1]["String"]["sval"]
+    return constant_value(argument)
+
+
+def sequence_options(options: Sequence[Node]) -> OptionList:
+    """Names and values; a dotted name as text."""
+    result: list[tuple[str, OptionValue]] = []
+    for wrapper in options:
+        element = wrapper["DefElem"]
+        value = option_value(element)
+        result.append((element["defname"], ".".join(value) if isinstance(value, tuple) else value))
+    return tuple(result)
