@@ -43,6 +43,7 @@ def _session(session: SessionBase) -> SessionInfo:
         pid=session.process_id,
         database=session.database_name,
         user=session.user,
+        role=session.identity.authenticated,
         application_name=session.settings.values["application_name"],
         client_address=host or None,
         client_port=int(port) if port.isdigit() else None,

@@ -32,6 +32,7 @@ from pydistdb.kv.store import Store
 from pydistdb.sql.api import Session
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.errors import CannotConnectNow
+from pydistdb.sql.session import login
 from pydistdb.sql.session.environment import Environment
 from pydistdb.sql.session.session import ClientSession
 from pydistdb.tasks import sleep
@@ -199,6 +200,7 @@ class Node:
 
     async def _open_session(self, client: ClientConnection, parameters: dict[str, str]) -> Session:
         await self.catalog.ensure_fresh()
+        await login.check_limits(self.environment, client.user, client.database)
         return open_session(self.environment, client, parameters)
 
     def _maintain(self) -> None:

@@ -53,6 +53,9 @@ class FakeCatalog:
         """There are no functions of users' own."""
         return ()
 
+    def unrestricted(self) -> FakeCatalog:
+        return self
+
     def add(self, ddl: str) -> None:
         """Declare more tables, views, schemas and indexes."""
         for parsed in parse(ddl):

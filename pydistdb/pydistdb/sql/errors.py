@@ -7,6 +7,8 @@ suites compare them.
 
 from __future__ import annotations
 
+from copy import copy
+
 
 class DatabaseError(Exception):
     """An error for the client.
@@ -43,6 +45,10 @@ class DatabaseError(Exception):
         self.column = column
         self.datatype = datatype
         self.constraint = constraint
+
+    def again(self) -> DatabaseError:
+        """The same error to be raised once more: one that is kept must not gather tracebacks."""
+        return copy(self).with_traceback(None)
 
     @staticmethod
     def of(sqlstate: str, message: str, **fields: object) -> DatabaseError:

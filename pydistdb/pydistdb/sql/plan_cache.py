@@ -8,9 +8,10 @@ Parsing, binding, planning and compiling a point select costs some 2 ms, running
 which literals have become parameters (about 10 µs): ``… WHERE id = 7`` and ``… WHERE id = 8``
    share one plan.
 
-What a plan depends on besides its text is in the key too: the *environment* (database, search_path, and the settings
-that decide what a literal means: TimeZone, DateStyle, IntervalStyle), interned as a small number, and the parameters'
-types.  A plan belongs to one state of the catalog; after any DDL it is made again when it is next asked for.  Plans
+What a plan depends on besides its text is in the key too: the *environment* (database, search_path, the settings that
+decide what a literal means: TimeZone, DateStyle, IntervalStyle, and the role, unless it is a superuser), interned as a
+small number, and the parameters' types.  A plan belongs to one state of the catalog, privileges included; after any DDL
+it is made again when it is next asked for.  So privileges are checked when a plan is made, and never again.  Plans
 made inside a transaction with uncommitted DDL are never put here.
 
 The cache holds ``MAX_PLANS`` plans and ``MAX_TEXT_BYTES`` of text; the least recently used go first.
@@ -24,6 +25,7 @@ from typing import Any
 
 from pydistdb.sql.api import Field
 from pydistdb.sql.bind import CursorQuery, Normalized, ParsedStatement
+from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import CompiledQuery
 from pydistdb.sql.plan.expressions import all_relations
 from pydistdb.sql.plan.rules.inline_ctes import changes_data
@@ -61,6 +63,7 @@ class CachedPlan:
         "catalog_state",
         "compiled",
         "cursor",
+        "denied",
         "environment",
         "fields",
         "is_fast",
@@ -93,6 +96,7 @@ class CachedPlan:
         parameter_types: tuple[SqlType, ...] = (),
         normalized: Normalized | None = None,
         cursor: tuple[CursorQuery, CachedPlan] | None = None,
+        denied: DatabaseError | None = None,
     ) -> None:
         self.text = text
         self.parsed = parsed
@@ -120,7 +124,9 @@ class CachedPlan:
         )
         """ON CONFLICT: a duplicate found only at commit means to run again, and to see it then."""
         self.is_plain_begin = utility == Begin(None, None, None)
-        self.is_fast = compiled is not None
+        self.denied = denied
+        """What whoever runs it is told, where the role may not: privileges are checked once, here."""
+        self.is_fast = compiled is not None and denied is None
         """May be worth a ``try_run``; cleared by the first that is not of that kind."""
 
 

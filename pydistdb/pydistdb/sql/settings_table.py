@@ -122,7 +122,7 @@ seq_page_cost|real|user|1||0|1e308
 *server_encoding|string|internal|UTF8
 *server_version|string|internal|{SERVER_VERSION}
 server_version_num|integer|internal|{SERVER_VERSION_NUMBER}
-*session_authorization|string|internal|
+*session_authorization|string|user|
 session_replication_role|enum|superuser|origin|||origin,replica,local
 shared_buffers|integer|postmaster|128MB|8kB|16|{INTEGER_MAX}
 ssl|bool|postmaster|off

@@ -27,6 +27,14 @@ class Utility:
     """Base of all utility statements."""
 
 
+@dataclass(frozen=True, slots=True)
+class RoleSpec:
+    """A role as written.  ``kind``: name, current (CURRENT_USER, CURRENT_ROLE), session (SESSION_USER) or public."""
+
+    kind: str
+    name: str = ""
+
+
 # ---------------------------------------------------------------------------------------------- transactions, settings
 
 
@@ -234,9 +242,11 @@ class DropDatabase(Utility):
 
 @dataclass(frozen=True, slots=True)
 class CreateSchema(Utility):
+    """``name`` empty: that of the owner."""
+
     name: str
     if_not_exists: bool
-    owner: str | None = None
+    owner: RoleSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,7 +410,6 @@ class AlterRoutine(Utility):
     options: dict[str, Any] = field(default_factory=dict)
     new_name: str = ""
     new_schema: str = ""
-    new_owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,6 +468,7 @@ class AlterTableAction:
     missing_ok: bool = False
     cascade: bool = False
     options: tuple[tuple[str, int | str | bool | None], ...] = ()
+    owner: RoleSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.catalog.needs import Needs
 from pydistdb.sql.catalog.view import VirtualTable
 from pydistdb.sql.routines import RoutineFunction
 from pydistdb.sql.types.base import AggregateFunction, Function, SqlType
@@ -521,3 +522,5 @@ class BoundStatement:
     has_rows: bool
     tables: frozenset[int]
     volatile: bool = False
+    needs: Needs = ()
+    """What privileges it takes to run it."""

@@ -9,7 +9,9 @@ from pydistdb.sql.bind.definitions import Definitions, storage_options
 from pydistdb.sql.bind.naming import name_of
 from pydistdb.sql.bind.options import OptionList, sequence_options
 from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
+from pydistdb.sql.bind.roles import role_spec
 from pydistdb.sql.bind.typenames import resolve_type
+from pydistdb.sql.role_statements import RenameRole
 from pydistdb.sql.statements import ConstraintSpec
 
 
@@ -78,7 +80,7 @@ def _alter_action(definitions: Definitions, command: Node, cursor: int) -> state
             )
             return action("alter_constraint", node["conname"], constraint=spec)
         case "AT_ChangeOwner":
-            return action("owner_to", command["newowner"].get("rolename", ""))
+            return action("owner_to", owner=role_spec(command["newowner"]))
         case "AT_SetRelOptions":
             return action("set_options", options=_options(command))
         case "AT_ResetRelOptions":
@@ -125,6 +127,8 @@ def rename(parsed: ParsedStatement, node: Node) -> statements.Utility:
         case "OBJECT_TABLE" | "OBJECT_INDEX" | "OBJECT_VIEW" | "OBJECT_SEQUENCE":
             kind = object_kind(node["renameType"])
             action = statements.AlterTableAction("rename_table", new_name=node["newname"])
+        case "OBJECT_ROLE":
+            return RenameRole(node["subname"], node["newname"])
         case _:
             return statements.Unsupported(parsed.kind + " RENAME")
     return statements.AlterTable(name_of(node["relation"], parsed), (action,), node.get("missing_ok", False), kind)

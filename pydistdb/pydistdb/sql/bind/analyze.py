@@ -16,6 +16,7 @@ from pydistdb.sql.bind.binder import Binder, Parameters
 from pydistdb.sql.bind.changes import bind_change
 from pydistdb.sql.bind.coerce import coerce_to_boolean, coerce_to_target, resolve_unknown, type_named
 from pydistdb.sql.bind.cursors import CursorQuery, check_cursor_query, cursor_query, declare_cursor
+from pydistdb.sql.bind.needs import finish
 from pydistdb.sql.bind.parse import ParsedStatement, parse, stack_depth_exceeded, without_collector
 from pydistdb.sql.bind.query import bind_statement_query
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn, Source
@@ -65,7 +66,9 @@ def bind_query(
                 has_rows = bool(query.columns)
     except RecursionError:
         raise stack_depth_exceeded() from None
-    return BoundStatement(query, parameters.finish(), _TAGS[parsed.name], has_rows, frozenset(b.tables), b.volatile)
+    return BoundStatement(
+        query, parameters.finish(), _TAGS[parsed.name], has_rows, frozenset(b.tables), b.volatile, finish(b)
+    )
 
 
 def analyze_cursor(
@@ -81,7 +84,7 @@ def analyze_cursor(
     except RecursionError:
         raise stack_depth_exceeded() from None
     check_cursor_query(utility, node, query)
-    shown = BoundStatement(query, b.parameters.finish(), "SELECT", True, frozenset(b.tables), b.volatile)
+    shown = BoundStatement(query, b.parameters.finish(), "SELECT", True, frozenset(b.tables), b.volatile, finish(b))
     return cursor_query(b, utility, shown)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pydistdb.sql.bind.coerce import name_types_by
+from pydistdb.sql.bind.needs import RelationNote
 from pydistdb.sql.bind.parse import ParsedStatement
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.catalog.view import CatalogView
@@ -77,12 +78,15 @@ class Binder:
     __slots__ = (
         "_next_cte",
         "_next_id",
+        "acting_role",
         "aggregate_types",
         "arguments",
+        "called",
         "catalog",
         "context",
         "inlining",
         "locations",
+        "notes",
         "parameters",
         "parsed",
         "reads_keys",
@@ -90,6 +94,7 @@ class Binder:
         "references",
         "tables",
         "text_depth",
+        "used_columns",
         "view_depth",
         "volatile",
     )
@@ -121,6 +126,13 @@ class Binder:
         """Result types of the aggregate and window calls, by the ids of their results."""
         self.record_fields: dict[ColumnId, tuple[tuple[str, SqlType], ...]] = {}
         """Names and types of the fields of columns that hold what a function with several results returned."""
+        self.notes: list[RelationNote] = []
+        """The relations named so far, with what is done with them (needs.py)."""
+        self.used_columns: set[ColumnId] = set()
+        self.called: dict[int, str] = {}
+        """The functions called, by oid."""
+        self.acting_role: int | None = None
+        """The owner of the view whose query is being bound."""
         self._next_id = 0
         self._next_cte = 0
 

@@ -191,6 +191,7 @@ def make_call(
     if locations is None:
         locations = [-1] * len(arguments)
     converted = convert_arguments(b, found, arguments, locations, variadic_array)
+    b.called[function.oid] = function.name
     if function.volatility == "v":
         b.volatile = True
     if isinstance(function, RoutineFunction):

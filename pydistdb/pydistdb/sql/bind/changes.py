@@ -26,9 +26,11 @@ from pydistdb.sql.bind.dispatch import STATEMENT_BINDERS, bind_condition
 from pydistdb.sql.bind.from_clause import TRUE, table_item, tracked_item
 from pydistdb.sql.bind.inserts import bind_insert
 from pydistdb.sql.bind.merge import bind_merge
+from pydistdb.sql.bind.needs import note_relation
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import FromItem, Scope, Source
 from pydistdb.sql.bind.stored import bind_checks, generated_columns
+from pydistdb.sql.catalog.acl import DELETE, UPDATE
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.errors import (
     FeatureNotSupported,
@@ -78,6 +80,7 @@ def _changed_rows(
     name, alias = target_name(node["relation"])
     scope = Scope(parent)
     target = table_item(b, table, name, alias, None if alias else node["relation"].get("schemaname"), True)
+    b.notes[-1].read(target.sources[0].columns)
     scope.add(target)
     current_of = node.get("whereClause", {}).get("CurrentOfExpr")
     if current_of is not None:
@@ -108,9 +111,11 @@ def _filtered(b: Binder, scope: Scope, node: Node, rel: Rel) -> tuple[Rel, Expr 
 
 def _update(b: Binder, parent: Scope | None, node: Node) -> Update:
     table = target_table(b, node["relation"])
+    note = note_relation(b, table, UPDATE)
     scope, target, items, rel, _ = _changed_rows(b, parent, node, table, node.get("fromClause", ()))
     scope.clause = "UPDATE"
     assignments = bind_assignments(b, scope, table, node["targetList"])
+    note.update(number for number, _ in assignments)
     rel, condition = _filtered(b, scope, node, rel)
     source = target.sources[0]
     new_row = row_columns(b, table)
@@ -118,6 +123,7 @@ def _update(b: Binder, parent: Scope | None, node: Node) -> Update:
     for column in new_row:
         column.name = labels[column.number]
     new_ids = ids_by_number(new_row)
+    note.read(new_row)
     new_item = FromItem(rel, [Source(source.name, new_row, source.schema, table)], new_row)
     columns, returning = bind_returning(b, parent, node, [new_item, *items[1:]])
     assert source.key_id is not None
@@ -138,6 +144,7 @@ def _update(b: Binder, parent: Scope | None, node: Node) -> Update:
 
 def _delete(b: Binder, parent: Scope | None, node: Node) -> Delete:
     table = target_table(b, node["relation"])
+    note_relation(b, table, DELETE)
     scope, target, items, rel, _ = _changed_rows(b, parent, node, table, node.get("usingClause", ()))
     rel, condition = _filtered(b, scope, node, rel)
     source = target.sources[0]

@@ -103,6 +103,7 @@ def column_of(source: Source, name: str) -> ScopeColumn | None:
 def reference(b: Binder, column: ScopeColumn, owner: Scope, location: int) -> Expr:
     """Refer to a column, remembering where in the text and (inside an aggregate) of which query level."""
     expr = column.ref()
+    b.used_columns.add(column.id)
     if b.references:
         for seen in b.references:
             seen.append(owner)

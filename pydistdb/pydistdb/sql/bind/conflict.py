@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pydistdb.sql.bind.assignments import bind_assignments, ids_by_number, row_columns
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.dispatch import bind, bind_condition
+from pydistdb.sql.bind.needs import RelationNote
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.bind.stored import bind_text, row_scope
@@ -28,10 +29,19 @@ from pydistdb.sql.tree import ColumnRef, Expr, OnConflict
 
 
 def bind_conflict(
-    b: Binder, parent: Scope | None, clause: Node, table: Table, name: str, row: list[ScopeColumn]
+    b: Binder,
+    parent: Scope | None,
+    clause: Node,
+    table: Table,
+    name: str,
+    row: list[ScopeColumn],
+    note: RelationNote,
 ) -> OnConflict:
     """An ON CONFLICT clause; ``row`` is the row as it will be, ``excluded`` the one that was proposed."""
     indexes = _arbiters(b, clause, table, name, row)
+    if indexes is not None:
+        deciding = [index for index in table.indexes if index.storage_id in indexes]
+        note.selected.update(part.column for index in deciding for part in index.columns if part.column)
     if clause["action"] == "ONCONFLICT_NOTHING":
         return OnConflict(indexes)
     if indexes is None:
@@ -43,6 +53,7 @@ def bind_conflict(
     excluded = row_columns(b, table)
     for column in excluded:
         column.nullable = True
+    note.read(excluded)
     scope = Scope(parent, "UPDATE")
     scope.add(FromItem(NO_ROWS_OF_NOTHING, [Source(name, row, None, table)], row))
     scope.add_sources([Source("excluded", excluded, None, None)])
@@ -51,6 +62,7 @@ def bind_conflict(
     for column in row:
         scope.by_name[column.name] = None
     assignments = bind_assignments(b, scope, table, clause["targetList"])
+    note.update(number for number, _ in assignments)
     condition = None
     if "whereClause" in clause:
         condition = bind_condition(b, scope, clause["whereClause"], "WHERE")

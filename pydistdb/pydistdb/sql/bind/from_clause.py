@@ -17,16 +17,20 @@ import pydistdb.sql.bind.table_functions as table_functions
 from pydistdb.sql.bind.binder import MOST_VIEW_DEPTH, Binder
 from pydistdb.sql.bind.locking import pushed_down
 from pydistdb.sql.bind.naming import strings
+from pydistdb.sql.bind.needs import note_relation
 from pydistdb.sql.bind.parse import Node, ParsedStatement, parse
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.bind.search_cycle import hidden_name
 from pydistdb.sql.bind.system_columns import mentions_system_columns
 from pydistdb.sql.bind.table_samples import bind_sample
+from pydistdb.sql.catalog.access import SECRET_TABLES
+from pydistdb.sql.catalog.acl import SELECT
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.view import Relation, VirtualTable
 from pydistdb.sql.errors import (
     DatabaseError,
     FeatureNotSupported,
+    InsufficientPrivilege,
     InvalidColumnReference,
     InvalidSyntax,
     UndefinedTable,
@@ -111,7 +115,11 @@ def find_relation(b: Binder, node: Node) -> Relation:
             f'cross-database references are not implemented: "{catalog}.{schema}.{name}"',
             position=b.position(node.get("location", -1)),
         )
-    found = b.catalog.relation(name, schema)
+    try:
+        found = b.catalog.relation(name, schema)
+    except InsufficientPrivilege as error:
+        error.position = b.position(node.get("location", -1))
+        raise
     if found is None:
         label = f"{schema}.{name}" if schema else name
         position = b.position(node.get("location", -1))
@@ -157,6 +165,8 @@ def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
     if isinstance(relation, VirtualTable):
         columns = [ScopeColumn(label, b.new_id(), sql_type) for label, sql_type in relation.columns]
         rel = VirtualScan(outputs(columns), relation, tuple(range(len(columns))), name)
+        if relation.name in SECRET_TABLES or b.acting_role is not None:
+            note_relation(b, relation, SELECT)
         return source_item(rel, name, columns, alias, schema=schema)
     if relation.kind == "v":
         return _view(b, scope, relation, name, alias, schema)
@@ -166,7 +176,9 @@ def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
         )
     if b.reads_keys is None:
         b.reads_keys = mentions_system_columns(b.parsed.text)
-    return table_item(b, relation, name, alias, schema, scope.wants_keys or b.reads_keys)
+    item = table_item(b, relation, name, alias, schema, scope.wants_keys or b.reads_keys)
+    note_relation(b, relation, SELECT).read(item.sources[0].columns)
+    return item
 
 
 def table_item(b: Binder, table: Table, name: str, alias: Node | None, schema: str | None, with_key: bool) -> FromItem:
@@ -246,22 +258,29 @@ def _parsed_view(definition: str) -> ParsedStatement:
 def _view(b: Binder, scope: Scope, view: Table, name: str, alias: Node | None, schema: str | None) -> FromItem:
     """Expand a view: bind its definition as a subquery of its own, and give the columns their names."""
     b.tables.add(view.oid)
+    note = note_relation(b, view, SELECT)
+    inner = len(b.notes)
     if b.view_depth >= MOST_VIEW_DEPTH:
         raise DatabaseError.of("42P17", f'infinite recursion detected in rules for relation "{view.name}"')
     b.view_depth += 1
     b.text_depth += 1
-    saved, b.references = b.references, []
-    reads_keys, b.reads_keys = b.reads_keys, mentions_system_columns(view.definition)
+    saved = b.references, b.acting_role, b.catalog, b.reads_keys
+    b.references, b.acting_role, b.catalog = [], view.owner, b.catalog.unrestricted()
+    b.reads_keys = mentions_system_columns(view.definition)
     try:
         query = _parsed_view(view.definition).node
         rel = queries.bind_statement_query(b, None, pushed_down(scope, name, query) if scope.locking else query)
     finally:
         b.view_depth -= 1
         b.text_depth -= 1
-        b.references = saved
-        b.reads_keys = reads_keys
-    labels = [column.name for column in view.columns if not column.dropped]
-    columns = [ScopeColumn(label, output.id, output.type) for label, output in zip(labels, rel.columns, strict=False)]
+        b.references, b.acting_role, b.catalog, b.reads_keys = saved
+    shown = [column for column in view.columns if not column.dropped]
+    columns = [ScopeColumn(c.name, output.id, output.type) for c, output in zip(shown, rel.columns, strict=False)]
+    # What its query has referred to counts below the view; what is referred to from here on counts for the view.
+    for below in b.notes[inner:]:
+        below.settle(b.used_columns)
+    b.used_columns.difference_update([column.id for column in columns])
+    note.columns = [(column.id, shown_column.number) for column, shown_column in zip(columns, shown, strict=False)]
     item = source_item(rel, name, columns, alias, schema=schema)
     item.sources[0].is_query = True
     return item

@@ -26,9 +26,11 @@ from pydistdb.sql.bind.coerce import UNKNOWN_OID
 from pydistdb.sql.bind.conflict import bind_conflict
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.locations import location_of
+from pydistdb.sql.bind.needs import note_relation
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, Source
 from pydistdb.sql.bind.stored import bind_checks, column_default, column_type, generated_columns
+from pydistdb.sql.catalog.acl import INSERT
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.errors import (
     DatabaseError,
@@ -56,6 +58,8 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
     row = row_columns(b, table)
     target = Source(name, row, None, table)
     targets, locations = insert_targets(b, table, node)
+    note = note_relation(b, table, INSERT)
+    note.read(row)
     select = node.get("selectStmt", {}).get("SelectStmt")
     overriding = node.get("override", "OVERRIDING_NOT_SET")
     if select is None:
@@ -75,6 +79,7 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
         numbers = [column.number for column in used]
     if overriding == "OVERRIDING_USER_VALUE":
         source, numbers = _without_identity(b, table, source, numbers)
+    note.insert(numbers)
     given = set(numbers)
     defaults = {
         column.number: default
@@ -86,7 +91,7 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
     item = FromItem(source, [target], row)
     conflict = None
     if "onConflictClause" in node:
-        conflict = bind_conflict(b, parent, node["onConflictClause"], table, name, row)
+        conflict = bind_conflict(b, parent, node["onConflictClause"], table, name, row, note)
     columns, returning = bind_returning(b, parent, node, [item])
     checks = bind_checks(b, table, row_ids)
     generated = generated_columns(b, table, row_ids)

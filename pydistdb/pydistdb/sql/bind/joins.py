@@ -127,6 +127,7 @@ def _using(
         one = _using_column(left, name, "left")
         other = _using_column(right, name, "right")
         one_expr, other_expr = one.ref(), other.ref()
+        b.used_columns |= {one.id, other.id}
         common = common_type(b, (one_expr, other_expr), None)
         if common is None:
             raise DatatypeMismatch(

@@ -7,8 +7,10 @@ Source: PostgreSQL 15 manual, SELECT, "The Locking Clause".
 from __future__ import annotations
 
 from pydistdb.sql.bind.binder import Binder
+from pydistdb.sql.bind.needs import note_relation
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope, Source
+from pydistdb.sql.catalog.acl import UPDATE
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.errors import FeatureNotSupported, UndefinedTable
 from pydistdb.sql.tree import ColumnId
@@ -85,6 +87,7 @@ def lock_targets(b: Binder, scope: Scope, node: Node) -> list[LockTarget]:
             words = _WORDS[strength_and_wait(node)[0]]
             raise FeatureNotSupported(f"{words} cannot be applied to the nullable side of an outer join")
         if source.table is not None and source.key_id is not None:
+            note_relation(b, source.table, UPDATE)
             entry = (source.table, source.key_id, BYTEA)
             if entry not in found:
                 found.append(entry)

@@ -27,9 +27,11 @@ from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.dispatch import bind, bind_condition
 from pydistdb.sql.bind.from_clause import bind_item, find_relation, make_join, table_item
 from pydistdb.sql.bind.locations import location_of
+from pydistdb.sql.bind.needs import RelationNote, note_relation
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.bind.stored import bind_checks, column_default, generated_columns
+from pydistdb.sql.catalog.acl import DELETE
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.view import VirtualTable
 from pydistdb.sql.errors import DuplicateAlias, FeatureNotSupported, InvalidSyntax
@@ -42,8 +44,10 @@ _NOT_MATCHED = "MERGE_WHEN_NOT_MATCHED_BY_TARGET"
 def bind_merge(b: Binder, parent: Scope | None, node: Node) -> Merge:
     _check_form(b, node)
     table = target_table(b, node["relation"])
+    note = note_relation(b, table, 0)
     name, alias = target_name(node["relation"])
     target = table_item(b, table, name, alias, None if alias else node["relation"].get("schemaname"), True)
+    note.read(target.sources[0].columns)
     outside = Scope(parent)
     outside.hidden = target.sources
     source = bind_item(b, outside, node["sourceRelation"], [])
@@ -60,6 +64,8 @@ def bind_merge(b: Binder, parent: Scope | None, node: Node) -> Merge:
     alone.add(source)
     alone.hidden = target.sources
     actions = tuple(_action(b, clause["MergeWhenClause"], table, both, alone) for clause in node["mergeWhenClauses"])
+    for action, wrapper in zip(actions, node["mergeWhenClauses"], strict=True):
+        _note(note, table, action, wrapper["MergeWhenClause"])
     kind = "inner" if all(action.matched for action in actions) else "left"
     rel = make_join(kind, source.rel, target.rel, condition)
     row_ids = ids_by_number(row_columns(b, table))
@@ -77,6 +83,18 @@ def bind_merge(b: Binder, parent: Scope | None, node: Node) -> Merge:
         bind_checks(b, table, row_ids),
         generated_columns(b, table, row_ids),
     )
+
+
+def _note(note: RelationNote, table: Table, action: MergeAction, clause: Node) -> None:
+    """What privileges an action takes."""
+    match action.kind:
+        case "update":
+            note.update(number for number, _ in action.values)
+        case "insert":
+            named = {target["ResTarget"]["name"] for target in clause.get("targetList", ())}
+            note.insert(c.number for c in table.columns if not c.dropped and (not named or c.name in named))
+        case "delete":
+            note.privileges |= DELETE
 
 
 def _check_form(b: Binder, node: Node) -> None:

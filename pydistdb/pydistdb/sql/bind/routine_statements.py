@@ -153,13 +153,11 @@ def alter_routine(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 
 def change_routine(
-    parsed: ParsedStatement, kind: str, target: Node, *, new_name: str = "", new_schema: str = "", new_owner: str = ""
+    parsed: ParsedStatement, kind: str, target: Node, *, new_name: str = "", new_schema: str = ""
 ) -> statements.Utility:
     """RENAME TO, SET SCHEMA, OWNER TO."""
     name = routine_name(parsed, target["ObjectWithArgs"])
-    return statements.AlterRoutine(
-        object_kind(kind), name, new_name=new_name, new_schema=new_schema, new_owner=new_owner
-    )
+    return statements.AlterRoutine(object_kind(kind), name, new_name=new_name, new_schema=new_schema)
 
 
 def call(parsed: ParsedStatement, node: Node) -> statements.Utility:

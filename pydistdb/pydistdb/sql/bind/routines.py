@@ -21,6 +21,7 @@ import pydistdb.sql.bind.stored as stored
 from pydistdb.sql.bind.binder import Binder, Parameters, RoutineArguments
 from pydistdb.sql.bind.coerce import coerce_to_target, resolve_unknown, type_named
 from pydistdb.sql.bind.dispatch import STATEMENT_BINDERS, bind
+from pydistdb.sql.bind.needs import finish
 from pydistdb.sql.bind.parse import Node, ParsedStatement, parse
 from pydistdb.sql.bind.rewrite import transform, walk
 from pydistdb.sql.bind.scope import Scope, ScopeColumn
@@ -100,6 +101,7 @@ def routine_call(b: Binder, scope: Scope | None, function: RoutineFunction, argu
         label = f"{function.name}({', '.join(type_named(t.oid) for t in function.argument_types)})"
         raise DatabaseError.of("42809", f"{label} is a procedure", hint="To call a procedure, use CALL.")
     arguments = with_defaults(b, function, arguments)
+    b.called[function.oid] = function.name
     if function.volatility == "v":
         b.volatile = True
     if function.returns_set:
@@ -129,6 +131,7 @@ def called(expr: Expr) -> RoutineScan | None:
 def routine_in_from(b: Binder, scan: RoutineScan, label: str, name: str) -> tuple[Rel, list[ScopeColumn]]:
     """A call in FROM: the relation and its columns."""
     function = scan.function
+    b.called[function.oid] = function.name
     out = function.out_columns
     if function.returns_row:
         if not out:
@@ -183,7 +186,11 @@ def bind_body(
         has_rows = parsed.name == "SelectStmt" or bool(rel.columns)
         if is_last:
             rel = fit_result(b, function, rel, has_rows)
-        bound.append(BoundStatement(rel, parameters.finish(), _tag(parsed), has_rows, frozenset(b.tables), b.volatile))
+        bound.append(
+            BoundStatement(
+                rel, parameters.finish(), _tag(parsed), has_rows, frozenset(b.tables), b.volatile, needs=finish(b)
+            )
+        )
     if not statements:
         fit_result(None, function, None, False)
     return bound
@@ -304,7 +311,8 @@ class _Inside:
 
     def __enter__(self) -> None:
         b, function = self._b, self._function
-        self._saved = (b.parameters, b.arguments, b.references, b.inlining)
+        self._saved = (b.parameters, b.arguments, b.references, b.inlining, b.acting_role)
+        b.acting_role = None  # whoever calls it needs the privileges, in views too
         b.parameters = Parameters([t.oid for t in function.argument_types])
         b.arguments = RoutineArguments(function.name, function.argument_names)
         b.references = []
@@ -313,7 +321,7 @@ class _Inside:
 
     def __exit__(self, *exception: object) -> None:
         b = self._b
-        b.parameters, b.arguments, b.references, b.inlining = self._saved
+        b.parameters, b.arguments, b.references, b.inlining, b.acting_role = self._saved
         b.text_depth -= 1
 
 

@@ -187,12 +187,3 @@ def move_type(parsed: ParsedStatement, node: Node) -> statements.Utility:
     action = AlterTypeAction("set_schema", node["newschema"])
     kind = node["objectType"].removeprefix("OBJECT_").lower()
     return statements.AlterType(_type_name(node["object"]["List"]["items"]), (action,), kind)
-
-
-def change_owner_of_type(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    """ALTER TYPE or DOMAIN … OWNER TO."""
-    if node["objectType"] not in ("OBJECT_TYPE", "OBJECT_DOMAIN"):
-        return statements.Unsupported(parsed.kind)
-    action = AlterTypeAction("owner_to", node["newowner"].get("rolename", ""))
-    kind = node["objectType"].removeprefix("OBJECT_").lower()
-    return statements.AlterType(_type_name(node["object"]["List"]["items"]), (action,), kind)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pydistdb.sql import statements
-from pydistdb.sql.bind import routine_statements
+from pydistdb.sql.bind import roles, routine_statements
 from pydistdb.sql.bind.alterations import alter_table, cluster, move_schema, reindex, rename
 from pydistdb.sql.bind.cursors import close_cursor, declare_cursor, fetch, listen, notify, unlisten
 from pydistdb.sql.bind.cutting import Tokens
@@ -26,7 +26,6 @@ from pydistdb.sql.bind.type_definitions import (
     alter_composite,
     alter_domain,
     alter_enum,
-    change_owner_of_type,
     create_composite,
     create_domain,
     create_enum,
@@ -268,8 +267,8 @@ def _drop_database(parsed: ParsedStatement, node: Node) -> statements.Utility:
 def _create_schema(parsed: ParsedStatement, node: Node) -> statements.Utility:
     if node.get("schemaElts"):
         return statements.Unsupported("CREATE SCHEMA with elements")
-    owner = node.get("authrole", {}).get("rolename")
-    return statements.CreateSchema(node.get("schemaname") or owner, node.get("if_not_exists", False), owner)
+    owner = roles.role_spec(node["authrole"]) if "authrole" in node else None
+    return statements.CreateSchema(node.get("schemaname", ""), node.get("if_not_exists", False), owner)
 
 
 def _cut_query(parsed: ParsedStatement, trailing: tuple[tuple[str, ...], ...]) -> str:
@@ -420,14 +419,8 @@ def _move(parsed: ParsedStatement, node: Node) -> statements.Utility:
     return (move_type if node["objectType"] in TYPE_RENAMES else move_schema)(parsed, node)
 
 
-def _change_owner(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    if node["objectType"] in _ROUTINES:
-        owner = node["newowner"].get("rolename", "current_user")
-        return routine_statements.change_routine(parsed, node["objectType"], node["object"], new_owner=owner)
-    return change_owner_of_type(parsed, node)
-
-
 _CONVERTERS: dict[str, Callable[[ParsedStatement, Node], statements.Utility]] = {
+    **roles.CONVERTERS,
     "DeclareCursorStmt": declare_cursor,
     "FetchStmt": fetch,
     "ClosePortalStmt": close_cursor,
@@ -461,7 +454,6 @@ _CONVERTERS: dict[str, Callable[[ParsedStatement, Node], statements.Utility]] = 
     "AlterTableStmt": _alter_table,
     "RenameStmt": _rename,
     "AlterObjectSchemaStmt": _move,
-    "AlterOwnerStmt": _change_owner,
     "CreateFunctionStmt": routine_statements.create_routine,
     "AlterFunctionStmt": routine_statements.alter_routine,
     "CallStmt": routine_statements.call,

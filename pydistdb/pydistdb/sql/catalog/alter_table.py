@@ -9,24 +9,25 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from pydistdb.sql.catalog import alter_columns, alter_constraints, identity
+from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE
+from pydistdb.sql.catalog.acl import CREATE
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.dependencies import depending_views
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.options import check_index_options, check_storage_options
+from pydistdb.sql.catalog.owners import alter_table_owner
 from pydistdb.sql.catalog.reindex import set_clustered
 from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.errors import (
     DuplicateTable,
     FeatureNotSupported,
-    UndefinedObject,
     UndefinedTable,
     WrongObjectType,
 )
 from pydistdb.sql.statements import AlterTable, AlterTableAction, Name
 
 _LETTERS = {"table": "rvS", "view": "v", "sequence": "S", "foreign table": "r"}
-ROLES = frozenset({"postgres", "current_user", "session_user", "current_role"})
 
 
 async def alter_table(ddl: DdlContext, statement: AlterTable) -> str:
@@ -47,6 +48,7 @@ async def alter_table(ddl: DdlContext, statement: AlterTable) -> str:
             raise UndefinedTable(message)
         ddl.tell(f'relation "{statement.name.name}" does not exist, skipping', "00000")
         return tag
+    ddl.require_table_owner(table)
     ddl.check_not_in_use(table, tag)
     await ddl.ddl.lock_tables([table.oid])
     for action in sorted(statement.actions, key=lambda action: _PASSES.get(action.kind, _LAST_PASS)):
@@ -83,7 +85,8 @@ async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> Non
         case "set_schema":
             _set_schema(ddl, table, action)
         case "owner_to":
-            check_role(action.name or "")
+            assert action.owner is not None
+            alter_table_owner(ddl, table, action.owner)
         case "set_options":
             check_storage_options(name for name, _ in action.options)
         case "set_tablespace":
@@ -136,15 +139,12 @@ async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> Non
             raise FeatureNotSupported(f"ALTER TABLE {action.kind.replace('_', ' ').upper()} is not supported")
 
 
-def check_role(name: str) -> None:
-    """There is one role so far."""
-    if name and name.lower() not in ROLES:
-        raise UndefinedObject(f'role "{name}" does not exist')
-
-
 def _rename(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
     assert action.new_name is not None
     name = clip(action.new_name)
+    schema = ddl.view.state.schemas[table.schema]
+    if not schema.session:
+        ddl.require(PG_NAMESPACE, schema.oid, CREATE, "schema", schema.name)
     if ddl.view.is_name_taken(table.schema, name):
         raise DuplicateTable(f'relation "{name}" already exists')
     _refuse_views(ddl, table, "rename")
@@ -209,6 +209,7 @@ async def _alter_index(ddl: DdlContext, statement: AlterTable) -> None:
             raise FeatureNotSupported(f"ALTER INDEX {action.kind.replace('_', ' ').upper()} is not supported")
         assert action.new_name is not None
         table, index = found
+        ddl.require_owner(PG_CLASS, index.oid, "index", index.name)
         name = clip(action.new_name)
         if ddl.view.is_name_taken(table.schema, name):
             raise DuplicateTable(f'relation "{name}" already exists')

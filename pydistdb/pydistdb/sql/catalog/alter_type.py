@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from pydistdb.sql.catalog.access import PG_TYPE
 from pydistdb.sql.catalog.alter_domain import alter_domain
-from pydistdb.sql.catalog.alter_table import check_role
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.enums import add_value, rename_value
 from pydistdb.sql.catalog.naming import clip
@@ -25,6 +25,7 @@ from pydistdb.sql.types.user import TypeEntry
 async def alter_type(ddl: DdlContext, statement: AlterType) -> str:
     await ddl.ddl.open()
     entry = alterable(ddl, statement.name, statement.kind, statement.actions[0].kind in ("add_value", "rename_value"))
+    ddl.require_owner(PG_TYPE, entry.definition.oid, "type", shown(ddl, entry.definition.oid))
     for action in statement.actions:
         entry = ddl.view.state.types[entry.definition.oid]
         await _apply(ddl, entry, action)
@@ -41,8 +42,6 @@ async def _apply(ddl: DdlContext, entry: TypeEntry, action: AlterTypeAction) -> 
             _rename(ddl, entry, action)
         case "set_schema":
             _set_schema(ddl, entry, action)
-        case "owner_to":
-            check_role(action.name)
         case _ if entry.definition.kind == "d":
             await alter_domain(ddl, entry, action)
         case _:

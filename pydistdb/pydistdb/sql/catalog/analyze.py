@@ -17,6 +17,7 @@ from typing import Any
 from pydistdb_storage.keys import key_encoder
 
 from pydistdb.sql.catalog import keys
+from pydistdb.sql.catalog.access import PG_CLASS, PG_DATABASE
 from pydistdb.sql.catalog.backfill import CHUNK_ROWS
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, ColumnStatistics, Table, TableStatistics
@@ -43,6 +44,7 @@ async def vacuum(ddl: DdlContext, statement: Vacuum) -> str:
     tables = [ddl.table(name) for name in statement.tables]
     if not statement.tables:
         tables = [table for table in ddl.view.tables() if table.kind == "r"]
+    tables = [table for table in tables if _may_process(ddl, statement, table)]
     if not statement.analyze:
         return tag
     changes: list[Change] = []
@@ -54,6 +56,17 @@ async def vacuum(ddl: DdlContext, statement: Vacuum) -> str:
     alive = ddl.view.state.tables
     ddl.apply([change for change in changes if keys.unpack_key(change[0])[1][1] in alive])
     return tag
+
+
+def _may_process(ddl: DdlContext, statement: Vacuum, table: Table) -> bool:
+    """The owners of the table and of the database may; others are told that it is left out."""
+    role, access = ddl.view.role, ddl.view.access
+    if role is None or access.owns(role, PG_CLASS, table.oid) or access.owns(role, PG_DATABASE, ddl.database_oid):
+        return True
+    verb = "vacuum" if statement.vacuum else "analyze"
+    message = f'skipping "{table.name}" --- only table or database owner can {verb} it'
+    ddl.tell(message, "01000", severity="WARNING")
+    return False
 
 
 async def gather_statistics(ddl: DdlContext, table: Table) -> TableStatistics:

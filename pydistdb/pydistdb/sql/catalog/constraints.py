@@ -16,9 +16,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from pydistdb.sql.catalog.acl import REFERENCES
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Check, Column, ForeignKey, Index, IndexColumn, Table
 from pydistdb.sql.catalog.naming import choose, join_columns
+from pydistdb.sql.catalog.needs import permission_denied
 from pydistdb.sql.errors import (
     DatabaseError,
     DatatypeMismatch,
@@ -233,6 +235,8 @@ async def add_foreign_key(
         raise WrongObjectType(f'referenced relation "{referenced.name}" is not a table')
     numbers = _foreign_columns(table, columns)
     referenced_numbers = _referenced_columns(referenced, foreign.referenced_columns)
+    if not same:
+        _check_references(ddl, referenced, referenced_numbers)
     if len(numbers) != len(referenced_numbers):
         raise InvalidForeignKey("number of referencing and referenced columns for foreign key disagree")
     if spec.name is not None:
@@ -262,6 +266,13 @@ async def add_foreign_key(
     if table.oid not in referenced.referenced_by:
         referenced = replace(referenced, referenced_by=(*referenced.referenced_by, table.oid))
     return (referenced, referenced) if same else (table, referenced)
+
+
+def _check_references(ddl: DdlContext, referenced: Table, numbers: Sequence[int]) -> None:
+    """A foreign key restricts what its target may do: it takes the REFERENCES privilege on the columns."""
+    role, access = ddl.view.role, ddl.view.access
+    if role is not None and not all(access.has_column(role, referenced.oid, number, REFERENCES) for number in numbers):
+        raise permission_denied("table", referenced.name)
 
 
 def _foreign_columns(table: Table, names: Sequence[str]) -> list[int]:

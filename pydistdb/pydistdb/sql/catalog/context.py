@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import Transaction
 from pydistdb.sql.catalog import keys
+from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE
+from pydistdb.sql.catalog.acl import CREATE
+from pydistdb.sql.catalog.birth import with_privileges
 from pydistdb.sql.catalog.descriptors import Schema, Table
-from pydistdb.sql.catalog.state import PG_CATALOG_OID, SYSTEM_SCHEMAS, Change
+from pydistdb.sql.catalog.needs import must_be_owner, permission_denied, relation_kind
+from pydistdb.sql.catalog.roles import BOOTSTRAP_ROLE, Role, RoleSet
+from pydistdb.sql.catalog.state import PG_CATALOG_OID, SYSTEM_SCHEMAS, Change, DatabaseState
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.catalog.transaction import DdlTransaction
@@ -20,6 +25,7 @@ from pydistdb.sql.errors import (
     InsufficientPrivilege,
     InvalidSchemaName,
     ObjectInUse,
+    UndefinedObject,
     UndefinedTable,
     WrongObjectType,
 )
@@ -51,6 +57,9 @@ class DdlContext:
     """The session's temporary schema; None where there is no session."""
     has_pending_checks: Callable[[int], bool] = lambda table: False
     """Tells whether deferred constraint checks of a table wait for the commit."""
+    role: int = BOOTSTRAP_ROLE
+    """Who executes the statement, and owns what it makes: current_user; ``session_role`` is session_user."""
+    session_role: int = BOOTSTRAP_ROLE
     _view: StateView | None = field(default=None)
 
     @property
@@ -73,6 +82,7 @@ class DdlContext:
                 overlaid=self.ddl.overlay.is_open,
                 numbers=self.store.sequences,
                 temporary_schema=self.temporary.schema_name if self.temporary is not None else "",
+                role=None if state.roles.is_superuser(self.role) else self.role,
             )
             self.context.catalog = self._view
         return self._view
@@ -94,13 +104,57 @@ class DdlContext:
         notice.severity = severity
         self.notice(notice, severity)
 
+    # ------------------------------------------------------------------------------------------ roles
+
+    @property
+    def roles(self) -> RoleSet:
+        return self.view.catalog_state.roles
+
+    @property
+    def current_role(self) -> Role:
+        """Raises UndefinedObject if somebody has dropped it."""
+        role = self.roles.by_oid.get(self.role)
+        if role is None:
+            raise UndefinedObject(f"role with OID {self.role} does not exist")
+        return role
+
+    @property
+    def is_superuser(self) -> bool:
+        return self.view.role is None
+
+    @property
+    def may_create_roles(self) -> bool:
+        """CREATEROLE, or a superuser."""
+        role = self.roles.by_oid.get(self.role)
+        return role is not None and (role.superuser or role.create_role)
+
+    def view_of(self, database: DatabaseState) -> StateView:
+        """Another database, without restrictions."""
+        return StateView(self.view.catalog_state, database.descriptor.name, ("public",), overlaid=True)
+
+    def require(self, object_class: int, oid: int, privilege: int, kind: str, name: str) -> None:
+        """Raise 42501 unless the role has a privilege on an object, described for the error."""
+        role = self.view.role
+        if role is not None and self.view.access.missing(role, object_class, oid, privilege):
+            raise permission_denied(kind, name)
+
+    def require_owner(self, object_class: int, oid: int, kind: str, name: str) -> None:
+        """Raise 42501 unless the role owns an object, described for the error."""
+        role = self.view.role
+        if role is not None and not self.view.access.owns(role, object_class, oid):
+            raise must_be_owner(kind, name)
+
+    def require_table_owner(self, table: Table) -> None:
+        self.require_owner(PG_CLASS, table.oid, relation_kind(table), table.name)
+
     # ------------------------------------------------------------------------------------------ changes
 
     def put_table(self, *tables: Table) -> None:
-        self.ddl.apply([(keys.table_key(table.database, table.oid), table) for table in tables])
+        self.apply([(keys.table_key(table.database, table.oid), table) for table in tables])
 
     def apply(self, changes: list[Change]) -> None:
-        self.ddl.apply(changes)
+        """Make changes: new objects get default privileges, what is dropped leaves none behind."""
+        self.ddl.apply(with_privileges(self.view, changes))
 
     def check_not_in_use(self, table: Table, command: str) -> None:
         """Refuse to change a table that this very transaction has yet to check."""
@@ -121,6 +175,7 @@ class DdlContext:
         if schema.oid in _SYSTEM_OIDS:
             detail = "System catalog modifications are currently disallowed." if schema.oid == PG_CATALOG_OID else None
             raise InsufficientPrivilege(f'permission denied to create "{schema.name}.{name.name}"', detail=detail)
+        self.require(PG_NAMESPACE, schema.oid, CREATE, "schema", schema.name)
         return schema
 
     def schema(self, name: str, position: int | None = None) -> Schema:

@@ -46,6 +46,7 @@ async def create_domain(ddl: DdlContext, statement: CreateDomain) -> str:
         ddl.database_oid,
         "d",
         oid + 1,
+        ddl.role,
         base_oid=base.oid,
         base_modifier=base.modifier,
         not_null=statement.not_null,

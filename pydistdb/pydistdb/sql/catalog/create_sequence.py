@@ -25,6 +25,7 @@ async def create_sequence(ddl: DdlContext, statement: CreateSequence) -> str:
     definition = apply_options(ddl, None, statement.options)
     oid = await ddl.store.allocate_oids()
     sequence = new_sequence(oid, clip(statement.name.name), schema.oid, ddl.database_oid, definition)
+    sequence = replace(sequence, owner=ddl.role)
     if is_temporary(schema):
         sequence = replace(sequence, persistence="t")
     for garbage in table_garbage(sequence):
@@ -41,6 +42,7 @@ async def alter_sequence(ddl: DdlContext, statement: AlterSequence) -> str:
             raise UndefinedTable(f'relation "{ddl.written(statement.name)}" does not exist')
         ddl.tell(f'relation "{statement.name.name}" does not exist, skipping', "00000")
         return "ALTER SEQUENCE"
+    ddl.require_table_owner(sequence)
     await ddl.ddl.lock_tables([sequence.oid])
     ddl.put_table(await changed_sequence(ddl, sequence, statement.options))
     return "ALTER SEQUENCE"

@@ -23,6 +23,7 @@ from pydistdb.sql.errors import (
     DuplicateColumn,
     DuplicateTable,
     FeatureNotSupported,
+    InsufficientPrivilege,
     InvalidTableDefinition,
     UndefinedObject,
 )
@@ -36,7 +37,12 @@ SYSTEM_COLUMNS = frozenset({"tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"})
 async def create_table(ddl: DdlContext, statement: CreateTable) -> str:
     check_storage_options(statement.options)
     await ddl.ddl.open()
-    schema = await temporary.place(ddl, statement.name, statement.temporary)
+    try:
+        schema = await temporary.place(ddl, statement.name, statement.temporary)
+    except InsufficientPrivilege as error:
+        if error.detail is None:  # Postgres points at the name where the schema is closed, not where it is the system's
+            error.position = statement.name.position
+        raise
     check_on_commit(schema, statement.on_commit)
     if already_exists(ddl, schema, statement.name, statement.if_not_exists):
         return "CREATE TABLE"
@@ -98,6 +104,7 @@ async def new_table(ddl: DdlContext, schema: Schema, name: str, specs: Sequence[
         storage_id=first_oid,
         kind=kind,
         row_type_oid=first_oid + 1,
+        owner=ddl.role,
         persistence="t" if temporary.is_temporary(schema) else "p",
     )
     return table

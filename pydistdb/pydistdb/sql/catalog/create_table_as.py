@@ -12,6 +12,7 @@ from pydistdb.sql.catalog.backfill import copy_rows
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_table import already_exists, check_on_commit, new_table
 from pydistdb.sql.catalog.garbage import table_garbage
+from pydistdb.sql.catalog.needs import require
 from pydistdb.sql.catalog.options import check_storage_options
 from pydistdb.sql.catalog.queries import BoundQuery, bind_query, run_bound
 from pydistdb.sql.errors import DatabaseError
@@ -41,6 +42,7 @@ async def create_table_as(ddl: DdlContext, statement: CreateTableAs) -> str:
     if not statement.with_data:
         ddl.put_table(table)
         return "CREATE TABLE AS"
+    require(query.bound.needs, ddl.view)
     count = await copy_rows(ddl, table, _rows(ddl, query))
     ddl.put_table(table)
     return f"SELECT {count}"

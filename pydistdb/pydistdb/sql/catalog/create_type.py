@@ -24,7 +24,7 @@ async def create_type(ddl: DdlContext, statement: CreateType) -> str:
     oid = await ddl.store.allocate_oids(2)
     if statement.kind == "enum":
         labels = await labels_of(ddl, statement.labels, oid)
-        put_type(ddl, UserType(oid, name, schema.oid, ddl.database_oid, "e", oid + 1, labels=labels))
+        put_type(ddl, UserType(oid, name, schema.oid, ddl.database_oid, "e", oid + 1, ddl.role, labels=labels))
     else:
         raise FeatureNotSupported("composite types are not supported")
     return "CREATE TYPE"

@@ -21,6 +21,7 @@ from pydistdb.sql.catalog.create_type import create_type
 from pydistdb.sql.catalog.drop import drop_objects
 from pydistdb.sql.catalog.lock_table import lock_table
 from pydistdb.sql.catalog.reindex import cluster, reindex
+from pydistdb.sql.catalog.role_ddl import ROLE_EXECUTORS
 from pydistdb.sql.catalog.routines import alter_routine, create_routine, drop_routines
 from pydistdb.sql.catalog.schemas import comment, create_database, create_schema, drop_database
 from pydistdb.sql.catalog.truncate import truncate
@@ -57,6 +58,7 @@ from pydistdb.sql.statements import (
 __all__ = ["DDL_STATEMENTS", "DdlContext", "execute"]
 
 _EXECUTORS = {
+    **ROLE_EXECUTORS,
     AlterRoutine: alter_routine,
     AlterSequence: alter_sequence,
     AlterTable: alter_table,

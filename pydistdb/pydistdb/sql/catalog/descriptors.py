@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from pydistdb.sql.catalog.acl import AclItem
+
 
 class Column(msgspec.Struct, frozen=True, array_like=True):
     number: int
@@ -202,6 +204,9 @@ class DatabaseDescriptor(msgspec.Struct, frozen=True, array_like=True):
     oid: int
     name: str
     owner: int = 10
+    connection_limit: int = -1
+    allows_connections: bool = True
+    is_template: bool = False
 
 
 class ColumnStatistics(msgspec.Struct, frozen=True, array_like=True):
@@ -238,6 +243,15 @@ class ColocationGroup(msgspec.Struct, frozen=True, array_like=True):
     """Pieces the hash space was split into when the group was made."""
     requested_shards: int = 0
     """What SHARDS n asked for; 0: nothing."""
+
+
+class DefaultAcl(msgspec.Struct, frozen=True, array_like=True):
+    """ALTER DEFAULT PRIVILEGES: the privileges of what a role makes from now on.
+
+    Without a schema it takes the place of the built-in defaults, with one it is added to them."""
+
+    oid: int
+    items: tuple[AclItem, ...]
 
 
 class Garbage(msgspec.Struct, frozen=True, array_like=True):

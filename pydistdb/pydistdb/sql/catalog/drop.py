@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from pydistdb.sql.catalog import keys, sequences
+from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.dependencies import depending_columns, depending_views, described, visible_name
 from pydistdb.sql.catalog.dependents import uses_of
@@ -42,7 +43,7 @@ _KIND_LETTERS = {"table": "r", "view": "v", "sequence": "S"}
 
 
 @dataclass(slots=True, eq=False)
-class _Plan:
+class DropPlan:
     """What one DROP takes away."""
 
     tables: dict[int, Table] = field(default_factory=dict)
@@ -80,20 +81,28 @@ async def drop_objects(ddl: DdlContext, statement: DropObjects) -> str:
 
 
 async def _drop_relations(ddl: DdlContext, statement: DropObjects) -> None:
-    plan = _Plan()
+    plan = DropPlan()
     letter = _KIND_LETTERS[statement.kind]
     for name in statement.names:
         table = _find(ddl, name, statement, letter)
         if table is None:
             continue
+        _check_owner(ddl, table)
         if table.kind == "S":
             definition = sequences.definition_of(table)
             if definition.identity and definition.owner_table in ddl.view.state.tables:
                 _refuse_owned(ddl, table, definition)
         plan.tables[table.oid] = table
     subject = list(plan.tables.values())
-    _collect_dependents(ddl, plan)
-    await _carry_out(ddl, plan, statement.cascade, [described(ddl, table) for table in subject])
+    collect_dependents(ddl, plan)
+    await carry_out(ddl, plan, statement.cascade, [described(ddl, table) for table in subject])
+
+
+def _check_owner(ddl: DdlContext, table: Table) -> None:
+    """The owner of the schema may drop what is in it, too."""
+    role = ddl.view.role
+    if role is not None and not ddl.view.access.owns(role, PG_NAMESPACE, table.schema):
+        ddl.require_table_owner(table)
 
 
 def _find(ddl: DdlContext, name: Name, statement: DropObjects, letter: str) -> Table | None:
@@ -132,7 +141,7 @@ def _refuse_owned(ddl: DdlContext, table: Table, definition: sequences.SequenceD
     )
 
 
-def _collect_dependents(ddl: DdlContext, plan: _Plan) -> None:
+def collect_dependents(ddl: DdlContext, plan: DropPlan) -> None:
     """Add what depends on the plan's relations, and what depends on that."""
     tables = ddl.view.state.tables
     todo: list[Table | Routine] = [*plan.tables.values(), *plan.routines.values()]
@@ -170,7 +179,7 @@ def _collect_dependents(ddl: DdlContext, plan: _Plan) -> None:
                     todo.append(sequence)
 
 
-def _users_of(ddl: DdlContext, plan: _Plan, used: Table | Routine) -> list[Table | Routine]:
+def _users_of(ddl: DdlContext, plan: DropPlan, used: Table | Routine) -> list[Table | Routine]:
     """Add the views, functions and expressions that use a relation or a function; returns the objects among them."""
     what = described_routine(ddl, used) if isinstance(used, Routine) else described(ddl, used)
     found: list[Table | Routine] = []
@@ -205,18 +214,18 @@ def _users_of(ddl: DdlContext, plan: _Plan, used: Table | Routine) -> list[Table
 
 async def drop_found_routines(ddl: DdlContext, routines: Sequence[Routine], cascade: bool) -> None:
     """Drop functions that were found by name."""
-    plan = _Plan(routines={routine.oid: routine for routine in routines})
+    plan = DropPlan(routines={routine.oid: routine for routine in routines})
     subjects = [described_routine(ddl, routine) for routine in routines]
-    _collect_dependents(ddl, plan)
-    await _carry_out(ddl, plan, cascade, subjects)
+    collect_dependents(ddl, plan)
+    await carry_out(ddl, plan, cascade, subjects)
 
 
 async def drop_tables(ddl: DdlContext, tables: Iterable[Table]) -> None:
     """Drop relations and all that depends on them, without a word (the end of a session, ON COMMIT DROP)."""
-    plan = _Plan({table.oid: table for table in tables})
-    _collect_dependents(ddl, plan)
+    plan = DropPlan({table.oid: table for table in tables})
+    collect_dependents(ddl, plan)
     plan.dependents.clear()
-    await _carry_out(ddl, plan, True, [])
+    await carry_out(ddl, plan, True, [])
 
 
 def owned_sequences(ddl: DdlContext, table_oid: int, column: int | None = None) -> list[Table]:
@@ -230,7 +239,7 @@ def owned_sequences(ddl: DdlContext, table_oid: int, column: int | None = None) 
     return found
 
 
-async def _carry_out(ddl: DdlContext, plan: _Plan, cascade: bool, subjects: list[str]) -> None:
+async def carry_out(ddl: DdlContext, plan: DropPlan, cascade: bool, subjects: list[str]) -> None:
     if plan.dependents:
         report_dependents(ddl, plan.dependents, cascade, subjects)
     referenced = {key.referenced_table for table in plan.tables.values() for key in table.foreign_keys}
@@ -273,7 +282,7 @@ def report_dependents(ddl: DdlContext, dependents: list[tuple[str, str]], cascad
         ddl.tell(f"drop cascades to {len(dependents)} other objects", detail=detail)
 
 
-def _survivors(ddl: DdlContext, plan: _Plan, referenced: Iterable[int]) -> list[Table]:
+def _survivors(ddl: DdlContext, plan: DropPlan, referenced: Iterable[int]) -> list[Table]:
     """The tables that stay, without what they lose."""
     changed: dict[int, Table] = {}
     tables = ddl.view.state.tables
@@ -329,6 +338,9 @@ async def _drop_index(ddl: DdlContext, name: Name, statement: DropObjects) -> No
         ddl.tell(f'index "{name.name}" does not exist, skipping', "00000")
         return
     table, index = found
+    role = ddl.view.role
+    if role is not None and not ddl.view.access.owns(role, PG_NAMESPACE, table.schema):
+        ddl.require_owner(PG_CLASS, index.oid, "index", index.name)
     if index.constraint:
         raise DependentObjectsStillExist(
             f"cannot drop index {index.name} because constraint {index.name} on table {table.name} requires it",
@@ -400,11 +412,12 @@ async def _drop_schemas(ddl: DdlContext, statement: DropObjects) -> None:
                 raise InvalidSchemaName(f'schema "{name.name}" does not exist')
             ddl.tell(f'schema "{name.name}" does not exist, skipping', "00000")
             continue
+        ddl.require_owner(PG_NAMESPACE, schema.oid, "schema", schema.name)
         if schema.oid in system:
             raise DependentObjectsStillExist(
                 f"cannot drop schema {schema.name} because it is required by the database system"
             )
-        plan = _Plan()
+        plan = DropPlan()
         members = [table for table in ddl.view.tables() if table.schema == schema.oid]
         for table in members:
             plan.tables[table.oid] = table
@@ -414,12 +427,12 @@ async def _drop_schemas(ddl: DdlContext, statement: DropObjects) -> None:
             if routine.schema == schema.oid:
                 plan.routines[routine.oid] = routine
                 plan.dependents.append((described_routine(ddl, routine), f"schema {schema.name}"))
-        _collect_dependents(ddl, plan)
+        collect_dependents(ddl, plan)
         types = {oid: entry for oid, entry in ddl.view.state.types.items() if entry.definition.schema == schema.oid}
         dropped, users = drop_type.collect(ddl, types)
         users = [user for user in users if user.table is None or user.table.oid not in plan.tables]
         plan.dependents += [(f"type {shown(ddl, oid)}", f"schema {schema.name}") for oid in types]
         plan.dependents += [(user.description, user.on) for user in users]
-        await _carry_out(ddl, plan, statement.cascade, [f"schema {schema.name}"])
+        await carry_out(ddl, plan, statement.cascade, [f"schema {schema.name}"])
         await drop_type.carry_out(ddl, dropped, users)
         ddl.apply([(keys.schema_key(ddl.database_oid, schema.oid), None)])

@@ -11,6 +11,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from pydistdb.sql.catalog import keys
+from pydistdb.sql.catalog.access import PG_NAMESPACE, PG_TYPE
 from pydistdb.sql.catalog.alter_columns import drop_column
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.dependencies import described
@@ -29,6 +30,9 @@ async def drop_types(ddl: DdlContext, statement: DropObjects) -> None:
     for name in statement.names:
         entry = _find(ddl, name, statement)
         if entry is not None:
+            role = ddl.view.role
+            if role is not None and not ddl.view.access.owns(role, PG_NAMESPACE, entry.definition.schema):
+                ddl.require_owner(PG_TYPE, entry.definition.oid, "type", shown(ddl, entry.definition.oid))
             subjects[entry.definition.oid] = entry
     await drop_entries(ddl, subjects, statement.cascade)
 

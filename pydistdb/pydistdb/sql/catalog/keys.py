@@ -9,6 +9,10 @@
 ``03 'C' database class object sub``   comment, as text
 ``03 'A' database table``              TableStatistics, what ANALYZE found
 ``03 'G' group``                       ColocationGroup
+``03 'R' role``                        Role
+``03 'P' database role``               settings of a role in a database (0: all), name to value
+``03 'L' database class object sub``   Acl, who may do what with an object (or one of its columns)
+``03 'U' database role schema kind``   DefaultAcl, what objects that the role makes get
 ``03 'H' version``                     the keys that changed in that version (bounded history, for refreshes)
 ``03 'V'``                             the catalog version; DDL holds the lock of this key until its transaction ends
 ``03 'X' garbage``                     Garbage: spans of dropped storage that are still to be cleared
@@ -29,15 +33,18 @@ from typing import Any
 
 import msgspec
 
+from pydistdb.sql.catalog.acl import AclItem
 from pydistdb.sql.catalog.descriptors import (
     ColocationGroup,
     DatabaseDescriptor,
+    DefaultAcl,
     Garbage,
     Routine,
     Schema,
     Table,
     TableStatistics,
 )
+from pydistdb.sql.catalog.roles import Role
 from pydistdb.sql.types.user import UserType
 
 PREFIX = b"\x03"
@@ -59,6 +66,10 @@ _OBJECT_TYPES: dict[str, Any] = {
     "C": str,
     "A": TableStatistics,
     "G": ColocationGroup,
+    "R": Role,
+    "P": dict[str, str],
+    "L": tuple[AclItem, ...],
+    "U": DefaultAcl,
     "X": Garbage,
     "H": list[bytes],
     "V": int,
@@ -103,6 +114,22 @@ def statistics_key(database: int, table: int) -> bytes:
 
 def group_key(group: int) -> bytes:
     return _key("G", group)
+
+
+def role_key(role: int) -> bytes:
+    return _key("R", role)
+
+
+def role_settings_key(database: int, role: int) -> bytes:
+    return _key("P", database, role)
+
+
+def acl_key(database: int, object_class: int, object_oid: int, sub_id: int = 0) -> bytes:
+    return _key("L", database, object_class, object_oid, sub_id)
+
+
+def default_acl_key(database: int, role: int, schema: int, kind: str) -> bytes:
+    return _key("U", database, role, schema, ord(kind))
 
 
 def garbage_key(garbage: int) -> bytes:

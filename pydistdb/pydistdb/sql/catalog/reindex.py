@@ -10,6 +10,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from pydistdb.sql.catalog import constraints
+from pydistdb.sql.catalog.access import PG_CLASS, PG_DATABASE, PG_NAMESPACE
 from pydistdb.sql.catalog.backfill import fill_index
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Index, Table
@@ -56,11 +57,13 @@ def _chosen(ddl: DdlContext, statement: Reindex) -> list[tuple[Table, tuple[Inde
                 if ddl.view.relation(name.name, name.schema) is not None:
                     raise WrongObjectType(f'"{name.name}" is not an index')
                 raise UndefinedTable(f'relation "{ddl.written(name)}" does not exist')
+            ddl.require_owner(PG_CLASS, found[1].oid, "index", found[1].name)
             return [(found[0], (found[1],))]
         case "table":
             if ddl.view.index_by_name(name.name, name.schema) is not None:
                 raise WrongObjectType(f'"{name.name}" is not a table or materialized view')
             table = ddl.table(Name(name.name, name.schema, name.catalog))
+            ddl.require_table_owner(table)
             if not any(index.oid for index in table.indexes):
                 ddl.tell(f'table "{table.name}" has no indexes to reindex')
             return [(table, _visible(table))]
@@ -68,9 +71,11 @@ def _chosen(ddl: DdlContext, statement: Reindex) -> list[tuple[Table, tuple[Inde
             schema = ddl.view.schema_named(name.name)
             if schema is None:
                 raise InvalidSchemaName(f'schema "{name.name}" does not exist')
+            ddl.require_owner(PG_NAMESPACE, schema.oid, "schema", schema.name)
             return [(table, _visible(table)) for table in _tables(ddl) if table.schema == schema.oid]
     if name.name and name.name != ddl.database_name:
         raise FeatureNotSupported("can only reindex the currently open database")
+    ddl.require_owner(PG_DATABASE, ddl.database_oid, "database", ddl.database_name)
     return [(table, _visible(table)) for table in _tables(ddl)]
 
 
@@ -105,6 +110,7 @@ async def cluster(ddl: DdlContext, statement: Cluster) -> str:
         if ddl.in_transaction_block:
             raise ActiveTransaction("CLUSTER cannot run inside a transaction block")
         return "CLUSTER"  # rows are where they belong
+    ddl.require_table_owner(ddl.table(statement.table))
     table = await ddl.locked_table(statement.table)
     if statement.index is not None:
         set_clustered(ddl, table, statement.index)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from pydistdb.sql import bind
 from pydistdb.sql.catalog import keys
-from pydistdb.sql.catalog.alter_table import check_role
+from pydistdb.sql.catalog.access import PG_NAMESPACE, PG_PROC
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Argument, Routine, Table
 from pydistdb.sql.catalog.drop import drop_found_routines
@@ -65,10 +65,11 @@ async def create_routine(ddl: DdlContext, statement: CreateRoutine) -> str:
         if not statement.replace:
             word = _WORDS[old.kind]
             raise DatabaseError.of("42723", f'{word} "{routine.name}" already exists with same argument types')
+        ddl.require_owner(PG_PROC, old.oid, _WORDS[old.kind], old.name)
         _check_replacement(ddl, old, routine)
         routine = replace(routine, oid=old.oid, version=old.version + 1, owner=old.owner)
     else:
-        routine = replace(routine, oid=await ddl.store.allocate_oids())
+        routine = replace(routine, oid=await ddl.store.allocate_oids(), owner=ddl.role)
     put_routine(ddl, routine)
     recording = RecordingView(ddl.view)
     _check_body(ddl, routine, recording, statement.body_position)
@@ -279,6 +280,7 @@ async def alter_routine(ddl: DdlContext, statement: AlterRoutine) -> str:
     routine = find_routine(ddl, statement.routine, statement.kind)
     if routine is None:
         raise missing_routine(ddl, statement.routine, statement.kind)
+    ddl.require_owner(PG_PROC, routine.oid, statement.kind, routine.name)
     if statement.new_name:
         routine = replace(routine, name=clip(statement.new_name))
         _check_free(ddl, routine)
@@ -287,8 +289,6 @@ async def alter_routine(ddl: DdlContext, statement: AlterRoutine) -> str:
         if schema.oid != routine.schema:
             routine = replace(routine, schema=schema.oid)
             _check_free(ddl, routine)
-    elif statement.new_owner:
-        check_role(statement.new_owner)
     else:
         routine = with_options(routine, statement.options)
     put_routine(ddl, replace(routine, version=routine.version + 1))
@@ -308,6 +308,9 @@ async def drop_routines(ddl: DdlContext, statement: DropRoutines) -> str:
     for name in statement.routines:
         routine = find_routine(ddl, name, statement.kind, missing_ok=statement.missing_ok)
         if routine is not None:
+            role = ddl.view.role
+            if role is not None and not ddl.view.access.owns(role, PG_NAMESPACE, routine.schema):
+                ddl.require_owner(PG_PROC, routine.oid, statement.kind, routine.name)
             found.append(routine)
         elif not statement.missing_ok:
             raise missing_routine(ddl, name, statement.kind)

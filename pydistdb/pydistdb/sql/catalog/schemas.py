@@ -7,12 +7,14 @@ makes an empty one (with schema public), whatever the template, and refuses temp
 from __future__ import annotations
 
 from pydistdb.sql.catalog import keys
-from pydistdb.sql.catalog.alter_table import check_role
+from pydistdb.sql.catalog.acl import CREATE
 from pydistdb.sql.catalog.constraints import column_named
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Schema, Table
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.naming import clip
+from pydistdb.sql.catalog.role_names import check_member, find_role, named_role
+from pydistdb.sql.catalog.roles import DATABASE_OWNER, Role
 from pydistdb.sql.catalog.routine_names import find_routine, missing_routine
 from pydistdb.sql.catalog.state import PUBLIC_OID, Change, DatabaseState
 from pydistdb.sql.catalog.type_names import alterable, existing_type
@@ -22,6 +24,7 @@ from pydistdb.sql.errors import (
     DuplicateDatabase,
     DuplicateSchema,
     FeatureNotSupported,
+    InsufficientPrivilege,
     InvalidCatalogName,
     InvalidParameterValue,
     ObjectInUse,
@@ -39,17 +42,26 @@ SESSIONS_TIMEOUT_NS = 2_000_000_000
 SESSIONS_PATIENCE_NS = 5_000_000_000
 """How long DROP DATABASE waits for others to leave: as long as Postgres does."""
 SESSIONS_RETRY_NS = 100_000_000
-PG_DATABASE, PG_NAMESPACE, PG_CLASS, PG_CONSTRAINT, PG_TYPE, PG_PROC = 1262, 2615, 1259, 2606, 1247, 1255
+PG_DATABASE, PG_NAMESPACE, PG_CLASS, PG_CONSTRAINT, PG_TYPE, PG_PROC, PG_AUTHID = (
+    1262,
+    2615,
+    1259,
+    2606,
+    1247,
+    1255,
+    1260,
+)
 """Object classes: the oids of the system tables that describe them."""
 _ENCODINGS = frozenset({"utf8", "utf-8", "unicode", "6"})
 _LOCALES = frozenset({"c", "posix", "c.utf-8", "c.utf8", "en_us.utf-8", "en_us.utf8"})
 
 
 async def create_schema(ddl: DdlContext, statement: CreateSchema) -> str:
-    if statement.owner is not None:
-        check_role(statement.owner)
     await ddl.ddl.open()
-    name = clip(statement.name)
+    owner = ddl.current_role if statement.owner is None else named_role(ddl, statement.owner)
+    name = clip(statement.name or owner.name)
+    ddl.require(PG_DATABASE, ddl.database_oid, CREATE, "database", ddl.database_name)
+    check_member(ddl, owner)
     if ddl.view.schema_named(name) is not None:
         if not statement.if_not_exists:
             raise DuplicateSchema(f'schema "{name}" already exists')
@@ -63,7 +75,7 @@ async def create_schema(ddl: DdlContext, statement: CreateSchema) -> str:
         )
     oid = await ddl.store.allocate_oids()
     database = ddl.database_oid
-    ddl.apply([(keys.schema_key(database, oid), Schema(oid, name, database))])
+    ddl.apply([(keys.schema_key(database, oid), Schema(oid, name, database, owner.oid))])
     return "CREATE SCHEMA"
 
 
@@ -73,23 +85,37 @@ async def create_database(ddl: DdlContext, statement: CreateDatabase) -> str:
     await ddl.ddl.open()
     name = clip(statement.name)
     _check_database_options(ddl, statement)
+    owner = _database_owner(ddl, statement.options.get("owner"))
+    limit = int(statement.options.get("connection_limit", "-1"))
+    if limit < -1:
+        raise InvalidParameterValue(f"invalid connection limit: {limit}")
     if name in ddl.view.catalog_state.databases_by_name:
         raise DuplicateDatabase(f'database "{name}" already exists')
     oid = await ddl.store.allocate_oids()
     ddl.apply(
         [
-            (keys.database_key(oid), DatabaseDescriptor(oid, name)),
-            (keys.schema_key(oid, PUBLIC_OID), Schema(PUBLIC_OID, "public", oid)),
+            (keys.database_key(oid), DatabaseDescriptor(oid, name, owner.oid, limit)),
+            (keys.schema_key(oid, PUBLIC_OID), Schema(PUBLIC_OID, "public", oid, DATABASE_OWNER)),
         ]
     )
     return "CREATE DATABASE"
 
 
+def _database_owner(ddl: DdlContext, name: str | None) -> Role:
+    """Whose a new database will be; raises 42501 if the current role may not make one, or not for others."""
+    mine = ddl.current_role
+    if not ddl.is_superuser and not mine.create_db:
+        raise InsufficientPrivilege("permission denied to create database")
+    owner = mine if name is None else find_role(ddl.roles, name)
+    check_member(ddl, owner)
+    return owner
+
+
 def _check_database_options(ddl: DdlContext, statement: CreateDatabase) -> None:
     for option, value in statement.options.items():
         match option.lower():
-            case "owner":
-                check_role(value)
+            case "owner" | "connection_limit":
+                pass
             case "template":
                 template = ddl.view.catalog_state.databases_by_name.get(value)
                 if template is None:
@@ -102,8 +128,8 @@ def _check_database_options(ddl: DdlContext, statement: CreateDatabase) -> None:
             case "locale" | "lc_collate" | "lc_ctype" | "collate" | "ctype":
                 if value.lower() not in _LOCALES:
                     raise DatabaseError.of("42809", f'invalid locale name: "{value}"')
-            case "connection_limit" | "allow_connections" | "is_template" | "strategy" | "oid" | "tablespace":
-                if (option.lower(), value.lower()) not in (("tablespace", "pg_default"), ("connection_limit", "-1")):
+            case "allow_connections" | "is_template" | "strategy" | "oid" | "tablespace":
+                if (option.lower(), value.lower()) != ("tablespace", "pg_default"):
                     raise FeatureNotSupported(f"CREATE DATABASE … {option.upper()} is not supported")
             case _:
                 raise InvalidParameterValue(f'option "{option}" not recognized')
@@ -120,6 +146,7 @@ async def drop_database(ddl: DdlContext, statement: DropDatabase) -> str:
             raise InvalidCatalogName(message)
         ddl.tell(message + ", skipping", "00000")
         return "DROP DATABASE"
+    ddl.require_owner(PG_DATABASE, found.descriptor.oid, "database", statement.name)
     if statement.name in ("template0", "template1"):
         raise WrongObjectType("cannot drop a template database")
     if statement.name == ddl.database_name:
@@ -176,9 +203,29 @@ def _everything_in(ddl: DdlContext, database: DatabaseState) -> list[Change]:
 async def comment(ddl: DdlContext, statement: Comment) -> str:
     await ddl.ddl.open()
     object_class, oid, sub_id = _commented(ddl, statement)
+    _check_comment(ddl, statement, object_class, oid)
     text = statement.text or None
     ddl.apply([(keys.comment_key(ddl.database_oid, object_class, oid, sub_id), text)])
     return "COMMENT"
+
+
+def _check_comment(ddl: DdlContext, statement: Comment, object_class: int, oid: int) -> None:
+    """Who may say something about an object: its owner; about roles, those who may make them."""
+    last = statement.name[-1]
+    match object_class:
+        case 1260:
+            if ddl.roles.is_superuser(oid) and not ddl.is_superuser:
+                raise InsufficientPrivilege("must be superuser")
+            if not ddl.may_create_roles:
+                raise InsufficientPrivilege("must have CREATEROLE privilege")
+        case 2606:
+            ddl.require_table_owner(ddl.table(_name(statement.name[:-1])))
+        case 1259 if statement.kind == "index":
+            ddl.require_owner(PG_CLASS, oid, "index", last)
+        case 1259:
+            ddl.require_table_owner(ddl.view.state.tables[oid])
+        case _:
+            ddl.require_owner(object_class, oid, statement.kind, last)
 
 
 def _commented(ddl: DdlContext, statement: Comment) -> tuple[int, int, int]:
@@ -218,6 +265,8 @@ def _commented(ddl: DdlContext, statement: Comment) -> tuple[int, int, int]:
         case "tabconstraint" | "constraint":
             table = ddl.table(_name(tuple(qualifiers)))
             return PG_CONSTRAINT, _constraint_oid(table, last), 0
+        case "role":
+            return PG_AUTHID, find_role(ddl.roles, last).oid, 0
         case "type":
             return PG_TYPE, existing_type(ddl, _name(statement.name)).oid, 0
         case "domain":

@@ -49,7 +49,7 @@ async def owned_sequence(
             raise FeatureNotSupported("sequence option SEQUENCE NAME of identity columns is not supported")
         definition = apply_options(ddl, None, options, base=definition)
     sequence = new_sequence(oid, name, table.schema, table.database, definition)
-    sequence = replace(sequence, persistence=table.persistence)
+    sequence = replace(sequence, persistence=table.persistence, owner=table.owner)
     for garbage in table_garbage(sequence):
         ddl.ddl.made_storage(garbage, sequence.storage_id)
     return sequence

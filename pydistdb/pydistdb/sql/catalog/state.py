@@ -14,9 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from pydistdb.sql.catalog.acl import Acl
 from pydistdb.sql.catalog.descriptors import (
     ColocationGroup,
     DatabaseDescriptor,
+    DefaultAcl,
     Index,
     Routine,
     Schema,
@@ -24,6 +26,7 @@ from pydistdb.sql.catalog.descriptors import (
     TableStatistics,
 )
 from pydistdb.sql.catalog.keys import unpack_key
+from pydistdb.sql.catalog.roles import NO_ROLES, RoleSet
 from pydistdb.sql.types import user
 from pydistdb.sql.types.user import TypeEntry, UserType
 
@@ -68,6 +71,10 @@ class DatabaseState:
     comments: Mapping[tuple[int, int, int], str] = field(default_factory=dict)
     """By (class oid, object oid, column number)."""
     statistics: Mapping[int, TableStatistics] = field(default_factory=dict)
+    acls: Mapping[tuple[int, int, int], Acl] = field(default_factory=dict)
+    """Privileges by (class oid, object oid, column number); what is not there has the default ones."""
+    default_acls: Mapping[tuple[int, int, str], DefaultAcl] = field(default_factory=dict)
+    """By (role, schema or 0, letter of the kind)."""
     changed: Mapping[int, int] = field(default_factory=dict)
     """The catalog version in which a table last changed, as far as this node saw it."""
 
@@ -96,6 +103,10 @@ class DatabaseState:
                     _apply_routine(mutable, numbers[1], value)
                 case "C":
                     _set(mutable("comments"), numbers[1:], value)
+                case "L":
+                    _set(mutable("acls"), numbers[1:], value)
+                case "U":
+                    _set(mutable("default_acls"), (numbers[1], numbers[2], chr(numbers[3])), value)
                 case "A":
                     _set(mutable("statistics"), numbers[1], value)
         return replace(self, descriptor=descriptor, **fields)
@@ -176,16 +187,20 @@ class CatalogState:
     databases: Mapping[int, DatabaseState] = field(default_factory=dict)
     databases_by_name: Mapping[str, DatabaseState] = field(default_factory=dict)
     groups: Mapping[int, ColocationGroup] = field(default_factory=dict)
+    roles: RoleSet = NO_ROLES
 
     def apply(self, changes: Iterable[Change], version: int) -> CatalogState:
         """The state after ``changes``; later ones win."""
         databases = dict(self.databases)
         groups = dict(self.groups)
         by_database: dict[int, list[tuple[str, tuple[int, ...], Any]]] = {}
+        of_roles: list[tuple[str, tuple[int, ...], Any]] = []
         for key, value in changes:
             kind, numbers = unpack_key(key)
             if kind == "G":
                 _set(groups, numbers[0], value)
+            elif kind in "RP":
+                of_roles.append((kind, numbers, value))
             elif kind == "D" and value is None:
                 databases.pop(numbers[0], None)
                 by_database.pop(numbers[0], None)
@@ -197,7 +212,8 @@ class CatalogState:
             if oid in databases:
                 databases[oid] = databases[oid].apply(of_database, version, version > self.version)
         by_name = {database.descriptor.name: database for database in databases.values()}
-        return CatalogState(version, databases, by_name, groups)
+        roles = self.roles.apply(of_roles) if of_roles else self.roles
+        return CatalogState(version, databases, by_name, groups, roles)
 
     def changed_since(self, version: int, tables: Iterable[int]) -> bool:
         """Tell whether any of the tables changed after catalog version ``version``."""

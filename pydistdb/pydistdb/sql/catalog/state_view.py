@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydistdb.sql.catalog.access import PG_NAMESPACE, Access
+from pydistdb.sql.catalog.acl import USAGE
 from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Index, Routine, Schema, Table, TableStatistics
 from pydistdb.sql.catalog.sequence_numbers import SequenceNumbers, definition_of
 from pydistdb.sql.catalog.state import CatalogState, DatabaseState
 from pydistdb.sql.catalog.view import Relation, VirtualTable
+from pydistdb.sql.errors import InsufficientPrivilege
 from pydistdb.sql.pg_catalog import registry
 from pydistdb.sql.routines import RoutineFunction, routine_function
 from pydistdb.sql.types import registry as types
@@ -25,6 +28,7 @@ class StateView:
     """See CatalogView."""
 
     __slots__ = (
+        "_access",
         "_creation_path",
         "_functions",
         "_path_oids",
@@ -35,6 +39,7 @@ class StateView:
         "catalog_state",
         "numbers",
         "overlaid",
+        "role",
         "temporary_schema",
         "version",
     )
@@ -48,6 +53,7 @@ class StateView:
         overlaid: bool = False,
         numbers: SequenceNumbers | None = None,
         temporary_schema: str = "",
+        role: int | None = None,
     ) -> None:
         self.catalog_state = catalog_state
         self.version = catalog_state.version
@@ -55,6 +61,9 @@ class StateView:
         """It shows uncommitted DDL: plans made against it are of no use to anybody else."""
         self._functions: dict[int, RoutineFunction] = {}
         self._siblings: dict[int, tuple[Table, ...]] | None = None
+        self.role = role
+        """Who looks, if that is not a superuser: schemas without USAGE are closed to it."""
+        self._access: Access | None = None
         self.numbers = numbers
         """Where ``nextval`` gets its numbers."""
         self._state: DatabaseState = catalog_state.databases_by_name[database]
@@ -68,7 +77,9 @@ class StateView:
             path = tuple(temporary_schema if name == "pg_temp" else name for name in path)
         self._search_path = path
         named = self._state.schemas_by_name
-        self._path_oids = tuple((named[name].oid, name) for name in dict.fromkeys(path) if name in named)
+        self._path_oids = tuple(
+            (named[name].oid, name) for name in dict.fromkeys(path) if name in named and self.may_use(named[name])
+        )
         self._virtual = registry.virtual_tables()
 
     # ------------------------------------------------------------------------------------------ CatalogView
@@ -79,6 +90,8 @@ class StateView:
             found = self.schema_named(schema)
             if found is None:
                 return None
+            if self.role is not None:
+                self._check_schema(found)
             return self._virtual.get((schema, name)) or state.relations.get((found.oid, name))
         for oid, schema_name in self._path_oids:
             relation = self._virtual.get((schema_name, name)) or state.relations.get((oid, name))
@@ -93,6 +106,8 @@ class StateView:
         indexes = self._state.indexes
         if schema is not None:
             found = self.schema_named(schema)
+            if found is not None and self.role is not None:
+                self._check_schema(found)
             return None if found is None else indexes.get((found.oid, name))
         for oid, _ in self._path_oids:
             index = indexes.get((oid, name))
@@ -214,6 +229,44 @@ class StateView:
     def state(self) -> DatabaseState:
         return self._state
 
+    @property
+    def access(self) -> Access:
+        """The privileges in this database."""
+        if self._access is None:
+            self._access = Access(self.catalog_state, self._state)
+        return self._access
+
+    def unrestricted(self) -> StateView:
+        """The same for a superuser: what a view's query names was looked up when the view was made."""
+        return self.restricted_to(None)
+
+    def restricted_to(self, role: int | None) -> StateView:
+        """The same for another role (None: a superuser)."""
+        if self.role == role:
+            return self
+        return StateView(
+            self.catalog_state,
+            self._state.descriptor.name,
+            self._creation_path,
+            overlaid=self.overlaid,
+            numbers=self.numbers,
+            temporary_schema=self.temporary_schema,
+            role=role,
+        )
+
+    def may_use(self, schema: Schema, privilege: int = USAGE) -> bool:
+        """Tell whether the role may look into a schema (or CREATE in it)."""
+        role = self.role
+        return (
+            role is None
+            or schema.name == self.temporary_schema
+            or not self.access.missing(role, PG_NAMESPACE, schema.oid, privilege)
+        )
+
+    def _check_schema(self, schema: Schema) -> None:
+        if not self.may_use(schema):
+            raise InsufficientPrivilege(f"permission denied for schema {schema.name}")
+
     def virtual_by_oid(self, oid: int) -> VirtualTable | None:
         return registry.virtual_by_oid(oid)
 
@@ -234,7 +287,7 @@ class StateView:
         """Where an unqualified CREATE puts its object: the first schema of the path that exists."""
         for name in self._creation_path:
             schema = self.schema_named(name)
-            if schema is not None:
+            if schema is not None and self.may_use(schema):
                 return schema
         return None
 

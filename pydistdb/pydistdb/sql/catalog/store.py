@@ -29,6 +29,7 @@ from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Schema
 from pydistdb.sql.catalog.garbage import clear_leftovers
 from pydistdb.sql.catalog.gate import TableGate
 from pydistdb.sql.catalog.overlay import Overlay
+from pydistdb.sql.catalog.roles import DATABASE_OWNER
 from pydistdb.sql.catalog.sequence_numbers import SequenceNumbers
 from pydistdb.sql.catalog.state import FIRST_USER_OID, PUBLIC_OID, CatalogState, Change
 from pydistdb.sql.catalog.state_view import StateView
@@ -56,7 +57,7 @@ BOOTSTRAP_OBJECTS: tuple[Change, ...] = tuple(
     for oid, name in ((1, "template1"), (4, "template0"), (5, "postgres"))
     for change in (
         (keys.database_key(oid), DatabaseDescriptor(oid, name)),
-        (keys.schema_key(oid, PUBLIC_OID), Schema(PUBLIC_OID, "public", oid)),
+        (keys.schema_key(oid, PUBLIC_OID), Schema(PUBLIC_OID, "public", oid, DATABASE_OWNER)),
     )
 )
 
@@ -70,7 +71,7 @@ class CatalogStore:
         self.state = CatalogState.EMPTY
         self.gate = TableGate(database, scheduler, lambda: self.state, self.refresh)
         self.sequences = SequenceNumbers(database)
-        self._views: dict[tuple[str, tuple[str, ...], str], StateView] = {}
+        self._views: dict[tuple[str, tuple[str, ...], str, int | None], StateView] = {}
         self._lease_until_ns = 0
         self._refreshing: Completion[None] | None = None
         self._free_oids: list[int] = []
@@ -111,8 +112,11 @@ class CatalogStore:
         search_path: Sequence[str],
         transaction_overlay: Overlay | None = None,
         temporary_schema: str = "",
+        role: int | None = None,
     ) -> StateView:
-        """The catalog as a session sees it, with the session's own uncommitted DDL if it has any."""
+        """The catalog as a session sees it, with the session's own uncommitted DDL if it has any.
+
+        ``role``: who looks, None for superusers."""
         if transaction_overlay is not None and transaction_overlay.is_open:
             return StateView(
                 transaction_overlay.state,
@@ -121,16 +125,22 @@ class CatalogStore:
                 overlaid=True,
                 numbers=self.sequences,
                 temporary_schema=temporary_schema,
+                role=role,
             )
         path = tuple(search_path)
-        view = self._views.get((database_name, path, temporary_schema))
+        view = self._views.get((database_name, path, temporary_schema, role))
         if view is None:
             if database_name not in self.state.databases_by_name:
                 raise InvalidCatalogName(f'database "{database_name}" does not exist')
             if len(self._views) >= MOST_VIEWS:
                 self._views.clear()
-            view = self._views[database_name, path, temporary_schema] = StateView(
-                self.state, database_name, path, numbers=self.sequences, temporary_schema=temporary_schema
+            view = self._views[database_name, path, temporary_schema, role] = StateView(
+                self.state,
+                database_name,
+                path,
+                numbers=self.sequences,
+                temporary_schema=temporary_schema,
+                role=role,
             )
         return view
 

@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from pydistdb.sql.catalog import constraints, keys
+from pydistdb.sql.catalog.acl import SELECT
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Index, Table
 from pydistdb.sql.catalog.index_elements import key_label
 from pydistdb.sql.catalog.naming import choose, distinct_names, join_columns
+from pydistdb.sql.catalog.needs import relation_kind
 from pydistdb.sql.catalog.state import Change
 from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET
 from pydistdb.sql.statements import ColumnSpec, ConstraintSpec, CreateTable
@@ -50,6 +52,7 @@ def likeness(ddl: DdlContext, statement: CreateTable) -> Likeness:
         result.columns += statement.columns[position : clause.position]
         position = clause.position
         source = ddl.table(clause.source, "rvm")
+        ddl.require(PG_CLASS, source.oid, SELECT, relation_kind(source), source.name)
         result.sources.append((source, clause.options))
         result.columns += [_column(column, clause.options) for column in source.columns if not column.dropped]
         if clause.options & CONSTRAINTS:

@@ -26,6 +26,8 @@ import msgspec
 
 from pydistdb.kv.api import Isolation, KVError, Transaction
 from pydistdb.sql.catalog import keys
+from pydistdb.sql.catalog.access import PG_DATABASE
+from pydistdb.sql.catalog.acl import TEMPORARY
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Schema, Table
 from pydistdb.sql.catalog.drop import drop_tables
@@ -33,7 +35,7 @@ from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.state import CatalogState
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.catalog.transaction import DdlTransaction
-from pydistdb.sql.errors import DatabaseError, InvalidTableDefinition
+from pydistdb.sql.errors import DatabaseError, InsufficientPrivilege, InvalidTableDefinition
 from pydistdb.sql.statements import Name
 from pydistdb.sql.types.base import EvalContext
 
@@ -89,6 +91,9 @@ async def own_schema(ddl: DdlContext) -> Schema:
     temporary = ddl.temporary
     if temporary is None:
         raise DatabaseError.of("0A000", "temporary objects need a session")
+    role = ddl.view.role
+    if role is not None and ddl.view.access.missing(role, PG_DATABASE, ddl.database_oid, TEMPORARY):
+        raise InsufficientPrivilege(f'permission denied to create temporary tables in database "{ddl.database_name}"')
     found = ddl.view.state.schemas_by_name.get(temporary.schema_name)
     if found is not None:
         return found

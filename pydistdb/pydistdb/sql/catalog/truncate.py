@@ -6,6 +6,8 @@ retried (gate.py).  RESTART IDENTITY gives the owned sequences new storage in th
 
 from __future__ import annotations
 
+from pydistdb.sql.catalog.access import PG_CLASS
+from pydistdb.sql.catalog.acl import TRUNCATE
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.drop import owned_sequences
@@ -19,6 +21,7 @@ async def truncate(ddl: DdlContext, statement: Truncate) -> str:
     tables: dict[int, Table] = {}
     for name in statement.tables:
         table = ddl.table(name)
+        _check_privilege(ddl, table)
         tables[table.oid] = table
     todo = list(tables.values())
     while todo:
@@ -34,6 +37,7 @@ async def truncate(ddl: DdlContext, statement: Truncate) -> str:
                     hint=f'Truncate table "{other.name}" at the same time, or use TRUNCATE ... CASCADE.',
                 )
             ddl.tell(f'truncate cascades to table "{other.name}"')
+            _check_privilege(ddl, other)
             tables[oid] = other
             todo.append(other)
     for table in tables.values():
@@ -45,3 +49,7 @@ async def truncate(ddl: DdlContext, statement: Truncate) -> str:
             for sequence in owned_sequences(ddl, oid):
                 ddl.put_table(await with_new_storage(ddl, sequence))
     return "TRUNCATE TABLE"
+
+
+def _check_privilege(ddl: DdlContext, table: Table) -> None:
+    ddl.require(PG_CLASS, table.oid, TRUNCATE, "table", table.name)

@@ -40,6 +40,9 @@ class CatalogView(Protocol):
     def relation(self, name: str, schema: str | None = None) -> Relation | None:
         """Find a table, view or virtual table by name along the search_path (or in ``schema``)."""
 
+    def unrestricted(self) -> CatalogView:
+        """Return the same view for somebody whom no privileges restrict."""
+
     def table_by_oid(self, oid: int) -> Table | None:
         """Find a table by oid in this database."""
 

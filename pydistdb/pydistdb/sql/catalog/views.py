@@ -59,6 +59,8 @@ async def create_view(ddl: DdlContext, statement: CreateView) -> str:
             raise ddl.wrong_kind(statement.name, "v")
     if old is None:
         refuse_type_of_that_name(ddl, schema.oid, name)
+    else:
+        ddl.require_table_owner(old)
     names = _column_names(query.columns, statement.columns)
     definition = stable_text(ddl, statement.query, recording, query.columns)
     specs = [ColumnSpec(n, _storable(column)) for n, column in zip(names, query.columns, strict=True)]

@@ -13,11 +13,17 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, UndefinedObject
+from pydistdb.sql.errors import (
+    DatabaseError,
+    FeatureNotSupported,
+    InsufficientPrivilege,
+    InvalidSchemaName,
+    UndefinedObject,
+)
 from pydistdb.sql.functions.define import Body, define, implements, specializes
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext, SqlType
-from pydistdb.sql.types.reg import FINDERS
+from pydistdb.sql.types.reg import FINDERS, Finder
 from pydistdb.sql.types.registry import REGCLASS, io
 
 try:
@@ -31,7 +37,7 @@ VERSION_TEXT = (
 define("version()", lambda: VERSION_TEXT)
 define("current_database()", lambda context: context.database_name, context=True)
 define("current_user()", lambda context: context.user, context=True)
-define("session_user()", lambda context: context.user, context=True)
+define("session_user()", lambda context: context.session_user, context=True)
 define("getpgusername()", lambda context: context.user, context=True)
 define("pg_client_encoding()", lambda: "UTF8")
 define("getdatabaseencoding()", lambda: "UTF8")
@@ -120,17 +126,38 @@ def _environment(context: EvalContext) -> Any:
     return environment
 
 
-define(
-    "pg_cancel_backend(int4)",
-    lambda context, process_id: _environment(context).cancel_backend(process_id),
-    context=True,
-)
-define(
-    "pg_terminate_backend(int4,int8)",
-    lambda context, process_id, timeout=0: _environment(context).terminate_backend(process_id),
-    context=True,
-    defaults=(0,),
-)
+def _may_signal(context: EvalContext, process_id: int, verb: str) -> None:
+    """A backend is its user's business, and that of pg_signal_backend's members unless the user is a superuser."""
+    session = _environment(context).sessions.get(process_id)
+    if session is None or context.catalog is None:
+        return
+    roles, access, owner = context.catalog.catalog_state.roles, context.catalog.access, session.identity.authenticated
+    if roles.is_superuser(owner) and not roles.is_superuser(context.role):
+        raise InsufficientPrivilege(f"must be a superuser to {verb} superuser {_SIGNALLED[verb]}")
+    if not access.has_privileges_of(context.role, owner) and not access.has_privileges_of(context.role, SIGNAL_BACKEND):
+        raise InsufficientPrivilege(
+            f"must be a member of the role whose {_SIGNALLED[verb]} is being {_DONE[verb]} or member of pg_signal_backend"
+        )
+
+
+_SIGNALLED = {"cancel": "query", "terminate": "process"}
+_DONE = {"cancel": "canceled", "terminate": "terminated"}
+SIGNAL_BACKEND = 4200
+"""The oid of pg_signal_backend."""
+
+
+@implements("pg_cancel_backend(int4)", context=True)
+def cancel_backend(context: EvalContext, process_id: int) -> bool:
+    _may_signal(context, process_id, "cancel")
+    return bool(_environment(context).cancel_backend(process_id))
+
+
+def _terminate_backend(context: EvalContext, process_id: int, timeout: int = 0) -> bool:
+    _may_signal(context, process_id, "terminate")
+    return bool(_environment(context).terminate_backend(process_id))
+
+
+define("pg_terminate_backend(int4,int8)", _terminate_backend, context=True, defaults=(0,))
 define("pg_postmaster_start_time()", lambda context: _environment(context).started_us, context=True)
 define("pg_conf_load_time()", lambda context: _environment(context).started_us, context=True)
 
@@ -156,9 +183,17 @@ def random_uuid() -> bytes:
     return bytes(data)
 
 
+def _found(find: Finder, text: str, context: EvalContext) -> int | None:
+    """The oid of a name; None even where its schema does not exist."""
+    try:
+        return find(text, context)
+    except InvalidSchemaName:
+        return None
+
+
 for _kind in ("regclass", "regtype", "regproc", "regprocedure", "regnamespace", "regrole", "regcollation"):
     _find = FINDERS[_kind]
-    define(f"to_{_kind}(text)", lambda context, text, find=_find: find(text, context), context=True)
+    define(f"to_{_kind}(text)", lambda context, text, find=_find: _found(find, text, context), context=True)
 
 
 @implements("regclass(text)", context=True)

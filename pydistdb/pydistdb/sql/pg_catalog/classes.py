@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydistdb.sql import bind
+from pydistdb.sql.catalog.access import PG_CLASS
 from pydistdb.sql.catalog.descriptors import Column, Index, Table
 from pydistdb.sql.catalog.state import FIRST_USER_OID, INFORMATION_SCHEMA_OID, INTERNAL_SCHEMA_OID, PG_CATALOG_OID
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog import registry
+from pydistdb.sql.pg_catalog.acl_columns import acl_array, acl_column
 from pydistdb.sql.pg_catalog.defaults import column_default
 from pydistdb.sql.pg_catalog.define import RowDict, facts_of, rows_of
 from pydistdb.sql.pg_catalog.objects import (
@@ -95,6 +97,8 @@ def _table_row(view: StateView, table: Table) -> RowDict:
         table.schema,
         table.kind,
         max((column.number for column in table.columns), default=0),
+        relowner=table.owner,
+        relacl=acl_column(view, PG_CLASS, table.oid),
         reltype=table.row_type_oid,
         relam=HEAP_OID if table.kind == "r" else 0,
         relfilenode=table.storage_id if table.kind != "v" else 0,
@@ -115,6 +119,7 @@ def _index_row(view: StateView, table: Table, index: Index) -> RowDict:
         table.schema,
         "i",
         len(index.columns),
+        relowner=table.owner,
         relam=BTREE_OID,
         relfilenode=index.oid,
         relpersistence=table.persistence,
@@ -144,6 +149,11 @@ def _system_rows() -> dict[int, RowDict]:
     return _system
 
 
+def _with_acl(view: StateView, row: RowDict) -> RowDict:
+    """A system table's row: nearly all of them have the same list of privileges."""
+    return row | {"relacl": acl_array(view, view.access.stored_acl(PG_CLASS, row["oid"]))}
+
+
 def _class_by_oid(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
     table = view.table_by_oid(oid)
     if table is not None:
@@ -153,7 +163,7 @@ def _class_by_oid(view: StateView, context: EvalContext, oid: Any) -> Iterator[R
     if found is not None:
         yield _index_row(view, *found)
     elif oid in _system_rows():
-        yield _system[oid]
+        yield _with_acl(view, _system[oid])
 
 
 def _class_by_name(view: StateView, context: EvalContext, name: Any) -> Iterator[RowDict]:
@@ -167,12 +177,13 @@ def _class_by_name(view: StateView, context: EvalContext, name: Any) -> Iterator
             yield _index_row(view, *found)
     for row in _system_rows().values():
         if row["relname"] == name:
-            yield row
+            yield _with_acl(view, row)
 
 
 @rows_of("pg_class", lookups={"oid": _class_by_oid, "relname": _class_by_name})
 def pg_class(view: StateView, context: EvalContext) -> Iterator[RowDict]:
-    yield from _system_rows().values()
+    for row in _system_rows().values():
+        yield _with_acl(view, row)
     for table in view.tables():
         yield _table_row(view, table)
         for index in table_indexes(table):
@@ -220,7 +231,7 @@ def _attribute(relation: int, name: str, type_oid: int, number: int, modifier: i
     }
 
 
-def _column_row(table: Table, column: Column) -> RowDict:
+def _column_row(view: StateView, table: Table, column: Column) -> RowDict:
     if column.dropped:
         return _attribute(table.oid, column.name, 0, column.number, -1, attisdropped=True)
     return _attribute(
@@ -234,12 +245,13 @@ def _column_row(table: Table, column: Column) -> RowDict:
         atthasmissing=column.missing is not None,
         attidentity=column.identity,
         attgenerated="s" if column.generated else "",
+        attacl=acl_column(view, PG_CLASS, table.oid, column.number),
     )
 
 
-def _table_attributes(table: Table) -> Iterator[RowDict]:
+def _table_attributes(view: StateView, table: Table) -> Iterator[RowDict]:
     for column in table.columns:
-        yield _column_row(table, column)
+        yield _column_row(view, table, column)
     if table.kind == "r":
         for name, number, type_oid in SYSTEM_COLUMNS:
             yield _attribute(table.oid, name, type_oid, number, -1, attnotnull=True)
@@ -288,7 +300,7 @@ def _system_attributes() -> dict[int, list[RowDict]]:
 def _attributes_of(view: StateView, context: EvalContext, oid: Any) -> Iterable[RowDict]:
     table = view.table_by_oid(oid)
     if table is not None:
-        return _table_attributes(table)
+        return _table_attributes(view, table)
     found = view.index_by_oid(oid)
     if found is not None:
         return _index_attributes(*found)
@@ -300,7 +312,7 @@ def pg_attribute(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     for rows in _system_attributes().values():
         yield from rows
     for table in view.tables():
-        yield from _table_attributes(table)
+        yield from _table_attributes(view, table)
         for index in table_indexes(table):
             yield from _index_attributes(table, index)
 

@@ -1,17 +1,20 @@
-"""pg_database, pg_roles and the like, pg_namespace, pg_tablespace, pg_settings, pg_stat_activity, pg_locks."""
+"""pg_database, pg_namespace, pg_tablespace, pg_settings, pg_stat_activity, pg_locks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
+from pydistdb.sql.catalog.access import PG_DATABASE, PG_NAMESPACE
 from pydistdb.sql.catalog.descriptors import DatabaseDescriptor
+from pydistdb.sql.catalog.roles import READ_ALL_STATS
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog import providers
+from pydistdb.sql.pg_catalog.acl_columns import acl_column
 from pydistdb.sql.pg_catalog.define import RowDict, rows_of, static_rows
-from pydistdb.sql.pg_catalog.objects import OWNER_NAME, OWNER_OID, array
+from pydistdb.sql.pg_catalog.objects import OWNER_OID, array
 from pydistdb.sql.settings import SETTINGS, Setting, base_value
 from pydistdb.sql.types.base import EvalContext, Interval
 
@@ -21,31 +24,33 @@ UTF8_ENCODING = 6
 @rows_of("pg_database")
 def pg_database(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     for database in view.databases():
-        yield _database(database)
+        yield _database(view, database)
 
 
-def _database(database: DatabaseDescriptor) -> RowDict:
+def _database(view: StateView, database: DatabaseDescriptor) -> RowDict:
     return {
         "oid": database.oid,
         "datname": database.name,
-        "datdba": OWNER_OID,
+        "datdba": database.owner,
         "encoding": UTF8_ENCODING,
         "datlocprovider": "c",
         "datistemplate": database.name in ("template0", "template1"),
         "datallowconn": database.name != "template0",
-        "datconnlimit": -1,
+        "datconnlimit": database.connection_limit,
         "datfrozenxid": 0,
         "datminmxid": 0,
         "dattablespace": 1663,
         "datcollate": "C",
         "datctype": "C.UTF-8",
+        "datacl": acl_column(view, PG_DATABASE, database.oid),
     }
 
 
 @rows_of("pg_namespace")
 def pg_namespace(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     for schema in view.schemas():
-        yield {"oid": schema.oid, "nspname": schema.name, "nspowner": OWNER_OID}
+        acl = acl_column(view, PG_NAMESPACE, schema.oid)
+        yield {"oid": schema.oid, "nspname": schema.name, "nspowner": schema.owner, "nspacl": acl}
 
 
 static_rows(
@@ -56,35 +61,6 @@ static_rows(
     ],
     by=("oid",),
 )
-
-# ---------------------------------------------------------------------------------------------------- roles
-
-_ROLE = {
-    "oid": OWNER_OID,
-    "rolname": OWNER_NAME,
-    "rolsuper": True,
-    "rolinherit": True,
-    "rolcreaterole": True,
-    "rolcreatedb": True,
-    "rolcanlogin": True,
-    "rolreplication": True,
-    "rolbypassrls": True,
-    "rolconnlimit": -1,
-}
-static_rows("pg_authid", [_ROLE], by=("oid", "rolname"))
-static_rows("pg_roles", [_ROLE | {"rolpassword": "********"}], by=("oid", "rolname"))
-_USER = {
-    "usename": OWNER_NAME,
-    "usesysid": OWNER_OID,
-    "usecreatedb": True,
-    "usesuper": True,
-    "userepl": True,
-    "usebypassrls": True,
-    "passwd": "********",
-}
-static_rows("pg_user", [_USER], by=("usename", "usesysid"))
-static_rows("pg_shadow", [_USER | {"passwd": None}])
-static_rows("pg_group", [])
 
 # ---------------------------------------------------------------------------------------------------- settings
 
@@ -147,12 +123,13 @@ def pg_timezone_names(view: StateView, context: EvalContext) -> Iterator[RowDict
 @rows_of("pg_stat_activity")
 def pg_stat_activity(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     oids = {database.name: database.oid for database in view.databases()}
+    seen_by = _readers_of_statistics(view, context)
     for session in providers.sessions():
-        yield {
+        row = {
             "datid": oids.get(session.database),
             "datname": session.database,
             "pid": session.pid,
-            "usesysid": OWNER_OID,
+            "usesysid": session.role,
             "usename": session.user,
             "application_name": session.application_name,
             "client_addr": session.client_address,
@@ -167,6 +144,19 @@ def pg_stat_activity(view: StateView, context: EvalContext) -> Iterator[RowDict]
             "query": session.query,
             "backend_type": "client backend",
         }
+        yield row if seen_by(session.role) else {k: v for k, v in row.items() if k in _SHOWN_TO_ALL} | _HIDDEN_QUERY
+
+
+_SHOWN_TO_ALL = frozenset({"datid", "datname", "pid", "usesysid", "usename", "application_name"})
+_HIDDEN_QUERY = {"query": "<insufficient privilege>"}
+
+
+def _readers_of_statistics(view: StateView, context: EvalContext) -> Callable[[int], bool]:
+    """Whose sessions the user may look into: those of roles whose privileges it has, or everybody's."""
+    may = view.access.has_privileges_of
+    if may(context.role, READ_ALL_STATS):
+        return lambda role: True
+    return lambda role: may(context.role, role)
 
 
 @rows_of("pg_stat_ssl")

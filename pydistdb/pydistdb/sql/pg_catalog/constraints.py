@@ -16,7 +16,8 @@ from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.user import UserType
 
 PG_CLASS_OID, PG_CONSTRAINT_OID, PG_ATTRDEF_OID, PG_REWRITE_OID, PG_NAMESPACE_OID = 1259, 2606, 2604, 2618, 2615
-PG_DATABASE_OID = 1262
+SHARED_CLASSES = frozenset({1262, 1260})
+"""Databases and roles: what is said about them can be read in every database."""
 REWRITE_OID_OFFSET = 1 << 31
 """A view's rule has the view's oid plus this."""
 
@@ -247,7 +248,7 @@ def _constraint_dependencies(table: Table) -> Iterator[RowDict]:
 
 def _comments_on(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
     for (class_oid, object_oid, sub_id), text in view.state.comments.items():
-        if class_oid != PG_DATABASE_OID and oid in (None, object_oid):
+        if class_oid not in SHARED_CLASSES and oid in (None, object_oid):
             yield {"objoid": object_oid, "classoid": class_oid, "objsubid": sub_id, "description": text}
 
 
@@ -260,7 +261,7 @@ def pg_description(view: StateView, context: EvalContext) -> Iterator[RowDict]:
 def pg_shdescription(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     for database in view.catalog_state.databases.values():
         for (class_oid, object_oid, _), text in database.comments.items():
-            if class_oid == PG_DATABASE_OID:
+            if class_oid in SHARED_CLASSES:
                 yield {"objoid": object_oid, "classoid": class_oid, "description": text}
 
 

@@ -142,8 +142,8 @@ def static_rows(name: str, rows: Iterable[RowDict], by: Iterable[str] = ()) -> N
 
 
 _EMPTY_NAMES = """
-pg_auth_members pg_available_extension_versions pg_available_extensions pg_conversion pg_db_role_setting
-pg_default_acl pg_event_trigger pg_extension pg_foreign_data_wrapper pg_foreign_server
+pg_available_extension_versions pg_available_extensions pg_conversion
+pg_event_trigger pg_extension pg_foreign_data_wrapper pg_foreign_server
 pg_foreign_table pg_inherits pg_init_privs pg_largeobject pg_largeobject_metadata pg_matviews pg_parameter_acl
 pg_partitioned_table pg_policies pg_policy pg_prepared_xacts pg_publication pg_publication_namespace
 pg_publication_rel pg_publication_tables pg_range pg_replication_origin pg_replication_origin_status
@@ -151,7 +151,7 @@ pg_replication_slots pg_rules pg_seclabel pg_seclabels pg_shdepend pg_shseclabel
 pg_stat_user_functions pg_statistic_ext pg_statistic_ext_data pg_stats_ext pg_stats_ext_exprs pg_subscription
 pg_subscription_rel pg_transform pg_trigger pg_ts_config pg_ts_config_map pg_ts_dict pg_ts_parser
 pg_ts_template pg_user_mapping pg_user_mappings check_constraint_routine_usage column_options
-triggered_update_columns triggers udt_privileges usage_privileges user_defined_types view_routine_usage
+triggered_update_columns triggers user_defined_types view_routine_usage
 """
 EMPTY = tuple(_EMPTY_NAMES.split())
 

@@ -1,8 +1,4 @@
-"""Visibility, privileges, reg* look-ups, and what else clients ask about the running database.
-
-There is one role so far, a superuser, so every privilege on something that exists is granted; what does not exist is an
-error or NULL, as in Postgres.
-"""
+"""Visibility, reg* look-ups, and what else clients ask about the running database."""
 
 from __future__ import annotations
 
@@ -10,17 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from pydistdb.sql.errors import (
-    DatabaseError,
-    InvalidCatalogName,
-    InvalidParameterValue,
     InvalidSchemaName,
-    UndefinedColumn,
     UndefinedObject,
     UndefinedTable,
 )
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog.functions_definitions import provides, view_of
-from pydistdb.sql.pg_catalog.objects import OWNER_NAME
 from pydistdb.sql.types import reg
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.known import TYPES_BY_OID
@@ -81,35 +72,7 @@ def always_visible(context: EvalContext, oid: int) -> bool:
     return True
 
 
-# ---------------------------------------------------------------------------------------------------- privileges
-
-_PRIVILEGES: dict[str, frozenset[str]] = {
-    "table": frozenset({"select", "insert", "update", "delete", "truncate", "references", "trigger", "rule"}),
-    "column": frozenset({"select", "insert", "update", "references"}),
-    "any_column": frozenset({"select", "insert", "update", "references"}),
-    "sequence": frozenset({"usage", "select", "update"}),
-    "schema": frozenset({"create", "usage"}),
-    "database": frozenset({"create", "connect", "temporary", "temp"}),
-    "function": frozenset({"execute"}),
-    "type": frozenset({"usage"}),
-    "language": frozenset({"usage"}),
-    "tablespace": frozenset({"create"}),
-}
-
-
-def _check_privilege(kind: str, privileges: str) -> None:
-    for privilege in privileges.split(","):
-        word = privilege.strip().lower().removesuffix("with grant option").strip()
-        if word not in _PRIVILEGES[kind]:
-            raise InvalidParameterValue(f'unrecognized privilege type: "{privilege.strip()}"')
-
-
-def _check_role(role: Any) -> None:
-    if isinstance(role, str) and role not in (OWNER_NAME, "public"):
-        raise UndefinedObject(f'role "{role}" does not exist')
-
-
-def _relation_oid(context: EvalContext, relation: Any) -> int | None:
+def relation_oid(context: EvalContext, relation: Any) -> int | None:
     """The relation's oid; None for an oid that names none (a name that names none is an error)."""
     view = view_of(context)
     if isinstance(relation, str):
@@ -119,114 +82,6 @@ def _relation_oid(context: EvalContext, relation: Any) -> int | None:
         return oid
     exists = view.table_by_oid(relation) or view.index_by_oid(relation) or view.virtual_by_oid(relation)
     return int(relation) if exists is not None else None
-
-
-def object_exists(context: EvalContext, kind: str, target: Any) -> bool | None:
-    """True if the object exists; None if an oid names nothing; raises for a name that names nothing."""
-    view = view_of(context)
-    match kind:
-        case "table" | "column" | "any_column" | "sequence":
-            return True if _relation_oid(context, target) is not None else None
-        case "schema":
-            if isinstance(target, str):
-                if view.schema_named(target) is None:
-                    raise InvalidSchemaName(f'schema "{target}" does not exist')
-                return True
-            return True if view.schema_by_oid(target) is not None else None
-        case "database":
-            if isinstance(target, str):
-                if target not in view.catalog_state.databases_by_name:
-                    raise InvalidCatalogName(f'database "{target}" does not exist')
-                return True
-            return True if target in view.catalog_state.databases else None
-        case "function":
-            if isinstance(target, str):
-                oid = reg.find_procedure(target, context) if "(" in target else None
-                if oid is None:
-                    raise DatabaseError.of("42883", f'function "{target}" does not exist')
-                return True
-            return True if functions.function_by_oid(target) is not None else None
-        case "type":
-            if isinstance(target, str):
-                if reg.find_type(target, context) is None:
-                    raise UndefinedObject(f'type "{target}" does not exist')
-                return True
-            return True if target in TYPES_BY_OID else None
-        case _:
-            return True
-
-
-def _register_privileges(kind: str) -> None:
-    def with_role(context: EvalContext, role: Any, target: Any, privileges: str) -> bool | None:
-        _check_role(role)
-        _check_privilege(kind, privileges)
-        return object_exists(context, kind, target)
-
-    def of_user(context: EvalContext, target: Any, privileges: str) -> bool | None:
-        _check_privilege(kind, privileges)
-        return object_exists(context, kind, target)
-
-    for target in ("text", "oid"):
-        provides(f"has_{kind}_privilege({target},text)")(of_user)
-        for role in ("name", "oid"):
-            provides(f"has_{kind}_privilege({role},{target},text)")(with_role)
-
-
-for _kind in ("table", "any_column", "sequence", "schema", "database", "function", "type", "language", "tablespace"):
-    _register_privileges(_kind)
-
-
-def _check_column(context: EvalContext, relation: Any, column: Any) -> bool | None:
-    oid = _relation_oid(context, relation)
-    if oid is None:
-        return None
-    table = view_of(context).table_by_oid(oid)
-    if table is None:
-        return True
-    found = [c for c in table.columns if column in ((c.name,) if isinstance(column, str) else (c.number,))]
-    if found and not found[0].dropped:
-        return True
-    if isinstance(column, str):
-        raise UndefinedColumn(f'column "{column}" of relation "{table.name}" does not exist')
-    return None
-
-
-def _register_column_privileges() -> None:
-    def with_role(context: EvalContext, role: Any, relation: Any, column: Any, privileges: str) -> bool | None:
-        _check_role(role)
-        _check_privilege("column", privileges)
-        return _check_column(context, relation, column)
-
-    def of_user(context: EvalContext, relation: Any, column: Any, privileges: str) -> bool | None:
-        _check_privilege("column", privileges)
-        return _check_column(context, relation, column)
-
-    for relation in ("text", "oid"):
-        for column in ("text", "int2"):
-            provides(f"has_column_privilege({relation},{column},text)")(of_user)
-            for role in ("name", "oid"):
-                provides(f"has_column_privilege({role},{relation},{column},text)")(with_role)
-
-
-_register_column_privileges()
-
-
-@provides("pg_has_role(name,text)", "pg_has_role(oid,text)")
-def pg_has_role(context: EvalContext, role: Any, privileges: str) -> bool:
-    _check_role(role)
-    return True
-
-
-@provides(
-    "pg_has_role(name,name,text)",
-    "pg_has_role(name,oid,text)",
-    "pg_has_role(oid,name,text)",
-    "pg_has_role(oid,oid,text)",
-)
-def pg_has_role_of(context: EvalContext, user: Any, role: Any, privileges: str) -> bool:
-    _check_role(user)
-    _check_role(role)
-    return True
 
 
 @provides("row_security_active(oid)", "row_security_active(text)")
@@ -298,7 +153,7 @@ def pg_is_other_temp_schema(context: EvalContext, oid: int) -> bool:
 
 @provides("pg_relation_is_publishable(regclass)")
 def pg_relation_is_publishable(context: EvalContext, oid: int) -> bool | None:
-    return False if _relation_oid(context, oid) is not None else None
+    return False if relation_oid(context, oid) is not None else None
 
 
 @provides("pg_relation_is_updatable(regclass,bool)")

@@ -25,8 +25,6 @@ from pydistdb.sql.pg_catalog.describe import (
 )
 from pydistdb.sql.pg_catalog.objects import (
     CONSTRAINT_OID_OFFSET,
-    OWNER_NAME,
-    OWNER_OID,
     column_names,
     qualified_name,
     visible_name,
@@ -300,6 +298,7 @@ _CLASS_OIDS = {
     "pg_type": 1247,
     "pg_database": 1262,
     "pg_proc": 1255,
+    "pg_authid": 1260,
 }
 
 
@@ -337,7 +336,8 @@ def shobj_description(context: EvalContext, oid: int, class_name: str) -> str | 
 
 @provides("pg_get_userbyid(oid)")
 def pg_get_userbyid(context: EvalContext, oid: int) -> str:
-    return OWNER_NAME if oid == OWNER_OID else f"unknown (OID={oid})"
+    role = view_of(context).catalog_state.roles.by_oid.get(oid)
+    return role.name if role is not None else f"unknown (OID={oid})"
 
 
 def _relation_named(context: EvalContext, name: str) -> Table:

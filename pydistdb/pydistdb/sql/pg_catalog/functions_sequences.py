@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from pydistdb.sql.catalog.access import PG_CLASS
+from pydistdb.sql.catalog.acl import SELECT, UPDATE, USAGE
 from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.catalog.needs import permission_denied
 from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.errors import (
     DatabaseError,
@@ -33,19 +36,22 @@ def _session_values(context: EvalContext) -> dict[int, int]:
     return values
 
 
-def _sequence(context: EvalContext, oid: int) -> Table:
+def _sequence(context: EvalContext, oid: int, wanted: int) -> Table:
+    """The sequence, if the current user has one of the privileges on it."""
     view = view_of(context)
     table = view.table_by_oid(oid)
     if table is None:
         raise UndefinedTable(f"could not open relation with OID {oid}")
     if table.kind != "S":
         raise WrongObjectType(f'"{table.name}" is not a sequence')
+    if view.role is not None and not view.access.mask(view.role, PG_CLASS, oid, wanted):
+        raise permission_denied("sequence", table.name)
     return table
 
 
 @provides("nextval(regclass)")
 def nextval(context: EvalContext, oid: int) -> int:
-    sequence = _sequence(context, oid)
+    sequence = _sequence(context, oid, USAGE | UPDATE)
     view = view_of(context)
     if view.numbers is None:
         raise FeatureNotSupported("sequences need a session")
@@ -59,7 +65,7 @@ def nextval(context: EvalContext, oid: int) -> int:
 
 @provides("currval(regclass)")
 def currval(context: EvalContext, oid: int) -> int:
-    sequence = _sequence(context, oid)
+    sequence = _sequence(context, oid, USAGE | SELECT)
     value = _session_values(context).get(oid)
     if value is None:
         raise DatabaseError.of("55000", f'currval of sequence "{sequence.name}" is not yet defined in this session')
@@ -71,12 +77,13 @@ def lastval(context: EvalContext) -> int:
     values = _session_values(context)
     if 0 not in values:
         raise DatabaseError.of("55000", "lastval is not yet defined in this session")
+    _sequence(context, values[0], USAGE | SELECT)
     return values[values[0]]
 
 
 @provides("pg_sequence_parameters(oid)")
 def pg_sequence_parameters(context: EvalContext, oid: int) -> tuple[Any, ...]:
-    definition = definition_of(_sequence(context, oid))
+    definition = definition_of(_sequence(context, oid, USAGE | SELECT | UPDATE))
     return (
         definition.start,
         definition.minimum,
@@ -89,7 +96,7 @@ def pg_sequence_parameters(context: EvalContext, oid: int) -> tuple[Any, ...]:
 
 
 def _set(context: EvalContext, oid: int, value: int, is_called: bool) -> int:
-    sequence = _sequence(context, oid)
+    sequence = _sequence(context, oid, UPDATE)
     numbers = view_of(context).numbers
     if numbers is None:
         raise FeatureNotSupported("sequences need a session")

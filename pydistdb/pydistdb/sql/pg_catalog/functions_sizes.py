@@ -18,8 +18,8 @@ from pydistdb.sql.errors import (
 )
 from pydistdb.sql.layout import RANGE_HEAD
 from pydistdb.sql.pg_catalog import providers
-from pydistdb.sql.pg_catalog.functions_access import object_exists
 from pydistdb.sql.pg_catalog.functions_definitions import provides, view_of
+from pydistdb.sql.pg_catalog.functions_privileges import object_exists
 from pydistdb.sql.types.base import EvalContext
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")

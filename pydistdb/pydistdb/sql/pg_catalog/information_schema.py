@@ -13,11 +13,12 @@ from pydistdb.sql.catalog.sequence_numbers import TYPE_LIMITS, definition_of
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog import registry
+from pydistdb.sql.pg_catalog.acl_columns import owner_name
 from pydistdb.sql.pg_catalog.check_columns import columns_used
 from pydistdb.sql.pg_catalog.defaults import column_default
-from pydistdb.sql.pg_catalog.define import RowDict, facts_of, rows_of, static_rows
+from pydistdb.sql.pg_catalog.define import RowDict, facts_of, rows_of
 from pydistdb.sql.pg_catalog.describe import view_definition
-from pydistdb.sql.pg_catalog.objects import OWNER_NAME, column_names, index_numbers, schema_name, table_indexes
+from pydistdb.sql.pg_catalog.objects import column_names, index_numbers, schema_name, table_indexes
 from pydistdb.sql.types import domains
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import AggregateFunction, EvalContext, SqlType
@@ -397,7 +398,11 @@ def referential_constraints(view: StateView, context: EvalContext) -> Iterator[R
 @rows_of("schemata")
 def schemata(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     for schema in view.schemas():
-        yield {"catalog_name": view.database.name, "schema_name": schema.name, "schema_owner": OWNER_NAME}
+        yield {
+            "catalog_name": view.database.name,
+            "schema_name": schema.name,
+            "schema_owner": owner_name(view, schema.owner),
+        }
 
 
 @rows_of("sequences")
@@ -449,42 +454,6 @@ def routines(view: StateView, context: EvalContext) -> Iterator[RowDict]:
         }
 
 
-@rows_of("table_privileges")
-def table_privileges(view: StateView, context: EvalContext) -> Iterator[RowDict]:
-    for schema, name, _, table in _relations(view):
-        if table is None:
-            continue
-        for privilege in ("INSERT", "SELECT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"):
-            yield {
-                "grantor": OWNER_NAME,
-                "grantee": OWNER_NAME,
-                "table_catalog": view.database.name,
-                "table_schema": schema,
-                "table_name": name,
-                "privilege_type": privilege,
-                "is_grantable": "YES",
-                "with_hierarchy": _yes(privilege == "SELECT"),
-            }
-
-
-@rows_of("column_privileges")
-def column_privileges(view: StateView, context: EvalContext) -> Iterator[RowDict]:
-    for table in view.tables():
-        for column in table.columns if table.kind in "rv" else ():
-            for privilege in ("INSERT", "SELECT", "UPDATE", "REFERENCES"):
-                if not column.dropped:
-                    yield {
-                        "grantor": OWNER_NAME,
-                        "grantee": OWNER_NAME,
-                        "table_catalog": view.database.name,
-                        "table_schema": schema_name(view, table.schema),
-                        "table_name": table.name,
-                        "column_name": column.name,
-                        "privilege_type": privilege,
-                        "is_grantable": "YES",
-                    }
-
-
 @rows_of("information_schema_catalog_name")
 def information_schema_catalog_name(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     yield {"catalog_name": view.database.name}
@@ -511,7 +480,3 @@ def collations(view: StateView, context: EvalContext) -> Iterator[RowDict]:
             "collation_name": name,
             "pad_attribute": "NO PAD",
         }
-
-
-static_rows("enabled_roles", [{"role_name": OWNER_NAME}])
-static_rows("applicable_roles", [])

@@ -32,6 +32,8 @@ class SessionInfo:
     tls_version: str | None = None
     tls_cipher: str | None = None
     tls_bits: int | None = None
+    role: int = 10
+    """The oid of ``user``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,9 @@ MODULES: tuple[str, ...] = tuple(
         "functions_access",
         "functions_sizes",
         "functions_sequences",
+        "functions_privileges",
+        "privilege_views",
+        "roles",
     )
 )
 

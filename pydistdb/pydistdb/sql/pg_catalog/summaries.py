@@ -9,6 +9,7 @@ from pydistdb.sql.catalog.descriptors import Column, ColumnStatistics, Table
 from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog import registry
+from pydistdb.sql.pg_catalog.acl_columns import owner_name
 from pydistdb.sql.pg_catalog.define import RowDict, define, facts_of, rows_of
 from pydistdb.sql.pg_catalog.describe import index_definition, view_definition
 from pydistdb.sql.pg_catalog.objects import OWNER_NAME, all_indexes, array, schema_name, single, table_indexes
@@ -23,18 +24,19 @@ def pg_tables(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     for table in registry.virtual_tables().values():
         facts = facts_of(table)
         if facts is not None and facts.kind == "r":
-            yield _table(table.schema, table.name, False, False)
+            yield _table(table.schema, table.name, OWNER_NAME, False, False)
     for stored in view.tables():
         if stored.kind == "r":
             triggers = bool(stored.foreign_keys or stored.referenced_by)
-            yield _table(schema_name(view, stored.schema), stored.name, bool(table_indexes(stored)), triggers)
+            owner = owner_name(view, stored.owner)
+            yield _table(schema_name(view, stored.schema), stored.name, owner, bool(table_indexes(stored)), triggers)
 
 
-def _table(schema: str, name: str, has_indexes: bool, has_triggers: bool) -> RowDict:
+def _table(schema: str, name: str, owner: str, has_indexes: bool, has_triggers: bool) -> RowDict:
     return {
         "schemaname": schema,
         "tablename": name,
-        "tableowner": OWNER_NAME,
+        "tableowner": owner,
         "hasindexes": has_indexes,
         "hasrules": False,
         "hastriggers": has_triggers,
@@ -49,7 +51,7 @@ def pg_views(view: StateView, context: EvalContext) -> Iterator[RowDict]:
             yield {
                 "schemaname": schema_name(view, table.schema),
                 "viewname": table.name,
-                "viewowner": OWNER_NAME,
+                "viewowner": owner_name(view, table.owner),
                 "definition": view_definition(table),
             }
 
@@ -91,7 +93,7 @@ def pg_sequences(view: StateView, context: EvalContext) -> Iterator[RowDict]:
             yield {
                 "schemaname": schema_name(view, table.schema),
                 "sequencename": table.name,
-                "sequenceowner": OWNER_NAME,
+                "sequenceowner": owner_name(view, table.owner),
                 "data_type": definition.type_oid,
                 "start_value": definition.start,
                 "min_value": definition.minimum,

@@ -9,17 +9,19 @@ from pydistdb.sql.catalog.temporary import TemporaryObjects
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.plan_cache import CachedPlan
+from pydistdb.sql.session import login
 from pydistdb.sql.session.constraints import PendingChecks
 from pydistdb.sql.session.cursors import SessionCursors
 from pydistdb.sql.session.environment import Environment, now_us
 from pydistdb.sql.session.execute import explain
+from pydistdb.sql.session.identity import Identity
 from pydistdb.sql.session.notifications import SessionNotifications
 from pydistdb.sql.session.plans import SessionPlans
 from pydistdb.sql.session.routines import RoutineRunner
-from pydistdb.sql.session.settings import SessionSettings
+from pydistdb.sql.session.settings import IDENTITY, SessionSettings
 from pydistdb.sql.session.statements import StatementStore
 from pydistdb.sql.session.transaction import SessionTransaction
-from pydistdb.sql.settings import Setting, milliseconds, split_identifiers
+from pydistdb.sql.settings import Setting, find, milliseconds, split_identifiers
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.tasks import sleep
 
@@ -62,8 +64,13 @@ class SessionBase:
         """What pg_sleep has asked for: the statement is parked that long before its rows go on."""
         self._report = report
         self._interrupt: DatabaseError | None = None
+        state = environment.catalog.state
+        role = login.admit(state, user, database_name)
+        self.identity = Identity(role)
+        self._roles = state.roles
         self._view: StateView | None = None
         self.temporary = TemporaryObjects(environment.database.node_id, process_id, self._temporary_schema_changed)
+        startup = login.initial_settings(state, role, database_name, startup)
         self.settings = SessionSettings(startup, user, self._setting_changed)
         self.transaction = SessionTransaction(environment, self.settings, database_name, self.temporary)
         self.checks = PendingChecks(self)
@@ -73,10 +80,11 @@ class SessionBase:
         self.cursors = SessionCursors(self)
         self.notifications = SessionNotifications(self)
         context = self.context
-        context.user = user
         context.database_name = database_name
         context.settings = self.settings.values
         context.extra = self
+        self.settings.show_superuser(role.superuser)
+        self._identify()
         self._derive_settings()
         self.transaction.set_lock_timeout(self.lock_timeout_ms * 1_000_000)
         self.view()
@@ -90,6 +98,8 @@ class SessionBase:
     def _setting_changed(self, setting: Setting, value: str) -> None:
         if setting.reported:
             self._report(setting.name, value)
+        if setting.key in IDENTITY:
+            self._identify()
         self._derive_settings()
         if setting.key == "lock_timeout":
             self.transaction.set_lock_timeout(self.lock_timeout_ms * 1_000_000)
@@ -105,13 +115,39 @@ class SessionBase:
         self.idle_in_transaction_timeout_ms = milliseconds(values["idle_in_transaction_session_timeout"])
         self.idle_session_timeout_ms = milliseconds(values["idle_session_timeout"])
         names = split_identifiers("search_path", values["search_path"])
-        self.search_path = tuple(self.user if name == "$user" else name for name in names)
+        self.search_path = tuple(self.identity.current_name if name == "$user" else name for name in names)
         self._view = None
         self.plans.environment_changed()
 
     def _temporary_schema_changed(self) -> None:
         self._view = None
         self.plans.environment_changed()
+
+    # ------------------------------------------------------------------------------------------ identity
+
+    def _identify(self) -> None:
+        """The settings that say who acts, or the roles, have changed."""
+        values, identity, context = self.settings.values, self.identity, self.context
+        identity.derive(self._roles, values["session_authorization"], values["role"])
+        context.user, context.session_user, context.role = (
+            identity.current_name,
+            identity.session_name,
+            identity.current,
+        )
+        if self.settings.show_superuser(identity.restricted is None):
+            self._report("is_superuser", values["is_superuser"])
+
+    def set_role(self, name: str, *, local: bool) -> None:
+        """SET ROLE."""
+        view = self.view()
+        self.identity.check_role(view.catalog_state.roles, name, view.database.owner)
+        self.settings.set(find("role"), name, local=local)
+
+    def set_session_authorization(self, name: str, *, local: bool) -> None:
+        """SET SESSION AUTHORIZATION: a role taken on is given up."""
+        self.identity.check_session_authorization(self.view().catalog_state.roles, name)
+        self.settings.set(find("session_authorization"), name, local=local)
+        self.settings.set(find("role"), "none", local=local)
 
     # ------------------------------------------------------------------------------------------ catalog
 
@@ -123,9 +159,22 @@ class SessionBase:
         state = catalog.state if overlay is None else overlay.state
         view = self._view
         if view is None or view.catalog_state is not state:
-            view = self._view = catalog.view(self.database_name, self.search_path, overlay, self.temporary.schema_name)
+            if state.roles is not self._roles:
+                self._roles = state.roles
+                self._identify()
+                self._derive_settings()
+            view = self._view = catalog.view(
+                self.database_name, self.search_path, overlay, self.temporary.schema_name, self.identity.restricted
+            )
             self.context.catalog = view
         return view
+
+    def view_of_role(self, role: int) -> StateView:
+        """The catalog as a role sees it: the session's own, or that of a function's owner."""
+        view = self.view()
+        if role == self.identity.current:
+            return view
+        return view.restricted_to(None if view.catalog_state.roles.is_superuser(role) else role)
 
     async def pin(self, plan: CachedPlan) -> CachedPlan:
         """Keep DDL off the plan's tables until the transaction ends; the plan, made anew if it is out of date."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydistdb.sql import bind
 from pydistdb.sql import statements as st
 from pydistdb.sql.api import Field, Sink
+from pydistdb.sql.catalog.needs import FunctionNeed, require
 from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.run import State
 
@@ -31,6 +32,7 @@ async def run(session: SessionBase, utility: st.Call, sink: Sink, *, simple: boo
     """Execute CALL."""
     block = session.transaction
     call = bind.bind_call_statement(utility, session.view(), session.context)
+    require([FunctionNeed(call.function.oid, call.function.name, "procedure")], session.view())
     block.open().begin_statement(block.least_timestamp)
     context = session.run_context()
     values = evaluator(call.arguments)(State(context))

@@ -23,7 +23,9 @@ from pydistdb_storage.errors import StorageError
 from pydistdb.kv.api import KVError, MustWait
 from pydistdb.sql import bind
 from pydistdb.sql.api import Sink
+from pydistdb.sql.catalog.acl import INSERT
 from pydistdb.sql.catalog.descriptors import Column, Table
+from pydistdb.sql.catalog.needs import Need, require
 from pydistdb.sql.catalog.view import VirtualTable
 from pydistdb.sql.copy import formats
 from pydistdb.sql.copy.binary import Batch, CopyColumn
@@ -272,6 +274,8 @@ async def _copy_from(session: ClientSession, utility: Copy, options: CopyOptions
         if _table(session, utility.table) is table:
             break
     columns = _columns(table, utility.columns)
+    inserted = frozenset(column.number for column in columns)
+    require([Need(table, INSERT, inserted=inserted)], session.view())
     _check_column_options(options, table, columns)
     transaction.begin_statement(block.least_timestamp)
     run_context = RunContext(
@@ -357,6 +361,8 @@ async def _copy_to(session: ClientSession, utility: Copy, options: CopyOptions, 
         session.transaction.check_writable(plan.tag)
     plan = await session.pin(plan)  # from here on its columns are what they are
     assert plan.bound is not None and plan.fields is not None
+    if plan.denied is not None:
+        raise plan.denied.again()
     names = [field.name for field in plan.fields]
     types = [column.type for column in plan.bound.query.columns]
     output = _CopyOut(sink, formats.row_writer(options, types, session.context, names))

@@ -13,6 +13,7 @@ from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.catalog.temporary import Sweeper
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.plan_cache import PlanCache
+from pydistdb.sql.session.login import DATABASE_SESSIONS_TOPIC, ROLE_SESSIONS_TOPIC
 from pydistdb.sql.session.notifications import NotificationHub
 from pydistdb.tasks import Scheduler
 
@@ -68,6 +69,8 @@ class Environment:
         self.database.on_broadcast(SESSIONS_TOPIC, self._count_sessions)
         self.database.on_broadcast(END_SESSIONS_TOPIC, self._end_sessions)
         self.sweeper = Sweeper(self.catalog, self._temporary_schemas)
+        self.database.on_broadcast(ROLE_SESSIONS_TOPIC, self._count_sessions_of)
+        self.database.on_broadcast(DATABASE_SESSIONS_TOPIC, self._count_sessions)
 
     def _temporary_schemas(self) -> list[tuple[str, str]]:
         """The temporary schemas of this node's sessions, as (database, schema) names."""
@@ -79,6 +82,11 @@ class Environment:
     async def _count_sessions(self, sender: int, payload: bytes) -> bytes:
         """How many sessions of this node are connected to a database (DROP DATABASE asks)."""
         return b"%d" % len(self._sessions_in(payload.decode()))
+
+    async def _count_sessions_of(self, sender: int, payload: bytes) -> bytes:
+        """How many sessions of this node a role has (its limit of connections)."""
+        user = payload.decode()
+        return b"%d" % sum(session.user == user for session in self.sessions.values())
 
     async def _end_sessions(self, sender: int, payload: bytes) -> bytes:
         """DROP DATABASE … WITH (FORCE): hang up on everybody who is connected to it."""

@@ -217,6 +217,8 @@ class Execution:
     async def _run_until_held(self, transaction: kv.Transaction, enough: int) -> None:
         session, plan = self.session, self.plan
         assert plan.compiled is not None
+        if plan.denied is not None:
+            raise plan.denied.again()
         run = self._run = RunContext(
             transaction,
             session.environment.database,

@@ -44,6 +44,8 @@ async def run(session: ClientSession, plan: CachedPlan, utility: st.Explain, sin
         if explained.compiled is None:
             lines = ["Utility statements have no plan structure"]
             return _send(plan, lines, sink, simple=simple)
+    if explained.denied is not None:
+        raise explained.denied.again()
     if not utility.analyze:
         return _send(plan, await _lines(session, explained, utility), sink, simple=simple)
     if explained.parameter_types:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydistdb.kv.api import KVError
 from pydistdb.sql import bind
+from pydistdb.sql.catalog.needs import denial
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import compile_plan
@@ -43,12 +44,13 @@ class SessionPlans:
         values = session.settings.values
         self.environment = self._cache.environment(
             session.database_name,
-            session.user if "$user" in values["search_path"] else "",
+            session.identity.current_name if "$user" in values["search_path"] else "",
             session.search_path,
             session.temporary.schema_name,
             values["timezone"],
             values["datestyle"],
             values["intervalstyle"],
+            session.identity.restricted,
         )
 
     # ------------------------------------------------------------------------------------------ finding
@@ -175,6 +177,7 @@ class SessionPlans:
             view.catalog_state,
             bound=bound,
             compiled=compile_plan(make_plan(bound, view)),
+            denied=denial(bound.needs, view),
             fields=fields_of(bound),
             parameter_types=bound.parameter_types,
             normalized=normalized,

@@ -7,6 +7,9 @@ call of a VOLATILE function (exec/apply.py).
 
     SELECT fact(3)  ->  rows(fact, (3,))  ->  SELECT CASE … $1 * fact($1 - 1) END  ->  rows(fact, (2,))  -> …
 
+The statements run with the privileges of whoever calls, or of the function's owner if it is SECURITY DEFINER: then with
+an evaluation context of its own, in which current_user is the owner.
+
 Calls may nest ``MOST_NESTED`` deep (54001).
 """
 
@@ -14,16 +17,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from pydistdb.sql.bind.parse import stack_depth_exceeded
 from pydistdb.sql.bind.routines import bind_body
+from pydistdb.sql.catalog.needs import denial
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import CompiledQuery, RunContext, compile_plan
 from pydistdb.sql.plan import plan as make_plan
 from pydistdb.sql.plan.rules.inline_ctes import changes_data
 from pydistdb.sql.routines import VOID_OID, RoutineFunction
 from pydistdb.sql.tree import BoundStatement
+from pydistdb.sql.types.base import EvalContext
 
 if TYPE_CHECKING:
     from pydistdb.sql.session.base import SessionBase
@@ -37,10 +43,11 @@ FRAMES_PER_CALL = 60
 
 
 class _Statement:
-    __slots__ = ("bound", "compiled", "writes")
+    __slots__ = ("bound", "compiled", "denied", "writes")
 
-    def __init__(self, bound: BoundStatement, compiled: CompiledQuery) -> None:
+    def __init__(self, bound: BoundStatement, compiled: CompiledQuery, denied: DatabaseError | None) -> None:
         self.bound = bound
+        self.denied = denied
         self.compiled = compiled
         self.writes = changes_data(compiled.plan.root)
 
@@ -63,7 +70,8 @@ class RoutineRunner:
 
     def __init__(self, session: SessionBase) -> None:
         self._session = session
-        self._bodies: dict[int, _Body] = {}
+        self._bodies: dict[tuple[int, int], _Body] = {}
+        """By function and acting role."""
         self._depth = 0
 
     async def rows(
@@ -79,13 +87,16 @@ class RoutineRunner:
         self._depth += 1
         number = 0
         try:
-            body = await self._pinned(function)
+            context = self._acting(function, run)
+            body = await self._pinned(function, context)
             for number, statement in enumerate(body.statements, 1):
+                if statement.denied is not None:
+                    raise statement.denied.again()
                 if statement.writes:
                     self._session.transaction.check_writable(statement.bound.tag)
                 if top_level and number > 1 and run.transaction is not None:
                     run.transaction.begin_statement(self._session.transaction.least_timestamp)
-                batches = statement.compiled.run(self._context(run, values))
+                batches = statement.compiled.run(self._context(run, context, values))
                 if number < len(body.statements) or function.routine.return_type == VOID_OID:
                     async for _ in batches:
                         pass
@@ -100,27 +111,37 @@ class RoutineRunner:
         finally:
             self._depth -= 1
 
-    def _context(self, run: RunContext, values: Sequence[Any]) -> RunContext:
-        return RunContext(
-            run.transaction, run.database, self._session.view(), run.context, values, run.scheduler, run.check_interrupt
-        )
+    def _acting(self, function: RoutineFunction, run: RunContext) -> EvalContext:
+        """The evaluation context of whoever the function's statements act for."""
+        routine = function.routine
+        if not routine.security_definer or routine.owner == run.context.role:
+            return run.context
+        context = copy(run.context)
+        context.role = routine.owner
+        context.user = self._session.view().catalog_state.roles.name_of(routine.owner)
+        context.catalog = self._session.view_of_role(routine.owner)
+        return context
 
-    async def _pinned(self, function: RoutineFunction) -> _Body:
+    def _context(self, run: RunContext, context: EvalContext, values: Sequence[Any]) -> RunContext:
+        view = self._session.view_of_role(context.role)
+        return RunContext(run.transaction, run.database, view, context, values, run.scheduler, run.check_interrupt)
+
+    async def _pinned(self, function: RoutineFunction, context: EvalContext) -> _Body:
         """The body, with its tables kept from changing until the transaction ends."""
         session = self._session
         gate = session.environment.catalog.gate
         transaction = session.transaction.open()
         while True:
-            body = self._prepared(function)
+            body = self._prepared(function, context)
             if not gate.try_enter(transaction, body.tables, body.writes):
                 await gate.enter(transaction, body.tables, body.writes, session.lock_deadline_ns())
             if body.catalog_state is session.view().catalog_state:
                 return body
 
-    def _prepared(self, function: RoutineFunction) -> _Body:
+    def _prepared(self, function: RoutineFunction, context: EvalContext) -> _Body:
         session = self._session
-        view = session.view()
-        body = self._bodies.get(function.oid)
+        view = session.view_of_role(context.role)
+        body = self._bodies.get((function.oid, context.role))
         if (
             body is None
             or body.catalog_state is not view.catalog_state
@@ -129,10 +150,12 @@ class RoutineRunner:
             routine = view.routine_by_oid(function.oid)
             if routine is not None:
                 function = view.function_of(routine)
-            bound = bind_body(function, view, session.context)
-            statements = [_Statement(each, compile_plan(make_plan(each, view))) for each in bound]
+            bound = bind_body(function, view, context)
+            statements = [
+                _Statement(each, compile_plan(make_plan(each, view)), denial(each.needs, view)) for each in bound
+            ]
             body = _Body(view.catalog_state, session.plans.environment, statements)
             if len(self._bodies) >= MOST_BODIES:
                 self._bodies.clear()
-            self._bodies[function.oid] = body
+            self._bodies[function.oid, context.role] = body
         return body

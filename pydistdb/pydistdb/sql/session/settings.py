@@ -23,10 +23,13 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from pydistdb.sql import settings as table
-from pydistdb.sql.errors import InvalidParameterValue, UndefinedObject
+from pydistdb.sql.errors import InsufficientPrivilege, InvalidParameterValue, UndefinedObject
 from pydistdb.sql.settings import Setting
 
 MAX_CUSTOM_SETTINGS = 1_000
+
+IDENTITY = ("role", "session_authorization")
+"""What RESET ALL leaves alone: who the session acts as."""
 
 Changed = Callable[[Setting, str], None]
 
@@ -67,7 +70,7 @@ class SessionSettings:
 
     def set(self, setting: Setting, text: str, *, local: bool) -> str:
         """Check and set a value; returns it as shown."""
-        table.check_settable(setting)
+        self._check(setting)
         if setting.key == "datestyle":
             value = table.merge_date_style(setting, text, self.values["datestyle"])
         else:
@@ -77,21 +80,37 @@ class SessionSettings:
         self._assign(setting.key, value, local=local)
         return value
 
+    def _check(self, setting: Setting) -> None:
+        table.check_settable(setting)
+        if setting.context == "superuser" and self.values["is_superuser"] == "off":
+            raise InsufficientPrivilege(f'permission denied to set parameter "{setting.name}"')
+
+    def default(self, setting: Setting) -> str:
+        """What RESET sets."""
+        return self._defaults.get(setting.key, setting.default)
+
     def reset(self, setting: Setting, *, local: bool = False) -> None:
         """Back to the default of the session."""
-        table.check_settable(setting)
-        self._assign(setting.key, self._defaults.get(setting.key, setting.default), local=local)
+        self._check(setting)
+        self._assign(setting.key, self.default(setting), local=local)
 
     def reset_all(self) -> None:
         """Back to the defaults, except for what belongs to the transaction."""
         for key in dict.fromkeys((*self._session, *self._transaction)):
-            if not key.startswith("transaction_"):
+            if not key.startswith("transaction_") and key not in IDENTITY:
                 self._assign(key, self._defaults.get(key, ""), local=False)
 
     def set_characteristic(self, key: str, value: str) -> None:
         """Show what the current transaction is (transaction_isolation and the like); no rollback brings it back."""
         self._session[key] = value
         self.values[key] = value
+
+    def show_superuser(self, is_superuser: bool) -> bool:
+        """Set what is_superuser shows; tells whether that is news."""
+        value = "on" if is_superuser else "off"
+        changed = self.values["is_superuser"] != value
+        self.values["is_superuser"] = value
+        return changed
 
     def mark(self) -> int:
         """Where the journal stands (for a savepoint)."""

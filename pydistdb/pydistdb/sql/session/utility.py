@@ -12,6 +12,11 @@ from pydistdb.sql import bind
 from pydistdb.sql import statements as st
 from pydistdb.sql.api import Sink
 from pydistdb.sql.catalog import ddl as schema
+from pydistdb.sql.catalog.access import PG_CLASS
+from pydistdb.sql.catalog.acl import DELETE, INSERT, SELECT, TRUNCATE, UPDATE
+from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.catalog.needs import permission_denied, relation_kind
+from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.catalog.temporary import drop_everything
 from pydistdb.sql.errors import (
     ActiveTransaction,
@@ -30,6 +35,7 @@ from pydistdb.sql.session.constraints import set_constraints
 from pydistdb.sql.session.cursors import fetch_rows
 from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.session.fields import check_same_columns
+from pydistdb.sql.session.settings import IDENTITY
 from pydistdb.sql.settings import SETTINGS, find, join_identifiers
 
 if TYPE_CHECKING:
@@ -208,10 +214,13 @@ async def _lock_table(session: ClientSession, utility: st.LockTable) -> str:
         raise NoActiveTransaction("LOCK TABLE can only be used in transaction blocks")
     oids = []
     for name in utility.tables:
-        relation = session.view().relation(name.name, name.schema)
+        view = session.view()
+        relation = view.relation(name.name, name.schema)
         if relation is None:
             written = name.name if name.schema is None else f"{name.schema}.{name.name}"
             raise UndefinedTable(f'relation "{written}" does not exist', position=name.position)
+        if isinstance(relation, Table):
+            _check_lock(view, relation, utility.mode)
         oids.append(relation.oid)
     gate = session.environment.catalog.gate
     transaction = block.open()
@@ -230,6 +239,17 @@ async def _lock_table(session: ClientSession, utility: st.LockTable) -> str:
     return "LOCK TABLE"
 
 
+def _check_lock(view: StateView, table: Table, mode: int) -> None:
+    """ACCESS SHARE takes any privilege to read or write, ROW EXCLUSIVE one to write, the others one to change rows."""
+    wanted = UPDATE | DELETE | TRUNCATE
+    if mode == 1:
+        wanted |= SELECT
+    if mode <= 3:
+        wanted |= INSERT
+    if view.role is not None and not view.access.mask(view.role, PG_CLASS, table.oid, wanted):
+        raise permission_denied(relation_kind(table), table.name)
+
+
 # ---------------------------------------------------------------------------------------------- settings
 
 
@@ -242,8 +262,9 @@ def _set_variable(session: ClientSession, plan: CachedPlan, utility: st.SetVaria
         settings.reset_all()
         return plan.kind
     setting = find(utility.name)
-    if setting.key in ("role", "session_authorization"):
-        _set_role(session, utility)
+    if setting.key in IDENTITY:
+        default = session.settings.default(setting)
+        _set_identity(session, setting.key, utility.values[0] if utility.values else default, local=utility.local)
         return plan.kind
     if utility.values is None:
         if setting.key.startswith("transaction_"):
@@ -257,11 +278,11 @@ def _set_variable(session: ClientSession, plan: CachedPlan, utility: st.SetVaria
     return plan.kind
 
 
-def _set_role(session: ClientSession, utility: st.SetVariable) -> None:
-    """Everybody is one role until roles exist: only that one can be taken on."""
-    wanted = utility.values[0] if utility.values else "none"
-    if wanted not in (session.user, "none", "default"):
-        raise InvalidParameterValue(f'role "{wanted}" does not exist')
+def _set_identity(session: ClientSession, key: str, name: str, *, local: bool) -> None:
+    if key == "role":
+        session.set_role(name, local=local)
+    else:
+        session.set_session_authorization(name, local=local)
 
 
 def assign(session: ClientSession, name: str, text: str, *, local: bool) -> str:
@@ -270,7 +291,7 @@ def assign(session: ClientSession, name: str, text: str, *, local: bool) -> str:
     block = session.transaction
     match setting.key:
         case "role" | "session_authorization":
-            _set_role(session, st.SetVariable(name, (text,)))
+            _set_identity(session, setting.key, text, local=local)
         case "transaction_isolation":
             block.set_characteristics(text.lower(), None, None)
         case "transaction_read_only":
@@ -304,6 +325,7 @@ async def _discard(session: ClientSession, utility: st.Discard) -> str:
             await session.drop_started_portals()
             session.names.portals.clear()
             session.names.statements.clear()
+            _set_identity(session, "session_authorization", session.user, local=False)
             session.settings.reset_all()
         case "plans":
             session.environment.plans.clear()
@@ -467,4 +489,6 @@ def _ddl_context(session: ClientSession, notice: Callable[..., None]) -> schema.
         block.in_block,
         session.temporary,
         session.checks.concerns,
+        session.identity.current,
+        session.identity.session,
     )

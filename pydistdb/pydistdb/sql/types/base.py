@@ -100,6 +100,8 @@ class EvalContext:
         "catalog",
         "database_name",
         "extra",
+        "role",
+        "session_user",
         "settings",
         "statement_timestamp",
         "timezone",
@@ -111,7 +113,10 @@ class EvalContext:
         self.transaction_timestamp = 0
         self.statement_timestamp = 0
         self.timezone = "UTC"
-        self.user = "postgres"
+        self.user = self.session_user = "postgres"
+        """current_user and session_user, by name."""
+        self.role = 10
+        """current_user's oid: whose privileges count."""
         self.database_name = "postgres"
         self.settings: dict[str, str] = {}
         self.catalog: Any = None

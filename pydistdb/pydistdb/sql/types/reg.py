@@ -100,6 +100,8 @@ def find_class(text: str, context: EvalContext | None) -> int | None:
     if relation is not None:
         return int(relation.oid)
     index = catalog.index_by_name(name, schema)
+    if index is None and schema is not None and catalog.schema_named(schema) is None:
+        raise InvalidSchemaName(f'schema "{schema}" does not exist')
     return int(index[1].oid) if index is not None else None
 
 
@@ -176,7 +178,10 @@ def find_schema(text: str, context: EvalContext | None) -> int | None:
 
 def find_role(text: str, context: EvalContext | None) -> int | None:
     (name,) = split_name(text)[:1]
-    return BOOTSTRAP_USER_OID if context is None or name == context.user or name == "postgres" else None
+    if context is None or context.catalog is None:
+        return BOOTSTRAP_USER_OID if name == "postgres" else None
+    role = context.catalog.catalog_state.roles.by_name.get(name)
+    return None if role is None else int(role.oid)
 
 
 def find_collation(text: str, context: EvalContext | None) -> int | None:
@@ -301,7 +306,10 @@ def schema_name(oid: int, context: EvalContext | None) -> str | None:
 
 
 def role_name(oid: int, context: EvalContext | None) -> str | None:
-    return "postgres" if oid == BOOTSTRAP_USER_OID else None
+    if context is None or context.catalog is None:
+        return "postgres" if oid == BOOTSTRAP_USER_OID else None
+    role = context.catalog.catalog_state.roles.by_oid.get(oid)
+    return None if role is None else quote_identifier(role.name)
 
 
 def collation_name(oid: int, context: EvalContext | None) -> str | None:

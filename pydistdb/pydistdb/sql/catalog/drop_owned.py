@@ -1,0 +1,48 @@
+"""DROP OWNED: everything that some roles own in a database, dropped together."""
+
+from __future__ import annotations
+
+from pydistdb.sql.catalog import drop_type, keys
+from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.dependencies import described
+from pydistdb.sql.catalog.drop import DropPlan, carry_out, collect_dependents
+from pydistdb.sql.catalog.routine_names import described_routine
+from pydistdb.sql.catalog.type_names import shown
+
+
+async def drop_owned_objects(ddl: DdlContext, owners: set[int], cascade: bool) -> None:
+    """Drop the relations, routines, types and schemas of these roles."""
+    plan = DropPlan()
+    state = ddl.view.state
+    schemas = {s.oid: s.name for s in state.schemas.values() if s.database and s.owner in owners}
+    for table in state.tables.values():
+        if table.owner in owners:
+            plan.tables[table.oid] = table
+        elif table.schema in schemas:
+            plan.tables[table.oid] = table
+            plan.dependents.append((described(ddl, table), f"schema {schemas[table.schema]}"))
+    for routine in state.routines.values():
+        if routine.owner in owners:
+            plan.routines[routine.oid] = routine
+        elif routine.schema in schemas:
+            plan.routines[routine.oid] = routine
+            plan.dependents.append((described_routine(ddl, routine), f"schema {schemas[routine.schema]}"))
+    types = {
+        oid: entry
+        for oid, entry in state.types.items()
+        if not entry.definition.relation and (entry.definition.owner in owners or entry.definition.schema in schemas)
+    }
+    plan.dependents += [
+        (f"type {shown(ddl, oid)}", f"schema {schemas[entry.definition.schema]}")
+        for oid, entry in types.items()
+        if entry.definition.owner not in owners
+    ]
+    if not (plan.tables or plan.routines or types or schemas):
+        return
+    collect_dependents(ddl, plan)
+    dropped, users = drop_type.collect(ddl, types)
+    users = [user for user in users if user.table is None or user.table.oid not in plan.tables]
+    plan.dependents += [(user.description, user.on) for user in users]
+    await carry_out(ddl, plan, cascade, ["desired object(s)", "desired object(s)"])
+    await drop_type.carry_out(ddl, dropped, users)
+    ddl.apply([(keys.schema_key(ddl.database_oid, oid), None) for oid in schemas])
