@@ -112,7 +112,7 @@ def _write(explainer: Explainer, relation: Rel, depth: int, lines: list[str]) ->
             calls = [explainer.call_text(call.function.name, call.arguments, call.distinct) for call in relation.calls]
             title = f"Aggregate by ({', '.join(map(text, relation.groups))}) of {', '.join(calls)}"
         case Sort():
-            title = f"Sort {explainer.keys(relation.keys)}"
+            title = f"Sort {', '.join(explainer.keys(relation.keys))}"
         case SetOperation():
             title = f"SetOperation {relation.kind}{' all' if relation.all else ''}"
         case Limit() | Cte():

@@ -9,6 +9,7 @@ from pydistdb.sql.exec.codegen import Code
 from pydistdb.sql.exec.hash_join import HashJoinOperator
 from pydistdb.sql.exec.join import LookupJoinOperator, NestedLoopOperator
 from pydistdb.sql.exec.lock import LockRowsOperator
+from pydistdb.sql.exec.measure import measure
 from pydistdb.sql.exec.merge import MergeOperator
 from pydistdb.sql.exec.modify import DeleteOperator, InsertOperator, UpdateOperator
 from pydistdb.sql.exec.numbers import draws_numbers
@@ -27,6 +28,7 @@ from pydistdb.sql.exec.setops import DistinctOperator, IntersectExceptOperator, 
 from pydistdb.sql.exec.shared import CteOperator, CteScanOperator
 from pydistdb.sql.exec.sort import IncrementalSortOperator, SortOperator, TopNOperator, tie_key
 from pydistdb.sql.exec.window import WindowOperator
+from pydistdb.sql.plan.explain_formats import Actual
 from pydistdb.sql.plan.physical import (
     Apply,
     HashJoin,
@@ -65,11 +67,19 @@ from pydistdb.sql.tree import (
 class Compiler:
     """Makes the operators of one plan."""
 
-    def __init__(self) -> None:
+    def __init__(self, actuals: dict[int, Actual] | None = None) -> None:
+        self._actuals = actuals
+        """Where EXPLAIN ANALYZE wants to find what each node did, by ``id(node)``."""
         self._recursive: list[int] = []
         """CTEs whose step is being compiled: their scans read the working table."""
 
     def operator(self, node: Rel) -> Operator:
+        made = self._operator(node)
+        if self._actuals is not None:
+            measure(made, self._actuals.setdefault(id(node), Actual()))
+        return made
+
+    def _operator(self, node: Rel) -> Operator:
         match node:
             case TableScan():
                 return TableScanOperator(node)

@@ -18,7 +18,8 @@ from pydistdb.sql.exec.ranges import range_notes
 from pydistdb.sql.exec.run import RunContext, State
 from pydistdb.sql.exec.spill import RowBuffer
 from pydistdb.sql.plan.depth import deep_stack
-from pydistdb.sql.plan.explain import explain
+from pydistdb.sql.plan.explain import explain, explain_tree
+from pydistdb.sql.plan.explain_formats import Actual, PlanNode
 from pydistdb.sql.plan.planner import PhysicalPlan
 from pydistdb.sql.plan.rules.inline_ctes import changes_data
 from pydistdb.sql.types.base import SqlType
@@ -29,12 +30,13 @@ Row = tuple[Any, ...]
 class CompiledQuery:
     """One statement, ready to run; shared by all sessions that run it, so it keeps no state of a run."""
 
-    def __init__(self, plan: PhysicalPlan) -> None:
+    def __init__(self, plan: PhysicalPlan, actuals: dict[int, Actual] | None = None) -> None:
+        self._actuals = actuals
         self.plan = plan
         self.field_types: Sequence[SqlType] = tuple(column.type for column in plan.columns)
         self._changes_data = changes_data(plan.root)
         self._is_select = plan.statement.tag == "SELECT"
-        self._point: PointRead | None = point_read(plan)
+        self._point: PointRead | None = point_read(plan) if actuals is None else None
         self._point_write: PointWrite | None = None
         self._root: Operator | None = None
 
@@ -47,7 +49,7 @@ class CompiledQuery:
             rows = self._point(run)
             run.affected_rows = len(rows)
             return rows
-        if not self._changes_data:
+        if not self._changes_data or self._actuals is not None:
             return None
         write = self._point_write
         if write is None:
@@ -61,7 +63,7 @@ class CompiledQuery:
     def root(self) -> Operator:
         if self._root is None:
             with deep_stack():
-                self._root = Compiler().operator(self.plan.root)
+                self._root = Compiler(self._actuals).operator(self.plan.root)
         return self._root
 
     async def run(self, run: RunContext) -> AsyncIterator[list[Row]]:
@@ -89,11 +91,11 @@ class CompiledQuery:
         """The plan as EXPLAIN shows it, a line each."""
         return explain(self.plan)
 
-    async def explain_ranges(self, run: RunContext, *, costs: bool = True) -> list[str]:
-        """As ``explain``, with the ranges that each scan goes to, as far as they can be told beforehand.
+    async def explain_tree(self, run: RunContext, *, verbose: bool = False) -> PlanNode:
+        """The steps of the plan, with the ranges that each scan goes to, as far as they can be told beforehand.
 
         ``run`` needs no transaction; nothing is read."""
-        return explain(self.plan, await range_notes(self.plan.root, run), costs=costs)
+        return explain_tree(self.plan, await range_notes(self.plan.root, run), self._actuals, verbose=verbose)
 
 
 def compile_plan(plan: PhysicalPlan) -> CompiledQuery:

@@ -1,23 +1,35 @@
-"""EXPLAIN: a physical plan in Postgres's manner, a line per step and property.
+"""EXPLAIN: the steps of a physical plan, as Postgres would call them.
 
 ::
 
-    Limit
-      ->  Index Scan using t_pkey on t  (rows=1)
+    Limit  (cost=0.00..5.00 rows=1 width=4)
+      ->  Index Scan using t_pkey on t  (cost=0.00..5.00 rows=1 width=4)
             Index Cond: (id = $1)
             Filter: (v > 5)
+
+Costs are in the planner's own unit, a row read by key order (``cost.py``), and add up from the leaves.  The formats are in
+``explain_formats.py``, expressions in ``explain_text.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pydistdb.sql.catalog.descriptors import Table
-from pydistdb.sql.functions import registry as functions
-from pydistdb.sql.plan.comparisons import operator_name
-from pydistdb.sql.plan.cost import Estimator
+from pydistdb.sql.plan.cost import (
+    HASH_ROW_COST,
+    LOOKUP_COST,
+    RESTART_COST,
+    ROW_COST,
+    SECONDARY_ROW_COST,
+    SORT_ROW_COST,
+    START_COST,
+    Estimator,
+)
 from pydistdb.sql.plan.depth import deep_stack
+from pydistdb.sql.plan.explain_formats import Actual, PlanNode, Style, Value, text_lines
+from pydistdb.sql.plan.explain_text import ExpressionText
 from pydistdb.sql.plan.expressions import all_relations, conjuncts, inputs
 from pydistdb.sql.plan.physical import (
     Apply,
@@ -34,84 +46,69 @@ from pydistdb.sql.plan.physical import (
 from pydistdb.sql.plan.planner import PhysicalPlan
 from pydistdb.sql.tree import (
     Aggregate,
-    And,
-    AnyAll,
-    ArrayLiteral,
-    BooleanTest,
-    Call,
-    Case,
-    Coalesce,
-    ColumnRef,
-    Const,
     Cte,
     CteScan,
     Delete,
     Distinct,
     Expr,
-    FieldAccess,
     Filter,
     FunctionScan,
-    InList,
     Insert,
-    IsDistinct,
-    IsNull,
     Limit,
     Merge,
-    MinMax,
-    Not,
-    Or,
-    Param,
     Project,
     ProjectSet,
     Rel,
     RoutineScan,
-    RowExpr,
-    SetCall,
     SetOperation,
     Sort,
-    SortKey,
-    Subquery,
-    Subscript,
     Update,
     Values,
     Window,
 )
-from pydistdb.sql.types import registry as types
-from pydistdb.sql.types.base import EvalContext, Function
-from pydistdb.sql.types.known import BOOL
 
 JOIN_WORDS = {"inner": "", "left": " Left", "full": " Full", "semi": " Semi", "anti": " Anti"}
+TEXT_WIDTH = 32
+"""What a value of varying length is taken to be, in bytes."""
+Properties = list[tuple[str, Value]]
 
 
-def explain(plan: PhysicalPlan, notes: Mapping[int, str] | None = None, *, costs: bool = True) -> list[str]:
-    """The lines of a plan; ``notes``: a property more for some nodes, by ``id(node)``; ``costs``: show estimates."""
+def explain(plan: PhysicalPlan) -> list[str]:
+    """The lines of a plan, with estimates of rows only."""
+    return text_lines(explain_tree(plan), Style("rows"))
+
+
+def explain_tree(
+    plan: PhysicalPlan,
+    notes: Mapping[int, str] | None = None,
+    actuals: Mapping[int, Actual] | None = None,
+    *,
+    verbose: bool = False,
+) -> PlanNode:
+    """The steps of a plan.  By ``id(node)``: ``notes``, a property more, and what ANALYZE measured."""
     with deep_stack():
-        return Explainer(notes, costs).lines(plan.root)
+        return Explainer(notes, actuals, verbose).tree(plan.root)
 
 
-class Names(dict[int, str]):
-    """Column names by id, as far as they are known."""
-
-    def __missing__(self, key: int) -> str:
-        return f"#{key}"
-
-
-class Explainer:
-    def __init__(self, notes: Mapping[int, str] | None = None, costs: bool = True) -> None:
+class Explainer(ExpressionText):
+    def __init__(
+        self, notes: Mapping[int, str] | None = None, actuals: Mapping[int, Actual] | None = None, verbose: bool = False
+    ) -> None:
+        super().__init__()
         self.notes = notes or {}
-        self.costs = costs
-        self.names = Names()
+        self.actuals = actuals or {}
+        self.verbose = verbose
         self.estimator = Estimator(None)
         self.subplans = 0
         self.qualifies = False
         """Columns are shown with their table, since there are several."""
 
-    def lines(self, root: Rel) -> list[str]:
-        self.qualifies = sum(isinstance(part, TableScan | VirtualTableScan) for part in all_relations(root)) > 1
+    def tree(self, root: Rel) -> PlanNode:
+        self.qualifies = (
+            self.verbose or sum(isinstance(part, TableScan | VirtualTableScan) for part in all_relations(root)) > 1
+        )
         self._name(root)
-        output: list[str] = []
-        self._node(root, "", "", output)
-        return output
+        return self._node(root)
 
     # ------------------------------------------------------------------------------------------ names
 
@@ -147,10 +144,13 @@ class Explainer:
 
     # ------------------------------------------------------------------------------------------ nodes
 
-    def _node(self, relation: Rel, indent: str, arrow: str, output: list[str]) -> None:
-        """One step and, indented, its properties and inputs.  Projections are left out, as Postgres does."""
+    def _node(self, relation: Rel, relationship: str = "Outer", label: str = "") -> PlanNode:
+        """One step with its inputs.  Projections and filters are left out, as Postgres does."""
         filters: list[Expr] = []
+        top = relation
+        actual = None
         while True:
+            actual = actual or self.actuals.get(id(relation))
             match relation:
                 case Project():
                     relation = relation.input
@@ -160,29 +160,42 @@ class Explainer:
                 case _:
                     break
         title, properties = self._describe(relation)
-        rows = max(1, round(self.estimator.rows(relation)))
-        shown = "" if not self.costs or isinstance(relation, Insert | Update | Delete | Merge) else f"  (rows={rows})"
-        output.append(f"{indent}{arrow}{title}{shown}")
-        inner = indent + ("      " if arrow else "  ")
         if filters:
-            properties.append(f"Filter: {self.condition(filters)}")
+            properties.append(("Filter", self.condition(filters)))
         if id(relation) in self.notes:
-            properties.append(self.notes[id(relation)])
-        output.extend(f"{inner}{line}" for line in properties)
+            name, _, value = self.notes[id(relation)].partition(": ")
+            properties.append((name, value))
+        if self.verbose and top.columns:
+            properties.insert(0, ("Output", self._output(top)))
+        node = PlanNode(title, self._head(relation, title), properties, relationship=relationship, label=label)
+        node.changes_data = isinstance(relation, Insert | Update | Delete | Merge)
+        node.rows = 0 if node.changes_data else max(1, round(self.estimator.rows(relation)))
+        node.width = sum(c.type.length if c.type.length > 0 else TEXT_WIDTH for c in top.columns)
+        node.actual = actual
+        node.children = self._children(relation)
+        for child in node.children:
+            if node.changes_data and child.actual is not None and not child.actual.loops:
+                child.actual = None  # rows named by their keys are locked and read in one request, without the scan
+        node.startup_cost, node.total_cost = costs(relation, node, self.estimator)
+        return node
+
+    def _children(self, relation: Rel) -> list[PlanNode]:
         if isinstance(relation, Cte):
-            output.append(f"{inner}CTE {relation.cte_id}")
-            self._node(relation.definition, inner + "  ", "->  ", output)
+            parts = [self._node(relation.definition, "InitPlan", f"CTE {relation.cte_id}")]
             if relation.step is not None:
-                self._node(relation.step, inner + "  ", "->  ", output)
-            self._node(relation.body, inner, "->  ", output)
-            return
-        for part in inputs(relation):
-            if not (isinstance(relation, Apply) and part is not relation.input):
-                self._node(part, inner, "->  ", output)
+                parts.append(self._node(relation.step, "InitPlan", f"CTE {relation.cte_id}: recursive term"))
+            return [*parts, self._node(relation.body)]
         if isinstance(relation, Apply):
-            for plan in relation.subplans:
-                output.append(f"{inner}{self._subplan_title(plan)}")
-                self._node(plan.query, inner + "  ", "->  ", output)
+            plans = [self._node(plan.query, "SubPlan", self._subplan_title(plan)) for plan in relation.subplans]
+            return [self._node(relation.input), *plans]
+        below = inputs(relation)
+        words = ["Member"] * len(below) if isinstance(relation, SetOperation) else ["Outer", "Inner"]
+        return [self._node(part, word) for part, word in zip(below, words, strict=False)]
+
+    def _output(self, relation: Rel) -> list[str]:
+        if isinstance(relation, Project):
+            return [self.text(expression) for expression in relation.expressions]
+        return [self.names[column.id] for column in relation.columns]
 
     def _subplan_title(self, plan: SubPlan) -> str:
         name = self.names[plan.id].strip("()")
@@ -190,7 +203,48 @@ class Explainer:
             return f"{name} (depends on {', '.join(self.names[column] for column in plan.outer_ids)})"
         return name
 
-    def _describe(self, relation: Rel) -> tuple[str, list[str]]:
+    def _head(self, relation: Rel, title: str) -> list[tuple[str, Any]]:
+        """The step's kind and what it reads, a value each."""
+        match relation:
+            case TableScan():
+                kind = title.partition(" using ")[0].partition(" on ")[0].replace(" Backward", "")
+                head: list[tuple[str, Any]] = [("Node Type", kind)]
+                if kind != "Seq Scan":
+                    direction = "Backward" if relation.access.reverse else "Forward"
+                    head += [("Scan Direction", direction), ("Index Name", relation.access.index.name)]
+                return [
+                    *head,
+                    ("Relation Name", relation.table.name),
+                    ("Alias", relation.alias or relation.table.name),
+                ]
+            case VirtualTableScan():
+                kind = title.partition(" on ")[0]
+                name = relation.table.name
+                return [("Node Type", kind), ("Relation Name", name), ("Alias", relation.alias or name)]
+            case FunctionScan() | RoutineScan():
+                name = relation.function.name
+                return [("Node Type", "Function Scan"), ("Function Name", name), ("Alias", relation.alias or name)]
+            case CteScan():
+                return [("Node Type", "CTE Scan"), ("CTE Name", str(relation.cte_id))]
+            case HashJoin() | LookupJoin() | NestedLoop():
+                kind = {HashJoin: "Hash Join", LookupJoin: "Lookup Join"}.get(type(relation), "Nested Loop")
+                return [("Node Type", kind), ("Join Type", relation.kind.capitalize())]
+            case Insert() | Update() | Delete() | Merge():
+                name = relation.table.name
+                operation = type(relation).__name__
+                return [
+                    ("Node Type", "ModifyTable"),
+                    ("Operation", operation),
+                    ("Relation Name", name),
+                    ("Alias", name),
+                ]
+            case TopN():
+                return [("Node Type", "Sort")]
+            case Aggregate():
+                return [("Node Type", "Aggregate"), ("Strategy", "Hashed" if relation.groups else "Plain")]
+        return [("Node Type", title)]
+
+    def _describe(self, relation: Rel) -> tuple[str, Properties]:
         match relation:
             case TableScan():
                 return self._scan(relation)
@@ -198,7 +252,7 @@ class Explainer:
                 name = _aliased(relation.table.name, relation.alias)
                 if relation.lookup_value is not None:
                     lookup = f"({relation.lookup_column} = {self.text(relation.lookup_value)})"
-                    return f"Index Scan on {name}", [f"Index Cond: {lookup}"]
+                    return f"Index Scan on {name}", [("Index Cond", lookup)]
                 return f"Seq Scan on {name}", []
             case FunctionScan() | RoutineScan():
                 return f"Function Scan on {_aliased(relation.function.name, relation.alias)}", []
@@ -207,43 +261,47 @@ class Explainer:
             case CteScan():
                 return f"CTE Scan on {relation.cte_id}", []
             case HashJoin():
-                properties = [f"Hash Cond: {self.condition(relation.condition)}"]
+                properties: Properties = [("Hash Cond", self.condition(relation.condition))]
                 if relation.residual is not None:
-                    properties.append(f"Join Filter: {self.text(relation.residual)}")
+                    properties.append(("Join Filter", self.text(relation.residual)))
                 return f"Hash{JOIN_WORDS[relation.kind]} Join", properties
             case LookupJoin():
-                residual = [] if relation.residual is None else [f"Join Filter: {self.text(relation.residual)}"]
+                residual: Properties = []
+                if relation.residual is not None:
+                    residual.append(("Join Filter", self.text(relation.residual)))
                 return f"Lookup{JOIN_WORDS[relation.kind]} Join", residual
             case NestedLoop():
-                condition = [] if relation.condition is None else [f"Join Filter: {self.text(relation.condition)}"]
+                condition: Properties = []
+                if relation.condition is not None:
+                    condition.append(("Join Filter", self.text(relation.condition)))
                 suffix = "" if relation.kind == "inner" else f"{JOIN_WORDS[relation.kind]} Join"
                 return f"Nested Loop{suffix}", condition
             case Sort() | TopN():
-                return "Sort" if isinstance(relation, Sort) else "Top-N Sort", [f"Sort Key: {self.keys(relation.keys)}"]
+                return "Sort" if isinstance(relation, Sort) else "Top-N Sort", [("Sort Key", self.keys(relation.keys))]
             case IncrementalSort():
-                return "Incremental Sort", [f"Sort Key: {self.keys(relation.keys)}"]
+                return "Incremental Sort", [("Sort Key", self.keys(relation.keys))]
             case Insert() | Update() | Delete() | Merge():
                 return f"{type(relation).__name__} on {relation.table.name}", []
             case Aggregate():
                 if not relation.groups:
                     return "Aggregate", []
-                return "HashAggregate", [f"Group Key: {', '.join(map(self.text, relation.groups))}"]
+                return "HashAggregate", [("Group Key", list(map(self.text, relation.groups)))]
             case SetOperation():
                 return self._set_operation(relation)
             case Distinct():
-                return "Unique", [f"On: {', '.join(map(self.text, relation.on))}"] if relation.on else []
+                return "Unique", [("On", list(map(self.text, relation.on)))] if relation.on else []
             case Window():
                 return "WindowAgg", []
         words = {Limit: "Limit", LockedRows: "LockRows", ProjectSet: "ProjectSet", Apply: "Result"}
         return words.get(type(relation), type(relation).__name__), []
 
     @staticmethod
-    def _set_operation(relation: SetOperation) -> tuple[str, list[str]]:
+    def _set_operation(relation: SetOperation) -> tuple[str, Properties]:
         if relation.kind == "union":
             return ("Append" if relation.all else "HashAggregate over Append"), []
         return f"HashSetOp {relation.kind.capitalize()}{' All' if relation.all else ''}", []
 
-    def _scan(self, scan: TableScan) -> tuple[str, list[str]]:
+    def _scan(self, scan: TableScan) -> tuple[str, Properties]:
         access, table = scan.access, scan.table
         name = _aliased(table.name, scan.alias)
         bounded = bool(access.equal or access.lower or access.upper)
@@ -254,13 +312,13 @@ class Explainer:
         else:
             only = " Only" if scan.index_only else ""
             title = f"Index{only} Scan{backward} using {access.index.name or 'row id'} on {name}"
-        properties: list[str] = []
+        properties: Properties = []
         if bounded:
-            properties.append(f"Index Cond: {self.condition(access.terms)}")
+            properties.append(("Index Cond", self.condition(access.terms)))
         if scan.condition is not None:
-            properties.append(f"Filter: {self.text(scan.condition)}")
+            properties.append(("Filter", self.text(scan.condition)))
         if table.sharding is not None:
-            properties.append(f"Shards: {self._shards(scan, table)}")
+            properties.append(("Shards", self._shards(scan, table)))
         return title, properties
 
     def _shards(self, scan: TableScan, table: Table) -> str:
@@ -274,122 +332,36 @@ class Explainer:
         one = all(len(term.alternatives) == 1 for term in access.equal)
         return "one, by hash" if one else "by hash of each value"
 
-    # ------------------------------------------------------------------------------------------ expressions
 
-    def condition(self, terms: Iterable[Expr]) -> str:
-        texts = list(map(self.text, terms))
-        return texts[0] if len(texts) == 1 else f"({' AND '.join(texts)})"
-
-    def keys(self, keys: Sequence[SortKey]) -> str:
-        texts: list[str] = []
-        for key in keys:
-            text = self.text(key.expression) + (" DESC" if key.descending else "")
-            if key.nulls_first != key.descending:
-                text += " NULLS FIRST" if key.nulls_first else " NULLS LAST"
-            texts.append(text)
-        return ", ".join(texts)
-
-    def list(self, expressions: Iterable[Expr]) -> str:
-        return ", ".join(map(self.text, expressions))
-
-    def call_text(self, name: str, arguments: Sequence[Expr], distinct: bool = False) -> str:
-        if name == "count" and not arguments:
-            return "count(*)"
-        return f"{name}({'DISTINCT ' if distinct else ''}{self.list(arguments)})"
-
-    def text(self, expression: Expr) -> str:
-        """An expression in SQL's words."""
-        match expression:
-            case Const():
-                return constant_text(expression)
-            case Param():
-                return f"${expression.index + 1}"
-            case ColumnRef():
-                return self.names[expression.id]
-            case Call():
-                return self._call(expression.function, expression.arguments)
-            case And():
-                return f"({' AND '.join(map(self.text, expression.arguments))})"
-            case Or():
-                return f"({' OR '.join(map(self.text, expression.arguments))})"
-            case Not():
-                return f"(NOT {self.text(expression.argument)})"
-            case IsNull():
-                return f"({self.text(expression.argument)} IS {'NOT ' if expression.negated else ''}NULL)"
-            case BooleanTest():
-                word = {True: "TRUE", False: "FALSE", None: "UNKNOWN"}[expression.value]
-                return f"({self.text(expression.argument)} IS {'NOT ' if expression.negated else ''}{word})"
-            case IsDistinct():
-                word = "IS NOT DISTINCT FROM" if expression.negated else "IS DISTINCT FROM"
-                return f"({self.text(expression.left)} {word} {self.text(expression.right)})"
-            case InList():
-                word = "<> ALL" if expression.negated else "= ANY"
-                return f"({self.text(expression.argument)} {word} ({{{self.list(expression.items)}}}))"
-            case AnyAll():
-                operator = _operator_text(expression.function) or "="
-                word = "ALL" if expression.all else "ANY"
-                return f"({self.text(expression.left)} {operator} {word} ({self.text(expression.array)}))"
-        return self._rare(expression)
-
-    def _rare(self, expression: Expr) -> str:
-        match expression:
-            case Case():
-                branches = " ".join(f"WHEN {self.text(c)} THEN {self.text(r)}" for c, r in expression.branches)
-                return f"CASE {branches} ELSE {self.text(expression.default)} END"
-            case Coalesce():
-                return f"COALESCE({self.list(expression.arguments)})"
-            case MinMax():
-                return f"{'GREATEST' if expression.greatest else 'LEAST'}({self.list(expression.arguments)})"
-            case ArrayLiteral():
-                return f"ARRAY[{self.list(expression.items)}]"
-            case RowExpr():
-                return f"ROW({self.list(expression.items)})"
-            case Subscript():
-                return f"{self.text(expression.array)}[{self.list(expression.indexes)}]"
-            case FieldAccess():
-                return f"({self.text(expression.row)}).f{expression.position + 1}"
-            case SetCall():
-                return self.call_text(expression.function.name, expression.arguments)
-            case Subquery():
-                return f"({expression.kind.upper()} subquery)"
-        return f"<{type(expression).__name__}>"
-
-    def _call(self, function: Function, arguments: Sequence[Expr]) -> str:
-        operator = _operator_text(function)
-        if operator is not None and len(arguments) == 2:
-            return f"({self.text(arguments[0])} {operator} {self.text(arguments[1])})"
-        if operator is not None and len(arguments) == 1:
-            return f"({operator} {self.text(arguments[0])})"
-        if len(arguments) == 1 and function.name == function.return_type.name:
-            name = types.format_type(function.return_type.oid, -1)
-            return f"({self.text(arguments[0])})::{name}"
-        return f"{function.name}({self.list(arguments)})"
-
-
-_operators_by_function: dict[int, str] = {}
-
-
-def _operator_text(function: Function) -> str | None:
-    name = operator_name(function)
-    if name is not None:
-        return name
-    if not _operators_by_function:
-        for operator in functions.all_operators():
-            _operators_by_function.setdefault(operator.function.oid, operator.name)
-    return _operators_by_function.get(function.oid)
-
-
-def constant_text(constant: Const) -> str:
-    value: Any = constant.value
-    name = types.format_type(constant.type.oid, constant.type.modifier)
-    if value is None:
-        return f"NULL::{name}"
-    if constant.type.oid == BOOL.oid:
-        return "true" if value else "false"
-    if isinstance(value, int) and constant.type.category == "N":
-        return str(value)
-    text = types.io(constant.type.oid).format(value, EvalContext()).replace("'", "''")
-    return f"'{text}'::{name}"
+def costs(relation: Rel, node: PlanNode, estimator: Estimator) -> tuple[float, float]:
+    """What a step costs until its first row and until its end, its inputs included."""
+    below = sum(child.total_cost for child in node.children)
+    first = node.children[0] if node.children else None
+    startup = 0.0 if first is None else first.startup_cost
+    rows = float(node.rows)
+    match relation:
+        case TableScan():
+            primary = relation.access.index is relation.table.indexes[0]
+            return 0.0, START_COST + rows * (ROW_COST if primary else SECONDARY_ROW_COST)
+        case HashJoin():
+            build = node.children[1].total_cost + node.children[1].rows * HASH_ROW_COST
+            return startup + build, below + (node.children[0].rows + node.children[1].rows) * HASH_ROW_COST
+        case NestedLoop() if relation.outer_ids:
+            return startup, below + (node.children[0].rows - 1) * (RESTART_COST + node.children[1].total_cost)
+        case LookupJoin():
+            return startup, node.children[0].total_cost + node.children[0].rows * LOOKUP_COST
+        case Sort() | TopN() | IncrementalSort():
+            sorted_rows = float(node.children[0].rows) if first is not None else rows
+            return below + sorted_rows * SORT_ROW_COST, below + sorted_rows * SORT_ROW_COST
+        case Aggregate():
+            total = below + (float(first.rows) if first is not None else 0.0) * HASH_ROW_COST
+            return total, total
+        case Limit() if first is not None and first.rows > 0:
+            share = min(rows / first.rows, 1.0)
+            return startup, startup + (first.total_cost - startup) * share
+        case Values() | FunctionScan() | VirtualTableScan():
+            return 0.0, rows * ROW_COST
+    return startup, below
 
 
 def _aliased(name: str, alias: str) -> str:

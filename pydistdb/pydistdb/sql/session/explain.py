@@ -1,30 +1,72 @@
 """EXPLAIN and EXPLAIN ANALYZE: the plan as the executor tells it, with what the session measured.
 
-Only the text format is there; what else Postgres offers (BUFFERS, WAL, FORMAT JSON …) is refused, since it would have
-to be made up.
+ANALYZE runs a copy of the plan whose operators take notes (``exec/measure.py``).  BUFFERS, WAL and SETTINGS are accepted and
+add nothing: there are no shared buffers or planner settings to tell about.
+
+Source: PostgreSQL 15 manual, EXPLAIN.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import TYPE_CHECKING
 
 from pydistdb.sql import bind
 from pydistdb.sql import statements as st
 from pydistdb.sql.api import Sink
-from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidParameterValue
+from pydistdb.sql.errors import DatabaseError, InvalidParameterValue
 from pydistdb.sql.exec import RunContext
+from pydistdb.sql.exec.query import CompiledQuery
+from pydistdb.sql.plan.explain_formats import Actual, Group, PlanNode, Style, fixed, structured, text_lines
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session.execute import Execution
 
 if TYPE_CHECKING:
     from pydistdb.sql.session.session import ClientSession
 
+FORMATS = ("text", "json", "xml", "yaml")
+_ON = frozenset({"on", "true", "1", "yes"})
+
 
 async def run(session: ClientSession, plan: CachedPlan, utility: st.Explain, sink: Sink, *, simple: bool) -> str:
-    """Send the lines of the plan; with ANALYZE, run the statement too."""
+    """Send the plan; with ANALYZE, run the statement too."""
     _check_options(utility)
     started_ns = time.perf_counter_ns()
+    explained = _prepared(session, utility)
+    planned_ns = time.perf_counter_ns()
+    if explained is None:
+        return _send(plan, _no_plan(utility.format), sink, simple=simple)
+    if explained.denied is not None:
+        raise explained.denied.again()
+    summary: Group = [("Planning Time", (planned_ns - started_ns) / 1e6)]
+    assert explained.compiled is not None
+    if utility.analyze:
+        explained = copy.copy(explained)
+        actuals: dict[int, Actual] = {}
+        assert explained.compiled is not None
+        explained.compiled = CompiledQuery(explained.compiled.plan, actuals)
+        await _execute(session, explained)
+        summary.append(("Execution Time", (time.perf_counter_ns() - planned_ns) / 1e6))
+    if not _option(utility, "summary", utility.analyze):
+        summary = []
+    root = await _tree(session, explained, utility)
+    style = Style(
+        "full" if utility.costs else "none",
+        utility.analyze,
+        _option(utility, "timing", True),
+        utility.verbose,
+    )
+    if utility.format == "text":
+        lines = text_lines(root, style) + [f"{name}: {value:.3f} ms" for name, value in summary]
+    else:
+        rounded = [(name, fixed(value)) for name, value in summary]
+        lines = [structured(utility.format, root, style, [*([("Triggers", [])] if utility.analyze else []), *rounded])]
+    return _send(plan, lines, sink, simple=simple)
+
+
+def _prepared(session: ClientSession, utility: st.Explain) -> CachedPlan | None:
+    """The plan of the statement to explain; None if it has none."""
     try:
         statements = bind.parse(utility.query)
         if len(statements) != 1:
@@ -34,20 +76,16 @@ async def run(session: ClientSession, plan: CachedPlan, utility: st.Explain, sin
         if error.position is not None:
             error.position += utility.position
         raise
-    planned_ns = time.perf_counter_ns()
     if explained.compiled is None:
         inner = explained.utility
         if explained.cursor is not None:
             explained = explained.cursor[1]
         if isinstance(inner, st.Execute):
             explained = session.names.statement(inner.name).plan
-        if explained.compiled is None:
-            lines = ["Utility statements have no plan structure"]
-            return _send(plan, lines, sink, simple=simple)
-    if explained.denied is not None:
-        raise explained.denied.again()
-    if not utility.analyze:
-        return _send(plan, await _lines(session, explained, utility), sink, simple=simple)
+    return explained if explained.compiled is not None else None
+
+
+async def _execute(session: ClientSession, explained: CachedPlan) -> None:
     if explained.parameter_types:
         raise DatabaseError.of("42P02", "there is no parameter $1")
     if explained.writing_tag:
@@ -58,32 +96,39 @@ async def run(session: ClientSession, plan: CachedPlan, utility: st.Explain, sin
     except BaseException:
         await execution.close()
         raise
-    ended_ns = time.perf_counter_ns()
-    assert explained.compiled is not None
-    lines = await _lines(session, explained, utility)
-    lines.append(f"Rows: {execution.affected_rows if explained.writes else execution.rows_sent}")
-    if dict(utility.options).get("summary", "on") == "on":
-        lines.append(f"Planning Time: {(planned_ns - started_ns) / 1e6:.3f} ms")
-        lines.append(f"Execution Time: {(ended_ns - planned_ns) / 1e6:.3f} ms")
-    return _send(plan, lines, sink, simple=simple)
 
 
-async def _lines(session: ClientSession, explained: CachedPlan, utility: st.Explain) -> list[str]:
+async def _tree(session: ClientSession, explained: CachedPlan, utility: st.Explain) -> PlanNode:
     """The plan with the ranges that its scans go to."""
     assert explained.compiled is not None
     environment = session.environment
     run = RunContext(None, environment.database, session.view(), session.context, (), environment.scheduler)
-    return await explained.compiled.explain_ranges(run, costs=utility.costs)
+    return await explained.compiled.explain_tree(run, verbose=utility.verbose)
+
+
+def _option(utility: st.Explain, name: str, default: bool) -> bool:
+    given = dict(utility.options).get(name)
+    return default if given is None else given in _ON
 
 
 def _check_options(utility: st.Explain) -> None:
-    if utility.format not in ("text", "json", "xml", "yaml"):
+    if utility.format not in FORMATS:
         raise InvalidParameterValue(f'unrecognized value for EXPLAIN option "format": "{utility.format}"')
-    if utility.format != "text":
-        raise FeatureNotSupported(f"EXPLAIN (FORMAT {utility.format.upper()}) is not supported")
-    for name, value in utility.options:
-        if name in ("buffers", "wal", "settings") and value == "on":
-            raise FeatureNotSupported(f"EXPLAIN option {name.upper()} is not supported")
+    for name in ("wal", "timing"):
+        if _option(utility, name, False) and not utility.analyze:
+            raise InvalidParameterValue(f"EXPLAIN option {name.upper()} requires ANALYZE")
+
+
+def _no_plan(format: str) -> list[str]:
+    words = "Utility statements have no plan structure"
+    match format:
+        case "json":
+            return ['[\n  "Utility Statement"\n]']
+        case "yaml":
+            return ['- "Utility Statement"']
+        case "xml":
+            return ['<explain xmlns="http://www.postgresql.org/2009/explain">\n  <Utility-Statement />\n</explain>']
+    return [words]
 
 
 def _send(plan: CachedPlan, lines: list[str], sink: Sink, *, simple: bool) -> str:

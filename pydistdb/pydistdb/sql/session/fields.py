@@ -81,7 +81,8 @@ def utility_fields(utility: Utility, session: SessionBase) -> tuple[Field, ...] 
         case ShowVariable():
             return (text_field(session.settings.show(utility.name)[0].name),)
         case Explain():
-            return (text_field("QUERY PLAN"),)
+            sql_type = known.JSON if utility.format == "json" else known.TEXT
+            return (Field("QUERY PLAN", sql_type.oid, sql_type.length),)
         case Call():
             return call_fields(session, utility)
         case Execute():
