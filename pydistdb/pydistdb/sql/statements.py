@@ -242,11 +242,26 @@ class DropDatabase(Utility):
 
 @dataclass(frozen=True, slots=True)
 class CreateSchema(Utility):
-    """``name`` empty: that of the owner."""
+    """``name`` empty: that of the owner.  ``elements``: the texts of the CREATE statements that stand in it."""
 
     name: str
     if_not_exists: bool
     owner: RoleSpec | None = None
+    elements: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AlterSchema(Utility):
+    """RENAME TO."""
+
+    name: str
+    new_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateExtension(Utility):
+    name: str
+    if_not_exists: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,6 +232,14 @@ class VirtualScan(Rel):
 
 
 @dataclass(frozen=True, slots=True)
+class SequenceScan(Rel):
+    """The one row of a sequence read as a table; ``numbers[i]``: 1 last_value, 2 log_cnt, 3 is_called."""
+
+    table: Table
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionScan(Rel):
     """The rows of a set-returning (or scalar) function; the last column counts them if ``ordinality``."""
 

@@ -43,6 +43,7 @@ from pydistdb.sql.tree import (
     OutputColumn,
     Rel,
     Scan,
+    SequenceScan,
     VirtualScan,
 )
 from pydistdb.sql.types import registry
@@ -167,9 +168,17 @@ def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
         rel = VirtualScan(outputs(columns), relation, tuple(range(len(columns))), name)
         if relation.name in SECRET_TABLES or b.acting_role is not None:
             note_relation(b, relation, SELECT)
-        return source_item(rel, name, columns, alias, schema=schema)
+        item = source_item(rel, name, columns, alias, schema=schema)
+        item.sources[0].catalog_oid = relation.oid
+        return item
     if relation.kind == "v":
         return _view(b, scope, relation, name, alias, schema)
+    if relation.kind == "S":
+        b.tables.add(relation.oid)
+        columns = [ScopeColumn(c.name, b.new_id(), registry.type_by_oid(c.type_oid), False) for c in relation.columns]
+        rel = SequenceScan(outputs(columns), relation, tuple(c.number for c in relation.columns))
+        note_relation(b, relation, SELECT)
+        return source_item(rel, name, columns, alias, schema=schema)
     if relation.kind not in ("r", "p"):
         raise FeatureNotSupported(
             f'"{relation.name}" is not a table that can be read', position=b.position(node.get("location", -1))

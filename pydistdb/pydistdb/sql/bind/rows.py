@@ -9,6 +9,7 @@ import pydistdb.sql.bind.routines as routines
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.calls import call_by_name
 from pydistdb.sql.bind.coerce import (
+    coerce,
     coerce_to_common,
     coerce_to_target,
     common_type,
@@ -40,8 +41,9 @@ from pydistdb.sql.tree import (
     Subscript,
 )
 from pydistdb.sql.types import registry
-from pydistdb.sql.types.base import SqlType
+from pydistdb.sql.types.base import Function, SqlType
 from pydistdb.sql.types.domains import base_type, is_domain
+from pydistdb.sql.types.known import CHAR, NAME
 from pydistdb.sql.types.registry import (
     INT2VECTOR,
     INT4,
@@ -49,6 +51,15 @@ from pydistdb.sql.types.registry import (
     OIDVECTOR,
     RECORD,
 )
+
+
+def _byte_of_name(name: str, index: int) -> str | None:
+    data = name.encode()
+    return data[index : index + 1].decode("latin-1") if 0 <= index < len(data) else ""
+
+
+NAME_BYTE = Function(0, "name_subscript", (NAME, INT4), CHAR, _byte_of_name)
+"""``name[0]``: a name is an array of bytes for those who look (pg_dump does)."""
 
 
 def _row(b: Binder, scope: Scope, node: Node) -> Expr:
@@ -174,6 +185,8 @@ def _subscript(b: Binder, scope: Scope, array: Expr, steps: list[Node], location
         return array
     if is_domain(array.type.oid):
         array = relabelled(b, array, base_type(array.type.oid))
+    if array.type.oid == NAME.oid and len(steps) == 1 and not steps[0].get("is_slice"):
+        return Call(CHAR, NAME_BYTE, (array, coerce(b, bind(b, scope, steps[0]["uidx"]), INT4, "a")))
     if not array.type.is_array:
         raise DatatypeMismatch(
             f"cannot subscript type {type_named(array.type.oid)} because it does not support subscripting",

@@ -49,7 +49,18 @@ class ScopeColumn:
 class Source:
     """One relation of a FROM clause, under its alias."""
 
-    __slots__ = ("columns", "is_query", "key_id", "name", "nullable", "problem", "schema", "table", "words")
+    __slots__ = (
+        "catalog_oid",
+        "columns",
+        "is_query",
+        "key_id",
+        "name",
+        "nullable",
+        "problem",
+        "schema",
+        "table",
+        "words",
+    )
 
     def __init__(
         self,
@@ -66,6 +77,8 @@ class Source:
         self.table = table
         self.key_id = key_id
         """The id of the row's key column, where the statement changes or locks rows."""
+        self.catalog_oid = 0
+        """Of a system table: its oid, which ``tableoid`` gives."""
         self.is_query = False
         """A subquery or view, whose tables FOR UPDATE would have to reach."""
         self.nullable = False

@@ -32,7 +32,7 @@ def bare_system_column(b: Binder, scope: Scope, name: str, location: int) -> Exp
     if name not in SYSTEM_COLUMNS:
         return None
     for level in scope.levels():
-        tables = [source for source in level.sources if source.table is not None]
+        tables = [source for source in level.sources if source.table is not None or source.catalog_oid]
         if len(tables) > 1:
             raise AmbiguousColumn(f'column reference "{name}" is ambiguous', position=b.position(location))
         if tables:
@@ -43,6 +43,8 @@ def bare_system_column(b: Binder, scope: Scope, name: str, location: int) -> Exp
 def system_column(b: Binder, source: Source, owner: Scope, name: str, location: int) -> Expr | None:
     """A system column of a relation; None if it is not one, or the relation is not a table."""
     table = source.table
+    if name == "tableoid" and source.catalog_oid:
+        return Const(OID, source.catalog_oid)
     if name not in SYSTEM_COLUMNS or table is None:
         return None
     if name not in ("tableoid", "ctid"):

@@ -33,7 +33,7 @@ from pydistdb.sql.bind.type_definitions import (
     rename_type,
 )
 from pydistdb.sql.bind.typenames import resolve_type
-from pydistdb.sql.errors import FeatureNotSupported, InternalError, InvalidSyntax
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InternalError, InvalidSyntax
 
 
 def to_utility(parsed: ParsedStatement) -> statements.Utility:
@@ -265,10 +265,35 @@ def _drop_database(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 
 def _create_schema(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    if node.get("schemaElts"):
-        return statements.Unsupported("CREATE SCHEMA with elements")
     owner = roles.role_spec(node["authrole"]) if "authrole" in node else None
-    return statements.CreateSchema(node.get("schemaname", ""), node.get("if_not_exists", False), owner)
+    name = node.get("schemaname", "")
+    elements: tuple[str, ...] = ()
+    if node.get("schemaElts"):
+        tokens = _tokens(parsed)
+        starts = [
+            index
+            for index, token in enumerate(tokens.names)
+            if index and token in ("CREATE", "GRANT") and tokens.depths[index] == 0
+        ]
+        ends = [*starts[1:], len(tokens.names)]
+        elements = tuple(tokens.between(first, last) for first, last in zip(starts, ends, strict=True))
+        _check_element_schemas(node["schemaElts"], name)
+    return statements.CreateSchema(name, node.get("if_not_exists", False), owner, elements)
+
+
+def _check_element_schemas(elements: list[Node], name: str) -> None:
+    for element in elements:
+        for kind, inner in element.items():
+            relation = inner.get("relation") or inner.get("view") or inner.get("sequence") or {}
+            schema = relation.get("schemaname") if kind != "IndexStmt" else None
+            if schema is not None and name and schema != name:
+                raise DatabaseError.of(
+                    "42P15", f"CREATE specifies a schema ({schema}) different from the one being created ({name})"
+                )
+
+
+def _create_extension(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    return statements.CreateExtension(node["extname"], node.get("if_not_exists", False))
 
 
 def _cut_query(parsed: ParsedStatement, trailing: tuple[tuple[str, ...], ...]) -> str:
@@ -406,6 +431,8 @@ _ROUTINES = frozenset({"OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_ROUTINE"})
 
 
 def _rename(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    if node["renameType"] == "OBJECT_SCHEMA":
+        return statements.AlterSchema(node["subname"], new_name=node["newname"])
     if node["renameType"] in _ROUTINES:
         kind = node["renameType"]
         return routine_statements.change_routine(parsed, kind, node["object"], new_name=node["newname"])
@@ -454,6 +481,7 @@ _CONVERTERS: dict[str, Callable[[ParsedStatement, Node], statements.Utility]] = 
     "AlterTableStmt": _alter_table,
     "RenameStmt": _rename,
     "AlterObjectSchemaStmt": _move,
+    "CreateExtensionStmt": _create_extension,
     "CreateFunctionStmt": routine_statements.create_routine,
     "AlterFunctionStmt": routine_statements.alter_routine,
     "CallStmt": routine_statements.call,

@@ -28,6 +28,7 @@ from pydistdb.sql.catalog.drop import (
 )
 from pydistdb.sql.catalog.index_elements import columns_of_index, rebound_indexes
 from pydistdb.sql.catalog.naming import clip
+from pydistdb.sql.catalog.qualify import qualified_text
 from pydistdb.sql.catalog.queries import first_row, full_name, quote, type_text
 from pydistdb.sql.catalog.renaming import rename_in_expression
 from pydistdb.sql.catalog.rewrite import computed_rows, contains_nulls, rewrite
@@ -284,7 +285,8 @@ def change_default(ddl: DdlContext, table: Table, action: AlterTableAction) -> N
         )
     if action.expression is not None:
         expressions.check_default(ddl, action.expression, column)
-    ddl.put_table(_with_column(table, replace(column, default=action.expression)))
+    text = None if action.expression is None else qualified_text(ddl.view, action.expression)
+    ddl.put_table(_with_column(table, replace(column, default=text)))
 
 
 async def set_not_null(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:

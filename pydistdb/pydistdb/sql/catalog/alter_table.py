@@ -22,6 +22,7 @@ from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.errors import (
     DuplicateTable,
     FeatureNotSupported,
+    UndefinedObject,
     UndefinedTable,
     WrongObjectType,
 )

@@ -21,6 +21,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Check, Column, ForeignKey, Index, IndexColumn, Table
 from pydistdb.sql.catalog.naming import choose, join_columns
 from pydistdb.sql.catalog.needs import permission_denied
+from pydistdb.sql.catalog.qualify import qualified_text
 from pydistdb.sql.errors import (
     DatabaseError,
     DatatypeMismatch,
@@ -210,7 +211,8 @@ async def add_check(ddl: DdlContext, table: Table, spec: ConstraintSpec, column_
     oid = await ddl.store.allocate_oids()
     # Rows are checked in the order of the names, as in Postgres.
     checks = sorted(
-        (*table.checks, Check(oid, name, spec.expression, not spec.not_valid)), key=lambda check: check.name
+        (*table.checks, Check(oid, name, qualified_text(ddl.view, spec.expression), not spec.not_valid)),
+        key=lambda check: check.name,
     )
     return replace(table, checks=tuple(checks))
 

@@ -16,6 +16,7 @@ from pydistdb.sql.catalog.descriptors import Column, Index, IndexColumn, Schema,
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.options import COLLATIONS, check_storage_options
+from pydistdb.sql.catalog.qualify import qualified_text
 from pydistdb.sql.catalog.table_like import copy_the_rest, likeness
 from pydistdb.sql.catalog.type_names import refuse_type_of_that_name
 from pydistdb.sql.errors import (
@@ -210,10 +211,10 @@ async def with_defaults(ddl: DdlContext, table: Table, specs: Sequence[ColumnSpe
             default = sequences.next_value_expression(ddl, sequence)
             columns[position] = replace(column, default=default, identity=spec.identity, not_null=True)
         elif spec.generated is not None:
-            columns[position] = replace(column, default=spec.generated, generated=True)
+            columns[position] = replace(column, default=qualified_text(ddl.view, spec.generated), generated=True)
         elif spec.default is not None:
             expressions.check_default(ddl, spec.default, column)
-            columns[position] = replace(column, default=spec.default)
+            columns[position] = replace(column, default=qualified_text(ddl.view, spec.default))
     table = replace(table, columns=tuple(columns))
     for column in columns[len(columns) - len(specs) :]:
         if column.generated:

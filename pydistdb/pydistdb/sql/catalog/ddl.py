@@ -23,12 +23,20 @@ from pydistdb.sql.catalog.lock_table import lock_table
 from pydistdb.sql.catalog.reindex import cluster, reindex
 from pydistdb.sql.catalog.role_ddl import ROLE_EXECUTORS
 from pydistdb.sql.catalog.routines import alter_routine, create_routine, drop_routines
-from pydistdb.sql.catalog.schemas import comment, create_database, create_schema, drop_database
+from pydistdb.sql.catalog.schemas import (
+    alter_schema,
+    comment,
+    create_database,
+    create_extension,
+    create_schema,
+    drop_database,
+)
 from pydistdb.sql.catalog.truncate import truncate
 from pydistdb.sql.catalog.views import create_view
 from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.statements import (
     AlterRoutine,
+    AlterSchema,
     AlterSequence,
     AlterTable,
     AlterType,
@@ -36,6 +44,7 @@ from pydistdb.sql.statements import (
     Comment,
     CreateDatabase,
     CreateDomain,
+    CreateExtension,
     CreateIndex,
     CreateRoutine,
     CreateSchema,
@@ -60,6 +69,7 @@ __all__ = ["DDL_STATEMENTS", "DdlContext", "execute"]
 _EXECUTORS = {
     **ROLE_EXECUTORS,
     AlterRoutine: alter_routine,
+    AlterSchema: alter_schema,
     AlterSequence: alter_sequence,
     AlterTable: alter_table,
     AlterType: alter_type,
@@ -67,6 +77,7 @@ _EXECUTORS = {
     Comment: comment,
     CreateDatabase: create_database,
     CreateDomain: create_domain,
+    CreateExtension: create_extension,
     CreateIndex: create_index,
     CreateRoutine: create_routine,
     CreateSchema: create_schema,

@@ -6,22 +6,30 @@ makes an empty one (with schema public), whatever the template, and refuses temp
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from pydistdb.sql import bind
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.acl import CREATE
 from pydistdb.sql.catalog.constraints import column_named
 from pydistdb.sql.catalog.context import DdlContext
-from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Schema, Table
+from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Routine, Schema, Table
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.role_names import check_member, find_role, named_role
 from pydistdb.sql.catalog.roles import DATABASE_OWNER, Role
 from pydistdb.sql.catalog.routine_names import find_routine, missing_routine
-from pydistdb.sql.catalog.state import PUBLIC_OID, Change, DatabaseState
+from pydistdb.sql.catalog.state import PUBLIC_OID, SYSTEM_SCHEMAS, Change, DatabaseState
+from pydistdb.sql.catalog.store import PUBLIC_COMMENT
 from pydistdb.sql.catalog.type_names import alterable, existing_type
 from pydistdb.sql.errors import (
     ActiveTransaction,
     DatabaseError,
     DuplicateDatabase,
+    DuplicateObject,
     DuplicateSchema,
     FeatureNotSupported,
     InsufficientPrivilege,
@@ -32,8 +40,18 @@ from pydistdb.sql.errors import (
     UndefinedObject,
     WrongObjectType,
 )
+from pydistdb.sql.pg_catalog.extensions import BUILT_IN_EXTENSIONS
 from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET
-from pydistdb.sql.statements import Comment, CreateDatabase, CreateSchema, DropDatabase, Name
+from pydistdb.sql.statements import (
+    AlterSchema,
+    Comment,
+    CreateDatabase,
+    CreateExtension,
+    CreateSchema,
+    DropDatabase,
+    Name,
+    Utility,
+)
 from pydistdb.tasks import sleep
 
 SESSIONS_TOPIC = "catalog.sessions"
@@ -67,16 +85,80 @@ async def create_schema(ddl: DdlContext, statement: CreateSchema) -> str:
             raise DuplicateSchema(f'schema "{name}" already exists')
         ddl.tell(f'schema "{name}" already exists, skipping', "42P06")
         return "CREATE SCHEMA"
+    _check_schema_name(name)
+    oid = await ddl.store.allocate_oids()
+    database = ddl.database_oid
+    ddl.apply([(keys.schema_key(database, oid), Schema(oid, name, database, owner.oid))])
+    await _create_elements(ddl, name, statement.elements)
+    return "CREATE SCHEMA"
+
+
+_ELEMENT_ORDER = ("CREATE SEQUENCE", "CREATE TABLE", "CREATE VIEW", "CREATE INDEX")
+"""Elements may refer to one another whatever their order, as far as this one allows."""
+
+
+async def _create_elements(ddl: DdlContext, name: str, texts: Sequence[str]) -> None:
+    """Execute the statements inside CREATE SCHEMA; unqualified names are of the new schema."""
+    from pydistdb.sql.catalog.ddl import execute
+
+    statements = [parsed for text in texts for parsed in bind.parse(text)]
+    statements.sort(key=lambda p: _ELEMENT_ORDER.index(p.kind) if p.kind in _ELEMENT_ORDER else len(_ELEMENT_ORDER))
+    inner = dataclasses.replace(ddl, search_path=(name, *ddl.search_path), _view=None)
+    for parsed in statements:
+        statement = bind.analyze(parsed, inner.view, ddl.context)
+        assert isinstance(statement, Utility)
+        await execute(statement, inner)
+    ddl.forget_view()
+    ddl.context.catalog = ddl.view
+
+
+async def alter_schema(ddl: DdlContext, statement: AlterSchema) -> str:
+    """RENAME TO, OWNER TO."""
+    await ddl.ddl.open()
+    schema = ddl.schema(statement.name)
+    if schema.oid in {each.oid for each in SYSTEM_SCHEMAS}:
+        raise InsufficientPrivilege(f"permission denied for schema {schema.name}")
+    ddl.require_owner(PG_NAMESPACE, schema.oid, "schema", schema.name)
+    name = clip(statement.new_name)
+    if ddl.view.schema_named(name) is not None:
+        raise DuplicateSchema(f'schema "{name}" already exists')
+    _check_schema_name(name)
+    users: list[Table | Routine] = [*ddl.view.tables(), *ddl.view.state.routines.values()]
+    for user in users:
+        if any(_is_in(ddl, oid, schema) for oid in user.depends_on):
+            raise FeatureNotSupported(
+                f'cannot rename schema "{schema.name}" while a view or function uses what is in it',
+                detail=f"{user.name} does.",
+            )
+    ddl.apply([(keys.schema_key(schema.database, schema.oid), replace(schema, name=name))])
+    return "ALTER SCHEMA"
+
+
+def _is_in(ddl: DdlContext, oid: int, schema: Schema) -> bool:
+    found = ddl.view.table_by_oid(oid) or ddl.view.routine_by_oid(oid)
+    return found is not None and found.schema == schema.oid
+
+
+async def create_extension(ddl: DdlContext, statement: CreateExtension) -> str:
+    """Only what is built in can be had."""
+    if statement.name not in BUILT_IN_EXTENSIONS:
+        raise FeatureNotSupported(
+            f'extension "{statement.name}" is not available', detail="Only what is built in can be used."
+        )
+    message = f'extension "{statement.name}" already exists'
+    if not statement.if_not_exists:
+        raise DuplicateObject(message)
+    ddl.tell(message + ", skipping", "42710")
+    return "CREATE EXTENSION"
+
+
+def _check_schema_name(name: str) -> None:
     if name.startswith("pg_"):
         raise DatabaseError.of(
             "42939",
             f'unacceptable schema name "{name}"',
             detail='The prefix "pg_" is reserved for system schemas.',
         )
-    oid = await ddl.store.allocate_oids()
-    database = ddl.database_oid
-    ddl.apply([(keys.schema_key(database, oid), Schema(oid, name, database, owner.oid))])
-    return "CREATE SCHEMA"
 
 
 async def create_database(ddl: DdlContext, statement: CreateDatabase) -> str:
@@ -96,6 +178,7 @@ async def create_database(ddl: DdlContext, statement: CreateDatabase) -> str:
         [
             (keys.database_key(oid), DatabaseDescriptor(oid, name, owner.oid, limit)),
             (keys.schema_key(oid, PUBLIC_OID), Schema(PUBLIC_OID, "public", oid, DATABASE_OWNER)),
+            (keys.comment_key(oid, PG_NAMESPACE, PUBLIC_OID, 0), PUBLIC_COMMENT),
         ]
     )
     return "CREATE DATABASE"

@@ -208,7 +208,9 @@ class SequenceNumbers:
         await forget_blocks(self._database, sequence, give_back=False)
 
     async def state(self, sequence: Table) -> tuple[int, bool]:
-        """(last_value, is_called) as stored: numbers that nodes hold in memory count as handed out."""
+        """(last_value, is_called); numbers that nodes hold in memory are given back first, as far as possible."""
+        await forget_blocks(self._database, sequence, give_back=True)
+        definition = definition_of(sequence)
         transaction = self._database.begin(Isolation.READ_COMMITTED, read_only=True)
         transaction.begin_statement()
         try:
@@ -216,8 +218,10 @@ class SequenceNumbers:
         finally:
             transaction.rollback()
         if raw is None:
-            return definition_of(sequence).first, False
+            return definition.first, False
         value, is_called = msgspec.msgpack.decode(raw)
+        if is_called and value == definition.first - definition.increment:  # all that was taken was given back
+            return definition.first, False
         return value, is_called
 
     async def _on_reset(self, sender: int, payload: bytes) -> bytes:

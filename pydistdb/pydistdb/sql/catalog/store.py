@@ -52,12 +52,17 @@ MOST_READ_RESTARTS = 20
 OID_COUNTER = b"oid"
 OIDS_PER_BLOCK = 32
 
+PG_NAMESPACE_OID = 2615
+PUBLIC_COMMENT = "standard public schema"
+"""As in every new database of Postgres: pg_dump takes notice if it is another."""
+
 BOOTSTRAP_OBJECTS: tuple[Change, ...] = tuple(
     change
     for oid, name in ((1, "template1"), (4, "template0"), (5, "postgres"))
     for change in (
         (keys.database_key(oid), DatabaseDescriptor(oid, name)),
         (keys.schema_key(oid, PUBLIC_OID), Schema(PUBLIC_OID, "public", oid, DATABASE_OWNER)),
+        (keys.comment_key(oid, PG_NAMESPACE_OID, PUBLIC_OID, 0), PUBLIC_COMMENT),
     )
 )
 

@@ -22,6 +22,7 @@ from pydistdb.sql.catalog.create_table import new_table
 from pydistdb.sql.catalog.dependencies import quoted
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.naming import clip
+from pydistdb.sql.catalog.qualify import qualified_text
 from pydistdb.sql.catalog.queries import bind_query
 from pydistdb.sql.catalog.recording import RecordingView, direct_uses
 from pydistdb.sql.catalog.temporary import has_temporary, place
@@ -118,7 +119,7 @@ def relations_used(view: Table) -> frozenset[int]:
 
 def stable_text(ddl: DdlContext, text: str, recording: RecordingView, columns: Sequence[OutputColumn]) -> str:
     """The query with its star and its table names spelt out, as far as that leaves it the same query."""
-    text = text.strip().rstrip(";").strip()
+    text = qualified_text(ddl.view, text.strip().rstrip(";").strip())
     for candidate in (_qualified(ddl, _without_star(text, columns), recording), _qualified(ddl, text, recording)):
         if candidate != text and _has_columns(ddl, candidate, columns):
             return candidate

@@ -24,6 +24,7 @@ from pydistdb.sql.exec.operator import (
 )
 from pydistdb.sql.exec.routine import RoutineScanOperator
 from pydistdb.sql.exec.scan import TableScanOperator, VirtualScanOperator
+from pydistdb.sql.exec.sequence import SequenceScanOperator
 from pydistdb.sql.exec.setops import DistinctOperator, IntersectExceptOperator, UnionAllOperator
 from pydistdb.sql.exec.shared import CteOperator, CteScanOperator
 from pydistdb.sql.exec.sort import IncrementalSortOperator, SortOperator, TopNOperator, tie_key
@@ -56,6 +57,7 @@ from pydistdb.sql.tree import (
     ProjectSet,
     Rel,
     RoutineScan,
+    SequenceScan,
     SetOperation,
     Sort,
     Update,
@@ -87,6 +89,8 @@ class Compiler:
                 return VirtualScanOperator(node)
             case Values():
                 return ValuesOperator(node)
+            case SequenceScan():
+                return SequenceScanOperator(node)
             case RoutineScan():
                 return RoutineScanOperator(node)
             case FunctionScan():

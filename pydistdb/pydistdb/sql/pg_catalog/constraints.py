@@ -9,7 +9,9 @@ from pydistdb.sql.catalog.descriptors import Check, ForeignKey, Index, Table
 from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.functions.registry import operator_for
+from pydistdb.sql.pg_catalog.defaults import sequences_used
 from pydistdb.sql.pg_catalog.define import RowDict, rows_of
+from pydistdb.sql.pg_catalog.extensions import extension_members
 from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET, array, default_oid, index_numbers, table_indexes
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext
@@ -18,6 +20,7 @@ from pydistdb.sql.types.user import UserType
 PG_CLASS_OID, PG_CONSTRAINT_OID, PG_ATTRDEF_OID, PG_REWRITE_OID, PG_NAMESPACE_OID = 1259, 2606, 2604, 2618, 2615
 SHARED_CLASSES = frozenset({1262, 1260})
 """Databases and roles: what is said about them can be read in every database."""
+PG_DATABASE_OID, PG_PROC_OID, PG_TYPE_OID = 1262, 1255, 1247
 REWRITE_OID_OFFSET = 1 << 31
 """A view's rule has the view's oid plus this."""
 
@@ -200,7 +203,15 @@ def _dependency(classid: int, objid: int, refclassid: int, refobjid: int, refobj
 
 @rows_of("pg_depend")
 def pg_depend(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    yield from extension_members()
     sequences: dict[int, Table] = {}
+    for routine in view.state.routines.values():
+        yield _dependency(PG_PROC_OID, routine.oid, PG_NAMESPACE_OID, routine.schema, 0, "n")
+        for used in routine.depends_on:
+            class_oid = PG_PROC_OID if used in view.state.routines else PG_CLASS_OID
+            yield _dependency(PG_PROC_OID, routine.oid, class_oid, used, 0, "n")
+        if routine.row_of:
+            yield _dependency(PG_PROC_OID, routine.oid, PG_TYPE_OID, routine.return_type, 0, "n")
     for table in view.tables():
         yield _dependency(PG_CLASS_OID, table.oid, PG_NAMESPACE_OID, table.schema, 0, "n")
         if table.kind == "S":
@@ -215,12 +226,15 @@ def pg_depend(view: StateView, context: EvalContext) -> Iterator[RowDict]:
             rule = table.oid + REWRITE_OID_OFFSET
             yield _dependency(PG_REWRITE_OID, rule, PG_CLASS_OID, table.oid, 0, "i")
             for used in table.depends_on:
-                yield _dependency(PG_REWRITE_OID, rule, PG_CLASS_OID, used, 0, "n")
+                class_oid = PG_PROC_OID if used in view.state.routines else PG_CLASS_OID
+                yield _dependency(PG_REWRITE_OID, rule, class_oid, used, 0, "n")
         yield from _constraint_dependencies(table)
         for column in table.columns:
             if column.default is not None and not column.identity and not column.dropped:
                 oid = default_oid(table, column)
                 yield _dependency(PG_ATTRDEF_OID, oid, PG_CLASS_OID, table.oid, column.number, "a")
+                for used in sequences_used(view, column.default):
+                    yield _dependency(PG_ATTRDEF_OID, oid, PG_CLASS_OID, used, 0, "n")
 
 
 def _constraint_dependencies(table: Table) -> Iterator[RowDict]:

@@ -406,3 +406,13 @@ for _offset, _array_oid in enumerate(_EXPANDABLE):
             schema="information_schema",
         )
     )
+
+
+# ---------------------------------------------------------------------------------------------------- options
+
+
+@provides("pg_options_to_table(_text)")
+def pg_options_to_table(context: EvalContext, options: PgArray) -> list[tuple[str, str | None]]:
+    """``{name=value, …}`` as rows."""
+    pairs = [str(option).partition("=") for option in options.items]
+    return [(name, value if separator else None) for name, separator, value in pairs]

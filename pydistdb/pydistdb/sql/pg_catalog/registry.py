@@ -18,6 +18,8 @@ MODULES: tuple[str, ...] = tuple(
         "classes",
         "constraints",
         "procedures",
+        "access_methods",
+        "extensions",
         "cluster",
         "summaries",
         "information_schema",

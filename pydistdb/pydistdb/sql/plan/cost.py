@@ -48,6 +48,7 @@ from pydistdb.sql.tree import (
     Rel,
     RoutineScan,
     Scan,
+    SequenceScan,
     SetOperation,
     Sort,
     Subquery,
@@ -163,6 +164,8 @@ class Estimator:
                 return self.table_rows(relation.table)
             case Values():
                 return float(len(relation.rows))
+            case SequenceScan():
+                return 1.0
             case FunctionScan() | RoutineScan():
                 return 1000.0 if relation.function.returns_set else 1.0
             case Filter():

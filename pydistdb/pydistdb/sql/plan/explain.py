@@ -60,6 +60,7 @@ from pydistdb.sql.tree import (
     ProjectSet,
     Rel,
     RoutineScan,
+    SequenceScan,
     SetOperation,
     Sort,
     Update,
@@ -254,6 +255,8 @@ class Explainer(ExpressionText):
                     lookup = f"({relation.lookup_column} = {self.text(relation.lookup_value)})"
                     return f"Index Scan on {name}", [("Index Cond", lookup)]
                 return f"Seq Scan on {name}", []
+            case SequenceScan():
+                return f"Seq Scan on {relation.table.name}", []
             case FunctionScan() | RoutineScan():
                 return f"Function Scan on {_aliased(relation.function.name, relation.alias)}", []
             case Values():
