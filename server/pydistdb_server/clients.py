@@ -14,8 +14,10 @@ from pydistdb.sql.api import Session
 from pydistdb.sql.errors import AdminShutdown, CannotConnectNow, DatabaseError, QueryCanceled, TooManyConnections
 
 if TYPE_CHECKING:
+    from pydistdb_server.authentication import Authentication
     from pydistdb_server.connection import ClientConnection
 
+Authenticate = Callable[[str], Coroutine[Any, Any, "Authentication | None"]]
 OpenSession = Callable[["ClientConnection", dict[str, str]], Coroutine[Any, Any, Session]]
 
 PROCESS_ID_BITS = 20
@@ -23,6 +25,10 @@ PROCESS_ID_BITS = 20
 
 DEFAULT_MAX_CONNECTIONS = 500
 DEFAULT_STARTUP_TIMEOUT_NS = 60_000_000_000
+
+
+async def _trust(user: str) -> None:
+    return None
 
 
 class ClientRegistry:
@@ -41,6 +47,8 @@ class ClientRegistry:
         self.refusing: CannotConnectNow | None = None
         """Set while the node does not take clients (it starts, or stops)."""
         self.connections_total = 0
+        self.authenticate: Authenticate = _trust
+        """Gives what a user has to go through first; None: nothing."""
         self._factory = factory
         self._base = (node_id & 0x7FF) << PROCESS_ID_BITS
         self._last = 0

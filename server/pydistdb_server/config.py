@@ -12,6 +12,7 @@ from pathlib import Path
 from pydistdb.kv.descriptor import MAX_REPLICATION_FACTOR
 from pydistdb.kv.hlc import DEFAULT_MAX_OFFSET_NS
 
+from pydistdb_server.authentication import METHODS
 from pydistdb_server.clients import DEFAULT_MAX_CONNECTIONS
 
 DEFAULT_LISTEN = "127.0.0.1:5433"
@@ -73,6 +74,8 @@ class NodeConfig:
     max_connections: int = DEFAULT_MAX_CONNECTIONS
     max_clock_offset_ns: int = DEFAULT_MAX_OFFSET_NS
     log_statements: bool = False
+    auth: str = "trust"
+    """How clients prove who they are: trust (they need not) or scram-sha-256."""
 
     def check(self) -> None:
         """Raise ConfigError for what cannot work."""
@@ -91,11 +94,19 @@ class NodeConfig:
             ("--rpc-listen", self.rpc_listen),
             ("--http-listen", self.http_listen),
         ):
-            if address is not None and not address.is_loopback and not self.insecure:
-                raise ConfigError(
-                    f"{option} {address} can be reached from other machines, and there is no authentication yet: "
-                    "listen on 127.0.0.1, or say --insecure if the network is trusted"
-                )
+            if address is None or address.is_loopback or self.insecure:
+                continue
+            if option == "--listen":
+                if self.auth == "trust":
+                    raise ConfigError(
+                        f"--listen {address} can be reached from other machines, and --auth trust asks for no password: "
+                        "listen on 127.0.0.1, use --auth scram-sha-256, or say --insecure if the network is trusted"
+                    )
+                continue
+            raise ConfigError(
+                f"{option} {address} can be reached from other machines, and has no authentication: "
+                "listen on 127.0.0.1, or say --insecure if the network is trusted"
+            )
         if self.store.exists() and not self.store.is_dir():
             raise ConfigError(f"--store {self.store} is not a folder")
 
@@ -124,6 +135,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> NodeConfig:
         max_connections=given.max_connections,
         max_clock_offset_ns=_duration_ns(given.max_clock_offset),
         log_statements=given.log_statements,
+        auth=given.auth,
     )
     config.check()
     return config
@@ -169,5 +181,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-connections", type=int, default=DEFAULT_MAX_CONNECTIONS, metavar="N")
     parser.add_argument("--max-clock-offset", default="250ms", metavar="TIME", help="(default %(default)s)")
     parser.add_argument("--log-statements", action="store_true", help="write every statement to the log")
+    parser.add_argument(
+        "--auth", choices=METHODS, default="trust", help="what clients are asked for (default %(default)s: nothing)"
+    )
     parser.add_argument("--insecure", action="store_true", help="allow listening where other machines can reach it")
     return parser

@@ -22,10 +22,12 @@ from pydistdb.sql.api import Session
 from pydistdb.sql.errors import (
     AdminShutdown,
     DatabaseError,
+    ProtocolViolation,
     QueryCanceled,
 )
 from pydistdb.tasks import Completion
 
+from pydistdb_server.authentication import Authentication
 from pydistdb_server.client_statements import ClientStatements, internal_error
 from pydistdb_server.clients import ClientRegistry
 from pydistdb_server.deadline import Deadline
@@ -56,6 +58,8 @@ class ClientConnection(ClientStatements):
         self.database = ""
         self._registry = registry
         self._queued = False
+        self._parameters: dict[str, str] = {}
+        self._authentication: Authentication | None = None
         self._statement_deadline = Deadline(loop, self._statement_expired)
         self._idle_deadline = Deadline(loop, self._idle_expired)
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -73,6 +77,7 @@ class ClientConnection(ClientStatements):
             m.GssRequest: self._refuse_encryption,
             m.CancelRequest: self._cancel_request,
             m.Startup: self._startup,
+            m.Password: self._password,
         }
         self._idle_deadline.arm(registry.startup_timeout_ns)
 
@@ -187,9 +192,10 @@ class ClientConnection(ClientStatements):
         self.close()
 
     def _startup(self, message: m.Startup) -> None:
-        self._start(self._open_session(message))
+        self._start(self._greet(message))
 
-    async def _open_session(self, message: m.Startup) -> None:
+    async def _greet(self, message: m.Startup) -> None:
+        """Take the startup packet in; the session follows at once, or when the client has proved who it is."""
         if message.minor > 0 or message.unknown_options:
             self.sink.write(encode.negotiate_protocol_version(m.PROTOCOL_3_0, message.unknown_options))
         user = message.parameters.get("user", "")
@@ -198,7 +204,29 @@ class ClientConnection(ClientStatements):
         self.user = user
         self.database = message.parameters.get("database") or user
         self._registry.admit(self)
-        session = await self._registry.open_session(self, message.parameters)
+        self._parameters = message.parameters
+        self._authentication = await self._registry.authenticate(self.user)
+        if self._authentication is None:
+            await self._open_session()
+        else:
+            self.sink.write(self._authentication.start())
+
+    def _password(self, message: m.Password) -> None:
+        authentication = self._authentication
+        if authentication is None or authentication.done:
+            self._protocol_error(ProtocolViolation("unexpected password response"))
+            return
+        try:
+            self.sink.write(authentication.take(message.data))
+        except DatabaseError as error:
+            error.severity = "FATAL"
+            self._protocol_error(error)
+            return
+        if authentication.done:
+            self._start(self._open_session())
+
+    async def _open_session(self) -> None:
+        session = await self._registry.open_session(self, self._parameters)
         if self._closed:
             await session.close()
             return

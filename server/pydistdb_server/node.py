@@ -33,13 +33,14 @@ from pydistdb.sql.api import Session
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.errors import CannotConnectNow
 from pydistdb.sql.session import login
-from pydistdb.sql.session.environment import Environment
+from pydistdb.sql.session.environment import Environment, now_us
 from pydistdb.sql.session.session import ClientSession
 from pydistdb.tasks import sleep
 from pydistdb_storage.errors import StorageError
 from pydistdb_storage.logged_engine import LoggedEngine
 
 from pydistdb_server import introspection, metrics
+from pydistdb_server.authentication import Authentication, verifier_of
 from pydistdb_server.clients import ClientRegistry
 from pydistdb_server.commit import ThreadCommitter
 from pydistdb_server.config import Address, NodeConfig
@@ -178,6 +179,8 @@ class Node:
         self.environment.cancel_backend = self.clients.cancel_backend
         self.environment.terminate_backend = self.clients.terminate_backend
         self.environment.end_backend = self.clients.end_backend
+        if config.auth == "scram-sha-256":
+            self.clients.authenticate = self._authenticate
         introspection.register(self)
         if config.log_statements:
             self.environment.log_statement = _log_statement
@@ -197,6 +200,12 @@ class Node:
             raise StartFailed(f"cannot listen on {address}: {error.strerror or error}") from error
         self._listeners.append(listener)
         return listener
+
+    async def _authenticate(self, user: str) -> Authentication:
+        """What a client has to prove that says it is ``user``."""
+        await self.catalog.ensure_fresh()
+        cluster = self.node_identity.cluster_id
+        return Authentication(user, verifier_of(self.catalog.state.roles, user, now_us(), str(cluster)))
 
     async def _open_session(self, client: ClientConnection, parameters: dict[str, str]) -> Session:
         await self.catalog.ensure_fresh()

@@ -43,6 +43,18 @@ def text(value: str) -> bytes:
     return value.replace("\0", "").encode("utf-8", "replace") + b"\0"
 
 
+def authentication_sasl(mechanisms: Sequence[str]) -> bytes:
+    return message(b"R", _INT32(10) + b"".join(map(text, mechanisms)) + b"\0")
+
+
+def authentication_sasl_continue(data: bytes) -> bytes:
+    return message(b"R", _INT32(11) + data)
+
+
+def authentication_sasl_final(data: bytes) -> bytes:
+    return message(b"R", _INT32(12) + data)
+
+
 def ready_for_query(status: bytes) -> bytes:
     return READY[status]
 

@@ -41,6 +41,9 @@ MAX_SMALL_MESSAGE_BYTES = 30_000
 
 MAX_STARTUP_BYTES = 10_000
 
+MAX_PASSWORD_BYTES = 1_028
+"""Largest SASL message: whoever has not said who it is gets no memory to fill."""
+
 _SMALL = frozenset(b"DECHSXcf")
 _COPY_DATA = ord("d")
 _SKIPPED = m.Password(b"skipped")
@@ -121,6 +124,8 @@ class WireProtocol:
         if message_type is None:
             raise self._fatal(f"invalid frontend message type {kind}")
         limit = MAX_SMALL_MESSAGE_BYTES if kind in _SMALL else self.max_message_bytes
+        if state is State.AUTHENTICATING:
+            limit = MAX_PASSWORD_BYTES
         if length < 4 or length > limit:
             raise self._fatal("invalid message length")
         end = position + 1 + length
