@@ -116,7 +116,7 @@ class ClientSink:
 
     def row_description(self, fields: Sequence[Field], binary: bool = False) -> None:
         formats = (1 if binary else 0,) * len(fields)
-        self._parts.append(encode.row_description(fields, formats))
+        self._parts.append(encode.row_description(tuple(fields), formats))
         self.encoder = row_encoder(tuple([field.type_oid for field in fields]), formats)
 
     def rows(self, batch: list[tuple[Any, ...]]) -> None:

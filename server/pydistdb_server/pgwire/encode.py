@@ -81,7 +81,9 @@ def command_complete(tag: str) -> bytes:
     return message(b"C", text(tag))
 
 
-def row_description(fields: Sequence[Field], formats: Sequence[int]) -> bytes:
+@lru_cache(maxsize=512)
+def row_description(fields: tuple[Field, ...], formats: tuple[int, ...]) -> bytes:
+    """Cached: most statements run many times."""
     parts = [_INT16(len(fields))]
     for field, format_code in zip(fields, formats, strict=True):
         parts.append(text(field.name))

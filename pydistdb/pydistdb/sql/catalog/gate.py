@@ -135,6 +135,10 @@ class TableGate:
             pins[transaction] = held | tables
         return True
 
+    def admits(self, tables: frozenset[int]) -> bool:
+        """Whether a read that is a transaction of its own and never waits may go ahead: it needs no pins."""
+        return not self._blocks or not self._blockers(None, tables, False)
+
     def _check_snapshot(self, transaction: Any, tables: frozenset[int]) -> None:
         """A table that changed after the transaction's snapshot may have indexes or storage without older versions."""
         state = self._catalog_state()

@@ -37,8 +37,10 @@ class FastSession(SessionBase):
                 return False
         if plan.writes and block.read_only:
             return False
-        pins: Any = transaction if transaction is not None else self
-        if not catalog.gate.try_enter(pins, plan.tables, plan.writes):
+        if transaction is None:
+            if not catalog.gate.admits(plan.tables):
+                return False
+        elif not catalog.gate.try_enter(transaction, plan.tables, plan.writes):
             return False
         context = self.context
         now = now_us()
@@ -55,9 +57,6 @@ class FastSession(SessionBase):
             rows = plan.compiled.try_run(run)
         except (MustWait, KVError):
             return False
-        finally:
-            if transaction is None:
-                catalog.gate.leave(pins)
         if rows is None or self.owed_sleep_ns:  # whatever sleeps is run again where it can wait
             plan.is_fast = False
             return False
