@@ -5,13 +5,13 @@ of the serving process it would slow every statement down for as long as it last
 lets another process read meanwhile.  The child is started with the first checkpoint; an idle node never has one.
 
     engine                                    child
-    "17000\\n" ─────────────────────────────►  reads records up to 17000, sorts them, one LMDB transaction
-    frozen layer serves reads                  (with the number 17000 in it), two syncs
+    "17000\\n" ─────────────────────────────►  reads records up to 17000, sorts them, LMDB transactions
+    frozen layer serves reads                  (with the last record's number in each)
       ◄──────────────────────────────── "done 17000\\n"
     new view, layer dropped, segments reused
 
 The number of the last record in the tree is written in the same transaction as the records themselves, so a crash of
-either process leaves the tree at some record, and the log has the rest.  Doing a checkpoint twice does no harm.
+either process leaves the tree at some record, and the log has the rest.  The layers above the tree hide how far it is.
 The child ends when its input does: with the engine, however that ends.  A second child for the same store waits for the
 first one to end.
 """
@@ -31,10 +31,11 @@ from pathlib import Path
 from pydistdb_storage.engine import Space, WriteBatch
 from pydistdb_storage.errors import StorageError, StoreFull
 from pydistdb_storage.lmdb_engine import LMDBEngine
-from pydistdb_storage.log_file import LogReader
-from pydistdb_storage.overlay import Layer
+from pydistdb_storage.log_file import LogReader, Operation, Span
 
 RETRY_SECONDS = 1.0
+TRANSACTION_BYTES = 4 << 20
+"""Keys and values of one tree transaction: Python needs about ten times that while it is put together."""
 _STOP = -1
 
 Done = Callable[[int, StorageError | None], None]
@@ -111,19 +112,42 @@ class Checkpointer:
 
 
 def write_down(engine: LMDBEngine, reader: LogReader, until: int) -> None:
-    """One checkpoint: the log's records up to ``until``, folded into one transaction."""
-    layer = Layer()
+    """One checkpoint: the log's records up to ``until``, in transactions of about TRANSACTION_BYTES."""
+    folded = _Folded()
     for sequence, record in reader.records(until):
-        layer.add(sequence, record)
-    batch = WriteBatch()
-    for space in Space:
-        for start, end in layer.cleared[space]:
-            batch.clear_range(space, start, end)
-        values = layer.values[space]
-        operations = sorted(values.items())
-        batch.operations += [(space, key, value) for key, value in operations if value is None]
-        batch.operations += [(space, key, value) for key, value in operations if value is not None]
-    engine.apply([batch], applied=until)
+        for operations, cleared in record:
+            folded.add(operations, cleared)
+        if folded.size_bytes >= TRANSACTION_BYTES or sequence == until:
+            engine.apply([folded.batch()], applied=sequence)
+            folded = _Folded()
+
+
+class _Folded:
+    """The net effect of consecutive records."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self._values: tuple[dict[bytes, bytes | None], ...] = tuple({} for _ in Space)
+        self._batch = WriteBatch()
+
+    def add(self, operations: list[Operation], cleared: list[Span]) -> None:
+        for space, start, end in cleared:
+            values = self._values[space]
+            for key in [key for key in values if start <= key < end]:
+                del values[key]
+            self._batch.clear_range(Space(space), start, end)
+        for space, key, value in operations:
+            self._values[space][key] = value
+            self.size_bytes += len(key) + len(value or b"")
+
+    def batch(self) -> WriteBatch:
+        """Deletes and puts, each in the order of the keys: neighbours share pages."""
+        operations = self._batch.operations
+        for space in Space:
+            entries = sorted(self._values[space].items())
+            operations += [(space, key, value) for key, value in entries if value is None]
+            operations += [(space, key, value) for key, value in entries if value is not None]
+        return self._batch
 
 
 def main() -> None:

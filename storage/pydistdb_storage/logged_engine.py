@@ -37,8 +37,8 @@ from pydistdb_storage.log_file import LogReader, LogWriter, Record
 from pydistdb_storage.overlay import Layer, LayeredSnapshot
 
 CHECKPOINT_OPERATIONS = 30_000
-CHECKPOINT_BYTES = 12 << 20
-WAIT_FACTOR = 4
+CHECKPOINT_BYTES = 8 << 20
+WAIT_FACTOR = 3
 WAIT_SECONDS = 30.0
 
 

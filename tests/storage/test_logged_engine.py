@@ -251,7 +251,7 @@ def test_writers_are_held_back_while_checkpoints_fail(tmp_path: Path, monkeypatc
         for number in range(20):
             engine.apply([_put((b"%d" % number, b"1"))])
             engine.latest()
-    assert len(list(engine.latest().scan(Space.VERSIONS, *ALL))) == 10
+    assert len(list(engine.latest().scan(Space.VERSIONS, *ALL))) == 8
     engine.close()
 
 
