@@ -312,6 +312,7 @@ def open_session(environment: Environment, client: ClientConnection, parameters:
         client.process_id,
         client.sink.parameter_status,
         client.peer,
+        client.sink.notice,
     )
 
 

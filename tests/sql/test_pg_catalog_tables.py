@@ -83,18 +83,20 @@ def test_not_null_columns_have_values(client: SqlClient, view: StateView) -> Non
             assert not empty, (table.name, empty)
 
 
+def test_what_sessions_do(client: SqlClient) -> None:
+    other = client.server.connect(application_name="other")
+    other.execute("begin")
+    other.execute("select count(*) from users")
+    assert client.rows(
+        "select datname, datid, query, state, wait_event from pg_stat_activity where application_name = 'other'"
+    ) == ["postgres|5|select count(*) from users|idle in transaction|ClientRead"]
+    assert client.rows(
+        f"select relation::regclass, mode, granted from pg_locks where pid = {other.session.process_id}"
+    ) == ["users|AccessShareLock|t"]
+    other.execute("rollback")
+
+
 def test_providers(client: SqlClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = providers.SessionInfo(
-        17, "postgres", "postgres", "app", "10.0.0.1", 4000, query="select 1", state="active"
-    )
-    monkeypatch.setattr(providers, "sessions", lambda: [session])
-    assert client.rows("select pid, datname, datid, query, state from pg_stat_activity") == [
-        "17|postgres|5|select 1|active"
-    ]
-    monkeypatch.setattr(
-        providers, "locks", lambda: [providers.LockInfo(17, "AccessExclusiveLock", True, relation=1259)]
-    )
-    assert client.rows("select relation::regclass, mode, granted from pg_locks") == ["pg_class|AccessExclusiveLock|t"]
     monkeypatch.setattr(providers, "nodes", lambda: [providers.NodeInfo(1, "a:1", True, "zone=a")])
     assert client.rows("select node_id, address, is_live from pydistdb_internal.nodes") == ["1|a:1|t"]
     key = b"\x04" + (16384).to_bytes(4, "big")

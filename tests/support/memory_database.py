@@ -16,7 +16,7 @@ Example::
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from pydistdb.kv.api import (
@@ -33,6 +33,7 @@ from pydistdb.kv.api import (
     TransactionAborted,
     WaitPolicy,
 )
+from pydistdb.kv.locks import LockTable
 from pydistdb_storage.keys import prefix_end
 from sortedcontainers import SortedDict
 
@@ -51,6 +52,8 @@ class MemoryDatabase:
         self.counters: dict[bytes, int] = {}
         self.handlers: dict[str, BroadcastHandler] = {}
         self.clock: Timestamp = 0
+        self.lock_table = LockTable()
+        self.lock_owners = 0
 
     def now(self) -> Timestamp:
         """A timestamp above every one given out before."""
@@ -69,6 +72,10 @@ class MemoryDatabase:
 
     def begin(self, isolation: Isolation, *, read_only: bool = False) -> MemoryTransaction:
         return MemoryTransaction(self, isolation)
+
+    def session_locks(self, current: Callable[[], object], on_lost: Callable[[], None]) -> MemorySessionLocks:
+        self.lock_owners += 1
+        return MemorySessionLocks(self.lock_table, self.lock_owners.to_bytes(16, "big"))
 
     def try_get(self, key: bytes) -> bytes | None:
         if self.must_wait:
@@ -106,6 +113,31 @@ class MemoryDatabase:
 
     def on_broadcast(self, topic: str, handler: BroadcastHandler) -> None:
         self.handlers[topic] = handler
+
+
+class MemorySessionLocks:
+    """Advisory locks of one session; see kv.api.SessionLocks."""
+
+    def __init__(self, table: LockTable, owner: bytes) -> None:
+        self.table = table
+        self.owner = owner
+
+    async def lock(self, key: bytes, strength: LockStrength, wait: WaitPolicy, timeout_ns: int = 0) -> bool:
+        if not self.table.try_acquire(self.owner, key, int(strength)):
+            if wait is not WaitPolicy.WAIT:
+                return False
+            await self.table.enqueue(self.owner, key, int(strength)).granted
+        return True
+
+    async def unlock(self, keys: Iterable[bytes], strength: int = 0) -> None:
+        for key in list(keys):
+            if strength:
+                self.table.weaken(self.owner, key, strength)
+            else:
+                self.table.release_keys(self.owner, [key])
+
+    def close(self) -> None:
+        self.table.release(self.owner)
 
 
 class MemoryTransaction:

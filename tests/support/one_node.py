@@ -104,6 +104,9 @@ class FakeStore:
     def live_nodes(self) -> list[int]:
         return [self.node_id]
 
+    def known_nodes(self) -> list[int]:
+        return [self.node_id]
+
     def replica_for_key(self, key: bytes) -> FakeReplica:
         return next(r for r in self.replicas if r.descriptor.contains(key))
 

@@ -116,7 +116,13 @@ class SqlClient:
         self.server = server
         self.sink = Lines()
         self.session = ClientSession(
-            server.environment, user, database, startup, process_id, self.sink.parameter_status
+            server.environment,
+            user,
+            database,
+            startup,
+            process_id,
+            self.sink.parameter_status,
+            notice=self.sink.notice,
         )
         self.sink.context = self.session.context
 

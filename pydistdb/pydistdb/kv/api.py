@@ -18,7 +18,7 @@ Example (transfer between two accounts)::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -216,11 +216,32 @@ class Transaction(Protocol):
         """Drop the writes and release the locks (in the background where they are remote)."""
 
 
+class SessionLocks(Protocol):
+    """Advisory locks of one session, which outlive its transactions; cluster-wide, and freed with the session."""
+
+    async def lock(self, key: bytes, strength: LockStrength, wait: WaitPolicy, timeout_ns: int = 0) -> bool:
+        """Lock a key (SHARE or UPDATE); False if that would take waiting and ``wait`` forbids it.
+
+        Raises LockNotAvailable past the timeout, DeadlockDetected."""
+
+    async def unlock(self, keys: Iterable[bytes], strength: int = 0) -> None:
+        """Release keys, or hold them at a weaker strength from now on."""
+
+    def close(self) -> None:
+        """Release everything, in the background."""
+
+
 class Database(Protocol):
     """The gateway's door to the cluster's key space."""
 
     def begin(self, isolation: Isolation, *, read_only: bool = False) -> Transaction:
         """Start a transaction."""
+
+    def session_locks(self, current: Callable[[], object], on_lost: Callable[[], None]) -> SessionLocks:
+        """Return the advisory locks of a new session.
+
+        ``current`` tells the session's transaction, for the detection of deadlocks; ``on_lost`` is called when locks could
+        not be kept (this node was cut off): the session must not go on."""
 
     def try_get(self, key: bytes) -> bytes | None:
         """Autocommit read of the newest value when the range is at hand; raises MustWait otherwise."""

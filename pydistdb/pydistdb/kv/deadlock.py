@@ -50,6 +50,13 @@ def find_cycle(edges: Iterable[Edge], member: TransactionId) -> list[Transaction
     return None
 
 
+def merged(edges: Iterable[Edge], links: dict[TransactionId, TransactionId]) -> list[Edge]:
+    """The edges with every transaction under its session's id, if that holds locks as well."""
+    if not links:
+        return list(edges)
+    return [(links.get(waiter, waiter), links.get(holder, holder)) for waiter, holder in edges]
+
+
 class WaitGraph:
     """Who waits for whom on this node."""
 
@@ -57,6 +64,8 @@ class WaitGraph:
         self._leases = leases
         self._waits: dict[int, tuple[TransactionId, Callable[[], Iterable[TransactionId]]]] = {}
         self._tokens = itertools.count()
+        self.links: Callable[[], list[Edge]] = list
+        """Gives (a transaction, its session's id) for sessions of this node that hold locks of their own."""
 
     def edges(self) -> list[Edge]:
         return list(
@@ -109,25 +118,29 @@ class WaitGraph:
             del self._waits[token]
 
     async def _is_victim(self, transaction_id: TransactionId) -> bool:
-        cycle = find_cycle(self.edges(), transaction_id)
+        links = dict(self.links())
+        member = links.get(transaction_id, transaction_id)
+        cycle = find_cycle(merged(self.edges(), links), member)
         if cycle is None:
-            cycle = find_cycle(await self._cluster_edges(), transaction_id)
+            cycle, member = await self._cluster_cycle(transaction_id)
             if cycle is not None:
-                again = find_cycle(await self._cluster_edges(), transaction_id)
+                again, _ = await self._cluster_cycle(transaction_id)
                 cycle = cycle if again is not None and set(again) == set(cycle) else None
-        return cycle is not None and transaction_id == max(cycle)
+        return cycle is not None and member == max(cycle)
 
-    async def _cluster_edges(self) -> list[Edge]:
-        edges = self.edges()
+    async def _cluster_cycle(self, transaction_id: TransactionId) -> tuple[list[TransactionId] | None, TransactionId]:
+        """A cycle through the transaction among the waits of all nodes, and the id it goes by there."""
+        edges, links = self.edges(), dict(self.links())
         sender = self._leases.sender
-        if sender is None:
-            return edges
-        for node_id in sender.node_ids():
-            if node_id != self._leases.node_id and len(edges) < MAX_EDGES:
-                try:
-                    answer = await sender.ask_node(node_id, WaitEdges())
-                except (NodeUnreachable, RemoteError):
-                    continue
-                if isinstance(answer, Edges):
-                    edges.extend(answer.edges)
-        return edges
+        if sender is not None:
+            for node_id in sender.node_ids():
+                if node_id != self._leases.node_id and len(edges) < MAX_EDGES:
+                    try:
+                        answer = await sender.ask_node(node_id, WaitEdges())
+                    except (NodeUnreachable, RemoteError):
+                        continue
+                    if isinstance(answer, Edges):
+                        edges.extend(answer.edges)
+                        links.update(answer.links)
+        member = links.get(transaction_id, transaction_id)
+        return find_cycle(merged(edges, links), member), member

@@ -18,6 +18,7 @@ from typing import Any
 from pydistdb_storage.engine import Engine
 from pydistdb_storage.errors import StorageError
 
+from pydistdb.kv.advisory import AdvisoryLock, AdvisoryLocker, AdvisoryUnlock, ConfirmAdvisory
 from pydistdb.kv.api import ClockOutOfBounds, KVError, OutcomeUnknown, RangeUnavailable, ReadRestart
 from pydistdb.kv.command import ProposalLost
 from pydistdb.kv.deadlock import WaitGraph
@@ -70,6 +71,7 @@ class RangeServer:
         self.graph = WaitGraph(self.leases)
         self.resolver = Resolver(self.leases)
         self.locker = Locker(self.leases, self.resolver, self.graph)
+        self.advisory = AdvisoryLocker(self.leases, self.locker)
         self.records = Records(self.leases, self.locker)
         self.reader = Reader(self.leases)
         self.writer = Writer(self.leases, self.locker, self.records)
@@ -79,6 +81,7 @@ class RangeServer:
         """What the gateway of this node answers (QueryTransaction, Broadcast)."""
         self._waiting_handlers: dict[type[Any], Callable[[Any, int], Awaitable[Message]]] = {
             Lock: self.locker.lock,
+            AdvisoryLock: self.advisory.lock,
             CommitOnePhase: self.writer.commit,
             Prepare: self.writer.prepare,
         }
@@ -90,6 +93,8 @@ class RangeServer:
             ForgetRecord: self.records.forget,
             ResolveIntents: self.resolver.resolve,
             ReleaseLocks: self._release_locks,
+            AdvisoryUnlock: self.advisory.unlock,
+            ConfirmAdvisory: self.advisory.confirm,
             QueryVersion: self.writer.query_version,
             Ingest: self.writer.ingest,
             ClearRange: self.writer.clear_range,
@@ -176,4 +181,4 @@ class RangeServer:
         return Applied()
 
     async def _wait_edges(self, request: WaitEdges) -> Edges:
-        return Edges(self.graph.edges())
+        return Edges(self.graph.edges(), self.graph.links())

@@ -24,6 +24,7 @@ from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Engine
 from pydistdb_storage.mvcc import MAX_TIMESTAMP
 
+from pydistdb.kv.advisory import HeldAdvisory
 from pydistdb.kv.api import BroadcastHandler, Isolation, KVError, MustWait, RangeInfo, Timestamp, TransactionTooLarge
 from pydistdb.kv.descriptor import COUNTER_PREFIX, KEY_MAX, NodeId
 from pydistdb.kv.evaluate import RangeServer
@@ -44,6 +45,7 @@ from pydistdb.kv.requests import (
     TransactionId,
 )
 from pydistdb.kv.router import Router
+from pydistdb.kv.session_locks import LockKeeper, SessionLocks
 from pydistdb.kv.transport import Message, NodeUnreachable, RemoteError, Transport
 from pydistdb.kv.txn.coordinator import Coordinator
 from pydistdb.tasks import Completion, Scheduler, gather, sleep, with_deadline
@@ -78,6 +80,9 @@ class NodeStore(Protocol):
     def live_nodes(self) -> Iterable[NodeId]:
         """List the nodes that count as alive."""
 
+    def known_nodes(self) -> Iterable[NodeId]:
+        """List the nodes of the cluster, alive or not."""
+
 
 class Gateway:
     """kv.api.Database on one node of a cluster."""
@@ -87,13 +92,21 @@ class Gateway:
         self.server = RangeServer(store.node_id, store.engine, store.clock, store.scheduler)
         self.leases: Leases = self.server.leases
         self.router = Router(self.server, store.transport, store.live_nodes)
-        self.active: dict[TransactionId, Coordinator] = {}
+        self.active: dict[TransactionId, object] = {}
+        """What other nodes may ask about: transactions that hold locks, and sessions that do."""
         self._handlers: dict[str, BroadcastHandler] = {}
         self._scheduler = store.scheduler
         self.leases.sender = self.router
         self.leases.find_replica = store.replica_for_key
         self.server.split = store.split
-        self.server.extra_handlers = {QueryTransaction: self._query_transaction, Broadcast: self._on_broadcast}
+        self.server.advisory.known_nodes = store.known_nodes
+        self.lock_keeper = LockKeeper(self)
+        self.server.graph.links = self.lock_keeper.links
+        self.server.extra_handlers = {
+            QueryTransaction: self._query_transaction,
+            Broadcast: self._on_broadcast,
+            HeldAdvisory: self.lock_keeper.on_held,
+        }
         store.observers.append(self.leases)
         for request in self.server.request_classes():
             store.register(request, self.server.handle_remote)
@@ -109,6 +122,9 @@ class Gateway:
 
     def begin(self, isolation: Isolation, *, read_only: bool = False) -> Coordinator:
         return Coordinator(self, isolation, read_only)
+
+    def session_locks(self, current: Callable[[], object], on_lost: Callable[[], None]) -> SessionLocks:
+        return SessionLocks(self.lock_keeper, current, on_lost)
 
     def try_get(self, key: bytes) -> bytes | None:
         leases = self.leases

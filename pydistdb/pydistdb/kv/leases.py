@@ -78,6 +78,7 @@ class RangeLocal:
     """What a leaseholder keeps in memory for one range."""
 
     __slots__ = (
+        "advisory_recovery",
         "deciding",
         "detached",
         "end",
@@ -116,6 +117,8 @@ class RangeLocal:
         """Transactions whose intents this node resolves on its own account."""
         self.settled: dict[TransactionId, Completion[None]] = {}
         """Done when (some of) the transaction's intents here are resolved."""
+        self.advisory_recovery: Completion[None] | None = None
+        """Done once the advisory locks of earlier leases are known (advisory.py); None until one is asked for."""
         self.may_have_records = True
         self.detached = False
 

@@ -138,7 +138,7 @@ class Locker:
             if not local.locks.try_acquire(transaction_id, key, strength):
                 if policy is not WaitPolicy.WAIT:
                     _give_up(policy)
-                await self._queue(local, transaction_id, key, strength, limits)
+                await self.queue(local, transaction_id, key, strength, limits)
             group = local.pending.by_key.get(key)
             if group is not None:
                 await group.done
@@ -148,9 +148,16 @@ class Locker:
                 return
             await self.clear_intent(local, info, [key], transaction_id, policy, limits)
 
-    async def _queue(
-        self, local: RangeLocal, transaction_id: TransactionId, key: bytes, strength: int, limits: WaitLimits
+    async def queue(
+        self,
+        local: RangeLocal,
+        transaction_id: TransactionId,
+        key: bytes,
+        strength: int,
+        limits: WaitLimits,
+        silence_ns: int = SILENCE_NS,
     ) -> None:
+        """Stand in the key's queue until the lock is held.  Holders whose gateway has been silent so long are dead."""
         waiter = local.locks.enqueue(transaction_id, key, strength)
         scheduler = self._leases.scheduler
         since_ns = scheduler.now_ns()
@@ -170,7 +177,7 @@ class Locker:
                     keep = True
                     return
                 for holder in local.locks.blockers(waiter):
-                    if not await self.is_alive(holder):
+                    if not await self.is_alive(holder, silence_ns):
                         local.locks.release(holder)
         except StillWaiting:
             keep = True  # the request will be sent again, and finds its place in the queue
@@ -217,7 +224,7 @@ class Locker:
                 return
             interval_ns = min(interval_ns * 2, LONGEST_PUSH_INTERVAL_NS)
 
-    async def is_alive(self, transaction_id: TransactionId) -> bool:
+    async def is_alive(self, transaction_id: TransactionId, silence_ns: int = SILENCE_NS) -> bool:
         """Ask the transaction's gateway whether it still coordinates it; silence counts as yes for a while."""
         sender = self._leases.sender
         if sender is None:
@@ -230,7 +237,7 @@ class Locker:
             since = silent.setdefault(transaction_id, now)
             if len(silent) > 10_000:
                 del silent[next(iter(silent))]
-            return self._leases.scheduler.now_ns() - since < SILENCE_NS
+            return self._leases.scheduler.now_ns() - since < silence_ns
         silent.pop(transaction_id, None)
         return bool(answer.value)
 

@@ -239,6 +239,30 @@ class LockTable:
                 self._grant(key, held)
         self._drop_idle(owner)
 
+    def holders(self, key: bytes) -> list[TransactionId]:
+        """Who holds the key."""
+        held = self._table.get(key)
+        if held is None:
+            return []
+        return [held.transaction_id] if isinstance(held, Owner) else list(held.holders)
+
+    def weaken(self, transaction_id: TransactionId, key: bytes, strength: int) -> None:
+        """Go on holding the key, less strongly."""
+        owner = self._owners.get(transaction_id)
+        if owner is None or key not in owner.keys:
+            return
+        owner.keys[key] = strength
+        held = self._table[key]
+        if isinstance(held, _Contended):
+            self._grant(key, held)
+
+    def withdraw(self, transaction_id: TransactionId, keys: Iterable[bytes]) -> None:
+        """Take back what the transaction waits for among these keys."""
+        if self.queued:
+            wanted = set(keys)
+            for waiter in [w for w in self.queued if w.transaction_id == transaction_id and w.key in wanted]:
+                self.cancel(waiter)
+
     def trim(self, start: bytes, end: bytes) -> list[Waiter]:
         """Forget every lock outside [start, end) (after a split); returns the requests that waited for one."""
         stranded: list[Waiter] = []

@@ -396,9 +396,10 @@ class Number(Message):
 
 
 class Edges(Message):
-    """Pairs of transactions: the first waits for the second."""
+    """Pairs of transactions: the first waits for the second.  ``links``: (a transaction, the id of its session)."""
 
     edges: list[tuple[TransactionId, TransactionId]]
+    links: list[tuple[TransactionId, TransactionId]] = []
 
 
 class RangeDetails(Message):

@@ -23,6 +23,7 @@ from typing import Any
 
 from pydistdb_storage.keys import prefix_end
 
+from pydistdb.kv.advisory import AdvisoryLock
 from pydistdb.kv.api import OutcomeUnknown, RangeUnavailable
 from pydistdb.kv.command import NotLeaseholder, ProposalLost
 from pydistdb.kv.descriptor import (
@@ -317,7 +318,7 @@ class Router:
             request.observed = observed.get(node_id, 0)
         started_ns = self._scheduler.now_ns()
         answer = await self._transport.call(node_id, request)
-        if isinstance(request, Lock) and request.timeout_ns:
+        if isinstance(request, Lock | AdvisoryLock) and request.timeout_ns:
             request.timeout_ns = max(1, request.timeout_ns - (self._scheduler.now_ns() - started_ns))
         if observed is not None and isinstance(answer, Values | Entries | Failure) and answer.observed:
             observed.setdefault(node_id, answer.observed)

@@ -160,6 +160,10 @@ class Store(MultiRaft):
             if record.node_id == self.node_id or self.liveness.is_live(record.node_id)
         ]
 
+    def known_nodes(self) -> list[NodeId]:
+        """The nodes of the cluster, heard of or not."""
+        return [record.node_id for record in self.membership.active()] or [self.node_id]
+
     def drain(self) -> None:
         """Hand every lease to another node, before a planned stop."""
         self.membership.draining = True

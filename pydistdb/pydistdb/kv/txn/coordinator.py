@@ -115,6 +115,7 @@ class Coordinator:
         "lock_timeout_ns",
         "read_only",
         "read_timestamp",
+        "waits_for_lock",
     )
 
     def __init__(self, gateway: Gateway, isolation: Isolation, read_only: bool) -> None:
@@ -125,6 +126,7 @@ class Coordinator:
         self.read_timestamp: Timestamp = gateway.leases.clock.now()
         self.lock_timeout_ns = 0
         """How long ``lock`` waits for one range's locks; 0: as long as it takes."""
+        self.waits_for_lock = False
         self._first_statement = True
         self._id: TransactionId = NO_TRANSACTION
         self._buffer = WriteBuffer()
@@ -179,6 +181,11 @@ class Coordinator:
         if not self._id:
             self._id = new_transaction_id(self.read_timestamp, self._leases.node_id)
             self._gateway.active[self._id] = self
+        return self._id
+
+    @property
+    def known_id(self) -> TransactionId:
+        """The id if others may know it."""
         return self._id
 
     def _check_open(self) -> None:
@@ -365,7 +372,11 @@ class Coordinator:
             descriptor = await router.locate(part[0])
             self._lock_starts[descriptor.start] = None
             request = Lock(transaction_id, part, int(strength), int(wait), self.lock_timeout_ns)
-            answer: Locked = await router.send(request)
+            self.waits_for_lock = True
+            try:
+                answer: Locked = await router.send(request)
+            finally:
+                self.waits_for_lock = False
             found.update(zip(part, zip(answer.values, answer.versions, strict=True), strict=True))
 
         await router.each_range(sorted(set(keys)), lock_range)

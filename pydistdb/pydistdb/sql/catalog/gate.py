@@ -139,6 +139,23 @@ class TableGate:
         """Whether a read that is a transaction of its own and never waits may go ahead: it needs no pins."""
         return not self._blocks or not self._blockers(None, tables, False)
 
+    def locks_of(self, transaction: Any) -> list[tuple[int, str, bool]]:
+        """What pg_locks shows of a transaction: (table, mode, granted)."""
+        found = [(oid, "AccessShareLock", True) for oid in self._readers.get(transaction, _NOTHING)]
+        found += [(oid, "RowExclusiveLock", True) for oid in self._writers.get(transaction, _NOTHING)]
+        held = self._held.get(transaction)
+        if held is not None:
+            found += [
+                (oid, "AccessExclusiveLock" if exclusive else "ShareLock", True)
+                for oid, exclusive in held.tables.items()
+            ]
+        found += [(oid, "AccessShareLock", False) for oid in self._waiting_to_enter.get(transaction, _NOTHING)]
+        return sorted(found)
+
+    def is_waiting(self, transaction: Any) -> bool:
+        """Whether the transaction waits for a table."""
+        return transaction in self._waiting_to_enter
+
     def _check_snapshot(self, transaction: Any, tables: frozenset[int]) -> None:
         """A table that changed after the transaction's snapshot may have indexes or storage without older versions."""
         state = self._catalog_state()

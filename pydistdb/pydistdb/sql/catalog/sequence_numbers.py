@@ -14,13 +14,13 @@ error's ``fill`` and evaluates the row again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence as SequenceOf
 
 import msgspec
 
 from pydistdb.kv.api import Database, Isolation, KVError, LockStrength, MustWait, SerializationConflict
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.functions.effects import MustAct
 from pydistdb.sql.layout import RANGE_HEAD
 from pydistdb.sql.types import registry
 
@@ -98,20 +98,19 @@ class NeedsBlock(MustWait):
         await self._numbers.fill(self._sequence, count)
 
 
-class NeedsSetting(MustWait):
-    """``setval`` has to wait for the new position to be stored: await ``fill`` and evaluate again."""
+class NeedsSetting(MustAct):
+    """``setval`` has to wait until the new position is stored."""
 
-    def __init__(self, numbers: SequenceNumbers, sequence: Table, value: int, is_called: bool, token: object) -> None:
+    def __init__(self, numbers: SequenceNumbers, sequence: Table, value: int, is_called: bool) -> None:
         super().__init__(f"sequence {sequence.name}")
         self._numbers = numbers
         self._wanted = (sequence, value, is_called)
-        self._token = token
 
-    async def fill(self, count: int) -> None:
+    async def act(self) -> int:
         """Store the position."""
         sequence, value, is_called = self._wanted
         await self._numbers.set_value(sequence, value, is_called)
-        self._numbers.settled = (sequence.storage_id, value, is_called, self._token)
+        return value
 
 
 class _Block:
@@ -132,23 +131,10 @@ class SequenceNumbers:
         self._database = database
         self._blocks: dict[int, deque[_Block]] = {}
         """By storage id, in the order in which they are handed out."""
-        self.settled: tuple[int, int, bool, object] | None = None
-        """The ``setval`` stored last: when the row is evaluated again, it has nothing left to do."""
         database.on_broadcast(RESET_TOPIC, self._on_reset)
 
-    def try_set(self, sequence: Table, value: int, is_called: bool, token: object) -> None:
-        """``setval``; raises NeedsSetting the first time.  ``token`` tells one statement from another."""
-        if self.settled != (sequence.storage_id, value, is_called, token):
-            raise NeedsSetting(self, sequence, value, is_called, token)
-
-    def try_next(self, sequence: Table, siblings: SequenceOf[Table] = ()) -> int:
-        """The next number; raises NeedsBlock.
-
-        ``siblings`` are sequences that the same row will draw from afterwards: they are filled first, so that no number
-        of this one is lost when the row has to be evaluated again."""
-        for sibling in siblings:
-            if sibling.storage_id not in self._blocks:
-                raise NeedsBlock(self, sibling)
+    def try_next(self, sequence: Table) -> int:
+        """The next number; raises NeedsBlock."""
         blocks = self._blocks.get(sequence.storage_id)
         if not blocks:
             raise NeedsBlock(self, sequence)

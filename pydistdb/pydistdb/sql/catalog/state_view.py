@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pydistdb.sql.catalog.access import PG_NAMESPACE, Access
 from pydistdb.sql.catalog.acl import USAGE
 from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Index, Routine, Schema, Table, TableStatistics
-from pydistdb.sql.catalog.sequence_numbers import SequenceNumbers, definition_of
+from pydistdb.sql.catalog.sequence_numbers import SequenceNumbers
 from pydistdb.sql.catalog.state import CatalogState, DatabaseState
 from pydistdb.sql.catalog.view import Relation, VirtualTable
 from pydistdb.sql.errors import InsufficientPrivilege
@@ -33,7 +33,6 @@ class StateView:
         "_functions",
         "_path_oids",
         "_search_path",
-        "_siblings",
         "_state",
         "_virtual",
         "catalog_state",
@@ -60,7 +59,6 @@ class StateView:
         self.overlaid = overlaid
         """It shows uncommitted DDL: plans made against it are of no use to anybody else."""
         self._functions: dict[int, RoutineFunction] = {}
-        self._siblings: dict[int, tuple[Table, ...]] | None = None
         self.role = role
         """Who looks, if that is not a superuser: schemas without USAGE are closed to it."""
         self._access: Access | None = None
@@ -181,20 +179,6 @@ class StateView:
         return self._state.statistics.get(table_oid)
 
     # ------------------------------------------------------------------------------------------ more look-ups
-
-    def sibling_sequences(self, sequence: Table) -> tuple[Table, ...]:
-        """The sequences that later columns of the same table own."""
-        siblings = self._siblings
-        if siblings is None:
-            siblings = self._siblings = {}
-            by_owner: dict[int, list[Table]] = {}
-            for table in self._state.tables.values():
-                if table.kind == "S" and (owner := definition_of(table).owner_table):
-                    by_owner.setdefault(owner, []).append(table)
-            for owned in by_owner.values():
-                for each in owned:
-                    siblings[each.oid] = tuple(other for other in owned if other.oid > each.oid)
-        return siblings.get(sequence.oid, ())
 
     def routines(self, name: str, schema: str | None = None) -> Sequence[RoutineFunction]:
         """The users' functions and procedures of a name, those that others hide left out."""

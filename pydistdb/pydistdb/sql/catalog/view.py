@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +26,9 @@ class VirtualTable:
     columns: tuple[tuple[str, SqlType], ...]
     rows: Callable[[CatalogView, EvalContext], Iterable[tuple[Any, ...]]]
     lookups: dict[str, Callable[[CatalogView, EvalContext, Any], Iterable[tuple[Any, ...]]]]
+    gather: Callable[[EvalContext], Awaitable[Any]] | None = None
+    """Gets from other nodes what the rows are made of; ``rows_gathered`` makes them (``rows`` is not called then)."""
+    rows_gathered: Callable[[CatalogView, EvalContext, Any], Iterable[tuple[Any, ...]]] | None = None
 
 
 Relation = Table | VirtualTable

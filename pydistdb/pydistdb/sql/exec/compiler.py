@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.exec.aggregate import AggregateOperator
 from pydistdb.sql.exec.apply import ApplyOperator
@@ -12,7 +14,6 @@ from pydistdb.sql.exec.lock import LockRowsOperator
 from pydistdb.sql.exec.measure import measure
 from pydistdb.sql.exec.merge import MergeOperator
 from pydistdb.sql.exec.modify import DeleteOperator, InsertOperator, UpdateOperator
-from pydistdb.sql.exec.numbers import draws_numbers
 from pydistdb.sql.exec.operator import (
     FilterOperator,
     FunctionScanOperator,
@@ -28,6 +29,7 @@ from pydistdb.sql.exec.sequence import SequenceScanOperator
 from pydistdb.sql.exec.setops import DistinctOperator, IntersectExceptOperator, UnionAllOperator
 from pydistdb.sql.exec.shared import CteOperator, CteScanOperator
 from pydistdb.sql.exec.sort import IncrementalSortOperator, SortOperator, TopNOperator, tie_key
+from pydistdb.sql.exec.waiting import may_wait
 from pydistdb.sql.exec.window import WindowOperator
 from pydistdb.sql.plan.explain_formats import Actual
 from pydistdb.sql.plan.physical import (
@@ -44,6 +46,7 @@ from pydistdb.sql.plan.physical import (
 from pydistdb.sql.plan.rules.inline_ctes import changes_data
 from pydistdb.sql.tree import (
     Aggregate,
+    ColumnRef,
     Cte,
     CteScan,
     Delete,
@@ -53,6 +56,7 @@ from pydistdb.sql.tree import (
     Insert,
     Limit,
     Merge,
+    OutputColumn,
     Project,
     ProjectSet,
     Rel,
@@ -112,7 +116,7 @@ class Compiler:
             case IncrementalSort():
                 return IncrementalSortOperator(self.operator(node.input), node.keys, node.presorted)
             case Aggregate():
-                return AggregateOperator(self.operator(node.input), node)
+                return self._aggregate(node)
             case Window():
                 return WindowOperator(self.operator(node.input), node)
             case Distinct():
@@ -149,10 +153,29 @@ class Compiler:
                 return MergeOperator(node, self.operator(node.source))
         raise FeatureNotSupported(f"{type(node).__name__} is not supported")
 
+    def _aggregate(self, node: Aggregate) -> Operator:
+        """Arguments that may have to wait are computed in a projection below, which can."""
+        source = self.operator(node.input)
+        waiting = [a for call in node.calls for a in call.arguments if may_wait([a])]
+        if waiting:
+            ids = {argument: -number for number, argument in enumerate(waiting, 1)}
+            columns = (*source.columns, *(OutputColumn(id, "", argument.type) for argument, id in ids.items()))
+            passed = [ColumnRef(column.type, column.id) for column in source.columns]
+            source = ProjectOperator(source, columns, (*passed, *ids))
+            calls = tuple(
+                replace(
+                    call,
+                    arguments=tuple(ColumnRef(a.type, ids[a]) if a in ids else a for a in call.arguments),
+                )
+                for call in node.calls
+            )
+            node = replace(node, calls=calls)
+        return AggregateOperator(source, node)
+
     def _project(self, node: Project) -> Operator:
         source = self.operator(node.input)
         fits = isinstance(source, TableScanOperator) and not source.is_projected
-        if isinstance(source, TableScanOperator) and fits and not draws_numbers(node.expressions):
+        if isinstance(source, TableScanOperator) and fits and not may_wait(node.expressions):
             return source.project(node.columns, node.expressions)
         return ProjectOperator(source, node.columns, node.expressions)
 

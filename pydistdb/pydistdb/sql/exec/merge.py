@@ -17,9 +17,9 @@ from typing import Any
 from pydistdb.kv.api import LockStrength
 from pydistdb.sql.errors import CardinalityViolation
 from pydistdb.sql.exec.modify import ChangeOperator, InsertOperator, UpdateOperator
-from pydistdb.sql.exec.numbers import row_by_row
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.run import State
+from pydistdb.sql.exec.waiting import row_by_row
 from pydistdb.sql.tree import Delete, Insert, Merge, MergeAction, Update
 
 SourceRow = tuple[Any, ...]

@@ -20,12 +20,13 @@ from pydistdb.sql.errors import CardinalityViolation, DatabaseError
 from pydistdb.sql.exec import violations
 from pydistdb.sql.exec.codegen import Code, tuple_source
 from pydistdb.sql.exec.foreign_keys import check_absent
-from pydistdb.sql.exec.numbers import row_by_row, wait_for
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.point import single_key
 from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.scan import TableScanOperator, present
+from pydistdb.sql.exec.waiting import begin_row, may_wait, row_by_row, wait_for
 from pydistdb.sql.exec.writer import TableWriter
+from pydistdb.sql.functions.effects import Effects
 from pydistdb.sql.layout import IndexLayout, TableLayout
 from pydistdb.sql.tree import Delete, Expr, Insert, Update
 
@@ -98,7 +99,13 @@ class InsertOperator(ModifyOperator):
                 cells[number - 1] = code.value(default)
         # A generated column is computed from the others once they are there.
         later = [f"r[{number - 1}] = {code.value(value)}" for number, value in node.generated]
-        lines = ["for s in batch:", f"    r = [{', '.join(cells)}]"]
+        defaults = [value for number, value in node.defaults.items() if number not in node.target_numbers]
+        lines = [
+            "for s in batch:",
+            *(["    begin_row(S)"] if may_wait(defaults) else []),
+            f"    r = [{', '.join(cells)}]",
+        ]
+        code.namespace["begin_row"] = begin_row
         checker = Checker(self.table, node.checks)
         lines += [f"    {line}" for line in (*later, *checker.lines(code))]
         lines.append("    rows.append(r)")
@@ -107,18 +114,22 @@ class InsertOperator(ModifyOperator):
 
     async def prepared(self, batch: Batch, state: State) -> list[Row]:
         rows: list[Row] = []
+        effects = Effects()
         while True:
+            state.context.effects = effects
             try:
                 self.prepare(batch[len(rows) :] if rows else batch, rows, state)
                 return rows
             except MustWait as need:
-                await wait_for(need, len(batch) - len(rows))
+                await wait_for(need, len(batch) - len(rows), effects)
             except DatabaseError:
                 # Postgres takes row by row: a duplicate among the rows before this one comes first.
                 if rows:
                     await self.store(rows, state)
                     await check_absent(list(state.writes.absent), state)
                 raise
+            finally:
+                state.context.effects = None
 
     async def store(self, rows: list[Row], state: State) -> list[Row]:
         """Insert checked rows, or do what ON CONFLICT says; returns the rows inserted or updated."""

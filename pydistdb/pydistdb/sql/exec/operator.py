@@ -13,9 +13,9 @@ from typing import Any
 
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec.codegen import Code, evaluator, scope, tuple_source
-from pydistdb.sql.exec.numbers import draws_numbers, once, row_by_row
 from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.spill import RowCodec, in_batches
+from pydistdb.sql.exec.waiting import may_wait, once, row_by_row
 from pydistdb.sql.plan.expressions import columns_of, conjoin, conjuncts, is_volatile
 from pydistdb.sql.tree import Const, Expr, FunctionScan, Limit, OutputColumn, Param, ProjectSet, SetCall, Values
 from pydistdb.sql.types.base import SqlType
@@ -86,7 +86,10 @@ class FilterOperator(Operator):
         terms = conjuncts(condition)
         ids = set(source.ids)
         self.once = tuple(term for term in terms if not columns_of(term) & ids and not is_volatile(term))
-        self.condition = conjoin([term for term in terms if term not in self.once]) if self.once else condition
+        rest = [term for term in terms if term not in self.once]
+        if may_wait(rest):  # what takes locks or draws numbers does so for rows that pass otherwise
+            rest.sort(key=lambda term: may_wait([term]))
+        self.condition = conjoin(rest)
 
     @cached_property
     def function(self) -> Callable[[Batch, State], Batch]:
@@ -103,13 +106,16 @@ class FilterOperator(Operator):
         if self.once and not all(self.may_pass(state)):
             return
         function = self.function
-        draws = draws_numbers([self.condition])
+        draws = may_wait([self.condition])
         async for batch in self.source.batches(state):
             if draws:
-                parts = await row_by_row(lambda row, state: function([row], state), batch, state)
-                rows = [row for part in parts for row in part]
-            else:
-                rows = function(batch, state)
+                # A LIMIT above must not make more effects happen than it lets rows through.
+                for row in batch:
+                    (passed,) = await row_by_row(lambda row, state: function([row], state), [row], state)
+                    if passed:
+                        yield passed
+                continue
+            rows = function(batch, state)
             if rows:
                 yield rows
 
@@ -136,8 +142,15 @@ class ProjectOperator(Operator):
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
         function = self.function
-        draws = draws_numbers(self.expressions if self.condition is None else (*self.expressions, self.condition))
+        draws = may_wait(self.expressions)
+        condition_draws = self.condition is not None and may_wait([self.condition])
         async for batch in self.source.batches(state):
+            if condition_draws:
+                for row in batch:
+                    (passed,) = await row_by_row(lambda row, state: function([row], state), [row], state)
+                    if passed:
+                        yield passed
+                continue
             if draws:
                 parts = await row_by_row(lambda row, state: function([row], state), batch, state)
                 rows = [row for part in parts for row in part]
@@ -208,7 +221,7 @@ class FunctionScanOperator(Operator):
         return call_maker(Code({}, ()), self.node.function, self.node.arguments, "S")
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
-        result = self.call(state)
+        result = await once(self.call, state)
         function = self.node.function
         is_tuple = len(function.out_columns) > 1 or self.width > 1
         if not function.returns_set:

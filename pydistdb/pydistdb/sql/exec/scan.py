@@ -297,6 +297,9 @@ class VirtualScanOperator(Operator):
             if value is None:
                 return
             source = node.table.lookups[node.lookup_column](state.run.catalog, state.context, value)
+        elif node.table.gather is not None and node.table.rows_gathered is not None:
+            gathered = await node.table.gather(state.context)
+            source = node.table.rows_gathered(state.run.catalog, state.context, gathered)
         else:
             source = node.table.rows(state.run.catalog, state.context)
         iterator = iter(source)

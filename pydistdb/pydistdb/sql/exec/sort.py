@@ -17,11 +17,11 @@ from functools import cached_property
 from typing import Any
 
 from pydistdb.sql.exec.codegen import Code
-from pydistdb.sql.exec.numbers import once
 from pydistdb.sql.exec.operator import Batch, LimitOperator, Operator, Row, limit_bounds
 from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.spill import SpillFile, in_batches
 from pydistdb.sql.exec.values import FIRST, LAST, Descending, batch_bytes, is_negatable, sort_template
+from pydistdb.sql.exec.waiting import once
 from pydistdb.sql.plan.physical import TopN
 from pydistdb.sql.tree import Limit, SortKey
 

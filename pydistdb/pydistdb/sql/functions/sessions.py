@@ -1,4 +1,4 @@
-"""Functions with an effect beyond their value, for which the session must be told: pg_notify and its kin.
+"""Functions with an effect beyond their value, for which the session must be told: pg_notify, advisory locks.
 
 They belong to a statement's transaction, so a statement that is tried on the fast path, which has none, is sent back to
 the ordinary one (MustWait).
@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 from pydistdb.kv.api import MustWait
-from pydistdb.sql.errors import FeatureNotSupported
-from pydistdb.sql.functions.define import implements
+from pydistdb.sql.errors import FeatureNotSupported, InvalidParameterValue
+from pydistdb.sql.functions.define import define, implements
+from pydistdb.sql.functions.effects import MustAct, act, effect
 from pydistdb.sql.types.base import EvalContext
 
 
@@ -40,3 +41,86 @@ def pg_listening_channels(context: EvalContext) -> list[str]:
 @implements("pg_notification_queue_usage()", context=True)
 def pg_notification_queue_usage(context: EvalContext) -> float:
     return 0.0 if context.extra is None else float(context.extra.environment.notifications.usage())
+
+
+# ------------------------------------------------------------------------------------------------ advisory locks
+
+
+def _lock(context: EvalContext, numbers: tuple[int, ...], *, shared: bool, transaction: bool, wait: bool) -> bool:
+    session = active_session(context)
+
+    def take() -> bool:
+        deed = session.advisory.lock(session.advisory_key(numbers), shared=shared, transaction=transaction, wait=wait)
+        if deed is not None:
+            raise deed
+        return True
+
+    return effect(context, take)
+
+
+def _define_lock(name: str, *, shared: bool, transaction: bool) -> None:
+    options = {"shared": shared, "transaction": transaction}
+    for arguments in ("int8", "int4,int4"):
+
+        def lock(context: EvalContext, *numbers: int) -> str:
+            _lock(context, numbers, wait=True, **options)
+            return ""
+
+        def try_lock(context: EvalContext, *numbers: int) -> bool:
+            return _lock(context, numbers, wait=False, **options)
+
+        define(f"pg_advisory_{name}({arguments})", lock, context=True)
+        define(f"pg_try_advisory_{name}({arguments})", try_lock, context=True)
+
+
+_define_lock("lock", shared=False, transaction=False)
+_define_lock("lock_shared", shared=True, transaction=False)
+_define_lock("xact_lock", shared=False, transaction=True)
+_define_lock("xact_lock_shared", shared=True, transaction=True)
+
+
+def _unlock(context: EvalContext, numbers: tuple[int, ...], shared: bool) -> bool:
+    session = active_session(context)
+
+    def release() -> bool:
+        outcome: MustAct | bool = session.advisory.unlock(session.advisory_key(numbers), shared=shared)
+        if isinstance(outcome, MustAct):
+            raise outcome
+        return outcome
+
+    return effect(context, release)
+
+
+for _arguments in ("int8", "int4,int4"):
+    define(f"pg_advisory_unlock({_arguments})", lambda context, *n: _unlock(context, n, False), context=True)
+    define(f"pg_advisory_unlock_shared({_arguments})", lambda context, *n: _unlock(context, n, True), context=True)
+
+
+@implements("pg_advisory_unlock_all()", context=True)
+def pg_advisory_unlock_all(context: EvalContext) -> str:
+    session = active_session(context)
+
+    def release() -> None:
+        deed = session.advisory.unlock_all()
+        if deed is not None:
+            raise deed
+
+    effect(context, release)
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------ signals
+
+
+@implements("pg_cancel_backend(int4)", context=True)
+def pg_cancel_backend(context: EvalContext, process_id: int) -> bool:
+    return bool(act(context, active_session(context).signal(process_id, "cancel")))
+
+
+def _terminate(context: EvalContext, process_id: int, timeout_ms: int = 0) -> bool:
+    if timeout_ms < 0:
+        raise InvalidParameterValue.of("22003", '"timeout" must not be negative')
+    return bool(act(context, active_session(context).signal(process_id, "terminate", timeout_ms)))
+
+
+define("pg_terminate_backend(int4,int8)", _terminate, context=True, defaults=(0,))

@@ -16,7 +16,6 @@ from typing import Any
 from pydistdb.sql.errors import (
     DatabaseError,
     FeatureNotSupported,
-    InsufficientPrivilege,
     InvalidSchemaName,
     UndefinedObject,
 )
@@ -126,38 +125,6 @@ def _environment(context: EvalContext) -> Any:
     return environment
 
 
-def _may_signal(context: EvalContext, process_id: int, verb: str) -> None:
-    """A backend is its user's business, and that of pg_signal_backend's members unless the user is a superuser."""
-    session = _environment(context).sessions.get(process_id)
-    if session is None or context.catalog is None:
-        return
-    roles, access, owner = context.catalog.catalog_state.roles, context.catalog.access, session.identity.authenticated
-    if roles.is_superuser(owner) and not roles.is_superuser(context.role):
-        raise InsufficientPrivilege(f"must be a superuser to {verb} superuser {_SIGNALLED[verb]}")
-    if not access.has_privileges_of(context.role, owner) and not access.has_privileges_of(context.role, SIGNAL_BACKEND):
-        raise InsufficientPrivilege(
-            f"must be a member of the role whose {_SIGNALLED[verb]} is being {_DONE[verb]} or member of pg_signal_backend"
-        )
-
-
-_SIGNALLED = {"cancel": "query", "terminate": "process"}
-_DONE = {"cancel": "canceled", "terminate": "terminated"}
-SIGNAL_BACKEND = 4200
-"""The oid of pg_signal_backend."""
-
-
-@implements("pg_cancel_backend(int4)", context=True)
-def cancel_backend(context: EvalContext, process_id: int) -> bool:
-    _may_signal(context, process_id, "cancel")
-    return bool(_environment(context).cancel_backend(process_id))
-
-
-def _terminate_backend(context: EvalContext, process_id: int, timeout: int = 0) -> bool:
-    _may_signal(context, process_id, "terminate")
-    return bool(_environment(context).terminate_backend(process_id))
-
-
-define("pg_terminate_backend(int4,int8)", _terminate_backend, context=True, defaults=(0,))
 define("pg_postmaster_start_time()", lambda context: _environment(context).started_us, context=True)
 define("pg_conf_load_time()", lambda context: _environment(context).started_us, context=True)
 

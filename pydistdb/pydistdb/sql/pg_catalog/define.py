@@ -13,7 +13,7 @@ Tables that are empty here for a reason (there are no triggers, no extensions, n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, cast
@@ -114,6 +114,35 @@ def define_relation(
             {column: _to_lookup(names, lookup) for column, lookup in (lookups or {}).items()},
         )
     )
+
+
+def rows_of_gathered(
+    name: str, gather: Callable[[EvalContext], Awaitable[Any]]
+) -> Callable[[Callable[[StateView, EvalContext, Any], Iterable[RowDict]]], object]:
+    """Decorate the function that makes a system table's rows of what ``gather`` has got from all nodes."""
+    relation = RELATIONS[name]
+    names = tuple(column.name for column in relation.columns)
+
+    def decorate(produce: Callable[[StateView, EvalContext, Any], Iterable[RowDict]]) -> object:
+        def rows(view: CatalogView, context: EvalContext, gathered: Any) -> Iterator[tuple[Any, ...]]:
+            for row in produce(cast(StateView, view), context, gathered):
+                yield tuple(map(row.get, names))
+
+        registry.register(
+            VirtualTable(
+                relation.oid,
+                relation.schema,
+                relation.name,
+                tuple((column.name, column.type) for column in relation.columns),
+                lambda view, context: (),
+                {},
+                gather,
+                rows,
+            )
+        )
+        return produce
+
+    return decorate
 
 
 def rows_of(name: str, lookups: Mapping[str, Lookup] | None = None) -> Callable[[Rows], Rows]:

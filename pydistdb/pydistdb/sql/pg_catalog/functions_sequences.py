@@ -13,13 +13,14 @@ from pydistdb.sql.catalog.access import PG_CLASS
 from pydistdb.sql.catalog.acl import SELECT, UPDATE, USAGE
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.needs import permission_denied
-from pydistdb.sql.catalog.sequence_numbers import definition_of
+from pydistdb.sql.catalog.sequence_numbers import NeedsSetting, definition_of
 from pydistdb.sql.errors import (
     DatabaseError,
     FeatureNotSupported,
     UndefinedTable,
     WrongObjectType,
 )
+from pydistdb.sql.functions.effects import act, effect
 from pydistdb.sql.pg_catalog.functions_definitions import provides, view_of
 from pydistdb.sql.types.base import EvalContext
 
@@ -36,6 +37,11 @@ def _session_values(context: EvalContext) -> dict[int, int]:
     return values
 
 
+def forget_values(session: object) -> None:
+    """DISCARD SEQUENCES."""
+    _last_values.pop(session, None)
+
+
 def _sequence(context: EvalContext, oid: int, wanted: int) -> Table:
     """The sequence, if the current user has one of the privileges on it."""
     view = view_of(context)
@@ -49,13 +55,21 @@ def _sequence(context: EvalContext, oid: int, wanted: int) -> Table:
     return table
 
 
+def _check_writable(context: EvalContext, sequence: Table, command: str) -> None:
+    """Raise 25006 in a read-only transaction; temporary sequences are the session's own."""
+    if context.extra is not None and sequence.persistence != "t":
+        context.extra.transaction.check_writable(command)
+
+
 @provides("nextval(regclass)")
 def nextval(context: EvalContext, oid: int) -> int:
     sequence = _sequence(context, oid, USAGE | UPDATE)
     view = view_of(context)
     if view.numbers is None:
         raise FeatureNotSupported("sequences need a session")
-    value = view.numbers.try_next(sequence, view.sibling_sequences(sequence))
+    _check_writable(context, sequence, "nextval()")
+    numbers = view.numbers
+    value = effect(context, lambda: numbers.try_next(sequence))
     if context.extra is not None:
         values = _session_values(context)
         values[oid] = value
@@ -100,7 +114,8 @@ def _set(context: EvalContext, oid: int, value: int, is_called: bool) -> int:
     numbers = view_of(context).numbers
     if numbers is None:
         raise FeatureNotSupported("sequences need a session")
-    numbers.try_set(sequence, value, is_called, (id(context), context.statement_timestamp))
+    _check_writable(context, sequence, "setval()")
+    act(context, NeedsSetting(numbers, sequence, value, is_called))
     if is_called and context.extra is not None:
         _session_values(context)[oid] = value
     return value

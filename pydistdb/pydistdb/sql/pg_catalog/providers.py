@@ -1,6 +1,6 @@
 """What system tables show of the running server: the server registers who can tell.
 
-    providers.sessions = lambda: [SessionInfo(pid=17, …), …]
+    providers.nodes = lambda: [NodeInfo(1, "host:port", is_live=True), …]
 
 Without a provider (tests, tools) the tables are empty; ranges and nodes come from the store of the node that is asked.
 """
@@ -105,8 +105,6 @@ class CursorInfo:
     created_at: int
 
 
-sessions: Callable[[], Iterable[SessionInfo]] = lambda: ()  # noqa: E731
-locks: Callable[[], Iterable[LockInfo]] = lambda: ()  # noqa: E731
 nodes: Callable[[], Iterable[NodeInfo]] = lambda: ()  # noqa: E731
 ranges: Callable[[], Iterable[RangeRow]] = lambda: ()  # noqa: E731
 prepared_statements: Callable[[object], Iterable[PreparedInfo]] = lambda session: ()  # noqa: E731

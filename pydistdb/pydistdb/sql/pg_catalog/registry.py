@@ -20,6 +20,7 @@ MODULES: tuple[str, ...] = tuple(
         "procedures",
         "access_methods",
         "extensions",
+        "activity",
         "cluster",
         "summaries",
         "information_schema",

@@ -10,6 +10,8 @@ from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session import login
+from pydistdb.sql.session.activity import SignalBackend
+from pydistdb.sql.session.advisory import AdvisoryKey, SessionAdvisory
 from pydistdb.sql.session.constraints import PendingChecks
 from pydistdb.sql.session.cursors import SessionCursors
 from pydistdb.sql.session.environment import Environment, now_us
@@ -26,6 +28,14 @@ from pydistdb.sql.types.base import EvalContext
 from pydistdb.tasks import sleep
 
 Report = Callable[[str, str], None]
+Notice = Callable[[DatabaseError, str], None]
+
+
+def ignore_notice(notice: DatabaseError, severity: str) -> None:
+    """Nobody takes notices."""
+
+
+_NOTICE_LEVELS = ("debug5", "debug4", "debug3", "debug2", "debug1", "log", "info", "notice", "warning", "error")
 
 LONGEST_SLEEP_SECONDS = 366 * 86_400.0
 
@@ -42,6 +52,7 @@ class SessionBase:
         process_id: int,
         report: Report,
         client_address: str = "",
+        notice: Notice = ignore_notice,
     ) -> None:
         self.environment = environment
         self.user = user
@@ -62,7 +73,9 @@ class SessionBase:
         self.is_active = False
         self.owed_sleep_ns = 0
         """What pg_sleep has asked for: the statement is parked that long before its rows go on."""
+        self.sleeps = False
         self._report = report
+        self._notice = notice
         self._interrupt: DatabaseError | None = None
         state = environment.catalog.state
         role = login.admit(state, user, database_name)
@@ -79,6 +92,7 @@ class SessionBase:
         self.names = StatementStore()
         self.cursors = SessionCursors(self)
         self.notifications = SessionNotifications(self)
+        self.advisory = SessionAdvisory(self)
         context = self.context
         context.database_name = database_name
         context.settings = self.settings.values
@@ -232,6 +246,23 @@ class SessionBase:
         if log is not None:
             log(self.user, self.query, (self.state_changed_us - self.query_started_us) * 1_000)
 
+    advisory_key = staticmethod(AdvisoryKey.of)
+
+    def signal(self, process_id: int, kind: str, timeout_ms: int = 0) -> SignalBackend:
+        """pg_cancel_backend and pg_terminate_backend."""
+        return SignalBackend(self, process_id, kind, timeout_ms)
+
+    def warn(self, warning: DatabaseError) -> None:
+        """A function has a WARNING for the client."""
+        if self.shows("WARNING"):
+            self._notice(warning, "WARNING")
+
+    def shows(self, severity: str) -> bool:
+        """Whether client_min_messages lets a notice through."""
+        level = severity.lower()
+        least = _NOTICE_LEVELS.index(self.settings.values["client_min_messages"])
+        return level == "info" or _NOTICE_LEVELS.index(level if level in _NOTICE_LEVELS else "notice") >= least
+
     def owe_sleep(self, seconds: float) -> None:
         """pg_sleep: functions cannot wait, so the statement does, between this batch of rows and the next."""
         if seconds > 0:
@@ -241,7 +272,11 @@ class SessionBase:
         """Park the statement for as long as its functions have asked for; a cancellation ends that."""
         owed_ns, self.owed_sleep_ns = self.owed_sleep_ns, 0
         self.check_interrupt()
-        await sleep(self.environment.scheduler, owed_ns)
+        self.sleeps = True
+        try:
+            await sleep(self.environment.scheduler, owed_ns)
+        finally:
+            self.sleeps = False
         self.check_interrupt()
 
     def check_interrupt(self) -> None:

@@ -46,9 +46,10 @@ from pydistdb.sql.errors import (
 from pydistdb.sql.exec import BulkInsert, RunContext
 from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.index_keys import bound_layout
-from pydistdb.sql.exec.numbers import wait_for
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.violations import index_key_text
+from pydistdb.sql.exec.waiting import wait_for
+from pydistdb.sql.functions.effects import Effects
 from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.statements import Copy, Name
 from pydistdb.sql.types import domains, registry
@@ -234,14 +235,19 @@ class _Importer:
         """Evaluate the defaults for each row; nextval may have to fetch numbers first."""
         numbers = self._defaulted
         done = 0
+        effects = Effects()
         while done < len(rows):
+            self._state.context.effects = effects
             try:
                 for row in rows[done:]:
+                    effects.begin_row()
                     for number, value in zip(numbers, self._defaults(self._state), strict=True):
                         row[number - 1] = value
                     done += 1
             except MustWait as need:
-                await wait_for(need, len(rows) - done)
+                await wait_for(need, len(rows) - done, effects)
+            finally:
+                self._state.context.effects = None
 
 
 def _defaulted(table: Table, columns: list[Column]) -> list[int]:

@@ -13,6 +13,7 @@ from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.catalog.temporary import Sweeper
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.plan_cache import PlanCache
+from pydistdb.sql.session.activity import ClusterActivity
 from pydistdb.sql.session.login import DATABASE_SESSIONS_TOPIC, ROLE_SESSIONS_TOPIC
 from pydistdb.sql.session.notifications import NotificationHub
 from pydistdb.tasks import Scheduler
@@ -60,11 +61,13 @@ class Environment:
     end_backend: Callable[[int, DatabaseError], bool] = lambda process_id, error: False
     """Hangs up on one of this node's clients, with a reason."""
     notifications: NotificationHub = field(init=False)
+    activity: ClusterActivity = field(init=False)
     sweeper: Sweeper = field(init=False)
     log_statement: Callable[[str, str, int], None] | None = None
     """Called with (user, text, duration in ns) of every statement if statements are to be logged."""
 
     def __post_init__(self) -> None:
+        self.activity = ClusterActivity(self)
         self.notifications = NotificationHub(self.database, self.scheduler)
         self.database.on_broadcast(SESSIONS_TOPIC, self._count_sessions)
         self.database.on_broadcast(END_SESSIONS_TOPIC, self._end_sessions)

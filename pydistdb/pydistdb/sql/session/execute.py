@@ -25,6 +25,7 @@ from pydistdb_storage.errors import StorageError
 from pydistdb.kv import api as kv
 from pydistdb.sql import exec as executor
 from pydistdb.sql.api import Sink
+from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.kv_errors import database_error
 from pydistdb.sql.plan_cache import CachedPlan
@@ -132,6 +133,8 @@ class Execution:
             except StopAsyncIteration:
                 await self._finish()
                 break
+            except kv.MustWait as error:
+                raise _cannot_wait() from error
             except (kv.KVError, StorageError) as error:
                 raise self._explained(error) from error
             if self.session.owed_sleep_ns:
@@ -185,6 +188,8 @@ class Execution:
                 if mark is not None:
                     block.forget_marks()
                 return
+            except kv.MustWait as error:
+                raise _cannot_wait() from error
             except (kv.KVError, StorageError) as error:
                 await self._abandon()
                 session.notifications.rollback_to(notified)
@@ -331,6 +336,14 @@ class PiecemealExecution(Execution):
             reader.begin_statement(error.timestamp)
             return True
         return False
+
+
+def _cannot_wait() -> Exception:
+    """For a function with effects in a place where rows cannot be evaluated again."""
+    return FeatureNotSupported(
+        "nextval, setval and advisory lock functions are not supported in this place",
+        hint="Call the function in the select list of a subquery.",
+    )
 
 
 def unique_violation(session: SessionBase, error: kv.KeyExists) -> Exception:

@@ -321,6 +321,7 @@ class ClientSession(FastSession):
         self.transaction.rollback()
         await self.cursors.close_all()
         self.notifications.close()
+        self.advisory.close()
         self.environment.sessions.pop(self.process_id, None)
         self._drop_temporary_schema()
 

@@ -234,6 +234,8 @@ class SessionTransaction:
             if self._savepoints:
                 return
             self._drop()
+            for participant in self._participants:
+                participant.rollback_to(0)
         else:
             self._drop()
             self._ended(committed=False)

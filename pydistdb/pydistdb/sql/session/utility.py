@@ -29,6 +29,7 @@ from pydistdb.sql.errors import (
 )
 from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.run import State
+from pydistdb.sql.pg_catalog.functions_sequences import forget_values
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session import calls, copy, explain
 from pydistdb.sql.session.constraints import set_constraints
@@ -41,7 +42,6 @@ from pydistdb.sql.settings import SETTINGS, find, join_identifiers
 if TYPE_CHECKING:
     from pydistdb.sql.session.session import ClientSession
 
-_NOTICE_LEVELS = ("debug5", "debug4", "debug3", "debug2", "debug1", "log", "info", "notice", "warning", "error")
 _LISTS = frozenset({"search_path", "datestyle", "temp_tablespaces"})
 
 
@@ -111,11 +111,7 @@ async def run(
 
 def notify(session: ClientSession, sink: Sink, notice: DatabaseError, severity: str = "NOTICE") -> None:
     """Send a notice, if client_min_messages lets it through."""
-    least = session.settings.values["client_min_messages"]
-    level = severity.lower()
-    if level == "info" or _NOTICE_LEVELS.index(level if level in _NOTICE_LEVELS else "notice") >= _NOTICE_LEVELS.index(
-        least
-    ):
+    if session.shows(severity):
         sink.notice(notice, severity)
 
 
@@ -322,18 +318,23 @@ async def _discard(session: ClientSession, utility: st.Discard) -> str:
     match utility.what:
         case "all":
             session.transaction.forbid_block("DISCARD ALL")
+            await session.cursors.close_all()
             await session.drop_started_portals()
             session.names.portals.clear()
-            session.names.statements.clear()
             _set_identity(session, "session_authorization", session.user, local=False)
             session.settings.reset_all()
-        case "plans":
+            session.names.statements.clear()
+            session.notifications.unlisten(None)
+            await session.advisory.release_all()
             session.environment.plans.clear()
             await _discard_temporary(session)
+            forget_values(session)
+        case "plans":
+            session.environment.plans.clear()
         case "temp" | "temporary":
             await _discard_temporary(session)
         case "sequences":
-            pass
+            forget_values(session)
     return f"DISCARD {utility.what.upper()}"
 
 

@@ -99,6 +99,7 @@ class EvalContext:
     __slots__ = (
         "catalog",
         "database_name",
+        "effects",
         "extra",
         "role",
         "session_user",
@@ -123,6 +124,8 @@ class EvalContext:
         """The session's CatalogView (for reg* types and catalog functions)."""
         self.extra: Any = None
         """The session, for functions that act on it (set_config, pg_backend_pid)."""
+        self.effects: Any = None
+        """What the row's functions with effects have given, while it may be evaluated again (functions/effects.py)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
