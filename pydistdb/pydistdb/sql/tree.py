@@ -455,6 +455,10 @@ class OnConflict:
     assignments: tuple[tuple[int, Expr], ...] = ()
     condition: Expr | None = None
     excluded_ids: dict[int, ColumnId] = field(default_factory=dict)
+    row: Rel | None = None
+    """Made by the planner if there are queries in DO UPDATE: their values over the CTE ``row_id``, whose one row is the
+    existing row and the excluded one."""
+    row_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)

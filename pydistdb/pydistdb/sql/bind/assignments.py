@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pydistdb.sql.bind.query as queries
+from pydistdb.sql.bind.array_assignments import assign_part
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import UNKNOWN_OID, coerce, coerce_to_target, resolve_unknown, type_named
 from pydistdb.sql.bind.dispatch import bind
@@ -127,9 +128,8 @@ def bind_assignments(b: Binder, scope: Scope, table: Table, targets: Sequence[No
         location = node.get("location", -1)
         column = column_named(b, table, node["name"], location)
         if "indirection" in node:
-            raise FeatureNotSupported(
-                "assigning to array elements or fields is not supported", position=b.position(location)
-            )
+            assign_part(b, scope, column, node, assignments, seen)
+            continue
         if column.number in seen:
             raise InvalidSyntax(f'multiple assignments to same column "{column.name}"')
         seen.add(column.number)

@@ -22,7 +22,7 @@ from pydistdb.sql.bind.coerce import resolve_unknown
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.parse import Node
-from pydistdb.sql.bind.rewrite import transform, walk
+from pydistdb.sql.bind.rewrite import same_expression, transform, walk
 from pydistdb.sql.bind.scope import Scope, Source
 from pydistdb.sql.bind.set_calls import expand
 from pydistdb.sql.errors import DatabaseError, GroupingError, InvalidColumnReference, InvalidSyntax
@@ -58,7 +58,7 @@ class Groups:
 
     def index_of(self, expr: Expr) -> int:
         for index, other in enumerate(self.expressions):
-            if other == expr:
+            if same_expression(other, expr):
                 return index
         self.expressions.append(expr)
         return len(self.expressions) - 1
@@ -207,18 +207,18 @@ class Aggregation:
             return expr
         if isinstance(expr, Const):
             return expr
-        for group, index in self.complex:
-            if group == expr or (group.__class__ is expr.__class__ and replace(group, type=expr.type) == expr):
+        # As in Postgres, what stands in a subquery is matched column by column.
+        for group, index in () if self.depth else self.complex:
+            if same_expression(group, expr) or (
+                group.__class__ is expr.__class__ and replace(group, type=expr.type) == expr
+            ):
                 return self._group_ref(index, expr)
         if isinstance(expr, Subquery):
+            test = transform(expr.test, self._visit)
             self.depth += 1
-            result = replace(
-                expr,
-                query=transform(expr.query, self._visit),
-                test=transform(expr.test, self._visit),
-            )
+            query = transform(expr.query, self._visit)
             self.depth -= 1
-            return result
+            return replace(expr, query=query, test=test)
         return None
 
     def _dependent(self, expr: ColumnRef) -> Expr:
@@ -283,12 +283,13 @@ class Aggregation:
         """GROUPING's arguments as positions into the groups."""
         positions = []
         for argument, location in zip(arguments, locations, strict=True):
-            if argument not in self.groups:
+            index = next((i for i, group in enumerate(self.groups) if same_expression(group, argument)), None)
+            if index is None:
                 raise GroupingError(
                     "arguments to GROUPING must be grouping expressions of the associated query level",
                     position=self.b.position(location),
                 )
-            positions.append(self.groups.index(argument))
+            positions.append(index)
         return tuple(positions)
 
     def _result_type(self, id: ColumnId) -> SqlType:

@@ -33,7 +33,7 @@ from pydistdb.sql.bind.locking import (
     wants_lock,
 )
 from pydistdb.sql.bind.parse import Node
-from pydistdb.sql.bind.rewrite import walk
+from pydistdb.sql.bind.rewrite import same_expression, walk
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.bind.set_calls import project
 from pydistdb.sql.bind.targets import Target, bind_targets, column_label
@@ -262,7 +262,7 @@ def find_target(b: Binder, scope: Scope, node: Node, targets: list[Target], clau
         return target
     expr = resolve_unknown(b, bind(b, scope, node))
     for target in targets:
-        if target.expr == expr:
+        if same_expression(target.expr, expr):
             return target
     target = Target("", expr, location_of(node), hidden=True)
     targets.append(target)

@@ -13,7 +13,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from pydistdb.sql.tree import AggregateCall, Expr, MergeAction, OnConflict, Rel, SortKey, WindowCall
+from pydistdb.sql.tree import (
+    AggregateCall,
+    ColumnRef,
+    Cte,
+    CteScan,
+    Expr,
+    MergeAction,
+    OnConflict,
+    OutputColumn,
+    Rel,
+    SortKey,
+    Subquery,
+    WindowCall,
+)
 
 _NODES = (Expr, Rel, SortKey, AggregateCall, WindowCall, OnConflict, MergeAction)
 _PLAIN_FIELDS = frozenset(
@@ -73,3 +86,33 @@ def walk(node: Any) -> Iterator[Expr]:
         child = getattr(node, name)
         if child is not None and child.__class__ not in (int, bool, str):
             yield from walk(child)
+
+
+# ------------------------------------------------------------------------------------------------ comparison
+
+
+def same_expression(left: Expr, right: Expr) -> bool:
+    """Tell whether two expressions are the same, queries in them included, whose columns have ids of their own."""
+    if left.__class__ is not right.__class__:
+        return False
+    if left == right:
+        return True
+    return any(isinstance(part, Subquery) for part in walk(left)) and _same(left, right, {})
+
+
+def _same(left: Any, right: Any, ids: dict[tuple[str, int], int]) -> bool:
+    """``ids`` maps the ids of columns and CTEs that the left side produces to those of the right side."""
+    if left.__class__ is not right.__class__:
+        return False
+    if isinstance(left, ColumnRef):
+        return bool(ids.get(("column", left.id), left.id) == right.id and left.type == right.type)
+    if isinstance(left, OutputColumn):
+        return bool(ids.setdefault(("column", left.id), right.id) == right.id and left.type == right.type)
+    if isinstance(left, Cte | CteScan) and ids.setdefault(("cte", left.cte_id), right.cte_id) != right.cte_id:
+        return False
+    if isinstance(left, tuple):
+        return len(left) == len(right) and all(_same(a, b, ids) for a, b in zip(left, right, strict=True))
+    if isinstance(left, _NODES):
+        names = [f.name for f in fields(left) if f.name != "cte_id"]
+        return all(_same(getattr(left, name), getattr(right, name), ids) for name in names)
+    return bool(left == right)

@@ -35,7 +35,10 @@ from pydistdb.sql.tree import (
     WindowCall,
 )
 from pydistdb.sql.types.base import Function
-from pydistdb.sql.types.registry import INT8, RECORD
+from pydistdb.sql.types.registry import ANY, INT8, RECORD
+
+ONE_ROW = Function(0, "one_row", (ANY,), ANY, lambda value: (value,), strict=False, returns_set=True)
+"""A plain expression among set-returning functions: a set of one row."""
 
 
 def bind_function(b: Binder, scope: Scope, node: Node, items: Sequence[FromItem]) -> FromItem:
@@ -101,9 +104,12 @@ def _side_by_side(
     made: list[OutputColumn] = []
     columns: list[ScopeColumn] = []
     outputs: list[Expr] = []
+    calls_in_step: list[Expr] = []
     for expr, label in zip(expressions, labels, strict=True):
         if not isinstance(expr, SetCall):
-            raise FeatureNotSupported("ROWS FROM with functions that return no set is not supported")
+            expr = resolve_unknown(b, expr)
+            expr = SetCall(expr.type, ONE_ROW, (expr,))
+        calls_in_step.append(expr)
         whole = OutputColumn(b.new_id(), label, expr.type)
         made.append(whole)
         reference = ColumnRef(expr.type, whole.id, label)
@@ -113,7 +119,7 @@ def _side_by_side(
             outputs += [FieldAccess(column.type, reference, position) for position, column in enumerate(own)]
         else:
             outputs.append(reference)
-    rel: Rel = ProjectSet(tuple(made), NO_ROWS_OF_NOTHING, tuple(expressions))
+    rel: Rel = ProjectSet(tuple(made), NO_ROWS_OF_NOTHING, tuple(calls_in_step))
     if ordinality:
         function = calls.resolve(b, "row_number", "pg_catalog", (), -1).function
         number = OutputColumn(b.new_id(), "ordinality", INT8)

@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.exec.checks import Checker, row_scope
 from pydistdb.sql.exec.codegen import Code
 from pydistdb.sql.exec.defaults import bound_checks
 from pydistdb.sql.exec.foreign_keys import finish_statement
-from pydistdb.sql.exec.modify import Checker, row_scope
 from pydistdb.sql.exec.run import RunContext, State
 from pydistdb.sql.exec.writer import TableWriter
 from pydistdb.tasks import Task

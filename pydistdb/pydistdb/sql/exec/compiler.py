@@ -144,7 +144,9 @@ class Compiler:
             case LockedRows():
                 return LockRowsOperator(self.operator(node.input), node)
             case Insert():
-                return InsertOperator(node, self.operator(node.source))
+                conflict = node.on_conflict
+                row = None if conflict is None or conflict.row is None else self.operator(conflict.row)
+                return InsertOperator(node, self.operator(node.source), row)
             case Update():
                 return UpdateOperator(node, self.operator(node.source))
             case Delete():

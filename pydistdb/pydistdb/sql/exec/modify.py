@@ -15,10 +15,10 @@ from functools import cached_property
 from typing import Any
 
 from pydistdb.kv.api import LockStrength, MustWait
-from pydistdb.sql.catalog.descriptors import Table
-from pydistdb.sql.errors import CardinalityViolation, DatabaseError
-from pydistdb.sql.exec import violations
+from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.exec.checks import Checker, row_scope
 from pydistdb.sql.exec.codegen import Code, tuple_source
+from pydistdb.sql.exec.conflict import ConflictHandler
 from pydistdb.sql.exec.foreign_keys import check_absent
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.point import single_key
@@ -27,43 +27,10 @@ from pydistdb.sql.exec.scan import TableScanOperator, present
 from pydistdb.sql.exec.waiting import begin_row, may_wait, row_by_row, wait_for
 from pydistdb.sql.exec.writer import TableWriter
 from pydistdb.sql.functions.effects import Effects
-from pydistdb.sql.layout import IndexLayout, TableLayout
+from pydistdb.sql.layout import TableLayout
 from pydistdb.sql.tree import Delete, Expr, Insert, Update
 
 Row = list[Any]
-
-
-def row_scope(
-    ids: dict[int, int], row: str, not_null: frozenset[int] | set[int] = frozenset()
-) -> dict[int, tuple[str, bool]]:
-    """Columns of a row list, by the ids given to column numbers."""
-    return {column: (f"{row}[{number - 1}]", number not in not_null) for number, column in ids.items()}
-
-
-class Checker:
-    """NOT NULL and CHECK constraints as generated statements over a row ``r``."""
-
-    def __init__(self, table: Table, checks: Sequence[tuple[str, Expr]]) -> None:
-        self.table = table
-        self.checks = tuple(checks)
-
-    def null_failed(self, row: Row, number: int, state: State) -> DatabaseError:
-        return violations.null_in_column(state.run.catalog, self.table, number, row, state.context)
-
-    def check_failed(self, row: Row, name: str, state: State) -> DatabaseError:
-        return violations.check_failed(state.run.catalog, self.table, name, row, state.context)
-
-    def lines(self, code: Code, numbers: Sequence[int] | None = None) -> list[str]:
-        """Statements that raise if ``r`` breaks a constraint; ``numbers``: only these columns may have changed."""
-        lines: list[str] = []
-        for column in self.table.columns:
-            if column.not_null and not column.dropped and (numbers is None or column.number in numbers):
-                code.namespace["null_failed"] = self.null_failed
-                lines += [f"if r[{column.number - 1}] is None:", f"    raise null_failed(r, {column.number}, S)"]
-        for name, expression in self.checks:
-            code.namespace["check_failed"] = self.check_failed
-            lines += [f"if {code.falsity(expression)}:", f"    raise check_failed(r, {code.constant(name)}, S)"]
-        return lines
 
 
 class ModifyOperator(Operator):
@@ -81,10 +48,10 @@ class ModifyOperator(Operator):
 
 
 class InsertOperator(ModifyOperator):
-    def __init__(self, node: Insert, source: Operator) -> None:
+    def __init__(self, node: Insert, source: Operator, conflict_row: Operator | None = None) -> None:
         super().__init__(node, source)
         self.node = node
-        self.conflict = None if node.on_conflict is None else ConflictHandler(self)
+        self.conflict = None if node.on_conflict is None else ConflictHandler(self, conflict_row)
 
     @cached_property
     def prepare(self) -> Callable[[Batch, list[Row], State], None]:
@@ -152,102 +119,6 @@ class InsertOperator(ModifyOperator):
             if self.returning and rows:
                 yield self.output(rows, state)
             await state.breathe()
-
-
-class ConflictHandler:
-    """ON CONFLICT: what to do with rows whose unique key is taken."""
-
-    def __init__(self, operator: InsertOperator) -> None:
-        on_conflict = operator.node.on_conflict
-        assert on_conflict is not None
-        self.operator = operator
-        self.node = on_conflict
-        self.writer = operator.writer
-        self.layout = operator.layout
-        self.arbiters: list[IndexLayout] = [
-            index
-            for index in self.layout.indexes
-            if (on_conflict.indexes is None or index.index.storage_id in on_conflict.indexes) and not index.is_row_id
-        ]
-        self.updates = bool(on_conflict.assignments)
-
-    @cached_property
-    def change(self) -> Callable[[Row, Row, State], Row | None]:
-        """``f(r, e, S)``: the existing row as updated, given the excluded one; None if the condition is not met."""
-        ids = self.operator.node.row_ids
-        code = Code({**row_scope(ids, "r"), **row_scope(self.node.excluded_ids, "e")}, ("r", "e"))
-        lines: list[str] = []
-        if self.node.condition is not None:
-            lines += [f"if not {code.truth(self.node.condition)}:", "    return None"]
-        lines.append("n = list(r)")
-        lines += [f"n[{number - 1}] = {code.value(value)}" for number, value in self.node.assignments]
-        lines.append("r = n")
-        lines += [f"r[{number - 1}] = {code.value(value)}" for number, value in self.operator.node.generated]
-        lines.append("return r")
-        function: Callable[[Row, Row, State], Row | None] = code.build("f(r, e, S)", "\n".join(lines))
-        return function
-
-    @cached_property
-    def check(self) -> Callable[[Row, State], None]:
-        node = self.operator.node
-        code = Code(row_scope(node.row_ids, "r"))
-        numbers = [number for number, _ in self.node.assignments]
-        lines = Checker(self.operator.table, node.checks).lines(code, numbers)
-        function: Callable[[Row, State], None] = code.build("f(r, S)", "\n".join(lines or ["pass"]))
-        return function
-
-    async def insert(self, rows: list[Row], state: State) -> list[Row]:
-        """Insert what can be, update what is there (or leave it); returns the rows inserted or updated."""
-        writer, writes = self.writer, state.writes
-        keys = await writer.keys_of(rows, state)
-        wanted = [writer.unique_keys(row, key) for row, key in zip(rows, keys, strict=True)]
-        taken = await writer.lock_free(dict.fromkeys(key for pairs in wanted for _, key in pairs), state)
-        done: list[Row] = []
-        for row, key, pairs in zip(rows, keys, wanted, strict=True):
-            conflict: tuple[IndexLayout, bytes] | None = None
-            for index, unique_key in pairs:
-                value = writes.pending.get(unique_key, taken.get(unique_key))
-                if value is None:
-                    continue
-                if index not in self.arbiters:
-                    if conflict is None and not self._arbiter_taken(pairs, taken, state):
-                        raise violations.duplicate_key(state.run.catalog, index, index.values(row), state.context)
-                elif conflict is None:
-                    conflict = (index, key if index is self.layout.primary else index.row_keys([value])[0])
-            if conflict is None:
-                writer.write_new(row, key, state)
-                done.append(row)
-            elif self.updates:
-                updated = await self._update(conflict[1], row, state)
-                if updated is not None:
-                    done.append(updated)
-        return done
-
-    def _arbiter_taken(
-        self, pairs: Sequence[tuple[IndexLayout, bytes]], taken: dict[bytes, bytes], state: State
-    ) -> bool:
-        return any(
-            state.writes.pending.get(key, taken.get(key)) is not None for index, key in pairs if index in self.arbiters
-        )
-
-    async def _update(self, key: bytes, row: Row, state: State) -> Row | None:
-        """Update the row at ``key``, which the proposed ``row`` met."""
-        if key in state.writes.touched:
-            raise CardinalityViolation(
-                "ON CONFLICT DO UPDATE command cannot affect row a second time",
-                hint="Ensure that no rows proposed for insertion within the same command have duplicate constrained "
-                "values.",
-            )
-        [locked] = await state.transaction.lock([key], LockStrength.UPDATE)
-        if locked.value is None:
-            return None
-        old = self.layout.decode(locked.value)
-        new = self.change(old, row, state)
-        if new is None:
-            return None
-        self.check(new, state)
-        await self.writer.update(old, new, key, state)
-        return new
 
 
 class ChangeOperator(ModifyOperator):

@@ -50,6 +50,7 @@ from pydistdb.sql.tree import (
     Call,
     ColumnRef,
     Const,
+    CteScan,
     Delete,
     Distinct,
     Expr,
@@ -60,6 +61,7 @@ from pydistdb.sql.tree import (
     Limit,
     LockRows,
     Merge,
+    OnConflict,
     OutputColumn,
     Param,
     Project,
@@ -75,8 +77,9 @@ from pydistdb.sql.tree import (
     Window,
 )
 from pydistdb.sql.types.known import BOOL, INT8
+from pydistdb.sql.types.registry import type_by_oid
 
-R = TypeVar("R", bound=Rel)
+R = TypeVar("R", bound="Rel | OnConflict")
 
 LARGEST_CLUSTER = 40
 """More relations than this in one inner join are joined in the order written."""
@@ -403,9 +406,22 @@ class Builder:
             below, lifted = self._lift(self._change(split[0]), split[1])
             return replace(lifted, input=below)
         source = self.build(relation.source)
+        if isinstance(relation, Insert) and relation.on_conflict is not None:
+            relation = replace(relation, on_conflict=self._conflict(relation, relation.on_conflict))
         if isinstance(relation, Update) and any(has_subquery(value) for _, value in relation.assignments):
             source, relation = self._lift(source, relation)
         return replace(relation, source=source)
+
+    def _conflict(self, relation: Insert, conflict: OnConflict) -> OnConflict:
+        """Queries in DO UPDATE see the existing row and the excluded one: they are computed over a CTE of both."""
+        if not any(map(has_subquery, direct_parts(conflict)[0])):
+            return conflict
+        types = {column.number: column.type_oid for column in relation.table.columns}
+        ids = [*relation.row_ids.items(), *conflict.excluded_ids.items()]
+        columns = tuple(OutputColumn(id, "", type_by_oid(types[number])) for number, id in ids)
+        row_id = next(self.ids)
+        lifted_row, lifted = self._lift(CteScan(columns, row_id), conflict)
+        return replace(lifted, row=lifted_row, row_id=row_id)
 
     # ------------------------------------------------------------------------------------------ joins
 
