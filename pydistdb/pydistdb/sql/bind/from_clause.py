@@ -23,8 +23,7 @@ from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeCo
 from pydistdb.sql.bind.search_cycle import hidden_name
 from pydistdb.sql.bind.system_columns import mentions_system_columns
 from pydistdb.sql.bind.table_samples import bind_sample
-from pydistdb.sql.catalog.access import SECRET_TABLES
-from pydistdb.sql.catalog.acl import SELECT
+from pydistdb.sql.catalog.acl import SELECT, UPDATE
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.view import Relation, VirtualTable
 from pydistdb.sql.errors import (
@@ -166,8 +165,7 @@ def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
     if isinstance(relation, VirtualTable):
         columns = [ScopeColumn(label, b.new_id(), sql_type) for label, sql_type in relation.columns]
         rel = VirtualScan(outputs(columns), relation, tuple(range(len(columns))), name)
-        if relation.name in SECRET_TABLES or b.acting_role is not None:
-            note_relation(b, relation, SELECT)
+        note_relation(b, relation, SELECT)
         item = source_item(rel, name, columns, alias, schema=schema)
         item.sources[0].catalog_oid = relation.oid
         return item
@@ -278,7 +276,12 @@ def _view(b: Binder, scope: Scope, view: Table, name: str, alias: Node | None, s
     b.reads_keys = mentions_system_columns(view.definition)
     try:
         query = _parsed_view(view.definition).node
-        rel = queries.bind_statement_query(b, None, pushed_down(scope, name, query) if scope.locking else query)
+        if scope.locking:
+            locked = pushed_down(scope, name, query)
+            if locked is not query:
+                note.privileges |= UPDATE
+                query = locked
+        rel = queries.bind_statement_query(b, None, query)
     finally:
         b.view_depth -= 1
         b.text_depth -= 1

@@ -305,6 +305,8 @@ def _check_comment(ddl: DdlContext, statement: Comment, object_class: int, oid: 
             ddl.require_table_owner(ddl.table(_name(statement.name[:-1])))
         case 1259 if statement.kind == "index":
             ddl.require_owner(PG_CLASS, oid, "index", last)
+        case 1259 if statement.kind == "column":
+            ddl.require_owner(PG_CLASS, oid, "relation", ddl.view.state.tables[oid].name)
         case 1259:
             ddl.require_table_owner(ddl.view.state.tables[oid])
         case _:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 from pydistdb.sql.catalog.acl import Acl, item_text
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.types.arrays import PgArray
+
+RowDict = dict[str, Any]
 
 
 def acl_array(view: StateView, acl: Acl | None) -> PgArray | None:
@@ -18,6 +23,13 @@ def acl_array(view: StateView, acl: Acl | None) -> PgArray | None:
 def acl_column(view: StateView, object_class: int, oid: int, sub_id: int = 0) -> PgArray | None:
     """An object's list, as its system table shows it."""
     return acl_array(view, view.access.stored_acl(object_class, oid, sub_id))
+
+
+def with_acls(view: StateView, object_class: int, column: str, rows: Iterable[RowDict]) -> Iterator[RowDict]:
+    """Rows of objects of which few have a list of their own, with the lists of those that do."""
+    listed = {oid for each_class, oid, _ in view.state.acls if each_class == object_class}
+    for row in rows:
+        yield row | {column: acl_column(view, object_class, row["oid"])} if row["oid"] in listed else row
 
 
 def owner_name(view: StateView, owner: int) -> str:

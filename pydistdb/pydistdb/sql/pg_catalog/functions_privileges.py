@@ -34,9 +34,9 @@ from pydistdb.sql.errors import (
     UndefinedObject,
     WrongObjectType,
 )
-from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog.functions_access import relation_oid
 from pydistdb.sql.pg_catalog.functions_definitions import provides, view_of
+from pydistdb.sql.pg_catalog.procedures import is_built_in
 from pydistdb.sql.types import reg
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext
@@ -114,7 +114,8 @@ def _function(context: EvalContext, target: Any) -> int | None:
         if oid is None:
             raise UndefinedFunction(f'function "{target}" does not exist')
         return oid
-    return int(target) if functions.function_by_oid(target) is not None else None
+    view = view_of(context)
+    return int(target) if is_built_in(target) or view.routine_by_oid(target) is not None else None
 
 
 def _type(context: EvalContext, target: Any) -> int | None:

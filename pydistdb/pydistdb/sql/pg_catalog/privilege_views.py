@@ -128,15 +128,15 @@ _views("column_privileges", "role_column_grants", _column_grants)
 
 def _routine_grants(view: StateView, context: EvalContext) -> Iterator[tuple[_Given, RowDict]]:
     catalog = view.database.name
-    for function in functions.all_functions():
-        if isinstance(function, AggregateFunction):
-            continue
+    known = [(each, "pg_catalog") for each in functions.all_functions() if not isinstance(each, AggregateFunction)]
+    known += [(f, f.schema) for f in map(view.function_of, view.state.routines.values())]
+    for function, schema in known:
         row = {
             "specific_catalog": catalog,
-            "specific_schema": "pg_catalog",
+            "specific_schema": schema,
             "specific_name": f"{function.name}_{function.oid}",
             "routine_catalog": catalog,
-            "routine_schema": "pg_catalog",
+            "routine_schema": schema,
             "routine_name": function.name,
         }
         acl = view.access.acl(PG_PROC, function.oid)

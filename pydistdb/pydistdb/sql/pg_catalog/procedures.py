@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pydistdb.sql.catalog.access import PG_PROC, PG_TYPE
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.state import INFORMATION_SCHEMA_OID, PG_CATALOG_OID
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.functions import registry as functions
+from pydistdb.sql.pg_catalog.acl_columns import with_acls
 from pydistdb.sql.pg_catalog.defaults import domain_default
 from pydistdb.sql.pg_catalog.define import RowDict, read_lines, rows_of, static_rows
 from pydistdb.sql.pg_catalog.objects import OWNER_OID, array, single, vector
@@ -78,6 +80,7 @@ def _row_types(table: Table) -> Iterator[RowDict]:
             oid=table.row_type_oid,
             typname=table.name,
             typnamespace=table.schema,
+            typowner=table.owner,
             typrelid=table.oid,
             typarray=table.row_type_oid + 1,
         )
@@ -86,6 +89,7 @@ def _row_types(table: Table) -> Iterator[RowDict]:
             oid=table.row_type_oid + 1,
             typname="_" + table.name,
             typnamespace=table.schema,
+            typowner=table.owner,
             typelem=table.row_type_oid,
         )
 
@@ -133,9 +137,9 @@ def _all_row_types(view: StateView) -> Iterator[RowDict]:
 
 def _type_by(column: str, index: dict[Any, RowDict]) -> Any:
     def lookup(view: StateView, context: EvalContext, value: Any) -> Iterator[RowDict]:
-        if value in index:
-            yield index[value]
-        yield from (row for row in _all_row_types(view) if row[column] == value)
+        found = [index[value]] if value in index else []
+        found += (row for row in _all_row_types(view) if row[column] == value)
+        return with_acls(view, PG_TYPE, "typacl", found)
 
     return lookup
 
@@ -148,8 +152,8 @@ def _type_by_relation(view: StateView, context: EvalContext, oid: Any) -> Iterat
 
 @rows_of("pg_type", lookups={"oid": _type_by("oid", _BUILT_IN), "typname": _type_by("typname", _BUILT_IN_BY_NAME)})
 def pg_type(view: StateView, context: EvalContext) -> Iterator[RowDict]:
-    yield from _BUILT_IN.values()
-    yield from _all_row_types(view)
+    yield from with_acls(view, PG_TYPE, "typacl", _BUILT_IN.values())
+    yield from with_acls(view, PG_TYPE, "typacl", _all_row_types(view))
 
 
 def _enum_labels(view: StateView, entries: Iterable[TypeEntry]) -> Iterator[RowDict]:
@@ -259,27 +263,30 @@ def _procedures() -> dict[int, RowDict]:
     return _procedures_by_oid
 
 
+def is_built_in(oid: int) -> bool:
+    """Tell whether the system has a function of this oid, input and output functions included."""
+    return oid in _procedures()
+
+
 def _procedure_by_oid(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
     row = _procedures().get(oid)
     routine = view.routine_by_oid(oid)
-    if row is not None:
-        yield row
-    elif routine is not None:
-        yield routine_row(routine)
+    if row is None and routine is not None:
+        row = routine_row(routine)
+    return with_acls(view, PG_PROC, "proacl", [] if row is None else [row])
 
 
 def _procedure_by_name(view: StateView, context: EvalContext, name: Any) -> Iterator[RowDict]:
     _procedures()
-    yield from _procedures_by_name.get(name, ())
-    for routine in view.state.routines.values():
-        if routine.name == name:
-            yield routine_row(routine)
+    found = list(_procedures_by_name.get(name, ()))
+    found += (routine_row(routine) for routine in view.state.routines.values() if routine.name == name)
+    return with_acls(view, PG_PROC, "proacl", found)
 
 
 @rows_of("pg_proc", lookups={"oid": _procedure_by_oid, "proname": _procedure_by_name})
 def pg_proc(view: StateView, context: EvalContext) -> Iterator[RowDict]:
-    yield from _procedures().values()
-    yield from routine_rows(view)
+    yield from with_acls(view, PG_PROC, "proacl", _procedures().values())
+    yield from with_acls(view, PG_PROC, "proacl", routine_rows(view))
 
 
 _NO_TRANSITION = dict.fromkeys(

@@ -415,6 +415,8 @@ class SessionCursors:
             raise ProgramLimitExceeded(f"a session can have at most {MAX_CURSORS} cursors")
         assert plan.cursor is not None
         query, inner = plan.cursor
+        if inner.denied is not None:
+            raise inner.denied.again()
         if inner.writing_tag:
             self._session.transaction.check_writable(inner.writing_tag)
         scrolls = query.scrolls if utility.scroll is None else utility.scroll
