@@ -31,3 +31,7 @@ create view vdeps as select twice(a) as t, m::mood from deps2 where m > 'sad'::m
 create view vtwo as select * from vdeps;
 create unique index on deps2 (a) include (m);
 insert into deps2 values (1, 'happy');
+create materialized view app.snapshot as select name, score from app.users where score > 0;
+create unique index on app.snapshot (name);
+comment on materialized view app.snapshot is 'kept';
+create materialized view app.unfilled as select 1 as one with no data;

@@ -356,6 +356,17 @@ class CreateTableAs(Utility):
     on_commit: str = ""
     unlogged: bool = False
     options: dict[str, str] = field(default_factory=dict)
+    materialized: bool = False
+    """CREATE MATERIALIZED VIEW."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshView(Utility):
+    """REFRESH MATERIALIZED VIEW."""
+
+    name: Name
+    concurrently: bool
+    with_data: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ def rename(parsed: ParsedStatement, node: Node) -> statements.Utility:
         case "OBJECT_TABCONSTRAINT":
             kind = "table"
             action = statements.AlterTableAction("rename_constraint", node["subname"], node["newname"])
-        case "OBJECT_TABLE" | "OBJECT_INDEX" | "OBJECT_VIEW" | "OBJECT_SEQUENCE":
+        case "OBJECT_TABLE" | "OBJECT_INDEX" | "OBJECT_VIEW" | "OBJECT_MATVIEW" | "OBJECT_SEQUENCE":
             kind = object_kind(node["renameType"])
             action = statements.AlterTableAction("rename_table", new_name=node["newname"])
         case "OBJECT_ROLE":
@@ -137,7 +137,7 @@ def rename(parsed: ParsedStatement, node: Node) -> statements.Utility:
 def move_schema(parsed: ParsedStatement, node: Node) -> statements.Utility:
     """ALTER … SET SCHEMA."""
     kind = object_kind(node["objectType"])
-    if kind not in ("table", "view", "sequence") or "relation" not in node:
+    if kind not in ("table", "view", "materialized view", "sequence") or "relation" not in node:
         return statements.Unsupported(parsed.kind + " SET SCHEMA")
     action = statements.AlterTableAction("set_schema", node["newschema"])
     return statements.AlterTable(name_of(node["relation"], parsed), (action,), node.get("missing_ok", False), kind)

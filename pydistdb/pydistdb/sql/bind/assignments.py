@@ -46,7 +46,9 @@ def target_table(b: Binder, node: Node) -> Table:
         raise InsufficientPrivilege(f'permission denied: "{relation.name}" is a system catalog', position=position)
     if relation.kind == "v":
         raise FeatureNotSupported(f'changing rows through view "{relation.name}" is not supported', position=position)
-    if relation.kind not in ("r", "p"):
+    if relation.kind == "m":
+        raise DatabaseError.of("42809", f'cannot change materialized view "{relation.name}"')
+    if relation.kind != "r":
         raise DatabaseError.of("42809", f'cannot open relation "{relation.name}"', position=position)
     b.tables.add(relation.oid)
     return relation

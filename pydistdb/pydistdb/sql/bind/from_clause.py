@@ -177,7 +177,13 @@ def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
         rel = SequenceScan(outputs(columns), relation, tuple(c.number for c in relation.columns))
         note_relation(b, relation, SELECT)
         return source_item(rel, name, columns, alias, schema=schema)
-    if relation.kind not in ("r", "p"):
+    if relation.kind == "m" and not relation.populated:
+        raise DatabaseError.of(
+            "55000",
+            f'materialized view "{relation.name}" has not been populated',
+            hint="Use the REFRESH MATERIALIZED VIEW command.",
+        )
+    if relation.kind not in ("r", "m"):
         raise FeatureNotSupported(
             f'"{relation.name}" is not a table that can be read', position=b.position(node.get("location", -1))
         )

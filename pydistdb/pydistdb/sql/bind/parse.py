@@ -249,6 +249,8 @@ def _kind(name: str, node: Node) -> str:
         return "ALTER " + object_kind(node.get("renameType") or node["objectType"]).upper()
     if name == "CreateFunctionStmt" and node.get("is_procedure"):
         return "CREATE PROCEDURE"
+    if name == "CreateTableAsStmt" and node.get("objtype") == "OBJECT_MATVIEW":
+        return "CREATE MATERIALIZED VIEW"
     if name == "AlterFunctionStmt":
         return "ALTER " + object_kind(node["objtype"]).upper()
     if name == "AlterOwnerStmt":

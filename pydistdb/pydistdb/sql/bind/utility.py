@@ -324,8 +324,6 @@ def _create_view(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 
 def _create_table_as(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    if node.get("objtype") == "OBJECT_MATVIEW":
-        return statements.Unsupported("CREATE MATERIALIZED VIEW")
     if "ExecuteStmt" in node["query"]:
         return statements.Unsupported("CREATE TABLE AS EXECUTE")
     into = node["into"]
@@ -340,6 +338,13 @@ def _create_table_as(parsed: ParsedStatement, node: Node) -> statements.Utility:
         on_commit_action(into, into["rel"]["relpersistence"]),
         into["rel"]["relpersistence"] == "u",
         storage_options(into.get("options", [])),
+        node.get("objtype") == "OBJECT_MATVIEW",
+    )
+
+
+def _refresh_view(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    return statements.RefreshView(
+        name_of(node["relation"], parsed), node.get("concurrent", False), not node.get("skipData", False)
     )
 
 
@@ -383,7 +388,7 @@ def _drop(parsed: ParsedStatement, node: Node) -> statements.Utility:
     kind = object_kind(node["removeType"])
     if kind in ("function", "procedure", "routine"):
         return routine_statements.drop_routines(parsed, node)
-    if kind not in ("table", "index", "view", "schema", "sequence", "type", "domain"):
+    if kind not in ("table", "index", "view", "materialized view", "schema", "sequence", "type", "domain"):
         return statements.Unsupported(parsed.kind)
     names = []
     for item in node["objects"]:
@@ -411,7 +416,7 @@ def _truncate(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 
 def _comment(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    kind = node["objtype"].removeprefix("OBJECT_").replace("_", " ").lower()
+    kind = node["objtype"].removeprefix("OBJECT_").replace("_", " ").lower().replace("matview", "materialized view")
     target = node["object"]
     if "List" in target and all("String" in item for item in target["List"]["items"]):
         name = strings(target["List"]["items"])
@@ -473,6 +478,7 @@ _CONVERTERS: dict[str, Callable[[ParsedStatement, Node], statements.Utility]] = 
     "CreateTableAsStmt": _create_table_as,
     "SelectStmt": _select_into,
     "ViewStmt": _create_view,
+    "RefreshMatViewStmt": _refresh_view,
     "ClusterStmt": cluster,
     "ReindexStmt": reindex,
     "ConstraintsSetStmt": _set_constraints,

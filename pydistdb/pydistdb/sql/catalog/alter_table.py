@@ -28,7 +28,8 @@ from pydistdb.sql.errors import (
 )
 from pydistdb.sql.statements import AlterTable, AlterTableAction, Name
 
-_LETTERS = {"table": "rvS", "view": "v", "sequence": "S", "foreign table": "r"}
+_PLURALS = {"v": "views", "m": "materialized views", "S": "sequences"}
+_LETTERS = {"table": "rvSm", "view": "v", "materialized view": "m", "sequence": "S", "foreign table": "r"}
 
 
 async def alter_table(ddl: DdlContext, statement: AlterTable) -> str:
@@ -37,7 +38,7 @@ async def alter_table(ddl: DdlContext, statement: AlterTable) -> str:
     if statement.kind == "index":
         await _alter_index(ddl, statement)
         return tag
-    letters = _LETTERS.get(statement.kind, "rvS")
+    letters = _LETTERS.get(statement.kind, "rvSm")
     table = ddl.find(statement.name, letters)
     if table is None:
         message = f'relation "{ddl.written(statement.name)}" does not exist'
@@ -93,10 +94,10 @@ async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> Non
         case "set_tablespace":
             if action.name != "pg_default":
                 raise UndefinedObject(f'tablespace "{action.name}" does not exist')
-        case _ if table.kind != "r" and not (table.kind == "v" and action.kind == "rename_column"):
+        case _ if table.kind != "r" and not (table.kind in "vm" and action.kind == "rename_column"):
             raise WrongObjectType(
                 f'ALTER action {action.kind.replace("_", " ").upper()} cannot be performed on relation "{table.name}"',
-                detail=f"This operation is not supported for {'views' if table.kind == 'v' else 'sequences'}.",
+                detail=f"This operation is not supported for {_PLURALS[table.kind]}.",
             )
         case "add_column":
             await alter_columns.add_column(ddl, table, action)

@@ -41,9 +41,9 @@ async def vacuum(ddl: DdlContext, statement: Vacuum) -> str:
     tag = "VACUUM" if statement.vacuum else "ANALYZE"
     if statement.vacuum and ddl.in_transaction_block:
         raise ActiveTransaction("VACUUM cannot run inside a transaction block")
-    tables = [ddl.table(name) for name in statement.tables]
+    tables = [ddl.table(name, "rm") for name in statement.tables]
     if not statement.tables:
-        tables = [table for table in ddl.view.tables() if table.kind == "r"]
+        tables = [table for table in ddl.view.tables() if table.kind in "rm"]
     tables = [table for table in tables if _may_process(ddl, statement, table)]
     if not statement.analyze:
         return tag

@@ -31,7 +31,7 @@ _OTHER_METHODS = ("gin", "gist", "brin", "spgist")
 async def create_index(ddl: DdlContext, statement: CreateIndex) -> str:
     if statement.concurrently and ddl.in_transaction_block:
         raise ActiveTransaction("CREATE INDEX CONCURRENTLY cannot run inside a transaction block")
-    table = await ddl.locked_table(statement.table, exclusive=False)
+    table = await ddl.locked_table(statement.table, "rm", exclusive=False)
     ddl.require_table_owner(table)
     ddl.check_not_in_use(table, "CREATE INDEX")
     check_method(statement)

@@ -101,7 +101,7 @@ async def new_table(ddl: DdlContext, schema: Schema, name: str, specs: Sequence[
         schema=schema.oid,
         database=ddl.database_oid,
         columns=tuple(columns),
-        indexes=(Index(0, "", constraints.PRIMARY_STORAGE_ID, (IndexColumn(0),)),) if kind == "r" else (),
+        indexes=(Index(0, "", constraints.PRIMARY_STORAGE_ID, (IndexColumn(0),)),) if kind in ("r", "m") else (),
         storage_id=first_oid,
         kind=kind,
         row_type_oid=first_oid + 1,

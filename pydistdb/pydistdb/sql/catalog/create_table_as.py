@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
-
 from msgspec.structs import replace
 
 from pydistdb.sql.catalog import temporary
@@ -12,9 +9,10 @@ from pydistdb.sql.catalog.backfill import copy_rows
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_table import already_exists, check_on_commit, new_table
 from pydistdb.sql.catalog.garbage import table_garbage
+from pydistdb.sql.catalog.materialized_views import bind_definition, defined, query_rows
 from pydistdb.sql.catalog.needs import require
 from pydistdb.sql.catalog.options import check_storage_options
-from pydistdb.sql.catalog.queries import BoundQuery, bind_query, run_bound
+from pydistdb.sql.catalog.queries import bind_query
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.statements import ColumnSpec, CreateTableAs
 from pydistdb.sql.types import registry
@@ -22,32 +20,34 @@ from pydistdb.sql.types import registry
 
 async def create_table_as(ddl: DdlContext, statement: CreateTableAs) -> str:
     check_storage_options(statement.options)
+    tag = "CREATE MATERIALIZED VIEW" if statement.materialized else "CREATE TABLE AS"
     await ddl.ddl.open()
     schema = await temporary.place(ddl, statement.name, statement.temporary)
     check_on_commit(schema, statement.on_commit)
     if already_exists(ddl, schema, statement.name, statement.if_not_exists):
-        return "CREATE TABLE AS"
-    query = bind_query(ddl, statement.query)
+        return tag
+    recording = None
+    if statement.materialized:
+        query, recording = bind_definition(ddl, statement.query)
+    else:
+        query = bind_query(ddl, statement.query)
     if len(statement.columns) > len(query.columns):
         raise DatabaseError.of("42601", "too many column names were specified")
     names = [*statement.columns, *(column.name for column in query.columns[len(statement.columns) :])]
     types = [registry.TEXT if c.type.oid == registry.UNKNOWN.oid else c.type for c in query.columns]
     specs = [ColumnSpec(name, sql_type) for name, sql_type in zip(names, types, strict=True)]
-    table = await new_table(ddl, schema, statement.name.name, specs)
+    table = await new_table(ddl, schema, statement.name.name, specs, kind="m" if statement.materialized else "r")
     persistence = "u" if statement.unlogged and table.persistence == "p" else table.persistence
     table = replace(table, on_commit=statement.on_commit, persistence=persistence)
     temporary.note_commit_action(ddl, table)
     for garbage in table_garbage(table):
         ddl.ddl.made_storage(garbage, table.storage_id)
+    if recording is not None:
+        table = defined(ddl, table, statement.query, query, recording)
     if not statement.with_data:
         ddl.put_table(table)
-        return "CREATE TABLE AS"
+        return tag
     require(query.bound.needs, ddl.view)
-    count = await copy_rows(ddl, table, _rows(ddl, query))
-    ddl.put_table(table)
+    count = await copy_rows(ddl, table, query_rows(ddl, query))
+    ddl.put_table(replace(table, populated=True))
     return f"SELECT {count}"
-
-
-async def _rows(ddl: DdlContext, query: BoundQuery) -> AsyncIterator[list[list[Any]]]:
-    async for batch in run_bound(ddl, query):
-        yield [list(row) for row in batch]

@@ -20,6 +20,7 @@ from pydistdb.sql.catalog.create_table_as import create_table_as
 from pydistdb.sql.catalog.create_type import create_type
 from pydistdb.sql.catalog.drop import drop_objects
 from pydistdb.sql.catalog.lock_table import lock_table
+from pydistdb.sql.catalog.materialized_views import refresh_view
 from pydistdb.sql.catalog.reindex import cluster, reindex
 from pydistdb.sql.catalog.role_ddl import ROLE_EXECUTORS
 from pydistdb.sql.catalog.routines import alter_routine, create_routine, drop_routines
@@ -57,6 +58,7 @@ from pydistdb.sql.statements import (
     DropObjects,
     DropRoutines,
     LockTable,
+    RefreshView,
     Reindex,
     Truncate,
     Unsupported,
@@ -91,6 +93,7 @@ _EXECUTORS = {
     DropRoutines: drop_routines,
     LockTable: lock_table,
     Reindex: reindex,
+    RefreshView: refresh_view,
     Truncate: truncate,
     Vacuum: vacuum,
 }

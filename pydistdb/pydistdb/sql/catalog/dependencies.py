@@ -16,7 +16,7 @@ from pydistdb.sql.catalog.queries import bind_query
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.errors import DatabaseError
 
-_KIND_NAMES = {"r": "table", "v": "view", "S": "sequence"}
+_KIND_NAMES = {"r": "table", "v": "view", "m": "materialized view", "S": "sequence"}
 _SEQUENCE_USE = re.compile(r"nextval\((\d+)::regclass\)|nextval\('([^']+)'(?:::regclass|::text)?\)", re.IGNORECASE)
 
 

@@ -147,6 +147,8 @@ class Table(msgspec.Struct, frozen=True, array_like=True):
     """p permanent, t temporary, u unlogged (pg_class.relpersistence; unlogged tables are stored as permanent ones)."""
     on_commit: str = ""
     """Of a temporary table: what a commit does; '' nothing, 'delete' its rows, 'drop' it."""
+    populated: bool = True
+    """False for a materialized view that has no rows yet, and cannot be read."""
 
 
 class Argument(msgspec.Struct, frozen=True, array_like=True):

@@ -39,7 +39,7 @@ from pydistdb.sql.statements import DropObjects, Name
 
 MOST_LISTED = 100
 PG_PROC = 1255
-_KIND_LETTERS = {"table": "r", "view": "v", "sequence": "S"}
+_KIND_LETTERS = {"table": "r", "view": "v", "materialized view": "m", "sequence": "S"}
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +61,7 @@ class DropPlan:
 async def drop_objects(ddl: DdlContext, statement: DropObjects) -> str:
     await ddl.ddl.open()
     match statement.kind:
-        case "table" | "view" | "sequence":
+        case "table" | "view" | "materialized view" | "sequence":
             await _drop_relations(ddl, statement)
         case "index":
             for name in statement.names:
@@ -128,7 +128,7 @@ def _find(ddl: DdlContext, name: Name, statement: DropObjects, letter: str) -> T
 
 
 def _removal_hint(kind: str) -> str:
-    word = {"r": "TABLE", "v": "VIEW", "S": "SEQUENCE", "i": "INDEX"}[kind]
+    word = {"r": "TABLE", "v": "VIEW", "m": "MATERIALIZED VIEW", "S": "SEQUENCE", "i": "INDEX"}[kind]
     return f"Use DROP {word} to remove {'an' if word == 'INDEX' else 'a'} {word.lower()}."
 
 

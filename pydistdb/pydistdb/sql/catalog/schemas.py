@@ -317,8 +317,8 @@ def _commented(ddl: DdlContext, statement: Comment) -> tuple[int, int, int]:
     """(class, oid, column number) of what the comment is about."""
     *qualifiers, last = statement.name
     match statement.kind:
-        case "table" | "view" | "sequence":
-            kinds = {"table": "r", "view": "v", "sequence": "S"}[statement.kind]
+        case "table" | "view" | "materialized view" | "sequence":
+            kinds = {"table": "r", "view": "v", "materialized view": "m", "sequence": "S"}[statement.kind]
             return PG_CLASS, ddl.table(_name(statement.name), kinds).oid, 0
         case "index":
             name = _name(statement.name)
@@ -338,8 +338,6 @@ def _commented(ddl: DdlContext, statement: Comment) -> tuple[int, int, int]:
             if routine is None:
                 raise missing_routine(ddl, statement.routine, statement.kind)
             return PG_PROC, routine.oid, 0
-        case "materialized view":
-            return PG_CLASS, ddl.table(_name(statement.name), "m").oid, 0
         case "schema":
             return PG_NAMESPACE, ddl.schema(last).oid, 0
         case "database":

@@ -73,7 +73,7 @@ def expressions_using(ddl: DdlContext, entry: TypeEntry) -> Iterator[Dependent]:
     """Defaults, generated columns and CHECK constraints of tables, and views, whose text names the type."""
     on = f"type {shown(ddl, entry.definition.oid)}"
     for table in ddl.view.tables():
-        if table.kind == "v":
+        if table.kind in "vm":
             if _names_it(ddl, entry, table.definition, None):
                 yield Dependent("view", described(ddl, table), on, table)
             continue
@@ -106,7 +106,7 @@ def dependents(ddl: DdlContext, entry: TypeEntry) -> list[Dependent]:
             if column.dropped or column.type_oid not in oids:
                 continue
             on = f"type {shown(ddl, column.type_oid)}"
-            if table.kind == "v":
+            if table.kind in "vm":
                 views.append(Dependent("view", described(ddl, table), on, table))
                 break
             found.append(

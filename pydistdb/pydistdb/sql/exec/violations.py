@@ -89,7 +89,7 @@ def unique_violation(catalog: CatalogView, key: bytes, context: EvalContext | No
     head = HASH_HEAD if hashed else RANGE_HEAD
     table_storage_id, index_storage_id = head.unpack_from(key)[-2:]
     for table in catalog.tables():
-        if table.storage_id == table_storage_id and table.kind == "r":
+        if table.storage_id == table_storage_id and table.kind in "rm":
             index = TableLayout.of(table).by_storage_id.get(index_storage_id)
             if index is not None and not index.is_row_id:
                 values, _ = keys.key_decoder(index.kinds, index.descending)(key, head.size)

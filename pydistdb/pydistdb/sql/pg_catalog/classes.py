@@ -68,13 +68,13 @@ def _class_row(oid: int, name: str, schema: int, kind: str, columns: int, **more
         "relkind": kind,
         "relnatts": columns,
         "relchecks": 0,
-        "relhasrules": kind == "v",
+        "relhasrules": kind in ("v", "m"),
         "relhastriggers": False,
         "relhassubclass": False,
         "relrowsecurity": False,
         "relforcerowsecurity": False,
         "relispopulated": True,
-        "relreplident": "d" if kind == "r" and oid >= FIRST_USER_OID else "n",
+        "relreplident": "d" if kind in ("r", "m") and oid >= FIRST_USER_OID else "n",
         "relispartition": False,
         "relrewrite": 0,
         "relfrozenxid": 0,
@@ -100,7 +100,7 @@ def _table_row(view: StateView, table: Table) -> RowDict:
         relowner=table.owner,
         relacl=acl_column(view, PG_CLASS, table.oid),
         reltype=table.row_type_oid,
-        relam=HEAP_OID if table.kind == "r" else 0,
+        relam=HEAP_OID if table.kind in "rm" else 0,
         relfilenode=table.storage_id if table.kind != "v" else 0,
         relpages=int(-(-size // BLOCK_BYTES)),
         reltuples=single(rows),
@@ -108,6 +108,7 @@ def _table_row(view: StateView, table: Table) -> RowDict:
         relchecks=len(table.checks),
         relhastriggers=bool(table.foreign_keys or table.referenced_by),
         relpersistence=table.persistence,
+        relispopulated=table.populated,
     )
 
 
@@ -252,7 +253,7 @@ def _column_row(view: StateView, table: Table, column: Column) -> RowDict:
 def _table_attributes(view: StateView, table: Table) -> Iterator[RowDict]:
     for column in table.columns:
         yield _column_row(view, table, column)
-    if table.kind == "r":
+    if table.kind in "rm":
         for name, number, type_oid in SYSTEM_COLUMNS:
             yield _attribute(table.oid, name, type_oid, number, -1, attnotnull=True)
 

@@ -222,7 +222,7 @@ def pg_depend(view: StateView, context: EvalContext) -> Iterator[RowDict]:
                 yield _dependency(
                     PG_CLASS_OID, table.oid, PG_CLASS_OID, definition.owner_table, definition.owner_column, kind
                 )
-        elif table.kind == "v":
+        elif table.kind in "vm":
             rule = table.oid + REWRITE_OID_OFFSET
             yield _dependency(PG_REWRITE_OID, rule, PG_CLASS_OID, table.oid, 0, "i")
             for used in table.depends_on:
@@ -282,7 +282,7 @@ def pg_shdescription(view: StateView, context: EvalContext) -> Iterator[RowDict]
 @rows_of("pg_rewrite")
 def pg_rewrite(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     for table in view.tables():
-        if table.kind == "v":
+        if table.kind in "vm":
             yield {
                 "oid": table.oid + REWRITE_OID_OFFSET,
                 "rulename": "_RETURN",

@@ -149,7 +149,7 @@ def pg_get_constraintdef_pretty(context: EvalContext, oid: int, pretty: bool) ->
 
 def _view_definition(view: StateView, oid: int) -> str | None:
     table = view.table_by_oid(oid)
-    return view_definition(table) if table is not None and table.kind == "v" else None
+    return view_definition(table) if table is not None and table.kind in "vm" else None
 
 
 @provides("pg_get_viewdef(oid)")
@@ -176,7 +176,7 @@ def pg_get_viewdef_named_pretty(context: EvalContext, name: str, pretty: bool) -
 def pg_get_ruledef(context: EvalContext, oid: int) -> str | None:
     view = view_of(context)
     table = view.table_by_oid(oid - REWRITE_OID_OFFSET)
-    if table is None or table.kind != "v":
+    if table is None or table.kind not in "vm":
         return None
     return f'CREATE RULE "_RETURN" AS\n    ON SELECT TO {qualified_name(view, table)} DO INSTEAD {table.definition};'
 
@@ -366,7 +366,7 @@ def pg_get_serial_sequence(context: EvalContext, table_name: str, column_name: s
 @provides("pg_describe_object(oid,oid,int4)")
 def pg_describe_object(context: EvalContext, class_oid: int, oid: int, sub_id: int) -> str | None:
     view = view_of(context)
-    kinds = {"r": "table", "v": "view", "S": "sequence"}
+    kinds = {"r": "table", "v": "view", "m": "materialized view", "S": "sequence"}
     table = view.table_by_oid(oid)
     if class_oid == _CLASS_OIDS["pg_class"] and table is not None:
         text = f"{kinds[table.kind]} {visible_name(view, table.schema, table.name)}"

@@ -75,7 +75,7 @@ def _size(context: EvalContext, oid: int, what: str) -> int | None:
         table, index = found
         # The rows of a table stand in its primary index: they count as the table, not as the index.
         return 0 if index is table.indexes[0] else _stored_bytes(context, table, index)
-    if table.kind != "r":
+    if table.kind not in "rm":
         return 0
     heap = _stored_bytes(context, table, table.indexes[0])
     others = sum(_stored_bytes(context, table, index) for index in table.indexes[1:])

@@ -86,7 +86,7 @@ def _nodes(view: StateView, context: EvalContext) -> Iterator[RowDict]:
 
 def _tables(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     for table in view.tables():
-        if table.kind != "r":
+        if table.kind not in "rm":
             continue
         sharding = table.sharding
         group = view.catalog_state.groups.get(sharding.group) if sharding is not None else None

@@ -56,6 +56,20 @@ def pg_views(view: StateView, context: EvalContext) -> Iterator[RowDict]:
             }
 
 
+@rows_of("pg_matviews")
+def pg_matviews(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for table in view.tables():
+        if table.kind == "m":
+            yield {
+                "schemaname": schema_name(view, table.schema),
+                "matviewname": table.name,
+                "matviewowner": owner_name(view, table.owner),
+                "hasindexes": bool(table_indexes(table)),
+                "ispopulated": table.populated,
+                "definition": view_definition(table),
+            }
+
+
 @rows_of("pg_indexes")
 def pg_indexes(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     for table, index in all_indexes(view):

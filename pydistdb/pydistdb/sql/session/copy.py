@@ -87,7 +87,7 @@ def _table(session: ClientSession, name: Name) -> Table:
     if isinstance(relation, VirtualTable):
         raise WrongObjectType(f'cannot copy to system catalog "{name.name}"')
     if relation.kind != "r":
-        kind = {"v": "view", "S": "sequence"}.get(relation.kind, "relation")
+        kind = {"v": "view", "m": "materialized view", "S": "sequence"}.get(relation.kind, "relation")
         raise WrongObjectType(f'cannot copy to {kind} "{name.name}"')
     return relation
 
@@ -347,8 +347,9 @@ def _query_for(session: ClientSession, utility: Copy, options: CopyOptions) -> s
     relation = session.view().relation(name.name, name.schema)
     if isinstance(relation, VirtualTable):
         return f"SELECT {', '.join(map(_quote, utility.columns)) or '*'} FROM {source}"
-    if relation is not None and relation.kind == "v":
-        raise WrongObjectType(f'cannot copy from view "{name.name}"', hint="Try the COPY (SELECT ...) TO variant.")
+    if relation is not None and relation.kind in "vm":
+        kind = "view" if relation.kind == "v" else "materialized view"
+        raise WrongObjectType(f'cannot copy from {kind} "{name.name}"', hint="Try the COPY (SELECT ...) TO variant.")
     table = _table(session, name)
     columns = _columns(table, utility.columns)
     _check_column_options(options, table, columns)
