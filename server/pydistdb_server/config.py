@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydistdb.kv.descriptor import MAX_REPLICATION_FACTOR
+from pydistdb.kv.garbage import DEFAULT_TTL_SECONDS
 from pydistdb.kv.hlc import DEFAULT_MAX_OFFSET_NS
 
 from pydistdb_server.authentication import METHODS
@@ -17,6 +18,8 @@ from pydistdb_server.clients import DEFAULT_MAX_CONNECTIONS
 
 DEFAULT_LISTEN = "127.0.0.1:5433"
 MAX_NAME_LENGTH = 63
+SHORTEST_GC_TTL_NS = 10_000_000_000
+LONGEST_GC_TTL_NS = 720 * 3_600_000_000_000
 
 
 class ConfigError(Exception):
@@ -73,6 +76,8 @@ class NodeConfig:
     insecure: bool = False
     max_connections: int = DEFAULT_MAX_CONNECTIONS
     max_clock_offset_ns: int = DEFAULT_MAX_OFFSET_NS
+    gc_ttl_ns: int = int(DEFAULT_TTL_SECONDS * 1e9)
+    """How long a replaced row version stays readable (for transactions that began before)."""
     log_statements: bool = False
     auth: str = "trust"
     """How clients prove who they are: trust (they need not) or scram-sha-256."""
@@ -87,6 +92,8 @@ class NodeConfig:
             raise ConfigError("--max-connections must be between 1 and 100000")
         if not 1_000_000 <= self.max_clock_offset_ns <= 10_000_000_000:
             raise ConfigError("--max-clock-offset must be between 1ms and 10s")
+        if not SHORTEST_GC_TTL_NS <= self.gc_ttl_ns <= LONGEST_GC_TTL_NS:
+            raise ConfigError("--gc-ttl must be between 10s and 720h")
         if self.join and self.rpc_listen is None:
             raise ConfigError("--join needs --rpc-listen: the other nodes must be able to reach this one")
         for option, address in (
@@ -133,12 +140,22 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> NodeConfig:
         locality=_locality(given.locality),
         insecure=given.insecure,
         max_connections=given.max_connections,
-        max_clock_offset_ns=_duration_ns(given.max_clock_offset),
+        max_clock_offset_ns=_duration_ns(given.max_clock_offset, "--max-clock-offset"),
+        gc_ttl_ns=_duration_ns(given.gc_ttl, "--gc-ttl"),
         log_statements=given.log_statements,
         auth=given.auth,
     )
     config.check()
     return config
+
+
+_UNITS_NS = (
+    ("ms", 1_000_000),
+    ("us", 1_000),
+    ("min", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+    ("s", 1_000_000_000),
+)
 
 
 def _locality(text: str) -> tuple[tuple[str, str], ...]:
@@ -151,12 +168,12 @@ def _locality(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(tiers)
 
 
-def _duration_ns(text: str) -> int:
-    for suffix, factor in (("ms", 1_000_000), ("us", 1_000), ("s", 1_000_000_000)):
+def _duration_ns(text: str, option: str) -> int:
+    for suffix, factor in _UNITS_NS:
         number = text.removesuffix(suffix)
         if number != text and number.replace(".", "", 1).isdigit():
             return int(float(number) * factor)
-    raise ConfigError(f"--max-clock-offset: {text!r} is not a duration such as 250ms")
+    raise ConfigError(f"{option}: {text!r} is not a duration such as 250ms, 30s, 5min or 2h")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -180,6 +197,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--max-connections", type=int, default=DEFAULT_MAX_CONNECTIONS, metavar="N")
     parser.add_argument("--max-clock-offset", default="250ms", metavar="TIME", help="(default %(default)s)")
+    parser.add_argument(
+        "--gc-ttl",
+        default="5min",
+        metavar="TIME",
+        help="how long replaced row versions are kept for older transactions (default %(default)s)",
+    )
     parser.add_argument("--log-statements", action="store_true", help="write every statement to the log")
     parser.add_argument(
         "--auth", choices=METHODS, default="trust", help="what clients are asked for (default %(default)s: nothing)"

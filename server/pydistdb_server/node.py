@@ -29,6 +29,7 @@ from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.hlc import HybridClock
 from pydistdb.kv.joining import JoinFailed, NodeAddresses, bootstrap, join, open_identity
 from pydistdb.kv.store import Store
+from pydistdb.kv.store_config import StoreConfig
 from pydistdb.sql.api import Session
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.errors import CannotConnectNow
@@ -146,7 +147,7 @@ class Node:
             self.transport,
             self.committer,
             rand.randint,
-            None,
+            StoreConfig(garbage_ttl_seconds=self.config.gc_ttl_ns / 1e9),
             addresses,
         )
         self.store.on_fatal = self._fatal

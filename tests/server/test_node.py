@@ -285,6 +285,8 @@ def test_a_second_process_cannot_open_the_store(node: Process) -> None:
         (["--replication-factor", "9", "--rpc-listen", "127.0.0.1:0"], "--replication-factor must be between"),
         (["--locality", "nowhere"], "is not KEY=VALUE"),
         (["--max-clock-offset", "soon"], "is not a duration"),
+        (["--gc-ttl", "1s"], "--gc-ttl must be between 10s and 720h"),
+        (["--gc-ttl", "5 parsecs"], "--gc-ttl: '5 parsecs' is not a duration"),
         (["--node-name", ""], "--node-name"),
     ],
 )
