@@ -46,6 +46,14 @@ class AlterSettings(Utility):
 
 
 @dataclass(frozen=True, slots=True)
+class AlterDatabase(Utility):
+    """``options``: connection_limit, allow_connections, is_template."""
+
+    name: str
+    options: tuple[tuple[str, OptionValue], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RenameRole(Utility):
     name: str
     new_name: str

@@ -27,6 +27,8 @@ def alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
         action = _alter_action(definitions, command, cursor)
         if action is None:
             what = command["subtype"].removeprefix("AT_")
+            if what.endswith("RowSecurity"):
+                return statements.Unsupported("row level security")
             return statements.Unsupported(f"ALTER TABLE action {what}")
         actions.append(action)
     return statements.AlterTable(

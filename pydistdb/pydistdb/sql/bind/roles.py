@@ -90,6 +90,10 @@ def _alter_database_settings(parsed: ParsedStatement, node: Node) -> Utility:
     return _settings(node, None, node["dbname"])
 
 
+def _alter_database(parsed: ParsedStatement, node: Node) -> Utility:
+    return roles.AlterDatabase(node["dbname"], _options(parsed, node))
+
+
 def _drop_role(parsed: ParsedStatement, node: Node) -> Utility:
     return roles.DropRole(_specs(node["roles"]), node.get("missing_ok", False))
 
@@ -187,6 +191,7 @@ CONVERTERS: dict[str, Callable[[ParsedStatement, Node], Utility]] = {
     "CreateRoleStmt": _create_role,
     "AlterRoleStmt": _alter_role,
     "AlterRoleSetStmt": _alter_role_settings,
+    "AlterDatabaseStmt": _alter_database,
     "AlterDatabaseSetStmt": _alter_database_settings,
     "DropRoleStmt": _drop_role,
     "GrantRoleStmt": _grant_role,

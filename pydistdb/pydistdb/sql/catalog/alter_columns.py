@@ -77,6 +77,7 @@ async def add_column(ddl: DdlContext, table: Table, action: AlterTableAction) ->
         return
     number = max((column.number for column in table.columns), default=0) + 1
     bare = make_column(spec, number)
+    ddl.require_type(bare.type_oid)
     old = table
     draft = replace(table, columns=(*table.columns, bare), version=table.version + 1)
     table, owned = await with_defaults(ddl, draft, [spec])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import Transaction
 from pydistdb.sql.catalog import keys
-from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE
-from pydistdb.sql.catalog.acl import CREATE
+from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE, PG_TYPE
+from pydistdb.sql.catalog.acl import CREATE, USAGE
 from pydistdb.sql.catalog.birth import with_privileges
 from pydistdb.sql.catalog.descriptors import Schema, Table
 from pydistdb.sql.catalog.needs import must_be_owner, permission_denied, relation_kind
@@ -30,6 +30,7 @@ from pydistdb.sql.errors import (
     WrongObjectType,
 )
 from pydistdb.sql.statements import Name
+from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import EvalContext
 
 if TYPE_CHECKING:
@@ -143,6 +144,14 @@ class DdlContext:
         role = self.view.role
         if role is not None and not self.view.access.owns(role, object_class, oid):
             raise must_be_owner(kind, name)
+
+    def require_type(self, oid: int) -> None:
+        """Raise 42501 unless the role may use a type (or that of an array's items)."""
+        role = self.view.role
+        element = registry.type_by_oid(oid).element_oid or oid
+        if role is not None and self.view.access.missing(role, PG_TYPE, element, USAGE):
+            definition = self.view.type_definition(element)
+            raise permission_denied("type", registry.format_type(element) if definition is None else definition.name)
 
     def require_table_owner(self, table: Table) -> None:
         self.require_owner(PG_CLASS, table.oid, relation_kind(table), table.name)

@@ -91,6 +91,7 @@ async def new_table(ddl: DdlContext, schema: Schema, name: str, specs: Sequence[
     columns = []
     for number, spec in enumerate(specs, 1):
         column = make_column(spec, number)
+        ddl.require_type(column.type_oid)
         if column.name in names:
             raise DuplicateColumn(f'column "{column.name}" specified more than once', position=spec.position)
         names.add(column.name)

@@ -211,6 +211,11 @@ class DatabaseDescriptor(msgspec.Struct, frozen=True, array_like=True):
     is_template: bool = False
 
 
+def accepts_connections(database: DatabaseDescriptor) -> bool:
+    """pg_database.datallowconn; template0 stays as it is."""
+    return database.allows_connections and database.name != "template0"
+
+
 class ColumnStatistics(msgspec.Struct, frozen=True, array_like=True):
     """What ANALYZE found about a column; values are storage values."""
 

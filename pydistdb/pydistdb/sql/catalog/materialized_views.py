@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from pydistdb.sql.catalog.backfill import copy_rows
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.catalog.needs import require
 from pydistdb.sql.catalog.queries import BoundQuery, bind_query, run_bound
 from pydistdb.sql.catalog.recording import RecordingView, direct_uses
 from pydistdb.sql.catalog.rewrite import with_new_storage
@@ -63,7 +64,10 @@ async def refresh_view(ddl: DdlContext, statement: RefreshView) -> str:
         await ddl.ddl.lock_tables([view.oid])
     fresh = await with_new_storage(ddl, ddl.view.state.tables[view.oid])
     if statement.with_data:
-        await copy_rows(ddl, fresh, query_rows(ddl, bind_query(ddl, view.definition)))
+        query = bind_query(ddl, view.definition, ddl.view.unrestricted())
+        superuser = ddl.roles.is_superuser(view.owner)
+        require(query.bound.needs, ddl.view.restricted_to(None if superuser else view.owner))
+        await copy_rows(ddl, fresh, query_rows(ddl, query))
     if statement.concurrently:
         await ddl.ddl.lock_tables([view.oid])
     ddl.put_table(replace(fresh, populated=statement.with_data))

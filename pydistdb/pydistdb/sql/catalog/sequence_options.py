@@ -114,6 +114,8 @@ def _owned(ddl: DdlContext, definition: SequenceDefinition, owner: str, sequence
     table = ddl.table(Name(parts[-2], parts[-3] if len(parts) > 2 else None))
     if sequence is not None and sequence.schema != table.schema:
         raise DatabaseError.of("55000", "sequence must be in same schema as table it is linked to")
+    if (ddl.role if sequence is None else sequence.owner) != table.owner:
+        raise DatabaseError.of("55000", "sequence must have same owner as table it is linked to")
     column = column_named(table, parts[-1])
     if column is None:
         raise UndefinedColumn(f'column "{parts[-1]}" of relation "{table.name}" does not exist')

@@ -8,7 +8,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydistdb.sql.catalog.access import PG_DATABASE, PG_NAMESPACE
-from pydistdb.sql.catalog.descriptors import DatabaseDescriptor
+from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, accepts_connections
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog.acl_columns import acl_column
 from pydistdb.sql.pg_catalog.define import RowDict, rows_of, static_rows
@@ -32,8 +32,8 @@ def _database(view: StateView, database: DatabaseDescriptor) -> RowDict:
         "datdba": database.owner,
         "encoding": UTF8_ENCODING,
         "datlocprovider": "c",
-        "datistemplate": database.name in ("template0", "template1"),
-        "datallowconn": database.name != "template0",
+        "datistemplate": database.is_template or database.name in ("template0", "template1"),
+        "datallowconn": accepts_connections(database),
         "datconnlimit": database.connection_limit,
         "datfrozenxid": 0,
         "datminmxid": 0,

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pydistdb.sql.catalog import acl
+from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.sequence_numbers import TYPE_LIMITS, definition_of
 from pydistdb.sql.catalog.state_view import StateView
@@ -84,8 +86,20 @@ def _relations(view: StateView) -> Iterator[tuple[str, str, str, Table | None]]:
         facts = facts_of(virtual)
         yield virtual.schema, virtual.name, facts.kind if facts is not None else "v", None
     for table in view.tables():
-        if table.kind in "rv":
+        if table.kind in "rv" and is_shown(view, table):
             yield schema_name(view, table.schema), table.name, table.kind, table
+
+
+def is_shown(view: StateView, table: Table) -> bool:
+    """The standard's views tell of what the user owns or has some privilege on."""
+    role, access = view.role, view.access
+    if role is None or access.owns(role, PG_CLASS, table.oid):
+        return True
+    if table.kind == "S":
+        return bool(access.mask(role, PG_CLASS, table.oid, acl.RIGHTS["sequence"]))
+    return bool(access.mask(role, PG_CLASS, table.oid, acl.TABLE_RIGHTS)) or any(
+        access.column_mask(role, table.oid, column.number, acl.RIGHTS["column"]) for column in table.columns
+    )
 
 
 @rows_of("tables")
@@ -104,13 +118,14 @@ def tables(view: StateView, context: EvalContext) -> Iterator[RowDict]:
 @rows_of("views")
 def views(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     for table in view.tables():
-        if table.kind == "v":
+        if table.kind == "v" and is_shown(view, table):
+            owns = view.role is None or view.access.owns(view.role, PG_CLASS, table.oid)
             no = ("is_updatable", "is_insertable_into", "is_trigger_updatable", "is_trigger_deletable")
             yield {
                 "table_catalog": view.database.name,
                 "table_schema": schema_name(view, table.schema),
                 "table_name": table.name,
-                "view_definition": view_definition(table),
+                "view_definition": view_definition(table) if owns else None,
                 "check_option": "NONE",
                 **dict.fromkeys([*no, "is_trigger_insertable_into"], "NO"),
             }
@@ -220,6 +235,16 @@ def _system_column(view: StateView, schema: str, table: str, number: int, name: 
     }
 
 
+def _is_column_shown(view: StateView, table: Table, column: Column) -> bool:
+    role, access = view.role, view.access
+    if role is None or access.owns(role, PG_CLASS, table.oid):
+        return True
+    wanted = acl.RIGHTS["column"]
+    return bool(
+        access.mask(role, PG_CLASS, table.oid, wanted) or access.column_mask(role, table.oid, column.number, wanted)
+    )
+
+
 def _columns_of(view: StateView, context: EvalContext, name: Any) -> Iterator[RowDict]:
     """The columns of every relation of that name (of all relations for None)."""
     for virtual in registry.virtual_tables().values():
@@ -229,7 +254,7 @@ def _columns_of(view: StateView, context: EvalContext, name: Any) -> Iterator[Ro
     for table in view.tables():
         if table.kind in "rv" and name in (None, table.name):
             for column in table.columns:
-                if not column.dropped:
+                if not column.dropped and _is_column_shown(view, table, column):
                     yield _column(view, context, table, column)
 
 
@@ -398,6 +423,8 @@ def referential_constraints(view: StateView, context: EvalContext) -> Iterator[R
 @rows_of("schemata")
 def schemata(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     for schema in view.schemas():
+        if view.role is not None and not view.access.mask(view.role, PG_NAMESPACE, schema.oid, acl.RIGHTS["schema"]):
+            continue
         yield {
             "catalog_name": view.database.name,
             "schema_name": schema.name,
@@ -408,7 +435,7 @@ def schemata(view: StateView, context: EvalContext) -> Iterator[RowDict]:
 @rows_of("sequences")
 def sequences(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     for table in view.tables():
-        if table.kind != "S":
+        if table.kind != "S" or not is_shown(view, table):
             continue
         definition = definition_of(table)
         if definition.identity:

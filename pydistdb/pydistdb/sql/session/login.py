@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydistdb.sql.catalog.access import PG_DATABASE, Access
 from pydistdb.sql.catalog.acl import CONNECT
+from pydistdb.sql.catalog.descriptors import accepts_connections
 from pydistdb.sql.catalog.roles import Role
 from pydistdb.sql.catalog.state import CatalogState
 from pydistdb.sql.errors import DatabaseError, InsufficientPrivilege, InvalidCatalogName, TooManyConnections
@@ -39,6 +40,8 @@ def admit(state: CatalogState, user: str, database_name: str) -> Role:
     database = state.databases_by_name.get(database_name)
     if database is None:
         raise _fatal(InvalidCatalogName(f'database "{database_name}" does not exist'))
+    if not accepts_connections(database.descriptor):
+        raise _fatal(DatabaseError.of("55000", f'database "{database_name}" is not currently accepting connections'))
     if not role.superuser and Access(state, database).missing(role.oid, PG_DATABASE, database.descriptor.oid, CONNECT):
         raise _fatal(
             InsufficientPrivilege(

@@ -16,12 +16,14 @@ from pydistdb.sql.catalog.access import PG_CLASS
 from pydistdb.sql.catalog.acl import DELETE, INSERT, SELECT, TRUNCATE, UPDATE
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.needs import permission_denied, relation_kind
+from pydistdb.sql.catalog.roles import CHECKPOINT
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.catalog.temporary import drop_everything
 from pydistdb.sql.errors import (
     ActiveTransaction,
     DatabaseError,
     FeatureNotSupported,
+    InsufficientPrivilege,
     InvalidParameterValue,
     InvalidStatementName,
     NoActiveTransaction,
@@ -102,6 +104,9 @@ async def run(
         case st.LockTable():
             return await _lock_table(session, utility)
         case st.Checkpoint():
+            view, role = session.view(), session.identity.restricted
+            if role is not None and not view.access.has_privileges_of(role, CHECKPOINT):
+                raise InsufficientPrivilege("must be superuser or have privileges of pg_checkpoint to do CHECKPOINT")
             return "CHECKPOINT"
         case st.Unsupported():
             raise FeatureNotSupported(f"{utility.what} is not supported")
