@@ -32,6 +32,7 @@ from typing import Any
 from pydistdb.sql.errors import DatabaseError, ProgramLimitExceeded
 from pydistdb.sql.types import known, registry
 from pydistdb.sql.types.base import EvalContext
+from pydistdb.sql.types.user import derived_from_types
 
 RowEncoder = Callable[[Sequence[tuple[Any, ...]], EvalContext], bytes]
 
@@ -63,7 +64,7 @@ _PREFIXED_BINARY: dict[int, str] = {
 }
 """Fixed-length types: one pack call writes the length and the value."""
 
-_encoders: dict[tuple[tuple[int, ...], tuple[int, ...]], RowEncoder] = {}
+_encoders: dict[tuple[tuple[int, ...], tuple[int, ...]], RowEncoder] = derived_from_types({})
 
 
 def row_encoder(type_oids: tuple[int, ...], formats: tuple[int, ...]) -> RowEncoder:

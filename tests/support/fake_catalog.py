@@ -82,6 +82,9 @@ class FakeCatalog:
     def type_definition(self, oid: int) -> UserType | None:
         return None
 
+    def composite_name(self, relation: int) -> tuple[int, str] | None:
+        return None
+
     def is_type_visible(self, schema_oid: int, name: str) -> bool:
         return True
 

@@ -159,7 +159,10 @@ class Subscript(Expr):
 
 @dataclass(frozen=True, slots=True)
 class RowExpr(Expr):
+    """A row: a record with these ``names`` (f1, f2 … if empty), or a composite type with an item for every slot."""
+
     items: tuple[Expr, ...]
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pydistdb.sql.bind.query as queries
-from pydistdb.sql.bind.array_assignments import assign_part
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import UNKNOWN_OID, coerce, coerce_to_target, resolve_unknown, type_named
 from pydistdb.sql.bind.dispatch import bind
@@ -17,6 +16,7 @@ from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import FromItem, Scope, ScopeColumn
 from pydistdb.sql.bind.stored import column_default, column_type
+from pydistdb.sql.bind.stores import store
 from pydistdb.sql.bind.system_columns import SYSTEM_COLUMNS
 from pydistdb.sql.bind.targets import bind_targets
 from pydistdb.sql.catalog.descriptors import Column, Table
@@ -125,18 +125,31 @@ def bind_assignments(b: Binder, scope: Scope, table: Table, targets: Sequence[No
     """SET a = 1, (b, c) = (2, 3), (d, e) = (SELECT …)."""
     assignments: list[tuple[int, Expr]] = []
     seen: set[int] = set()
+    parts: dict[int, Expr] = {}
     for wrapper in targets:
         node = wrapper["ResTarget"]
         location = node.get("location", -1)
         column = column_named(b, table, node["name"], location)
-        if "indirection" in node:
-            assign_part(b, scope, column, node, assignments, seen)
-            continue
-        if column.number in seen:
+        if column.number in seen and ("indirection" not in node or column.number not in parts):
             raise InvalidSyntax(f'multiple assignments to same column "{column.name}"')
         seen.add(column.number)
+        if "indirection" in node:
+            before = parts.get(column.number)
+            base = _current(scope, column) if before is None else before
+            parts[column.number] = store(b, scope, column.name, base, node["indirection"], node["val"], location)
+            continue
         assignments.append((column.number, _assigned(b, scope, column, node["val"], location)))
-    return assignments
+    return assignments + list(parts.items())
+
+
+def _current(scope: Scope, column: Column) -> Expr:
+    """The column of the row that is being changed."""
+    for source in scope.sources:
+        if source.table is not None:
+            for known in source.columns:
+                if known.number == column.number:
+                    return ColumnRef(known.type, known.id, known.name)
+    raise FeatureNotSupported("assigning to a part of a column is not supported here")
 
 
 def _assigned(b: Binder, scope: Scope, column: Column, value: Node, location: int) -> Expr:

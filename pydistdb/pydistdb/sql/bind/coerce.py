@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pydistdb.sql.bind.composites import is_composite, row_to_composite, to_record
 from pydistdb.sql.errors import CannotCoerce, DatabaseError, DatatypeMismatch
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.tree import ArrayLiteral, Call, Const, Expr, Param, RowExpr
@@ -40,7 +41,7 @@ from pydistdb.sql.types.registry import (
     UNKNOWN,
     VOID,
 )
-from pydistdb.sql.types.user import FIRST_USER_OID
+from pydistdb.sql.types.user import FIRST_USER_OID, derived_from_types
 
 if TYPE_CHECKING:
     from pydistdb.sql.bind.binder import Binder
@@ -58,8 +59,9 @@ _POLYMORPHIC_NONARRAYS = frozenset({ANYNONARRAY.oid, ANYCOMPATIBLENONARRAY.oid})
 
 _MOMENT = re.compile("now|today|tomorrow|yesterday", re.IGNORECASE)
 
-_can_coerce: dict[tuple[int, int, str], bool] = {}
-"""Answers of ``can_coerce``; bounded by the number of types squared."""
+_can_coerce: dict[tuple[int, int, str], bool] = derived_from_types({})
+"""Answers of ``can_coerce``."""
+MOST_ANSWERS = 100_000
 
 
 _naming: list[CatalogView] = []
@@ -85,6 +87,8 @@ def can_coerce(source_oid: int, target_oid: int, context: str = "i") -> bool:
     key = (source_oid, target_oid, context)
     answer = _can_coerce.get(key)
     if answer is None:
+        if len(_can_coerce) >= MOST_ANSWERS:
+            _can_coerce.clear()
         answer = _can_coerce[key] = _find_coercion(source_oid, target_oid, context)
     return answer
 
@@ -97,6 +101,10 @@ def _find_coercion(source_oid: int, target_oid: int, context: str) -> bool:
     if source_oid == target_oid:
         return True
     source = registry.type_by_oid(source_oid)
+    if RECORD_OID in (source_oid, target_oid):
+        other = registry.type_by_oid(target_oid) if source_oid == RECORD_OID else source
+        if is_composite(other):
+            return True
     if target_oid in _POLYMORPHIC_ARRAYS:
         return source.is_array or source_oid == ANYARRAY.oid
     if target_oid in _POLYMORPHIC_NONARRAYS:
@@ -151,6 +159,10 @@ def _convert(b: Binder, expr: Expr, target: SqlType, context: str, location: int
             return literal(b, expr, plain, location, target.modifier)
         if isinstance(expr, Param):
             return b.parameters.resolve(expr.index, plain, b.position(location))
+    if target.oid == RECORD_OID and is_composite(expr.type):
+        return to_record(b, expr)
+    if is_composite(target) and isinstance(expr, RowExpr):
+        return row_to_composite(b, expr, plain, context, location, coerce_to_target)
     if target.oid == ANY.oid or target.category == "P":
         return expr
     if isinstance(expr, Const) and expr.value is None:
@@ -243,7 +255,9 @@ def coerce_to_target(b: Binder, expr: Expr, target: SqlType, context: str, locat
         return expr
     source_oid = expr.type.oid
     if source_oid == RECORD_OID and isinstance(expr, RowExpr) and target.oid != RECORD_OID:
-        return None
+        if target.category == "S" and can_coerce(source_oid, target.oid, context):
+            return coerce(b, resolve_unknown(b, expr), target, context, location)
+        return coerce(b, expr, target, context, location) if is_composite(target) else None
     if not can_coerce(source_oid, target.oid, context):
         return None
     return coerce(b, expr, target, context, location)
@@ -267,7 +281,7 @@ def resolve_unknown(b: Binder, expr: Expr) -> Expr:
     if expr.type.oid == UNKNOWN_OID:
         return coerce(b, expr, TEXT, "i")
     if isinstance(expr, RowExpr) and any(item.type.oid in (UNKNOWN_OID, RECORD_OID) for item in expr.items):
-        return RowExpr(expr.type, tuple(resolve_unknown(b, item) for item in expr.items))
+        return RowExpr(expr.type, tuple(resolve_unknown(b, item) for item in expr.items), expr.names)
     return expr
 
 

@@ -12,19 +12,14 @@ from pydistdb.sql.bind.dispatch import BINDERS
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope, ScopeColumn, Source
 from pydistdb.sql.bind.system_columns import bare_system_column, system_column
+from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.errors import (
     DatabaseError,
     FeatureNotSupported,
     InvalidSyntax,
 )
-from pydistdb.sql.tree import (
-    ColumnRef,
-    Expr,
-    RowExpr,
-)
-from pydistdb.sql.types.registry import (
-    RECORD,
-)
+from pydistdb.sql.tree import Case, ColumnRef, Const, Expr, IsNull, RowExpr
+from pydistdb.sql.types.registry import BOOL, RECORD, TEXT
 
 
 def _column(b: Binder, scope: Scope, node: Node) -> Expr:
@@ -113,7 +108,33 @@ def reference(b: Binder, column: ScopeColumn, owner: Scope, location: int) -> Ex
 
 
 def whole_row(b: Binder, source: Source, owner: Scope, location: int) -> Expr:
-    return RowExpr(RECORD, tuple(reference(b, column, owner, location) for column in source.columns))
+    """A relation's row: of the table's own row type, or a record of a subquery's columns."""
+    items = [reference(b, column, owner, location) for column in source.columns]
+    names = tuple(column.name for column in source.columns)
+    row: Expr = RowExpr(RECORD, tuple(items), names)
+    table = source.table
+    numbers = {column.number: item for column, item in zip(source.columns, items, strict=True)}
+    entry = b.catalog.type_entry(table.row_type_oid) if table is not None and table.row_type_oid else None
+    if table is not None and entry is not None and len(numbers) == len(items):
+        live = {column.number for column in table.columns if not column.dropped}
+        if live == numbers.keys():
+            slots = tuple(
+                numbers.get(column.number) or Const(TEXT, None)
+                for column in sorted(table.columns, key=lambda each: each.number)
+            )
+            row = RowExpr(entry.type, slots)
+    if source.nullable:
+        return _null_if_missing(row, table, numbers)
+    return row
+
+
+def _null_if_missing(row: Expr, table: Table | None, numbers: dict[int, Expr]) -> Expr:
+    """NULL where an outer join found no row: there, a column that cannot be NULL is."""
+    for column in table.columns if table is not None else ():
+        item = numbers.get(column.number)
+        if column.not_null and not column.dropped and item is not None:
+            return Case(row.type, ((IsNull(BOOL, item), Const(row.type, None)),), row)
+    return row
 
 
 def star_columns(b: Binder, scope: Scope, wrapper: Node) -> list[Expr] | None:

@@ -26,6 +26,7 @@ from pydistdb.sql.bind.coerce import (
     type_named,
 )
 from pydistdb.sql.bind.comparisons import compare
+from pydistdb.sql.bind.composites import is_composite, to_record
 from pydistdb.sql.bind.dispatch import BINDERS, ExpressionBinder, bind, bind_list
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.operators import ordering
@@ -133,6 +134,8 @@ def _logic(b: Binder, scope: Scope, node: Node) -> Expr:
 def _null_test(b: Binder, scope: Scope, node: Node) -> Expr:
     argument = bind(b, scope, node["arg"])  # a parameter that is only tested stays without a type: an error
     negated = node["nulltesttype"] == "IS_NOT_NULL"
+    if is_composite(argument.type):
+        argument = to_record(b, argument)
     if isinstance(argument, RowExpr):
         # A row is null if all its fields are, and not null if none is.
         tests = tuple(IsNull(BOOL, resolve_unknown(b, item), negated) for item in argument.items)

@@ -35,6 +35,7 @@ from pydistdb.sql.types.registry import (
     ANYNONARRAY,
     TEXT,
 )
+from pydistdb.sql.types.user import derived_from_types
 
 AnyFunction = Function | AggregateFunction
 
@@ -258,8 +259,8 @@ def _substitute(declared: SqlType, element: SqlType | None, common: SqlType | No
 
 # ------------------------------------------------------------------------------------------------ operators
 
-_binary: dict[tuple[str, int, int], Resolved] = {}
-_prefix: dict[tuple[str, int], Resolved] = {}
+_binary: dict[tuple[str, int, int], Resolved] = derived_from_types({})
+_prefix: dict[tuple[str, int], Resolved] = derived_from_types({})
 
 
 def _remember(answers: dict[tuple[str, int, int], Resolved], key: tuple[str, int, int], answer: Resolved) -> Resolved:
@@ -346,7 +347,7 @@ def ordering(oid: int) -> Resolved | None:
 
 # ------------------------------------------------------------------------------------------------ functions
 
-_functions: dict[tuple[str, str | None, tuple[int, ...], bool], Resolved] = {}
+_functions: dict[tuple[str, str | None, tuple[int, ...], bool], Resolved] = derived_from_types({})
 
 
 def find_function(

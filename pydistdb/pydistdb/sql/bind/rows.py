@@ -5,9 +5,10 @@ Source: PostgreSQL 15 manual, 4.2.3, 4.2.4, 4.2.12 and 4.2.13; parse_expr.c.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pydistdb.sql.bind.routines as routines
 from pydistdb.sql.bind.binder import Binder
-from pydistdb.sql.bind.calls import call_by_name
 from pydistdb.sql.bind.coerce import (
     coerce,
     coerce_to_common,
@@ -17,11 +18,13 @@ from pydistdb.sql.bind.coerce import (
     type_named,
 )
 from pydistdb.sql.bind.columns import star_columns
+from pydistdb.sql.bind.composites import RowField, composite_fields, field_of, is_composite
 from pydistdb.sql.bind.dispatch import BINDERS, bind
 from pydistdb.sql.bind.expressions import cast_to
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope
+from pydistdb.sql.bind.stores import jsonb_path, path_literal
 from pydistdb.sql.errors import (
     DatabaseError,
     DatatypeMismatch,
@@ -29,13 +32,13 @@ from pydistdb.sql.errors import (
     UndefinedColumn,
     WrongObjectType,
 )
+from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.tree import (
     ArrayLiteral,
     Call,
     ColumnRef,
     Const,
     Expr,
-    FieldAccess,
     RowExpr,
     SetCall,
     Subscript,
@@ -50,6 +53,7 @@ from pydistdb.sql.types.registry import (
     JSONB,
     OIDVECTOR,
     RECORD,
+    TEXT,
 )
 
 
@@ -134,55 +138,63 @@ def _indirection(b: Binder, scope: Scope, node: Node) -> Expr:
     return expr
 
 
-def row_fields(b: Binder, scope: Scope, wrapper: Node, expr: Expr) -> list[tuple[str, SqlType]] | None:
-    """Names and types of a row expression's fields, as far as they are known."""
-    if "ColumnRef" in wrapper:
+def named_items(row: RowExpr) -> tuple[tuple[str, SqlType], ...]:
+    """The names and types of a record's fields."""
+    names = row.names or tuple(f"f{index}" for index in range(1, len(row.items) + 1))
+    return tuple((name, item.type) for name, item in zip(names, row.items, strict=True))
+
+
+def row_fields(b: Binder, scope: Scope, wrapper: Node, expr: Expr) -> list[RowField] | None:
+    """The fields of a row expression, as far as they are known."""
+    if is_composite(expr.type):
+        return composite_fields(b, expr.type)
+    known: Sequence[tuple[str, SqlType]] | None = None
+    if "ColumnRef" in wrapper and isinstance(expr, RowExpr):
         names = [part["String"]["sval"] for part in wrapper["ColumnRef"]["fields"] if "String" in part]
         found = scope.find_source(names[-1], None, None)
-        if found is not None and isinstance(expr, RowExpr):
-            return [(column.name, column.type) for column in found[0].columns]
-    if isinstance(expr, ColumnRef) and expr.id in b.record_fields:
-        return list(b.record_fields[expr.id])
+        if found is not None:
+            known = [(column.name, column.type) for column in found[0].columns]
     scan = routines.called(expr)
-    if scan is not None and scan.function.returns_row:
-        return list(scan.function.out_columns)
-    if isinstance(expr, Call | SetCall) and expr.function.out_columns:
-        return list(expr.function.out_columns)
-    if isinstance(expr, RowExpr):
-        return [(f"f{index}", item.type) for index, item in enumerate(expr.items, 1)]
-    return None
+    if known is None:
+        if isinstance(expr, ColumnRef) and expr.id in b.record_fields:
+            known = b.record_fields[expr.id]
+        elif scan is not None and scan.function.returns_row:
+            known = scan.function.out_columns
+        elif isinstance(expr, Call | SetCall) and expr.function.out_columns:
+            known = expr.function.out_columns
+        elif isinstance(expr, RowExpr):
+            known = named_items(expr)
+    if known is None:
+        return None
+    return [RowField(name, sql_type, position) for position, (name, sql_type) in enumerate(known)]
 
 
 def field(b: Binder, scope: Scope, wrapper: Node, expr: Expr, name: str, location: int) -> Expr:
     """``(row).name``."""
     known = row_fields(b, scope, wrapper, expr)
-    if known is not None and "ColumnRef" in wrapper and all(field_name != name for field_name, _ in known):
+    for each in known or ():
+        if each.name == name:
+            return field_of(expr, each)
+    if known is not None and "ColumnRef" in wrapper and isinstance(expr, RowExpr):
         qualifier = wrapper["ColumnRef"]["fields"][-1]["String"]["sval"]
         raise UndefinedColumn(f"column {qualifier}.{name} does not exist", position=b.position(location))
-    if known is None:
-        if expr.type.oid != RECORD.oid:
-            raise WrongObjectType(
-                f"column notation .{name} applied to type {type_named(expr.type.oid)}, which is not a composite type",
-                position=b.position(location),
-            )
-        raise UndefinedColumn(f'could not identify column "{name}" in record data type', position=b.position(location))
-    for position, (field_name, field_type) in enumerate(known):
-        if field_name == name:
-            if isinstance(expr, RowExpr):
-                return expr.items[position]
-            return FieldAccess(field_type, expr, position)
+    if is_composite(expr.type):
+        raise UndefinedColumn(
+            f'column "{name}" not found in data type {type_named(expr.type.oid)}', position=b.position(location)
+        )
+    if expr.type.oid != RECORD.oid:
+        raise WrongObjectType(
+            f"column notation .{name} applied to type {type_named(expr.type.oid)}, which is not a composite type",
+            position=b.position(location),
+        )
     raise UndefinedColumn(f'could not identify column "{name}" in record data type', position=b.position(location))
 
 
 def _subscript(b: Binder, scope: Scope, array: Expr, steps: list[Node], location: int) -> Expr:
     if array.type.oid == JSONB.oid:
-        for step in steps:
-            index = bind(b, scope, step["uidx"])
-            arrow = call_by_name(b, "jsonb_object_field", [array, index], location)
-            if index.type.category == "N":
-                arrow = call_by_name(b, "jsonb_array_element", [array, index], location)
-            array = arrow
-        return array
+        arrow = functions.operator_for("#>", JSONB.oid, TEXT.array_oid)
+        assert arrow is not None
+        return Call(JSONB, arrow.function, (array, path_literal(jsonb_path(b, scope, steps, location))))
     if is_domain(array.type.oid):
         array = relabelled(b, array, base_type(array.type.oid))
     if array.type.oid == NAME.oid and len(steps) == 1 and not steps[0].get("is_slice"):

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 import pydistdb.sql.bind.routines as routines
 from pydistdb.sql.bind.binder import Binder
+from pydistdb.sql.bind.composites import is_composite
 from pydistdb.sql.bind.rewrite import transform, walk
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.bind.targets import Target
-from pydistdb.sql.tree import Call, ColumnRef, Expr, OutputColumn, Project, ProjectSet, Rel, SetCall
+from pydistdb.sql.tree import Call, ColumnRef, Expr, OutputColumn, Project, ProjectSet, Rel, RowExpr, SetCall
 
 
 def project(b: Binder, scope: Scope, rel: Rel, targets: Sequence[Target]) -> Rel:
@@ -32,6 +33,10 @@ def project(b: Binder, scope: Scope, rel: Rel, targets: Sequence[Target]) -> Rel
             b.record_fields[target.id] = scan.function.out_columns
         elif isinstance(target.expr, Call | SetCall) and target.expr.function.out_columns:
             b.record_fields[target.id] = target.expr.function.out_columns
+        elif isinstance(target.expr, RowExpr) and not is_composite(target.expr.type):
+            names = target.expr.names or tuple(f"f{index}" for index in range(1, len(target.expr.items) + 1))
+            types = [item.type for item in target.expr.items]
+            b.record_fields[target.id] = tuple(zip(names, types, strict=True))
     return Project(tuple(columns), rel, tuple(expressions))
 
 

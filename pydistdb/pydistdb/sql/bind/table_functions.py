@@ -16,6 +16,7 @@ import pydistdb.sql.bind.query as queries
 import pydistdb.sql.bind.routines as routines
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import resolve_unknown
+from pydistdb.sql.bind.composites import composite_fields, field_of, is_composite
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn
@@ -71,11 +72,28 @@ def bind_function(b: Binder, scope: Scope, node: Node, items: Sequence[FromItem]
         made = (resolve_unknown(b, expr),)
         rel = Project(from_clause.outputs([column]), NO_ROWS_OF_NOTHING, made)
         return from_clause.source_item(rel, name, [column], alias)
+    if is_composite(expr.type) and not expr.function.out_columns:
+        return _rows_of_composite(b, expr, name, alias, ordinality)
     columns = _function_columns(b, expr.function, expr, name if alias else labels[0])
     if ordinality:
         columns.append(ScopeColumn("ordinality", b.new_id(), INT8, nullable=False))
     rel = FunctionScan(from_clause.outputs(columns), expr.function, expr.arguments, ordinality, name)
     return from_clause.source_item(rel, name, columns, alias)
+
+
+def _rows_of_composite(b: Binder, expr: Call | SetCall, name: str, alias: Node | None, ordinality: bool) -> FromItem:
+    """A function whose values are rows of a composite type: one column per field."""
+    whole = ScopeColumn(name, b.new_id(), expr.type)
+    scanned = [whole, ScopeColumn("ordinality", b.new_id(), INT8, nullable=False)] if ordinality else [whole]
+    scan = FunctionScan(from_clause.outputs(scanned), expr.function, expr.arguments, ordinality, name)
+    fields = composite_fields(b, expr.type)
+    columns = [ScopeColumn(each.name, b.new_id(), each.type) for each in fields]
+    row = ColumnRef(expr.type, whole.id, name)
+    made: list[Expr] = [field_of(row, each) for each in fields]
+    if ordinality:
+        columns.append(ScopeColumn("ordinality", b.new_id(), INT8, nullable=False))
+        made.append(ColumnRef(INT8, scanned[1].id, "ordinality", False))
+    return from_clause.source_item(Project(from_clause.outputs(columns), scan, tuple(made)), name, columns, alias)
 
 
 def _one_array_each(wrapper: Node) -> list[Node]:

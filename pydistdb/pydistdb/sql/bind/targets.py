@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pydistdb.sql.bind import scope as scopes
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.columns import reference
+from pydistdb.sql.bind.composites import field_of
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.rows import row_fields
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.errors import FeatureNotSupported, InvalidSyntax, ProgramLimitExceeded
-from pydistdb.sql.tree import Expr, FieldAccess, RowExpr
+from pydistdb.sql.tree import Expr
 
 MOST_TARGETS = 1664
 
@@ -88,12 +89,7 @@ def _row_star(b: Binder, scope: Scope, node: Node, location: int) -> list[Target
     fields = row_fields(b, scope, inner, expr)
     if fields is None:
         raise FeatureNotSupported("row expansion of this expression is not supported", position=b.position(location))
-    if isinstance(expr, RowExpr):
-        return [Target(name, item, location) for (name, _), item in zip(fields, expr.items, strict=True)]
-    return [
-        Target(name, FieldAccess(sql_type, expr, position), location)
-        for position, (name, sql_type) in enumerate(fields)
-    ]
+    return [Target(each.name, field_of(expr, each), location) for each in fields]
 
 
 # ------------------------------------------------------------------------------------------------ names

@@ -13,7 +13,7 @@ from pydistdb.sql.bind.definitions import Definitions
 from pydistdb.sql.bind.naming import name_of, name_of_parts, strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement
 from pydistdb.sql.bind.typenames import COLLATABLE, resolve_type
-from pydistdb.sql.errors import DatatypeMismatch, FeatureNotSupported, InvalidSyntax
+from pydistdb.sql.errors import DatatypeMismatch, FeatureNotSupported, InvalidSyntax, UndefinedObject
 from pydistdb.sql.statements import AlterTypeAction, ConstraintSpec, Name
 
 TYPE_RENAMES = frozenset({"OBJECT_TYPE", "OBJECT_DOMAIN", "OBJECT_DOMCONSTRAINT", "OBJECT_ATTRIBUTE"})
@@ -44,6 +44,10 @@ def alter_enum(parsed: ParsedStatement, node: Node) -> statements.Utility:
 def create_composite(parsed: ParsedStatement, node: Node) -> statements.Utility:
     definitions = Definitions(parsed)
     attributes = tuple(definitions.column(each["ColumnDef"]) for each in node.get("coldeflist", []))
+    for attribute, each in zip(attributes, node.get("coldeflist", []), strict=True):
+        if attribute.serial:
+            name = each["ColumnDef"]["typeName"]["names"][-1]["String"]["sval"]
+            raise UndefinedObject(f'type "{name}" does not exist')
     return statements.CreateType(name_of(node["typevar"], parsed), "composite", attributes=attributes)
 
 

@@ -32,6 +32,7 @@ from pydistdb.sql.catalog.qualify import qualified_text
 from pydistdb.sql.catalog.queries import first_row, full_name, quote, type_text
 from pydistdb.sql.catalog.renaming import rename_in_expression
 from pydistdb.sql.catalog.rewrite import computed_rows, contains_nulls, rewrite
+from pydistdb.sql.catalog.type_dependencies import columns_holding
 from pydistdb.sql.errors import (
     DatabaseError,
     DatatypeMismatch,
@@ -321,6 +322,10 @@ async def alter_type(ddl: DdlContext, table: Table, action: AlterTableAction) ->
     number = old_column.number
     if old_column.generated:
         raise FeatureNotSupported("changing the type of a generated column is not supported")
+    holding = columns_holding(ddl, table.row_type_oid) if table.row_type_oid else []
+    if holding:
+        user = f"{holding[0][0].name}.{holding[0][1].name}"
+        raise FeatureNotSupported(f'cannot alter table "{table.name}" because column "{user}" uses its row type')
     if table.sharding is not None and number in table.sharding.columns:
         raise FeatureNotSupported("changing the type of a shard column is not supported")
     column = replace(old_column, type_oid=action.type.oid, modifier=action.type.modifier)

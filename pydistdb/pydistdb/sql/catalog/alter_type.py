@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from pydistdb.sql.catalog.access import PG_TYPE
 from pydistdb.sql.catalog.alter_domain import alter_domain
+from pydistdb.sql.catalog.composites import alter_composite
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.enums import add_value, rename_value
 from pydistdb.sql.catalog.naming import clip
@@ -45,7 +46,7 @@ async def _apply(ddl: DdlContext, entry: TypeEntry, action: AlterTypeAction) -> 
         case _ if entry.definition.kind == "d":
             await alter_domain(ddl, entry, action)
         case _:
-            raise FeatureNotSupported(f"ALTER TYPE … {action.kind.replace('_', ' ').upper()} is not supported")
+            await alter_composite(ddl, entry.definition, action)
 
 
 def _rename(ddl: DdlContext, entry: TypeEntry, action: AlterTypeAction) -> None:

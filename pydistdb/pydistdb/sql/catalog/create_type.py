@@ -7,11 +7,11 @@ Source: PostgreSQL 15 manual, CREATE TYPE.
 
 from __future__ import annotations
 
+from pydistdb.sql.catalog.composites import attributes_of
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.enums import labels_of
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.type_names import put_type, refuse_taken
-from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.statements import CreateType
 from pydistdb.sql.types.user import UserType
 
@@ -21,10 +21,13 @@ async def create_type(ddl: DdlContext, statement: CreateType) -> str:
     schema = ddl.target_schema(statement.name)
     name = clip(statement.name.name)
     refuse_taken(ddl, schema.oid, name)
-    oid = await ddl.store.allocate_oids(2)
     if statement.kind == "enum":
+        oid = await ddl.store.allocate_oids(2)
         labels = await labels_of(ddl, statement.labels, oid)
         put_type(ddl, UserType(oid, name, schema.oid, ddl.database_oid, "e", oid + 1, ddl.role, labels=labels))
     else:
-        raise FeatureNotSupported("composite types are not supported")
+        attributes = attributes_of(statement.attributes)
+        oid = await ddl.store.allocate_oids(3)
+        made = UserType(oid, name, schema.oid, ddl.database_oid, "c", oid + 1, attributes=attributes, relation=oid + 2)
+        put_type(ddl, made)
     return "CREATE TYPE"

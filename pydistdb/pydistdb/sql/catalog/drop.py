@@ -240,7 +240,12 @@ def owned_sequences(ddl: DdlContext, table_oid: int, column: int | None = None) 
 
 
 async def carry_out(ddl: DdlContext, plan: DropPlan, cascade: bool, subjects: list[str]) -> None:
-    if plan.dependents:
+    """Drop what is planned; ``subjects`` are named in messages (without any there are none)."""
+    from pydistdb.sql.catalog import drop_type
+
+    dropped, users = drop_type.users_of_row_types(ddl, plan.tables)
+    plan.dependents += [(user.description, user.on) for user in users]
+    if plan.dependents and subjects:
         report_dependents(ddl, plan.dependents, cascade, subjects)
     referenced = {key.referenced_table for table in plan.tables.values() for key in table.foreign_keys}
     locked = {*plan.tables, *referenced, *(table.oid for table, _ in plan.foreign_keys)}
@@ -248,6 +253,8 @@ async def carry_out(ddl: DdlContext, plan: DropPlan, cascade: bool, subjects: li
     for table in plan.tables.values():
         ddl.check_not_in_use(table, "DROP TABLE")
     await ddl.ddl.lock_tables(locked)
+    if users:
+        await drop_type.carry_out(ddl, dropped, users)
     changes: list[Change] = []
     survivors = _survivors(ddl, plan, referenced)
     changes += [(keys.table_key(table.database, table.oid), table) for table in survivors]

@@ -8,14 +8,18 @@ Source: PostgreSQL 15 manual, DROP TYPE, DROP DOMAIN, 5.14.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec.structs import replace
 
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.access import PG_NAMESPACE, PG_TYPE
 from pydistdb.sql.catalog.alter_columns import drop_column
+from pydistdb.sql.catalog.composites import dropped_attribute
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.dependencies import described
-from pydistdb.sql.catalog.drop import forget_table, report_dependents
+from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.catalog.drop import drop_found_routines, forget_table, report_dependents
 from pydistdb.sql.catalog.state import Change
 from pydistdb.sql.catalog.type_dependencies import Dependent, dependents
 from pydistdb.sql.catalog.type_names import find_type, put_type, row_type_owner, shown
@@ -98,6 +102,25 @@ def collect(ddl: DdlContext, subjects: dict[int, TypeEntry]) -> tuple[dict[int, 
     return dropped, found
 
 
+def users_of_row_types(ddl: DdlContext, tables: Mapping[int, Table]) -> tuple[dict[int, TypeEntry], list[Dependent]]:
+    """What outside of some tables depends on their row types, and the types that go with it."""
+    used = {column.type_oid for table in ddl.view.tables() for column in table.columns if not column.dropped}
+    for entry in ddl.view.state.types.values():
+        used.update(each.type_oid for each in entry.definition.attributes)
+        used.add(entry.definition.base_oid)
+    own = {table.row_type_oid for table in tables.values() if table.row_type_oid}
+    entries: dict[int, TypeEntry] = {}
+    for oid in own:
+        row_type = ddl.view.state.row_types.get(oid)
+        if row_type is not None and not used.isdisjoint({oid, oid + 1}):
+            entries[oid] = row_type
+    if not entries:
+        return {}, []
+    dropped, found = collect(ddl, entries)
+    found = [each for each in found if each.table is None or each.table.oid not in tables]
+    return {oid: entry for oid, entry in dropped.items() if oid not in entries}, found
+
+
 async def carry_out(ddl: DdlContext, dropped: dict[int, TypeEntry], found: list[Dependent]) -> None:
     """Drop types after what depends on them."""
     await ddl.ddl.lock_tables([each.table.oid for each in found if each.table is not None])
@@ -122,15 +145,13 @@ async def _drop_dependent(ddl: DdlContext, dependent: Dependent) -> None:
             ddl.put_table(replace(table, checks=checks, version=table.version + 1))
         case "view" if table is not None:
             ddl.apply(forget_table(ddl, table))
+        case "routine" if dependent.routine is not None:
+            await drop_found_routines(ddl, [dependent.routine], True)
         case "attribute" if dependent.entry is not None:
             definition = ddl.view.state.types[dependent.entry.definition.oid].definition
-            attributes = tuple(
-                replace(each, name=f"........pg.dropped.{each.number}........", dropped=True)
-                if each.name == dependent.name
-                else each
-                for each in definition.attributes
-            )
-            put_type(ddl, replace(definition, attributes=attributes))
+            for attribute in definition.attributes:
+                if attribute.name == dependent.name:
+                    put_type(ddl, dropped_attribute(definition, attribute))
 
 
 def forget_type(ddl: DdlContext, entry: TypeEntry) -> list[Change]:

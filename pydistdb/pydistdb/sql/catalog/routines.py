@@ -23,6 +23,7 @@ from pydistdb.sql.catalog.drop import drop_found_routines
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.recording import RecordingView, direct_uses
 from pydistdb.sql.catalog.routine_names import find_routine, missing_routine, signature
+from pydistdb.sql.catalog.type_names import row_type_owner
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, UndefinedObject, WrongObjectType
 from pydistdb.sql.routines import RECORD_OID, VOID_OID, input_arguments, output_arguments
 from pydistdb.sql.statements import AlterRoutine, ArgumentSpec, CreateRoutine, DropRoutines, Name, TypeReference
@@ -178,7 +179,8 @@ def _result_type(ddl: DdlContext, reference: TypeReference) -> tuple[int, int]:
             raise FeatureNotSupported("polymorphic functions in SQL are not supported")
         if reference.type.category == "P" and reference.type.oid not in (VOID_OID, RECORD_OID):
             raise _invalid(f"SQL functions cannot return type {reference.type.name}")
-        return reference.type.oid, 0
+        table = row_type_owner(ddl, reference.type)
+        return reference.type.oid, 0 if table is None else table.oid
     relation = ddl.view.relation(reference.name.name, reference.name.schema)
     if isinstance(relation, Table) and relation.row_type_oid and not reference.is_array:
         return relation.row_type_oid, relation.oid

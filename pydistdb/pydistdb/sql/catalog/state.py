@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from pydistdb.sql.catalog.acl import Acl
@@ -28,7 +29,7 @@ from pydistdb.sql.catalog.descriptors import (
 from pydistdb.sql.catalog.keys import unpack_key
 from pydistdb.sql.catalog.roles import NO_ROLES, RoleSet
 from pydistdb.sql.types import user
-from pydistdb.sql.types.user import TypeEntry, UserType
+from pydistdb.sql.types.user import Attribute, RowTypeEntry, TypeEntry, UserType
 
 PG_CATALOG_OID = 11
 PG_TOAST_OID = 99
@@ -65,6 +66,8 @@ class DatabaseState:
     """Enums, domains and composite types, by oid."""
     types_by_name: Mapping[tuple[int, str], TypeEntry] = field(default_factory=dict)
     """The same by (schema, name)."""
+    row_types: Mapping[int, RowTypeEntry] = field(default_factory=dict)
+    """The row types of tables and views, by oid."""
     routines: Mapping[int, Routine] = field(default_factory=dict)
     routines_by_name: Mapping[tuple[int, str], tuple[Routine, ...]] = field(default_factory=dict)
     """Functions and procedures by (schema, name); overloaded ones in the order of their making."""
@@ -96,7 +99,7 @@ class DatabaseState:
                 case "S":
                     _apply_schema(mutable, numbers[1], value)
                 case "T":
-                    _apply_table(mutable, numbers[1], value, version)
+                    _apply_table(mutable, numbers[1], value, version, committed)
                 case "Y":
                     _apply_type(mutable, numbers[1], value, committed)
                 case "F":
@@ -140,7 +143,7 @@ def _apply_routine(mutable: Any, oid: int, routine: Routine | None) -> None:
         by_name[name] = tuple(sorted((*by_name.get(name, ()), routine), key=lambda each: each.oid))
 
 
-def _apply_table(mutable: Any, oid: int, table: Table | None, version: int) -> None:
+def _apply_table(mutable: Any, oid: int, table: Table | None, version: int, committed: bool) -> None:
     tables, relations = mutable("tables"), mutable("relations")
     indexes, by_oid = mutable("indexes"), mutable("indexes_by_oid")
     old = tables.pop(oid, None)
@@ -154,12 +157,40 @@ def _apply_table(mutable: Any, oid: int, table: Table | None, version: int) -> N
                     del indexes[old.schema, index.name]
                 by_oid.pop(index.oid, None)
     mutable("changed")[oid] = version
+    row_types = mutable("row_types")
+    if old is not None:
+        row_types.pop(old.row_type_oid, None)
     if table is None:
+        if old is not None and old.row_type_oid and committed:
+            user.forget(old.row_type_oid)
         return
+    if table.row_type_oid and table.kind != "S":
+        entry = RowTypeEntry(table.row_type_oid, table.name, partial(_row_type, table))
+        user.learn_row_type(entry, committed, old is None)
+        row_types[table.row_type_oid] = entry
     tables[oid] = relations[table.schema, table.name] = table
     for index in table.indexes:
         if index.oid:
             indexes[table.schema, index.name] = by_oid[index.oid] = (table, index)
+
+
+def _row_type(table: Table) -> UserType:
+    attributes = tuple(
+        Attribute(column.number, column.name, column.type_oid, column.modifier, column.dropped)
+        for column in table.columns
+    )
+    oid = table.row_type_oid
+    return UserType(
+        oid,
+        table.name,
+        table.schema,
+        table.database,
+        "c",
+        oid + 1,
+        table.owner,
+        attributes=attributes,
+        relation=table.oid,
+    )
 
 
 def _apply_type(mutable: Any, oid: int, definition: UserType | None, committed: bool) -> None:
@@ -171,7 +202,7 @@ def _apply_type(mutable: Any, oid: int, definition: UserType | None, committed: 
             del by_name[key]
     if definition is not None:
         entry = TypeEntry(definition)
-        user.learn(entry, committed)
+        user.learn(entry, committed, old is None)
         types[oid] = by_name[definition.schema, definition.name] = entry
     elif committed:
         user.forget(oid)

@@ -119,14 +119,21 @@ class StateView:
                 built_in = types.type_by_name(name)
                 if built_in is not None:
                     return built_in
-            entry = self._state.types_by_name.get((oid, name))
+            entry = self._entry_named(oid, name)
             if entry is not None:
                 return entry.type
             if name.startswith("_"):
-                entry = self._state.types_by_name.get((oid, name[1:]))
+                entry = self._entry_named(oid, name[1:])
                 if entry is not None:
                     return entry.array
         return None
+
+    def _entry_named(self, schema_oid: int, name: str) -> TypeEntry | None:
+        entry = self._state.types_by_name.get((schema_oid, name))
+        if entry is None:
+            table = self._state.relations.get((schema_oid, name))
+            return None if table is None else self._state.row_types.get(table.row_type_oid)
+        return entry
 
     def _type_schemas(self, schema: str | None) -> Sequence[tuple[int, str]]:
         if schema is None:
@@ -135,15 +142,22 @@ class StateView:
         return () if found is None else ((found.oid, schema),)
 
     def type_entry(self, oid: int) -> TypeEntry | None:
-        return self._state.types.get(oid)
+        return self._state.types.get(oid) or self._state.row_types.get(oid)
 
     def type_definition(self, oid: int) -> UserType | None:
         """The definition of a user's type, or of the one whose arrays' type ``oid`` is."""
         sql_type = TYPES_BY_OID.get(oid)
         if sql_type is None:
             return None
-        entry = self._state.types.get(sql_type.element_oid or oid)
+        entry = self.type_entry(sql_type.element_oid or oid)
         return None if entry is None else entry.definition
+
+    def composite_name(self, relation: int) -> tuple[int, str] | None:
+        """The schema and name of the composite type with this oid in pg_class."""
+        for entry in self._state.types.values():
+            if entry.definition.relation == relation:
+                return entry.definition.schema, entry.definition.name
+        return None
 
     def is_type_visible(self, schema_oid: int, name: str) -> bool:
         for oid, schema_name in self._path_oids:
@@ -151,7 +165,7 @@ class StateView:
                 return True
             if schema_name == "pg_catalog" and types.type_by_name(name) is not None:
                 return False
-            if (oid, name) in self._state.types_by_name:
+            if self._entry_named(oid, name) is not None:
                 return False
         return False
 

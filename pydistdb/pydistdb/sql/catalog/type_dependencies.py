@@ -17,12 +17,37 @@ from typing import Any
 from pydistdb.sql import bind
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.dependencies import described
-from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.catalog.descriptors import Column, Routine, Table
 from pydistdb.sql.catalog.queries import bind_query
+from pydistdb.sql.catalog.routine_names import described_routine
 from pydistdb.sql.catalog.type_names import shown
 from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
 from pydistdb.sql.types.user import TypeEntry
+
+
+def columns_holding(ddl: DdlContext, type_oid: int) -> list[tuple[Table, Column]]:
+    """The stored columns whose values hold values of a type: themselves, in arrays, in composite types, by domains."""
+    holders = {type_oid}
+    grown = True
+    while grown:
+        grown = False
+        for entry in [*ddl.view.state.types.values(), *ddl.view.state.row_types.values()]:
+            definition = entry.definition
+            parts = [each.type_oid for each in definition.attributes if not each.dropped] + [definition.base_oid]
+            held = {registry.type_by_oid(oid).element_oid or oid for oid in parts if oid}
+            if definition.oid not in holders and not holders.isdisjoint(held):
+                holders.add(definition.oid)
+                grown = True
+    found = []
+    for table in ddl.view.tables():
+        for column in table.columns:
+            if table.kind in "rmp" and not column.dropped:
+                sql_type = registry.type_by_oid(column.type_oid)
+                if (sql_type.element_oid or sql_type.oid) in holders:
+                    found.append((table, column))
+    return found
 
 
 class TypeRecorder:
@@ -44,7 +69,7 @@ class TypeRecorder:
 
 @dataclass(frozen=True, slots=True)
 class Dependent:
-    """What depends on a type, and how it would go along: ``kind`` is column, default, check, view, type or attribute."""
+    """What depends on a type, and how it would go along: ``kind`` is column, default, check, view, routine, type or attribute."""
 
     kind: str
     description: str
@@ -52,6 +77,7 @@ class Dependent:
     table: Table | None = None
     name: str = ""
     entry: TypeEntry | None = None
+    routine: Routine | None = None
 
 
 def _names_it(ddl: DdlContext, entry: TypeEntry, text: str | None, table: Table | None) -> bool:
@@ -96,6 +122,16 @@ def texts_using(ddl: DdlContext, entry: TypeEntry) -> list[str]:
     return [dependent.description for dependent in expressions_using(ddl, entry)]
 
 
+def _routines_using(ddl: DdlContext, oids: set[int]) -> Iterator[Dependent]:
+    """Functions and procedures with arguments or results of the type."""
+    for routine in ddl.view.state.routines.values():
+        for oid in (*(argument.type_oid for argument in routine.arguments), routine.return_type):
+            if oid in oids and not routine.row_of:
+                on = f"type {shown(ddl, oid)}"
+                yield Dependent("routine", described_routine(ddl, routine), on, routine=routine)
+                break
+
+
 def dependents(ddl: DdlContext, entry: TypeEntry) -> list[Dependent]:
     """Everything that needs the type, in the order in which messages list it."""
     oids = {entry.type.oid, entry.array.oid}
@@ -124,6 +160,7 @@ def dependents(ddl: DdlContext, entry: TypeEntry) -> list[Dependent]:
         if key not in seen and not (dependent.kind == "default" and of_column):
             found.append(dependent)
             seen.add(key)
+    found += _routines_using(ddl, oids)
     for other in ddl.view.state.types.values():
         definition = other.definition
         name = shown(ddl, definition.oid)

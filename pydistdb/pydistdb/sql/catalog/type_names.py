@@ -8,7 +8,14 @@ from __future__ import annotations
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Table
-from pydistdb.sql.errors import DatabaseError, DuplicateObject, InvalidSchemaName, UndefinedObject, WrongObjectType
+from pydistdb.sql.errors import (
+    DatabaseError,
+    DuplicateObject,
+    DuplicateTable,
+    InvalidSchemaName,
+    UndefinedObject,
+    WrongObjectType,
+)
 from pydistdb.sql.statements import Name
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
@@ -80,8 +87,10 @@ def refuse_taken(ddl: DdlContext, schema_oid: int, name: str) -> None:
 
 def refuse_type_of_that_name(ddl: DdlContext, schema_oid: int, name: str) -> None:
     """A relation brings a type of its own name, which must be free."""
-    state = ddl.view.state
-    if (schema_oid, name) in state.types_by_name:
+    entry = ddl.view.state.types_by_name.get((schema_oid, name))
+    if entry is not None and entry.definition.kind == "c":
+        raise DuplicateTable(f'relation "{name}" already exists')
+    if entry is not None:
         raise DuplicateObject(
             f'type "{name}" already exists',
             hint="A relation has an associated type of the same name, so you must use a name that doesn't conflict "

@@ -61,6 +61,9 @@ class CatalogView(Protocol):
     def type_definition(self, oid: int) -> UserType | None:
         """Return the definition of a user's type, given its oid or that of its arrays."""
 
+    def composite_name(self, relation: int) -> tuple[int, str] | None:
+        """Return the schema and name of the composite type with this oid in pg_class."""
+
     def is_type_visible(self, schema_oid: int, name: str) -> bool:
         """Tell whether a user's type would be found by its name alone."""
 

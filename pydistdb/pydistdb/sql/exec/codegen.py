@@ -50,7 +50,9 @@ from pydistdb.sql.tree import (
     Subscript,
 )
 from pydistdb.sql.types.base import Function
+from pydistdb.sql.types.known import RECORD
 
+RECORD_OID = RECORD.oid
 DEEPEST = 12
 """Nested expressions per generated function."""
 
@@ -258,11 +260,14 @@ class Code:
                 return self._subscript(expression)
             case RowExpr():
                 items = ", ".join(map(self.value, expression.items))
-                return f"({items}{',' if expression.items else ''})"
+                source = f"({items}{',' if expression.items else ''})"
+                if expression.type.oid != RECORD_OID:
+                    return source
+                shape = self.constant((tuple([item.type for item in expression.items]), expression.names))
+                return f"{self.helper(support.record)}({source}, {shape})"
             case FieldAccess():
-                name = self.temporary()
                 row = self.value(expression.row)
-                return f"(None if ({name} := {row}) is None else {name}[{expression.position}])"
+                return f"{self.helper(support.record_field)}({row}, {expression.position})"
             case SetCall():
                 raise DatabaseError.of("0A000", "set-valued function called in context that cannot accept a set")
             case Subquery():

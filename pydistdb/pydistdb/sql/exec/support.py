@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydistdb.sql.types.arrays import EMPTY, PgArray, nest
+from pydistdb.sql.types.base import SqlType
+from pydistdb.sql.types.pseudo import Record
 
 
 def extreme(less: Callable[[Any, Any], Any], greatest: bool, values: Sequence[Any]) -> Any:
@@ -105,6 +107,16 @@ def array_slice(array: PgArray | None, bounds: tuple[tuple[int | None, int | Non
         offsets = [offset * extent + index for offset in offsets for index in chosen]
     dimensions = tuple(len(chosen) for chosen in ranges)
     return PgArray(tuple(array.items[offset] for offset in offsets), dimensions, (1,) * len(dimensions))
+
+
+def record(values: tuple[Any, ...], shape: tuple[tuple[SqlType, ...], tuple[str, ...]]) -> Record:
+    """A row value that knows its fields' types and names."""
+    return Record(values, *shape)
+
+
+def record_field(row: tuple[Any, ...] | None, position: int) -> Any:
+    """A field of a row; one that was added to its type later is NULL."""
+    return None if row is None or position >= len(row) else row[position]
 
 
 def record_is_null(value: tuple[Any, ...] | None, negated: bool) -> bool:

@@ -29,6 +29,7 @@ from pydistdb.sql.types.floats import NAN, to_single
 from pydistdb.sql.types.integers import OID_MAX
 from pydistdb.sql.types.registry import element_of, io, type_by_oid
 from pydistdb.sql.types.text import coerce_bpchar, coerce_varchar, truncate_name
+from pydistdb.sql.types.user import derived_from_types
 
 # ------------------------------------------------------------------------------------------------ numbers
 
@@ -167,7 +168,7 @@ _define_strings()
 
 # ------------------------------------------------------------------------------------------------ the cast table
 
-_CASTS: dict[tuple[int, int], Cast | None] = {}
+_CASTS: dict[tuple[int, int], Cast | None] = derived_from_types({})
 _LISTED: list[Cast] = []
 _STABLE_TYPES = known.REG_TYPES | {
     sql_type.oid
@@ -344,7 +345,7 @@ def _item_by_item(source: SqlType, target: SqlType, item: Cast) -> Function | No
 
 # ------------------------------------------------------------------------------------------------ lengths
 
-_COERCIONS: dict[int, Function | None] = {}
+_COERCIONS: dict[int, Function | None] = derived_from_types({})
 _COERCION_BODIES: dict[int, tuple[int, Callable[[Any, int, bool], Any]]] = {}
 
 

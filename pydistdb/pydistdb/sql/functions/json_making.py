@@ -19,7 +19,7 @@ from typing import Any
 
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.functions.define import AggregateBody, Body, define, define_aggregate, specializes
-from pydistdb.sql.types import known
+from pydistdb.sql.types import domains, known
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.calendar import (
@@ -29,10 +29,12 @@ from pydistdb.sql.types.calendar import (
     offset_text,
     time_text,
 )
+from pydistdb.sql.types.composite import to_record
 from pydistdb.sql.types.datetime import format_timestamp, is_finite_timestamp, session_zone
 from pydistdb.sql.types.json import canonical, quote
 from pydistdb.sql.types.pseudo import Record, field_types
 from pydistdb.sql.types.registry import element_of, io
+from pydistdb.sql.types.user import derived_from_types
 
 Encoder = Callable[[Any, EvalContext | None], str]
 
@@ -86,6 +88,9 @@ _ENCODERS: dict[int, Encoder] = {
 }
 
 
+derived_from_types(_ENCODERS)
+
+
 def encoder(sql_type: SqlType) -> Encoder:
     """Find how values of a type are written as JSON."""
     found = _ENCODERS.get(sql_type.oid)
@@ -97,6 +102,11 @@ def encoder(sql_type: SqlType) -> Encoder:
 def _make_encoder(sql_type: SqlType) -> Encoder:
     if sql_type.is_array:
         return _array_encoder(encoder(element_of(sql_type)))
+    if domains.is_domain(sql_type.oid):
+        return encoder(domains.base_type(sql_type.oid))
+    if sql_type.category == "C":
+        oid = sql_type.oid
+        return lambda value, context: encode_record(to_record(oid, value, context), context)
     format_: Callable[[Any, Any], str] = io(sql_type.oid).format
     if sql_type.oid in _NUMBERS:
 
@@ -168,7 +178,11 @@ define(
 
 def _keyed(sql_type: SqlType) -> Callable[[Any, EvalContext | None], str]:
     """Write a value as an object's key; only scalars can be keys."""
-    if sql_type.is_array or sql_type.oid in (known.RECORD.oid, known.JSON.oid, known.JSONB.oid):
+    if (
+        sql_type.is_array
+        or sql_type.oid in (known.RECORD.oid, known.JSON.oid, known.JSONB.oid)
+        or sql_type.category == "C"
+    ):
 
         def refuse(value: Any, context: EvalContext | None) -> str:
             raise DatabaseError.of("22023", "key value must be scalar, not array, composite, or json")
@@ -306,7 +320,8 @@ def _array_aggregate(argument_types: tuple[SqlType, ...], finish_text: Callable[
         if state is None:
             return None
         words = ["null" if value is None else encode(value, context) for value in state]
-        is_composite = argument_types[0].is_array or argument_types[0].oid == known.RECORD.oid
+        item = argument_types[0]
+        is_composite = item.is_array or item.oid == known.RECORD.oid or item.category == "C"
         return finish_text("[" + (", \n " if is_composite else ", ").join(words) + "]")
 
     return _list_aggregate(finish)

@@ -53,6 +53,7 @@ from pydistdb.sql.functions.define import (
 )
 from pydistdb.sql.types.base import Cast, Function, Operator, SqlType
 from pydistdb.sql.types.known import TYPES_BY_NAME
+from pydistdb.sql.types.user import derived_from_types
 
 __all__ = [
     "all_casts",
@@ -166,7 +167,7 @@ def is_lacking(name: str) -> bool:
 
 
 _MOST_SPECIALIZED = 4096
-_specialized: dict[tuple[int, tuple[int, ...], int], AnyFunction] = {}
+_specialized: dict[tuple[int, tuple[int, ...], int], AnyFunction] = derived_from_types({})
 
 
 def specialize(function: AnyFunction, argument_types: Sequence[SqlType], return_type: SqlType) -> AnyFunction:

@@ -29,6 +29,7 @@ from pydistdb.sql.pg_catalog.objects import (
 from pydistdb.sql.pg_catalog.type_facts import TYPE_FACTS, operator_class, operator_class_named
 from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.reg import C_COLLATION_OID
+from pydistdb.sql.types.user import UserType
 
 BTREE_OID, HEAP_OID = 403, 2
 BLOCK_BYTES = 8_192
@@ -155,6 +156,24 @@ def _with_acl(view: StateView, row: RowDict) -> RowDict:
     return row | {"relacl": acl_array(view, view.access.stored_acl(PG_CLASS, row["oid"]))}
 
 
+def _composites(view: StateView) -> Iterator[UserType]:
+    """The composite types that are no table's row type: they have rows in pg_class too."""
+    for entry in view.state.types.values():
+        if entry.definition.kind == "c":
+            yield entry.definition
+
+
+def _composite_row(definition: UserType) -> RowDict:
+    columns = max((each.number for each in definition.attributes), default=0)
+    return _class_row(definition.relation, definition.name, definition.schema, "c", columns, reltype=definition.oid)
+
+
+def _composite_attributes(definition: UserType) -> Iterator[RowDict]:
+    for each in definition.attributes:
+        type_oid, modifier = (0, -1) if each.dropped else (each.type_oid, each.modifier)
+        yield _attribute(definition.relation, each.name, type_oid, each.number, modifier, attisdropped=each.dropped)
+
+
 def _class_by_oid(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
     table = view.table_by_oid(oid)
     if table is not None:
@@ -165,6 +184,8 @@ def _class_by_oid(view: StateView, context: EvalContext, oid: Any) -> Iterator[R
         yield _index_row(view, *found)
     elif oid in _system_rows():
         yield _with_acl(view, _system[oid])
+    else:
+        yield from (_composite_row(each) for each in _composites(view) if each.relation == oid)
 
 
 def _class_by_name(view: StateView, context: EvalContext, name: Any) -> Iterator[RowDict]:
@@ -179,6 +200,7 @@ def _class_by_name(view: StateView, context: EvalContext, name: Any) -> Iterator
     for row in _system_rows().values():
         if row["relname"] == name:
             yield _with_acl(view, row)
+    yield from (_composite_row(each) for each in _composites(view) if each.name == name)
 
 
 @rows_of("pg_class", lookups={"oid": _class_by_oid, "relname": _class_by_name})
@@ -189,6 +211,8 @@ def pg_class(view: StateView, context: EvalContext) -> Iterator[RowDict]:
         yield _table_row(view, table)
         for index in table_indexes(table):
             yield _index_row(view, table, index)
+    for definition in _composites(view):
+        yield _composite_row(definition)
 
 
 # ---------------------------------------------------------------------------------------------------- pg_attribute
@@ -305,6 +329,9 @@ def _attributes_of(view: StateView, context: EvalContext, oid: Any) -> Iterable[
     found = view.index_by_oid(oid)
     if found is not None:
         return _index_attributes(*found)
+    for definition in _composites(view):
+        if definition.relation == oid:
+            return _composite_attributes(definition)
     return _system_attributes().get(oid, ())
 
 
@@ -316,6 +343,8 @@ def pg_attribute(view: StateView, context: EvalContext) -> Iterator[RowDict]:
         yield from _table_attributes(view, table)
         for index in table_indexes(table):
             yield from _index_attributes(table, index)
+    for definition in _composites(view):
+        yield from _composite_attributes(definition)
 
 
 # ---------------------------------------------------------------------------------------------------- pg_attrdef

@@ -28,6 +28,9 @@ def pg_table_is_visible(context: EvalContext, oid: int) -> bool | None:
     found = view.index_by_oid(oid)
     if found is not None:
         return view.is_visible(found[0].schema, found[1].name)
+    for entry in view.state.types.values():
+        if entry.definition.relation == oid:
+            return view.is_type_visible(entry.definition.schema, entry.definition.name)
     virtual = view.virtual_by_oid(oid)
     return None if virtual is None else virtual.schema in view.search_path
 

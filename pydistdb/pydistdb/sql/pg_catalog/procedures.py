@@ -114,6 +114,9 @@ def _user_type(view: StateView, entry: TypeEntry) -> Iterator[RowDict]:
             "typtypmod": definition.base_modifier,
             "typdefault": domain_default(view, EvalContext(), definition),
         }
+    elif definition.kind == "c":
+        facts = ROW_TYPE
+        more = {"typrelid": definition.relation}
     yield _type(facts, oid=definition.oid, typname=definition.name, typarray=definition.array_oid, **owned | more)
     array = {"oid": definition.array_oid, "typname": entry.array.name, "typelem": definition.oid}
     yield _type(ARRAY_OF_ROW_TYPE, typalign=facts.alignment, **array, **owned)

@@ -13,6 +13,7 @@ from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.statements import Copy
 from pydistdb.sql.types import known, registry
 from pydistdb.sql.types.base import EvalContext
+from pydistdb.sql.types.user import derived_from_types
 
 MAX_PREPARED_STATEMENTS = 10_000
 MAX_PORTALS = 1_000
@@ -167,7 +168,7 @@ def read_parameters(
 
 
 _SHORT_DIGITS = {known.INT2.oid: 4, known.INT4.oid: 9, known.INT8.oid: 18}
-_readers: dict[tuple[int, int], ParameterReader] = {}
+_readers: dict[tuple[int, int], ParameterReader] = derived_from_types({})
 
 
 def _reader(oid: int, code: int) -> ParameterReader:

@@ -13,7 +13,6 @@ Source: PostgreSQL 15 manual, 8.18 and CREATE DOMAIN.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 from pydistdb.sql.errors import DatabaseError
@@ -111,9 +110,18 @@ def _where(entry: TypeEntry, context: EvalContext) -> dict[str, str | None]:
     return {"schema": None if schema is None else schema.name, "datatype": entry.definition.name}
 
 
-@lru_cache(maxsize=1_000)
+_coercions: dict[int, Function] = user.derived_from_types({})
+
+
 def coercion(oid: int) -> Function:
     """The function from a value of ``base_type(oid)`` to one of the domain."""
+    found = _coercions.get(oid)
+    if found is None:
+        found = _coercions[oid] = _make_coercion(oid)
+    return found
+
+
+def _make_coercion(oid: int) -> Function:
     domain = known.TYPES_BY_OID[oid]
     return Function(
         oid=0,

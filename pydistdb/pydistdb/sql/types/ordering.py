@@ -28,7 +28,7 @@ from pydistdb.sql.types import known
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import Interval
 from pydistdb.sql.types.domains import base_oid
-from pydistdb.sql.types.user import FIRST_USER_OID
+from pydistdb.sql.types.user import FIRST_USER_OID, derived_from_types
 
 MICROSECONDS_PER_DAY = 86_400_000_000
 
@@ -89,6 +89,9 @@ _KEYS: dict[int, SortKey] = {
 }
 
 
+derived_from_types(_KEYS)
+
+
 def _array_key(element_oid: int) -> SortKey:
     element_key = sort_key(element_oid)
 
@@ -105,8 +108,16 @@ def _array_key(element_oid: int) -> SortKey:
 def sort_key(oid: int) -> SortKey | None:
     """Find the function to a value that sorts and hashes as this type does; None where the runtime value itself does."""
     key = _KEYS.get(oid)
-    if key is None and oid >= FIRST_USER_OID and (base := base_oid(oid)) != oid:
-        return sort_key(base)
+    if key is None and oid >= FIRST_USER_OID:
+        base = base_oid(oid)
+        if base != oid:
+            return sort_key(base)
+        sql_type = known.TYPES_BY_OID.get(oid)
+        if sql_type is not None and sql_type.category == "C":
+            from pydistdb.sql.types.composite import composite_key
+
+            key = _KEYS[oid] = composite_key(oid)
+            return key
     if key is None:
         sql_type = known.TYPES_BY_OID.get(oid)
         if sql_type is not None and sql_type.element_oid:

@@ -39,7 +39,7 @@ class Record(tuple[Any, ...]):
 _QUOTED_CHARACTERS = frozenset('"\\(), \t\n\r\v\f')
 
 
-def _quote(text: str) -> str:
+def quote_field(text: str) -> str:
     if not text or not _QUOTED_CHARACTERS.isdisjoint(text):
         return '"' + text.replace("\\", "\\\\").replace('"', '""') + '"'
     return text
@@ -77,7 +77,7 @@ def format_record(value: tuple[Any, ...], context: EvalContext | None) -> str:
     from pydistdb.sql.types.registry import io
 
     words = [
-        "" if item is None else _quote(io(sql_type.oid).format(item, context))  # type: ignore[arg-type]
+        "" if item is None else quote_field(io(sql_type.oid).format(item, context))  # type: ignore[arg-type]
         for item, sql_type in zip(value, field_types(value), strict=True)
     ]
     return "(" + ",".join(words) + ")"

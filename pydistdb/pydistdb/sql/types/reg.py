@@ -100,9 +100,13 @@ def find_class(text: str, context: EvalContext | None) -> int | None:
     if relation is not None:
         return int(relation.oid)
     index = catalog.index_by_name(name, schema)
-    if index is None and schema is not None and catalog.schema_named(schema) is None:
+    if index is not None:
+        return int(index[1].oid)
+    if schema is not None and catalog.schema_named(schema) is None:
         raise InvalidSchemaName(f'schema "{schema}" does not exist')
-    return int(index[1].oid) if index is not None else None
+    sql_type = catalog.type_named(name, schema)
+    entry = None if sql_type is None else catalog.type_entry(sql_type.oid)
+    return None if entry is None else entry.definition.relation or None
 
 
 def find_type(text: str, context: EvalContext | None) -> int | None:
@@ -216,6 +220,9 @@ def class_name(oid: int, context: EvalContext | None) -> str | None:
             for index in table.indexes:
                 if index.oid == oid:
                     return _with_schema(catalog, table.schema, index.name)
+        name = catalog.composite_name(oid)
+        if name is not None:
+            return _with_schema(catalog, *name)
     virtual = virtual_by_oid(oid)
     if virtual is None:
         return None

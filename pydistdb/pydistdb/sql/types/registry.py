@@ -17,6 +17,7 @@ from pydistdb.sql.errors import FeatureNotSupported, UndefinedObject
 from pydistdb.sql.types import (
     boolean,
     bytea,
+    composite,
     datetime,
     domains,
     floats,
@@ -167,6 +168,8 @@ for _module in (boolean, integers, floats, numeric, text, bytea, uuid, json, dat
     _IO_BY_NAME.update(_module.IO)
 _IO_BY_OID: dict[int, TypeIO] = {TYPES_BY_NAME[name].oid: type_io for name, type_io in _IO_BY_NAME.items()}
 
+user.derived_from_types(_IO_BY_OID)
+
 _SPELLINGS = {
     "boolean": BOOL,
     "smallint": INT2,
@@ -290,6 +293,7 @@ def _domain_io(oid: int) -> TypeIO:
 
 
 user.IO_MAKERS["d"] = _domain_io
+assert composite, "imported because it enters its formats"
 
 sort_key = ordering.sort_key
 """sort_key(oid): a function from a runtime value to one that Python sorts, compares and hashes as SQL does; None where

@@ -20,8 +20,8 @@ Source: PostgreSQL 15 manual, 8.7, 8.16, 8.18; catalogs pg_type, pg_enum.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, MutableMapping
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -29,6 +29,8 @@ from pydistdb.sql.errors import DatabaseError, InvalidTextRepresentation, Undefi
 from pydistdb.sql.types import known
 from pydistdb.sql.types.base import EvalContext, SqlType, TypeIO
 from pydistdb.sql.types.reg import quote_identifier, user_type_name
+
+_Cache = TypeVar("_Cache", bound=MutableMapping[Any, Any])
 
 FIRST_USER_OID = 16384
 RANK_GAP = 1 << 32
@@ -101,6 +103,29 @@ class TypeEntry:
         """A domain's CHECK conditions, compiled (domains.py)."""
 
 
+class RowTypeEntry(TypeEntry):
+    """The row type of a table; its definition is made from the table when it is first asked for."""
+
+    __slots__ = ("_definition", "_make")
+
+    def __init__(self, oid: int, name: str, make: Callable[[], UserType]) -> None:
+        self.type = SqlType(oid, name, -1, "C", array_oid=oid + 1)
+        self.array = SqlType(oid + 1, array_name(name), -1, "A", element_oid=oid)
+        self.labels = {}
+        self.ranks = {}
+        self.checks = None
+        self.is_committed = False
+        self._make = make
+        self._definition: UserType | None = None
+
+    @property
+    def definition(self) -> UserType:  # type: ignore[override]
+        if self._definition is None:
+            self._definition = self._make()
+            _learn_fields(self._definition, True)
+        return self._definition
+
+
 def array_name(name: str) -> str:
     """What the array type of a type is called."""
     data = ("_" + name).encode()[:63]
@@ -126,16 +151,100 @@ _known: dict[int, TypeEntry] = {}
 _dropped: deque[int] = deque()
 
 
-def learn(entry: TypeEntry, committed: bool) -> None:
+_identities: dict[int, tuple[str, int]] = {}
+_derived: list[MutableMapping[Any, Any]] = []
+"""What is kept elsewhere by types' oids."""
+
+
+def derived_from_types(cache: _Cache) -> _Cache:
+    """Note a cache by types' oids.  In one process, oids mean the same for ever unless it meets another cluster (as
+    tests do): then its entries for users' types go."""
+    _derived.append(cache)
+    return cache
+
+
+def _is_users(key: Any) -> bool:
+    if isinstance(key, tuple):
+        return any(_is_users(part) for part in key)
+    return isinstance(key, int) and key >= FIRST_USER_OID
+
+
+def _forget_derived() -> None:
+    for cache in _derived:
+        for key in [key for key in cache if _is_users(key)]:
+            del cache[key]
+
+
+def learn(entry: TypeEntry, committed: bool, is_new: bool) -> None:
     """Enter a type, or its new definition; what is not committed does not take the place of what is."""
     definition = entry.definition
     old = _known.get(definition.oid)
-    if old is not None and old.is_committed and not committed:
+    if is_new:
+        _identify(entry)
+        _fields.pop(definition.oid, None)
+    if definition.kind == "c":
+        _learn_fields(definition, committed)
+    if old is not None and old.is_committed and not committed and not is_new:
         return
     entry.is_committed = committed
     _known[definition.oid] = entry
     known.TYPES_BY_OID[definition.oid] = entry.type
     known.TYPES_BY_OID[definition.array_oid] = entry.array
+
+
+_fields: dict[int, tuple[list[int], dict[str, Any]]] = {}
+"""Of composite types: the types of all fields by slot (0 for dropped ones), and what is derived from them.  Fields of
+transactions that are still open are here too, since these store values with them."""
+
+
+def _learn_fields(definition: UserType, committed: bool) -> None:
+    types, cache = _fields.setdefault(definition.oid, ([], {}))
+    for attribute in definition.attributes:
+        while len(types) < attribute.number:
+            types.append(0)
+        if not attribute.dropped:
+            types[attribute.number - 1] = attribute.type_oid
+        elif committed:
+            types[attribute.number - 1] = 0
+    cache.clear()
+
+
+def field_types(oid: int) -> list[int]:
+    """The types of a composite type's fields by slot; 0 for those that are dropped."""
+    if oid not in _fields:
+        entry = _known[oid]
+        _learn_fields(entry.definition, True)
+    return _fields[oid][0]
+
+
+def field_cache(oid: int) -> dict[str, Any]:
+    """What has been derived from ``field_types``."""
+    field_types(oid)
+    return _fields[oid][1]
+
+
+def _identify(entry: TypeEntry) -> None:
+    """Note what never changes about a type and its arrays; what was derived from anything else is forgotten."""
+    kind, base = ("c", 0) if isinstance(entry, RowTypeEntry) else (entry.definition.kind, entry.definition.base_oid)
+    for oid, identity in ((entry.type.oid, (kind, base)), (entry.array.oid, ("array", entry.type.oid))):
+        if _identities.setdefault(oid, identity) != identity:
+            _identities[oid] = identity
+            _known.pop(oid, None)
+            _forget_derived()
+
+
+def learn_row_type(entry: RowTypeEntry, committed: bool, is_new: bool) -> None:
+    """Enter the row type of a table; what it consists of is looked at when somebody asks."""
+    old = _known.get(entry.type.oid)
+    if is_new:
+        _identify(entry)
+    if old is not None and old.is_committed and not committed and not is_new:
+        return
+    entry.is_committed = committed
+    _known[entry.type.oid] = entry
+    _fields.pop(entry.type.oid, None)
+    known.TYPES_BY_OID[entry.type.oid] = entry.type
+    known.TYPES_BY_OID[entry.array.oid] = entry.array
 
 
 def forget(oid: int) -> None:
@@ -144,6 +253,9 @@ def forget(oid: int) -> None:
     while len(_dropped) > MOST_DROPPED_KEPT:
         entry = _known.pop(_dropped.popleft(), None)
         if entry is not None:
+            _fields.pop(entry.type.oid, None)
+            _identities.pop(entry.type.oid, None)
+            _identities.pop(entry.array.oid, None)
             known.TYPES_BY_OID.pop(entry.type.oid, None)
             known.TYPES_BY_OID.pop(entry.array.oid, None)
 
