@@ -28,6 +28,8 @@ async def create_type(ddl: DdlContext, statement: CreateType) -> str:
     else:
         attributes = attributes_of(statement.attributes)
         oid = await ddl.store.allocate_oids(3)
-        made = UserType(oid, name, schema.oid, ddl.database_oid, "c", oid + 1, attributes=attributes, relation=oid + 2)
+        made = UserType(
+            oid, name, schema.oid, ddl.database_oid, "c", oid + 1, ddl.role, attributes=attributes, relation=oid + 2
+        )
         put_type(ddl, made)
     return "CREATE TYPE"
