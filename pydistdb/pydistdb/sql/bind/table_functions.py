@@ -9,6 +9,7 @@ Source: PostgreSQL 15 manual, 7.2.1.4.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pydistdb.sql.bind.calls as calls
 import pydistdb.sql.bind.from_clause as from_clause
@@ -20,7 +21,9 @@ from pydistdb.sql.bind.composites import composite_fields, field_of, is_composit
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn
+from pydistdb.sql.bind.typenames import resolve_type
 from pydistdb.sql.errors import FeatureNotSupported, InvalidSyntax
+from pydistdb.sql.functions.json_records import TAKES_COLUMNS, with_columns
 from pydistdb.sql.tree import (
     Call,
     ColumnRef,
@@ -45,11 +48,18 @@ ONE_ROW = Function(0, "one_row", (ANY,), ANY, lambda value: (value,), strict=Fal
 def bind_function(b: Binder, scope: Scope, node: Node, items: Sequence[FromItem]) -> FromItem:
     """A RangeFunction node."""
     parts_of_calls = [wrapper["List"]["items"] for wrapper in node["functions"]]
-    if node.get("coldeflist") or any(len(parts) > 1 and parts[1] for parts in parts_of_calls):
-        raise FeatureNotSupported("functions with a column definition list are not supported")
+    definitions = [_column_definitions(parts) or node.get("coldeflist", []) for parts in parts_of_calls]
     wrappers = [single for parts in parts_of_calls for single in _one_array_each(parts[0])]
     seeing = Scope(from_clause.lateral_scope(scope, items, True), "FROM")
     expressions = [bind(b, seeing, wrapper) for wrapper in wrappers]
+    if node.get("coldeflist") and node.get("ordinality"):
+        raise InvalidSyntax(
+            "WITH ORDINALITY cannot be used with a column definition list",
+            hint="Put the column definition list inside ROWS FROM().",
+            position=b.position(node["coldeflist"][0]["ColumnDef"].get("location", -1)),
+        )
+    if any(definitions):
+        expressions = [_with_columns(b, *pair) for pair in zip(expressions, definitions, strict=True)]
     labels = [queries.column_label(wrapper) for wrapper in wrappers]
     alias = node.get("alias")
     name = alias["aliasname"] if alias else labels[0]
@@ -96,6 +106,35 @@ def _rows_of_composite(b: Binder, expr: Call | SetCall, name: str, alias: Node |
     return from_clause.source_item(Project(from_clause.outputs(columns), scan, tuple(made)), name, columns, alias)
 
 
+def _column_definitions(parts: Sequence[Node]) -> list[Node]:
+    """``f() AS (a int, …)`` inside ROWS FROM."""
+    found = parts[1].get("List", {}).get("items", []) if len(parts) > 1 and parts[1] else []
+    return list(found)
+
+
+def _with_columns(b: Binder, expr: Expr, definitions: Sequence[Node]) -> Expr:
+    """A call whose columns the query lists."""
+    if not definitions:
+        return expr
+    position = b.position(definitions[0]["ColumnDef"].get("location", -1))
+    if not isinstance(expr, Call | SetCall) or expr.type.oid != RECORD.oid:
+        raise InvalidSyntax(
+            'a column definition list is only allowed for functions returning "record"', position=position
+        )
+    if expr.function.out_columns:
+        raise InvalidSyntax(
+            "a column definition list is redundant for a function with OUT parameters", position=position
+        )
+    if expr.function.oid not in TAKES_COLUMNS:
+        raise FeatureNotSupported(f"a column definition list for function {expr.function.name} is not supported")
+    columns = []
+    for wrapper in definitions:
+        column = wrapper["ColumnDef"]
+        columns.append((column["colname"], resolve_type(column["typeName"], b.position, b.catalog)))
+    result = columns[0][1] if len(columns) == 1 else expr.type
+    return replace(expr, type=result, function=with_columns(expr.function, columns))
+
+
 def _one_array_each(wrapper: Node) -> list[Node]:
     """unnest(a, b) as the calls unnest(a), unnest(b)."""
     call = wrapper.get("FuncCall")
@@ -110,7 +149,7 @@ def _function_columns(b: Binder, function: Function, expr: Expr, label: str) -> 
         return [ScopeColumn(name, b.new_id(), sql_type) for name, sql_type in out]
     if expr.type.oid == RECORD.oid and not out:
         raise InvalidSyntax('a column definition list is required for functions returning "record"')
-    if out and label == function.name:
+    if out and (label == function.name or function.oid in TAKES_COLUMNS):
         label = out[0][0]
     return [ScopeColumn(label, b.new_id(), expr.type)]
 

@@ -22,7 +22,8 @@ from pydistdb.sql.functions.define import (
     implements,
     specializes,
 )
-from pydistdb.sql.types.arrays import EMPTY, PgArray, check_shape, nest
+from pydistdb.sql.functions.limits import check_length, joined
+from pydistdb.sql.types.arrays import EMPTY, MOST_ITEMS, PgArray, check_shape, nest
 from pydistdb.sql.types.base import SqlType
 from pydistdb.sql.types.ordering import sort_key
 from pydistdb.sql.types.registry import element_of
@@ -136,7 +137,7 @@ def _fill(value: Any, shape: PgArray | None, bounds: PgArray | None) -> PgArray:
         raise DatabaseError.of("22004", "dimension values cannot be null")
     check_shape(shape.items)
     if any(extent < 0 for extent in shape.items):
-        raise DatabaseError.of("54000", f"array size exceeds the maximum allowed ({134217727})")
+        raise DatabaseError.of("54000", f"array size exceeds the maximum allowed ({MOST_ITEMS})")
     size = 1 if shape.items else 0
     for extent in shape.items:
         size *= extent
@@ -367,12 +368,19 @@ def _accumulate_string(state: list[Any] | None, value: Any, delimiter: Any) -> l
     return state
 
 
+def _joined_bytes(state: list[bytes] | None) -> bytes | None:
+    if state is None:
+        return None
+    check_length(sum(map(len, state)))
+    return b"".join(state)
+
+
 # The parts of a split string_agg would lack the delimiter between them: it is not splittable.
 define_aggregate(
     "string_agg(text,text)",
-    AggregateBody(lambda: None, _accumulate_string, lambda s: None if s is None else "".join(s), strict=False),
+    AggregateBody(lambda: None, _accumulate_string, lambda s: None if s is None else joined(s), strict=False),
 )
 define_aggregate(
     "string_agg(bytea,bytea)",
-    AggregateBody(lambda: None, _accumulate_string, lambda s: None if s is None else b"".join(s), strict=False),
+    AggregateBody(lambda: None, _accumulate_string, _joined_bytes, strict=False),
 )

@@ -16,12 +16,13 @@ import re
 
 from pydistdb.sql.errors import DatabaseError, InvalidParameterValue
 from pydistdb.sql.functions.define import define, implements
+from pydistdb.sql.functions.limits import added_bytes
 from pydistdb.sql.types.bytea import parse_escape, parse_hex
 from pydistdb.sql.types.text import decode_text
 
 # ------------------------------------------------------------------------------------------------ cutting
 
-define("byteacat(bytea,bytea)", lambda left, right: left + right, inline="({0} + {1})")
+define("byteacat(bytea,bytea)", added_bytes)
 define("length(bytea)", len, inline="len({0})")
 define("octet_length(bytea)", len, inline="len({0})")
 define("bit_length(bytea)", lambda value: len(value) * 8)

@@ -19,6 +19,7 @@ from typing import Any
 
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.functions.define import AggregateBody, Body, define, define_aggregate, specializes
+from pydistdb.sql.functions.limits import joined
 from pydistdb.sql.types import domains, known
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext, SqlType
@@ -322,7 +323,7 @@ def _array_aggregate(argument_types: tuple[SqlType, ...], finish_text: Callable[
         words = ["null" if value is None else encode(value, context) for value in state]
         item = argument_types[0]
         is_composite = item.is_array or item.oid == known.RECORD.oid or item.category == "C"
-        return finish_text("[" + (", \n " if is_composite else ", ").join(words) + "]")
+        return finish_text("[" + joined(words, ", \n " if is_composite else ", ") + "]")
 
     return _list_aggregate(finish)
 
@@ -341,7 +342,7 @@ def _object_aggregate(argument_types: tuple[SqlType, ...], finish_text: Callable
         members = [
             f"{key(name, context)} : {'null' if value is None else encode(value, context)}" for name, value in state
         ]
-        return finish_text("{ " + ", ".join(members) + " }")
+        return finish_text("{ " + joined(members, ", ") + " }")
 
     return _list_aggregate(finish)._replace(accumulate=accumulate)
 

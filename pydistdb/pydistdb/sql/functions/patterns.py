@@ -17,8 +17,8 @@ from functools import lru_cache
 
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.functions.define import define, implements
+from pydistdb.sql.functions.limits import check_length
 from pydistdb.sql.functions.regex import compile_regex
-from pydistdb.sql.functions.strings import check_length
 from pydistdb.sql.types.arrays import PgArray
 
 MOST_PATTERNS = 1024

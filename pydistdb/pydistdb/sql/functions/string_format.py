@@ -12,7 +12,8 @@ from typing import Any
 
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.functions.define import Body, implements, specializes
-from pydistdb.sql.functions.strings import check_length, quote_literal
+from pydistdb.sql.functions.limits import check_length
+from pydistdb.sql.functions.strings import quote_literal
 from pydistdb.sql.types import known
 from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.reg import quote_identifier

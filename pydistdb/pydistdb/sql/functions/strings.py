@@ -17,31 +17,18 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pydistdb.sql.errors import DatabaseError, ProgramLimitExceeded
+from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.functions.define import Body, define, implements, specializes
+from pydistdb.sql.functions.limits import MOST_BYTES, added, check_length, joined, too_long
 from pydistdb.sql.types import known
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.reg import quote_identifier
 from pydistdb.sql.types.registry import element_of, io
 
-MOST_BYTES = 256 << 20
-"""The longest text that a function makes (Postgres: 1 GB); a character counts as one, except where text is padded."""
-
-
-def too_long() -> DatabaseError:
-    return ProgramLimitExceeded("requested length too large")
-
-
-def check_length(length: int) -> None:
-    """Raise 54000 for a text that is not to be made."""
-    if length > MOST_BYTES:
-        raise too_long()
-
-
 # ------------------------------------------------------------------------------------------------ concatenation
 
-define("textcat(text,text)", lambda left, right: left + right, inline="({0} + {1})")
+define("textcat(text,text)", added)
 
 
 def as_text(sql_type: SqlType) -> Callable[[Any, EvalContext], str]:
@@ -58,7 +45,7 @@ def _text_and_any(argument_types: tuple[SqlType, ...], return_type: SqlType) -> 
     format_ = as_text(argument_types[1])
 
     def concatenate(context: EvalContext, left: str, right: Any) -> str:
-        return left + format_(right, context)
+        return added(left, format_(right, context))
 
     return concatenate
 
@@ -68,7 +55,7 @@ def _any_and_text(argument_types: tuple[SqlType, ...], return_type: SqlType) -> 
     format_ = as_text(argument_types[0])
 
     def concatenate(context: EvalContext, left: Any, right: str) -> str:
-        return format_(left, context) + right
+        return added(format_(left, context), right)
 
     return concatenate
 
@@ -78,7 +65,7 @@ def _concat(argument_types: tuple[SqlType, ...], return_type: SqlType) -> Body:
     formats = [io(sql_type.oid).format for sql_type in argument_types]
 
     def concat(context: EvalContext, *values: Any) -> str:
-        return "".join([f(v, context) for f, v in zip(formats, values, strict=True) if v is not None])
+        return joined([f(v, context) for f, v in zip(formats, values, strict=True) if v is not None])
 
     return concat
 
@@ -90,7 +77,7 @@ def _concat_with_separator(argument_types: tuple[SqlType, ...], return_type: Sql
     def concat(context: EvalContext, separator: str | None, *values: Any) -> str | None:
         if separator is None:
             return None
-        return separator.join([f(v, context) for f, v in zip(formats, values, strict=True) if v is not None])
+        return joined([f(v, context) for f, v in zip(formats, values, strict=True) if v is not None], separator)
 
     return concat
 
@@ -343,7 +330,7 @@ def _array_to_string(argument_types: tuple[SqlType, ...], return_type: SqlType) 
     format_ = io(element_of(argument_types[0]).oid).format
 
     def join(context: EvalContext, array: PgArray, separator: str) -> str:
-        return separator.join([format_(item, context) for item in array.items if item is not None])
+        return joined([format_(item, context) for item in array.items if item is not None], separator)
 
     return join
 
@@ -356,7 +343,7 @@ def _array_to_string_with_null(argument_types: tuple[SqlType, ...], return_type:
         if array is None or separator is None:
             return None
         shown = [null if item is None else format_(item, context) for item in array.items]
-        return separator.join([text for text in shown if text is not None])
+        return joined([text for text in shown if text is not None], separator)
 
     return join
 

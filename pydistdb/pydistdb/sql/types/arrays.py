@@ -24,7 +24,8 @@ from pydistdb.sql.types.base import EvalContext, TypeIO
 from pydistdb.sql.types.integers import wrong_binary_length
 
 MOST_DIMENSIONS = 6
-MOST_ITEMS = 134_217_727
+MOST_ITEMS = 33_554_432
+"""256 MB of references to items (Postgres: four times as many)."""
 
 
 class PgArray:
