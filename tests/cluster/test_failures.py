@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -206,3 +208,40 @@ def test_a_node_that_stops_cleanly_hands_over(fresh_three_nodes: LocalCluster, t
     time.sleep(1)
     _stop_workers(workers)
     _audit(survivor, workers)
+
+
+def test_an_index_build_survives_the_node_that_ran_it(fresh_three_nodes: LocalCluster) -> None:
+    cluster = fresh_three_nodes
+    doomed, survivor = cluster.nodes[0], cluster.nodes[1]
+    with psycopg.connect(survivor.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+        connection.execute("INSERT INTO t SELECT g, 'v' || g % 10 FROM generate_series(1, 30000) g")
+
+        def build() -> None:
+            with contextlib.suppress(psycopg.Error), psycopg.connect(doomed.url, autocommit=True) as builder:
+                builder.execute("CREATE INDEX CONCURRENTLY made ON t (v)")
+
+        thread = threading.Thread(target=build, daemon=True)
+        thread.start()
+        progress = "SELECT tuples_done FROM pg_stat_progress_create_index WHERE tuples_done > 0"
+        _wait_for(lambda: bool(connection.execute(progress).fetchall()), 20)
+        _kill(doomed)
+        thread.join(20)
+        connection.execute("UPDATE t SET v = 'later' WHERE id % 7000 = 0")
+        valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'made'::regclass"
+        assert connection.execute(valid).fetchone() == (False,)
+        _wait_for(lambda: connection.execute(valid).fetchone() == (True,), 60)
+        grouped = connection.execute("SELECT v, count(*) FROM t GROUP BY v ORDER BY v").fetchall()
+        assert len(grouped) == 11
+        for value, count in grouped:
+            query = f"SELECT count(*) FROM t WHERE v = '{value}'"
+            plan = connection.execute("EXPLAIN " + query).fetchall()
+            assert any("made" in str(line) for line in plan)
+            assert connection.execute(query).fetchone() == (count,)
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

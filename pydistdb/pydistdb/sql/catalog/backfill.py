@@ -82,7 +82,7 @@ class UniqueGuard:
         """Check (key, row) pairs before they are written; raises UniqueViolation."""
         for key, row in entries:
             if key in self._seen:
-                raise self._violation(row)
+                raise self.violation(row)
             self._seen.add(key)
         if self._forgot:
             await self._look_up(entries)
@@ -97,16 +97,17 @@ class UniqueGuard:
             if self._index.deferrable:  # entries end with their rows' keys
                 for key, row in entries:
                     if (await transaction.scan(key, prefix_end(key), limit=1)).keys:
-                        raise self._violation(row)
+                        raise self.violation(row)
                 return
             values = await transaction.get_many([key for key, _ in entries])
         finally:
             transaction.rollback()
         for (_, row), value in zip(entries, values, strict=True):
             if value is not None:
-                raise self._violation(row)
+                raise self.violation(row)
 
-    def _violation(self, row: list[Any]) -> UniqueViolation:
+    def violation(self, row: list[Any]) -> UniqueViolation:
+        """The error for a second row with the key of ``row``."""
         from pydistdb.sql.exec.violations import index_key_text
 
         table, index = self._table, self._index
@@ -133,7 +134,7 @@ def describe_key(ddl: DdlContext, table: Table, numbers: Sequence[int], row: Seq
 
 async def fill_index(ddl: DdlContext, table: Table, index: Index) -> None:
     """Write the entries of a new secondary index (``table`` has it already)."""
-    layout = _bound_layout(ddl, table)
+    layout = bound_layout_of(ddl, table)
     index_layout = layout.by_storage_id[index.storage_id]
     writer = BulkWriter(ddl)
     guard = UniqueGuard(ddl, table, index) if index.unique else None
@@ -151,7 +152,8 @@ def unique_keys(layout: TableLayout, index: IndexLayout, rows: Iterable[list[Any
     return [(key, row) for key, row in keys if key is not None]
 
 
-def _bound_layout(ddl: DdlContext, table: Table) -> TableLayout:
+def bound_layout_of(ddl: DdlContext, table: Table) -> TableLayout:
+    """The table's layout, with the expressions of its indexes ready."""
     from pydistdb.sql.exec.index_keys import bound_layout
 
     return bound_layout(table, ddl.view)
@@ -161,7 +163,7 @@ async def copy_rows(
     ddl: DdlContext, target: Table, rows: AsyncIterator[list[list[Any]]], *, guard_keys: bool = True
 ) -> int:
     """Write rows into the empty storage of ``target`` with all its indexes; returns how many."""
-    layout = _bound_layout(ddl, target)
+    layout = bound_layout_of(ddl, target)
     writer = BulkWriter(ddl)
     guards = {
         index.index.storage_id: UniqueGuard(ddl, target, index.index)

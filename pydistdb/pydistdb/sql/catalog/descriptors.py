@@ -261,6 +261,25 @@ class DefaultAcl(msgspec.Struct, frozen=True, array_like=True):
     items: tuple[AclItem, ...]
 
 
+class IndexJob(msgspec.Struct, frozen=True, array_like=True):
+    """An index that is being built while writers go on (index_jobs.py); stored under the index's oid."""
+
+    database: int
+    table: int
+    index: int
+    node: int
+    """Who builds it."""
+    beat: int = 0
+    """Grows as the builder gets on: one that stands still has lost its builder."""
+    position: bytes = b""
+    """Rows with keys below have their entries; empty: the build has not begun."""
+    rows_done: int = 0
+    rows_total: int = 0
+    process_id: int = 0
+    """The session that asked for it, as long as that is on ``node``."""
+    phase: str = "initializing"
+
+
 class Garbage(msgspec.Struct, frozen=True, array_like=True):
     """Storage that no descriptor names any more: spans [start, end), of which only the keys with ``identity`` at bytes
     7..13 go if that is not empty (tables of a colocation group interleave)."""

@@ -43,6 +43,7 @@ from pydistdb.sql.errors import DeadlockDetected, LockNotAvailable, Serializatio
 from pydistdb.tasks import Completion, Scheduler, sleep
 
 BLOCK_TOPIC = "gate.block"
+DRAIN_TOPIC = "gate.drain"
 RELEASE_TOPIC = "gate.release"
 BLOCK_LEASE_NS = 10_000_000_000
 RENEWAL_INTERVAL_NS = 3_000_000_000
@@ -52,6 +53,7 @@ ROUND_NS = 500_000_000
 """How long a node waits for its pins before it answers "not yet"."""
 ROUND_TIMEOUT_NS = 3_000_000_000
 RETRY_NS = 50_000_000
+MOST_DRAINS = 1_000
 
 _NOTHING: frozenset[int] = frozenset()
 
@@ -114,7 +116,10 @@ class TableGate:
         self._waiting_to_enter: dict[Any, frozenset[int]] = {}
         self._waiting_for_catalog: set[Any] = set()
         self._changed: Completion[None] | None = None
+        self._drains: dict[tuple[int, int, int], set[Any]] = {}
+        """Writers that somebody waits for, by (node, table, catalog version)."""
         database.on_broadcast(BLOCK_TOPIC, self._on_block)
+        database.on_broadcast(DRAIN_TOPIC, self._on_drain)
         database.on_broadcast(RELEASE_TOPIC, self._on_release)
 
     # ------------------------------------------------------------------------------------------ statements
@@ -131,7 +136,7 @@ class TableGate:
             pins[transaction] = tables
         elif held is not tables:
             if transaction in self._snapshot_versions:
-                self._check_snapshot(transaction, tables - held)
+                self._check_snapshot(transaction, tables)
             pins[transaction] = held | tables
         return True
 
@@ -160,7 +165,7 @@ class TableGate:
         """A table that changed after the transaction's snapshot may have indexes or storage without older versions."""
         state = self._catalog_state()
         version = self._snapshot_versions.setdefault(transaction, state.version)
-        if version != state.version and state.changed_since(version, tables):
+        if version != state.version and state.reshaped_since(version, tables):
             raise SerializationFailure(
                 "could not serialize access due to concurrent change of a table's definition",
                 hint="The transaction might succeed if retried.",
@@ -229,6 +234,38 @@ class TableGate:
             if deadline_ns is not None and self._scheduler.now_ns() >= deadline_ns:
                 raise LockNotAvailable("canceling statement due to lock timeout")
             await sleep(self._scheduler, RETRY_NS)
+
+    async def drain(self, table: int, version: int, check: Callable[[], None] | None = None) -> None:
+        """Wait until every writer of the table, on any node, knows catalog version ``version``.
+
+        Nobody is kept from anything: those who come meanwhile know it anyway."""
+        payload = msgspec.msgpack.encode((table, version, ROUND_NS))
+        while True:
+            answers = await self._database.broadcast(DRAIN_TOPIC, payload, ROUND_TIMEOUT_NS)
+            if all(answer == b"\x01" for answer in answers.values()):
+                return
+            if check is not None:
+                check()
+            await sleep(self._scheduler, RETRY_NS)
+
+    async def _on_drain(self, sender: int, payload: bytes) -> bytes:
+        table, version, wait_ns = msgspec.msgpack.decode(payload)
+        if self._catalog_state().version < version and self._refresh is not None:
+            await self._refresh()
+        key = (sender, table, version)
+        if key not in self._drains and len(self._drains) >= MOST_DRAINS:
+            self._drains.clear()  # whoever still waits asks again, and waits a little longer
+        waiting = self._drains.setdefault(
+            key, {transaction for transaction, pinned in self._writers.items() if table in pinned}
+        )
+        deadline_ns = self._scheduler.now_ns() + wait_ns
+        while waiting := {transaction for transaction in waiting if table in self._writers.get(transaction, _NOTHING)}:
+            self._drains[key] = waiting
+            if self._scheduler.now_ns() >= deadline_ns:
+                return b"\x00"
+            await self._wait_until(deadline_ns)
+        self._drains.pop(key, None)
+        return b"\x01"
 
     async def confirm(self, transaction: Any) -> None:
         """Make sure that no block of the transaction has lapsed; call right before its commit."""

@@ -15,6 +15,7 @@
 ``03 'U' database role schema kind``   DefaultAcl, what objects that the role makes get
 ``03 'H' version``                     the keys that changed in that version (bounded history, for refreshes)
 ``03 'V'``                             the catalog version; DDL holds the lock of this key until its transaction ends
+``03 'J' index``                       IndexJob: an index that is being built online
 ``03 'X' garbage``                     Garbage: spans of dropped storage that are still to be cleared
 =====================================  ======================================================================
 
@@ -39,6 +40,7 @@ from pydistdb.sql.catalog.descriptors import (
     DatabaseDescriptor,
     DefaultAcl,
     Garbage,
+    IndexJob,
     Routine,
     Schema,
     Table,
@@ -52,6 +54,7 @@ END = b"\x04"
 VERSION_KEY = PREFIX + b"V"
 HISTORY_PREFIX = PREFIX + b"H"
 GARBAGE_PREFIX = PREFIX + b"X"
+JOB_PREFIX = PREFIX + b"J"
 HISTORY_LIMIT = 1_000
 """How many versions a node may lag behind and still refresh by history instead of reading everything."""
 
@@ -70,6 +73,7 @@ _OBJECT_TYPES: dict[str, Any] = {
     "P": dict[str, str],
     "L": tuple[AclItem, ...],
     "U": DefaultAcl,
+    "J": IndexJob,
     "X": Garbage,
     "H": list[bytes],
     "V": int,
@@ -132,6 +136,10 @@ def default_acl_key(database: int, role: int, schema: int, kind: str) -> bytes:
     return _key("U", database, role, schema, ord(kind))
 
 
+def job_key(index: int) -> bytes:
+    return _key("J", index)
+
+
 def garbage_key(garbage: int) -> bytes:
     return _key("X", garbage)
 
@@ -159,5 +167,5 @@ def decode_object(key: bytes, value: bytes) -> Any:
 
 
 def is_object_key(key: bytes) -> bool:
-    """Tell whether the key is part of a catalog state (versions, history and garbage are not)."""
-    return key[1:2] not in (b"V", b"H", b"X")
+    """Tell whether the key is part of a catalog state (versions, history, jobs and garbage are not)."""
+    return key[1:2] not in (b"V", b"H", b"J", b"X")

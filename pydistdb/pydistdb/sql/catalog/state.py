@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
+import msgspec
+
 from pydistdb.sql.catalog.acl import Acl
 from pydistdb.sql.catalog.descriptors import (
     ColocationGroup,
@@ -80,6 +82,10 @@ class DatabaseState:
     """By (role, schema or 0, letter of the kind)."""
     changed: Mapping[int, int] = field(default_factory=dict)
     """The catalog version in which a table last changed, as far as this node saw it."""
+    reshaped: Mapping[int, int] = field(default_factory=dict)
+    """The same without changes that older snapshots need not care about: an index that nobody reads yet."""
+    building: Mapping[int, Table] = field(default_factory=dict)
+    """Tables with an index that is being built online."""
 
     def apply(
         self, changes: Iterable[tuple[str, tuple[int, ...], Any]], version: int, committed: bool
@@ -157,6 +163,11 @@ def _apply_table(mutable: Any, oid: int, table: Table | None, version: int, comm
                     del indexes[old.schema, index.name]
                 by_oid.pop(index.oid, None)
     mutable("changed")[oid] = version
+    if table is None or old is None or not _only_builds(old, table):
+        mutable("reshaped")[oid] = version
+    is_building = table is not None and any(index.state in ("d", "w") for index in table.indexes)
+    if is_building or oid in mutable("building"):
+        _set(mutable("building"), oid, table if is_building else None)
     row_types = mutable("row_types")
     if old is not None:
         row_types.pop(old.row_type_oid, None)
@@ -208,6 +219,17 @@ def _apply_type(mutable: Any, oid: int, definition: UserType | None, committed: 
         user.forget(oid)
 
 
+def _only_builds(old: Table, table: Table) -> bool:
+    """Whether nothing but indexes that are not read has come, gone or changed its state."""
+    before = [index for index in old.indexes if index.is_readable]
+    after = [index for index in table.indexes if index.is_readable]
+    return (
+        before == after
+        and msgspec.structs.replace(table, indexes=old.indexes, version=old.version, next_index_id=old.next_index_id)
+        == old
+    )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CatalogState:
     """Every object of the cluster, as of one catalog version."""
@@ -249,6 +271,22 @@ class CatalogState:
     def changed_since(self, version: int, tables: Iterable[int]) -> bool:
         """Tell whether any of the tables changed after catalog version ``version``."""
         return any(database.changed.get(table, 0) > version for table in tables for database in self.databases.values())
+
+    def reshaped_since(self, version: int, tables: Iterable[int]) -> bool:
+        """As ``changed_since``, of changes that a snapshot of then would not survive."""
+        return any(
+            database.reshaped.get(table, 0) > version for table in tables for database in self.databases.values()
+        )
+
+    def find_table(self, oid: int) -> Table | None:
+        """The table of that oid, whatever its database."""
+        found = (database.tables.get(oid) for database in self.databases.values())
+        return next((table for table in found if table is not None), None)
+
+    @property
+    def is_building(self) -> bool:
+        """Tell whether any index is being built online."""
+        return any(database.building for database in self.databases.values())
 
 
 CatalogState.EMPTY = CatalogState()

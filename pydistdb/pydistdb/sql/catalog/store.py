@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydistdb.kv.api import Database, Isolation, KeyExists, KVError, ReadRestart, SerializationConflict, Transaction
 from pydistdb.sql.catalog import keys
@@ -80,6 +80,8 @@ class CatalogStore:
         self._lease_until_ns = 0
         self._refreshing: Completion[None] | None = None
         self._free_oids: list[int] = []
+        self.index_jobs: Any = None
+        """Who builds indexes online (index_jobs.IndexJobs), if anybody does here."""
         self._running = False
         self._used = True
         """Whether anybody has relied on the lease since it was last renewed."""
@@ -200,6 +202,8 @@ class CatalogStore:
         if state.version > self.state.version:
             self.state = state
             self._views.clear()
+            if self.index_jobs is not None and state.is_building:
+                self.index_jobs.watch()
 
     async def _with_snapshot(self, read: Callable[[Transaction], Awaitable[T]]) -> T:
         transaction = self.database.begin(Isolation.READ_COMMITTED, read_only=True)

@@ -26,7 +26,7 @@ from pydistdb.sql.exec.deferred import Check, ChildCheck, ParentCheck, UniqueChe
 from pydistdb.sql.exec.run import BATCH_ROWS, RunContext, State
 from pydistdb.sql.exec.scan import get_many, of_identity, present
 from pydistdb.sql.exec.unique_checks import check_unique
-from pydistdb.sql.exec.writer import TableWriter
+from pydistdb.sql.exec.writer import TableWriter, settle_released
 from pydistdb.sql.exec.writes import ChildEvent, ParentEvent
 from pydistdb.sql.layout import IndexLayout, TableLayout
 
@@ -39,6 +39,8 @@ Row = list[Any]
 async def finish_statement(state: State) -> None:
     """Write out what a statement gathered, and see its foreign keys through."""
     writes = state.writes
+    if writes.released:
+        await settle_released(state)
     if not writes.child_events and not writes.parent_events and not writes.unique_checks:
         writes.flush(state.transaction)
         return
@@ -68,6 +70,8 @@ async def _settle(state: State) -> None:
     writes = state.writes
     unsettled: list[tuple[ParentEvent, ForeignKey, Table]] = []
     for _ in range(MOST_ROUNDS):
+        if writes.released:
+            await settle_released(state)
         writes.flush(state.transaction)
         if writes.parent_events:
             if state.transaction.isolation is Isolation.READ_COMMITTED:

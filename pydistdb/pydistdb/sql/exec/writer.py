@@ -22,7 +22,7 @@ from pydistdb.sql.exec.index_keys import bind_layout
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.violations import duplicate_key
 from pydistdb.sql.exec.writes import ChildEvent, ParentEvent, StatementWrites
-from pydistdb.sql.layout import IndexLayout, TableLayout
+from pydistdb.sql.layout import IndexEntry, IndexLayout, TableLayout
 
 ROW_ID_BLOCK = 1_000
 _MISSING: Any = object()
@@ -218,17 +218,33 @@ class TableWriter:
         before = self.layout.entry(index, old, key)
         after = self.layout.entry(index, new, new_key) if index.index.state != "d" else None
         if before is not None and (after is None or before.key != after.key):
-            state.writes.pending[before.key] = None
+            self._remove(index, before, key, state)
         if after is not None:
             if after.unique and (before is None or before.key != after.key):
                 await self._claim(index, after.key, new, state)
+            elif after.unique and index.index.state:
+                await self._claim(index, after.key, new, state, key)
             state.writes.pending[after.key] = after.value
 
-    async def _claim(self, index: IndexLayout, key: bytes, row: Row, state: State) -> None:
-        """Make sure that nobody has a unique key that an update moves to."""
+    async def _claim(self, index: IndexLayout, key: bytes, row: Row, state: State, own: bytes = b"") -> None:
+        """Make sure that nobody (but the row at ``own``) has a unique key that an update moves to."""
         taken = await self.lock_free([key], state)
-        if state.writes.pending.get(key, taken.get(key)) is not None:
+        value = state.writes.pending.get(key, taken.get(key))
+        if value is None:
+            return
+        owner = index.row_keys([value])[0]
+        if owner != own and (key, owner) not in state.writes.released:
             raise self.duplicate(index, row, state)
+
+    def _remove(self, index: IndexLayout, entry: IndexEntry, key: bytes, state: State) -> None:
+        """Delete the entry of the row at ``key``.
+
+        In a unique index that is being built, a row may not have its entry yet while another row has that key: whose it
+        is will be looked up before the statement's writes leave (``settle_released``)."""
+        if entry.unique and index.index.state:
+            state.writes.released[entry.key, key] = index
+        else:
+            state.writes.pending[entry.key] = None
 
     def delete(self, old: Row, key: bytes, state: State) -> None:
         """Delete a locked row."""
@@ -239,7 +255,20 @@ class TableWriter:
         for index in layout.secondary:
             entry = layout.entry(index, old, key)
             if entry is not None:
-                writes.pending[entry.key] = None
+                self._remove(index, entry, key, state)
         writes.touched.add(key)
         if self.table.referenced_by:
             writes.parent_events.append(ParentEvent(self.table, old, None))
+
+
+async def settle_released(state: State) -> None:
+    """Delete the entries that were given up in unique indexes being built, where they are the rows' own."""
+    writes = state.writes
+    released, writes.released = writes.released, {}
+    looked_up = list(dict.fromkeys(key for key, _ in released if key not in writes.pending))
+    answers = await state.transaction.lock(looked_up, LockStrength.UPDATE) if looked_up else []
+    stored = {key: answer.value for key, answer in zip(looked_up, answers, strict=True)}
+    for (key, row_key), index in released.items():
+        value = writes.pending[key] if key in writes.pending else stored[key]
+        if value is not None and index.row_keys([value])[0] == row_key:
+            writes.pending[key] = None

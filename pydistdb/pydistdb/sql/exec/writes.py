@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from pydistdb.kv.api import Transaction
 from pydistdb.sql.catalog.descriptors import ForeignKey, Table
 from pydistdb.sql.exec.deferred import UniqueCheck
+from pydistdb.sql.layout import IndexLayout
 
 
 class ParentEvent(NamedTuple):
@@ -30,7 +31,7 @@ class ChildEvent(NamedTuple):
 class StatementWrites:
     """The writes and outstanding checks of one statement."""
 
-    __slots__ = ("absent", "child_events", "parent_events", "pending", "touched", "unique_checks")
+    __slots__ = ("absent", "child_events", "parent_events", "pending", "released", "touched", "unique_checks")
 
     def __init__(self) -> None:
         self.pending: dict[bytes, bytes | None] = {}
@@ -40,6 +41,8 @@ class StatementWrites:
         """Primary keys of rows that this statement has inserted, updated or deleted already."""
         self.child_events: list[ChildEvent] = []
         self.parent_events: list[ParentEvent] = []
+        self.released: dict[tuple[bytes, bytes], IndexLayout] = {}
+        """(key, row's key): entries of unique indexes being built, to be deleted if they lead to that row (writer.py)."""
         self.unique_checks: dict[UniqueCheck, bool] = {}
         """Keys of deferrable constraints to look at, and whether they are initially deferred."""
 

@@ -121,3 +121,36 @@ def pg_cursors(view: StateView, context: EvalContext) -> Iterator[RowDict]:
             "is_scrollable": cursor.is_scrollable,
             "creation_time": cursor.created_at,
         }
+
+
+@rows_of("pg_stat_progress_create_index")
+def pg_stat_progress_create_index(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    """Indexes that are being built online, on any node."""
+    environment = getattr(context.extra, "environment", None)
+    jobs = {} if environment is None else environment.catalog.index_jobs.progress
+    for job in jobs.values():
+        database = view.catalog_state.databases.get(job.database)
+        if database is not None and job.table in database.building:
+            yield {
+                "pid": job.process_id,
+                "datid": job.database,
+                "datname": database.descriptor.name,
+                "relid": job.table,
+                "index_relid": job.index,
+                "command": "CREATE INDEX CONCURRENTLY",
+                "phase": job.phase,
+                **dict.fromkeys(_UNCOUNTED, 0),
+                "tuples_total": max(job.rows_total, job.rows_done),
+                "tuples_done": job.rows_done,
+            }
+
+
+_UNCOUNTED = (
+    "lockers_total",
+    "lockers_done",
+    "current_locker_pid",
+    "blocks_total",
+    "blocks_done",
+    "partitions_total",
+    "partitions_done",
+)

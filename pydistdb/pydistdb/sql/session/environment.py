@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import Database
+from pydistdb.sql.catalog.index_jobs import IndexJobs
 from pydistdb.sql.catalog.schemas import END_SESSIONS_TOPIC, SESSIONS_TOPIC
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.catalog.temporary import Sweeper
@@ -71,6 +72,7 @@ class Environment:
         self.notifications = NotificationHub(self.database, self.scheduler)
         self.database.on_broadcast(SESSIONS_TOPIC, self._count_sessions)
         self.database.on_broadcast(END_SESSIONS_TOPIC, self._end_sessions)
+        IndexJobs(self.catalog)
         self.sweeper = Sweeper(self.catalog, self._temporary_schemas)
         self.database.on_broadcast(ROLE_SESSIONS_TOPIC, self._count_sessions_of)
         self.database.on_broadcast(DATABASE_SESSIONS_TOPIC, self._count_sessions)
