@@ -16,6 +16,8 @@ from pydistdb.sql.bind.binder import Binder, Parameters
 from pydistdb.sql.bind.changes import bind_change
 from pydistdb.sql.bind.coerce import coerce_to_boolean, coerce_to_target, resolve_unknown, type_named
 from pydistdb.sql.bind.cursors import CursorQuery, check_cursor_query, cursor_query, declare_cursor
+from pydistdb.sql.bind.dispatch import bind
+from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.needs import finish
 from pydistdb.sql.bind.parse import ParsedStatement, parse, stack_depth_exceeded, without_collector
 from pydistdb.sql.bind.query import bind_statement_query
@@ -25,9 +27,10 @@ from pydistdb.sql.bind.targets import column_label
 from pydistdb.sql.bind.utility import to_utility
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.view import CatalogView
-from pydistdb.sql.errors import DatatypeMismatch, InvalidSyntax
+from pydistdb.sql.errors import DatatypeMismatch, FeatureNotSupported, InvalidSyntax
+from pydistdb.sql.plan.expressions import walk
 from pydistdb.sql.statements import Utility
-from pydistdb.sql.tree import BoundStatement, Expr
+from pydistdb.sql.tree import BoundStatement, Expr, Subquery
 from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.registry import BOOL
 
@@ -86,6 +89,33 @@ def analyze_cursor(
     check_cursor_query(utility, node, query)
     shown = BoundStatement(query, b.parameters.finish(), "SELECT", True, frozenset(b.tables), b.volatile, finish(b))
     return cursor_query(b, utility, shown)
+
+
+def bind_arguments(
+    parsed: ParsedStatement, targets: Sequence[SqlType], catalog: CatalogView, context: EvalContext
+) -> list[Expr]:
+    """Bind the arguments of EXECUTE, for parameters of these types."""
+    b = Binder(parsed, catalog, context, Parameters(()))
+    scope = Scope(None, "EXECUTE")
+    found: list[Expr] = []
+    for number, (node, target) in enumerate(zip(parsed.node.get("params", ()), targets, strict=True), 1):
+        position = b.position(location_of(node))
+        try:
+            expr = bind(b, scope, node)
+            result = coerce_to_target(b, expr, target, "a", location_of(node))
+        except RecursionError:
+            raise stack_depth_exceeded() from None
+        if any(isinstance(part, Subquery) for part in walk(expr)):
+            raise FeatureNotSupported("cannot use subquery in EXECUTE parameter", position=position)
+        if result is None:
+            raise DatatypeMismatch(
+                f"parameter ${number} of type {type_named(expr.type.oid)} cannot be coerced to the expected type "
+                f"{type_named(target.oid)}",
+                hint="You will need to rewrite or cast the expression.",
+                position=position,
+            )
+        found.append(result)
+    return found
 
 
 def _binder_for(text: str, catalog: CatalogView, context: EvalContext) -> Binder:

@@ -14,8 +14,9 @@ from collections.abc import AsyncIterator, Callable
 from functools import cached_property
 from typing import Any
 
+from pydistdb.kv import api as kv
 from pydistdb.kv.api import LockStrength, WaitPolicy
-from pydistdb.sql.errors import SerializationFailure
+from pydistdb.sql.errors import LockNotAvailable, SerializationFailure
 from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.run import State
@@ -73,10 +74,15 @@ class LockRowsOperator(Operator):
         """Lock the rows of a batch; returns those not skipped, or None if one has changed since the snapshot."""
         node = self.node
         skipped: set[int] = set()
-        for position in self.positions:
+        for (table, _), position in zip(node.targets, self.positions, strict=True):
             numbers = [number for number, row in enumerate(batch) if row[position] is not None]
             keys = [batch[number][position] for number in numbers]
-            answers = await state.transaction.lock(keys, LockStrength(node.strength), WaitPolicy(node.wait))
+            try:
+                answers = await state.transaction.lock(keys, LockStrength(node.strength), WaitPolicy(node.wait))
+            except kv.LockNotAvailable as error:
+                if node.wait != WaitPolicy.NOWAIT:
+                    raise
+                raise LockNotAvailable(f'could not obtain lock on row in relation "{table.name}"') from error
             for number, answer in zip(numbers, answers, strict=True):
                 if answer.skipped:
                     skipped.add(number)

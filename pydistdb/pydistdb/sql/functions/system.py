@@ -104,7 +104,7 @@ def set_config(context: EvalContext, name: str | None, value: str | None, local:
         raise FeatureNotSupported("settings can only be changed in a session")
     own = getattr(session, "set_config", None)
     if own is not None:
-        return str(own(name, value or "", bool(local)))
+        return str(own(name, value, bool(local)))
     from pydistdb.sql.settings import find
 
     return str(session.settings.set(find(name), value or "", local=bool(local)))

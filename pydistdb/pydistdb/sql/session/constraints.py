@@ -104,9 +104,10 @@ class PendingChecks(DeferredChecks):
 async def set_constraints(
     session: ClientSession, utility: st.SetConstraints, warn: Callable[[DatabaseError], None]
 ) -> str:
-    if not session.transaction.in_block:
+    if not session.transaction.is_block:
         warn(NoActiveTransaction("SET CONSTRAINTS can only be used in transaction blocks"))
-        return "SET CONSTRAINTS"
+        if not session.transaction.in_block:
+            return "SET CONSTRAINTS"
     pending = session.checks
     if utility.names is None:
         pending.set_all(utility.deferred)

@@ -18,7 +18,11 @@ def prepared_statements(session: object) -> Iterable[PreparedInfo]:
     for statement in session.names.statements.values():
         if statement.name:
             yield PreparedInfo(
-                statement.name, statement.text, statement.prepared_us, statement.parameter_oids, statement.from_sql
+                statement.name,
+                statement.shown_text,
+                statement.prepared_us,
+                statement.parameter_oids,
+                statement.from_sql,
             )
 
 

@@ -32,6 +32,7 @@ from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.session.fast import FastSession
 from pydistdb.sql.session.fields import check_same_columns
 from pydistdb.sql.session.statements import SessionPortal, SessionStatement, read_parameters, result_formats
+from pydistdb.sql.settings import find
 from pydistdb.sql.statements import Commit, Fetch, Rollback, Savepoint, Utility
 
 FAILED_MESSAGE = "current transaction is aborted, commands ignored until end of transaction block"
@@ -40,8 +41,12 @@ FAILED_MESSAGE = "current transaction is aborted, commands ignored until end of 
 class ClientSession(FastSession):
     """See the module's introduction."""
 
-    def set_config(self, name: str, value: str, local: bool) -> str:
-        """set_config(): SET as a function."""
+    def set_config(self, name: str, value: str | None, local: bool) -> str:
+        """set_config(): SET as a function; None stands for the default."""
+        if value is None:
+            setting = find(name)
+            self.settings.reset(setting, local=local)
+            return self.settings.show(name)[1]
         return utilities.assign(self, name, value, local=local)
 
     # ------------------------------------------------------------------------------------------ simple protocol
@@ -240,10 +245,12 @@ class ClientSession(FastSession):
         if plan.utility is not None:
             portal.done = True
             tag = await utilities.run(self, plan, plan.utility, sink, simple=False, parameters=portal.parameters)
-            if alone and not block.explicit:
+            if not block.explicit and (alone or utilities.commits_at_once(plan.utility)):
                 await block.commit()
+            block.has_run = block.implicit
             sink.complete(tag)
             return
+        block.has_run = block.implicit
         if plan.writing_tag:
             block.check_writable(plan.writing_tag)
         execution = portal.execution

@@ -26,7 +26,7 @@ class SessionStatement:
 
     ``from_sql``: made by PREPARE, not by the protocol."""
 
-    __slots__ = ("fields", "from_sql", "name", "parameter_oids", "plan", "prepared_us", "text")
+    __slots__ = ("fields", "from_sql", "name", "parameter_oids", "plan", "prepared_us", "shown_text", "text")
 
     def __init__(self, name: str, text: str, plan: CachedPlan, *, from_sql: bool, prepared_us: int) -> None:
         self.name = name
@@ -36,6 +36,8 @@ class SessionStatement:
         self.fields = plan.fields
         self.from_sql = from_sql
         self.prepared_us = prepared_us
+        self.shown_text = text
+        """What pg_prepared_statements shows: all of the string with PREPARE in it."""
 
 
 class SessionPortal:

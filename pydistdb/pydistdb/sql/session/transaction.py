@@ -101,6 +101,8 @@ class SessionTransaction:
         self.implicit = False
         self.is_pipeline = False
         """The implicit block is a batch of the extended protocol, not a string of statements."""
+        self.has_run = False
+        """A statement of the batch has been executed."""
         self.failed = False
         self.is_committing = False
         self.lock_timeout_ns = 0
@@ -202,14 +204,30 @@ class SessionTransaction:
         if self.read_only:
             raise ReadOnlyTransaction(f"cannot execute {command} in a read-only transaction")
 
+    @property
+    def is_block(self) -> bool:
+        """In an explicit block, or a string of several statements: what Postgres calls a transaction block."""
+        return self.explicit or (self.implicit and not self.is_pipeline)
+
+    @property
+    def refuses_alone(self) -> bool:
+        """A command that must be a transaction of its own cannot be one here: only the first of a batch can."""
+        return self.is_block or (self.implicit and self.has_run)
+
+    def refusal(self, command: str) -> ActiveTransaction:
+        """25001 for a command that must be a transaction of its own."""
+        if self.is_block:
+            return ActiveTransaction(f"{command} cannot run inside a transaction block")
+        return ActiveTransaction(f"{command} cannot be executed within a pipeline")
+
     def forbid_block(self, command: str) -> None:
         """Raise 25001 for a command that must be a transaction of its own."""
-        if self.in_block:
-            raise ActiveTransaction(f"{command} cannot run inside a transaction block")
+        if self.refuses_alone:
+            raise self.refusal(command)
 
     def require_block(self, command: str) -> None:
-        """Raise 25P01 for a command whose effect would end with it; a string of several statements is a block too."""
-        if not self.explicit and (not self.implicit or self.is_pipeline):
+        """Raise 25P01 for a command whose effect would end with it."""
+        if not self.is_block:
             raise NoActiveTransaction(f"{command} can only be used in transaction blocks")
 
     # ------------------------------------------------------------------------------------------ blocks
@@ -329,7 +347,7 @@ class SessionTransaction:
             self._environment.catalog.gate.leave(self.kv)
         self.kv = None
         self.ddl = None
-        self.explicit = self.implicit = self.failed = False
+        self.explicit = self.implicit = self.failed = self.has_run = False
         self.statements = 0
         self.least_timestamp = 0
         self._savepoints.clear()

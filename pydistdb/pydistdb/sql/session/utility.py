@@ -26,11 +26,13 @@ from pydistdb.sql.errors import (
     InsufficientPrivilege,
     InvalidParameterValue,
     InvalidStatementName,
+    LockNotAvailable,
     NoActiveTransaction,
     UndefinedTable,
 )
 from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.run import State
+from pydistdb.sql.exec.waiting import once
 from pydistdb.sql.pg_catalog.functions_sequences import forget_values
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session import calls, copy, explain
@@ -73,7 +75,7 @@ async def run(
         case st.Explain():
             return await explain.run(session, plan, utility, sink, simple=simple)
         case st.Prepare():
-            return await _prepare(session, utility)
+            return await _prepare(session, plan, utility)
         case st.Execute():
             return await _execute(session, plan, utility, sink, simple=simple)
         case st.Deallocate():
@@ -201,9 +203,10 @@ def _set_transaction(session: ClientSession, utility: st.SetTransaction, sink: S
             value = "on" if utility.read_only else "off"
             session.settings.set(find("default_transaction_read_only"), value, local=False)
         return "SET"
-    if not block.in_block:
+    if not block.is_block:
         _warn(session, sink, NoActiveTransaction("SET TRANSACTION can only be used in transaction blocks"))
-        return "SET"
+        if not block.in_block:
+            return "SET"
     block.set_characteristics(utility.isolation, utility.read_only, None)
     return "SET"
 
@@ -211,8 +214,7 @@ def _set_transaction(session: ClientSession, utility: st.SetTransaction, sink: S
 async def _lock_table(session: ClientSession, utility: st.LockTable) -> str:
     """LOCK TABLE: weak modes only pin the tables, strong ones keep writers, or everybody, off them."""
     block = session.transaction
-    if not block.in_block:
-        raise NoActiveTransaction("LOCK TABLE can only be used in transaction blocks")
+    block.require_block("LOCK TABLE")
     oids = []
     for name in utility.tables:
         view = session.view()
@@ -223,11 +225,23 @@ async def _lock_table(session: ClientSession, utility: st.LockTable) -> str:
         if isinstance(relation, Table):
             _check_lock(view, relation, utility.mode)
         oids.append(relation.oid)
+    try:
+        await _lock_oids(session, oids, utility)
+    except LockNotAvailable:
+        if not utility.nowait:
+            raise
+        names = ", ".join(name.name for name in utility.tables)
+        raise LockNotAvailable(f'could not obtain lock on relation "{names}"') from None
+    return "LOCK TABLE"
+
+
+async def _lock_oids(session: ClientSession, oids: list[int], utility: st.LockTable) -> None:
+    block = session.transaction
     gate = session.environment.catalog.gate
     transaction = block.open()
-    await gate.enter(transaction, frozenset(oids), utility.mode >= 3, session.lock_deadline_ns())
+    deadline_ns = session.environment.scheduler.now_ns() if utility.nowait else session.lock_deadline_ns()
+    await gate.enter(transaction, frozenset(oids), utility.mode >= 3, deadline_ns)
     if utility.mode >= 4:  # SHARE and above exclude writers, ACCESS EXCLUSIVE everybody
-        deadline_ns = session.environment.scheduler.now_ns() if utility.nowait else session.lock_deadline_ns()
         ddl = block.open_ddl()
         await ddl.open()
         await gate.block(
@@ -237,7 +251,6 @@ async def _lock_table(session: ClientSession, utility: st.LockTable) -> str:
             deadline_ns=deadline_ns,
             check_interrupt=session.check_interrupt,
         )
-    return "LOCK TABLE"
 
 
 def _check_lock(view: StateView, table: Table, mode: int) -> None:
@@ -257,7 +270,7 @@ def _check_lock(view: StateView, table: Table, mode: int) -> None:
 def _set_variable(session: ClientSession, plan: CachedPlan, utility: st.SetVariable, sink: Sink) -> str:
     settings = session.settings
     block = session.transaction
-    if utility.local and not block.in_block:
+    if utility.local and not block.is_block:
         _warn(session, sink, NoActiveTransaction("SET LOCAL can only be used in transaction blocks"))
     if utility.name.lower() == "all" and utility.values is None:
         settings.reset_all()
@@ -356,10 +369,18 @@ async def _discard_temporary(session: ClientSession) -> None:
 # ---------------------------------------------------------------------------------------------- prepared statements
 
 
-async def _prepare(session: ClientSession, utility: st.Prepare) -> str:
+async def _prepare(session: ClientSession, plan: CachedPlan, utility: st.Prepare) -> str:
     session.names.check_new_statement(utility.name)
     oids = [parameter.oid for parameter in utility.parameter_types]
-    await session.prepare_statement(utility.name, utility.query, oids, from_sql=True)
+    parsed = plan.parsed
+    assert parsed is not None
+    try:
+        statement = await session.prepare_statement(utility.name, utility.query, oids, from_sql=True)
+    except DatabaseError as error:
+        if error.position is not None:
+            error.position += parsed.position + parsed.text.rfind(utility.query)
+        raise
+    statement.shown_text = parsed.source
     return "PREPARE"
 
 
@@ -381,11 +402,9 @@ async def _execute(session: ClientSession, outer: CachedPlan, utility: st.Execut
         )
     parameters: Sequence[Any] = ()
     if expected:
-        expressions = [
-            bind.bind_scalar(text, session.view(), session.context, parameter)
-            for text, parameter in zip(utility.arguments, plan.parameter_types, strict=True)
-        ]
-        parameters = evaluator(expressions)(State(session.run_context()))
+        assert outer.parsed is not None
+        expressions = bind.bind_arguments(outer.parsed, plan.parameter_types, session.view(), session.context)
+        parameters = await once(evaluator(expressions), State(session.run_context()))
     if plan.utility is not None:
         return await run(session, plan, plan.utility, sink, simple=simple)
     if plan.writing_tag:
@@ -474,9 +493,23 @@ async def _schema(session: ClientSession, plan: CachedPlan, utility: st.Utility,
     block.check_writable(plan.kind)
     _check_not_in_use(session, utility)
     context = _ddl_context(session, lambda notice, severity="NOTICE": notify(session, sink, notice, severity))
-    tag = await schema.execute(utility, context)
+    try:
+        tag = await schema.execute(utility, context)
+    except ActiveTransaction as error:
+        command, inside, _ = error.message.partition(" cannot run inside")
+        raise (block.refusal(command) if inside else error) from None
     block.statements += 1
     return tag
+
+
+def commits_at_once(utility: st.Utility) -> bool:
+    """A command that is a transaction of its own, even where more of a batch follows."""
+    match utility:
+        case st.CreateDatabase() | st.DropDatabase():
+            return True
+        case st.Vacuum():
+            return utility.vacuum
+    return False
 
 
 def _ddl_context(session: ClientSession, notice: Callable[..., None]) -> schema.DdlContext:
@@ -492,7 +525,7 @@ def _ddl_context(session: ClientSession, notice: Callable[..., None]) -> schema.
         session.search_path,
         session.context,
         notice,
-        block.in_block,
+        block.refuses_alone,
         session.temporary,
         session.checks.concerns,
         session.identity.current,
