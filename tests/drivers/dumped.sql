@@ -35,3 +35,4 @@ create materialized view app.snapshot as select name, score from app.users where
 create unique index on app.snapshot (name);
 comment on materialized view app.snapshot is 'kept';
 create materialized view app.unfilled as select 1 as one with no data;
+create view app.cheap with (security_barrier) as select id, name from app.users where score < 2 with cascaded check option;

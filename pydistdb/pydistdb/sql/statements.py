@@ -358,6 +358,8 @@ class CreateTableAs(Utility):
     options: dict[str, str] = field(default_factory=dict)
     materialized: bool = False
     """CREATE MATERIALIZED VIEW."""
+    position: int = 0
+    """Where the query starts in the client's text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,6 +380,10 @@ class CreateView(Utility):
     query: str
     replace: bool = False
     temporary: bool = False
+    options: tuple[tuple[str, str], ...] = ()
+    """check_option (local, cascaded), security_barrier, security_invoker."""
+    position: int = 0
+    """Where the query starts in the client's text."""
 
 
 @dataclass(frozen=True, slots=True)

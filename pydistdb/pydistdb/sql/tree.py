@@ -24,6 +24,9 @@ from pydistdb.sql.types.base import AggregateFunction, Function, SqlType
 
 ColumnId = int
 
+VIEW_CHECK = "view\0"
+"""What the names of checks start with that are a view's WITH CHECK OPTION; the view's name follows."""
+
 # ------------------------------------------------------------------------------------------------ expressions
 
 

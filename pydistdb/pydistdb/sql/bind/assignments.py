@@ -40,12 +40,13 @@ from pydistdb.sql.tree import (
 
 
 def target_table(b: Binder, node: Node) -> Table:
+    """The table, or view, that a statement changes."""
     relation = find_relation(b, node)
     position = b.position(node.get("location", -1))
     if isinstance(relation, VirtualTable):
         raise InsufficientPrivilege(f'permission denied: "{relation.name}" is a system catalog', position=position)
     if relation.kind == "v":
-        raise FeatureNotSupported(f'changing rows through view "{relation.name}" is not supported', position=position)
+        return relation
     if relation.kind == "m":
         raise DatabaseError.of("42809", f'cannot change materialized view "{relation.name}"')
     if relation.kind != "r":

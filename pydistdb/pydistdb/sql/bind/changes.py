@@ -30,6 +30,7 @@ from pydistdb.sql.bind.needs import note_relation
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import FromItem, Scope, Source
 from pydistdb.sql.bind.stored import bind_checks, generated_columns
+from pydistdb.sql.bind.view_targets import ViewTarget, view_target
 from pydistdb.sql.catalog.acl import DELETE, UPDATE
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.errors import (
@@ -37,6 +38,7 @@ from pydistdb.sql.errors import (
     InvalidColumnReference,
 )
 from pydistdb.sql.tree import (
+    And,
     Delete,
     Expr,
     Filter,
@@ -45,6 +47,7 @@ from pydistdb.sql.tree import (
     Scan,
     Update,
 )
+from pydistdb.sql.types.registry import BOOL
 
 
 def bind_change(b: Binder, parent: Scope | None, wrapper: Node) -> Rel:
@@ -74,19 +77,26 @@ def bind_change(b: Binder, parent: Scope | None, wrapper: Node) -> Rel:
 
 
 def _changed_rows(
-    b: Binder, parent: Scope | None, node: Node, table: Table, others: Sequence[Node]
-) -> tuple[Scope, FromItem, list[FromItem], Rel, Expr | None]:
-    """The rows to change: the target with its key, joined with what FROM or USING brings, where the condition holds."""
+    b: Binder, parent: Scope | None, node: Node, table: Table, others: Sequence[Node], through: ViewTarget | None
+) -> tuple[Scope, FromItem, list[FromItem], Rel, list[Expr]]:
+    """The rows to change: the target with its key, joined with what FROM or USING brings, where the condition holds.
+
+    The last of the result: the conditions of the views that the table is changed through."""
     name, alias = target_name(node["relation"])
     scope = Scope(parent)
     target = table_item(b, table, name, alias, None if alias else node["relation"].get("schemaname"), True)
     b.notes[-1].read(target.sources[0].columns)
+    conditions: list[Expr] = []
+    if through is not None:
+        conditions = _show_view(b, through, target)
     scope.add(target)
     current_of = node.get("whereClause", {}).get("CurrentOfExpr")
     if current_of is not None:
         assert isinstance(target.rel, Scan)
         target.rel = replace(target.rel, current_of=current_of["cursor_name"])
     rel = target.rel
+    for condition in conditions:
+        rel = Filter(rel.columns, rel, condition)
     items = [target]
     target.sources[0].problem = lambda position: InvalidColumnReference(
         f'invalid reference to FROM-clause entry for table "{alias or name}"',
@@ -99,7 +109,33 @@ def _changed_rows(
         items.append(item)
         rel = Join(rel.columns + item.rel.columns, "inner", rel, item.rel, TRUE, lateral)
     target.sources[0].problem = None
-    return scope, target, items, rel, None
+    return scope, target, items, rel, conditions
+
+
+def _show_view(b: Binder, through: ViewTarget, target: FromItem) -> list[Expr]:
+    """Make the target look like the view; returns the views' conditions."""
+    source = target.sources[0]
+    exposed, conditions = through.exposed(b, source.columns)
+    source.stored = source.columns
+    source.columns = exposed
+    source.schema = None
+    target.columns = exposed
+    return [condition for _, condition in conditions]
+
+
+def _behind(b: Binder, table: Table, command: str, privilege: int) -> tuple[Table, ViewTarget | None]:
+    """The stored table that is changed, and the views in between."""
+    if table.kind != "v":
+        return table, None
+    through = view_target(b, table, command, privilege)
+    return through.table, through
+
+
+def _recheck(condition: Expr | None, conditions: Sequence[Expr]) -> Expr | None:
+    terms = [*conditions, *([] if condition is None else [condition])]
+    if not terms:
+        return None
+    return terms[0] if len(terms) == 1 else And(BOOL, tuple(terms))
 
 
 def _filtered(b: Binder, scope: Scope, node: Node, rel: Rel) -> tuple[Rel, Expr | None]:
@@ -112,18 +148,30 @@ def _filtered(b: Binder, scope: Scope, node: Node, rel: Rel) -> tuple[Rel, Expr 
 def _update(b: Binder, parent: Scope | None, node: Node) -> Update:
     table = target_table(b, node["relation"])
     note = note_relation(b, table, UPDATE)
-    scope, target, items, rel, _ = _changed_rows(b, parent, node, table, node.get("fromClause", ()))
+    table, through = _behind(b, table, "UPDATE", UPDATE)
+    scope, target, items, rel, conditions = _changed_rows(b, parent, node, table, node.get("fromClause", ()), through)
     scope.clause = "UPDATE"
-    assignments = bind_assignments(b, scope, table, node["targetList"])
+    source = target.sources[0]
+    names = table
+    if through is not None:
+        for wrapper in node["targetList"]:
+            through.refuse_computed(source.columns, wrapper["ResTarget"]["name"], "UPDATE")
+        names = through.names(source.columns)
+    assignments = bind_assignments(b, scope, names, node["targetList"])
     note.update(number for number, _ in assignments)
     rel, condition = _filtered(b, scope, node, rel)
-    source = target.sources[0]
+    stored = source.stored or source.columns
     new_row = row_columns(b, table)
-    labels = {column.number: column.name for column in source.columns}
-    for column in new_row:
-        column.name = labels[column.number]
+    if through is None:
+        labels = {column.number: column.name for column in source.columns}
+        for column in new_row:
+            column.name = labels[column.number]
     new_ids = ids_by_number(new_row)
+    checks = bind_checks(b, table, new_ids)
     note.read(new_row)
+    if through is not None:
+        new_row, of_new_row = through.exposed(b, new_row)
+        checks += through.checks(of_new_row)
     new_item = FromItem(rel, [Source(source.name, new_row, source.schema, table)], new_row)
     columns, returning = bind_returning(b, parent, node, [new_item, *items[1:]])
     assert source.key_id is not None
@@ -132,11 +180,11 @@ def _update(b: Binder, parent: Scope | None, node: Node) -> Update:
         table,
         rel,
         source.key_id,
-        ids_by_number(source.columns),
+        ids_by_number(stored),
         tuple(assignments),
         new_ids,
-        bind_checks(b, table, new_ids),
-        condition,
+        checks,
+        _recheck(condition, conditions),
         returning,
         generated_columns(b, table, new_ids),
     )
@@ -145,12 +193,15 @@ def _update(b: Binder, parent: Scope | None, node: Node) -> Update:
 def _delete(b: Binder, parent: Scope | None, node: Node) -> Delete:
     table = target_table(b, node["relation"])
     note_relation(b, table, DELETE)
-    scope, target, items, rel, _ = _changed_rows(b, parent, node, table, node.get("usingClause", ()))
+    table, through = _behind(b, table, "DELETE", DELETE)
+    scope, target, items, rel, conditions = _changed_rows(b, parent, node, table, node.get("usingClause", ()), through)
     rel, condition = _filtered(b, scope, node, rel)
     source = target.sources[0]
     columns, returning = bind_returning(b, parent, node, items)
     assert source.key_id is not None
-    return Delete(columns, table, rel, source.key_id, ids_by_number(source.columns), condition, returning)
+    old_ids = ids_by_number(source.stored or source.columns)
+    recheck = _recheck(condition, conditions)
+    return Delete(columns, table, rel, source.key_id, old_ids, recheck, returning)
 
 
 for _kind in ("InsertStmt", "UpdateStmt", "DeleteStmt"):

@@ -264,7 +264,7 @@ def _renamed(columns: list[ScopeColumn], names: Sequence[str], label: str) -> li
 
 
 @lru_cache(maxsize=256)
-def _parsed_view(definition: str) -> ParsedStatement:
+def parsed_view(definition: str) -> ParsedStatement:
     return parse(definition)[0]
 
 
@@ -281,7 +281,7 @@ def _view(b: Binder, scope: Scope, view: Table, name: str, alias: Node | None, s
     b.references, b.acting_role, b.catalog = [], view.owner, b.catalog.unrestricted()
     b.reads_keys = mentions_system_columns(view.definition)
     try:
-        query = _parsed_view(view.definition).node
+        query = parsed_view(view.definition).node
         if scope.locking:
             locked = pushed_down(scope, name, query)
             if locked is not query:

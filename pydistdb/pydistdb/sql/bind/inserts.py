@@ -30,6 +30,7 @@ from pydistdb.sql.bind.needs import note_relation
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, Source
 from pydistdb.sql.bind.stored import bind_checks, column_default, column_type, generated_columns
+from pydistdb.sql.bind.view_targets import view_target
 from pydistdb.sql.catalog.acl import INSERT
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.errors import (
@@ -55,11 +56,25 @@ _PLAIN_INTEGERS = frozenset({INT4.oid, INT8.oid})
 def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
     table = target_table(b, node["relation"])
     name, _ = target_name(node["relation"])
-    row = row_columns(b, table)
-    target = Source(name, row, None, table)
-    targets, locations = insert_targets(b, table, node)
     note = note_relation(b, table, INSERT)
+    through = None
+    if table.kind == "v":
+        through = view_target(b, table, "INSERT", INSERT)
+        table = through.table
+        if "onConflictClause" in node:
+            raise FeatureNotSupported("INSERT … ON CONFLICT through a view is not supported")
+    row = row_columns(b, table)
     note.read(row)
+    names, shown = table, row
+    view_checks: tuple[tuple[str, Expr], ...] = ()
+    if through is not None:
+        shown, conditions = through.exposed(b, row)
+        view_checks = through.checks(conditions)
+        for wrapper in node.get("cols", ()):
+            through.refuse_computed(shown, wrapper["ResTarget"]["name"], "INSERT")
+        names = through.names(shown)
+    target = Source(name, shown, None, table)
+    targets, locations = insert_targets(b, names, node)
     select = node.get("selectStmt", {}).get("SelectStmt")
     overriding = node.get("override", "OVERRIDING_NOT_SET")
     if select is None:
@@ -88,12 +103,12 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
         if (default := column_default(b, column)) is not None
     }
     row_ids = ids_by_number(row)
-    item = FromItem(source, [target], row)
+    item = FromItem(source, [target], shown)
     conflict = None
     if "onConflictClause" in node:
         conflict = bind_conflict(b, parent, node["onConflictClause"], table, name, row, note)
     columns, returning = bind_returning(b, parent, node, [item])
-    checks = bind_checks(b, table, row_ids)
+    checks = bind_checks(b, table, row_ids) + view_checks
     generated = generated_columns(b, table, row_ids)
     return Insert(columns, table, source, tuple(numbers), defaults, checks, row_ids, returning, conflict, generated)
 

@@ -58,6 +58,7 @@ class Source:
         "nullable",
         "problem",
         "schema",
+        "stored",
         "table",
         "words",
     )
@@ -79,6 +80,8 @@ class Source:
         """The id of the row's key column, where the statement changes or locks rows."""
         self.catalog_oid = 0
         """Of a system table: its oid, which ``tableoid`` gives."""
+        self.stored: list[ScopeColumn] | None = None
+        """Of a view that is changed through: the columns of the table's row behind it."""
         self.is_query = False
         """A subquery or view, whose tables FOR UPDATE would have to reach."""
         self.nullable = False

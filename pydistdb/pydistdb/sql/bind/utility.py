@@ -308,19 +308,36 @@ def _cut_query(parsed: ParsedStatement, trailing: tuple[tuple[str, ...], ...]) -
     return tokens.between(first, last)
 
 
+def _query_start(parsed: ParsedStatement) -> int:
+    """Where the query after AS starts in the client's text."""
+    tokens = _tokens(parsed)
+    return parsed.position + tokens.starts[tokens.find("AS", depth=0) + 1]
+
+
 def _create_view(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    if node.get("withCheckOption", "NO_CHECK_OPTION") != "NO_CHECK_OPTION":
-        return statements.Unsupported("WITH CHECK OPTION")
     query = next(iter(node["query"]))
     if query != "SelectStmt":
         return statements.Unsupported("CREATE VIEW over " + query)
+    option = node.get("withCheckOption", "NO_CHECK_OPTION").removesuffix("_CHECK_OPTION").lower()
+    option = "" if option == "no" else option
+    given = {name: str(value).lower() for name, value in storage_options(node.get("options", [])).items()}
     return statements.CreateView(
         name_of(node["view"], parsed),
         strings(node.get("aliases", [])),
-        _cut_query(parsed, ()),
+        _cut_query(parsed, _CHECK_OPTIONS if option else ()),
         node.get("replace", False),
         node["view"]["relpersistence"] == "t",
+        (*given.items(), *([("check_option", option)] if option else [])),
+        _query_start(parsed),
     )
+
+
+_CHECK_OPTIONS = tuple(
+    ("WITH_LA" if la else "WITH", *middle, "CHECK", "OPTION")
+    for la in (False, True)
+    for middle in (("LOCAL",), ("CASCADED",), ())
+)
+"""How WITH CHECK OPTION may end a statement."""
 
 
 def _create_table_as(parsed: ParsedStatement, node: Node) -> statements.Utility:
@@ -339,6 +356,7 @@ def _create_table_as(parsed: ParsedStatement, node: Node) -> statements.Utility:
         into["rel"]["relpersistence"] == "u",
         storage_options(into.get("options", [])),
         node.get("objtype") == "OBJECT_MATVIEW",
+        _query_start(parsed),
     )
 
 

@@ -28,9 +28,9 @@ async def create_table_as(ddl: DdlContext, statement: CreateTableAs) -> str:
         return tag
     recording = None
     if statement.materialized:
-        query, recording = bind_definition(ddl, statement.query)
+        query, recording = bind_definition(ddl, statement.query, statement.position)
     else:
-        query = bind_query(ddl, statement.query)
+        query = bind_query(ddl, statement.query, position=statement.position)
     if len(statement.columns) > len(query.columns):
         raise DatabaseError.of("42601", "too many column names were specified")
     names = [*statement.columns, *(column.name for column in query.columns[len(statement.columns) :])]

@@ -149,6 +149,8 @@ class Table(msgspec.Struct, frozen=True, array_like=True):
     """Of a temporary table: what a commit does; '' nothing, 'delete' its rows, 'drop' it."""
     populated: bool = True
     """False for a materialized view that has no rows yet, and cannot be read."""
+    options: tuple[str, ...] = ()
+    """A view's options as in pg_class.reloptions: check_option=local, security_barrier=true."""
 
 
 class Argument(msgspec.Struct, frozen=True, array_like=True):

@@ -36,10 +36,10 @@ async def query_rows(ddl: DdlContext, query: BoundQuery) -> AsyncIterator[list[l
         yield [list(row) for row in batch]
 
 
-def bind_definition(ddl: DdlContext, text: str) -> tuple[BoundQuery, RecordingView]:
+def bind_definition(ddl: DdlContext, text: str, position: int) -> tuple[BoundQuery, RecordingView]:
     """Bind the query of a new materialized view; temporary tables cannot be used."""
     recording = RecordingView(ddl.view)
-    query = bind_query(ddl, text, recording)
+    query = bind_query(ddl, text, recording, position)
     if has_temporary(ddl, recording.tables_found()):
         raise FeatureNotSupported("materialized views must not use temporary tables or views")
     return query, recording

@@ -15,7 +15,7 @@ from typing import Any
 from pydistdb.sql import bind
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Table
-from pydistdb.sql.errors import InternalError
+from pydistdb.sql.errors import DatabaseError, InternalError
 from pydistdb.sql.tree import BoundStatement, OutputColumn
 from pydistdb.sql.types import registry
 
@@ -28,12 +28,19 @@ class BoundQuery:
     columns: tuple[OutputColumn, ...]
 
 
-def bind_query(ddl: DdlContext, text: str, catalog: Any = None) -> BoundQuery:
-    """Bind a SELECT against the transaction's catalog (or a given view of it)."""
+def bind_query(ddl: DdlContext, text: str, catalog: Any = None, position: int = 0) -> BoundQuery:
+    """Bind a SELECT against the transaction's catalog (or a given view of it).
+
+    ``position``: where it starts in the client's text, for errors."""
     parsed = bind.parse(text)
     if len(parsed) != 1:
         raise InternalError("expected one statement")
-    bound = bind.analyze(parsed[0], ddl.view if catalog is None else catalog, ddl.context)
+    try:
+        bound = bind.analyze(parsed[0], ddl.view if catalog is None else catalog, ddl.context)
+    except DatabaseError as error:
+        if error.position is not None:
+            error.position += position
+        raise
     if not isinstance(bound, BoundStatement):
         raise InternalError("expected a query")
     return BoundQuery(bound, bound.query.columns)

@@ -16,7 +16,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from pydistdb.sql import bind
 from pydistdb.sql.bind.cutting import Tokens
+from pydistdb.sql.bind.view_targets import not_updatable
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_table import new_table
 from pydistdb.sql.catalog.dependencies import quoted
@@ -31,6 +33,8 @@ from pydistdb.sql.errors import (
     DatabaseError,
     DuplicateColumn,
     DuplicateTable,
+    FeatureNotSupported,
+    InvalidParameterValue,
     InvalidTableDefinition,
 )
 from pydistdb.sql.statements import ColumnSpec, CreateView
@@ -43,7 +47,7 @@ _BEFORE_RELATION = frozenset({"FROM", "JOIN", "ASCII_44", "ASCII_40", "ONLY"})
 async def create_view(ddl: DdlContext, statement: CreateView) -> str:
     await ddl.ddl.open()
     recording = RecordingView(ddl.view)
-    query = bind_query(ddl, statement.query, recording)
+    query = bind_query(ddl, statement.query, recording, statement.position)
     is_temporary = statement.temporary
     if not is_temporary and has_temporary(ddl, recording.tables_found()):
         is_temporary = statement.name.schema is None
@@ -63,16 +67,51 @@ async def create_view(ddl: DdlContext, statement: CreateView) -> str:
     else:
         ddl.require_table_owner(old)
     names = _column_names(query.columns, statement.columns)
+    options = view_options(statement)
     definition = stable_text(ddl, statement.query, recording, query.columns)
     specs = [ColumnSpec(n, _storable(column)) for n, column in zip(names, query.columns, strict=True)]
     uses = (*direct_uses(recording.tables_found()), *recording.routine_oids)
     if old is not None:
         await ddl.ddl.lock_tables([old.oid])
-        ddl.put_table(_replaced(old, specs, definition, uses))
+        ddl.put_table(replace(_replaced(old, specs, definition, uses), options=options))
     else:
         table = await new_table(ddl, schema, name, specs, kind="v")
-        ddl.put_table(replace(table, definition=definition, depends_on=uses))
+        ddl.put_table(replace(table, definition=definition, depends_on=uses, options=options))
     return "CREATE VIEW"
+
+
+_OPTIONS = {"security_barrier", "security_invoker", "check_option"}
+
+
+def view_options(statement: CreateView) -> tuple[str, ...]:
+    """The options as pg_class.reloptions has them."""
+    found = []
+    for name, value in statement.options:
+        if name not in _OPTIONS:
+            raise InvalidParameterValue(f'unrecognized parameter "{name}"')
+        if name == "check_option":
+            if value not in ("local", "cascaded"):
+                raise InvalidParameterValue(
+                    f'invalid value for enum option "check_option": {value}',
+                    detail='Valid values are "local" and "cascaded".',
+                )
+            _check_updatable(statement.query)
+        elif value in ("none", "on", "true", "1"):
+            value = "true"
+        elif value in ("off", "false", "0"):
+            value = "false"
+        else:
+            raise InvalidParameterValue(f'invalid value for boolean option "{name}": {value}')
+        if name == "security_invoker" and value == "true":
+            raise FeatureNotSupported("views with security_invoker are not supported")
+        found.append(f"{name}={value}")
+    return tuple(found)
+
+
+def _check_updatable(query: str) -> None:
+    reason = not_updatable(bind.parse(query)[0].node)
+    if reason is not None:
+        raise FeatureNotSupported("WITH CHECK OPTION is supported only on automatically updatable views", hint=reason)
 
 
 def _storable(column: OutputColumn) -> Any:

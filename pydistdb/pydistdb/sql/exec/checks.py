@@ -10,7 +10,7 @@ from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import violations
 from pydistdb.sql.exec.codegen import Code
 from pydistdb.sql.exec.run import State
-from pydistdb.sql.tree import Expr
+from pydistdb.sql.tree import VIEW_CHECK, Expr
 
 Row = list[Any]
 
@@ -33,6 +33,10 @@ class Checker:
         return violations.null_in_column(state.run.catalog, self.table, number, row, state.context)
 
     def check_failed(self, row: Row, name: str, state: State) -> DatabaseError:
+        if name.startswith(VIEW_CHECK):
+            return violations.view_check_failed(
+                state.run.catalog, self.table, name.removeprefix(VIEW_CHECK), row, state.context
+            )
         return violations.check_failed(state.run.catalog, self.table, name, row, state.context)
 
     def lines(self, code: Code, numbers: Sequence[int] | None = None) -> list[str]:

@@ -124,6 +124,15 @@ def null_in_column(
     )
 
 
+def view_check_failed(catalog: CatalogView, table: Table, view: str, row: Sequence[Any], context: Any) -> DatabaseError:
+    """A row that the view it was written through would not show."""
+    return DatabaseError.of(
+        "44000",
+        f'new row violates check option for view "{view}"',
+        detail=failing_row(table, row, context),
+    )
+
+
 def check_failed(
     catalog: CatalogView, table: Table, name: str, row: Sequence[Any], context: EvalContext
 ) -> DatabaseError:

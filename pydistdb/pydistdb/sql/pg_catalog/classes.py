@@ -20,6 +20,7 @@ from pydistdb.sql.pg_catalog.define import RowDict, facts_of, rows_of
 from pydistdb.sql.pg_catalog.objects import (
     OWNER_OID,
     all_indexes,
+    array,
     default_oid,
     index_numbers,
     single,
@@ -110,6 +111,7 @@ def _table_row(view: StateView, table: Table) -> RowDict:
         relhastriggers=bool(table.foreign_keys or table.referenced_by),
         relpersistence=table.persistence,
         relispopulated=table.populated,
+        reloptions=array(table.options) if table.options else None,
     )
 
 

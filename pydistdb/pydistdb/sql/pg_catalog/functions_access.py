@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pydistdb.sql.bind.view_targets import updatable_through
 from pydistdb.sql.errors import (
     InvalidSchemaName,
     UndefinedObject,
@@ -161,8 +162,10 @@ def pg_relation_is_publishable(context: EvalContext, oid: int) -> bool | None:
 
 @provides("pg_relation_is_updatable(regclass,bool)")
 def pg_relation_is_updatable(context: EvalContext, oid: int, triggers: bool) -> int:
-    table = view_of(context).table_by_oid(oid)
-    return 28 if table is not None and table.kind == "r" else 0  # update, insert, delete
+    view = view_of(context)
+    table = view.table_by_oid(oid)
+    changes = table is not None and (table.kind == "r" or (table.kind == "v" and updatable_through(view, table)))
+    return 28 if changes else 0  # update, insert, delete
 
 
 @provides("pg_column_is_updatable(regclass,int2,bool)")

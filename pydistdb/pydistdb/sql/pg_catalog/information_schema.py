@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pydistdb.sql.bind.view_targets import check_option, updatable_through
 from pydistdb.sql.catalog import acl
 from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE
 from pydistdb.sql.catalog.descriptors import Column, Table
@@ -120,14 +121,17 @@ def views(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     for table in view.tables():
         if table.kind == "v" and is_shown(view, table):
             owns = view.role is None or view.access.owns(view.role, PG_CLASS, table.oid)
-            no = ("is_updatable", "is_insertable_into", "is_trigger_updatable", "is_trigger_deletable")
+            no = ("is_trigger_updatable", "is_trigger_deletable", "is_trigger_insertable_into")
+            updatable = _yes(updatable_through(view, table))
             yield {
                 "table_catalog": view.database.name,
                 "table_schema": schema_name(view, table.schema),
                 "table_name": table.name,
                 "view_definition": view_definition(table) if owns else None,
-                "check_option": "NONE",
-                **dict.fromkeys([*no, "is_trigger_insertable_into"], "NO"),
+                "check_option": check_option(table).upper() or "NONE",
+                "is_updatable": updatable,
+                "is_insertable_into": updatable,
+                **dict.fromkeys(no, "NO"),
             }
 
 
