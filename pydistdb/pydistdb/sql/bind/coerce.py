@@ -176,7 +176,11 @@ def _convert(b: Binder, expr: Expr, target: SqlType, context: str, location: int
         raise cannot_coerce(b, expr.type, target, location)
     if cast.function is None:
         return relabelled(b, expr, plain)
-    return call(b, cast.function, (expr,), plain)
+    arguments: tuple[Expr, ...] = (expr,)
+    if len(cast.function.argument_types) == 2:  # an integer becomes as many bits as the type has
+        arguments = (expr, Const(INT4, target.modifier))
+        plain = target
+    return call(b, cast.function, arguments, plain)
 
 
 def relabelled(b: Binder, expr: Expr, target: SqlType) -> Expr:

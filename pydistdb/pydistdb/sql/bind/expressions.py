@@ -56,6 +56,8 @@ from pydistdb.sql.tree import (
 )
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import Function, SqlType
+from pydistdb.sql.types.bits import digits_of
+from pydistdb.sql.types.known import BIT
 from pydistdb.sql.types.registry import (
     BOOL,
     DATE,
@@ -87,7 +89,11 @@ def _constant(b: Binder, scope: Scope, node: Node) -> Expr:
     if "boolval" in node:
         return Const(BOOL, node["boolval"].get("boolval", False))
     if "bsval" in node:
-        raise FeatureNotSupported("bit string literals are not supported", position=b.position(node["location"]))
+        try:
+            return Const(BIT, digits_of(node["bsval"].get("bsval", "")))
+        except DatabaseError as error:
+            error.position = b.position(node["location"])
+            raise
     return Const(UNKNOWN, None)
 
 

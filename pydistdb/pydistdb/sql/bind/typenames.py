@@ -16,6 +16,7 @@ from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidSchemaName, InvalidSyntax, UndefinedObject
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
+from pydistdb.sql.types.bits import MOST_BITS
 from pydistdb.sql.types.integers import parse_int4
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def type_modifier(sql_type: SqlType, values: list[int], position: int | None) ->
         if len(values) != 1 or values[0] < 0:
             raise DatabaseError.of("22023", "invalid type modifier", position=position)
         return min(values[0], MOST_TIME_PRECISION)
+    if name in ("bit", "varbit"):
+        return _bit_modifier("bit" if name == "bit" else "bit varying", values, position)
     if name == "interval":
         return _interval_modifier(values, position)
     raise InvalidSyntax(f'type modifier is not allowed for type "{name}"', position=position)
@@ -125,6 +128,16 @@ def _length_modifier(name: str, values: list[int], position: int | None) -> int:
     if values[0] > MOST_CHARACTERS:
         raise DatabaseError.of("22023", f"length for type {name} cannot exceed {MOST_CHARACTERS}", position=position)
     return values[0] + 4
+
+
+def _bit_modifier(name: str, values: list[int], position: int | None) -> int:
+    if len(values) != 1:
+        raise DatabaseError.of("22023", "invalid type modifier", position=position)
+    if values[0] < 1:
+        raise DatabaseError.of("22023", f"length for type {name} must be at least 1", position=position)
+    if values[0] > MOST_BITS:
+        raise DatabaseError.of("22023", f"length for type {name} cannot exceed {MOST_BITS}", position=position)
+    return values[0]
 
 
 def _numeric_modifier(values: list[int], position: int | None) -> int:

@@ -25,7 +25,7 @@ from pydistdb.sql.pg_catalog.objects import column_names, index_numbers, schema_
 from pydistdb.sql.types import domains
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import AggregateFunction, EvalContext, SqlType
-from pydistdb.sql.types.known import TYPES_BY_OID
+from pydistdb.sql.types.known import BIT, TYPES_BY_OID, VARBIT
 from pydistdb.sql.types.user import FIRST_USER_OID
 
 _RULES = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
@@ -56,8 +56,14 @@ def type_facts(type_oid: int, modifier: int) -> RowDict:
     if sql_type.is_array and sql_type.category == "A":
         data_type = "ARRAY"
     else:
-        data_type = types.format_type(type_oid, -1) if type_oid < FIRST_USER_OID else "USER-DEFINED"
+        data_type = (
+            types.format_type(type_oid, None if type_oid == BIT.oid else -1)
+            if type_oid < FIRST_USER_OID
+            else "USER-DEFINED"
+        )
     facts: RowDict = {"data_type": data_type}
+    if type_oid in (BIT.oid, VARBIT.oid) and modifier >= 0:
+        facts["character_maximum_length"] = modifier
     if type_oid in _VARIABLE_LENGTH and modifier >= 0:
         facts["character_maximum_length"] = modifier - 4
         facts["character_octet_length"] = 4 * (modifier - 4)

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.tree import Call, Expr
+from pydistdb.sql.types import known
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import Function
 from pydistdb.sql.types.domains import base_oid
@@ -15,12 +16,15 @@ MIRRORED = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<=", "<>": "<>"}
 
 _INTEGER_OIDS = frozenset({types.INT2.oid, types.INT4.oid, types.INT8.oid, types.OID.oid}) | types.REG_TYPES
 _STRING_OIDS = frozenset({types.TEXT.oid, types.VARCHAR.oid, types.NAME.oid, types.UNKNOWN.oid})
+_TWINS = {known.CIDR.oid: known.INET.oid, known.BIT.oid: known.VARBIT.oid}
 FLOAT_OIDS = frozenset({types.FLOAT4.oid, types.FLOAT8.oid})
 
 
 def family(oid: int) -> int:
     """Types of one family have the same runtime values and the same key encoding: int2, int4 and int8, say."""
     oid = base_oid(oid)
+    if oid in _TWINS:
+        return _TWINS[oid]
     if oid in _INTEGER_OIDS:
         return types.INT8.oid
     if oid in _STRING_OIDS:

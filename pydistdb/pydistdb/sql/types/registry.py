@@ -15,6 +15,7 @@ from typing import Any
 
 from pydistdb.sql.errors import FeatureNotSupported, UndefinedObject
 from pydistdb.sql.types import (
+    bits,
     boolean,
     bytea,
     composite,
@@ -24,6 +25,7 @@ from pydistdb.sql.types import (
     integers,
     interval,
     json,
+    network,
     numeric,
     ordering,
     pseudo,
@@ -44,6 +46,7 @@ from pydistdb.sql.types.known import (
     ANYELEMENT,
     ANYENUM,
     ANYNONARRAY,
+    BIT,
     BOOL,
     BPCHAR,
     BYTEA,
@@ -89,6 +92,7 @@ from pydistdb.sql.types.known import (
     TYPES_BY_OID,
     UNKNOWN,
     UUID,
+    VARBIT,
     VARCHAR,
     VOID,
     XID,
@@ -164,7 +168,22 @@ __all__ = [
 ]
 
 _IO_BY_NAME: dict[str, TypeIO] = {}
-for _module in (boolean, integers, floats, numeric, text, bytea, uuid, json, datetime, interval, reg, pseudo):
+for _module in (
+    boolean,
+    integers,
+    floats,
+    numeric,
+    text,
+    bytea,
+    uuid,
+    json,
+    datetime,
+    interval,
+    bits,
+    network,
+    reg,
+    pseudo,
+):
     _IO_BY_NAME.update(_module.IO)
 _IO_BY_OID: dict[int, TypeIO] = {TYPES_BY_NAME[name].oid: type_io for name, type_io in _IO_BY_NAME.items()}
 
@@ -188,6 +207,7 @@ _SPELLINGS = {
     "time with time zone": TIMETZ,
     "timestamp without time zone": TIMESTAMP,
     "timestamp with time zone": TIMESTAMPTZ,
+    "bit varying": VARBIT,
 }
 
 _FORMATS = {
@@ -206,6 +226,8 @@ _FORMATS = {
     TIMESTAMP.oid: "timestamp without time zone",
     TIMESTAMPTZ.oid: "timestamp with time zone",
     ANY.oid: '"any"',
+    BIT.oid: "bit",
+    VARBIT.oid: "bit varying",
 }
 
 # Bits of an interval modifier's upper half, as Postgres numbers its date/time fields.
@@ -313,6 +335,8 @@ def _format_modifier(oid: int, modifier: int) -> str:
     if oid == NUMERIC.oid:
         precision, scale = numeric.precision_and_scale(modifier)
         return f"({precision},{scale})"
+    if oid in (BIT.oid, VARBIT.oid):
+        return f"({modifier})"
     if oid == INTERVAL.oid:
         fields = _INTERVAL_FIELDS.get(modifier >> 16 & 0x7FFF, "")
         precision = modifier & 0xFFFF
@@ -333,6 +357,8 @@ def format_type(oid: int, modifier: int | None = None) -> str:
     if oid in (TIME.oid, TIMETZ.oid, TIMESTAMP.oid, TIMESTAMPTZ.oid) and modifier >= 0:
         head, _, tail = _FORMATS[oid].partition(" ")
         return f"{head}({modifier}) {tail}"
+    if oid == BIT.oid and modifier == -1:
+        return '"bit"'
     if oid == BPCHAR.oid and modifier == -1:
         # character alone means character(1): say bpchar for the unlimited type.
         return "bpchar"
