@@ -18,10 +18,13 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+from pydistdb.sql.errors import DatatypeMismatch
 from pydistdb.sql.functions.define import FUNCTIONS_BY_OID, Body, define
 from pydistdb.sql.types import known
 from pydistdb.sql.types.base import SqlType
 from pydistdb.sql.types.ordering import SortKey, comparator, sort_key
+from pydistdb.sql.types.pseudo import Record
+from pydistdb.sql.types.registry import format_type
 
 __all__ = ["FUNCTIONS_BY_OID", "compared_by", "define_comparisons"]
 
@@ -98,13 +101,41 @@ def _define_plain() -> None:
         ("timetz", "timetz_*", "timetz_cmp"),
         ("numeric", "numeric_*", "numeric_cmp"),
         ("jsonb", "jsonb_*", "jsonb_cmp"),
-        ("record", "record_*", "btrecordcmp"),
         ("oidvector", "oidvector*", "btoidvectorcmp"),
     ]:
         sql_type = known.TYPES_BY_NAME[name]
         key = sort_key(sql_type.oid)
         define_comparisons(pattern, name, name, key, key)
         _three_way(three_way, name, name, sql_type.oid)
+
+
+def _check_alike(left: tuple[Any, ...], right: tuple[Any, ...]) -> None:
+    """Raise 42804 where two anonymous rows meet columns that cannot be compared before one that differs."""
+    if not isinstance(left, Record) or not isinstance(right, Record):
+        return
+    for number, (a, b, left_type, right_type) in enumerate(zip(left, right, left.types, right.types, strict=False), 1):
+        if left_type.oid != right_type.oid:
+            raise DatatypeMismatch(
+                f"cannot compare dissimilar column types {format_type(left_type.oid)} and "
+                f"{format_type(right_type.oid)} at record column {number}"
+            )
+        if a != b:
+            return
+    if len(left) != len(right):
+        raise DatatypeMismatch("cannot compare record types with different numbers of columns")
+
+
+def _define_records() -> None:
+    key = sort_key(known.RECORD.oid)
+    for name, (_, test) in _TESTS.items():
+        compare = compared_by(test, key, key)
+
+        def body(left: Any, right: Any, compare: Body = compare) -> Any:
+            _check_alike(left, right)
+            return compare(left, right)
+
+        define(f"record_{name}(record,record)", body)
+    _three_way("btrecordcmp", "record", "record", known.RECORD.oid)
 
 
 def _define_strings() -> None:
@@ -147,6 +178,7 @@ def _define_arrays() -> None:
 
 _define_integers()
 _define_plain()
+_define_records()
 _define_strings()
 _define_transaction_ids()
 _define_arrays()
