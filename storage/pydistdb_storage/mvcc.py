@@ -69,6 +69,19 @@ def newest_timestamp(snapshot: Snapshot, key: bytes) -> int:
     return get(snapshot, key, MAX_TIMESTAMP)[1]
 
 
+def changed_since(
+    snapshot: Snapshot, start: bytes, end: bytes, timestamp: int, most_versions: int
+) -> tuple[bool, bytes | None]:
+    """Whether [start, end) has a version above ``timestamp``, tombstones included, and where to go on (None: seen all)."""
+    oldest_known = _pack(_LARGEST - timestamp)
+    for seen, (engine_key, _) in enumerate(snapshot.scan(_VERSIONS, start, end), 1):
+        if engine_key[-8:] < oldest_known:
+            return True, None
+        if seen >= most_versions:
+            return False, engine_key + b"\0"
+    return False, None
+
+
 class ScanResult(NamedTuple):
     """A chunk of live entries.  ``resume``: where to go on (the new start, or the new end of a reverse scan).
 

@@ -7,6 +7,7 @@ those of docs/architecture.md §5:
 * READ COMMITTED: ``begin_statement`` takes a fresh snapshot; ``lock`` returns the newest committed value, and says
   whether it differs from the snapshot's, so that the caller re-checks its predicate instead of failing.
 * REPEATABLE READ: one snapshot; ``lock`` raises SerializationConflict where a newer version exists.
+* SERIALIZABLE: as REPEATABLE READ, and ``commit`` raises ReadConflict unless everything read is still the same.
 
 Example (transfer between two accounts)::
 
@@ -88,6 +89,10 @@ class MustWait(Exception):
 
 class SerializationConflict(KVError):
     """Another transaction won; the whole transaction may be retried (40001)."""
+
+
+class ReadConflict(SerializationConflict):
+    """SERIALIZABLE: something that the transaction read has been changed by another one since (40001)."""
 
 
 class KeyExists(KVError):

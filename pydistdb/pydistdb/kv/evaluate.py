@@ -51,11 +51,13 @@ from pydistdb.kv.requests import (
     ResolveIntents,
     Scan,
     SplitAt,
+    Validate,
     WaitEdges,
     failure_of,
 )
 from pydistdb.kv.resolution import Resolver
 from pydistdb.kv.transport import Message
+from pydistdb.kv.validation import Validator
 from pydistdb.kv.writes import Writer
 from pydistdb.tasks import Scheduler
 
@@ -74,7 +76,8 @@ class RangeServer:
         self.advisory = AdvisoryLocker(self.leases, self.locker)
         self.records = Records(self.leases, self.locker)
         self.reader = Reader(self.leases)
-        self.writer = Writer(self.leases, self.locker, self.records)
+        self.validator = Validator(self.leases)
+        self.writer = Writer(self.leases, self.locker, self.records, self.validator)
         self.split: Callable[[bytes], Awaitable[object]] | None = None
         """Makes a key a boundary of the range leased here (the store)."""
         self.extra_handlers: dict[type[Message], Callable[[NodeId, Any], Awaitable[Message]]] = {}
@@ -90,6 +93,7 @@ class RangeServer:
             Scan: self.reader.scan,
             EndTransaction: self.records.end,
             PushTransaction: self.records.push,
+            Validate: self.validator.validate,
             ForgetRecord: self.records.forget,
             ResolveIntents: self.resolver.resolve,
             ReleaseLocks: self._release_locks,

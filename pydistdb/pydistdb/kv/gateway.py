@@ -48,6 +48,7 @@ from pydistdb.kv.router import Router
 from pydistdb.kv.session_locks import LockKeeper, SessionLocks
 from pydistdb.kv.transport import Message, NodeUnreachable, RemoteError, Transport
 from pydistdb.kv.txn.coordinator import Coordinator
+from pydistdb.kv.txn.serializable import SerializableCoordinator
 from pydistdb.tasks import Completion, Scheduler, gather, sleep, with_deadline
 
 INGEST_CHUNK_BYTES = 512 << 10
@@ -121,6 +122,8 @@ class Gateway:
     # ------------------------------------------------------------------------------------------------ transactions
 
     def begin(self, isolation: Isolation, *, read_only: bool = False) -> Coordinator:
+        if isolation is Isolation.SERIALIZABLE:
+            return SerializableCoordinator(self, read_only)
         return Coordinator(self, isolation, read_only)
 
     def session_locks(self, current: Callable[[], object], on_lost: Callable[[], None]) -> SessionLocks:

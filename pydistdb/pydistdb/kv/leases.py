@@ -89,10 +89,13 @@ class RangeLocal:
         "locks",
         "may_have_records",
         "pending",
+        "promised_floor",
+        "promises",
         "range_id",
         "replica",
         "resolving",
         "settled",
+        "staged",
         "start",
         "statuses",
     )
@@ -107,6 +110,12 @@ class RangeLocal:
         self.epoch = replica.lease_epoch
         self.lease_start: Timestamp = clock.now()
         """Everything committed under earlier leases is below this."""
+        self.promised_floor: Timestamp = self.lease_start
+        """Some transaction that is not in ``promises`` may have been promised to commit only above this."""
+        self.promises: dict[TransactionId, Timestamp] = {}
+        """Open transactions anchored here, and what their commits must be above, since a reader was told so."""
+        self.staged: dict[TransactionId, tuple[Timestamp, Completion[None]]] = {}
+        """Transactions that are to commit at an exact timestamp, as soon as their reads are validated at it."""
         self.locks = LockTable()
         self.pending = PendingWrites()
         self.intents = IntentSet.load(engine.latest(), self.start, self.end)
@@ -142,6 +151,7 @@ class RangeLocal:
         waiting: list[Completion[None]] = [waiter.granted for waiter in self.locks.queued]
         waiting += self.settled.values()
         waiting += self.deciding.values()
+        waiting += [decided for _, decided in self.staged.values()]
         for completion in waiting:
             completion.fail(self.lost())
         for group in self.pending.groups():
@@ -177,6 +187,32 @@ class RangeLocal:
         completion = self.settled.pop(transaction_id, None)
         if completion is not None:
             completion.set(None)
+
+    def promise(self, transaction_id: TransactionId, floor: Timestamp) -> None:
+        """An open transaction anchored here is to commit above ``floor``."""
+        if len(self.promises) >= MAX_STATUSES:
+            oldest = next(iter(self.promises))
+            self.promised_floor = max(self.promised_floor, self.promises.pop(oldest))
+        self.promises[transaction_id] = max(floor, self.promises.get(transaction_id, 0))
+
+    def can_commit_at(self, transaction_id: TransactionId, timestamp: Timestamp) -> bool:
+        """Whether no promise stands against a commit at exactly ``timestamp``."""
+        staged = self.staged.get(transaction_id)
+        if staged is not None and staged[0] == timestamp:
+            return True
+        return timestamp > self.promised_floor and timestamp > self.promises.get(transaction_id, 0)
+
+    def stage(self, transaction_id: TransactionId, timestamp: Timestamp) -> None:
+        """Make readers above ``timestamp`` wait until the transaction is decided."""
+        self.unstage(transaction_id)
+        if len(self.staged) >= MAX_STATUSES:
+            self.unstage(next(iter(self.staged)))
+        self.staged[transaction_id] = (timestamp, Completion())
+
+    def unstage(self, transaction_id: TransactionId) -> None:
+        staged = self.staged.pop(transaction_id, None)
+        if staged is not None:
+            staged[1].set(None)
 
     def learn(self, transaction_id: TransactionId, status: TransactionStatus) -> None:
         """Remember how a transaction stands."""

@@ -13,6 +13,11 @@ The commit timestamp is taken here: at least the largest of the prepare timestam
 So a reader that asks (``push``) with its read timestamp T, raising this clock to T, knows that a transaction without a
 record can only commit above T.  The clock of a later leaseholder is above T too.
 
+A SERIALIZABLE transaction has validated its reads at one timestamp C, and can commit at no other (``exact``).  It tries
+the largest of the prepare timestamps; if a reader was promised meanwhile that it would commit above C (``promises``),
+or the lease is younger than C, it gets a new C from the clock here.  That one is kept for it (``staged``) while it
+validates again: readers above C wait for the decision instead of pushing it further.
+
 A push finds out whether the coordinator is alive by asking its gateway.  One that answers "unknown" (restarted, or done)
 or does not answer for SILENCE_NS is gone: an ABORTED record is written, and a late commit fails on it.
 
@@ -32,7 +37,7 @@ from pydistdb.kv.command import ProposalLost, transaction_prefix
 from pydistdb.kv.command import Write as EngineWrite
 from pydistdb.kv.descriptor import RangeId
 from pydistdb.kv.hlc import COUNTER_BITS
-from pydistdb.kv.leases import Leases, RangeLocal
+from pydistdb.kv.leases import Leases, RangeLocal, bounded
 from pydistdb.kv.locking import Locker
 from pydistdb.kv.requests import (
     Applied,
@@ -51,6 +56,12 @@ ABORTED_RETENTION_US = 120_000_000
 DONE_RETENTION_US = 120_000_000
 ORPHAN_AGE_US = 10_000_000
 """A committed record or an intent of this age is looked after by the sweep."""
+
+STAGED = b"staged"
+"""``resume`` of the answer to an exact EndTransaction that has to be asked again, at another timestamp."""
+
+STAGED_WAIT_NS = 500_000_000
+"""A reader waits so long for a transaction that commits at an exact timestamp, before it takes that away from it."""
 
 SWEEP_INTERVAL_NS = 5_000_000_000
 MAX_RECORDS_PER_SWEEP = 1_000
@@ -111,6 +122,12 @@ class Records:
         now = leases.clock.now()
         if request.commit and now > request.expires:
             raise TransactionAborted("the commit request came too late")
+        if request.exact:
+            if not local.can_commit_at(request.transaction_id, request.timestamp):
+                local.check_lease()
+                local.stage(request.transaction_id, now)
+                return Applied(now, STAGED)
+            now = request.timestamp
         state = RecordState.COMMITTED if request.commit else RecordState.ABORTED
         record = Record(request.anchor, state, now if request.commit else 0, _us(now), request.spans)
         await self._write(local, request.transaction_id, record)
@@ -129,8 +146,10 @@ class Records:
                     continue
                 record = self.find(local, transaction_id)
                 if record is None:
-                    floor = leases.clock.now()
                     local.check_lease()
+                    floor = await self._promise(local, request)
+                    if floor is None:
+                        continue
                     return TransactionStatus(TransactionState.PENDING, floor)
             if record is None:
                 local, record = await self._decided(request.anchor, transaction_id)
@@ -142,6 +161,22 @@ class Records:
             if record.state == RecordState.ABORTED:
                 return TransactionStatus(TransactionState.ABORTED)
             return TransactionStatus(TransactionState.COMMITTED, record.timestamp)
+
+    async def _promise(self, local: RangeLocal, request: PushTransaction) -> Timestamp | None:
+        """Above what an open transaction can only commit from now on; None: it may have been decided meanwhile."""
+        staged = local.staged.get(request.transaction_id)
+        if staged is not None:
+            timestamp, decided = staged
+            if request.read_timestamp < timestamp or not request.wait:
+                return timestamp - 1
+            if not await bounded(self._leases.scheduler, decided, STAGED_WAIT_NS):
+                local.unstage(request.transaction_id)
+            return None
+        if not request.read_timestamp:
+            return 0
+        floor = self._leases.clock.now()
+        local.promise(request.transaction_id, floor)
+        return floor
 
     async def forget(self, request: ForgetRecord) -> Applied:
         local, record = await self._decided(request.anchor, request.transaction_id)
@@ -173,6 +208,8 @@ class Records:
             # Only the log can tell: nothing may be answered about this transaction before it does.
             self._leases.scheduler.spawn(self._settle(local, transaction_id))
             raise ProposalLost("the outcome of a proposal is not known yet") from None
+        local.promises.pop(transaction_id, None)
+        local.unstage(transaction_id)
         self.decided(local, transaction_id)
 
     def decided(self, local: RangeLocal, transaction_id: TransactionId) -> None:

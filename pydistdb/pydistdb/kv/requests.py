@@ -34,6 +34,9 @@ Write = tuple[bytes, bytes | None, int]
 Condition = tuple[bytes, int, int]
 """Key, expected version timestamp, lock strength: what a transaction locked without writing it."""
 
+Span = tuple[bytes, bytes]
+"""Start and end (exclusive); without an end it is the one key."""
+
 TransactionId = bytes
 """Begin timestamp (8 bytes) ‖ gateway node (4) ‖ counter (4): orders by age, and names who answers for it."""
 
@@ -134,6 +137,9 @@ class CommitOnePhase(Message):
     writes: list[Write]
     conditions: list[Condition]
     recorded: bool = True
+    spans: tuple[Span, ...] = ()
+    """What a SERIALIZABLE transaction has read at ``since``, all of it in this range."""
+    since: Timestamp = 0
 
     @property
     def routing_key(self) -> bytes:
@@ -157,7 +163,10 @@ class Prepare(Message):
 
 
 class EndTransaction(Message):
-    """Decide: commit at ``timestamp`` or later, or abort.  Refused after ``expires`` (see records.py)."""
+    """Decide: commit at ``timestamp`` or later, or abort.  Refused after ``expires`` (see records.py).
+
+    ``exact``: commit at no other timestamp.  Where that is not possible any more the answer names another one in
+    ``timestamp`` and says so by its ``resume``."""
 
     transaction_id: TransactionId
     anchor: bytes
@@ -166,6 +175,7 @@ class EndTransaction(Message):
     expires: Timestamp
     spans: list[tuple[bytes, bytes]] = []
     """Where the intents are."""
+    exact: bool = False
 
     @property
     def routing_key(self) -> bytes:
@@ -175,15 +185,29 @@ class EndTransaction(Message):
 class PushTransaction(Message):
     """Ask how a transaction ended, or see to it that it commits above ``read_timestamp`` (0: only ask).
 
-    A transaction whose coordinator is gone is aborted on the way."""
+    A transaction whose coordinator is gone is aborted on the way.  ``wait``: for one that is just being decided."""
 
     transaction_id: TransactionId
     anchor: bytes
     read_timestamp: Timestamp = 0
+    wait: bool = True
 
     @property
     def routing_key(self) -> bytes:
         return self.anchor
+
+
+class Validate(Message):
+    """Check that nothing in the spans, all of one range, has changed after ``since`` and up to ``timestamp``, nor will."""
+
+    transaction_id: TransactionId
+    spans: list[Span]
+    since: Timestamp
+    timestamp: Timestamp
+
+    @property
+    def routing_key(self) -> bytes:
+        return self.spans[0][0]
 
 
 class ForgetRecord(Message):
@@ -297,6 +321,7 @@ Request = (
     | Prepare
     | EndTransaction
     | PushTransaction
+    | Validate
     | ForgetRecord
     | ResolveIntents
     | ReleaseLocks
@@ -428,6 +453,7 @@ _PLAIN_ERRORS: dict[str, type[KVError]] = {
     cls.__name__: cls
     for cls in (
         api.SerializationConflict,
+        api.ReadConflict,
         api.LockNotAvailable,
         api.DeadlockDetected,
         api.TransactionAborted,
@@ -494,6 +520,7 @@ register(
     Prepare,
     EndTransaction,
     PushTransaction,
+    Validate,
     ForgetRecord,
     ResolveIntents,
     ReleaseLocks,

@@ -66,6 +66,7 @@ class Resolver:
                     await pause(leases.scheduler)
         local.locks.release(transaction_id)
         local.note_settled(transaction_id)
+        local.unstage(transaction_id)
         return Resolved(local.end if local.end < request.end else None)
 
     async def resolve_keys(

@@ -66,6 +66,7 @@ from pydistdb.kv.requests import (
     Write,
     WrongRange,
 )
+from pydistdb.kv.validation import Validator
 from pydistdb.tasks import Completion
 
 _VERSIONS = int(Space.VERSIONS)
@@ -86,10 +87,11 @@ BULK_WRITES = 16
 class Writer:
     """Evaluates CommitOnePhase, Prepare, Ingest, ClearRange, Increment and QueryVersion."""
 
-    def __init__(self, leases: Leases, locker: Locker, records: Records) -> None:
+    def __init__(self, leases: Leases, locker: Locker, records: Records, validator: Validator) -> None:
         self._leases = leases
         self._locker = locker
         self._records = records
+        self._validator = validator
 
     # ----------------------------------------------------------------------------------------------------- commit
 
@@ -136,7 +138,12 @@ class Writer:
             touched = [*span, *(condition[0] for condition in request.conditions)]
             span = (min(touched), max(touched))
         local.check_span(*span)
+        if request.spans:
+            await self._clear_and_check(local, transaction_id, writes, request.conditions, limits, span)
+            await self._validator.learn_intents(local, request.spans, transaction_id)
         await self._clear_and_check(local, transaction_id, writes, request.conditions, limits, span)
+        if request.spans:
+            self._validator.check_here(local, request.spans, request.since, transaction_id)
         timestamp = leases.clock.now()
         effect: list[EngineWrite] = [
             (_VERSIONS, versioned(key, timestamp), value or b"") for key, value, expected in writes

@@ -25,6 +25,10 @@ def database_error(error: kv.KVError | StorageError) -> DatabaseError:
 def _mapped(error: kv.KVError | StorageError) -> DatabaseError:
     text = str(error)
     match error:
+        case kv.ReadConflict():
+            return errors.SerializationFailure(
+                "could not serialize access due to read/write dependencies among transactions", hint=RETRY_HINT
+            )
         case kv.SerializationConflict():
             return errors.SerializationFailure("could not serialize access due to concurrent update", hint=RETRY_HINT)
         case kv.ReadRestart():

@@ -278,16 +278,6 @@ def _standard_strings(setting: Setting, text: str) -> str:
     return "on"
 
 
-def _isolation(setting: Setting, text: str) -> str:
-    level = _enum(setting, text)
-    if level == "serializable":
-        raise FeatureNotSupported(
-            "isolation level SERIALIZABLE is not supported",
-            hint="Use REPEATABLE READ, or lock rows with SELECT FOR UPDATE.",
-        )
-    return level
-
-
 def _replication_role(setting: Setting, text: str) -> str:
     if _enum(setting, text) != "origin":
         raise FeatureNotSupported('parameter "session_replication_role" can only be origin')
@@ -308,8 +298,6 @@ _SPECIAL = {
     "datestyle": _date_style,
     "timezone": _time_zone,
     "standard_conforming_strings": _standard_strings,
-    "default_transaction_isolation": _isolation,
-    "transaction_isolation": _isolation,
     "session_replication_role": _replication_role,
     "search_path": _search_path,
     "application_name": _application_name,

@@ -69,6 +69,7 @@ class SetTransaction(Utility):
     isolation: str | None
     read_only: bool | None
     session: bool
+    deferrable: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,7 @@ from pydistdb.kv.requests import (
     new_transaction_id,
 )
 from pydistdb.kv.txn.buffer import WriteBuffer
+from pydistdb.kv.txn.read_set import MOST_READS_AT_ONCE, ReadSet
 from pydistdb.kv.txn.two_phase import TwoPhase
 from pydistdb.tasks import Completion
 
@@ -107,6 +108,7 @@ class Coordinator:
         "_locked",
         "_observed",
         "_over",
+        "_reads",
         "_spilled_bytes",
         "_spilling",
         "_spilling_buffer",
@@ -139,6 +141,8 @@ class Coordinator:
         self._spilling_buffer: WriteBuffer | None = None
         self._spilled_bytes = 0
         self._failure: KVError | None = None
+        self._reads: ReadSet | None = None
+        """What was read, of a SERIALIZABLE transaction (serializable.py)."""
 
     # -------------------------------------------------------------------------------------------------- snapshots
 
@@ -159,12 +163,15 @@ class Coordinator:
         self._check_open()
         if self._two_phase is not None or self._spilling is not None or self._buffer.size_bytes > SPILL_BYTES:
             raise MustWait
-        reader = Coordinator(self._gateway, Isolation.REPEATABLE_READ, True)
+        reader = self._reader()
         reader.read_timestamp = self.read_timestamp
         reader._first_statement = False
         reader._observed = dict(self._seen())
         reader._buffer = self._buffer.copy()
         return reader
+
+    def _reader(self) -> Coordinator:
+        return Coordinator(self._gateway, Isolation.REPEATABLE_READ, True)
 
     def _limit(self) -> Timestamp:
         return self.read_timestamp + (self._leases.clock.max_offset_us << COUNTER_BITS)
@@ -554,9 +561,18 @@ class Coordinator:
         conditions = self._conditions() if self._locked else []
         if buffer.size_bytes > MAX_ONE_PHASE_BYTES:
             return await self._commit_two_phase()
+        if self._reads is not None and self._reads.rows > MOST_READS_AT_ONCE:
+            return await self._commit_two_phase()
         local = leases.find(writes[0][0])
-        if local is not None and local.replica.is_leaseholder() and _lies_in(local, writes, conditions):
+        if (
+            local is not None
+            and local.replica.is_leaseholder()
+            and _lies_in(local, writes, conditions)
+            and (self._reads is None or self._reads.lies_in(local.start, local.end))
+        ):
             request = CommitOnePhase(self._id or self.transaction_id, writes, conditions, False)
+            if self._reads is not None:
+                request.spans, request.since = tuple(self._reads.spans()), self.read_timestamp
             try:
                 timestamp = await self._gateway.server.writer.commit_here(local, request)
                 self._end()
@@ -573,8 +589,12 @@ class Coordinator:
     async def _commit_elsewhere(self, writes: list[Write], conditions: list[Condition]) -> Timestamp:
         router = self._gateway.router
         descriptor = await router.locate(writes[0][0])
-        if all(descriptor.contains(item[0]) for item in (*writes, *conditions)):
+        if all(descriptor.contains(item[0]) for item in (*writes, *conditions)) and (
+            self._reads is None or self._reads.lies_in(descriptor.start, descriptor.end)
+        ):
             request = CommitOnePhase(self.transaction_id, writes, conditions, True)
+            if self._reads is not None:
+                request.spans, request.since = tuple(self._reads.spans()), self.read_timestamp
             try:
                 done: Applied = await router.send(request)
             except WrongRange as wrong:
@@ -618,7 +638,10 @@ class Coordinator:
         two_phase = self._two_phase
         assert two_phase is not None
         try:
-            timestamp = await two_phase.decide()
+            if self._reads:
+                timestamp = await two_phase.decide_exactly(self._validate)
+            else:
+                timestamp = await two_phase.decide()
         except OutcomeUnknown:
             self._over = True
             self._spawn(self._finish(two_phase, None))
@@ -626,6 +649,9 @@ class Coordinator:
         self._over = True
         self._spawn(self._finish(two_phase, timestamp))
         return timestamp
+
+    async def _validate(self, timestamp: Timestamp) -> None:
+        raise NotImplementedError  # serializable.py
 
     async def _lay_down_last(self, conditions: list[Condition]) -> None:
         if self._buffer.entries:

@@ -25,15 +25,15 @@ Peng & Dabek, "Large-scale Incremental Processing" (Percolator, 2010), for inten
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from pydistdb_storage.keys import prefix_end
 
-from pydistdb.kv.api import KVError, OutcomeUnknown, Timestamp, TransactionAborted
+from pydistdb.kv.api import KVError, OutcomeUnknown, ReadConflict, Timestamp, TransactionAborted
 from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.leases import Leases
-from pydistdb.kv.records import EXPIRY_NS
+from pydistdb.kv.records import EXPIRY_NS, STAGED
 from pydistdb.kv.requests import (
     Applied,
     Condition,
@@ -58,6 +58,8 @@ MAX_KEPT_KEYS = 2_000
 """Up to so many intents are resolved by key; more by walking their spans."""
 
 MAX_KEPT_SPANS = 200
+MAX_EXACT_ATTEMPTS = 5
+"""How often a SERIALIZABLE transaction validates at a later timestamp because readers were promised it."""
 
 
 class TwoPhase:
@@ -135,16 +137,35 @@ class TwoPhase:
 
     async def decide(self) -> Timestamp:
         """Write the record; returns the commit timestamp.  Raises TransactionAborted, OutcomeUnknown."""
-        clock = self._leases.clock
-        expires = clock.now() + (EXPIRY_NS // 1_000 << COUNTER_BITS)
         anchored: set[NodeId] = set()
-        request = EndTransaction(self._id, self.anchor, True, self._timestamp, expires, self._span_list())
+        done = await self._end(self._timestamp, anchored)
+        return await self._decided(done.timestamp, anchored)
+
+    async def decide_exactly(self, validate: Callable[[Timestamp], Awaitable[None]]) -> Timestamp:
+        """As ``decide``, at a timestamp at which ``validate`` did not raise (ReadConflict)."""
+        anchored: set[NodeId] = set()
+        timestamp = self._timestamp
+        for _ in range(MAX_EXACT_ATTEMPTS):
+            await validate(timestamp)
+            done = await self._end(timestamp, anchored, exact=True)
+            if done.resume != STAGED:
+                return await self._decided(done.timestamp, anchored)
+            timestamp = done.timestamp
+        raise ReadConflict("could not serialize access due to read/write dependencies among transactions")
+
+    async def _end(self, timestamp: Timestamp, anchored: set[NodeId], *, exact: bool = False) -> Applied:
+        expires = self._leases.clock.now() + (EXPIRY_NS // 1_000 << COUNTER_BITS)
+        request = EndTransaction(self._id, self.anchor, True, timestamp, expires, self._span_list(), exact)
         done: Applied = await self._router.send(request, served=anchored)
         self._leases.hear(done.timestamp)
+        return done
+
+    async def _decided(self, timestamp: Timestamp, anchored: set[NodeId]) -> Timestamp:
+        """Let every node that holds intents know the time before the client does."""
         behind = self._served - anchored - {self._leases.node_id}
         if behind:
-            await gather(self._leases.scheduler, [self._raise_clock(node_id, done.timestamp) for node_id in behind])
-        return done.timestamp
+            await gather(self._leases.scheduler, [self._raise_clock(node_id, timestamp) for node_id in behind])
+        return timestamp
 
     async def _raise_clock(self, node_id: NodeId, timestamp: Timestamp) -> None:
         try:

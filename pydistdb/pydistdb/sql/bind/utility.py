@@ -108,6 +108,7 @@ def _set_variable(parsed: ParsedStatement, node: Node) -> statements.Utility:
                 modes.get("transaction_isolation"),
                 _flag(modes.get("transaction_read_only")),
                 name == "SESSION CHARACTERISTICS",
+                _flag(modes.get("transaction_deferrable")),
             )
     return statements.Unsupported("SET " + name)
 

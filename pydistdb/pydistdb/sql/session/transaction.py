@@ -33,7 +33,6 @@ from pydistdb.sql.catalog.transaction import DdlTransaction
 from pydistdb.sql.errors import (
     ActiveTransaction,
     DatabaseError,
-    FeatureNotSupported,
     NoActiveTransaction,
     ProgramLimitExceeded,
     ReadOnlyTransaction,
@@ -70,6 +69,7 @@ _LEVELS = {
     "read uncommitted": kv.Isolation.READ_COMMITTED,
     "read committed": kv.Isolation.READ_COMMITTED,
     "repeatable read": kv.Isolation.REPEATABLE_READ,
+    "serializable": kv.Isolation.SERIALIZABLE,
 }
 
 
@@ -143,13 +143,7 @@ class SessionTransaction:
         self._settings.set_characteristic("transaction_deferrable", values["default_transaction_deferrable"])
 
     def _set_isolation(self, level: str) -> None:
-        isolation = _LEVELS.get(level)
-        if isolation is None:
-            raise FeatureNotSupported(
-                f"isolation level {level.upper()} is not supported",
-                hint="Use REPEATABLE READ, or lock rows with SELECT FOR UPDATE.",
-            )
-        self.isolation = isolation
+        self.isolation = _LEVELS[level]
         self._settings.set_characteristic("transaction_isolation", level)
 
     def _set_read_only(self, read_only: bool) -> None:
@@ -159,14 +153,24 @@ class SessionTransaction:
     def set_characteristics(self, isolation: str | None, read_only: bool | None, deferrable: bool | None) -> None:
         """BEGIN's options, or SET TRANSACTION."""
         if isolation is not None:
-            if self.statements and _LEVELS.get(isolation) is not self.isolation:
-                raise ActiveTransaction("SET TRANSACTION ISOLATION LEVEL must be called before any query")
+            if isolation != self._settings.values["transaction_isolation"]:
+                if self.statements:
+                    raise ActiveTransaction("SET TRANSACTION ISOLATION LEVEL must be called before any query")
+                if self._savepoints:
+                    raise ActiveTransaction("SET TRANSACTION ISOLATION LEVEL must not be called in a subtransaction")
             self._set_isolation(isolation)
         if read_only is not None:
-            if self.statements and self.read_only and not read_only:
-                raise ActiveTransaction("transaction read-write mode must be set before any query")
+            if self.read_only and not read_only:
+                if self._savepoints:
+                    raise ActiveTransaction("cannot set transaction read-write mode inside a read-only transaction")
+                if self.statements:
+                    raise ActiveTransaction("transaction read-write mode must be set before any query")
             self._set_read_only(read_only)
         if deferrable is not None:
+            if self._savepoints:
+                raise ActiveTransaction("SET TRANSACTION [NOT] DEFERRABLE cannot be called within a subtransaction")
+            if self.statements:
+                raise ActiveTransaction("SET TRANSACTION [NOT] DEFERRABLE must be called before any query")
             self._settings.set_characteristic("transaction_deferrable", "on" if deferrable else "off")
         if not self.statements and self.kv is not None and self.kv.isolation is not self.isolation:
             self._drop()

@@ -41,7 +41,7 @@ from pydistdb.sql.session.cursors import fetch_rows
 from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.session.fields import check_same_columns
 from pydistdb.sql.session.settings import IDENTITY
-from pydistdb.sql.settings import SETTINGS, find, join_identifiers
+from pydistdb.sql.settings import SETTINGS, canonical, find, join_identifiers
 
 if TYPE_CHECKING:
     from pydistdb.sql.session.session import ClientSession
@@ -202,12 +202,15 @@ def _set_transaction(session: ClientSession, utility: st.SetTransaction, sink: S
         if utility.read_only is not None:
             value = "on" if utility.read_only else "off"
             session.settings.set(find("default_transaction_read_only"), value, local=False)
+        if utility.deferrable is not None:
+            value = "on" if utility.deferrable else "off"
+            session.settings.set(find("default_transaction_deferrable"), value, local=False)
         return "SET"
     if not block.is_block:
         _warn(session, sink, NoActiveTransaction("SET TRANSACTION can only be used in transaction blocks"))
         if not block.in_block:
             return "SET"
-    block.set_characteristics(utility.isolation, utility.read_only, None)
+    block.set_characteristics(utility.isolation, utility.read_only, utility.deferrable)
     return "SET"
 
 
@@ -307,11 +310,11 @@ def assign(session: ClientSession, name: str, text: str, *, local: bool) -> str:
         case "role" | "session_authorization":
             _set_identity(session, setting.key, text, local=local)
         case "transaction_isolation":
-            block.set_characteristics(text.lower(), None, None)
+            block.set_characteristics(canonical(setting, text), None, None)
         case "transaction_read_only":
-            block.set_characteristics(None, text.lower() in ("on", "true", "yes", "1", "t"), None)
+            block.set_characteristics(None, canonical(setting, text) == "on", None)
         case "transaction_deferrable":
-            block.set_characteristics(None, None, text.lower() in ("on", "true", "yes", "1", "t"))
+            block.set_characteristics(None, None, canonical(setting, text) == "on")
         case _:
             return session.settings.set(setting, text, local=local)
     return session.settings.values[setting.key]
