@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint bench sim slt clean
+.PHONY: fuzz help setup demo test lint bench sim slt clean
 
 help:  ## Say what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -41,6 +41,11 @@ sim: setup  ## Replay one Raft simulation (SEED=7) or many (SEEDS=0..200)
 SLT ?= sqllogictest/suites $(wildcard ../shared/slt)
 slt: setup  ## Run the sqllogictest suites (SLT=files or folders, ARGS=--url ... for a server that runs already)
 	@$(RUN)/proddb slt $(SLT) $(ARGS)
+
+POSTGRES ?= postgresql://postgres@127.0.0.1:5432/postgres
+COUNT ?= 2000
+fuzz: setup  ## Random statements here and on PostgreSQL 15 (POSTGRES=url, SEED=7, COUNT=2000, ARGS=--url ...)
+	@$(RUN)/python -m tests.fuzz --postgres $(POSTGRES) --seed $(SEED) --count $(COUNT) $(ARGS)
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,56 @@
+"""The fuzzer itself: its statements parse and bind, the same seed gives the same ones, and shrinking keeps what matters."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from pydistdb.sql.bind import parse
+from pydistdb.sql.errors import DatabaseError
+
+from tests.fuzz.compare import Answer, differ
+from tests.fuzz.grammar import SCHEMA, Grammar
+from tests.fuzz.shrink import shrink
+from tests.support.sql_client import SqlServer
+
+COUNT = 60
+
+
+def statements(seed: int) -> list[str]:
+    return [Grammar(Random(seed + number)).statement().sql() for number in range(COUNT)]
+
+
+def test_a_seed_names_its_statements() -> None:
+    assert statements(5) == statements(5)
+    assert len(set(statements(5))) > COUNT / 2
+
+
+@pytest.mark.parametrize("seed", [100, 200])
+def test_statements_run_without_internal_errors(seed: int) -> None:
+    client = SqlServer().connect()
+    client.execute(SCHEMA)
+    for text in statements(seed):
+        try:
+            assert len(parse(text)) == 1
+        except DatabaseError as error:
+            pytest.fail(f"{error}: {text}")
+        lines = client.execute(f"BEGIN; {text}; ROLLBACK")
+        client.execute("ROLLBACK")
+        assert not any("XX000" in line for line in lines), text
+
+
+def test_a_statement_shrinks_to_what_differs() -> None:
+    statement = Grammar(Random(3)).statement()
+    text = shrink(statement, lambda candidate: "SELECT" in candidate)
+    assert "SELECT" in text
+    assert len(text) < 80
+
+
+def test_rows_count_as_a_multiset_and_data_errors_are_passed_over() -> None:
+    two = Answer("", (("1",), ("2",)), "SELECT 2")
+    assert not differ(two, Answer("", (("2",), ("1",)), "SELECT 2"), ordered=False)
+    assert differ(two, Answer("", (("2",), ("1",)), "SELECT 2"), ordered=True)
+    assert differ(two, Answer("", (("1",), ("1",)), "SELECT 2"), ordered=False)
+    assert differ(two, Answer("42703"), ordered=False)
+    assert not differ(two, Answer("22012"), ordered=False)
+    assert differ(Answer("42703"), Answer("XX000"), ordered=False)
