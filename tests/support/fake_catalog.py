@@ -56,6 +56,9 @@ class FakeCatalog:
     def unrestricted(self) -> FakeCatalog:
         return self
 
+    def readable(self, table: Table) -> None:
+        return None
+
     def add(self, ddl: str) -> None:
         """Declare more tables, views, schemas and indexes."""
         for parsed in parse(ddl):

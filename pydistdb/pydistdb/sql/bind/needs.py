@@ -18,7 +18,10 @@ from pydistdb.sql.tree import ColumnId
 
 if TYPE_CHECKING:
     from pydistdb.sql.bind.binder import Binder
-    from pydistdb.sql.bind.scope import ScopeColumn
+    from pydistdb.sql.bind.scope import ScopeColumn, Source
+
+
+SYSTEM_COLUMN = -1
 
 
 class RelationNote:
@@ -71,6 +74,14 @@ def note_relation(b: Binder, relation: Table | VirtualTable, privileges: int) ->
     note = RelationNote(relation, privileges, b.acting_role)
     b.notes.append(note)
     return note
+
+
+def note_system_column(b: Binder, source: Source) -> None:
+    """System columns take SELECT on the table: no list of a column's own speaks of them."""
+    ids = {column.id for column in source.columns}
+    for note in b.notes:
+        if any(id in ids for id, _ in note.columns):
+            note.selected.add(SYSTEM_COLUMN)
 
 
 def finish(b: Binder) -> Needs:

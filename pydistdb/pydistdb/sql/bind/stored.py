@@ -42,12 +42,13 @@ def column_type(column: Column) -> SqlType:
 def bind_text(b: Binder, scope: Scope, text: str) -> Expr:
     """Bind stored text; its locations mean nothing to the client."""
     b.text_depth += 1
-    saved, b.references = b.references, []
+    saved = b.references, b.used_columns
+    b.references, b.used_columns = [], set()  # what the catalog's own expressions read takes no privileges
     try:
         return bind(b, scope, parsed_expression(text))
     finally:
         b.text_depth -= 1
-        b.references = saved
+        b.references, b.used_columns = saved
 
 
 def column_default(b: Binder, column: Column) -> Expr | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 
 from pydistdb.sql.bind.binder import Binder
+from pydistdb.sql.bind.needs import note_system_column
 from pydistdb.sql.bind.scope import Scope, Source
 from pydistdb.sql.errors import AmbiguousColumn, FeatureNotSupported
 from pydistdb.sql.functions.row_keys import KEY_TID, ROW_ID_TID, TABLE_OID
@@ -54,6 +55,7 @@ def system_column(b: Binder, source: Source, owner: Scope, name: str, location: 
             return Const(OID, table.oid)
         raise FeatureNotSupported("ctid of a row that is being written is not supported", position=b.position(location))
     key = ColumnRef(BYTEA, source.key_id, name)
+    note_system_column(b, source)
     for seen in b.references:
         seen.append(owner)
     b.locations[id(key)] = (key, location)

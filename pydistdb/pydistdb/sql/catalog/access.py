@@ -23,6 +23,7 @@ from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.roles import (
     BOOTSTRAP_ROLE,
     DATABASE_OWNER,
+    MONITOR,
     READ_ALL_DATA,
     WRITE_ALL_DATA,
     RoleSet,
@@ -43,6 +44,8 @@ _PUBLIC_READS = (
     AclItem(acls.PUBLIC, BOOTSTRAP_ROLE, acls.SELECT),
 )
 _ONLY_SUPERUSERS = (_PUBLIC_READS[0],)
+_MONITORED = (_PUBLIC_READS[0], AclItem(MONITOR, BOOTSTRAP_ROLE, acls.SELECT))
+"""Of our own system tables: ranges begin and end with keys, which hold values."""
 _ALL_OF_SCHEMA = acls.USAGE | acls.CREATE
 _SYSTEM_SCHEMA = (
     AclItem(BOOTSTRAP_ROLE, BOOTSTRAP_ROLE, _ALL_OF_SCHEMA),
@@ -145,6 +148,8 @@ class Access:
                 return _TEMPLATE if database is not None and database.descriptor.name in _TEMPLATES else None
             case 1259:
                 virtual = registry.virtual_by_oid(oid)
+                if virtual is not None and virtual.schema == "pydistdb_internal":
+                    return _MONITORED
                 if virtual is not None:
                     return _ONLY_SUPERUSERS if virtual.name in SECRET_TABLES else _PUBLIC_READS
         return None

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydistdb.sql.catalog.access import PG_NAMESPACE, Access
-from pydistdb.sql.catalog.acl import USAGE
+from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE, Access
+from pydistdb.sql.catalog.acl import SELECT, USAGE
 from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Index, Routine, Schema, Table, TableStatistics
 from pydistdb.sql.catalog.sequence_numbers import SequenceNumbers
 from pydistdb.sql.catalog.state import CatalogState, DatabaseState
@@ -251,6 +251,12 @@ class StateView:
             temporary_schema=self.temporary_schema,
             role=role,
         )
+
+    def readable(self, table: Table) -> frozenset[int] | None:
+        role, access = self.role, self.access
+        if role is None or not access.missing(role, PG_CLASS, table.oid, SELECT):
+            return None
+        return frozenset(c.number for c in table.columns if access.column_mask(role, table.oid, c.number, SELECT))
 
     def may_use(self, schema: Schema, privilege: int = USAGE) -> bool:
         """Tell whether the role may look into a schema (or CREATE in it)."""

@@ -46,6 +46,9 @@ class CatalogView(Protocol):
     def unrestricted(self) -> CatalogView:
         """Return the same view for somebody whom no privileges restrict."""
 
+    def readable(self, table: Table) -> frozenset[int] | None:
+        """List the columns that the user may read, by number; None: all of them, and the table as such."""
+
     def table_by_oid(self, oid: int) -> Table | None:
         """Find a table by oid in this database."""
 

@@ -24,6 +24,7 @@ from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.reg import quote_identifier
 
 LONGEST_DETAIL_VALUE = 64
+"""Values of columns that the user may not read are told to nobody: they are left out of what follows."""
 
 
 def schema_name(catalog: CatalogView, table: Table) -> str | None:
@@ -74,9 +75,10 @@ def duplicate_key(
 ) -> DatabaseError:
     """The error for a second row with ``values`` in a unique index."""
     table = index.table
+    shown = may_show(catalog, table, [column.column for column in index.index.columns])
     return UniqueViolation(
         f'duplicate key value violates unique constraint "{index.index.name}"',
-        detail=f"Key {index_key_text(index, values, context)} already exists.",
+        detail=f"Key {index_key_text(index, values, context)} already exists." if shown else None,
         schema=schema_name(catalog, table),
         table=table.name,
         constraint=index.index.name,
@@ -97,18 +99,29 @@ def unique_violation(catalog: CatalogView, key: bytes, context: EvalContext | No
     return UniqueViolation("duplicate key value violates unique constraint")
 
 
-def failing_row(table: Table, row: Sequence[Any], context: EvalContext) -> str:
-    """``Failing row contains (1, null).``"""
+def may_show(catalog: CatalogView, table: Table, numbers: Sequence[int]) -> bool:
+    """Tell whether the user may read these columns (0 stands for an expression, over whatever columns)."""
+    readable = catalog.readable(table)
+    return readable is None or readable.issuperset(numbers)
+
+
+def failing_row(catalog: CatalogView, table: Table, row: Sequence[Any], context: EvalContext) -> str | None:
+    """``Failing row contains (1, null).``, or ``(a, c) = (1, null)`` where that is all that the user may read."""
+    readable = catalog.readable(table)
     texts: list[str] = []
+    names: list[str] = []
     for column in table.columns:
-        if column.dropped:
+        if column.dropped or (readable is not None and column.number not in readable):
             continue
+        names.append(column.name)
         text = formatted(table, column.number, row[column.number - 1], context)
         encoded = text.encode()
         if len(encoded) > LONGEST_DETAIL_VALUE:
             text = encoded[:LONGEST_DETAIL_VALUE].decode(errors="ignore") + "..."
         texts.append(text)
-    return f"Failing row contains ({', '.join(texts)})."
+    if readable is None:
+        return f"Failing row contains ({', '.join(texts)})."
+    return f"Failing row contains ({', '.join(names)}) = ({', '.join(texts)})." if names else None
 
 
 def null_in_column(
@@ -117,7 +130,7 @@ def null_in_column(
     name = column_named(table, number).name
     return NotNullViolation(
         f'null value in column "{name}" of relation "{table.name}" violates not-null constraint',
-        detail=failing_row(table, row, context),
+        detail=failing_row(catalog, table, row, context),
         schema=schema_name(catalog, table),
         table=table.name,
         column=name,
@@ -138,7 +151,7 @@ def check_failed(
 ) -> DatabaseError:
     return CheckViolation(
         f'new row for relation "{table.name}" violates check constraint "{name}"',
-        detail=failing_row(table, row, context),
+        detail=failing_row(catalog, table, row, context),
         schema=schema_name(catalog, table),
         table=table.name,
         constraint=name,
@@ -148,9 +161,10 @@ def check_failed(
 def parent_missing(
     catalog: CatalogView, child: Table, key: ForeignKey, parent: Table, values: Sequence[Any], context: EvalContext
 ) -> DatabaseError:
+    text = f" {key_text(child, key.columns, values, context)}" if may_show(catalog, child, key.columns) else ""
     return ForeignKeyViolation(
         f'insert or update on table "{child.name}" violates foreign key constraint "{key.name}"',
-        detail=f'Key {key_text(child, key.columns, values, context)} is not present in table "{parent.name}".',
+        detail=f'Key{text} is not present in table "{parent.name}".',
         schema=schema_name(catalog, child),
         table=child.name,
         constraint=key.name,
@@ -171,11 +185,12 @@ def mixed_key(catalog: CatalogView, child: Table, key: ForeignKey) -> DatabaseEr
 def still_referenced(
     catalog: CatalogView, parent: Table, key: ForeignKey, child: Table, values: Sequence[Any], context: EvalContext
 ) -> DatabaseError:
-    text = key_text(parent, key.referenced_columns, values, context)
+    shown = may_show(catalog, parent, key.referenced_columns)
+    text = f" {key_text(parent, key.referenced_columns, values, context)}" if shown else ""
     return ForeignKeyViolation(
         f'update or delete on table "{parent.name}" violates foreign key constraint "{key.name}" '
         f'on table "{child.name}"',
-        detail=f'Key {text} is still referenced from table "{child.name}".',
+        detail=f'Key{text} is still referenced from table "{child.name}".',
         schema=schema_name(catalog, child),
         table=child.name,
         constraint=key.name,

@@ -156,7 +156,10 @@ def pg_stats(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     for table in view.tables():
         found = view.statistics(table.oid)
         if found is not None:
+            readable = view.readable(table)
             for column in table.columns:
+                if readable is not None and column.number not in readable:
+                    continue
                 if not column.dropped and column.number in found.columns:
                     yield _statistics_row(view, context, table, column, found.columns[column.number])
 
