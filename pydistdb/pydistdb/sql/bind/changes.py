@@ -26,7 +26,7 @@ from pydistdb.sql.bind.dispatch import STATEMENT_BINDERS, bind_condition
 from pydistdb.sql.bind.from_clause import TRUE, table_item, tracked_item
 from pydistdb.sql.bind.inserts import bind_insert
 from pydistdb.sql.bind.merge import bind_merge
-from pydistdb.sql.bind.needs import note_relation
+from pydistdb.sql.bind.needs import RelationNote, note_relation
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import FromItem, Scope, Source
 from pydistdb.sql.bind.stored import bind_checks, generated_columns
@@ -77,7 +77,13 @@ def bind_change(b: Binder, parent: Scope | None, wrapper: Node) -> Rel:
 
 
 def _changed_rows(
-    b: Binder, parent: Scope | None, node: Node, table: Table, others: Sequence[Node], through: ViewTarget | None
+    b: Binder,
+    parent: Scope | None,
+    node: Node,
+    table: Table,
+    others: Sequence[Node],
+    through: ViewTarget | None,
+    note: RelationNote,
 ) -> tuple[Scope, FromItem, list[FromItem], Rel, list[Expr]]:
     """The rows to change: the target with its key, joined with what FROM or USING brings, where the condition holds.
 
@@ -85,10 +91,11 @@ def _changed_rows(
     name, alias = target_name(node["relation"])
     scope = Scope(parent)
     target = table_item(b, table, name, alias, None if alias else node["relation"].get("schemaname"), True)
-    b.notes[-1].read(target.sources[0].columns)
     conditions: list[Expr] = []
-    if through is not None:
-        conditions = _show_view(b, through, target)
+    if through is None:
+        note.read(target.sources[0].columns)
+    else:
+        conditions = _show_view(b, through, target, note)
     scope.add(target)
     current_of = node.get("whereClause", {}).get("CurrentOfExpr")
     if current_of is not None:
@@ -112,10 +119,10 @@ def _changed_rows(
     return scope, target, items, rel, conditions
 
 
-def _show_view(b: Binder, through: ViewTarget, target: FromItem) -> list[Expr]:
+def _show_view(b: Binder, through: ViewTarget, target: FromItem, note: RelationNote) -> list[Expr]:
     """Make the target look like the view; returns the views' conditions."""
     source = target.sources[0]
-    exposed, conditions = through.exposed(b, source.columns)
+    exposed, conditions = through.shown(b, source.columns, note, b.notes[-1])
     source.stored = source.columns
     source.columns = exposed
     source.schema = None
@@ -149,7 +156,9 @@ def _update(b: Binder, parent: Scope | None, node: Node) -> Update:
     table = target_table(b, node["relation"])
     note = note_relation(b, table, UPDATE)
     table, through = _behind(b, table, "UPDATE", UPDATE)
-    scope, target, items, rel, conditions = _changed_rows(b, parent, node, table, node.get("fromClause", ()), through)
+    base = b.notes[-1]
+    others = node.get("fromClause", ())
+    scope, target, items, rel, conditions = _changed_rows(b, parent, node, table, others, through, note)
     scope.clause = "UPDATE"
     source = target.sources[0]
     names = table
@@ -158,7 +167,10 @@ def _update(b: Binder, parent: Scope | None, node: Node) -> Update:
             through.refuse_computed(source.columns, wrapper["ResTarget"]["name"], "UPDATE")
         names = through.names(source.columns)
     assignments = bind_assignments(b, scope, names, node["targetList"])
-    note.update(number for number, _ in assignments)
+    numbers = [number for number, _ in assignments]
+    base.update(numbers)
+    if through is not None:
+        note.update(through.numbers_in_view(source.columns, numbers))
     rel, condition = _filtered(b, scope, node, rel)
     stored = source.stored or source.columns
     new_row = row_columns(b, table)
@@ -168,9 +180,10 @@ def _update(b: Binder, parent: Scope | None, node: Node) -> Update:
             column.name = labels[column.number]
     new_ids = ids_by_number(new_row)
     checks = bind_checks(b, table, new_ids)
-    note.read(new_row)
-    if through is not None:
-        new_row, of_new_row = through.exposed(b, new_row)
+    if through is None:
+        note.read(new_row)
+    else:
+        new_row, of_new_row = through.shown(b, new_row, note, base)
         checks += through.checks(of_new_row)
     new_item = FromItem(rel, [Source(source.name, new_row, source.schema, table)], new_row)
     columns, returning = bind_returning(b, parent, node, [new_item, *items[1:]])
@@ -192,9 +205,10 @@ def _update(b: Binder, parent: Scope | None, node: Node) -> Update:
 
 def _delete(b: Binder, parent: Scope | None, node: Node) -> Delete:
     table = target_table(b, node["relation"])
-    note_relation(b, table, DELETE)
+    note = note_relation(b, table, DELETE)
     table, through = _behind(b, table, "DELETE", DELETE)
-    scope, target, items, rel, conditions = _changed_rows(b, parent, node, table, node.get("usingClause", ()), through)
+    others = node.get("usingClause", ())
+    scope, target, items, rel, conditions = _changed_rows(b, parent, node, table, others, through, note)
     rel, condition = _filtered(b, scope, node, rel)
     source = target.sources[0]
     columns, returning = bind_returning(b, parent, node, items)

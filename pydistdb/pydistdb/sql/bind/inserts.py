@@ -63,12 +63,14 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
         table = through.table
         if "onConflictClause" in node:
             raise FeatureNotSupported("INSERT … ON CONFLICT through a view is not supported")
+    base = b.notes[-1]
     row = row_columns(b, table)
-    note.read(row)
+    if through is None:
+        note.read(row)
     names, shown = table, row
     view_checks: tuple[tuple[str, Expr], ...] = ()
     if through is not None:
-        shown, conditions = through.exposed(b, row)
+        shown, conditions = through.shown(b, row, note, base)
         view_checks = through.checks(conditions)
         for wrapper in node.get("cols", ()):
             through.refuse_computed(shown, wrapper["ResTarget"]["name"], "INSERT")
@@ -94,7 +96,9 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
         numbers = [column.number for column in used]
     if overriding == "OVERRIDING_USER_VALUE":
         source, numbers = _without_identity(b, table, source, numbers)
-    note.insert(numbers)
+    base.insert(numbers)
+    if through is not None:
+        note.insert(through.numbers_in_view(shown, numbers))
     given = set(numbers)
     defaults = {
         column.number: default

@@ -27,7 +27,17 @@ SYSTEM_COLUMN = -1
 class RelationNote:
     """One mention of a relation.  ``role``: the owner of the view it stands in."""
 
-    __slots__ = ("columns", "inserted", "privileges", "relation", "role", "selected", "updated")
+    __slots__ = (
+        "columns",
+        "inserted",
+        "privileges",
+        "read_by_view",
+        "relation",
+        "role",
+        "selected",
+        "updated",
+        "view",
+    )
 
     def __init__(self, relation: Table | VirtualTable, privileges: int, role: int | None) -> None:
         self.relation = relation
@@ -38,6 +48,9 @@ class RelationNote:
         self.selected: set[int] = set()
         self.inserted: set[int] = set()
         self.updated: set[int] = set()
+        self.view: RelationNote | None = None
+        """The view that rows of this table are changed through."""
+        self.read_by_view: set[int] = set()
 
     def insert(self, numbers: Iterable[int]) -> None:
         self.privileges |= INSERT
@@ -54,11 +67,14 @@ class RelationNote:
     def settle(self, used: set[ColumnId]) -> None:
         """Find out which columns have been referred to."""
         self.selected.update(number for id, number in self.columns if id in used)
-        self.columns.clear()
 
     def finish(self, used: set[ColumnId]) -> Need:
         self.settle(used)
         selected = self.selected
+        if self.view is not None:
+            self.view.settle(used)
+            if self.view.selected:
+                selected |= self.read_by_view
         return Need(
             self.relation,
             self.privileges | SELECT if selected else self.privileges,

@@ -14,7 +14,7 @@ Source: PostgreSQL 15 manual, CREATE VIEW (Updatable Views); rewriteHandler.c (v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -22,7 +22,7 @@ from msgspec.structs import replace
 import pydistdb.sql.bind.from_clause as from_clause
 from pydistdb.sql.bind.binder import MOST_VIEW_DEPTH, Binder
 from pydistdb.sql.bind.dispatch import bind_condition
-from pydistdb.sql.bind.needs import note_relation
+from pydistdb.sql.bind.needs import RelationNote, note_relation
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.bind.targets import bind_targets
@@ -57,6 +57,29 @@ class ViewTarget:
                 conditions.append((view, condition))
             below = view
         return current, conditions
+
+    def shown(
+        self, b: Binder, columns: Sequence[ScopeColumn], note: RelationNote, base: RelationNote
+    ) -> tuple[list[ScopeColumn], list[tuple[Table, Expr]]]:
+        """As ``exposed``, with privileges noted: whoever changes rows needs those on the view for what the statement
+        refers to; if that reads anything, the view's owner needs SELECT on all that the view's query names."""
+        before, b.used_columns = b.used_columns, set()
+        exposed, conditions = self.exposed(b, columns)
+        base.view = note
+        base.read_by_view.update(column.number for column in columns if column.id in b.used_columns)
+        b.used_columns = before
+        note.columns += [(column.id, number) for column, number in zip(exposed, self._numbers(), strict=False)]
+        return exposed, conditions
+
+    def _numbers(self) -> list[int]:
+        """The numbers of the outermost view's columns, in order."""
+        return [column.number for column in self.views[0].columns if not column.dropped]
+
+    def numbers_in_view(self, exposed: Sequence[ScopeColumn], numbers: Iterable[int]) -> list[int]:
+        """The view's numbers of columns of the table."""
+        wanted = set(numbers)
+        pairs = zip(exposed, self._numbers(), strict=False)
+        return [number for column, number in pairs if column.number in wanted]
 
     def names(self, exposed: Sequence[ScopeColumn]) -> Table:
         """The table's columns under the names, and in the order, of the view: for whoever looks them up by name."""

@@ -32,12 +32,12 @@ async def create_index(ddl: DdlContext, statement: CreateIndex) -> str:
     if statement.concurrently and ddl.in_transaction_block:
         raise ActiveTransaction("CREATE INDEX CONCURRENTLY cannot run inside a transaction block")
     jobs = ddl.store.index_jobs
+    ddl.require_table_owner(ddl.table(statement.table, "rm"))
     if statement.concurrently and jobs is not None:
         process_id = getattr(ddl.context.extra, "process_id", 0)
         await jobs.create(ddl, statement, process_id)
         return "CREATE INDEX"
     table = await ddl.locked_table(statement.table, "rm", exclusive=False)
-    ddl.require_table_owner(table)
     ddl.check_not_in_use(table, "CREATE INDEX")
     check_method(statement)
     found = await define_index(ddl, table, statement)

@@ -142,7 +142,7 @@ def view_check_failed(catalog: CatalogView, table: Table, view: str, row: Sequen
     return DatabaseError.of(
         "44000",
         f'new row violates check option for view "{view}"',
-        detail=failing_row(table, row, context),
+        detail=failing_row(catalog, table, row, context),
     )
 
 
