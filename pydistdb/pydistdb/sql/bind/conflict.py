@@ -50,6 +50,8 @@ def bind_conflict(
             hint="For example, ON CONFLICT (column_name).",
             position=b.position(clause.get("location", -1)),
         )
+    if name == "excluded":
+        raise DatabaseError.of("42P09", 'table reference "excluded" is ambiguous')
     excluded = row_columns(b, table)
     for column in excluded:
         column.nullable = True

@@ -25,7 +25,7 @@ import msgspec
 from pglast import parser
 
 from pydistdb.sql.bind.sharding import lift_shard_clauses
-from pydistdb.sql.errors import DatabaseError, InvalidSyntax
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidSyntax
 from pydistdb.sql.statements import ShardBy
 
 if TYPE_CHECKING:
@@ -195,6 +195,8 @@ def _parse_json(text: str) -> list[Node]:
         position = len(text) + 1 if index is None else index + 1
         if message.startswith("frame "):
             raise DatabaseError.of("42P20", message, position=position) from None
+        if any(words in message for words in _NOT_SUPPORTED):
+            raise FeatureNotSupported(message, position=position) from None
         raise InvalidSyntax(message, position=position) from None
     except RecursionError:
         raise stack_depth_exceeded() from None
@@ -202,6 +204,14 @@ def _parse_json(text: str) -> list[Node]:
         raise DatabaseError.of("22021", 'invalid byte sequence for encoding "UTF8"') from None
     return statements
 
+
+_NOT_SUPPORTED = (
+    "constraints cannot be marked",
+    "MATCH PARTIAL not yet implemented",
+    "is only supported for ON DELETE actions",
+    "is not yet implemented",
+)
+"""Errors of the grammar that are not about syntax."""
 
 LARGE_TEXT = 64 * 1024
 
