@@ -45,6 +45,8 @@ def node_samples(node: Node) -> Iterable[Sample]:
     yield "loop_passes_total", "counter", node.loop.passes
     yield "loop_sleeps_total", "counter", node.loop.sleeps
     yield "store_bytes", "gauge", node.engine.size_bytes()
+    yield "store_waiting_bytes", "gauge", node.engine.waiting_bytes
+    yield "store_checkpoints_total", "counter", node.engine.checkpoints
     yield "ranges", "gauge", len(node.store.replicas)
     yield "leases", "gauge", len(node.store.leased_replicas())
     for name, value in node.store.metric_values().items():

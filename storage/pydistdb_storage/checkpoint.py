@@ -37,6 +37,8 @@ RETRY_SECONDS = 1.0
 TRANSACTION_BYTES = 4 << 20
 """Keys and values of one tree transaction: Python needs about ten times that while it is put together."""
 _STOP = -1
+_NICENESS = 5
+"""Statements come first; a layer that has grown too much makes its writers wait."""
 
 Done = Callable[[int, StorageError | None], None]
 
@@ -154,6 +156,7 @@ def main() -> None:
     """``python -m pydistdb_storage.checkpoint STORE``: one line in, one checkpoint, one line out."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the engine decides when this ends
+    os.nice(_NICENESS)
     path = Path(sys.argv[1])
     lock = os.open(path / "CHECKPOINT", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)

@@ -23,6 +23,7 @@ Limits: a checkpoint is due at CHECKPOINT_OPERATIONS or CHECKPOINT_BYTES; when a
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -35,6 +36,8 @@ from pydistdb_storage.errors import StorageError, StoreFull, translated
 from pydistdb_storage.lmdb_engine import LMDBEngine
 from pydistdb_storage.log_file import LogReader, LogWriter, Record
 from pydistdb_storage.overlay import Layer, LayeredSnapshot
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_OPERATIONS = 30_000
 CHECKPOINT_BYTES = 8 << 20
@@ -65,6 +68,8 @@ class LoggedEngine:
         self._room = threading.Condition()
         self._apply_lock = threading.Lock()
         self._checkpoint_error: StorageError | None = None
+        self.checkpoints = 0
+        """Finished since the store was opened."""
         self._owner_thread = threading.get_ident()
         try:
             self._log = self._open_log(path / "log")
@@ -110,6 +115,8 @@ class LoggedEngine:
             elif what is None:
                 self._checkpointed(sequence)
             else:
+                if self._checkpoint_error is None:
+                    logger.error("a checkpoint failed, and is tried again: %s", what)
                 self._checkpoint_error = what
         newest = self._newest
         if self._frozen is None and (
@@ -122,6 +129,7 @@ class LoggedEngine:
     def _checkpointed(self, sequence: int) -> None:
         self._applied = sequence
         self._checkpoint_error = None
+        self.checkpoints += 1
         self._frozen = None
         self._view = None
         self._tree.renew()
@@ -169,8 +177,13 @@ class LoggedEngine:
 
     def size_bytes(self) -> int:
         """Bytes of the tree and of what waits to be written into it."""
+        return self._tree.size_bytes() + self.waiting_bytes
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that are in the log and in memory only."""
         frozen = self._frozen
-        return self._tree.size_bytes() + self._newest.size_bytes + (frozen.size_bytes if frozen is not None else 0)
+        return self._newest.size_bytes + (frozen.size_bytes if frozen is not None else 0)
 
     def close(self) -> None:
         self._checkpointer.close()
