@@ -32,22 +32,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from pydistdb.kv.api import Isolation, KVError, LockStrength, Transaction
 from pydistdb.sql.catalog import keys
-from pydistdb.sql.catalog.backfill import UniqueGuard, bound_layout_of
+from pydistdb.sql.catalog.backfill import bound_layout_of
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_index import check_method, define_index, with_index
 from pydistdb.sql.catalog.descriptors import Index, IndexJob, Table
+from pydistdb.sql.catalog.index_chunks import locked_rows, write_entries
 from pydistdb.sql.catalog.state import DatabaseState
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.catalog.transaction import DdlTransaction
 from pydistdb.sql.errors import DatabaseError, InternalError, QueryCanceled
-from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, IndexLayout, TableLayout
 from pydistdb.sql.statements import CreateIndex
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.tasks import Completion, pause, sleep
@@ -303,9 +303,8 @@ class IndexJobs:
             database = store.state.databases[job.database]
             context = self._context(database)
             layout = bound_layout_of(context, table)
-            index_layout = layout.by_storage_id[index.storage_id]
-            rows, resume = await self._rows(transaction, layout, job.position)
-            await self._write(context, transaction, layout, index_layout, rows)
+            rows, resume = await locked_rows(transaction, layout, job.position, CHUNK_ROWS)
+            await write_entries(context, transaction, layout, layout.by_storage_id[index.storage_id], rows)
             job = replace(
                 job,
                 beat=job.beat + 1,
@@ -322,46 +321,6 @@ class IndexJobs:
         finally:
             store.gate.leave(transaction)
         return job, resume is None
-
-    async def _rows(
-        self, transaction: Transaction, layout: TableLayout, position: bytes
-    ) -> tuple[list[tuple[bytes, list[Any]]], bytes | None]:
-        """The next rows as they are now, locked against changes; and where to go on."""
-        span = layout.table_span()
-        found = await transaction.scan(max(position, span.start), span.end, limit=CHUNK_ROWS)
-        wanted = found.keys
-        if span.identity is not None:
-            wanted = [key for key in wanted if key[HASH_IDENTITY_START:HASH_IDENTITY_END] == span.identity]
-        locked = await transaction.lock(wanted, LockStrength.SHARE) if wanted else []
-        rows = [
-            (key, layout.decode(answer.value))
-            for key, answer in zip(wanted, locked, strict=True)
-            if answer.value is not None
-        ]
-        return rows, found.resume
-
-    async def _write(
-        self,
-        context: DdlContext,
-        transaction: Transaction,
-        layout: TableLayout,
-        index: IndexLayout,
-        rows: list[tuple[bytes, list[Any]]],
-    ) -> None:
-        entries = [(layout.entry(index, row, key), key, row) for key, row in rows]
-        present = [(entry, key, row) for entry, key, row in entries if entry is not None]
-        taken: dict[bytes, bytes | None] = {}
-        unique = list(dict.fromkeys(entry.key for entry, _, _ in present if entry.unique))
-        if unique:
-            answers = await transaction.lock(unique, LockStrength.UPDATE)
-            taken = {key: answer.value for key, answer in zip(unique, answers, strict=True)}
-        for entry, key, row in present:
-            other = taken.get(entry.key)
-            if other is not None and index.row_keys([other])[0] != key:
-                raise UniqueGuard(context, layout.table, index.index).violation(row)
-            if entry.unique:
-                taken[entry.key] = entry.value
-            transaction.put(entry.key, entry.value)
 
     # ------------------------------------------------------------------------------------------ progress
 

@@ -61,7 +61,14 @@ def likeness(ddl: DdlContext, statement: CreateTable) -> Likeness:
             ]
         if clause.options & INDEXES:
             result.constraints += [
-                ConstraintSpec("primary" if index.primary else "unique", columns=_column_names(source, index))
+                ConstraintSpec(
+                    "primary" if index.primary else "unique",
+                    columns=_column_names(source, index),
+                    deferrable=index.deferrable,
+                    deferred=index.deferred,
+                    nulls_not_distinct=index.nulls_not_distinct,
+                    include=tuple(constraints.column_numbered(source, number).name for number in index.include),
+                )
                 for index in source.indexes
                 if index.oid and index.constraint
             ]
@@ -137,6 +144,8 @@ def _comments(ddl: DdlContext, table: Table, source: Table, options: int, copied
         ]
     if options & INDEXES:
         for index in source.indexes:
+            if not index.constraint:
+                continue
             mine = [
                 i for i in table.indexes if i.constraint and _column_names(table, i) == _column_names(source, index)
             ]
