@@ -16,6 +16,7 @@ from pydistdb.sql.catalog.descriptors import Argument, Routine, Table
 from pydistdb.sql.errors import InternalError
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import Function, SqlType
+from pydistdb.sql.types.composite import attribute_type, live_attributes
 
 INPUT_MODES, OUTPUT_MODES = frozenset("ibv"), frozenset("obt")
 VOID_OID, RECORD_OID = 2278, 2249
@@ -30,7 +31,7 @@ class RoutineFunction(Function):
     @property
     def returns_row(self) -> bool:
         """Its result is a row of several columns (or of a table's row type)."""
-        return len(self.out_columns) > 1 or self.routine.row_of != 0 or self.routine.return_type == RECORD_OID
+        return len(self.out_columns) > 1 or self.routine.row_of != 0 or self.return_type.oid == RECORD_OID
 
 
 def _no_body(*values: Any) -> Any:
@@ -59,6 +60,9 @@ def routine_function(routine: Routine, schema: str, row_of: Table | None) -> Rou
             if not column.dropped
         ]
     return_type = registry.RECORD if row_of is not None else registry.type_by_oid(routine.return_type)
+    if return_type.category == "C" and not outputs:
+        outputs = [(each.name, attribute_type(each)) for each in live_attributes(return_type.oid, None)]
+        return_type = registry.RECORD
     return RoutineFunction(
         routine.oid,
         routine.name,

@@ -16,6 +16,7 @@ import pydistdb.sql.bind.aggregates as aggregates
 import pydistdb.sql.bind.routines as routines
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import UNKNOWN_OID, coerce, resolve_unknown, type_named
+from pydistdb.sql.bind.composites import composite_fields, field_of, is_composite
 from pydistdb.sql.bind.dispatch import BINDERS, bind
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.operators import Ambiguous, Resolved, find_function, find_named
@@ -81,6 +82,11 @@ def bind_call(b: Binder, scope: Scope, node: Node) -> Expr:
             f"cannot pass more than {MOST_ARGUMENTS} arguments to a function", position=b.position(location)
         )
     locations = [location_of(argument) for argument in arguments]
+    if len(expressions) == 1 and not known and schema is None and is_composite(expressions[0].type):
+        fields = composite_fields(b, expressions[0].type)
+        for each in fields:  # name(row) may mean row.name
+            if each.name == name:
+                return field_of(expressions[0], each)
     if len(expressions) == 1 and not any(_takes(function, expressions[0]) for function in known):
         cast = _as_cast(b, name, schema, expressions[0], location, locations[0])
         if cast is not None:
@@ -225,6 +231,14 @@ def _routine_call(
         if error.position is None:
             error.position = b.position(location)
         raise
+
+
+def call_of_row(b: Binder, name: str, row: Expr, location: int) -> Expr | None:
+    """``row.name`` where the row has no such field, as a call of a function; None if there is none."""
+    try:
+        return call_by_name(b, name, [row], location)
+    except (UndefinedFunction, AmbiguousFunction):
+        return None
 
 
 def call_by_name(b: Binder, name: str, arguments: Sequence[Expr], location: int, schema: str | None = None) -> Expr:

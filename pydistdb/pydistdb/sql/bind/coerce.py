@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydistdb.sql.bind.composites import is_composite, row_to_composite, to_record
+from pydistdb.sql.bind.composites import composite_maker, is_composite, row_to_composite, to_record
 from pydistdb.sql.errors import CannotCoerce, DatabaseError, DatatypeMismatch
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.tree import ArrayLiteral, Call, Const, Expr, Param, RowExpr
@@ -163,6 +163,8 @@ def _convert(b: Binder, expr: Expr, target: SqlType, context: str, location: int
         return to_record(b, expr)
     if is_composite(target) and isinstance(expr, RowExpr):
         return row_to_composite(b, expr, plain, context, location, coerce_to_target)
+    if is_composite(target) and source_oid == RECORD_OID:
+        return Call(plain, composite_maker(target.oid), (expr,))
     if target.oid == ANY.oid or target.category == "P":
         return expr
     if isinstance(expr, Const) and expr.value is None:

@@ -58,6 +58,12 @@ def _column(b: Binder, scope: Scope, node: Node) -> Expr:
         system = system_column(b, source, owner, name, location)
         if system is not None:
             return system
+        if source.table is not None:
+            from pydistdb.sql.bind.calls import call_of_row
+
+            called = call_of_row(b, name, whole_row(b, source, owner, location), location)
+            if called is not None:
+                return called
         raise scopes.undefined_column(scope, name, qualifier, b.position(location))
     return reference(b, column, owner, location)
 

@@ -106,6 +106,25 @@ def _make_record_maker(oid: int) -> Function:
     )
 
 
+_composite_makers: dict[int, Function] = derived_from_types({})
+
+
+def composite_maker(oid: int) -> Function:
+    """The function from an anonymous record, whose fields are known only when it is there, to a composite type."""
+    found = _composite_makers.get(oid)
+    if found is None:
+        found = _composite_makers[oid] = Function(
+            oid=0,
+            name="composite",
+            argument_types=(RECORD,),
+            return_type=registry.type_by_oid(oid),
+            implementation=lambda context, value: composite.from_record(oid, value, context),
+            volatility="s",
+            needs_context=True,
+        )
+    return found
+
+
 def to_record(b: Binder, expr: Expr) -> Expr:
     """A composite value as an anonymous record."""
     if isinstance(expr, RowExpr):

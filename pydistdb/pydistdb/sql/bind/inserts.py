@@ -25,6 +25,7 @@ from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import UNKNOWN_OID
 from pydistdb.sql.bind.conflict import bind_conflict
 from pydistdb.sql.bind.dispatch import bind
+from pydistdb.sql.bind.insert_parts import names_parts, values_for_parts
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.needs import note_relation
 from pydistdb.sql.bind.parse import Node
@@ -76,12 +77,17 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
             through.refuse_computed(shown, wrapper["ResTarget"]["name"], "INSERT")
         names = through.names(shown)
     target = Source(name, shown, None, table)
-    targets, locations = insert_targets(b, names, node)
+    targets, locations = ([], []) if names_parts(node) else insert_targets(b, names, node)
     select = node.get("selectStmt", {}).get("SelectStmt")
     overriding = node.get("override", "OVERRIDING_NOT_SET")
     if select is None:
         numbers: list[int] = []
         source: Rel = NO_ROWS_OF_NOTHING
+    elif names_parts(node):
+        if "valuesLists" not in select:
+            raise FeatureNotSupported("INSERT … SELECT into parts of columns is not supported")
+        source, used = values_for_parts(b, parent, table, node, select, target)
+        numbers = [column.number for column in used]
     elif "valuesLists" in select and not any(
         k in select for k in ("sortClause", "limitCount", "limitOffset", "withClause")
     ):
@@ -128,7 +134,7 @@ def insert_targets(b: Binder, table: Table, node: Node) -> tuple[list[Column], l
         target = wrapper["ResTarget"]
         location = target.get("location", -1)
         if "indirection" in target:
-            raise FeatureNotSupported("INSERT into array elements is not supported", position=b.position(location))
+            raise FeatureNotSupported("MERGE into parts of columns is not supported", position=b.position(location))
         column = column_named(b, table, target["name"], location)
         if column in columns:
             raise DatabaseError.of(

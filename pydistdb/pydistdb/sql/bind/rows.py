@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pydistdb.sql.bind.routines as routines
 from pydistdb.sql.bind.binder import Binder
+from pydistdb.sql.bind.calls import call_of_row
 from pydistdb.sql.bind.coerce import (
     coerce,
     coerce_to_common,
@@ -179,6 +180,9 @@ def field(b: Binder, scope: Scope, wrapper: Node, expr: Expr, name: str, locatio
         qualifier = wrapper["ColumnRef"]["fields"][-1]["String"]["sval"]
         raise UndefinedColumn(f"column {qualifier}.{name} does not exist", position=b.position(location))
     if is_composite(expr.type):
+        called = call_of_row(b, name, expr, location)
+        if called is not None:
+            return called
         raise UndefinedColumn(
             f'column "{name}" not found in data type {type_named(expr.type.oid)}', position=b.position(location)
         )

@@ -21,7 +21,9 @@ from pydistdb.sql.functions.json_reading import as_text, kind_of
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.arrays import EMPTY, PgArray
 from pydistdb.sql.types.base import EvalContext, Function, SqlType
+from pydistdb.sql.types.composite import attribute_type
 from pydistdb.sql.types.json import canonical, elements, members
+from pydistdb.sql.types.user import entry_of
 
 Columns = Sequence[tuple[str, SqlType]]
 _JSON_TYPES = ("json", "jsonb")
@@ -36,6 +38,8 @@ def _reader(sql_type: SqlType) -> Callable[[str, EvalContext], Any]:
         return lambda part, context: part.strip()
     if sql_type.is_array:
         return _array_reader(sql_type)
+    if sql_type.category == "C":
+        return partial(_composite, sql_type.oid)
     parse, modifier = registry.io(sql_type.oid).parse, sql_type.modifier
 
     def read(part: str, context: EvalContext) -> Any:
@@ -43,6 +47,85 @@ def _reader(sql_type: SqlType) -> Callable[[str, EvalContext], Any]:
         return None if text is None else parse(text.strip() if kind_of(part) != "string" else text, modifier, context)
 
     return read
+
+
+def _composite(oid: int, part: str, context: EvalContext) -> Any:
+    """A value of a composite type from an object, or from a string in the type's own format."""
+    if kind_of(part) == "string":
+        return registry.io(oid).parse(as_text(part) or "", -1, context)
+    return _populate(oid, None, part, context)
+
+
+def _populate(oid: int, base: tuple[Any, ...] | None, part: str, context: EvalContext) -> tuple[Any, ...]:
+    """A row of a composite type: fields that the object does not have are those of ``base``."""
+    if kind_of(part) != "object":
+        raise DatabaseError.of("22023", f"cannot call populate_composite on {_WORDS[kind_of(part)]}")
+    definition = entry_of(oid, context).definition
+    found = dict(members(part))
+    items = list(base or ()) + [None] * (len(definition.attributes) - len(base or ()))
+    for each in definition.attributes:
+        text = found.get(each.name)
+        if text is not None and not each.dropped:
+            items[each.number - 1] = None if kind_of(text) == "null" else _reader(attribute_type(each))(text, context)
+    return tuple(items)
+
+
+def _row_type(argument_types: tuple[SqlType, ...], name: str) -> int:
+    if argument_types[0].category != "C":
+        raise DatabaseError.of("42804", f"first argument of {name} must be a row type")
+    return argument_types[0].oid
+
+
+def _populator(name: str) -> Callable[[tuple[SqlType, ...], SqlType], Any]:
+    def make(argument_types: tuple[SqlType, ...], return_type: SqlType) -> Any:
+        oid = _row_type(argument_types, name)
+
+        def populate(context: EvalContext, base: Any, text: str | None, ignored: bool | None = None) -> Any:
+            return base if text is None else _populate(oid, base, text, context)
+
+        return populate
+
+    return make
+
+
+def _set_populator(name: str) -> Callable[[tuple[SqlType, ...], SqlType], Any]:
+    def make(argument_types: tuple[SqlType, ...], return_type: SqlType) -> Any:
+        oid = _row_type(argument_types, name)
+
+        def populate(context: EvalContext, base: Any, text: str | None, ignored: bool | None = None) -> Iterator[Any]:
+            if text is None:
+                return
+            if kind_of(text) != "array":
+                raise DatabaseError.of("22023", f"cannot call {name} on {_WORDS[kind_of(text)]}")
+            for item in elements(text):
+                if kind_of(item) != "object":
+                    raise DatabaseError.of("22023", f"argument of {name} must be an array of objects")
+                yield _populate(oid, base, item, context)
+
+        return populate
+
+    return make
+
+
+def _define_populate() -> None:
+    define(
+        "json_populate_record(anyelement,json,bool)",
+        specialize=_populator("json_populate_record"),
+        context=True,
+        defaults=(False,),
+    )
+    define(
+        "json_populate_recordset(anyelement,json,bool)",
+        specialize=_set_populator("json_populate_recordset"),
+        context=True,
+        defaults=(False,),
+    )
+    define("jsonb_populate_record(anyelement,jsonb)", specialize=_populator("jsonb_populate_record"), context=True)
+    define(
+        "jsonb_populate_recordset(anyelement,jsonb)",
+        specialize=_set_populator("jsonb_populate_recordset"),
+        context=True,
+    )
 
 
 def _array_reader(sql_type: SqlType) -> Callable[[str, EvalContext], Any]:
@@ -150,6 +233,8 @@ def _without_columns(name: str, *arguments: Any) -> Any:
         hint="Provide a non-null record argument, or call the function in the FROM clause using a column definition list.",
     )
 
+
+_define_populate()
 
 TAKES_COLUMNS = frozenset(
     define(f"{name}({argument})", partial(_without_columns, name)).oid

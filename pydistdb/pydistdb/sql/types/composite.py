@@ -20,7 +20,7 @@ from pydistdb.sql.errors import DatabaseError, InvalidTextRepresentation
 from pydistdb.sql.types import domains, known, user
 from pydistdb.sql.types.base import EvalContext, SqlType, TypeIO
 from pydistdb.sql.types.integers import wrong_binary_length
-from pydistdb.sql.types.pseudo import Record, quote_field
+from pydistdb.sql.types.pseudo import Record, field_types, quote_field
 from pydistdb.sql.types.user import Attribute
 
 _Row = tuple[Any, ...]
@@ -47,6 +47,26 @@ def to_record(oid: int, value: _Row, context: EvalContext | None) -> Record:
         [attribute_type(each) for each in attributes],
         [each.name for each in attributes],
     )
+
+
+def from_record(oid: int, value: _Row, context: EvalContext | None) -> _Row:
+    """An anonymous record of the same fields as a composite value."""
+    definition = user.entry_of(oid, context).definition
+    live = [each for each in definition.attributes if not each.dropped]
+    types = field_types(value)
+    fits = len(live) == len(value) and all(
+        domains.base_oid(each.type_oid) == domains.base_oid(found.oid) for each, found in zip(live, types, strict=True)
+    )
+    if not fits:
+        raise DatabaseError.of(
+            "42846",
+            f"cannot cast type record to {user.shown_name(oid, context)}",
+            detail=f"The record has fields of types {', '.join(found.name for found in types)}.",
+        )
+    items: list[Any] = [None] * len(definition.attributes)
+    for each, item in zip(live, value, strict=True):
+        items[each.number - 1] = item
+    return tuple(items)
 
 
 # ------------------------------------------------------------------------------------------------ text
