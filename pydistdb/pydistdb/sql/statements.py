@@ -520,6 +520,7 @@ class DropObjects(Utility):
     names: tuple[Name, ...]
     missing_ok: bool
     cascade: bool
+    concurrently: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -418,7 +418,11 @@ def _drop(parsed: ParsedStatement, node: Node) -> statements.Utility:
         else:
             names.append(statements.Name(item["String"]["sval"]))
     return statements.DropObjects(
-        kind, tuple(names), node.get("missing_ok", False), node.get("behavior") == "DROP_CASCADE"
+        kind,
+        tuple(names),
+        node.get("missing_ok", False),
+        node.get("behavior") == "DROP_CASCADE",
+        node.get("concurrent", False),
     )
 
 

@@ -27,6 +27,7 @@ from pydistdb.sql.catalog.routine_names import described_routine
 from pydistdb.sql.catalog.state import SYSTEM_SCHEMAS, Change
 from pydistdb.sql.catalog.type_names import shown
 from pydistdb.sql.errors import (
+    ActiveTransaction,
     DependentObjectsStillExist,
     FeatureNotSupported,
     InvalidSchemaName,
@@ -59,6 +60,8 @@ class DropPlan:
 
 
 async def drop_objects(ddl: DdlContext, statement: DropObjects) -> str:
+    if statement.concurrently:
+        _check_concurrently(ddl, statement)
     await ddl.ddl.open()
     match statement.kind:
         case "table" | "view" | "materialized view" | "sequence":
@@ -329,6 +332,16 @@ def forget_table(ddl: DdlContext, table: Table) -> list[Change]:
 
 
 # ---------------------------------------------------------------------------------------------------- indexes
+
+
+def _check_concurrently(ddl: DdlContext, statement: DropObjects) -> None:
+    """DROP INDEX CONCURRENTLY takes the index off like any other DROP, but is as particular as Postgres's."""
+    if ddl.in_transaction_block:
+        raise ActiveTransaction("DROP INDEX CONCURRENTLY cannot run inside a transaction block")
+    if len(statement.names) > 1:
+        raise FeatureNotSupported("DROP INDEX CONCURRENTLY does not support dropping multiple objects")
+    if statement.cascade:
+        raise FeatureNotSupported("DROP INDEX CONCURRENTLY does not support CASCADE")
 
 
 async def _drop_index(ddl: DdlContext, name: Name, statement: DropObjects) -> None:
