@@ -26,6 +26,8 @@ from pydistdb_tools.local_cluster import (
     start_cluster,
     stop_cluster,
 )
+from pydistdb_tools.ring import add_arguments as add_ring_arguments
+from pydistdb_tools.ring import run as run_ring
 
 DEFAULT_URL = "postgresql://postgres@127.0.0.1:5433/postgres"
 DEFAULT_FOLDER = Path("proddb-data")
@@ -229,6 +231,12 @@ def _parser() -> argparse.ArgumentParser:
     _where_to_connect(slt)
     add_slt_arguments(slt)
     slt.set_defaults(run=_slt)
+
+    ring = add(
+        "ring", "consistent hashing: who has which key, what moves", "proddb ring demo\nproddb ring lookup --key user:1"
+    )
+    add_ring_arguments(ring)
+    ring.set_defaults(run=run_ring)
     return parser
 
 
