@@ -160,7 +160,7 @@ def test_providers(client: SqlClient, monkeypatch: pytest.MonkeyPatch) -> None:
             "pg_encoding_to_char(6), pg_is_in_recovery()",
             "people|postgres|UTF8|f",
         ),
-        ("select pg_get_viewdef('v'::regclass)", " select id, name from public.users;"),
+        ("select pg_get_viewdef('v'::regclass)", " SELECT users.id,\n    users.name\n   FROM users;"),
     ],
 )
 def test_functions(client: SqlClient, query: str, expected: str) -> None:

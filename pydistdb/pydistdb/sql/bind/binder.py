@@ -94,6 +94,8 @@ class Binder:
         "references",
         "tables",
         "text_depth",
+        "trace",
+        "trace_sources",
         "used_columns",
         "view_depth",
         "volatile",
@@ -109,6 +111,10 @@ class Binder:
         self.parameters = parameters
         self.tables: set[int] = set()
         self.volatile = False
+        self.trace: dict[int, Expr] | None = None
+        """What the parser's nodes were bound to, by identity, if anybody wants to know (deparse.py)."""
+        self.trace_sources: dict[int, str] | None = None
+        """The relation's name behind an unqualified column reference."""
         self.arguments: RoutineArguments | None = None
         """Inside the body of a function."""
         self.inlining: frozenset[int] = frozenset()

@@ -32,7 +32,7 @@ def _column(b: Binder, scope: Scope, node: Node) -> Expr:
         items = star_columns(b, scope, {"ColumnRef": node})
         return RowExpr(RECORD, tuple(items or ()))
     if len(fields) == 1:
-        return _bare_column(b, scope, fields[0]["String"]["sval"], location)
+        return _bare_column(b, scope, fields[0]["String"]["sval"], location, node)
     names = [part["String"]["sval"] for part in fields]
     if len(names) > 4:
         raise InvalidSyntax(
@@ -68,7 +68,7 @@ def _column(b: Binder, scope: Scope, node: Node) -> Expr:
     return reference(b, column, owner, location)
 
 
-def _bare_column(b: Binder, scope: Scope, name: str, location: int) -> Expr:
+def _bare_column(b: Binder, scope: Scope, name: str, location: int, node: Node) -> Expr:
     column = scope.by_name.get(name)
     owner = scope
     if column is None:
@@ -86,6 +86,10 @@ def _bare_column(b: Binder, scope: Scope, name: str, location: int) -> Expr:
                 return argument
             raise scopes.undefined_column(scope, name, None, b.position(location))
         column, owner = found
+    if b.trace_sources is not None:
+        source = owner.source_of(column.id)
+        if source is not None:
+            b.trace_sources[id(node)] = source.name
     if owner.clause == "LATERAL" and (source := owner.source_of(column.id)) and source.problem is not None:
         raise source.problem(b.position(location))
     return reference(b, column, owner, location)

@@ -36,7 +36,10 @@ def bind(b: Binder, scope: Scope, wrapper: Node) -> Expr:
     for kind, node in wrapper.items():
         binder = BINDERS.get(kind)
         if binder is not None:
-            return binder(b, scope, node)
+            expr = binder(b, scope, node)
+            if b.trace is not None:
+                b.trace[id(wrapper)] = expr
+            return expr
         words = _WORDS.get(kind, kind)
         raise FeatureNotSupported(f"{words} is not supported", position=b.position(location_of(wrapper)))
     raise FeatureNotSupported("empty expression")

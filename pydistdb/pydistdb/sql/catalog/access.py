@@ -133,9 +133,9 @@ class Access:
         if database is None:
             return None
         found = database.acls.get((object_class, oid, sub_id))
-        return found if found is not None or sub_id else self._initial_acl(object_class, oid)
+        return found if found is not None or sub_id else self.initial_acl(object_class, oid)
 
-    def _initial_acl(self, object_class: int, oid: int) -> Acl | None:
+    def initial_acl(self, object_class: int, oid: int) -> Acl | None:
         """The list that a new database has for the object."""
         match object_class:
             case 2615:

@@ -173,7 +173,7 @@ def static_rows(name: str, rows: Iterable[RowDict], by: Iterable[str] = ()) -> N
 _EMPTY_NAMES = """
 pg_available_extension_versions pg_conversion
 pg_event_trigger pg_foreign_data_wrapper pg_foreign_server
-pg_foreign_table pg_inherits pg_init_privs pg_largeobject pg_largeobject_metadata pg_parameter_acl
+pg_foreign_table pg_inherits pg_largeobject pg_largeobject_metadata pg_parameter_acl
 pg_partitioned_table pg_policies pg_policy pg_prepared_xacts pg_publication pg_publication_namespace
 pg_publication_rel pg_publication_tables pg_range pg_replication_origin pg_replication_origin_status
 pg_replication_slots pg_rules pg_seclabel pg_seclabels pg_shdepend pg_shseclabel pg_stat_replication

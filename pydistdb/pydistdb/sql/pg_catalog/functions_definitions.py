@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, cast
 
-from pydistdb.sql.catalog.descriptors import Index, Table
+from pydistdb.sql.catalog.descriptors import Check, Index, Table
 from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.errors import FeatureNotSupported, UndefinedColumn, UndefinedTable, WrongObjectType
@@ -15,13 +15,13 @@ from pydistdb.sql.functions.define import define, facts
 from pydistdb.sql.pg_catalog import routines
 from pydistdb.sql.pg_catalog.constraints import REWRITE_OID_OFFSET
 from pydistdb.sql.pg_catalog.defaults import default_text
+from pydistdb.sql.pg_catalog.deparsing import expression_text, query_text
 from pydistdb.sql.pg_catalog.describe import (
     check_definition,
     foreign_key_definition,
     index_column_text,
     index_definition,
     key_definition,
-    view_definition,
 )
 from pydistdb.sql.pg_catalog.objects import (
     CONSTRAINT_OID_OFFSET,
@@ -83,12 +83,18 @@ def format_type(context: EvalContext, type_oid: int | None, modifier: int | None
 
 @provides("pg_get_expr(pg_node_tree,oid)")
 def pg_get_expr(context: EvalContext, expression: str, relation: int) -> str | None:
-    return default_text(view_of(context), context, expression)
+    return _expression(context, expression, relation, False)
 
 
 @provides("pg_get_expr(pg_node_tree,oid,bool)")
 def pg_get_expr_pretty(context: EvalContext, expression: str, relation: int, pretty: bool) -> str | None:
-    return default_text(view_of(context), context, expression)
+    return _expression(context, expression, relation, pretty)
+
+
+def _expression(context: EvalContext, expression: str, relation: int, pretty: bool) -> str | None:
+    view = view_of(context)
+    text = default_text(view, context, expression)
+    return None if text is None else expression_text(view, context, view.table_by_oid(relation), text, pretty)
 
 
 @provides("pg_get_indexdef(oid)")
@@ -114,6 +120,17 @@ def pg_get_indexdef_column(context: EvalContext, oid: int, position: int, pretty
 
 @provides("pg_get_constraintdef(oid)")
 def pg_get_constraintdef(context: EvalContext, oid: int) -> str | None:
+    return _constraint(context, oid, False)
+
+
+def _check(context: EvalContext, table: Table, check: Check, pretty: bool) -> str:
+    text = expression_text(view_of(context), context, table, check.expression, pretty)
+    if text == check.expression and not pretty:
+        return check_definition(check)
+    return f"CHECK ({text})" if check.validated else f"CHECK ({text}) NOT VALID"
+
+
+def _constraint(context: EvalContext, oid: int, pretty: bool) -> str | None:
     view = view_of(context)
     found = view.index_by_oid(oid - CONSTRAINT_OID_OFFSET)
     if found is not None:
@@ -121,7 +138,7 @@ def pg_get_constraintdef(context: EvalContext, oid: int) -> str | None:
     for table in view.tables():
         for check in table.checks:
             if check.oid == oid:
-                return check_definition(check)
+                return _check(context, table, check, pretty)
         for key in table.foreign_keys:
             if key.oid == oid:
                 return foreign_key_definition(view, table, key)
@@ -140,36 +157,39 @@ def _value_in_capitals(expression: str) -> str:
 
 @provides("pg_get_constraintdef(oid,bool)")
 def pg_get_constraintdef_pretty(context: EvalContext, oid: int, pretty: bool) -> str | None:
-    text: str | None = pg_get_constraintdef(context, oid)
+    text: str | None = _constraint(context, oid, pretty)
     if text is not None and pretty and text.startswith("CHECK (("):
         body = text.removesuffix(" NOT VALID")
         text = f"CHECK ({body[8:-2]}){text[len(body) :]}"
     return text
 
 
-def _view_definition(view: StateView, oid: int) -> str | None:
+def _view_definition(context: EvalContext, oid: int, pretty: bool) -> str | None:
+    view = view_of(context)
     table = view.table_by_oid(oid)
-    return view_definition(table) if table is not None and table.kind in "vm" else None
+    if table is None or table.kind not in "vm":
+        return None
+    return query_text(view, context, table, pretty) + ";"
 
 
 @provides("pg_get_viewdef(oid)")
 def pg_get_viewdef(context: EvalContext, oid: int) -> str | None:
-    return _view_definition(view_of(context), oid)
+    return _view_definition(context, oid, False)
 
 
 @provides("pg_get_viewdef(oid,bool)", "pg_get_viewdef(oid,int4)")
 def pg_get_viewdef_pretty(context: EvalContext, oid: int, pretty: Any) -> str | None:
-    return _view_definition(view_of(context), oid)
+    return _view_definition(context, oid, bool(pretty))
 
 
 @provides("pg_get_viewdef(text)")
 def pg_get_viewdef_named(context: EvalContext, name: str) -> str | None:
-    return _view_definition(view_of(context), _relation_named(context, name).oid)
+    return _view_definition(context, _relation_named(context, name).oid, False)
 
 
 @provides("pg_get_viewdef(text,bool)")
 def pg_get_viewdef_named_pretty(context: EvalContext, name: str, pretty: bool) -> str | None:
-    return _view_definition(view_of(context), _relation_named(context, name).oid)
+    return _view_definition(context, _relation_named(context, name).oid, pretty)
 
 
 @provides("pg_get_ruledef(oid)")

@@ -20,7 +20,7 @@ from pydistdb.sql.pg_catalog.acl_columns import owner_name
 from pydistdb.sql.pg_catalog.check_columns import columns_used
 from pydistdb.sql.pg_catalog.defaults import column_default
 from pydistdb.sql.pg_catalog.define import RowDict, facts_of, rows_of
-from pydistdb.sql.pg_catalog.describe import view_definition
+from pydistdb.sql.pg_catalog.deparsing import query_text
 from pydistdb.sql.pg_catalog.objects import column_names, index_numbers, schema_name, table_indexes
 from pydistdb.sql.types import domains
 from pydistdb.sql.types import registry as types
@@ -133,7 +133,7 @@ def views(view: StateView, context: EvalContext) -> Iterator[RowDict]:
                 "table_catalog": view.database.name,
                 "table_schema": schema_name(view, table.schema),
                 "table_name": table.name,
-                "view_definition": view_definition(table) if owns else None,
+                "view_definition": query_text(view, context, table, False) + ";" if owns else None,
                 "check_option": check_option(table).upper() or "NONE",
                 "is_updatable": updatable,
                 "is_insertable_into": updatable,

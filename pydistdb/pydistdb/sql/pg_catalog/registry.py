@@ -20,6 +20,7 @@ MODULES: tuple[str, ...] = tuple(
         "procedures",
         "access_methods",
         "extensions",
+        "initial_privileges",
         "activity",
         "cluster",
         "summaries",

@@ -11,6 +11,7 @@ Source: PostgreSQL 15, ruleutils.c (pg_get_functiondef, print_function_arguments
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from pydistdb.sql.catalog.descriptors import Argument, Routine
@@ -23,6 +24,7 @@ from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.reg import quote_identifier
 
 SQL_LANGUAGE_OID = 14
+_LITERAL = re.compile(r"'(?:[^']|'')*'")
 _MODE_WORDS = {"i": "", "o": "OUT ", "b": "INOUT ", "v": "VARIADIC ", "t": ""}
 _VOLATILITY = {"i": "IMMUTABLE", "s": "STABLE", "v": ""}
 _PARALLEL = {"s": "PARALLEL SAFE", "r": "PARALLEL RESTRICTED", "u": ""}
@@ -87,8 +89,14 @@ def _argument(argument: Argument, context: EvalContext, *, in_words: bool, defau
     name = quote_identifier(argument.name) + " " if argument.name else ""
     text = f"{mode}{name}{type_text(argument.type_oid, context)}"
     if default and argument.default is not None:
-        text += f" DEFAULT {argument.default}"
+        text += f" DEFAULT {_default_text(argument, context)}"
     return text
+
+
+def _default_text(argument: Argument, context: EvalContext) -> str:
+    """A default; a string literal shows the type that it has been given."""
+    text = argument.default or ""
+    return f"{text}::{type_text(argument.type_oid, context)}" if _LITERAL.fullmatch(text) else text
 
 
 def arguments_text(routine: Routine, context: EvalContext, *, identity: bool = False) -> str:

@@ -11,7 +11,8 @@ from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog import registry
 from pydistdb.sql.pg_catalog.acl_columns import owner_name
 from pydistdb.sql.pg_catalog.define import RowDict, define, facts_of, rows_of
-from pydistdb.sql.pg_catalog.describe import index_definition, view_definition
+from pydistdb.sql.pg_catalog.deparsing import query_text
+from pydistdb.sql.pg_catalog.describe import index_definition
 from pydistdb.sql.pg_catalog.objects import OWNER_NAME, all_indexes, array, schema_name, single, table_indexes
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.arrays import PgArray
@@ -52,7 +53,7 @@ def pg_views(view: StateView, context: EvalContext) -> Iterator[RowDict]:
                 "schemaname": schema_name(view, table.schema),
                 "viewname": table.name,
                 "viewowner": owner_name(view, table.owner),
-                "definition": view_definition(table),
+                "definition": query_text(view, context, table, False) + ";",
             }
 
 
@@ -66,7 +67,7 @@ def pg_matviews(view: StateView, context: EvalContext) -> Iterator[RowDict]:
                 "matviewowner": owner_name(view, table.owner),
                 "hasindexes": bool(table_indexes(table)),
                 "ispopulated": table.populated,
-                "definition": view_definition(table),
+                "definition": query_text(view, context, table, False) + ";",
             }
 
 
