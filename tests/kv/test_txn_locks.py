@@ -28,7 +28,7 @@ class Script:
                 if self.table.try_acquire(name.encode(), key.encode(), STRENGTHS[strength]):
                     return "granted"
                 waiter = self.waiters[name] = self.table.enqueue(name.encode(), key.encode(), STRENGTHS[strength])
-                waiter.granted.on_done(lambda done, name=name: self._note(name))  # type: ignore[misc]
+                waiter.granted.on_done(lambda done, name=name: self._note(name, done.error()))  # type: ignore[misc]
                 return "waits for " + " ".join(sorted(b.decode() for b in self.table.blockers(waiter)))
             case "release":
                 self.events = []
@@ -45,8 +45,8 @@ class Script:
                 return f"{len(self.table)} keys, {self.table.owner_count} owners, {len(self.table.queued)} waiting"
         raise AssertionError(command.name)
 
-    def _note(self, name: str) -> None:
-        self.events.append(f"{name} granted")
+    def _note(self, name: str, error: BaseException | None) -> None:
+        self.events.append(f"{name} granted" if error is None else f"{name} withdrawn")
 
 
 def test_golden() -> None:

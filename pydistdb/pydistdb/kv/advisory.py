@@ -108,27 +108,24 @@ class AdvisoryLocker:
         local = self._leases.need(request.key)
         await self._recovered(local, call_deadline_ns)
         owner, key, strength = request.transaction_id, request.key, request.strength
+        self._locker.heard_of(owner)
         if not local.locks.try_acquire(owner, key, strength):
-            await self._drop_dead_holders(local, request)
-            if not local.locks.try_acquire(owner, key, strength):
-                if request.wait != WaitPolicy.WAIT:
-                    return AdvisoryGranted(False, local.epoch)
-                now = self._leases.scheduler.now_ns()
-                limits = WaitLimits(now + request.timeout_ns if request.timeout_ns else 0, call_deadline_ns)
-                await self._locker.queue(local, owner, key, strength, limits, silence_ns=TAKEOVER_NS)
+            if request.wait != WaitPolicy.WAIT:
+                self._check_holders(local, key)
+                return AdvisoryGranted(False, local.epoch)
+            now = self._leases.scheduler.now_ns()
+            limits = WaitLimits(now + request.timeout_ns if request.timeout_ns else 0, call_deadline_ns)
+            await self._locker.queue(local, owner, key, strength, limits, silence_ns=TAKEOVER_NS)
         local.check_lease()
         return AdvisoryGranted(True, local.epoch)
 
-    async def _drop_dead_holders(self, local: RangeLocal, request: AdvisoryLock) -> None:
-        """A request that does not wait must not be refused for the sake of a session that is gone."""
+    def _check_holders(self, local: RangeLocal, key: bytes) -> None:
+        """Who asks again and again without waiting must not be refused forever for the sake of a node that is gone."""
         sender = self._leases.sender
-        if request.wait == WaitPolicy.WAIT or sender is None:
-            return
-        live = set(sender.node_ids())
-        for holder in local.locks.holders(request.key):
-            node = gateway_of(holder)
-            if node not in live and not await self._locker.is_alive(holder, TAKEOVER_NS):
-                local.locks.release(holder)
+        if sender is not None:
+            live = set(sender.node_ids())
+            holders = [holder for holder in local.locks.holders(key) if gateway_of(holder) not in live]
+            self._locker.check_holders(local, holders, TAKEOVER_NS)
 
     async def unlock(self, request: AdvisoryUnlock) -> Applied:
         local = self._leases.need(ADVISORY_PREFIX)
@@ -142,6 +139,8 @@ class AdvisoryLocker:
 
     async def confirm(self, request: ConfirmAdvisory) -> AdvisoryLocks:
         local = self._leases.need(ADVISORY_PREFIX)
+        for owner, _, _ in request.locks:
+            self._locker.heard_of(owner)
         lost = [lock for lock in request.locks if not local.locks.try_acquire(*lock)]
         return AdvisoryLocks(lost)
 

@@ -39,8 +39,9 @@ from pydistdb.kv.transport import NodeUnreachable, RemoteError
 
 FIRST_PUSH_INTERVAL_NS = 20_000_000
 LONGEST_PUSH_INTERVAL_NS = 500_000_000
-HOLDER_CHECK_INTERVAL_NS = 2_000_000_000
-"""How often a waiter asks whether the holders' gateways still know them."""
+HOLDER_CHECK_INTERVAL_NS = 1_500_000_000
+"""How often a waiter asks whether the holders' gateways still know them; more often than a remote waiter's call ends
+(evaluate.CALL_WAIT_NS)."""
 
 SILENCE_NS = 5_000_000_000
 """A coordinator that could not be reached for this long counts as dead."""
@@ -71,6 +72,8 @@ class Locker:
         self._resolver = resolver
         self._graph = graph
         self._unreachable_since_ns: dict[TransactionId, int] = {}
+        self._checking: set[TransactionId] = set()
+        self._heard: set[TransactionId] = set()
 
     def try_lock_one(self, local: RangeLocal, transaction_id: TransactionId, key: bytes, strength: int) -> bool:
         """Lock one key if nothing stands in the way; about 1 µs."""
@@ -176,15 +179,36 @@ class Locker:
                 ):
                     keep = True
                     return
-                for holder in local.locks.blockers(waiter):
-                    if not await self.is_alive(holder, silence_ns):
-                        local.locks.release(holder)
+                self.check_holders(local, local.locks.blockers(waiter), silence_ns)
         except StillWaiting:
             keep = True  # the request will be sent again, and finds its place in the queue
             raise
         finally:
             if not keep:
                 local.locks.cancel(waiter)
+
+    def check_holders(self, local: RangeLocal, holders: Iterable[TransactionId], silence_ns: int = SILENCE_NS) -> None:
+        """Release, soon, what those hold whose gateways do not know them or are dead; an unreachable one takes its time."""
+        for holder in holders:
+            if holder not in self._checking:
+                self._checking.add(holder)
+                self._leases.scheduler.spawn(self._check_holder(local, holder, silence_ns), "check a lock's holder")
+
+    def heard_of(self, transaction_id: TransactionId) -> None:
+        """The gateway has spoken of the transaction: a question that is still on its way proves nothing."""
+        self._unreachable_since_ns.pop(transaction_id, None)
+        if transaction_id in self._checking:
+            self._heard.add(transaction_id)
+
+    async def _check_holder(self, local: RangeLocal, holder: TransactionId, silence_ns: int) -> None:
+        self._heard.discard(holder)
+        try:
+            alive = await self.is_alive(holder, silence_ns)
+            if not alive and holder not in self._heard and not local.detached:
+                local.locks.release(holder)
+        finally:
+            self._heard.discard(holder)
+            self._checking.discard(holder)
 
     async def clear_intent(
         self,

@@ -30,7 +30,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from pydistdb.kv.api import KVError
-from pydistdb.kv.requests import TransactionId
+from pydistdb.kv.requests import StillWaiting, TransactionId
 from pydistdb.tasks import Completion
 
 MAX_WAITERS_PER_KEY = 10_000
@@ -166,6 +166,8 @@ class LockTable:
 
     def blockers(self, waiter: Waiter) -> list[TransactionId]:
         """Whom the waiter waits for: holders, and conflicting requests before it."""
+        if waiter not in self.queued:
+            return []
         return list(self._blockers(waiter.transaction_id, waiter.key, waiter.strength, stop_at=waiter))
 
     def _blockers(
@@ -197,11 +199,12 @@ class LockTable:
                 yield waiter.transaction_id
 
     def cancel(self, waiter: Waiter) -> None:
-        """Leave the queue."""
+        """Leave the queue; whoever else waits with this request (it was sent twice) asks again."""
         held = self._table.get(waiter.key)
         if isinstance(held, _Contended) and waiter in held.waiters:
             held.waiters.remove(waiter)
             self.queued.pop(waiter, None)
+            waiter.granted.fail(StillWaiting("the request was withdrawn"))
             self._grant(waiter.key, held)
 
     def release(self, transaction_id: TransactionId) -> None:
