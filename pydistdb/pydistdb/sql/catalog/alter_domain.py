@@ -14,6 +14,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_domain import check_default, new_check
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.naming import clip
+from pydistdb.sql.catalog.qualify import qualified_text
 from pydistdb.sql.catalog.queries import first_row, full_name, quote
 from pydistdb.sql.catalog.renaming import rename_in_expression
 from pydistdb.sql.catalog.type_names import put_type, shown
@@ -31,7 +32,7 @@ async def alter_domain(ddl: DdlContext, entry: TypeEntry, action: AlterTypeActio
         case "set_default":
             assert action.expression is not None
             check_default(ddl, action.expression, domains.next_base(definition.oid))
-            put_type(ddl, replace(definition, default=action.expression))
+            put_type(ddl, replace(definition, default=qualified_text(ddl.view, action.expression)))
         case "drop_default":
             put_type(ddl, replace(definition, default=None))
         case "set_not_null":

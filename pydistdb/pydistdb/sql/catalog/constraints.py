@@ -110,7 +110,7 @@ def check_key_type(type_oid: int) -> None:
     """Raise unless values of the type can be index keys."""
     if registry.io(type_oid).key_kind is None:
         name = registry.format_type(type_oid, -1)
-        if operator_class(type_oid):
+        if operator_class(type_oid) or registry.type_by_oid(type_oid).category == "C":
             raise FeatureNotSupported(f"type {name} cannot be an index key")
         raise UndefinedObject(
             f'data type {name} has no default operator class for access method "btree"',

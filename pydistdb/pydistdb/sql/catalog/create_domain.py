@@ -12,6 +12,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.expressions import refuse_unstorable
 from pydistdb.sql.catalog.naming import choose, clip
 from pydistdb.sql.catalog.options import COLLATIONS
+from pydistdb.sql.catalog.qualify import qualified_text
 from pydistdb.sql.catalog.type_names import put_type, refuse_taken, shown
 from pydistdb.sql.errors import DatatypeMismatch, DuplicateObject, UndefinedObject
 from pydistdb.sql.statements import ConstraintSpec, CreateDomain
@@ -50,7 +51,7 @@ async def create_domain(ddl: DdlContext, statement: CreateDomain) -> str:
         base_oid=base.oid,
         base_modifier=base.modifier,
         not_null=statement.not_null,
-        default=default,
+        default=None if default is None else qualified_text(ddl.view, default),
         checks=checks,
     )
     put_type(ddl, definition)
@@ -74,4 +75,6 @@ async def new_check(
     value = domains.base_type(base.oid) if domains.is_domain(base.oid) else base
     condition = bind.bind_domain_check(spec.expression, value, ddl.view, ddl.context)
     refuse_unstorable(condition, "check constraint")
-    return DomainCheck(await ddl.store.allocate_oids(), name, spec.expression, not spec.not_valid)
+    return DomainCheck(
+        await ddl.store.allocate_oids(), name, qualified_text(ddl.view, spec.expression), not spec.not_valid
+    )

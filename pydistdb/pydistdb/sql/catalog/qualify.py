@@ -42,7 +42,8 @@ def _changes(view: StateView, tokens: Tokens) -> Iterator[tuple[int, int, str]]:
         if names[index] in _NOT_NAMES or before == "ASCII_46" or not (written[0].isalpha() or written[0] in '"_'):
             continue
         name = written[1:-1].replace('""', '"') if written.startswith('"') else written.lower()
-        if before in ("TYPECAST", "AS") and after != "ASCII_46":
+        is_type = before == "TYPECAST" or (before == "AS" and _is_cast(tokens, index - 1))
+        if is_type and after != "ASCII_46":
             schema = _schema_of_type(view, name)
         elif after == "ASCII_40":
             schema = _schema_of_function(view, name)
@@ -50,6 +51,15 @@ def _changes(view: StateView, tokens: Tokens) -> Iterator[tuple[int, int, str]]:
             continue
         if schema is not None:
             yield start, end, schema
+
+
+def _is_cast(tokens: Tokens, at: int) -> bool:
+    """Whether the AS at this token is that of CAST(… AS …), not one before an alias."""
+    depth = tokens.depths[at]
+    opening = at
+    while opening > 0 and not (tokens.names[opening] == "ASCII_40" and tokens.depths[opening] == depth - 1):
+        opening -= 1
+    return opening > 0 and tokens.names[opening - 1] in ("CAST", "TREAT")
 
 
 def _schema_of_type(view: StateView, name: str) -> str | None:

@@ -13,6 +13,7 @@ from pydistdb.sql.pg_catalog.defaults import sequences_used
 from pydistdb.sql.pg_catalog.define import RowDict, rows_of
 from pydistdb.sql.pg_catalog.extensions import extension_members
 from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET, array, default_oid, index_numbers, table_indexes
+from pydistdb.sql.pg_catalog.type_dependencies import type_dependencies
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.user import UserType
@@ -204,6 +205,7 @@ def _dependency(classid: int, objid: int, refclassid: int, refobjid: int, refobj
 @rows_of("pg_depend")
 def pg_depend(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     yield from extension_members()
+    yield from type_dependencies(view)
     sequences: dict[int, Table] = {}
     for routine in view.state.routines.values():
         yield _dependency(PG_PROC_OID, routine.oid, PG_NAMESPACE_OID, routine.schema, 0, "n")
