@@ -306,6 +306,18 @@ def operator_name(oid: int, context: EvalContext | None) -> str | None:
     return next((operator.name for operator in all_operators() if operator.oid == oid), None)
 
 
+def operator_signature(oid: int, context: EvalContext | None) -> str | None:
+    """``<(integer,bigint)``; NONE stands for a side that is not there."""
+    from pydistdb.sql.functions.registry import all_operators
+    from pydistdb.sql.types.registry import format_type
+
+    found = next((operator for operator in all_operators() if operator.oid == oid), None)
+    if found is None:
+        return None
+    left = "NONE" if found.left is None else format_type(found.left.oid)
+    return f"{found.name}({left},{format_type(found.right.oid)})"
+
+
 def schema_name(oid: int, context: EvalContext | None) -> str | None:
     if context is None or context.catalog is None:
         return None
@@ -388,7 +400,7 @@ IO = {
     "regproc": _reg_io(find_function, function_name, _missing_function),
     "regprocedure": _reg_io(find_procedure, procedure_name, _missing_function),
     "regoper": _reg_io(_no_operators, operator_name, _missing_function),
-    "regoperator": _reg_io(_no_operators, operator_name, _missing_function),
+    "regoperator": _reg_io(_no_operators, operator_signature, _missing_function),
     "regnamespace": _reg_io(find_schema, schema_name, _missing_schema),
     "regrole": _reg_io(find_role, role_name, _missing_role),
     "regcollation": _reg_io(find_collation, collation_name, _missing_collation),
