@@ -26,7 +26,8 @@ from pydistdb.sql.errors import DatabaseError, InFailedTransaction, InvalidSynta
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session import own
 from pydistdb.sql.session import utility as utilities
-from pydistdb.sql.session.cursors import Cursor, fetch_rows, open_piecemeal
+from pydistdb.sql.session.cursor import Cursor
+from pydistdb.sql.session.cursors import fetch_rows, open_piecemeal
 from pydistdb.sql.session.environment import now_us
 from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.session.fast import FastSession

@@ -20,7 +20,7 @@ While ``is_committing`` nothing may interrupt: the outcome would be lost.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from pydistdb.kv import api as kv
 from pydistdb.sql.catalog import temporary
@@ -38,32 +38,11 @@ from pydistdb.sql.errors import (
     ReadOnlyTransaction,
 )
 from pydistdb.sql.session.environment import Environment
+from pydistdb.sql.session.participant import Participant
 from pydistdb.sql.session.settings import SessionSettings
 from pydistdb.sql.types.base import EvalContext
 
 MAX_SAVEPOINTS = 1_000
-
-
-class Participant(Protocol):
-    """What ends with the transaction, besides data, settings and DDL: cursors, notifications, advisory locks.
-
-    It joins (``SessionTransaction.join``) when the transaction first uses it, and is forgotten at its end."""
-
-    def mark(self) -> int:
-        """Return a mark for ``rollback_to``; 0 stands for the moment before it joined."""
-
-    def rollback_to(self, mark: int) -> None:
-        """Undo what came after a savepoint."""
-
-    async def before_commit(self) -> None:
-        """Do what may still fail, and fail the commit."""
-
-    async def after_commit(self) -> None:
-        """Do what follows from the commit, before the client hears of it."""
-
-    def ended(self, committed: bool) -> None:
-        """Forget the transaction."""
-
 
 _LEVELS = {
     "read uncommitted": kv.Isolation.READ_COMMITTED,
