@@ -145,8 +145,8 @@ def _constraint(context: EvalContext, oid: int, pretty: bool) -> str | None:
     for entry in view.state.types.values():
         for domain_check in entry.definition.checks:
             if domain_check.oid == oid:
-                text = f"CHECK (({_value_in_capitals(domain_check.expression)}))"
-                return text if domain_check.validated else text + " NOT VALID"
+                condition = _value_in_capitals(domain_check.expression)
+                return check_definition(Check(oid, domain_check.name, condition, domain_check.validated))
     return None
 
 

@@ -113,6 +113,7 @@ def _user_type(view: StateView, entry: TypeEntry) -> Iterator[RowDict]:
             "typbasetype": definition.base_oid,
             "typtypmod": definition.base_modifier,
             "typdefault": domain_default(view, EvalContext(), definition),
+            "typdefaultbin": domain_default(view, EvalContext(), definition),
         }
     elif definition.kind == "c":
         facts = ROW_TYPE
