@@ -20,12 +20,15 @@ from pydistdb.sql.exec.operator import Operator, ValuesOperator
 from pydistdb.sql.exec.point import single_key
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.scan import TableScanOperator
+from pydistdb.sql.exec.waiting import may_wait
 from pydistdb.sql.exec.writer import RowIds
+from pydistdb.sql.functions.effects import Effects
 from pydistdb.sql.plan.expressions import walk
 from pydistdb.sql.tree import Call, Expr
 
-_HARMLESS = frozenset({"nextval", "random", "gen_random_uuid", "clock_timestamp", "timeofday"})
-"""Volatile functions that may be called again when the statement is run again."""
+_HARMLESS = frozenset({"random", "gen_random_uuid", "clock_timestamp", "timeofday"})
+"""Volatile functions that may be called again when the statement is run again; so may a single nextval: what it gave is
+lost only if the row's key then turns out to be locked."""
 
 PointWrite = Callable[[State], int]
 """Does it and returns the number of rows changed; raises MustWait if it cannot."""
@@ -86,19 +89,23 @@ def _point_insert(operator: InsertOperator) -> PointWrite | None:
         return None
     if not _may_run_twice([*source.rows[0], *operator.node.defaults.values()]):
         return None
+    draws = may_wait([*source.rows[0], *operator.node.defaults.values()])
     [make] = source.makers
     prepare, writer, layout = operator.prepare, operator.writer, operator.layout
 
     def insert(state: State) -> int:
         if not layout.is_bound:
             writer.bind(state)
+        row_id = RowIds.try_take(state.run.database, table) if layout.has_row_id else None
         rows: list[list[object]] = []
-        prepare([make(state)], rows, state)
+        if draws:
+            state.context.effects = Effects()
+        try:
+            prepare([make(state)], rows, state)
+        finally:
+            state.context.effects = None
         [row] = rows
-        if layout.has_row_id:
-            key = layout.primary_key(row, RowIds.try_take(state.run.database, table))
-        else:
-            key = layout.primary_key(row)
+        key = layout.primary_key(row, row_id)
         transaction = state.transaction
         for index, unique_key in writer.unique_keys(row, key):
             if transaction.try_lock(unique_key, LockStrength.UPDATE).value is not None:
@@ -111,8 +118,6 @@ def _point_insert(operator: InsertOperator) -> PointWrite | None:
 
 
 def _may_run_twice(expressions: Iterable[Expr]) -> bool:
-    return not any(
-        isinstance(part, Call) and part.function.volatility == "v" and part.function.name not in _HARMLESS
-        for expression in expressions
-        for part in walk(expression)
-    )
+    calls = [part.function for expression in expressions for part in walk(expression) if isinstance(part, Call)]
+    volatile = [function.name for function in calls if function.volatility == "v" and function.name not in _HARMLESS]
+    return volatile in ([], ["nextval"])
