@@ -125,7 +125,12 @@ def parse_bool(text: str) -> bool | None:
     return None
 
 
+_SYNONYMS = {("client_min_messages", "debug"): "debug2"}
+"""Values that stand for others."""
+
+
 def _enum(setting: Setting, text: str) -> str:
+    text = _SYNONYMS.get((setting.name, text.lower()), text)
     word = text.lower()
     if word in setting.options:
         return word

@@ -58,7 +58,8 @@ def bind_conflict(
     note.read(excluded)
     scope = Scope(parent, "UPDATE")
     scope.add(FromItem(NO_ROWS_OF_NOTHING, [Source(name, row, None, table)], row))
-    scope.add_sources([Source("excluded", excluded, None, None)])
+    # Not by add_sources: a table that is called excluded itself makes the name ambiguous where it is used.
+    scope.sources.append(Source("excluded", excluded, None, None))
     for column in excluded:  # a bare name is ambiguous, as in Postgres: both rows have it
         scope.by_name[column.name] = None
     for column in row:
