@@ -13,21 +13,23 @@ from tests.fuzz.tree import Node
 
 SCHEMA = """
 CREATE TABLE t1 (a int PRIMARY KEY, b int, c text, d numeric(6,2), e date, g bool);
-CREATE TABLE t2 (a int, b int NOT NULL, c text, e date, PRIMARY KEY (b, c));
-CREATE TABLE t3 (k int, c text, x int[], d numeric);
+CREATE TABLE t2 (a int, b int NOT NULL, c text, e date, s timestamp, PRIMARY KEY (b, c));
+CREATE TABLE t3 (k int, c text, x int[], d numeric, j jsonb);
 CREATE INDEX ON t1 (b, c DESC); CREATE INDEX ON t3 (k);
 INSERT INTO t1 SELECT i, nullif(i % 7, 3), (array['a','bb','Ccc','',NULL])[i % 5 + 1], i * 1.25 - 10,
   date '2020-01-28' + i, (array[true,false,NULL])[i % 3 + 1] FROM generate_series(1, 24) i;
-INSERT INTO t2 SELECT nullif(i % 6, 2), i % 5, chr(97 + i), date '2020-02-27' + i FROM generate_series(0, 14) i;
+INSERT INTO t2 SELECT nullif(i % 6, 2), i % 5, chr(97 + i), date '2020-02-27' + i,
+  timestamp '2020-02-28 10:30' + i * interval '7 hours 20 minutes' FROM generate_series(0, 14) i;
 INSERT INTO t3 SELECT nullif(i % 4, 1), (array['a','b',NULL])[i % 3 + 1], (array['{}','{1,2}','{3,NULL}',NULL])[i % 4 + 1]::int[],
-  (i - 5) / 2.0 FROM generate_series(1, 10) i
+  (i - 5) / 2.0, (array['{"a": 1, "b": [1, "x"]}','[1, 2.50, null]','"a"','{"a": {"b": true}}','5',NULL])[i % 6 + 1]::jsonb
+  FROM generate_series(1, 10) i
 """
 TABLES = {
     "t1": {"a": "int", "b": "int", "c": "text", "d": "numeric", "e": "date", "g": "bool"},
-    "t2": {"a": "int", "b": "int", "c": "text", "e": "date"},
-    "t3": {"k": "int", "c": "text", "x": "intarray", "d": "numeric"},
+    "t2": {"a": "int", "b": "int", "c": "text", "e": "date", "s": "timestamp"},
+    "t3": {"k": "int", "c": "text", "x": "intarray", "d": "numeric", "j": "jsonb"},
 }
-TYPES = ("int", "numeric", "text", "bool", "date", "intarray")
+TYPES = ("int", "numeric", "text", "bool", "date", "intarray", "timestamp", "jsonb")
 COMPARISONS = ("=", "<>", "<", "<=", ">", ">=")
 DEEPEST = 4
 
@@ -62,6 +64,8 @@ class Grammar:
             "text": ("'a'", "'Bb'", "''", "NULL::text"),
             "bool": ("true", "false", "NULL::bool"),
             "date": (f"date '2020-02-{20 + abs(number)}'", "NULL::date"),
+            "timestamp": ("timestamp '2020-02-29 23:59:59.5'", "NULL::timestamp", "timestamp 'infinity'"),
+            "jsonb": ("""'{"a": 1}'::jsonb""", "'[1, null]'::jsonb", "NULL::jsonb", "'null'::jsonb"),
             "intarray": ("array[1,2]", "'{}'::int[]", "array[3,NULL]"),
         }
         return Node(kind, [self.random.choice(constants[kind])])
@@ -121,7 +125,23 @@ class Grammar:
 
     def _text(self, scope: Scope, depth: int) -> Node:
         e = self.expression
-        match self.random.randrange(5):
+        match self.random.randrange(10):
+            case 5:
+                return Node(
+                    "text",
+                    ["(", e("jsonb", scope, depth), self.pick(" ->> 'a'", " ->> 0", " #>> '{a,b}'", "::text"), ")"],
+                )
+            case 6:
+                pattern = self.pick("YYYY-MM-DD", "Day DDth Mon", "HH24:MI:SS.US", "IYYY-IW", "FMMonth, Q")
+                return Node("text", ["to_char(", e("timestamp", scope, depth), f", '{pattern}')"])
+            case 7:
+                pattern = self.pick("[ab]+", "^.", "x|c", "(b)(.)?")
+                return Node("text", ["regexp_replace(", e("text", scope, depth), f", '{pattern}', '<\\\\1>', 'gi')"])
+            case 8:
+                return Node("text", [self.pick("lpad(", "rpad("), e("text", scope, depth), ", 4, 'xy')"])
+            case 9:
+                pattern = self.pick("FM999.00", "S0999", "9,999.9", "999PR")
+                return Node("text", ["to_char(", e("numeric", scope, depth), f", '{pattern}')"])
             case 0:
                 return Node("text", ["(", e("text", scope, depth), " || ", e("text", scope, depth), ")"])
             case 1:
@@ -141,6 +161,44 @@ class Grammar:
             return Node("date", ["(", e("date", scope, depth), " + ", e("int", scope, DEEPEST), ")"])
         return Node("date", ["date_trunc('month', ", e("date", scope, depth), ")::date"])
 
+    def _timestamp(self, scope: Scope, depth: int) -> Node:
+        e = self.expression
+        match self.random.randrange(4):
+            case 0:
+                step = self.pick("1 day", "-1 month", "3 hours", "1 mon 2 days 00:00:01.5")
+                return Node("timestamp", ["(", e("timestamp", scope, depth), f" + interval '{step}')"])
+            case 1:
+                unit = self.pick("hour", "day", "month", "week", "quarter")
+                return Node("timestamp", [f"date_trunc('{unit}', ", e("timestamp", scope, depth), ")"])
+            case 2:
+                return Node("timestamp", ["(", e("date", scope, depth), ")::timestamp"])
+            case _:
+                return Node("timestamp", ["(", e("date", scope, depth), " + time '10:20')"])
+
+    def _jsonb(self, scope: Scope, depth: int) -> Node:
+        e = self.expression
+        match self.random.randrange(7):
+            case 0:
+                return Node(
+                    "jsonb",
+                    ["(", e("jsonb", scope, depth), self.pick(" -> 'a'", " -> 0", " -> -1", " #> '{b,0}'"), ")"],
+                )
+            case 1:
+                return Node(
+                    "jsonb", ["to_jsonb(", e(self.pick("int", "text", "bool", "intarray", "date"), scope, depth), ")"]
+                )
+            case 2:
+                return Node("jsonb", ["(", e("jsonb", scope, depth), " || ", e("jsonb", scope, depth), ")"])
+            case 3:
+                value = e(self.pick("int", "text", "numeric"), scope, depth)
+                return Node("jsonb", ["jsonb_build_object('k', ", value, ", 'a', ", e("jsonb", scope, depth), ")"])
+            case 4:
+                return Node("jsonb", ["jsonb_build_array(", e("int", scope, depth), ", ", e("text", scope, depth), ")"])
+            case 5:
+                return Node("jsonb", ["jsonb_strip_nulls(", e("jsonb", scope, depth), ")"])
+            case _:
+                return Node("jsonb", ["coalesce(", e("jsonb", scope, depth), ", '{}')"])
+
     def _intarray(self, scope: Scope, depth: int) -> Node:
         if self.chance(0.5):
             return Node(
@@ -150,8 +208,15 @@ class Grammar:
 
     def _bool(self, scope: Scope, depth: int) -> Node:
         e = self.expression
-        kind = self.pick("int", "int", "text", "numeric", "date", "intarray")
-        match self.random.randrange(11):
+        kind = self.pick("int", "int", "text", "numeric", "date", "intarray", "timestamp", "jsonb")
+        match self.random.randrange(13):
+            case 11:
+                return Node(
+                    "bool", ["(", e("jsonb", scope, depth), self.pick(" @> ", " <@ "), e("jsonb", scope, depth), ")"]
+                )
+            case 12:
+                words = self.pick(" ? 'a'", " ?| array['a','b']", " ?& array['a']")
+                return Node("bool", ["(", e("jsonb", scope, depth), words, ")"])
             case 0 | 1 | 2:
                 return Node(
                     "bool", ["(", e(kind, scope, depth), f" {self.pick(*COMPARISONS)} ", e(kind, scope, depth), ")"]
@@ -202,7 +267,7 @@ class Grammar:
         table, columns = self.table()
         inner = [*columns, *scope]
         where = self.where(inner, depth + 1)
-        if kind in ("int", "numeric", "text", "date"):
+        if kind in ("int", "numeric", "text", "date", "timestamp"):
             argument = self.expression(kind, inner, depth + 2)
             return Node(kind, ["(SELECT ", self.pick("max", "min"), "(", argument, ") FROM ", table, where, ")"])
         if kind == "bool":
@@ -219,6 +284,8 @@ class Grammar:
                     ")",
                 ],
             )
+        if kind == "jsonb":
+            return Node(kind, ["(SELECT to_jsonb(count(*)) FROM ", table, where, ")"])
         argument = self.expression("int", columns, depth + 2)
         return Node(kind, ["ARRAY(SELECT ", argument, " FROM ", table, where, " ORDER BY 1)"])
 
@@ -384,7 +451,7 @@ class Grammar:
         if kind not in ("int", "numeric") or not scope:
             return None
         partition = Node("optional", ["PARTITION BY ", self.expression("int", scope, 3), " "])
-        order = self.random.choice([name for name, kind_ in scope if kind_ != "intarray"] or ["1"])
+        order = self.random.choice([name for name, kind_ in scope if kind_ not in ("intarray", "jsonb")] or ["1"])
         call = self.pick("rank()", "dense_rank()", "count(*)")
         tail = f"ORDER BY {order}{self.pick('', ' DESC')}"
         if call == "count(*)":
@@ -425,6 +492,10 @@ class Grammar:
         )
         argument = self.expression(kind, scope, 3)
         match kind:
+            case "jsonb":
+                number = self.expression(self.pick("int", "text", "jsonb"), scope, 3)
+                ordered = [" ORDER BY ", Node(number.kind, [number.sql()])]
+                return Node(kind, ["jsonb_agg(", number, *ordered, ")", filtered])
             case "int":
                 other = self.expression(self.pick("int", "text"), scope, 3)
                 choice = self.random.randrange(4)

@@ -13,6 +13,8 @@ SIMPLEST = {
     "date": ("date '2020-01-01'",),
     "interval": ("interval '1 day'",),
     "intarray": ("array[1]",),
+    "timestamp": ("timestamp '2020-01-01'",),
+    "jsonb": ("'1'::jsonb", "'{}'::jsonb"),
     "optional": ("",),
 }
 

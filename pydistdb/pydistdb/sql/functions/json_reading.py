@@ -104,6 +104,8 @@ def _jsonb_field(text: str, name: str) -> str | None:
 
 def _jsonb_element(text: str, index: int) -> str | None:
     document = load(text)
+    if type(document) not in (list, dict):
+        document = [document]  # Postgres keeps a scalar as an array of one
     return dump(document[index]) if type(document) is list and -len(document) <= index < len(document) else None
 
 

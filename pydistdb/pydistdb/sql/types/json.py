@@ -139,7 +139,7 @@ def canonical(text: str) -> str:
 
 
 def document_key(document: Any) -> tuple[Any, ...]:
-    """Make a key that sorts as jsonb values do: null < string < number < boolean < array < object.
+    """Make a key that sorts (and hashes) as jsonb values do: null < string < number < boolean < array < object.
 
     An empty array at the top is below everything, a quirk of old that indexes depend on."""
     if document == [] and type(document) is list:
@@ -158,11 +158,11 @@ def _key(document: Any) -> tuple[Any, ...]:
         case int() | Decimal():
             return (2, document)
         case list():
-            return (4, len(document), [_key(item) for item in document])
+            return (4, len(document), tuple([_key(item) for item in document]))
         case _:
             keys = sorted(document)
             keys.sort(key=_byte_length)
-            return (5, len(document), [(key, _key(document[key])) for key in keys])
+            return (5, len(document), tuple([(key, _key(document[key])) for key in keys]))
 
 
 # ------------------------------------------------------------------------------------------------ parts of a json text
