@@ -549,7 +549,12 @@ class Grammar:
             case 2:
                 query, _ = self.query([], 1, ["int", "text"])
                 key = Node(
-                    "query", ["SELECT 100 + row_number() OVER (ORDER BY c0, c1), c0, c1 FROM (", query, ") q0 (c0, c1)"]
+                    "query",
+                    [
+                        "SELECT 100 + row_number() OVER (ORDER BY c0, c1), c0, left(c1, 100) FROM (",
+                        query,
+                        ") q0 (c0, c1)",
+                    ],
                 )
                 return Node("change", ["INSERT INTO t1 (a, b, c) ", key, returning])
             case 3:
