@@ -447,6 +447,9 @@ def _comment(parsed: ParsedStatement, node: Node) -> statements.Utility:
         name = (target["String"]["sval"],)
     elif "TypeName" in target:
         name = strings(target["TypeName"]["names"])
+    elif kind == "domconstraint":
+        domain, constraint = target["List"]["items"]
+        name = (*strings(domain["TypeName"]["names"]), constraint["String"]["sval"])
     elif "ObjectWithArgs" in target and kind in ("function", "procedure", "routine"):
         routine = routine_statements.routine_name(parsed, target["ObjectWithArgs"])
         return statements.Comment(kind, (routine.name.name,), node.get("comment"), routine)

@@ -301,10 +301,16 @@ def _check_comment(ddl: DdlContext, statement: Comment, object_class: int, oid: 
                 raise InsufficientPrivilege("must be superuser")
             if not ddl.may_create_roles:
                 raise InsufficientPrivilege("must have CREATEROLE privilege")
+        case 2606 if statement.kind == "domconstraint":
+            domain = alterable(ddl, _name(statement.name[:-1]), "domain").definition
+            ddl.require_owner(PG_TYPE, domain.oid, "type", domain.name)
         case 2606:
             ddl.require_table_owner(ddl.table(_name(statement.name[:-1])))
         case 1259 if statement.kind == "index":
             ddl.require_owner(PG_CLASS, oid, "index", last)
+        case 1259 if statement.kind == "column" and oid not in ddl.view.state.tables:
+            composite = existing_type(ddl, _name(statement.name[:-1]))
+            ddl.require_owner(PG_TYPE, composite.oid, "type", composite.name)
         case 1259 if statement.kind == "column":
             ddl.require_owner(PG_CLASS, oid, "relation", ddl.view.state.tables[oid].name)
         case 1259:
@@ -326,6 +332,14 @@ def _commented(ddl: DdlContext, statement: Comment) -> tuple[int, int, int]:
             if found is None:
                 raise UndefinedObject(f'relation "{ddl.written(name)}" does not exist')
             return PG_CLASS, found[1].oid, 0
+        case "column" if (field := _attribute(ddl, tuple(qualifiers), last)) is not None:
+            return field
+        case "domconstraint":
+            domain = alterable(ddl, _name(tuple(qualifiers)), "domain").definition
+            for check in domain.checks:
+                if check.name == last:
+                    return PG_CONSTRAINT, check.oid, 0
+            raise UndefinedObject(f'constraint "{last}" for domain {domain.name} does not exist')
         case "column":
             table = ddl.table(_name(tuple(qualifiers)), "rvm")
             column = column_named(table, last)
@@ -356,6 +370,21 @@ def _commented(ddl: DdlContext, statement: Comment) -> tuple[int, int, int]:
             return PG_TYPE, alterable(ddl, _name(statement.name), "domain").definition.oid, 0
         case _:
             raise FeatureNotSupported(f"COMMENT ON {statement.kind.upper()} is not supported")
+
+
+def _attribute(ddl: DdlContext, type_name: tuple[str, ...], attribute_name: str) -> tuple[int, int, int] | None:
+    """A field of a stand-alone composite type; None if no such type has that name."""
+    name = _name(type_name)
+    if ddl.view.relation(name.name, name.schema) is not None:
+        return None
+    sql_type = ddl.view.type_named(name.name, name.schema)
+    definition = None if sql_type is None else ddl.view.type_definition(sql_type.oid)
+    if definition is None or definition.kind != "c":
+        return None
+    for attribute in definition.attributes:
+        if attribute.name == attribute_name and not attribute.dropped:
+            return PG_CLASS, definition.relation, attribute.number
+    raise UndefinedColumn(f'column "{attribute_name}" of relation "{definition.name}" does not exist')
 
 
 def _constraint_oid(table: Table, name: str) -> int:
