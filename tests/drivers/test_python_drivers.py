@@ -87,6 +87,14 @@ def test_psycopg(url: str, binary: bool) -> None:
         assert [cursor.fetchone() for cursor in cursors] == [(f"name\t{n}",) for n in range(10)]
 
 
+def test_psycopg_inserts_many_with_a_sequence(url: str) -> None:
+    with psycopg.connect(url) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TEMP TABLE numbered (id serial PRIMARY KEY, name text)")
+        cursor.executemany("INSERT INTO numbered (name) VALUES (%s)", [(str(number),) for number in range(30)])
+        cursor.execute("SELECT count(*), count(DISTINCT id) FROM numbered")
+        assert cursor.fetchone() == (30, 30)
+
+
 @pytest.mark.parametrize(
     ("statement", "error", "state"),
     [

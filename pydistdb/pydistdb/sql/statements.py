@@ -502,6 +502,7 @@ class AlterTableAction:
     cascade: bool = False
     options: tuple[tuple[str, int | str | bool | None], ...] = ()
     owner: RoleSpec | None = None
+    collation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,8 @@ def _alter_action(definitions: Definitions, command: Node, cursor: int) -> state
             if "raw_default" in column_node:
                 tokens = definitions.tokens
                 using = tokens.phrase(tokens.find("USING", cursor, depth=0) + 1)
-            return action("alter_type", name, type=sql_type, expression=using)
+            collation = definitions.collation(column_node, sql_type)
+            return action("alter_type", name, type=sql_type, expression=using, collation=collation)
         case "AT_AddConstraint":
             constraint = definitions.constraint(command["def"]["Constraint"])
             return action("add_constraint", constraint.name, constraint=constraint)

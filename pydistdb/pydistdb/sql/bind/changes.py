@@ -23,7 +23,7 @@ from pydistdb.sql.bind.assignments import (
 )
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.dispatch import STATEMENT_BINDERS, bind_condition
-from pydistdb.sql.bind.from_clause import TRUE, table_item, tracked_item
+from pydistdb.sql.bind.from_clause import TRUE, qualifier, table_item, tracked_item
 from pydistdb.sql.bind.inserts import bind_insert
 from pydistdb.sql.bind.merge import bind_merge
 from pydistdb.sql.bind.needs import RelationNote, note_relation
@@ -90,7 +90,7 @@ def _changed_rows(
     The last of the result: the conditions of the views that the table is changed through."""
     name, alias = target_name(node["relation"])
     scope = Scope(parent)
-    target = table_item(b, table, name, alias, None if alias else node["relation"].get("schemaname"), True)
+    target = table_item(b, table, name, alias, qualifier(b, node["relation"], table), True)
     conditions: list[Expr] = []
     if through is None:
         note.read(target.sources[0].columns)

@@ -34,6 +34,7 @@ def bind_conflict(
     clause: Node,
     table: Table,
     name: str,
+    schema: str | None,
     row: list[ScopeColumn],
     note: RelationNote,
 ) -> OnConflict:
@@ -57,7 +58,7 @@ def bind_conflict(
         column.nullable = True
     note.read(excluded)
     scope = Scope(parent, "UPDATE")
-    scope.add(FromItem(NO_ROWS_OF_NOTHING, [Source(name, row, None, table)], row))
+    scope.add(FromItem(NO_ROWS_OF_NOTHING, [Source(name, row, schema, table)], row))
     # Not by add_sources: a table that is called excluded itself makes the name ambiguous where it is used.
     scope.sources.append(Source("excluded", excluded, None, None))
     for column in excluded:  # a bare name is ambiguous, as in Postgres: both rows have it

@@ -157,14 +157,7 @@ class Definitions:
             raise InvalidSyntax(f'both default and generation expression specified for column "{name}"')
         if default is not None and identity:
             raise InvalidSyntax(f'both default and identity specified for column "{name}"')
-        collation = None
-        if "collClause" in node:
-            if (registry.element_of(sql_type) if sql_type.is_array else sql_type).category not in COLLATABLE:
-                raise DatatypeMismatch(
-                    f"collations are not supported by type {registry.format_type(sql_type.oid)}",
-                    position=self.parsed.position_at(node["collClause"]["location"]),
-                )
-            collation = ".".join(strings(node["collClause"]["collname"]))
+        collation = self.collation(node, sql_type)
         return ColumnSpec(
             name,
             sql_type,
@@ -178,6 +171,17 @@ class Definitions:
             position,
             identity_options,
         )
+
+    def collation(self, node: Node, sql_type: SqlType) -> str | None:
+        """The name in a column's COLLATE clause."""
+        if "collClause" not in node:
+            return None
+        if (registry.element_of(sql_type) if sql_type.is_array else sql_type).category not in COLLATABLE:
+            raise DatatypeMismatch(
+                f"collations are not supported by type {registry.format_type(sql_type.oid)}",
+                position=self.parsed.position_at(node["collClause"]["location"]),
+            )
+        return ".".join(strings(node["collClause"]["collname"]))
 
 
 _DEFERRABLE = frozenset({"CONSTR_PRIMARY", "CONSTR_UNIQUE", "CONSTR_FOREIGN"})

@@ -161,7 +161,7 @@ def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
             )
             error.hint = "Use WITH RECURSIVE, or re-order the WITH items to remove forward references."
         raise
-    schema = None if alias else node.get("schemaname") or _schema_of(b, relation)
+    schema = qualifier(b, node, relation)
     if isinstance(relation, VirtualTable):
         columns = [ScopeColumn(label, b.new_id(), sql_type) for label, sql_type in relation.columns]
         rel = VirtualScan(outputs(columns), relation, tuple(range(len(columns))), name)
@@ -218,6 +218,11 @@ def table_item(b: Binder, table: Table, name: str, alias: Node | None, schema: s
         made = (OutputColumn(key_id, "", BYTEA), *made)
         numbers = (0, *numbers)
     return source_item(Scan(made, table, numbers, name), name, columns, alias, table, schema, key_id)
+
+
+def qualifier(b: Binder, node: Node, relation: Relation) -> str | None:
+    """The schema with which columns of a RangeVar may be named; None if it has an alias."""
+    return None if "alias" in node else node.get("schemaname") or _schema_of(b, relation)
 
 
 def _schema_of(b: Binder, relation: Relation) -> str | None:

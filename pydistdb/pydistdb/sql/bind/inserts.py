@@ -25,6 +25,7 @@ from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import UNKNOWN_OID
 from pydistdb.sql.bind.conflict import bind_conflict
 from pydistdb.sql.bind.dispatch import bind
+from pydistdb.sql.bind.from_clause import qualifier
 from pydistdb.sql.bind.insert_parts import names_parts, values_for_parts
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.needs import note_relation
@@ -58,6 +59,7 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
     table = target_table(b, node["relation"])
     name, _ = target_name(node["relation"])
     note = note_relation(b, table, INSERT)
+    schema = qualifier(b, node["relation"], table)
     through = None
     if table.kind == "v":
         through = view_target(b, table, "INSERT", INSERT)
@@ -76,7 +78,7 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
         for wrapper in node.get("cols", ()):
             through.refuse_computed(shown, wrapper["ResTarget"]["name"], "INSERT")
         names = through.names(shown)
-    target = Source(name, shown, None, table)
+    target = Source(name, shown, schema, table)
     targets, locations = ([], []) if names_parts(node) else insert_targets(b, names, node)
     select = node.get("selectStmt", {}).get("SelectStmt")
     overriding = node.get("override", "OVERRIDING_NOT_SET")
@@ -116,7 +118,7 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
     item = FromItem(source, [target], shown)
     conflict = None
     if "onConflictClause" in node:
-        conflict = bind_conflict(b, parent, node["onConflictClause"], table, name, row, note)
+        conflict = bind_conflict(b, parent, node["onConflictClause"], table, name, schema, row, note)
     columns, returning = bind_returning(b, parent, node, [item])
     checks = bind_checks(b, table, row_ids) + view_checks
     generated = generated_columns(b, table, row_ids)

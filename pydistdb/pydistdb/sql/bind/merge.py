@@ -25,7 +25,7 @@ from pydistdb.sql.bind.assignments import (
 )
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.dispatch import bind, bind_condition
-from pydistdb.sql.bind.from_clause import bind_item, find_relation, make_join, table_item
+from pydistdb.sql.bind.from_clause import bind_item, find_relation, make_join, qualifier, table_item
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.needs import RelationNote, note_relation
 from pydistdb.sql.bind.parse import Node
@@ -46,7 +46,7 @@ def bind_merge(b: Binder, parent: Scope | None, node: Node) -> Merge:
     table = target_table(b, node["relation"])
     note = note_relation(b, table, 0)
     name, alias = target_name(node["relation"])
-    target = table_item(b, table, name, alias, None if alias else node["relation"].get("schemaname"), True)
+    target = table_item(b, table, name, alias, qualifier(b, node["relation"], table), True)
     note.read(target.sources[0].columns)
     outside = Scope(parent)
     outside.hidden = target.sources

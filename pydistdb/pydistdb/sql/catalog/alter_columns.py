@@ -28,6 +28,7 @@ from pydistdb.sql.catalog.drop import (
 )
 from pydistdb.sql.catalog.index_elements import columns_of_index, rebound_indexes
 from pydistdb.sql.catalog.naming import clip
+from pydistdb.sql.catalog.options import collation_named
 from pydistdb.sql.catalog.qualify import qualified_text
 from pydistdb.sql.catalog.queries import first_row, full_name, quote, type_text
 from pydistdb.sql.catalog.renaming import rename_in_expression
@@ -328,7 +329,12 @@ async def alter_type(ddl: DdlContext, table: Table, action: AlterTableAction) ->
         raise FeatureNotSupported(f'cannot alter table "{table.name}" because column "{user}" uses its row type')
     if table.sharding is not None and number in table.sharding.columns:
         raise FeatureNotSupported("changing the type of a shard column is not supported")
-    column = replace(old_column, type_oid=action.type.oid, modifier=action.type.modifier)
+    column = replace(
+        old_column,
+        type_oid=action.type.oid,
+        modifier=action.type.modifier,
+        collation=collation_named(action.collation),
+    )
     make_checked = registry.io(column.type_oid)
     keyed = any(each.column == number for index in table.indexes for each in index.columns)
     if keyed and make_checked.key_kind is None:

@@ -11,10 +11,10 @@ from pydistdb.sql import bind
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.expressions import refuse_unstorable
 from pydistdb.sql.catalog.naming import choose, clip
-from pydistdb.sql.catalog.options import COLLATIONS
+from pydistdb.sql.catalog.options import collation_named
 from pydistdb.sql.catalog.qualify import qualified_text
 from pydistdb.sql.catalog.type_names import put_type, refuse_taken, shown
-from pydistdb.sql.errors import DatatypeMismatch, DuplicateObject, UndefinedObject
+from pydistdb.sql.errors import DatatypeMismatch, DuplicateObject
 from pydistdb.sql.statements import ConstraintSpec, CreateDomain
 from pydistdb.sql.types import domains, registry
 from pydistdb.sql.types.base import SqlType
@@ -28,8 +28,7 @@ async def create_domain(ddl: DdlContext, statement: CreateDomain) -> str:
     base = statement.type
     if base.category in "PX":
         raise DatatypeMismatch(f'"{shown(ddl, base.oid)}" is not a valid base type for a domain')
-    if statement.collation is not None and statement.collation not in COLLATIONS:
-        raise UndefinedObject(f'collation "{statement.collation}" for encoding "UTF8" does not exist')
+    collation_named(statement.collation)
     registry.io(base.oid)
     refuse_taken(ddl, schema.oid, name)
     below = ddl.view.type_entry(base.oid)

@@ -15,7 +15,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Index, IndexColumn, Schema, Table
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.naming import clip
-from pydistdb.sql.catalog.options import COLLATIONS, check_storage_options
+from pydistdb.sql.catalog.options import check_storage_options, collation_named
 from pydistdb.sql.catalog.qualify import qualified_text
 from pydistdb.sql.catalog.table_like import copy_the_rest, likeness
 from pydistdb.sql.catalog.type_names import refuse_type_of_that_name
@@ -26,7 +26,6 @@ from pydistdb.sql.errors import (
     FeatureNotSupported,
     InsufficientPrivilege,
     InvalidTableDefinition,
-    UndefinedObject,
 )
 from pydistdb.sql.statements import ColumnSpec, ConstraintSpec, CreateTable, Name
 from pydistdb.sql.types import registry
@@ -121,10 +120,9 @@ def make_column(spec: ColumnSpec, number: int) -> Column:
         raise InvalidTableDefinition(f'column "{name}" has pseudo-type {spec.type.name}')
     if spec.type.oid == registry.UNKNOWN.oid:
         raise InvalidTableDefinition(f'column "{name}" has pseudo-type unknown')
-    if spec.collation is not None and spec.collation not in COLLATIONS:
-        raise UndefinedObject(f'collation "{spec.collation}" for encoding "UTF8" does not exist')
+    collation = collation_named(spec.collation)
     registry.io(spec.type.oid)  # a type that cannot be stored says so here
-    return Column(number, name, spec.type.oid, spec.type.modifier, spec.not_null)
+    return Column(number, name, spec.type.oid, spec.type.modifier, spec.not_null, collation=collation)
 
 
 async def add_constraints(

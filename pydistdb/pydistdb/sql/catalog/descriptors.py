@@ -28,6 +28,8 @@ class Column(msgspec.Struct, frozen=True, array_like=True):
     dropped: bool = False
     missing: Any = None
     """Storage value of rows written before the column existed."""
+    collation: str = ""
+    """As given (without its schema); empty for the type's own.  Text is ordered bytewise whatever it says."""
 
 
 class IndexColumn(msgspec.Struct, frozen=True, array_like=True):

@@ -14,7 +14,7 @@ from pydistdb.sql.catalog import constraints
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Index, IndexColumn, Table
 from pydistdb.sql.catalog.expressions import column_numbers_used
-from pydistdb.sql.catalog.options import COLLATIONS
+from pydistdb.sql.catalog.options import collation_named
 from pydistdb.sql.deparse import Undeparsable, deparse, index_key
 from pydistdb.sql.errors import (
     DatabaseError,
@@ -53,8 +53,7 @@ def index_column(ddl: DdlContext, table: Table, element: IndexElement, method: s
         if sql_type.category != _COLLATABLE:
             name = registry.format_type(sql_type.oid, -1)
             raise DatatypeMismatch(f"collations are not supported by type {name}")
-        if element.collation not in COLLATIONS:
-            raise UndefinedObject(f'collation "{element.collation}" for encoding "UTF8" does not exist')
+        collation_named(element.collation)
     constraints.check_key_type(sql_type.oid)
     nulls_first = element.descending if element.nulls_first is None else element.nulls_first
     return replace(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pydistdb.sql.errors import InvalidParameterValue
+from pydistdb.sql.errors import InvalidParameterValue, UndefinedObject
 
 STORAGE_PARAMETERS = frozenset(
     {
@@ -56,3 +56,11 @@ def check_storage_options(names: Iterable[str]) -> None:
     for name in names:
         if name not in STORAGE_PARAMETERS:
             raise InvalidParameterValue(f'unrecognized parameter "{name}"')
+
+
+def collation_named(name: str | None) -> str:
+    """The collation of a COLLATE clause as the catalog keeps it."""
+    if name is not None and name not in COLLATIONS:
+        raise UndefinedObject(f'collation "{name}" for encoding "UTF8" does not exist')
+    short = (name or "").removeprefix("pg_catalog.")
+    return "" if short == "default" else short

@@ -84,7 +84,15 @@ def _column(column: Column, options: int) -> ColumnSpec:
         generated = column.default if options & GENERATED else None
     elif not column.identity and options & DEFAULTS:
         default = column.default
-    return ColumnSpec(column.name, sql_type, column.not_null, default, identity=identity, generated=generated)
+    return ColumnSpec(
+        column.name,
+        sql_type,
+        column.not_null,
+        default,
+        identity=identity,
+        generated=generated,
+        collation=column.collation or None,
+    )
 
 
 def _column_names(table: Table, index: Index) -> tuple[str, ...]:

@@ -34,8 +34,10 @@ def may_wait(expressions: Iterable[Expr]) -> bool:
 
 
 def begin_row(state: State) -> None:
-    """Generated code begins a row."""
-    state.context.effects.begin_row()
+    """Generated code begins a row; where nothing is recorded (exec/point_write.py), a new try draws new numbers."""
+    effects = state.context.effects
+    if effects is not None:
+        effects.begin_row()
 
 
 async def wait_for(need: MustWait, count: int, effects: Effects) -> None:

@@ -29,7 +29,7 @@ from pydistdb.sql.pg_catalog.objects import (
 )
 from pydistdb.sql.pg_catalog.type_facts import TYPE_FACTS, operator_class, operator_class_named
 from pydistdb.sql.types.base import EvalContext, SqlType
-from pydistdb.sql.types.reg import C_COLLATION_OID
+from pydistdb.sql.types.reg import C_COLLATION_OID, COLLATIONS
 from pydistdb.sql.types.user import UserType
 
 BTREE_OID, HEAP_OID = 403, 2
@@ -273,6 +273,7 @@ def _column_row(view: StateView, table: Table, column: Column) -> RowDict:
         attidentity=column.identity,
         attgenerated="s" if column.generated else "",
         attacl=acl_column(view, PG_CLASS, table.oid, column.number),
+        **({"attcollation": COLLATIONS[column.collation]} if column.collation else {}),
     )
 
 

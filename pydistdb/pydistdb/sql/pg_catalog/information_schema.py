@@ -26,6 +26,7 @@ from pydistdb.sql.types import domains
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import AggregateFunction, EvalContext, SqlType
 from pydistdb.sql.types.known import BIT, TYPES_BY_OID, VARBIT
+from pydistdb.sql.types.reg import COLLATIONS
 from pydistdb.sql.types.user import FIRST_USER_OID
 
 _RULES = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
@@ -181,6 +182,12 @@ def _column(view: StateView, context: EvalContext, table: Table, column: Column)
     }
     if column.identity:
         row |= _identity(view, table, column)
+    if column.collation:
+        row |= {
+            "collation_catalog": view.database.name,
+            "collation_schema": "pg_catalog",
+            "collation_name": column.collation,
+        }
     return row
 
 
@@ -510,7 +517,7 @@ def character_sets(view: StateView, context: EvalContext) -> Iterator[RowDict]:
 
 @rows_of("collations")
 def collations(view: StateView, context: EvalContext) -> Iterator[RowDict]:
-    for name in ("default", "C", "POSIX"):
+    for name in COLLATIONS:
         yield {
             "collation_catalog": view.database.name,
             "collation_schema": "pg_catalog",

@@ -25,6 +25,7 @@ from pydistdb.sql.pg_catalog.type_facts import (
 )
 from pydistdb.sql.types import domains
 from pydistdb.sql.types.base import AggregateFunction, EvalContext, Function, SqlType
+from pydistdb.sql.types.reg import COLLATIONS
 from pydistdb.sql.types.user import RANK_GAP, TypeEntry
 
 INTERNAL_LANGUAGE_OID = 12
@@ -441,11 +442,11 @@ static_rows(
             "collowner": OWNER_OID,
             "collprovider": "d" if name == "default" else "c",
             "collisdeterministic": True,
-            "collencoding": -1,
-            "collcollate": None if name == "default" else name,
-            "collctype": None if name == "default" else name,
+            "collencoding": 6 if name == "ucs_basic" else -1,
+            "collcollate": {"default": None, "ucs_basic": "C"}.get(name, name),
+            "collctype": {"default": None, "ucs_basic": "C"}.get(name, name),
         }
-        for oid, name in ((100, "default"), (950, "C"), (951, "POSIX"))
+        for name, oid in COLLATIONS.items()
     ],
     by=("oid",),
 )

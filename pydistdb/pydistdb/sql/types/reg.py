@@ -31,8 +31,13 @@ from pydistdb.sql.types.integers import packed, parse_oid
 from pydistdb.sql.types.text import truncate_name
 
 BOOTSTRAP_USER_OID = 10
-DEFAULT_COLLATION_OID, C_COLLATION_OID, POSIX_COLLATION_OID = 100, 950, 951
-_COLLATIONS = {"default": DEFAULT_COLLATION_OID, "C": C_COLLATION_OID, "POSIX": POSIX_COLLATION_OID}
+DEFAULT_COLLATION_OID, C_COLLATION_OID, POSIX_COLLATION_OID, UCS_BASIC_OID = 100, 950, 951, 12340
+COLLATIONS = {
+    "default": DEFAULT_COLLATION_OID,
+    "C": C_COLLATION_OID,
+    "POSIX": POSIX_COLLATION_OID,
+    "ucs_basic": UCS_BASIC_OID,
+}
 
 _PART = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^\s".]+))\s*')
 _PLAIN_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_$]*")
@@ -190,7 +195,7 @@ def find_role(text: str, context: EvalContext | None) -> int | None:
 
 def find_collation(text: str, context: EvalContext | None) -> int | None:
     schema, name = _qualified(split_name(text))
-    return _COLLATIONS.get(name) if schema in (None, "pg_catalog") else None
+    return COLLATIONS.get(name) if schema in (None, "pg_catalog") else None
 
 
 def _no_operators(text: str, context: EvalContext | None) -> int | None:
@@ -332,7 +337,7 @@ def role_name(oid: int, context: EvalContext | None) -> str | None:
 
 
 def collation_name(oid: int, context: EvalContext | None) -> str | None:
-    return next((quote_identifier(name) for name, number in _COLLATIONS.items() if number == oid), None)
+    return next((quote_identifier(name) for name, number in COLLATIONS.items() if number == oid), None)
 
 
 # ------------------------------------------------------------------------------------------------ the types
