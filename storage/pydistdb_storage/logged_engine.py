@@ -3,9 +3,10 @@
 Theory of operation
 -------------------
 ``apply`` appends one record to the log and syncs it (log_file.py): that is all a commit waits for.  What the record says
-goes into a layer in memory that is laid over the tree for reads (overlay.py).  When the layer has grown enough it is
-*frozen*, a new one takes its place, and a checkpoint writes the frozen one's records from the log into the tree
-(checkpoint.py).  Then the view of the tree is renewed, the frozen layer dropped, and its part of the log reused::
+goes into a layer in memory that is laid over the tree for reads (overlay.py).  When the layer has grown enough, or a snapshot
+wants it to stay as it is, it is *frozen*, a new one takes its place, and a checkpoint writes the frozen one's records from
+the log into the tree (checkpoint.py).  Then the view of the tree is renewed, the frozen layer dropped, and its part of the
+log reused::
 
     apply    r1 r2 r3 … r900 │ r901 r902 …
     layers   [ frozen       ]│[ newest  ]
@@ -17,7 +18,7 @@ Threads: ``apply`` belongs to the commit thread (or to the owner's before there 
 What ``apply`` has written is taken into the layer by the owner's next ``latest``, which every commit's completion calls; the
 same goes for the end of a checkpoint.  So a view never changes while the owner uses it.
 
-Limits: a checkpoint is due at CHECKPOINT_OPERATIONS or CHECKPOINT_BYTES; when a layer reaches ``WAIT_FACTOR`` times that
+Limits: a checkpoint is due at CHECKPOINT_OPERATIONS or CHECKPOINT_BYTES; when all layers have ``WAIT_FACTOR`` times that
 (the checkpoints cannot keep up, or the tree's disk is full), ``apply`` waits, and then reports StoreFull.
 """
 
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_OPERATIONS = 30_000
 CHECKPOINT_BYTES = 8 << 20
-WAIT_FACTOR = 3
+WAIT_FACTOR = 4
 WAIT_SECONDS = 30.0
 
 
@@ -62,7 +63,9 @@ class LoggedEngine:
         self._news: deque[tuple[int, Record] | tuple[int, StorageError | None]] = deque()
         """Records that are durable, and checkpoints that have ended, in order; the owner takes them in."""
         self._newest = Layer()
-        self._frozen: Layer | None = None
+        self._frozen: list[Layer] = []
+        """Layers that change no more, oldest first, on their way into the tree."""
+        self._checkpointing = False
         self._view: LayeredSnapshot | None = None
         self._applied = self._tree.applied()
         self._room = threading.Condition()
@@ -98,13 +101,29 @@ class LoggedEngine:
             self._take_news()
         view = self._view
         if view is None:
-            view = self._view = LayeredSnapshot(self._tree.latest(), self._newest, self._frozen)
+            view = self._view = LayeredSnapshot(self._tree.latest(), self._layers())
         return view
 
     def snapshot(self) -> Snapshot:
         self.latest()
-        frozen = self._frozen
-        return LayeredSnapshot(self._tree.snapshot(), self._newest.copy(), frozen)
+        if self._newest.size:
+            self._freeze()
+        return LayeredSnapshot(self._tree.snapshot(), tuple(reversed(self._frozen)))
+
+    def _layers(self) -> tuple[Layer, ...]:
+        return (self._newest, *reversed(self._frozen))
+
+    def _freeze(self) -> None:
+        """Begin a new layer; what was the newest is for the next checkpoint."""
+        self._frozen.append(self._newest)
+        self._newest = Layer()
+        self._view = None
+        if not self._checkpointing:
+            self._begin_checkpoint()
+
+    def _begin_checkpoint(self) -> None:
+        self._checkpointing = True
+        self._checkpointer.begin(self._frozen[-1].last_sequence)
 
     def _take_news(self) -> None:
         news = self._news
@@ -119,20 +138,21 @@ class LoggedEngine:
                     logger.error("a checkpoint failed, and is tried again: %s", what)
                 self._checkpoint_error = what
         newest = self._newest
-        if self._frozen is None and (
+        if not self._checkpointing and (
             newest.size >= self._checkpoint_operations or newest.size_bytes >= self._checkpoint_bytes
         ):
-            self._frozen, self._newest = newest, Layer()
-            self._view = None
-            self._checkpointer.begin(newest.last_sequence)
+            self._freeze()
 
     def _checkpointed(self, sequence: int) -> None:
         self._applied = sequence
         self._checkpoint_error = None
         self.checkpoints += 1
-        self._frozen = None
+        self._frozen = [layer for layer in self._frozen if layer.last_sequence > sequence]
         self._view = None
         self._tree.renew()
+        self._checkpointing = False
+        if self._frozen:
+            self._begin_checkpoint()
         with self._room:
             self._room.notify_all()
 
@@ -160,10 +180,10 @@ class LoggedEngine:
             raise self._checkpoint_error or StoreFull("the store's checkpoints are too far behind")
 
     def _is_full(self) -> bool:
-        newest = self._newest
+        layers = self._layers()
         return (
-            newest.size >= self._checkpoint_operations * WAIT_FACTOR
-            or newest.size_bytes >= self._checkpoint_bytes * WAIT_FACTOR
+            sum(layer.size for layer in layers) >= self._checkpoint_operations * WAIT_FACTOR
+            or sum(layer.size_bytes for layer in layers) >= self._checkpoint_bytes * WAIT_FACTOR
         )
 
     def _checkpoint_ended(self, sequence: int, error: StorageError | None) -> None:
@@ -182,8 +202,7 @@ class LoggedEngine:
     @property
     def waiting_bytes(self) -> int:
         """Bytes that are in the log and in memory only."""
-        frozen = self._frozen
-        return self._newest.size_bytes + (frozen.size_bytes if frozen is not None else 0)
+        return sum(layer.size_bytes for layer in self._layers())
 
     def close(self) -> None:
         self._checkpointer.close()

@@ -1,8 +1,8 @@
 """What has been committed but is not in the tree yet, laid over it for every read.
 
 A *layer* holds the writes of some stretch of the log: key → value, None for a delete, and the spans that were cleared
-before.  Reads ask the newest layer first, and the tree last.  There are at most two: the one that grows, and the one that
-the checkpoint is writing down just now (logged_engine.py)::
+before.  Reads ask the newest layer first, and the tree last.  Only the newest one grows; usually there is at most one more,
+which the checkpoint is writing down just now (logged_engine.py)::
 
     newest   {a@9: "x", b@7: None}     scan → a@9 "x" (layer), a@5 "w" (tree), c@1 "y" (tree); b@7 is deleted
     tree     {a@5: "w", b@7: "v", c@1: "y"}
@@ -107,16 +107,6 @@ class Layer:
         """Whether what lies below this layer at ``key`` was cleared."""
         return any(start <= key < end for start, end in self.cleared[space])
 
-    def copy(self) -> Layer:
-        """A layer that stays as this one is now."""
-        layer = Layer()
-        layer.values = tuple(dict(values) for values in self.values)
-        layer.versions = {row: list(known) for row, known in self.versions.items()}
-        layer.cleared = tuple(list(spans) for spans in self.cleared)
-        for space in Space:
-            layer._unsorted[space].extend(self.values[space])
-        return layer
-
     def scan_over(self, base: ScanBase, space: int, start: bytes, end: bytes, *, reverse: bool) -> Iterator[Entry]:
         """The entries of [start, end) with ``base`` below this layer."""
         below = self._uncleared(base, space, start, end, reverse=reverse)
@@ -141,13 +131,11 @@ ScanBase = Callable[[int, bytes, bytes, bool], Iterator[Entry]]
 class LayeredSnapshot:
     """A view of the tree with layers over it, newest first; ``Snapshot``."""
 
-    __slots__ = ("_base", "_layers", "_newest", "_older")
+    __slots__ = ("_base", "_layers")
 
-    def __init__(self, base: Snapshot, newest: Layer, older: Layer | None) -> None:
+    def __init__(self, base: Snapshot, layers: tuple[Layer, ...]) -> None:
         self._base = base
-        self._newest = newest
-        self._older = older
-        self._layers = (newest,) if older is None else (newest, older)
+        self._layers = layers
 
     def get(self, space: Space, key: bytes) -> bytes | None:
         for layer in self._layers:
@@ -159,12 +147,10 @@ class LayeredSnapshot:
         return self._base.get(space, key)
 
     def version(self, key: bytes, inverted: bytes) -> Entry | None:
-        newest, older = self._newest, self._older
-        if (
-            key not in newest.versions
-            and not newest.cleared[0]
-            and (older is None or (key not in older.versions and not older.cleared[0]))
-        ):
+        for layer in self._layers:
+            if key in layer.versions or layer.cleared[0]:
+                break
+        else:
             return self._base.version(key, inverted)
         wanted = key + inverted
         best: Entry | None = None
@@ -196,9 +182,9 @@ class LayeredSnapshot:
 
     def scan(self, space: Space, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Entry]:
         base: ScanBase = self._scan_base
-        if self._older is not None:
-            base = _bound(self._older, base)
-        return self._newest.scan_over(base, space, start, end, reverse=reverse)
+        for layer in reversed(self._layers):
+            base = _bound(layer, base)
+        return base(space, start, end, reverse)
 
     def _scan_base(self, space: int, start: bytes, end: bytes, reverse: bool) -> Iterator[Entry]:
         return self._base.scan(space, start, end, reverse=reverse)  # type: ignore[arg-type]  # Space is an int

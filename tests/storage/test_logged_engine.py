@@ -45,7 +45,7 @@ def _wait(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 def _checkpointed(engine: LoggedEngine) -> bool:
     engine.latest()
-    return engine._frozen is None and engine._applied > 0
+    return not engine._frozen and engine._applied > 0
 
 
 # ---------------------------------------------------------------------------------------------- the same answers
@@ -82,7 +82,7 @@ class CheckpointsAgree(EnginesAgree):
 
         def is_settled() -> bool:
             logged.latest()
-            return logged._frozen is None
+            return not logged._frozen
 
         _wait(is_settled)
 
@@ -167,7 +167,7 @@ def test_layers_over_a_tree_read_like_one_store(parts: list[list[tuple[str, int,
             else:
                 record = [(batch.operations, batch.cleared)]
                 (older if number == 1 else newest).add(1, record)  # type: ignore[arg-type]  # Space is an int
-    expected, view = whole.latest(), LayeredSnapshot(tree.latest(), newest, older)
+    expected, view = whole.latest(), LayeredSnapshot(tree.latest(), (newest, older))
     for key in range(4):
         for time_ in range(10):
             engine_key = _engine_key(key, time_)
@@ -235,7 +235,7 @@ def test_a_lost_checkpoint_process_is_replaced(tmp_path: Path, monkeypatch: pyte
     child.send_signal(signal.SIGSTOP)
     engine.apply([_put((b"c", b"1"), (b"d", b"1"))])
     engine.latest()
-    assert engine._frozen is not None
+    assert engine._frozen
     child.kill()
     _wait(lambda: _checkpointed(engine))
     assert len(list(engine.latest().scan(Space.VERSIONS, *ALL))) == 4
