@@ -18,12 +18,14 @@ from pydistdb.kv.api import (
     Isolation,
     KeyExists,
     KVError,
+    LockNotAvailable,
     LockStrength,
     OutcomeUnknown,
     RangeUnavailable,
     ReadRestart,
     SerializationConflict,
     TransactionAborted,
+    WaitPolicy,
 )
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.store import Store
@@ -373,6 +375,32 @@ def test_a_remote_lock_waits_longer_than_one_call() -> None:
     cluster.run(holder.commit())
     cluster.advance(1)
     assert waiting.completion.result()[0].value == b"1"
+
+
+def test_a_savepoint_gives_locks_back_to_other_nodes() -> None:
+    world = World(29)
+    cluster = world.cluster
+    cluster.advance(10)
+    keys = [register(n) for n in range(REGISTERS)] + [account(n) for n in range(ACCOUNTS)]
+    for node_id in world.gateways:
+        txn, other = world.gateways[node_id].begin(RC), world.gateways[1].begin(RC)
+        cluster.run(txn.lock(keys[:2], LockStrength.SHARE))
+        mark = txn.savepoint()
+        cluster.run(txn.lock(keys, LockStrength.UPDATE))
+        txn.rollback_to(mark)
+        with pytest.raises(LockNotAvailable):
+            cluster.run(other.lock(keys[-1:], LockStrength.KEY_SHARE, WaitPolicy.NOWAIT))
+        txn.rollback_to(mark, release_locks=True)
+        assert cluster.run(txn.lock(keys[4:5], LockStrength.UPDATE))[0].value  # after what it gave back
+        cluster.advance(0.1)
+        cluster.run(other.lock(keys[5:], LockStrength.UPDATE, WaitPolicy.NOWAIT))
+        cluster.run(other.lock(keys[:2], LockStrength.SHARE, WaitPolicy.NOWAIT))
+        for key, strength in ((keys[0], LockStrength.UPDATE), (keys[4], LockStrength.KEY_SHARE)):
+            with pytest.raises(LockNotAvailable):
+                cluster.run(other.lock([key], strength, WaitPolicy.NOWAIT))
+        txn.rollback()
+        other.rollback()
+        cluster.advance(1)
 
 
 def test_locks_of_a_dead_gateway_are_released() -> None:

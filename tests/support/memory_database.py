@@ -121,6 +121,7 @@ class MemorySessionLocks:
     def __init__(self, table: LockTable, owner: bytes) -> None:
         self.table = table
         self.owner = owner
+        self.process_id = 0
 
     async def lock(self, key: bytes, strength: LockStrength, wait: WaitPolicy, timeout_ns: int = 0) -> bool:
         if not self.table.try_acquire(self.owner, key, int(strength)):
@@ -147,6 +148,7 @@ class MemoryTransaction:
         self.database = database
         self.isolation = isolation
         self.lock_timeout_ns = 0
+        self.process_id = 0
         self.read_timestamp: Timestamp = database.now()
         self.buffer: SortedDict[bytes, bytes | None] = SortedDict()
         self.expected: dict[bytes, Timestamp] = {}
@@ -248,7 +250,7 @@ class MemoryTransaction:
     def forget_savepoints(self) -> None:
         self.undo.clear()
 
-    def rollback_to(self, mark: int) -> None:
+    def rollback_to(self, mark: int, *, release_locks: bool = False) -> None:
         while len(self.undo) > mark:
             key, was_there, value, was_inserted = self.undo.pop()
             if was_there:

@@ -151,6 +151,8 @@ class Transaction(Protocol):
     read_timestamp: Timestamp
     lock_timeout_ns: int
     """How long ``lock`` may wait for others; 0: as long as it takes."""
+    process_id: int
+    """The session's, for the report of a deadlock."""
 
     def begin_statement(self, at_least: Timestamp = 0) -> None:
         """Take the statement's snapshot (a new one under READ COMMITTED), not older than ``at_least``."""
@@ -193,8 +195,8 @@ class Transaction(Protocol):
     def savepoint(self) -> int:
         """Return a mark for ``rollback_to``."""
 
-    def rollback_to(self, mark: int) -> None:
-        """Forget the writes buffered since ``mark`` (locks stay, as Postgres allows)."""
+    def rollback_to(self, mark: int, *, release_locks: bool = False) -> None:
+        """Forget the writes buffered since ``mark``, and give back the locks taken since (not before a retry)."""
 
     def forget_savepoints(self) -> None:
         """No mark given out so far will be used any more: what is buffered may be passed on before the commit."""
@@ -223,6 +225,8 @@ class Transaction(Protocol):
 
 class SessionLocks(Protocol):
     """Advisory locks of one session, which outlive its transactions; cluster-wide, and freed with the session."""
+
+    process_id: int
 
     async def lock(self, key: bytes, strength: LockStrength, wait: WaitPolicy, timeout_ns: int = 0) -> bool:
         """Lock a key (SHARE or UPDATE); False if that would take waiting and ``wait`` forbids it.

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 
 from pydistdb.kv.api import DeadlockDetected, LockNotAvailable
 from pydistdb.kv.leases import Leases, bounded
-from pydistdb.kv.requests import Edges, StillWaiting, TransactionId, WaitEdges
+from pydistdb.kv.requests import Edges, QuerySession, StillWaiting, TransactionId, WaitEdges, gateway_of, shown_id
 from pydistdb.kv.transport import NodeUnreachable, RemoteError
 from pydistdb.tasks import Completion
 
@@ -105,8 +105,9 @@ class WaitGraph:
                     return True
                 now = scheduler.now_ns()
                 if now >= check_ns:
-                    if await self._is_victim(transaction_id):
-                        raise DeadlockDetected("deadlock detected")
+                    cycle = await self._lost_cycle(transaction_id)
+                    if cycle is not None:
+                        raise DeadlockDetected(await self._describe(cycle))
                     check_ns = scheduler.now_ns() + DEADLOCK_TIMEOUT_NS
                 if lock_deadline_ns and now >= lock_deadline_ns:
                     raise LockNotAvailable("canceling statement due to lock timeout")
@@ -117,7 +118,8 @@ class WaitGraph:
         finally:
             del self._waits[token]
 
-    async def _is_victim(self, transaction_id: TransactionId) -> bool:
+    async def _lost_cycle(self, transaction_id: TransactionId) -> list[TransactionId] | None:
+        """The cycle that the transaction is in, if it is the one to give up: each waits for the next, the last for it."""
         links = dict(self.links())
         member = links.get(transaction_id, transaction_id)
         cycle = find_cycle(merged(self.edges(), links), member)
@@ -126,7 +128,28 @@ class WaitGraph:
             if cycle is not None:
                 again, _ = await self._cluster_cycle(transaction_id)
                 cycle = cycle if again is not None and set(again) == set(cycle) else None
-        return cycle is not None and member == max(cycle)
+        if cycle is None or member != max(cycle):
+            return None
+        return [member, *reversed(cycle[:-1])]
+
+    async def _describe(self, cycle: list[TransactionId]) -> str:
+        """The cycle in Postgres's words."""
+        processes = [await self._process_of(transaction_id) for transaction_id in cycle]
+        return "\n".join(
+            f"Process {processes[place]} waits for ShareLock on transaction {shown_id(holder)}; "
+            f"blocked by process {processes[(place + 1) % len(cycle)]}."
+            for place, holder in enumerate([*cycle[1:], cycle[0]])
+        )
+
+    async def _process_of(self, transaction_id: TransactionId) -> int:
+        """The process id of the session whose transaction it is; 0 if its node does not tell."""
+        if self._leases.sender is None:
+            return 0
+        try:
+            answer = await self._leases.sender.ask_node(gateway_of(transaction_id), QuerySession(transaction_id))
+        except (NodeUnreachable, RemoteError):
+            return 0
+        return int(answer.value)
 
     async def _cluster_cycle(self, transaction_id: TransactionId) -> tuple[list[TransactionId] | None, TransactionId]:
         """A cycle through the transaction among the waits of all nodes, and the id it goes by there."""

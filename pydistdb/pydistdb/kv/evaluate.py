@@ -157,7 +157,10 @@ class RangeServer:
     async def _release_locks(self, request: ReleaseLocks) -> Applied:
         local = self.leases.find(request.start)
         if local is not None:
-            local.locks.release(request.transaction_id)
+            if request.keys:
+                local.locks.give_back(request.transaction_id, request.keys)
+            else:
+                local.locks.release(request.transaction_id)
         return Applied()
 
     async def _split(self, request: SplitAt) -> Applied:

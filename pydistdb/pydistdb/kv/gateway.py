@@ -38,6 +38,7 @@ from pydistdb.kv.requests import (
     Increment,
     Ingest,
     Number,
+    QuerySession,
     QueryTransaction,
     RangeAround,
     RangeDetails,
@@ -105,6 +106,7 @@ class Gateway:
         self.server.graph.links = self.lock_keeper.links
         self.server.extra_handlers = {
             QueryTransaction: self._query_transaction,
+            QuerySession: self._query_session,
             Broadcast: self._on_broadcast,
             HeldAdvisory: self.lock_keeper.on_held,
         }
@@ -228,6 +230,9 @@ class Gateway:
 
     async def _query_transaction(self, sender: NodeId, request: QueryTransaction) -> Number:
         return Number(1 if request.transaction_id in self.active else 0)
+
+    async def _query_session(self, sender: NodeId, request: QuerySession) -> Number:
+        return Number(getattr(self.active.get(request.transaction_id), "process_id", 0))
 
     def now(self) -> Timestamp:
         """A reading of this node's clock."""

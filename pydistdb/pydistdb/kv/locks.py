@@ -259,6 +259,14 @@ class LockTable:
         if isinstance(held, _Contended):
             self._grant(key, held)
 
+    def give_back(self, transaction_id: TransactionId, keys: Iterable[tuple[bytes, int]]) -> None:
+        """Hold each key at a weaker strength, or (0) no more."""
+        for key, strength in keys:
+            if strength:
+                self.weaken(transaction_id, key, strength)
+            else:
+                self.release_keys(transaction_id, (key,))
+
     def withdraw(self, transaction_id: TransactionId, keys: Iterable[bytes]) -> None:
         """Take back what the transaction waits for among these keys."""
         if self.queued:

@@ -54,6 +54,11 @@ def gateway_of(transaction_id: TransactionId) -> NodeId:
     return int.from_bytes(transaction_id[8:12], "big")
 
 
+def shown_id(transaction_id: TransactionId) -> int:
+    """The number by which users are told of a transaction."""
+    return int.from_bytes(transaction_id[8:], "big")
+
+
 class WrongRange(ProposalLost):
     """The keys of the request do not all lie in one range here: cut it up along ``descriptor``."""
 
@@ -238,10 +243,11 @@ class ResolveIntents(Message):
 
 
 class ReleaseLocks(Message):
-    """Release everything a transaction has locked in this range."""
+    """Release everything a transaction has locked in this range, or only ``keys``: (key, strength still to be held or 0)."""
 
     transaction_id: TransactionId
     start: bytes
+    keys: list[tuple[bytes, int]] = []
 
     @property
     def routing_key(self) -> bytes:
@@ -336,6 +342,12 @@ Request = (
 
 class QueryTransaction(Message):
     """Asked of a gateway: is this transaction still being coordinated?"""
+
+    transaction_id: TransactionId
+
+
+class QuerySession(Message):
+    """Asked of a gateway: the process id of the session whose transaction this is."""
 
     transaction_id: TransactionId
 
@@ -531,6 +543,7 @@ register(
     SplitAt,
     RangeAround,
     QueryTransaction,
+    QuerySession,
     WaitEdges,
     RaiseClock,
     Broadcast,

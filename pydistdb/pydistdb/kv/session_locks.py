@@ -41,6 +41,8 @@ class SessionLocks:
         self.on_lost = on_lost
         self.transaction_id: TransactionId = NO_TRANSACTION
         self.held: dict[bytes, int] = {}
+        self.process_id = 0
+        """The session's, for the report of a deadlock."""
 
     async def lock(self, key: bytes, strength: LockStrength, wait: WaitPolicy, timeout_ns: int = 0) -> bool:
         keeper = self._keeper

@@ -28,6 +28,7 @@ from pydistdb_storage.mvcc import MAX_TIMESTAMP, check_key, versioned
 
 from pydistdb.kv.api import (
     KeyExists,
+    KVError,
     LockStrength,
     OutcomeUnknown,
     SerializationConflict,
@@ -138,12 +139,18 @@ class Writer:
             touched = [*span, *(condition[0] for condition in request.conditions)]
             span = (min(touched), max(touched))
         local.check_span(*span)
-        if request.spans:
+        try:
+            if request.spans:
+                await self._clear_and_check(local, transaction_id, writes, request.conditions, limits, span)
+                await self._validator.learn_intents(local, request.spans, transaction_id)
             await self._clear_and_check(local, transaction_id, writes, request.conditions, limits, span)
-            await self._validator.learn_intents(local, request.spans, transaction_id)
-        await self._clear_and_check(local, transaction_id, writes, request.conditions, limits, span)
-        if request.spans:
-            self._validator.check_here(local, request.spans, request.since, transaction_id)
+            if request.spans:
+                self._validator.check_here(local, request.spans, request.since, transaction_id)
+        except (ProposalLost, OutcomeUnknown):
+            raise  # it goes on elsewhere, or comes again
+        except KVError:
+            local.locks.release(transaction_id)  # also those that it came to hold only here
+            raise
         timestamp = leases.clock.now()
         effect: list[EngineWrite] = [
             (_VERSIONS, versioned(key, timestamp), value or b"") for key, value, expected in writes

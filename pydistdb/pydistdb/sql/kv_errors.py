@@ -30,7 +30,10 @@ def _mapped(error: kv.KVError | StorageError) -> DatabaseError:
                 "could not serialize access due to read/write dependencies among transactions", hint=RETRY_HINT
             )
         case kv.SerializationConflict():
-            return errors.SerializationFailure("could not serialize access due to concurrent update", hint=RETRY_HINT)
+            known = text.startswith("could not serialize access due to concurrent")
+            return errors.SerializationFailure(
+                text if known else "could not serialize access due to concurrent update", hint=RETRY_HINT
+            )
         case kv.ReadRestart():
             return errors.SerializationFailure(
                 "could not serialize access due to a value within the clock uncertainty window", hint=RETRY_HINT

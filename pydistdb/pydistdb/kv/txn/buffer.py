@@ -12,6 +12,7 @@ new keys wait in ``_unsorted`` and are merged in then (Timsort merges two runs i
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import NamedTuple
 
 ENTRY_OVERHEAD_BYTES = 100
 """What an entry costs besides its key and value."""
@@ -19,10 +20,17 @@ ENTRY_OVERHEAD_BYTES = 100
 _Undo = tuple[bytes, bool, bytes | None, bool]
 
 
+class LockUndo(NamedTuple):
+    """A key that was locked, or more strongly, and the (version, strength) it was locked at before."""
+
+    key: bytes
+    before: tuple[int, int] | None
+
+
 class WriteBuffer:
     """Buffered writes by key; None as value is a delete."""
 
-    __slots__ = ("_sorted", "_undo", "_unsorted", "entries", "inserted", "size_bytes")
+    __slots__ = ("_sorted", "_unsorted", "entries", "inserted", "size_bytes", "undo")
 
     def __init__(self) -> None:
         self.entries: dict[bytes, bytes | None] = {}
@@ -30,7 +38,8 @@ class WriteBuffer:
         self.size_bytes = 0
         self._sorted: list[bytes] = []
         self._unsorted: list[bytes] = []
-        self._undo: list[_Undo] | None = None
+        self.undo: list[_Undo | LockUndo] | None = None
+        """What was covered and locked since the first savepoint; None while there is none."""
 
     def copy(self) -> WriteBuffer:
         """The same writes, to be read while this buffer goes on."""
@@ -45,8 +54,8 @@ class WriteBuffer:
         """Buffer a write; about 0.4 µs."""
         entries = self.entries
         known = key in entries
-        if self._undo is not None:
-            self._undo.append((key, known, entries.get(key), key in self.inserted))
+        if self.undo is not None:
+            self.undo.append((key, known, entries.get(key), key in self.inserted))
         if not known:
             self._unsorted.append(key)
             self.size_bytes += len(key) + ENTRY_OVERHEAD_BYTES
@@ -58,7 +67,7 @@ class WriteBuffer:
 
     def write_all(self, entries: dict[bytes, bytes]) -> None:
         """Buffer many writes; about 0.15 µs each where none was buffered before."""
-        if self._undo is not None or not self.entries.keys().isdisjoint(entries):
+        if self.undo is not None or not self.entries.keys().isdisjoint(entries):
             for key, value in entries.items():
                 self.write(key, value)
             return
@@ -83,22 +92,33 @@ class WriteBuffer:
 
     @property
     def has_savepoint(self) -> bool:
-        return self._undo is not None
+        return self.undo is not None
 
     def savepoint(self) -> int:
-        if self._undo is None:
-            self._undo = []
-        return len(self._undo)
+        if self.undo is None:
+            self.undo = []
+        return len(self.undo)
 
     def forget_savepoints(self) -> None:
         """No mark is needed any more."""
-        self._undo = None
+        self.undo = None
 
-    def rollback_to(self, mark: int) -> None:
-        assert self._undo is not None, "rollback_to without a savepoint"
+    def note_lock(self, key: bytes, before: tuple[int, int] | None) -> None:
+        """A key was locked since a savepoint."""
+        assert self.undo is not None
+        self.undo.append(LockUndo(key, before))
+
+    def rollback_to(self, mark: int, *, release_locks: bool = False) -> list[LockUndo]:
+        """Take the writes since ``mark`` back; returns the locks to give back, the latest first."""
+        assert self.undo is not None, "rollback_to without a savepoint"
         resort = False
-        while len(self._undo) > mark:
-            key, known, value, inserted = self._undo.pop()
+        locks: list[LockUndo] = []
+        while len(self.undo) > mark:
+            undo = self.undo.pop()
+            if isinstance(undo, LockUndo):
+                locks.append(undo)
+                continue
+            key, known, value, inserted = undo
             if known:
                 self.entries[key] = value
             else:
@@ -110,3 +130,7 @@ class WriteBuffer:
         if resort:
             self._sorted = []
             self._unsorted = list(self.entries)
+        if release_locks:
+            return locks
+        self.undo.extend(reversed(locks))
+        return []

@@ -76,7 +76,7 @@ from pydistdb.kv.requests import (
     WrongRange,
     new_transaction_id,
 )
-from pydistdb.kv.txn.buffer import WriteBuffer
+from pydistdb.kv.txn.buffer import LockUndo, WriteBuffer
 from pydistdb.kv.txn.read_set import MOST_READS_AT_ONCE, ReadSet
 from pydistdb.kv.txn.two_phase import TwoPhase
 from pydistdb.tasks import Completion
@@ -92,6 +92,7 @@ RELEASE_TIMEOUT_NS = 2_000_000_000
 
 _MISSING = object()
 _CONFLICT_TEXT = "could not serialize access due to concurrent update"
+_DELETED_TEXT = "could not serialize access due to concurrent delete"
 
 
 class Coordinator:
@@ -102,6 +103,7 @@ class Coordinator:
         "_failure",
         "_first_statement",
         "_gateway",
+        "_giving_back",
         "_id",
         "_leases",
         "_lock_starts",
@@ -115,6 +117,7 @@ class Coordinator:
         "_two_phase",
         "isolation",
         "lock_timeout_ns",
+        "process_id",
         "read_only",
         "read_timestamp",
         "waits_for_lock",
@@ -128,6 +131,7 @@ class Coordinator:
         self.read_timestamp: Timestamp = gateway.leases.clock.now()
         self.lock_timeout_ns = 0
         """How long ``lock`` waits for one range's locks; 0: as long as it takes."""
+        self.process_id = 0
         self.waits_for_lock = False
         self._first_statement = True
         self._id: TransactionId = NO_TRANSACTION
@@ -141,6 +145,8 @@ class Coordinator:
         self._spilling_buffer: WriteBuffer | None = None
         self._spilled_bytes = 0
         self._failure: KVError | None = None
+        self._giving_back: Completion[None] | None = None
+        """Done once locks that a savepoint had are given back to other nodes."""
         self._reads: ReadSet | None = None
         """What was read, of a SERIALIZABLE transaction (serializable.py)."""
 
@@ -371,6 +377,9 @@ class Coordinator:
         return await self._lock_general(keys, strength, wait)
 
     async def _lock_general(self, keys: Sequence[bytes], strength: LockStrength, wait: WaitPolicy) -> list[LockedValue]:
+        if self._giving_back is not None:
+            await self._giving_back  # else that might take away again what is locked now
+            self._giving_back = None
         found: dict[bytes, tuple[bytes | None, int]] = {}
         router = self._gateway.router
         transaction_id = self.transaction_id
@@ -400,7 +409,9 @@ class Coordinator:
             strength = max(strength, known[1])
         changed = version > self.read_timestamp
         if changed and self.isolation is not Isolation.READ_COMMITTED:
-            raise SerializationConflict(_CONFLICT_TEXT)
+            raise SerializationConflict(_DELETED_TEXT if value is None else _CONFLICT_TEXT)
+        if self._buffer.undo is not None and (known is None or known[1] < strength):
+            self._buffer.note_lock(key, known)
         self._locked[key] = (version, strength)
         own = self._buffered(key)
         return LockedValue(value if own is _MISSING else own, changed)  # type: ignore[arg-type]
@@ -450,10 +461,46 @@ class Coordinator:
         self._check_open()
         return self._buffer.savepoint()
 
-    def rollback_to(self, mark: int) -> None:
+    def rollback_to(self, mark: int, *, release_locks: bool = False) -> None:
         if self._over:
             self._check_open()
-        self._buffer.rollback_to(mark)
+        locks = self._buffer.rollback_to(mark, release_locks=release_locks)
+        if locks:
+            self._give_back(locks)
+
+    def _give_back(self, locks: list[LockUndo]) -> None:
+        """Give back what was locked since a savepoint, at once where the range is led here."""
+        remote: dict[bytes, int] = {}
+        for key, strength in {lock.key: lock.before[1] if lock.before else 0 for lock in locks}.items():
+            version, _ = self._locked.pop(key)
+            if strength:
+                self._locked[key] = (version, strength)
+            if self._reads is not None:
+                self._reads.add_point(key)  # under the lock it was read
+            local = self._leases.find(key)
+            if local is None:
+                remote[key] = strength
+            else:
+                local.locks.give_back(self._id, [(key, strength)])
+        if remote:
+            self._spawn(self._give_back_remote(remote, self._giving_back))
+
+    async def _give_back_remote(self, strengths: dict[bytes, int], earlier: Completion[None] | None) -> None:
+        done = self._giving_back = Completion[None]()
+        if earlier is not None:
+            await earlier
+        router = self._gateway.router
+
+        async def release(part: list[bytes]) -> None:
+            request = ReleaseLocks(self._id, part[0], [(key, strengths[key]) for key in part])
+            await router.send(request, timeout_ns=RELEASE_TIMEOUT_NS)
+
+        try:
+            await router.each_range(sorted(strengths), release)
+        except KVError:
+            pass  # they go with the others at the end
+        finally:
+            done.set(None)
 
     def forget_savepoints(self) -> None:
         self._buffer.forget_savepoints()

@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any, TypeVar
 
+from pydistdb.kv.api import WaitPolicy
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan import access, joins
 from pydistdb.sql.plan.access import OrderKey
@@ -27,6 +28,7 @@ from pydistdb.sql.plan.expressions import (
     free_columns,
     greatest_id,
     has_subquery,
+    is_constant,
     is_volatile,
     map_parts,
     output_ids,
@@ -63,7 +65,6 @@ from pydistdb.sql.tree import (
     Merge,
     OnConflict,
     OutputColumn,
-    Param,
     Project,
     ProjectSet,
     Rel,
@@ -139,7 +140,9 @@ class Builder:
                 source, lifted = self._lift(self.build(relation.input), relation)
                 return replace(lifted, input=source)
             case LockRows():
-                source = self.build(relation.input, wish)
+                # Who passes rows over may need more of them than it gives.
+                passes_over = relation.wait == WaitPolicy.SKIP_LOCKED
+                source = self.build(relation.input, Wish(wish.order) if passes_over else wish)
                 targets = relation.targets
                 return LockedRows(relation.columns, source, targets, relation.strength, relation.wait, wish.most_rows)
             case Values():
@@ -342,7 +345,7 @@ class Builder:
 
     def _limit(self, relation: Limit) -> Rel:
         most_rows = tuple(part for part in (relation.limit, relation.offset) if part is not None)
-        known = relation.limit is not None and all(isinstance(part, Const | Param) for part in most_rows)
+        known = relation.limit is not None and all(map(is_constant, most_rows))
         if isinstance(relation.limit, Const) and relation.limit.value is None:
             known = False
         wish = Wish((), most_rows) if known and not relation.with_ties else NO_WISH

@@ -79,6 +79,7 @@ class SessionAdvisory:
     def __init__(self, session: SessionBase) -> None:
         self._session = session
         self._locks = session.environment.database.session_locks(lambda: session.transaction.kv, self._lost)
+        self._locks.process_id = session.process_id
         self._holds: dict[AdvisoryKey, _Hold] = {}
         self._log: list[tuple[AdvisoryKey, bool]] = []
         """What the transaction has locked: (key, shared)."""

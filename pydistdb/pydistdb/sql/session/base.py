@@ -86,6 +86,7 @@ class SessionBase:
         startup = login.initial_settings(state, role, database_name, startup)
         self.settings = SessionSettings(startup, user, self._setting_changed)
         self.transaction = SessionTransaction(environment, self.settings, database_name, self.temporary)
+        self.transaction.process_id = process_id
         self.checks = PendingChecks(self)
         self.plans = SessionPlans(self)
         self.routines = RoutineRunner(self)

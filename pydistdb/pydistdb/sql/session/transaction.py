@@ -85,6 +85,7 @@ class SessionTransaction:
         self.failed = False
         self.is_committing = False
         self.lock_timeout_ns = 0
+        self.process_id = 0
         self.isolation = kv.Isolation.READ_COMMITTED
         self.read_only = False
         self.statements = 0
@@ -167,6 +168,7 @@ class SessionTransaction:
         if transaction is None:
             transaction = self.kv = self._environment.database.begin(self.isolation, read_only=self.read_only)
             transaction.lock_timeout_ns = self.lock_timeout_ns
+            transaction.process_id = self.process_id
         return transaction
 
     def set_lock_timeout(self, timeout_ns: int) -> None:
@@ -233,6 +235,9 @@ class SessionTransaction:
         if self.explicit:
             self.failed = True
             if self._savepoints:
+                if self.kv is not None:
+                    # What the innermost subtransaction has done is void from here on, and others may have its locks.
+                    self.kv.rollback_to(self._savepoints[-1].kv_mark, release_locks=True)
                 return
             self._drop()
             for participant in self._participants:
@@ -377,7 +382,7 @@ class SessionTransaction:
         savepoint = self._savepoints[index]
         del self._savepoints[index + 1 :]
         assert self.kv is not None
-        self.kv.rollback_to(savepoint.kv_mark)
+        self.kv.rollback_to(savepoint.kv_mark, release_locks=True)
         self._settings.rollback_to(savepoint.settings_mark)
         if self.ddl is not None:
             self.ddl.rollback_to(savepoint.ddl_mark or OverlayMark(CatalogState.EMPTY, 0, 0))

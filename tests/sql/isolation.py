@@ -1,0 +1,275 @@
+"""Concurrent sessions by script: what each step gives, who waits, and who goes on when.
+
+A script is a golden script (tests/support/golden.py) whose command names are those of sessions::
+
+    split                        this test's rows lie in several ranges from here on (PostgreSQL: nothing)
+    t1 UPDATE t SET v = 2        run in session t1, until it is done or waits
+    t2 UPDATE t SET v = 3
+    t1 COMMIT
+    ---
+    t1: UPDATE 1
+    t2: (waits)
+    t1: COMMIT
+    t2: UPDATE 1                 what had to wait is reported after the step that let it go on
+
+``settle`` lets three seconds pass, in which a deadlock is found and timeouts run out.
+
+``python -m tests.sql.isolation`` runs the scripts against a PostgreSQL (PYDISTDB_TEST_POSTGRES="host=… user=…", a database that
+may be filled with rubbish), and writes what differs into golden_isolation/postgres.diff.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import psycopg
+from pydistdb.sql.catalog.store import CatalogStore
+from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.session.environment import Environment
+from pydistdb.tasks import Task
+
+from tests.support import golden
+from tests.support.golden import Command
+from tests.support.one_node import OneNode
+from tests.support.sql_client import SqlClient, error_text
+
+FOLDER = Path(__file__).parent / "golden_isolation"
+DIFFERENCES = FOLDER / "postgres.diff"
+SETTLE_SECONDS = 3.0
+"""Longer than deadlock_timeout twice."""
+
+
+class Backend(Protocol):
+    """One side of the comparison."""
+
+    def start(self, session: str, text: str) -> None:
+        """Begin a statement, and let everything run until nothing moves any more."""
+
+    def finished(self, session: str) -> list[str] | None:
+        """What the session's statement gave, once; None while it waits."""
+
+    def split(self) -> None:
+        """Cut the tables' rows up into ranges of one row."""
+
+
+class Script:
+    """Runs the commands of a script on a backend."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.waiting: list[str] = []
+
+    def execute(self, command: Command) -> str:
+        name = command.name
+        lines: list[str] = []
+        if name == "split":
+            self.backend.split()
+            return ""
+        if name == "settle":
+            self.backend.start("", "")
+        elif name in self.waiting:
+            raise AssertionError(f"line {command.line}: session {name} waits")
+        else:
+            self.backend.start(name, command.text)
+            answer = self.backend.finished(name)
+            if answer is None:
+                self.waiting.append(name)
+                lines.append(f"{name}: (waits)")
+            else:
+                lines += [f"{name}: {line}" for line in answer]
+        for waiting in list(self.waiting):
+            answer = self.backend.finished(waiting) if waiting != name else None
+            if answer is not None:
+                self.waiting.remove(waiting)
+                lines += [f"{waiting}: {line}" for line in answer]
+        return re.sub(r"on transaction \d+", "on transaction N", "\n".join(lines))
+
+
+class _Server:
+    """What SqlClient wants of a SqlServer."""
+
+    def __init__(self, node: OneNode, environment: Environment) -> None:
+        self.scheduler = node.scheduler
+        self.environment = environment
+
+
+class OwnBackend:
+    """Sessions over one node's real kv, under a virtual clock."""
+
+    def __init__(self) -> None:
+        self.node = OneNode()
+        catalog = CatalogStore(self.node.gateway, self.node.scheduler)
+        self.node.run(catalog.start(renew=False))
+        self._server: Any = _Server(self.node, Environment(self.node.gateway, self.node.scheduler, catalog))
+        self._clients: dict[str, SqlClient] = {}
+        self._tasks: dict[str, Task[None]] = {}
+
+    def start(self, session: str, text: str) -> None:
+        if session:
+            client = self._clients.get(session)
+            if client is None:
+                process_id = 1 + len(self._clients)
+                client = self._clients[session] = SqlClient(self._server, "postgres", "postgres", {}, process_id)
+            client.sink.lines = []
+            self._tasks[session] = self.node.scheduler.spawn(self._run(client, text))
+        self.node.advance(0.1 if session else SETTLE_SECONDS)
+
+    async def _run(self, client: SqlClient, text: str) -> None:
+        session = client.session
+        try:
+            if not session.try_simple_query(text, client.sink):
+                await session.simple_query(text, client.sink)
+        except DatabaseError as error:
+            client.sink.lines.append(error_text(error))
+            await session.failed(error)
+
+    def finished(self, session: str) -> list[str] | None:
+        task = self._tasks[session]
+        if not task.completion.done:
+            return None
+        task.completion.result()
+        return self._clients[session].sink.lines
+
+    def split(self) -> None:
+        keys = [key for key in self._rows() if key >= b"\x04"]
+        self.node.run(self.node.gateway.split(keys))
+
+    def _rows(self) -> Iterable[bytes]:
+        transaction = self.node.gateway.begin(1)  # type: ignore[arg-type]
+        transaction.begin_statement()
+        return self.node.run(transaction.scan(b"\x04", b"\xff", limit=1_000)).keys
+
+
+class PostgresBackend:
+    """Sessions of a real PostgreSQL, each in a thread."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._connections: dict[str, psycopg.Connection[tuple[Any, ...]]] = {}
+        self._threads: dict[str, threading.Thread] = {}
+        self._answers: dict[str, list[str]] = {}
+        self._number: dict[int, int] = {}
+        self.monitor = psycopg.connect(dsn, autocommit=True)
+        self.monitor.execute("DROP SCHEMA public CASCADE")
+        self.monitor.execute("CREATE SCHEMA public")
+
+    def start(self, session: str, text: str) -> None:
+        if session:
+            connection = self._connections.get(session)
+            if connection is None:
+                connection = self._connections[session] = psycopg.connect(self._dsn, autocommit=True)
+                self._number[connection.info.backend_pid] = len(self._connections)
+            self._answers.pop(session, None)
+            thread = self._threads[session] = threading.Thread(target=self._run, args=(session, connection, text))
+            thread.start()
+        for name in [session, *self._threads] if session else []:
+            while self._threads[name].is_alive() and not self._is_blocked(name):
+                time.sleep(0.01)
+            time.sleep(0.02)
+        if not session:
+            time.sleep(SETTLE_SECONDS)
+
+    def _is_blocked(self, session: str) -> bool:
+        pid = self._connections[session].info.backend_pid
+        [(blockers,)] = self.monitor.execute("SELECT pg_blocking_pids(%s)", [pid]).fetchall()
+        return bool(blockers)
+
+    def _run(self, session: str, connection: psycopg.Connection[Any], text: str) -> None:
+        lines: list[str] = []
+        cursor = psycopg.ClientCursor(connection)
+        try:
+            cursor.execute(text)  # type: ignore[arg-type]
+            lines += self._lines(cursor.pgresult)
+            while cursor.nextset():
+                lines += self._lines(cursor.pgresult)
+        except psycopg.Error as error:
+            lines.append(self._error(error.pgresult))
+        self._answers[session] = lines
+
+    def _lines(self, result: Any) -> list[str]:
+        rows = [
+            "|".join(
+                "NULL" if (value := result.get_value(row, column)) is None else value.decode()
+                for column in range(result.nfields)
+            )
+            for row in range(result.ntuples)
+        ]
+        return [*rows, result.command_status.decode()]
+
+    def _error(self, result: Any) -> str:
+        field = psycopg.pq.DiagnosticField
+        text = {
+            name: (result.error_field(getattr(field, name)) or b"").decode()
+            for name in (
+                "SEVERITY",
+                "SQLSTATE",
+                "MESSAGE_PRIMARY",
+                "MESSAGE_DETAIL",
+                "MESSAGE_HINT",
+                "STATEMENT_POSITION",
+            )
+        }
+        detail = text["MESSAGE_DETAIL"]
+        for pid, number in self._number.items():
+            detail = detail.replace(f"rocess {pid}", f"rocess {number}")
+        parts = [f"{text['SEVERITY']}: {text['SQLSTATE']}: {text['MESSAGE_PRIMARY']}"]
+        parts += [f"DETAIL: {detail}"] if detail else []
+        parts += [f"HINT: {text['MESSAGE_HINT']}"] if text["MESSAGE_HINT"] else []
+        parts += [f"at {text['STATEMENT_POSITION']}"] if text["STATEMENT_POSITION"] else []
+        return "; ".join(parts)
+
+    def finished(self, session: str) -> list[str] | None:
+        if self._threads[session].is_alive():
+            return None
+        return self._answers[session]
+
+    def split(self) -> None:
+        pass
+
+    def close(self) -> None:
+        for connection in self._connections.values():
+            connection.cancel()
+        for thread in self._threads.values():
+            thread.join()
+        for connection in [*self._connections.values(), self.monitor]:
+            connection.close()
+
+
+def transcript(backend: Backend, path: Path) -> list[str]:
+    """The script with its output."""
+    script = Script(backend)
+    lines: list[str] = []
+    for block in golden.parse(path.read_text()):
+        for command in block.commands:
+            lines.append(f"{command.name} {command.text}".rstrip())
+            lines += [f"    {line}" for line in script.execute(command).split("\n") if line]
+    return lines
+
+
+def main() -> None:
+    dsn = os.environ["PYDISTDB_TEST_POSTGRES"]
+    found: list[str] = []
+    for path in sorted(FOLDER.glob("*.txt")):
+        postgres = PostgresBackend(dsn)
+        try:
+            theirs = transcript(postgres, path)
+        finally:
+            postgres.close()
+        ours = transcript(OwnBackend(), path)
+        found += difflib.unified_diff(
+            theirs, ours, f"{path.stem} PostgreSQL", f"{path.stem} PyDistDB", lineterm="", n=2
+        )
+    DIFFERENCES.write_text("".join(line + "\n" for line in found))
+    sys.stdout.write("".join(line + "\n" for line in found))
+
+
+if __name__ == "__main__":
+    main()
