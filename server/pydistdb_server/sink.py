@@ -30,8 +30,6 @@ FLUSH_BYTES = 64 << 10
 HIGH_WATER_BYTES = 1 << 20
 """Unsent output above which a statement waits for its client."""
 
-COPY_MESSAGE_BYTES = 1 << 20
-
 
 class ClientSink:
     """The results of one client, on their way to its socket.

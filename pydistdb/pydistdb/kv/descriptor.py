@@ -73,9 +73,6 @@ class RangeDescriptor(msgspec.Struct, frozen=True, array_like=True):
     def contains(self, key: bytes) -> bool:
         return self.start <= key < self.end
 
-    def contains_span(self, start: bytes, end: bytes) -> bool:
-        return self.start <= start and end <= self.end
-
     def replica_on(self, node_id: NodeId) -> ReplicaDescriptor | None:
         """The replica that ``node_id`` holds."""
         for replica in self.replicas:

@@ -85,11 +85,6 @@ class HybridClock:
             raise ClockOutOfBounds("this node's clock is outside --max-clock-offset of most other nodes")
 
 
-def wall_microseconds(timestamp: Timestamp) -> int:
-    """Microseconds since 1970 of a reading."""
-    return timestamp >> COUNTER_BITS
-
-
 class OffsetMonitor:
     """Keeps what each peer's physical clock says against ours and tells when ours is the odd one out.
 

@@ -94,10 +94,6 @@ class StringDataRightTruncation(DatabaseError):
     sqlstate = "22001"
 
 
-class BadCopyFileFormat(DatabaseError):
-    sqlstate = "22P04"
-
-
 class CardinalityViolation(DatabaseError):
     sqlstate = "21000"
 
@@ -272,10 +268,6 @@ class TooManyConnections(DatabaseError):
 
 class DiskFull(DatabaseError):
     sqlstate = "53100"
-
-
-class OutOfMemory(DatabaseError):
-    sqlstate = "53200"
 
 
 class ProgramLimitExceeded(DatabaseError):

@@ -19,7 +19,7 @@ from pydistdb.sql.bind.cursors import CursorQuery, check_cursor_query, cursor_qu
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.needs import finish
-from pydistdb.sql.bind.parse import ParsedStatement, parse, stack_depth_exceeded, without_collector
+from pydistdb.sql.bind.parse import ParsedStatement, stack_depth_exceeded, without_collector
 from pydistdb.sql.bind.query import bind_statement_query
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.bind.stored import bind_text, parsed_expression, row_scope
@@ -27,7 +27,7 @@ from pydistdb.sql.bind.targets import column_label
 from pydistdb.sql.bind.utility import to_utility
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.view import CatalogView
-from pydistdb.sql.errors import DatatypeMismatch, FeatureNotSupported, InvalidSyntax
+from pydistdb.sql.errors import DatatypeMismatch, FeatureNotSupported
 from pydistdb.sql.plan.expressions import walk
 from pydistdb.sql.statements import Utility
 from pydistdb.sql.tree import BoundStatement, Expr, Subquery
@@ -183,11 +183,3 @@ def bind_scalar(text: str, catalog: CatalogView, context: EvalContext, target: S
         return _converted(b, bind_text(b, Scope(None, "DEFAULT"), text), target)
     except RecursionError:
         raise stack_depth_exceeded() from None
-
-
-def parse_one(text: str) -> ParsedStatement:
-    """Parse text that must be exactly one statement."""
-    statements = parse(text)
-    if len(statements) != 1:
-        raise InvalidSyntax("cannot insert multiple commands into a prepared statement")
-    return statements[0]

@@ -117,19 +117,6 @@ def _find_coercion(source_oid: int, target_oid: int, context: str) -> bool:
     return cast is not None and _CONTEXT_RANK[cast.context] <= _CONTEXT_RANK[context]
 
 
-def is_binary_coercible(source_oid: int, target_oid: int) -> bool:
-    """Tell whether the values are the same as they stand (varchar as text)."""
-    if source_oid == target_oid or target_oid in (ANY.oid, ANYELEMENT.oid, ANYCOMPATIBLE.oid):
-        return True
-    source_oid = domains.base_oid(source_oid)
-    if source_oid == target_oid:
-        return True
-    if target_oid in _POLYMORPHIC_ARRAYS:
-        return registry.type_by_oid(source_oid).is_array
-    cast = functions.cast(source_oid, target_oid) if source_oid != UNKNOWN_OID else None
-    return cast is not None and cast.function is None and cast.context == "i"
-
-
 # ------------------------------------------------------------------------------------------------ making conversions
 
 

@@ -55,8 +55,6 @@ from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import Function
 from pydistdb.sql.types.registry import BOOL, RECORD, TEXT, UNKNOWN
 
-MOST_SEPARATE_ITEMS = 10_000
-
 _COMPARISONS = frozenset({"=", "<>", "<", "<=", ">", ">="})
 
 

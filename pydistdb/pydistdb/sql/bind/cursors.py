@@ -49,8 +49,6 @@ from pydistdb.sql.types.registry import BYTEA
 ALL_ROWS = (1 << 63) - 1
 """What the parser gives for ALL."""
 
-MAX_IDENTIFIER_BYTES = 63
-
 _BINARY, _SCROLL, _NO_SCROLL, _INSENSITIVE, _ASENSITIVE, _HOLD = 1, 2, 4, 8, 16, 32
 
 _LOCK_WORDS = {1: "FOR KEY SHARE", 2: "FOR SHARE", 3: "FOR NO KEY UPDATE", 4: "FOR UPDATE"}

@@ -310,12 +310,6 @@ def _value_function(b: Binder, scope: Scope, node: Node) -> Expr:
     return coerce(b, moment, target, "e", location)
 
 
-def value_function_name(op: str) -> str:
-    """The output column's name."""
-    words = op.removeprefix("SVFOP_").removesuffix("_N").lower()
-    return words
-
-
 def _default_marker(b: Binder, scope: Scope, node: Node) -> Expr:
     raise InvalidSyntax("DEFAULT is not allowed in this context", position=b.position(node["location"]))
 

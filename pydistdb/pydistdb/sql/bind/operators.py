@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pydistdb.sql.bind.coerce import UNKNOWN_OID, can_coerce, is_binary_coercible, type_named
+from pydistdb.sql.bind.coerce import UNKNOWN_OID, can_coerce, type_named
 from pydistdb.sql.errors import DatabaseError, DatatypeMismatch
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.types import registry
@@ -444,7 +444,3 @@ def find_named(
         if _choose([candidate], oids) is not None:
             return _settle(candidate, oids), sources
     return None
-
-
-def binary_coercible(source_oid: int, target_oid: int) -> bool:
-    return is_binary_coercible(source_oid, target_oid)

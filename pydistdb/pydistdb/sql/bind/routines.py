@@ -373,13 +373,3 @@ def argument_reference(b: Binder, parts: Sequence[str]) -> Param | None:
     if not parts[-1] or parts[-1] not in arguments.names:
         return None
     return b.parameters.reference(arguments.names.index(parts[-1]) + 1, None)
-
-
-def procedure_named(b: Binder, found: Function, position: int | None) -> RoutineFunction:
-    """The procedure that CALL means; raises 42809 for a function."""
-    if not isinstance(found, RoutineFunction) or found.routine.kind != "p":
-        label = f"{found.name}({', '.join(type_named(t.oid) for t in found.argument_types)})"
-        raise DatabaseError.of(
-            "42809", f"{label} is not a procedure", hint="To call a function, use SELECT.", position=position
-        )
-    return found

@@ -27,7 +27,6 @@ from pydistdb.sql.tree import Expr, FieldAccess
 from pydistdb.sql.types.known import INT8
 
 START, STEP = "*start*", "*step*"
-_TRUE: Node = {"A_Const": {"boolval": {"boolval": True}, "location": -1}}
 _FALSE: Node = {"A_Const": {"boolval": {}, "location": -1}}
 
 

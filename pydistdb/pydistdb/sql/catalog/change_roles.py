@@ -47,7 +47,6 @@ _FLAGS = {
     "isreplication": "replication",
     "bypassrls": "bypass_rls",
 }
-_SUPERUSER_ONLY = (("superuser", "superusers"), ("replication", "replication users"))
 _RESERVED = frozenset({"public", "none", "current_user", "current_role", "session_user"})
 _PREDEFINED_OIDS = frozenset(role.oid for role in PREDEFINED)
 

@@ -7,13 +7,12 @@ statement and not from the first INSERT.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from pydistdb.sql import bind
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
-from pydistdb.sql.tree import Call, ColumnRef, Const, Expr, SetCall, Subquery
+from pydistdb.sql.tree import Call, ColumnRef, Expr, SetCall, Subquery
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
 
@@ -46,11 +45,6 @@ def check_default(ddl: DdlContext, text: str, column: Column) -> Expr:
 def refuse_unstorable(expression: Expr, where: str) -> None:
     """Refuse an expression with parts that must not be stored."""
     _collect(expression, set(), where)
-
-
-def constant_of(expression: Expr) -> tuple[bool, Any]:
-    """Whether the expression is a constant, and its value."""
-    return (True, expression.value) if isinstance(expression, Const) else (False, None)
 
 
 def _collect(node: object, used: set[int], where: str) -> None:

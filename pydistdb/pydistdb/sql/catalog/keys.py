@@ -148,10 +148,6 @@ def history_key(version: int) -> bytes:
     return HISTORY_PREFIX + _UINT64.pack(version)
 
 
-def history_version(key: bytes) -> int:
-    return int(_UINT64.unpack_from(key, len(HISTORY_PREFIX))[0])
-
-
 def unpack_key(key: bytes) -> tuple[str, tuple[int, ...]]:
     """The kind letter and the numbers of an object's key."""
     return chr(key[1]), _UINT32[(len(key) - 2) // 4].unpack_from(key, 2)

@@ -149,10 +149,6 @@ def _replaced(old: Table, specs: Sequence[ColumnSpec], definition: str, uses: tu
     return replace(old, columns=columns, definition=definition, depends_on=uses, version=old.version + 1)
 
 
-def relations_used(view: Table) -> frozenset[int]:
-    return frozenset(view.depends_on)
-
-
 # ---------------------------------------------------------------------------------------------------- the text
 
 

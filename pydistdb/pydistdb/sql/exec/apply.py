@@ -21,8 +21,6 @@ from pydistdb.sql.exec.spill import RowBuffer
 from pydistdb.sql.exec.support import flat_array, nested_array
 from pydistdb.sql.exec.values import sort_template
 from pydistdb.sql.plan.physical import Apply, SubPlan
-from pydistdb.sql.tree import ColumnRef, OutputColumn
-from pydistdb.sql.types import registry as types
 
 MOST_REMEMBERED = 20_000
 _MISSING: Any = object()
@@ -168,8 +166,3 @@ class ApplyOperator(Operator):
             held.append(batch)
         for batch in held.read():
             yield batch
-
-
-def subplan_column(plan_id: int, reference: ColumnRef) -> OutputColumn:
-    """The column under which a subplan's value is found."""
-    return OutputColumn(plan_id, "?column?", reference.type or types.BOOL)

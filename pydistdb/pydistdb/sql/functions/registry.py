@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydistdb.sql.functions import (
+# Every module that defines functions: their import registers them.
+from pydistdb.sql.functions import (  # noqa: F401
     aggregates,
     arithmetic,
     arrays,
@@ -74,42 +75,6 @@ __all__ = [
     "register",
     "specialize",
 ]
-
-FAMILIES = (
-    aggregates,
-    arithmetic,
-    arrays,
-    binary,
-    bits,
-    casts,
-    comparison,
-    datetime_arithmetic,
-    datetime_casts,
-    datetime_fields,
-    datetime_format,
-    datetime_making,
-    datetime_scan,
-    enums,
-    json_changing,
-    json_making,
-    json_reading,
-    json_records,
-    mathematics,
-    miscellany,
-    money,
-    network,
-    number_format,
-    patterns,
-    series,
-    sessions,
-    sleeping,
-    statistics,
-    string_format,
-    strings,
-    system,
-    window,
-)
-"""Every module that defines functions; named here so that their import is seen to have a purpose."""
 
 _OPERATORS_BY_NAME: dict[str, list[Operator]] = {}
 _OPERATORS: dict[tuple[str, int, int], Operator] = {}

@@ -138,10 +138,3 @@ def foreign_key_definition(view: StateView, table: Table, key: ForeignKey) -> st
 def view_definition(table: Table) -> str:
     """The view's query as it is stored (pg_get_viewdef starts with a space and ends with a semicolon)."""
     return f" {table.definition};"
-
-
-def shard_definition(table: Table) -> str:
-    """``SHARD BY HASH (id)``, or nothing."""
-    if table.sharding is None:
-        return ""
-    return f"SHARD BY HASH {_list(column_names(table, table.sharding.columns))}"

@@ -32,7 +32,6 @@ from pydistdb.sql.types.user import FIRST_USER_OID
 _RULES = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 _INTEGER_BITS = {21: 16, 23: 32, 20: 64}
 _FLOAT_BITS = {700: 24, 701: 53}
-_CHARACTER = frozenset({1042, 1043, 25, 18, 19})
 _TIME_TYPES = frozenset({1083, 1266, 1114, 1184, 1186})
 _VARIABLE_LENGTH = frozenset({1042, 1043})
 _WIDEST_TEXT_BYTES = 1 << 30

@@ -149,12 +149,6 @@ def _type_by(column: str, index: dict[Any, RowDict]) -> Any:
     return lookup
 
 
-def _type_by_relation(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
-    table = view.table_by_oid(oid)
-    if oid and table is not None:
-        yield from (row for row in _row_types(table) if row["typrelid"] == oid)
-
-
 @rows_of("pg_type", lookups={"oid": _type_by("oid", _BUILT_IN), "typname": _type_by("typname", _BUILT_IN_BY_NAME)})
 def pg_type(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     yield from with_acls(view, PG_TYPE, "typacl", _BUILT_IN.values())

@@ -58,7 +58,6 @@ from pydistdb.sql.tree import (
 from pydistdb.sql.types.arrays import PgArray
 
 DEFAULT_ROWS = 1000.0
-EQUAL_SELECTIVITY = 0.005
 RANGE_SELECTIVITY = 1 / 3
 TWO_SIDED_SELECTIVITY = 0.05
 OTHER_SELECTIVITY = 1 / 3

@@ -10,7 +10,7 @@ is written with it::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -129,11 +129,6 @@ def _collect(value: Any, expressions: list[Expr], relations: list[Rel]) -> None:
 def inputs(relation: Rel) -> list[Rel]:
     """The direct inputs of a relation (queries in its expressions are not)."""
     return direct_parts(relation)[1]
-
-
-def map_expressions(relation: Rel, on_expression: OnExpression) -> Rel:
-    """Map the expressions that stand directly in ``relation``."""
-    return map_parts(relation, on_expression)
 
 
 def rewrite(expression: Expr, function: OnExpression) -> Expr:
@@ -309,7 +304,3 @@ def is_constant(expression: Expr) -> bool:
         if isinstance(node, Call) and node.function.volatility == "v":
             return False
     return True
-
-
-def references_only(expression: Expr, ids: Iterable[int] | set[int]) -> bool:
-    return columns_of(expression) <= set(ids)

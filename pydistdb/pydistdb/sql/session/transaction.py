@@ -105,10 +105,6 @@ class SessionTransaction:
         """In an explicit or implicit block: a statement is not a transaction of its own."""
         return self.explicit or self.implicit
 
-    @property
-    def has_savepoints(self) -> bool:
-        return bool(self._savepoints)
-
     def join(self, participant: Participant) -> None:
         """Have a participant told of savepoints and of the end."""
         if participant not in self._participants:

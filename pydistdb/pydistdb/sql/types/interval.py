@@ -31,7 +31,6 @@ from pydistdb.sql.types.calendar import (
 from pydistdb.sql.types.integers import INT4_MAX, INT4_MIN, INT8_MAX, INT8_MIN, wrong_binary_length
 
 FULL_RANGE = 0x7FFF
-FULL_PRECISION = 0xFFFF
 # Bits of the fields in a modifier.
 MONTH, YEAR, DAY, HOUR, MINUTE, SECOND = 1 << 1, 1 << 2, 1 << 3, 1 << 10, 1 << 11, 1 << 12
 

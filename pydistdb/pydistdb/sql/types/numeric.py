@@ -93,10 +93,6 @@ def precision_and_scale(modifier: int) -> tuple[int, int]:
     return (packed >> 16) & 0xFFFF, ((packed & 0x7FF) ^ 1024) - 1024
 
 
-def make_modifier(precision: int, scale: int) -> int:
-    return ((precision << 16) | (scale & 0x7FF)) + 4
-
-
 def apply_modifier(value: Decimal, modifier: int) -> Decimal:
     """Round to a column's declared scale and refuse what exceeds its precision."""
     if modifier < 4:

@@ -276,10 +276,6 @@ def entry_of(oid: int, context: EvalContext | None) -> TypeEntry:
     return entry
 
 
-def is_user_type(oid: int) -> bool:
-    return oid >= FIRST_USER_OID
-
-
 def shown_name(oid: int, context: EvalContext | None) -> str:
     """The type's name as it must be written: qualified where the search path would not find it."""
     return user_type_name(oid, context) or quote_identifier(entry_of(oid, context).definition.name)

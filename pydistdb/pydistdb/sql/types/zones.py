@@ -81,9 +81,6 @@ class Zone:
     def abbreviation_at(self, instant: int) -> str:
         return self.abbreviation
 
-    def is_daylight_saving_at(self, instant: int) -> bool:
-        return False
-
 
 def _representable(microseconds: int) -> datetime:
     if microseconds < _FIRST:
@@ -119,9 +116,6 @@ class _RuledZone(Zone):
 
     def abbreviation_at(self, instant: int) -> str:
         return self._local(instant).tzname() or ""
-
-    def is_daylight_saving_at(self, instant: int) -> bool:
-        return bool(self._local(instant).dst())
 
 
 UTC = Zone("UTC", 0, "UTC")
