@@ -33,6 +33,7 @@ from pydistdb.kv.store_config import StoreConfig
 from pydistdb.sql.api import Session
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.errors import CannotConnectNow
+from pydistdb.sql.exec.fragment_run import run_fragment
 from pydistdb.sql.session import login
 from pydistdb.sql.session.environment import Environment, now_us
 from pydistdb.sql.session.session import ClientSession
@@ -152,6 +153,7 @@ class Node:
         )
         self.store.on_fatal = self._fatal
         self.gateway = Gateway(self.store)
+        self.gateway.server.fragments.start = run_fragment
         self.gateway.leases.threshold = lambda: self.store.garbage.threshold
         self.transport.handler = self.store.handle
         self.transport.receive_raft = self.store.receive_raft

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.plan.explain import Explainer
 from pydistdb.sql.plan.expressions import direct_parts
@@ -24,8 +26,9 @@ from tests.support.golden import Command
 class Script:
     """State between the commands of one script."""
 
-    def __init__(self) -> None:
-        self.lab = Laboratory()
+    def __init__(self, **database_options: Any) -> None:
+        self.options = database_options
+        self.lab = Laboratory(**self.options)
         self.ddl = ""
 
     def execute(self, command: Command) -> str:
@@ -33,10 +36,10 @@ class Script:
         match command.name:
             case "ddl":
                 self.ddl = text
-                self.lab = Laboratory(self.ddl)
+                self.lab = Laboratory(self.ddl, **self.options)
             case "more":
                 self.ddl += ";" + text
-                self.lab = Laboratory(self.ddl)
+                self.lab = Laboratory(self.ddl, **self.options)
             case "sql":
                 return self._run(text)
             case "explain":

@@ -21,6 +21,7 @@ from itertools import pairwise
 
 from pydistdb.kv.api import (
     BroadcastHandler,
+    FragmentAnswer,
     Isolation,
     KeyExists,
     LockedValue,
@@ -29,15 +30,19 @@ from pydistdb.kv.api import (
     RangeInfo,
     ScanBatch,
     SerializationConflict,
+    SpanPart,
     Timestamp,
     TransactionAborted,
     WaitPolicy,
 )
 from pydistdb.kv.locks import LockTable
+from pydistdb.sql.exec.fragment_run import run_fragment
 from pydistdb_storage.keys import prefix_end
 from sortedcontainers import SortedDict
 
 _END_OF_KEYS = b"\xff"
+FRAGMENT_ENTRIES = 7
+"""How far a fragment gets in one answer."""
 
 
 class MemoryDatabase:
@@ -45,8 +50,12 @@ class MemoryDatabase:
 
     node_id = 1
 
-    def __init__(self, *, must_wait: bool = False) -> None:
+    def __init__(self, *, must_wait: bool = False, distant: bool = False) -> None:
         self.must_wait = must_wait
+        self.distant = distant
+        """Scans take the way to ranges of other nodes, with fragments."""
+        self.answers: list[FragmentAnswer] = []
+        """What fragments have given."""
         self.versions: SortedDict[bytes, list[tuple[Timestamp, bytes | None]]] = SortedDict()
         self.boundaries: list[bytes] = []
         self.counters: dict[bytes, int] = {}
@@ -206,6 +215,32 @@ class MemoryTransaction:
 
     async def scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool = False) -> ScanBatch:
         return self._scan(start, end, limit, reverse)
+
+    def is_local(self, start: bytes, end: bytes) -> bool:
+        return not self.database.distant
+
+    async def part_at(self, start: bytes, end: bytes, *, reverse: bool = False) -> SpanPart:
+        parts = await self.database.ranges(start, end)
+        part = parts[-1] if reverse else parts[0]
+        return SpanPart(max(start, part.start), min(end, part.end), part.range_id, False)
+
+    async def evaluate(
+        self, fragment: bytes, arguments: bytes, start: bytes, end: bytes, *, reverse: bool = False
+    ) -> FragmentAnswer | None:
+        if any(True for _ in self.buffer.irange(start, end, inclusive=(True, False))):
+            return None
+        part = await self.part_at(start, end, reverse=reverse)
+        keys, values, resume = self._scan(part.start, part.end, FRAGMENT_ENTRIES, reverse)
+        try:
+            run = run_fragment(fragment, arguments)
+            run.take(keys, values)
+            output = run.finish()
+        except Exception:
+            return None
+        if resume is None:
+            resume = (part.start if part.start > start else None) if reverse else (part.end if part.end < end else None)
+        self.database.answers.append(FragmentAnswer(output, resume, len(keys)))
+        return self.database.answers[-1]
 
     async def lock(
         self, keys: Sequence[bytes], strength: LockStrength, wait: WaitPolicy = WaitPolicy.WAIT

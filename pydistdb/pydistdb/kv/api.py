@@ -68,6 +68,23 @@ class ScanBatch(NamedTuple):
     resume: bytes | None
 
 
+class SpanPart(NamedTuple):
+    """The part of a span that lies in one range.  ``is_local``: the range is led by this node."""
+
+    start: bytes
+    end: bytes
+    range_id: int
+    is_local: bool
+
+
+class FragmentAnswer(NamedTuple):
+    """What a leaseholder made of a span up to ``resume`` (as in ScanBatch), out of so many ``entries``."""
+
+    output: bytes
+    resume: bytes | None
+    entries: int
+
+
 class RangeInfo(NamedTuple):
     """One range as users see it (EXPLAIN, SHOW RANGES, ``proddb status``)."""
 
@@ -168,6 +185,19 @@ class Transaction(Protocol):
 
     async def scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool = False) -> ScanBatch:
         """Return one chunk of at most ``limit`` live entries of [start, end) at the snapshot."""
+
+    def is_local(self, start: bytes, end: bytes) -> bool:
+        """Tell whether every range of [start, end) is led by this node."""
+
+    async def part_at(self, start: bytes, end: bytes, *, reverse: bool = False) -> SpanPart:
+        """Return the first part (from behind, in reverse) of [start, end), as far as is known now."""
+
+    async def evaluate(
+        self, fragment: bytes, arguments: bytes, start: bytes, end: bytes, *, reverse: bool = False
+    ) -> FragmentAnswer | None:
+        """Have the leaseholder of the head of [start, end) make of the entries there what the fragment says (fragments.py).
+
+        None where that cannot be: the transaction's own writes lie in the span, or the leaseholder refuses.  Then ``scan``."""
 
     def try_lock(self, key: bytes, strength: LockStrength) -> LockedValue:
         """Do what ``lock`` does for one key; raises MustWait, holding at most the lock, if that cannot be done at once."""

@@ -23,6 +23,7 @@ from pydistdb.kv.api import ClockOutOfBounds, KVError, OutcomeUnknown, RangeUnav
 from pydistdb.kv.command import ProposalLost
 from pydistdb.kv.deadlock import WaitGraph
 from pydistdb.kv.descriptor import NodeId
+from pydistdb.kv.fragments import Evaluate, FragmentServer
 from pydistdb.kv.hlc import ClockOffsetExceeded, HybridClock
 from pydistdb.kv.leases import Leases
 from pydistdb.kv.locking import Locker
@@ -76,6 +77,7 @@ class RangeServer:
         self.advisory = AdvisoryLocker(self.leases, self.locker)
         self.records = Records(self.leases, self.locker)
         self.reader = Reader(self.leases)
+        self.fragments = FragmentServer(self.leases, self.reader)
         self.validator = Validator(self.leases)
         self.writer = Writer(self.leases, self.locker, self.records, self.validator)
         self.split: Callable[[bytes], Awaitable[object]] | None = None
@@ -91,6 +93,7 @@ class RangeServer:
         self._handlers: dict[type[Any], Callable[[Any], Awaitable[Message]]] = {
             GetMany: self.reader.get_many,
             Scan: self.reader.scan,
+            Evaluate: self.fragments.evaluate,
             EndTransaction: self.records.end,
             PushTransaction: self.records.push,
             Validate: self.validator.validate,

@@ -36,6 +36,7 @@ from pydistdb.kv.descriptor import (
     meta_key,
 )
 from pydistdb.kv.evaluate import RangeServer
+from pydistdb.kv.fragments import Evaluated
 from pydistdb.kv.requests import (
     CommitOnePhase,
     EndTransaction,
@@ -320,7 +321,7 @@ class Router:
         answer = await self._transport.call(node_id, request)
         if isinstance(request, Lock | AdvisoryLock) and request.timeout_ns:
             request.timeout_ns = max(1, request.timeout_ns - (self._scheduler.now_ns() - started_ns))
-        if observed is not None and isinstance(answer, Values | Entries | Failure) and answer.observed:
+        if observed is not None and isinstance(answer, Values | Entries | Evaluated | Failure) and answer.observed:
             observed.setdefault(node_id, answer.observed)
         if type(answer) is Failure:
             raise_failure(answer)

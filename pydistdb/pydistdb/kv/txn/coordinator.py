@@ -26,6 +26,7 @@ from pydistdb_storage.errors import KeyTooLong
 from pydistdb_storage.mvcc import MAX_MVCC_KEY_BYTES, MAX_TIMESTAMP
 
 from pydistdb.kv.api import (
+    FragmentAnswer,
     Isolation,
     KeyExists,
     KVError,
@@ -37,6 +38,7 @@ from pydistdb.kv.api import (
     ReadRestart,
     ScanBatch,
     SerializationConflict,
+    SpanPart,
     Timestamp,
     TransactionAborted,
     TransactionTooLarge,
@@ -44,6 +46,7 @@ from pydistdb.kv.api import (
 )
 from pydistdb.kv.command import ProposalLost
 from pydistdb.kv.descriptor import KEY_MAX
+from pydistdb.kv.fragments import Evaluate, Evaluated
 from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.leases import RangeLocal
 from pydistdb.kv.overlay import Chunk, covered_span, lay_over
@@ -351,6 +354,59 @@ class Coordinator:
             return self._finish_chunk(
                 (answer.keys, answer.values, answer.resume), start, end, first, last, limit, reverse
             )
+
+    # -------------------------------------------------------------------------------------------------- fragments
+
+    def is_local(self, start: bytes, end: bytes) -> bool:
+        # About 1 µs per range: every scan asks.
+        end = min(end, KEY_MAX)
+        while start < end:
+            local = self._leases.find(start)
+            if local is None:
+                return False
+            start = local.end
+        return True
+
+    async def part_at(self, start: bytes, end: bytes, *, reverse: bool = False) -> SpanPart:
+        router = self._gateway.router
+        end = min(end, KEY_MAX)
+        descriptor = await (router.locate_before(end) if reverse else router.locate(start))
+        first, last = max(start, descriptor.start), min(end, descriptor.end)
+        if first >= last:  # a stale descriptor: whoever reads will find out
+            first, last = start, end
+        return SpanPart(first, last, descriptor.range_id, self.is_local(first, last))
+
+    async def evaluate(
+        self, fragment: bytes, arguments: bytes, start: bytes, end: bytes, *, reverse: bool = False
+    ) -> FragmentAnswer | None:
+        router = self._gateway.router
+        own = self._id if self._two_phase is not None else NO_TRANSACTION
+        lower, upper = start, min(end, KEY_MAX)
+        while True:
+            self._check_open()
+            if self._spilling_buffer is not None or (self._buffer.entries and self._buffer.span(start, end)):
+                return None
+            first, last, _, _ = await self.part_at(lower, upper, reverse=reverse)
+            request = Evaluate(first, last, reverse, self.read_timestamp, self._limit(), fragment, arguments, own)
+            try:
+                answer: Evaluated = await router.send(request, observed=self._seen())
+            except WrongRange as wrong:
+                router.cache.insert(wrong.descriptor)
+                if reverse and wrong.descriptor.end < last:
+                    lower = max(lower, wrong.descriptor.end)
+                elif not reverse:
+                    upper = min(upper, max(wrong.descriptor.end, lower + b"\0"))
+                continue
+            if answer.refused:
+                return None
+            self._note_evaluated(*covered_span(first, last, answer.resume, reverse), answer.entries)
+            resume = answer.resume
+            if resume is None:
+                resume = (first if first > start else None) if reverse else (last if last < min(end, KEY_MAX) else None)
+            return FragmentAnswer(answer.output, resume, answer.entries)
+
+    def _note_evaluated(self, first: bytes, last: bytes, entries: int) -> None:
+        """A fragment has read the span (serializable.py)."""
 
     # ------------------------------------------------------------------------------------------------------ locks
 

@@ -55,6 +55,9 @@ class SerializableCoordinator(Coordinator):
         self._read_set.add_span(*covered_span(first, last, chunk[2], reverse), len(chunk[0]))
         return super()._finish_chunk(chunk, start, end, first, last, limit, reverse)
 
+    def _note_evaluated(self, first: bytes, last: bytes, entries: int) -> None:
+        self._read_set.add_span(first, last, entries)
+
     async def _validate(self, timestamp: Timestamp) -> None:
         """Raise ReadConflict unless everything read at the snapshot is the same at ``timestamp``."""
         spans = self._read_set.spans()

@@ -21,6 +21,7 @@ from itertools import groupby
 from typing import Any
 
 from pydistdb.sql.exec.codegen import Code, scope, tuple_source
+from pydistdb.sql.exec.fragment import Partials, PartialsCodec
 from pydistdb.sql.exec.operator import Batch, Operator, Row
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.sort import Sorter
@@ -57,6 +58,11 @@ class CallPlan:
 
     def initial(self) -> Any:
         return [] if self.collects else self.function.initial()
+
+    def joined(self, left: Any, right: Any) -> Any:
+        """The state of the rows behind two states."""
+        assert self.function.combine is not None
+        return self.function.combine(left, right)
 
     def finish(self, value: Any, state: State) -> Any:
         function = self.function
@@ -217,7 +223,11 @@ class AggregateOperator(Operator):
         feed = self.feed
         states = [plan.initial() for plan in self.calls]
         async for batch in self.source.batches(state):
-            feed(batch, states, state)
+            if type(batch) is Partials:
+                for partial in batch:
+                    states = [plan.joined(*pair) for plan, *pair in zip(self.calls, states, partial, strict=True)]
+            else:
+                feed(batch, states, state)
             await state.breathe()
         yield [tuple([plan.finish(value, state) for plan, value in zip(self.calls, states, strict=True)])]
 
@@ -276,7 +286,10 @@ class AggregateOperator(Operator):
         runs = [GroupingRun(grouping_set) for grouping_set in self.grouping_sets]
         async for batch in self.source.batches(state):
             for run in runs:
-                run.take(batch, state)
+                if type(batch) is Partials:
+                    run.take_partials(batch, state)
+                else:
+                    run.take(batch, state)
             await state.breathe()
         for run in runs:
             async for output in run.results(state):
@@ -338,6 +351,15 @@ class GroupingSet:
         )
         return function
 
+    @cached_property
+    def partial_keys(self) -> Callable[[Batch, State], list[Any]]:
+        """As ``keys``, for rows that begin with the values of the groups."""
+        columns = [ColumnRef(group.type, position) for position, group in enumerate(self.groups)]
+        code = Code(scope(range(len(columns)), set()))
+        source = group_key_source(code, columns)
+        function: Callable[[Batch, State], list[Any]] = code.build("f(batch, S)", f"return [{source} for r in batch]")
+        return function
+
 
 class GroupingRun:
     """One grouping set in one run (and, after overflow, in one partition of it)."""
@@ -347,6 +369,7 @@ class GroupingRun:
         self.level = level
         self.table: Table = {}
         self.overflow: list[SpillFile] = []
+        self._partial_overflow: list[SpillFile] = []
         self._group_bytes = 0
 
     def take(self, batch: Batch, state: State) -> None:
@@ -354,8 +377,33 @@ class GroupingRun:
         rest = self.set.take(batch, self.table, room, state)
         if rest:
             self._spill(rest, state)
-        elif room and self.level < DEEPEST_PARTITION and self._used_bytes() > state.work_memory_bytes:
+        elif room:
+            self._check_room(state)
+
+    def take_partials(self, batch: Partials, state: State) -> None:
+        """Take groups with states from elsewhere in."""
+        table, room, calls = self.table, not self.overflow, self.set.operator.calls
+        count = len(self.set.groups)
+        parts: list[Batch] = [[] for _ in self._partial_overflow]
+        for key, row in zip(self.set.partial_keys(batch, state), batch, strict=True):
+            group = table.get(key)
+            if group is not None:
+                for position, plan in enumerate(calls, 1):
+                    group[position] = plan.joined(group[position], row[count + position - 1])
+            elif room:
+                table[key] = [row[:count], *row[count:]]
+            else:
+                parts[hash((self.level, key)) % PARTITIONS].append(row)
+        for file, part in zip(self._partial_overflow, parts, strict=True):
+            file.write(part)
+        if room:
+            self._check_room(state)
+
+    def _check_room(self, state: State) -> None:
+        if self.level < DEEPEST_PARTITION and self._used_bytes() > state.work_memory_bytes:
             self.overflow = [SpillFile(self.set.operator.source.codec) for _ in range(PARTITIONS)]
+            group_types = [group.type for group in self.set.groups]
+            self._partial_overflow = [SpillFile(PartialsCodec(group_types)) for _ in range(PARTITIONS)]
 
     def _used_bytes(self) -> int:
         if not self._group_bytes:
@@ -390,12 +438,16 @@ class GroupingRun:
                 for group in part
             ]
             await state.breathe()
-        files, self.overflow = self.overflow, []
-        for file in files:
+        files, self.overflow = zip(self.overflow, self._partial_overflow, strict=True), []
+        for file, partial_file in files:
             run = GroupingRun(self.set, self.level + 1)
             for batch in file.read():
                 run.take(batch, state)
                 await state.breathe()
             file.close()
+            for batch in partial_file.read():
+                run.take_partials(Partials(batch), state)
+                await state.breathe()
+            partial_file.close()
             async for output in run.results(state):
                 yield output

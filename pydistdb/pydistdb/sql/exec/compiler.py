@@ -31,6 +31,7 @@ from pydistdb.sql.exec.shared import CteOperator, CteScanOperator
 from pydistdb.sql.exec.sort import IncrementalSortOperator, SortOperator, TopNOperator, tie_key
 from pydistdb.sql.exec.waiting import may_wait
 from pydistdb.sql.exec.window import WindowOperator
+from pydistdb.sql.plan.distribute import tail_of
 from pydistdb.sql.plan.explain_formats import Actual
 from pydistdb.sql.plan.physical import (
     Apply,
@@ -82,8 +83,18 @@ class Compiler:
     def operator(self, node: Rel) -> Operator:
         made = self._operator(node)
         if self._actuals is not None:
-            measure(made, self._actuals.setdefault(id(node), Actual()))
+            actual = self._actuals.setdefault(id(node), Actual())
+            measure(made, actual)
+            if isinstance(made, TableScanOperator):
+                made.actual = actual
         return made
+
+    def _over_scan(self, node: Aggregate | TopN | Limit | Distinct) -> Operator:
+        """The input of a step of which a part can be done where the rows are."""
+        source = self.operator(node.input)
+        if isinstance(source, TableScanOperator):
+            source.tail = tail_of(node)
+        return source
 
     def _operator(self, node: Rel) -> Operator:
         match node:
@@ -112,7 +123,7 @@ class Compiler:
             case Sort():
                 return SortOperator(self.operator(node.input), node.keys)
             case TopN():
-                return TopNOperator(self.operator(node.input), node)
+                return TopNOperator(self._over_scan(node), node)
             case IncrementalSort():
                 return IncrementalSortOperator(self.operator(node.input), node.keys, node.presorted)
             case Aggregate():
@@ -120,7 +131,7 @@ class Compiler:
             case Window():
                 return WindowOperator(self.operator(node.input), node)
             case Distinct():
-                return DistinctOperator(self.operator(node.input), node.on)
+                return DistinctOperator(self._over_scan(node), node.on)
             case _:
                 return self._combining(node)
 
@@ -157,9 +168,11 @@ class Compiler:
 
     def _aggregate(self, node: Aggregate) -> Operator:
         """Arguments that may have to wait are computed in a projection below, which can."""
-        source = self.operator(node.input)
+        source = self._over_scan(node)
         waiting = [a for call in node.calls for a in call.arguments if may_wait([a])]
         if waiting:
+            if isinstance(source, TableScanOperator):
+                source.tail = None
             ids = {argument: -number for number, argument in enumerate(waiting, 1)}
             columns = (*source.columns, *(OutputColumn(id, "", argument.type) for argument, id in ids.items()))
             passed = [ColumnRef(column.type, column.id) for column in source.columns]
@@ -182,7 +195,7 @@ class Compiler:
         return ProjectOperator(source, node.columns, node.expressions)
 
     def _limit(self, node: Limit) -> Operator:
-        source = self.operator(node.input)
+        source = self._over_scan(node)
         if not node.with_ties:
             return LimitOperator(source, node)
         sort = node.input

@@ -21,9 +21,14 @@ from pydistdb_storage import rows
 from pydistdb.kv.api import MustWait, Transaction
 from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.exec.codegen import Code, evaluator, tuple_source
+from pydistdb.sql.exec.fragment import Fragment
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.run import BATCH_ROWS, State
+from pydistdb.sql.exec.shards import over_shards
+from pydistdb.sql.exec.tree_codec import NotPortable
 from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, MOST_KEY_BYTES, IndexLayout, Span, TableLayout
+from pydistdb.sql.plan.distribute import Tail
+from pydistdb.sql.plan.explain_formats import Actual
 from pydistdb.sql.plan.physical import Access, TableScan, VirtualTableScan
 from pydistdb.sql.tree import ColumnRef, Expr, OutputColumn
 
@@ -111,6 +116,10 @@ class TableScanOperator(Operator):
         not_null_numbers = {column.number for column in node.table.columns if column.not_null} | {0}
         self.numbers = dict(zip((column.id for column in node.columns), node.numbers, strict=True))
         self.is_projected = False
+        self.tail: Tail | None = None
+        """What other nodes do to the rows before they send them (the compiler sets it)."""
+        self.actual: Actual | None = None
+        """Where EXPLAIN ANALYZE counts, range by range."""
         self.source_not_null = frozenset(
             column for column, number in self.numbers.items() if number in not_null_numbers
         )
@@ -189,12 +198,30 @@ class TableScanOperator(Operator):
         asked = [value for value in self.most_rows(state) if value is not None]
         return max(1, min(sum(asked), BATCH_ROWS)) if asked else FIRST_CHUNK_ROWS
 
+    @cached_property
+    def fragment(self) -> Fragment | None:
+        """The scan as other nodes can do it; None if they cannot."""
+        if self.is_secondary:
+            return None
+        try:
+            return Fragment(self, self.tail)
+        except NotPortable:
+            return None
+
     async def batches(self, state: State) -> AsyncIterator[Batch]:
         decode = self.decode
         if self.node.current_of:
             chunks = self._current(state)
+        elif self.bounds.is_point:
+            chunks = self._points(state)
         else:
-            chunks = self._points(state) if self.bounds.is_point else self._chunks(state)
+            spans = self.bounds.spans(state)
+            is_local = state.transaction.is_local
+            if not all(is_local(span.start, span.end) for span in spans):
+                async for output in over_shards(self, spans, state):
+                    yield output
+                return
+            chunks = self.chunks(state, spans)
         async for keys, values in chunks:
             output = decode(keys, values, state)
             if output:
@@ -222,11 +249,14 @@ class TableScanOperator(Operator):
             return present(primary_keys, await get_many(transaction, primary_keys))
         return found_keys, found
 
-    async def _chunks(self, state: State) -> AsyncIterator[tuple[Sequence[bytes], Sequence[bytes]]]:
+    async def chunks(
+        self, state: State, spans: Sequence[Span]
+    ) -> AsyncIterator[tuple[Sequence[bytes], Sequence[bytes]]]:
+        """The rows' keys and values, read entry by entry."""
         transaction = state.transaction
         reverse = self.node.access.reverse
         limit = self.first_chunk_rows(state)
-        for start, end, identity in self.bounds.spans(state):
+        for start, end, identity in spans:
             while True:
                 try:
                     keys, values, resume = transaction.try_scan(start, end, limit=limit, reverse=reverse)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import msgspec
 
@@ -79,12 +79,19 @@ def _conversions(type_: SqlType) -> tuple[Callable[[Any], Any] | None, Callable[
     return io.to_storage, io.from_storage
 
 
+class BlockCodec(Protocol):
+    """Turns rows into a block of bytes and back."""
+
+    encode: Callable[[list[Row]], bytes]
+    decode: Callable[[bytes], list[Row]]
+
+
 class SpillFile:
     """A temporary file of blocks of rows; it goes away with the object."""
 
     __slots__ = ("_codec", "_end", "_file", "_offsets", "rows")
 
-    def __init__(self, codec: RowCodec) -> None:
+    def __init__(self, codec: BlockCodec) -> None:
         self._codec = codec
         self._file: IO[bytes] | None = None
         self._offsets: list[int] = []

@@ -23,6 +23,17 @@ Group = list[tuple[str, Any]]
 
 
 @dataclass
+class ShardActual:
+    """What was done in one range: entries read, rows (or groups) that came of them, bytes sent, requests, time waited."""
+
+    entries: int = 0
+    rows: int = 0
+    bytes: int = 0
+    calls: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
 class Actual:
     """What a step did: seconds to its first row and to its end, added up over all loops, and its rows."""
 
@@ -30,6 +41,8 @@ class Actual:
     seconds: float = 0.0
     rows: int = 0
     loops: int = 0
+    shards: dict[int, ShardActual] = field(default_factory=dict)
+    """Of a scan that was done at several ranges, by range id."""
 
 
 @dataclass

@@ -1,0 +1,130 @@
+"""Work at the data: a leaseholder scans a span and sends back what a fragment makes of the entries.
+
+What a fragment is, this layer does not know: it is bytes that the layer above understands.  It registers a function at
+every node that makes a ``FragmentRun`` of them (``FragmentServer.start``); the run is fed the live entries of the span at
+the reader's snapshot, by the very code that answers plain scans, so that pending writes, intents, uncertainty and the
+lease are seen to in the same way::
+
+    gateway                                leaseholder of [a, m)
+    Evaluate([a, m), at T, fragment)  ->   run = start(fragment, arguments)
+                                           scan chunk, run.take(keys, values)      until the end, until the run is full,
+                                           scan chunk, run.take(keys, values)      or until TURN_NS have passed
+    Evaluated(output, resume=f)       <-   run.finish()
+    Evaluate([f, m), at T, fragment)  ->   …
+
+One answer speaks for the span up to its ``resume`` and for nothing else.  So an answer that is lost is asked for again,
+and where a range was split or has moved in between, the rest is asked of its new leaseholders at the same timestamp.  A run
+that cannot go on (it does not know a function, a row raises an error) makes the node refuse: the gateway then reads the
+entries themselves, and meets the error where it can be shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from pydistdb.kv.api import KVError, Timestamp
+from pydistdb.kv.leases import Leases
+from pydistdb.kv.reads import Reader
+from pydistdb.kv.requests import NO_TRANSACTION, Scan, TransactionId
+from pydistdb.kv.transport import Message, register
+from pydistdb.tasks import pause
+
+CHUNK_ENTRIES = 1_024
+TURN_NS = 100_000_000
+"""How long one request is worked on: then the gateway hears of it, and asks for the rest unless it has been cancelled."""
+PAUSE_NS = 3_000_000
+
+
+class Evaluate(Message):
+    """Make of [start, end) what ``fragment`` says; ``arguments`` are its values in this run."""
+
+    start: bytes
+    end: bytes
+    reverse: bool
+    read_timestamp: Timestamp
+    uncertainty_limit: Timestamp
+    fragment: bytes
+    arguments: bytes
+    transaction_id: TransactionId = NO_TRANSACTION
+    observed: Timestamp = 0
+
+    @property
+    def routing_key(self) -> bytes:
+        return self.start
+
+
+class Evaluated(Message):
+    """What came of the span up to ``resume`` (None: all of it), out of so many ``entries``."""
+
+    output: bytes
+    resume: bytes | None
+    entries: int = 0
+    observed: Timestamp = 0
+    refused: bool = False
+
+
+class FragmentRun(Protocol):
+    """One evaluation of a fragment."""
+
+    def take(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        """Work on a chunk of entries."""
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether there is enough output for one answer."""
+
+    def finish(self) -> bytes:
+        """Give the output."""
+
+
+class FragmentServer:
+    """Evaluates fragments over the ranges that are leased here."""
+
+    def __init__(self, leases: Leases, reader: Reader) -> None:
+        self._leases = leases
+        self._reader = reader
+        self.start: Callable[[bytes, bytes], FragmentRun] | None = None
+        """Begins a run from a fragment and its arguments."""
+
+    async def evaluate(self, request: Evaluate) -> Evaluated:
+        scheduler = self._leases.scheduler
+        begun_ns = turn_ns = scheduler.now_ns()
+        start, end, reverse = request.start, request.end, request.reverse
+        entries = 0
+        try:
+            run = None if self.start is None else self.start(request.fragment, request.arguments)
+            while run is not None:
+                chunk = await self._reader.scan(
+                    Scan(
+                        start,
+                        end,
+                        CHUNK_ENTRIES,
+                        reverse,
+                        request.read_timestamp,
+                        request.uncertainty_limit,
+                        request.transaction_id,
+                        request.observed,
+                    )
+                )
+                request.observed = chunk.observed
+                entries += len(chunk.keys)
+                run.take(chunk.keys, chunk.values)
+                now_ns = scheduler.now_ns()
+                if chunk.resume is None or run.is_full or now_ns - begun_ns > TURN_NS:
+                    return Evaluated(run.finish(), chunk.resume, entries, chunk.observed)
+                if reverse:
+                    end = chunk.resume
+                else:
+                    start = chunk.resume
+                if now_ns - turn_ns > PAUSE_NS:
+                    await pause(scheduler)
+                    turn_ns = scheduler.now_ns()
+        except KVError:
+            raise
+        except Exception:  # whatever it is, the gateway finds it out on the rows themselves
+            pass
+        return Evaluated(b"", request.start, 0, request.observed, True)
+
+
+register(Evaluate, Evaluated)

@@ -1,0 +1,114 @@
+"""A scan over ranges of which some are led elsewhere: parts of it, side by side.
+
+Each span is cut up by range.  A part that is led here is read as ever; one that is led elsewhere is evaluated there as a
+fragment (``fragment.py``), answer by answer; one that cannot be (the transaction's own writes lie in it, the leaseholder
+refuses, the scan is not portable) is read entry by entry.  Whatever changes about the ranges meanwhile, every part is read
+at the statement's timestamp, and an answer says how far it goes::
+
+    spans  [a, z)       parts  [a, g) here: rows        [g, p) node 2: groups        [p, z) node 3: groups
+
+Parts come in the order of the scan if the rows do, and as they come if a tail (plan/distribute.py) has no use for order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from pydistdb.kv.api import SpanPart
+from pydistdb.sql.exec.fragment import Fragment
+from pydistdb.sql.exec.operator import Batch
+from pydistdb.sql.exec.run import State
+from pydistdb.sql.exec.scatter import WIDTH, scatter
+from pydistdb.sql.layout import Span
+from pydistdb.sql.plan.explain_formats import Actual, ShardActual
+
+if TYPE_CHECKING:
+    from pydistdb.sql.exec.scan import TableScanOperator
+
+
+async def over_shards(scan: TableScanOperator, spans: Sequence[Span], state: State) -> AsyncIterator[Batch]:
+    """The rows of the scan in batches, those of other nodes with the scan's tail done to them."""
+    fragment = scan.fragment
+    kind = "" if scan.tail is None else scan.tail.kind
+    hurried = kind == "limit" or bool(scan.node.most_rows)
+    streams = _streams(scan, fragment, spans, state)
+    ordered = kind not in ("sort", "distinct", "aggregate")
+    async for batch in scatter(state.scheduler, streams, ordered=ordered, width=1 if hurried else WIDTH):
+        yield batch
+        await state.breathe()
+
+
+async def _streams(
+    scan: TableScanOperator, fragment: Fragment | None, spans: Sequence[Span], state: State
+) -> AsyncIterator[AsyncIterator[Batch]]:
+    reverse = scan.node.access.reverse
+    transaction = state.transaction
+    for start, end, identity in spans:
+        arguments = b"" if fragment is None else fragment.arguments(state, identity)
+        while start < end:
+            part = await transaction.part_at(start, end, reverse=reverse)
+            if fragment is None or part.is_local:
+                yield _rows(scan, Span(part.start, part.end, identity), state, shard_of(scan.actual, part))
+            else:
+                yield _evaluated(scan, fragment, arguments, part, identity, state)
+            if reverse:
+                end = part.start
+            else:
+                start = part.end
+
+
+async def _rows(scan: TableScanOperator, span: Span, state: State, shard: ShardActual | None) -> AsyncIterator[Batch]:
+    """A part read entry by entry."""
+    async for keys, values in scan.chunks(state, [span]):
+        output = scan.decode(keys, values, state)
+        if shard is not None:
+            shard.entries += len(keys)
+            shard.rows += len(output)
+        if output:
+            yield output
+
+
+async def _evaluated(
+    scan: TableScanOperator,
+    fragment: Fragment,
+    arguments: bytes,
+    part: SpanPart,
+    identity: bytes | None,
+    state: State,
+) -> AsyncIterator[Batch]:
+    """A part evaluated where it lies."""
+    reverse = scan.node.access.reverse
+    start, end = part.start, part.end
+    shard = shard_of(scan.actual, part)
+    while start < end:
+        state.run.check_interrupt()
+        begun = perf_counter()
+        answer = await state.transaction.evaluate(fragment.data, arguments, start, end, reverse=reverse)
+        if answer is None:
+            async for batch in _rows(scan, Span(start, end, identity), state, shard):
+                yield batch
+            return
+        rows = fragment.read(answer.output)
+        if shard is not None:
+            shard.entries += answer.entries
+            shard.rows += len(rows)
+            shard.bytes += len(answer.output) + len(fragment.data) + len(arguments)
+            shard.calls += 1
+            shard.seconds += perf_counter() - begun
+        if rows:
+            yield rows
+        if answer.resume is None:
+            return
+        if reverse:
+            end = answer.resume
+        else:
+            start = answer.resume
+
+
+def shard_of(actual: Actual | None, part: SpanPart) -> ShardActual | None:
+    """Where EXPLAIN ANALYZE counts what is done in a range."""
+    if actual is None:
+        return None
+    return actual.shards.setdefault(part.range_id, ShardActual())

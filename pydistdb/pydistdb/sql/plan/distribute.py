@@ -1,0 +1,93 @@
+"""What of a step can be done where the rows are, and what the gateway finishes.
+
+A scan over ranges that other nodes lead is done there, with its filter and its projection; so is the first half of the
+step above it, its *tail*.  The other half stays what it was, and gets fewer rows::
+
+    count(*), avg(v) … GROUP BY g     at each shard: groups with count and [count, sum]      gateway: adds the states up
+    ORDER BY v LIMIT 10               at each shard: its first 10                            gateway: the first 10 of all
+    DISTINCT                          at each shard: its distinct rows                       gateway: DISTINCT of all
+    LIMIT 10                          at each shard: 10 rows, shard after shard               gateway: the first 10
+
+The second half gives the same result whether rows come raw or worked on: aggregates are told apart by ``Partials``
+(exec/aggregate.py).  So the plan is one and the same for local and for distant rows, and which is which is found out
+when it runs, range by range.
+
+Source: P. Larson, "Data reduction by partial preaggregation" (2002).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydistdb.sql.plan.physical import TableScan, TopN
+from pydistdb.sql.tree import Aggregate, AggregateCall, Const, Distinct, Expr, Limit, Param, Project, Rel, SortKey
+
+DECOMPOSABLE = frozenset({"count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every"})
+DECOMPOSABLE |= {
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "variance",
+    "var_samp",
+    "var_pop",
+    "stddev",
+    "stddev_samp",
+    "stddev_pop",
+}
+DECOMPOSABLE |= {"corr", "covar_pop", "covar_samp", "regr_avgx", "regr_avgy", "regr_count", "regr_intercept"}
+DECOMPOSABLE |= {"regr_r2", "regr_slope", "regr_sxx", "regr_sxy", "regr_syy"}
+"""Aggregates whose states are small and can be joined."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The half of a step that is done at the shards.  ``kind``: limit, sort, distinct, aggregate.
+
+    ``most``: expressions whose sum is how many rows are wanted (limit, sort)."""
+
+    kind: str
+    keys: tuple[SortKey, ...] = ()
+    most: tuple[Expr, ...] = ()
+    groups: tuple[Expr, ...] = ()
+    calls: tuple[AggregateCall, ...] = ()
+
+
+def tail_of(node: Rel) -> Tail | None:
+    """What of ``node``, which stands on a scan, can be done at the shards."""
+    match node:
+        case Aggregate() if not node.grouping_sets and not node.groupings:
+            return Tail("aggregate", groups=node.groups, calls=node.calls) if all(map(_splits, node.calls)) else None
+        case TopN(keys=keys):
+            most = _most(node.limit, node.offset)
+            return Tail("sort", keys, most) if most else None
+        case Limit(with_ties=False):
+            most = _most(node.limit, node.offset)
+            return Tail("limit", (), most) if most else None
+        case Distinct(on=()):
+            return Tail("distinct")
+    return None
+
+
+def _most(limit: Expr | None, offset: Expr | None) -> tuple[Expr, ...]:
+    """Empty where the number is not at hand, or is none."""
+    parts = tuple([part for part in (limit, offset) if part is not None])
+    known = limit is not None and all(isinstance(part, Const | Param) for part in parts)
+    return parts if known else ()
+
+
+def _splits(call: AggregateCall) -> bool:
+    function = call.function
+    return (
+        function.name in DECOMPOSABLE
+        and function.combine is not None
+        and not (call.distinct or call.order_by or function.ordered_set or function.needs_context)
+        and not any(argument.type.is_array for argument in call.arguments)
+    )
+
+
+def scan_below(node: Rel) -> TableScan | None:
+    """The scan that ``node`` stands on directly, or with a projection in between."""
+    below = getattr(node, "input", None)
+    if isinstance(below, Project):
+        below = below.input
+    return below if isinstance(below, TableScan) else None
