@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from pydistdb_server.rpc_stream import RpcStream
+
 if TYPE_CHECKING:
     from pydistdb_server.node import Node
 
@@ -44,6 +46,7 @@ def node_samples(node: Node) -> Iterable[Sample]:
     yield "commit_queue", "gauge", node.committer.queued
     yield "loop_passes_total", "counter", node.loop.passes
     yield "loop_sleeps_total", "counter", node.loop.sleeps
+    yield "rpc_received_bytes_total", "counter", RpcStream.received_bytes
     yield "store_bytes", "gauge", node.engine.size_bytes()
     yield "store_waiting_bytes", "gauge", node.engine.waiting_bytes
     yield "store_checkpoints_total", "counter", node.engine.checkpoints

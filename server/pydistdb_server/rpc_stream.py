@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import ClassVar
 
 import msgspec
 
@@ -16,6 +17,9 @@ READ_BYTES = 64 << 10
 
 class RpcStream:
     """A socket on the loop: frames in, bytes gathered and out."""
+
+    received_bytes: ClassVar[int] = 0
+    """What this process has heard from other nodes (/metrics)."""
 
     def __init__(self, loop: ServingLoop, sock: socket.socket, connecting: bool) -> None:
         self.loop = loop
@@ -106,6 +110,7 @@ class RpcStream:
             self.close("the peer closed the connection")
             return
         self.heard_ns = self.loop.now_ns()
+        RpcStream.received_bytes += len(data)
         try:
             for received in self._reader.feed(data):
                 self.on_frame(received)

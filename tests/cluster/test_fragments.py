@@ -1,0 +1,110 @@
+"""Queries over ranges on three nodes: the answers of one node, at a fraction of the bytes."""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg.errors import QueryCanceled
+from pydistdb_tools.local_cluster import LocalCluster
+
+from tests.sql.test_fragments import some_query
+
+ROWS = 20_000
+Connection = psycopg.Connection[tuple[object, ...]]
+COLUMNS = "(id int8 primary key, g int4, v int8, n numeric(10,2), f float8, s text, d date, i interval, b bool)"
+FILL = f"""INSERT INTO {{0}} SELECT id, id % 6, id * 7919 % 1000 - 300, id % 977 / 4.0, id % 64 / 8.0, 'text ' || id % 9,
+    date '2020-01-01' + id::int % 50, id % 5 * interval '1 day', id % 3 = 0 FROM generate_series(1, {ROWS}) AS id"""
+
+
+@pytest.fixture(scope="module")
+def filled(three_nodes: LocalCluster) -> Iterator[LocalCluster]:
+    """``t`` and ``u`` in several ranges each, ``one_t`` and ``one_u`` in one range each."""
+    with psycopg.connect(three_nodes.nodes[0].url, autocommit=True) as connection:
+        for prefix, clause in (("", "SHARD BY HASH ({}) SHARDS 6"), ("one_", "")):
+            connection.execute(f"CREATE TABLE {prefix}t {COLUMNS} {clause.format('id')}")
+            connection.execute(
+                f"CREATE TABLE {prefix}u (a int4, k text, c int8, PRIMARY KEY (a, k)) {clause.format('a')}"
+            )
+            connection.execute(FILL.format(f"{prefix}t"))
+            connection.execute(
+                f"INSERT INTO {prefix}u SELECT k % 10, 'key ' || k, k % 7 FROM generate_series(1, 120) k"
+            )
+    time.sleep(4)  # leases spread
+    yield three_nodes
+
+
+def received_bytes(cluster: LocalCluster) -> int:
+    total = 0
+    for node in cluster.nodes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{node.http_port}/metrics") as answer:
+            found = re.search(r"rpc_received_bytes_total (\d\S*)", answer.read().decode())
+            assert found is not None
+            total += int(float(found[1]))
+    return total
+
+
+def test_same_answers_on_every_node(filled: LocalCluster) -> None:
+    rand = random.Random(11)
+    for node in filled.nodes:
+        with psycopg.connect(node.url, autocommit=True) as connection:
+            for _ in range(12):
+                query, ordered = some_query(rand)
+                if "string_agg" in query:
+                    continue
+                one = connection.execute(query.replace("from t", "from one_t t").replace("join u", "join one_u u"))
+                expected, found = one.fetchall(), connection.execute(query).fetchall()
+                assert (found if ordered else sorted(found, key=repr)) == (
+                    expected if ordered else sorted(expected, key=repr)
+                ), query
+
+
+@pytest.mark.parametrize(
+    "query", ["SELECT count(*) FROM t", "SELECT sum(v), avg(n) FROM t", "SELECT s, count(*), sum(v) FROM t GROUP BY s"]
+)
+def test_few_bytes_cross_the_network(filled: LocalCluster, query: str) -> None:
+    with psycopg.connect(filled.nodes[1].url, autocommit=True) as connection:
+        before = received_bytes(filled)
+        rows = connection.execute("SELECT id, s, v, n FROM t").fetchall()
+        shipped = received_bytes(filled) - before
+        assert len(rows) == ROWS
+        before = received_bytes(filled)
+        connection.execute(query)
+        moved = received_bytes(filled) - before
+        print(f"{query}: {moved} bytes instead of {shipped}")
+        assert moved < shipped / 10
+
+
+def test_transactions_see_their_own_writes(filled: LocalCluster) -> None:
+    with (
+        psycopg.connect(filled.nodes[0].url) as first,
+        psycopg.connect(filled.nodes[2].url, autocommit=True) as second,
+    ):
+        (count,) = first.execute("SELECT count(*) FROM t").fetchone() or (0,)
+        first.execute("INSERT INTO t (id, v) VALUES (-1, 5)")
+        first.execute("UPDATE t SET v = v + 1 WHERE id <= 10")
+        assert first.execute("SELECT count(*) FROM t").fetchone() == (count + 1,)  # type: ignore[operator]
+        assert second.execute("SELECT count(*) FROM t").fetchone() == (count,)
+        second.execute("INSERT INTO t (id, v) VALUES (-2, 7)")
+        first.rollback()
+        assert second.execute("SELECT count(*) FROM t").fetchone() == (count + 1,)  # type: ignore[operator]
+        changed = second.execute("DELETE FROM t WHERE g IS NULL AND v BETWEEN 5 AND 9")
+        assert changed.rowcount == 1
+        assert second.execute("SELECT count(*) FROM t").fetchone() == (count,)
+
+
+def test_cancelled_in_the_middle(filled: LocalCluster) -> None:
+    with psycopg.connect(filled.nodes[1].url, autocommit=True) as connection:
+        timer = threading.Timer(0.3, connection.cancel)
+        timer.start()
+        begun = time.monotonic()
+        with pytest.raises(QueryCanceled):
+            connection.execute("SELECT (SELECT count(*) FROM t AS b WHERE b.v > a.v AND b.id <> a.id) FROM t AS a")
+        assert time.monotonic() - begun < 3
+        assert connection.execute("SELECT count(*) FROM t").fetchone() == (ROWS,)
