@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from pydistdb.sql.api import Sink
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.catalog.temporary import TemporaryObjects
 from pydistdb.sql.errors import DatabaseError
@@ -257,6 +258,15 @@ class SessionBase:
         """A function has a WARNING for the client."""
         if self.shows("WARNING"):
             self._notice(warning, "WARNING")
+
+    def send_notice(self, sink: Sink, notice: DatabaseError, severity: str = "NOTICE") -> None:
+        """A statement has a notice for the client."""
+        if self.shows(severity):
+            sink.notice(notice, severity)
+
+    def send_warning(self, sink: Sink, warning: DatabaseError) -> None:
+        """A statement has a WARNING for the client."""
+        self.send_notice(sink, warning, "WARNING")
 
     def shows(self, severity: str) -> bool:
         """Whether client_min_messages lets a notice through."""

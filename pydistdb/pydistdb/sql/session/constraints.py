@@ -14,13 +14,7 @@ from pydistdb.kv import api as kv
 from pydistdb.sql import statements as st
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.state_view import StateView
-from pydistdb.sql.errors import (
-    DatabaseError,
-    InvalidSchemaName,
-    NoActiveTransaction,
-    UndefinedObject,
-    WrongObjectType,
-)
+from pydistdb.sql.errors import DatabaseError, InvalidSchemaName, NoActiveTransaction, UndefinedObject, WrongObjectType
 from pydistdb.sql.exec import check_deferred
 from pydistdb.sql.exec.deferred import Check, DeferredChecks
 

@@ -28,7 +28,6 @@ from pydistdb.sql.tree import Sort
 if TYPE_CHECKING:
     from pydistdb.sql.plan_cache import CachedPlan
 
-MAX_CURSORS = 1_000
 MAX_KEPT_BYTES = 16 << 30
 """What a cursor's temporary file may take."""
 

@@ -40,10 +40,6 @@ if TYPE_CHECKING:
     from pydistdb.sql.session.base import SessionBase
 
 MAX_CURSORS = 1_000
-MAX_KEPT_BYTES = 16 << 30
-"""What a cursor's temporary file may take."""
-
-FORWARD_ONLY_HINT = "Declare it with SCROLL option to enable backward scan."
 
 
 async def open_piecemeal(session: SessionBase, plan: CachedPlan, parameters: Sequence[Any]) -> PiecemealExecution:

@@ -5,7 +5,7 @@ Theory of operation
 ``ClientSession`` implements ``sql.api.Session``.  It turns texts into plans (plans.py, through the shared
 plan cache), runs them (execute.py), keeps transaction blocks (transaction.py), settings
 (settings.py), prepared statements and portals (statements.py), and hands everything that is neither a
-query nor a change of rows to utility.py and copy.py.
+query nor a change of rows to utility.py.
 
 The life of ``SELECT … WHERE id = 7`` on the hot path (fast.py): ``try_simple_query`` finds the plan by the text's
 normalised form and asks the compiled query for the row; nothing waits, no coroutine is made.
@@ -24,7 +24,7 @@ from pydistdb.sql.api import Notification, Portal, Sink
 from pydistdb.sql.catalog.temporary import drop_schemas
 from pydistdb.sql.errors import DatabaseError, InFailedTransaction, InvalidSyntax
 from pydistdb.sql.plan_cache import CachedPlan
-from pydistdb.sql.session import own
+from pydistdb.sql.session import own, variables
 from pydistdb.sql.session import utility as utilities
 from pydistdb.sql.session.cursor import Cursor
 from pydistdb.sql.session.cursors import fetch_rows, open_piecemeal
@@ -32,6 +32,7 @@ from pydistdb.sql.session.environment import now_us
 from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.session.fast import FastSession
 from pydistdb.sql.session.fields import check_same_columns
+from pydistdb.sql.session.schema_changes import commits_at_once
 from pydistdb.sql.session.statements import SessionPortal, SessionStatement, read_parameters, result_formats
 from pydistdb.sql.settings import find
 from pydistdb.sql.statements import Commit, Fetch, Rollback, Savepoint, Utility
@@ -48,7 +49,7 @@ class ClientSession(FastSession):
             setting = find(name)
             self.settings.reset(setting, local=local)
             return self.settings.show(name)[1]
-        return utilities.assign(self, name, value, local=local)
+        return variables.assign(self, name, value, local=local)
 
     # ------------------------------------------------------------------------------------------ simple protocol
 
@@ -246,7 +247,7 @@ class ClientSession(FastSession):
         if plan.utility is not None:
             portal.done = True
             tag = await utilities.run(self, plan, plan.utility, sink, simple=False, parameters=portal.parameters)
-            if not block.explicit and (alone or utilities.commits_at_once(plan.utility)):
+            if not block.explicit and (alone or commits_at_once(plan.utility)):
                 await block.commit()
             block.has_run = block.implicit
             sink.complete(tag)
