@@ -341,6 +341,60 @@ def test_a_read_from_a_node_whose_clock_is_behind_restarts_once() -> None:
     assert cluster.run(reader.get_many([key])) == [b"new"]
 
 
+def move_lease(world: World, key: bytes, to: str) -> None:
+    cluster = world.cluster
+    while (name := cluster.leaseholder_name(key)) != to:
+        replica = cluster.leaseholder(key)
+        if name is not None and replica is not None:
+            cluster.store(name).transfer_lease(replica, cluster.nodes[to].node_id)
+        cluster.advance(0.05)
+
+
+@pytest.mark.parametrize("resolved", [False, True])
+def test_a_commit_is_not_missed_by_a_leaseholder_that_came_after_the_prepare(resolved: bool) -> None:
+    """The lease of one participant moves to n3 between prepare and commit; n3's clock is behind, and nobody tells it that
+    the transaction has committed.  Who begins at n3 when the client has its answer must see the commit all the same."""
+    world = World(31, (150_000, 0, 0))
+    cluster = world.cluster
+    world.cluster.advance(10)
+    anchor, key = account(0), register(2)
+    move_lease(world, anchor, "n1")
+    move_lease(world, key, "n2")
+    gateway = world.gateways[cluster.nodes["n1"].node_id]
+    late = world.gateways[cluster.nodes["n3"].node_id]
+    writer = gateway.begin(RC)
+    writer.put(anchor, b"new")
+    writer.put(key, b"new")
+    cluster.run(writer._lay_down(writer._buffer, []))
+    two_phase = writer._two_phase
+    assert two_phase is not None
+    move_lease(world, key, "n3")
+    cluster.network.partition(["n1"], ["n3"])
+    cluster.network.partition(["n2"], ["n3"])
+    cluster.advance(0.03)
+    timestamp = cluster.run(two_phase.decide())
+    readers = [late.begin(RR) for _ in range(2)]
+    for reader in readers:
+        reader.begin_statement()
+        assert reader.read_timestamp < timestamp, "else this test shows nothing"
+    cluster.network.heal()
+    if resolved:
+        cluster.run(two_phase.resolve(timestamp))
+    getter, scanner = readers
+
+    async def scan() -> list[bytes]:
+        return (await scanner.scan(key, key + b"\xff", limit=10)).values
+
+    async def get() -> list[bytes | None]:
+        return await getter.get_many([key])
+
+    for reader, read in ((getter, get), (scanner, scan)):
+        with pytest.raises(ReadRestart) as restart:
+            cluster.run(read())
+        reader.begin_statement(restart.value.timestamp)
+        assert cluster.run(read()) == [b"new"]
+
+
 def test_a_deadlock_across_nodes_is_broken() -> None:
     world = World(13)
     cluster = world.cluster

@@ -4,8 +4,10 @@ Whoever leads may serve reads by itself while no other leader can exist: until t
 or longer, as far as the nodes of a majority support this node as a whole (liveness.py), which is what keeps an idle
 range readable without heartbeats of its own.  Leading is not enough, though: the old leaseholder may have served reads
 at timestamps that this node's clock has not reached.  Nobody's clock is more than max_offset ahead of ours, so a new
-leaseholder waits that long before it serves; its clock then is above all that was served before.  (A handover carries
-the old leaseholder's clock, and needs no wait.)  ``leased`` is set and the observers are told once all of this holds.
+leaseholder waits that long before it serves; its clock then is above all that was served before (also if it is set back
+meanwhile: what it read at the beginning, and the offset, is a floor).  A handover carries the old leaseholder's clock, and
+needs no wait.  Of a transaction that was prepared under the old lease and commits under the new one the new leaseholder
+need not have heard: see reads.py.  ``leased`` is set and the observers are told once all of this holds.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from __future__ import annotations
 from typing import Any
 
 from pydistdb import raft
+from pydistdb.kv.api import Timestamp
 from pydistdb.kv.descriptor import NodeId, RangeDescriptor, ReplicaId
+from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.proposals import ReplicaOwner
 from pydistdb.kv.range_log import RangeLog
 from pydistdb.tasks import Completion
@@ -41,6 +45,7 @@ class RangeLease:
         """Membership changes proposed here and not applied yet."""
         self._first_of_term = 0
         self._lease_start_ns = 0
+        self._clock_floor: Timestamp = 0
         self._handover_term = 0
         self._lease_timer_set = False
 
@@ -115,7 +120,9 @@ class RangeLease:
         self._first_of_term = self.raft.term_start_index
         self._lease_start_ns = self.owner.scheduler.now_ns()
         if self._handover_term != term and self.lease_needs_wait():
-            self._lease_start_ns += self.owner.clock.max_offset_us * 1_000
+            clock = self.owner.clock
+            self._lease_start_ns += clock.max_offset_us * 1_000
+            self._clock_floor = clock.physical_us() + clock.max_offset_us << COUNTER_BITS
         if not self.commits_alone:
             self.read_barrier()  # its heartbeats confirm the first lease without waiting for the next periodic ones
 
@@ -130,6 +137,7 @@ class RangeLease:
                 self._lease_timer_set = True
                 self.owner.scheduler.call_at(self._lease_start_ns, self._lease_due)
             return
+        self.owner.clock.raise_to(self._clock_floor)
         self.leased = True
         self.published_generation = -1
         self.lease_changed(True)

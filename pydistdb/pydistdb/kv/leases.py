@@ -109,7 +109,7 @@ class RangeLocal:
         self.generation = descriptor.generation
         self.epoch = replica.lease_epoch
         self.lease_start: Timestamp = clock.now()
-        """Everything committed under earlier leases is below this."""
+        """Everything committed under earlier leases, or prepared under one and resolved since, is not above this."""
         self.promised_floor: Timestamp = self.lease_start
         """Some transaction that is not in ``promises`` may have been promised to commit only above this."""
         self.promises: dict[TransactionId, Timestamp] = {}

@@ -64,7 +64,15 @@ class Reader:
             snapshot = self._leases.latest()
             try:
                 values = [
-                    self._point(local, snapshot, key, request.read_timestamp, limit, request.transaction_id)
+                    self._point(
+                        local,
+                        snapshot,
+                        key,
+                        request.read_timestamp,
+                        limit,
+                        request.uncertainty_limit,
+                        request.transaction_id,
+                    )
                     for key in keys
                 ]
             except Blocked as blocked:
@@ -108,6 +116,7 @@ class Reader:
         key: bytes,
         read_timestamp: Timestamp,
         limit: Timestamp,
+        uncertainty_limit: Timestamp,
         transaction_id: TransactionId,
     ) -> bytes | None:
         group = local.pending.by_key.get(key)
@@ -115,7 +124,7 @@ class Reader:
             raise Blocked(group)
         if key in local.intents.writes:
             data = snapshot.get(Space.INTENTS, key)
-            if data is not None and _visible(local, data, read_timestamp, limit, transaction_id):
+            if data is not None and _visible(local, data, read_timestamp, limit, uncertainty_limit, transaction_id):
                 return intent_value(data)
         value, version = mvcc.get(snapshot, key, limit)
         if version > read_timestamp:
@@ -140,7 +149,9 @@ class Reader:
             return chunk
         overlay: list[tuple[bytes, bytes | None]] = []
         for key, data in snapshot.scan(Space.INTENTS, first, last, reverse=reverse):
-            if not is_condition(data) and _visible(local, data, read_timestamp, limit, request.transaction_id):
+            if not is_condition(data) and _visible(
+                local, data, read_timestamp, limit, request.uncertainty_limit, request.transaction_id
+            ):
                 overlay.append((key, intent_value(data)))
                 if len(overlay) >= count:
                     # Many intents between two versions: speak only for the span up to here.
@@ -166,9 +177,17 @@ def _limit(local: RangeLocal, request: GetMany | Scan) -> Timestamp:
 
 
 def _visible(
-    local: RangeLocal, data: bytes, read_timestamp: Timestamp, limit: Timestamp, transaction_id: TransactionId
+    local: RangeLocal,
+    data: bytes,
+    read_timestamp: Timestamp,
+    limit: Timestamp,
+    uncertainty_limit: Timestamp,
+    transaction_id: TransactionId,
 ) -> bool:
-    """Tell whether a read sees this intent's value; raises Blocked where its record must be asked first."""
+    """Tell whether a read sees this intent's value; raises Blocked where its record must be asked first.
+
+    A coordinator tells the time of its commit to the nodes that it had prepare.  This node need not be one of them if the
+    intent is older than the lease: then its clock says nothing about the commit, and the whole window counts."""
     owner = intent_transaction(data)
     if owner == transaction_id:
         return True
@@ -179,6 +198,8 @@ def _visible(
     if status is None:
         raise Blocked(info)
     if status.state == TransactionState.COMMITTED:
+        if info.timestamp < local.lease_start:
+            limit = max(limit, uncertainty_limit)
         if read_timestamp < status.timestamp <= limit:
             raise ReadRestart(status.timestamp)
         return status.timestamp <= read_timestamp

@@ -99,6 +99,11 @@ class Resolver:
         writes, keys, condition_keys = resolved
         if not writes:
             return
+        if commit_timestamp > local.lease_start:
+            infos = local.intents.writes
+            if any((info := infos.get(key)) and info.timestamp < local.lease_start for key in keys):
+                # Prepared under an earlier lease: a read that began here before may not have been told of the commit.
+                local.lease_start = commit_timestamp
         proposed = local.propose(writes, commit_timestamp)
 
         def forget(done: Completion[None]) -> None:

@@ -281,7 +281,8 @@ class Coordinator:
         first, last = max(start, local.start), min(end, local.end)
         now = self.read_timestamp
         try:
-            chunk = self._gateway.server.reader.try_scan(local, Scan(first, last, limit, reverse, now, now))
+            request = Scan(first, last, limit, reverse, now, self._limit(), observed=now)
+            chunk = self._gateway.server.reader.try_scan(local, request)
         except (Blocked, ReadRestart):
             raise MustWait from None
         if not local.replica.is_leaseholder():
