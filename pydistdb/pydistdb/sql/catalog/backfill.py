@@ -21,6 +21,7 @@ from pydistdb.sql.catalog.constraints import column_numbered
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.errors import UniqueViolation
+from pydistdb.sql.ingest import Ingest
 from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, IndexLayout, TableLayout
 from pydistdb.sql.types import registry
 from pydistdb.tasks import pause
@@ -57,22 +58,32 @@ class BulkWriter:
     def __init__(self, ddl: DdlContext) -> None:
         self._ddl = ddl
         self._direct = ddl.transaction.isolation is Isolation.READ_COMMITTED
+        self._ingest = Ingest(ddl.store.database, ddl.store.scheduler)
 
     async def write(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
-        if not entries:
-            return
         if self._direct:
-            await self._ddl.store.database.ingest(entries)
+            await self._ingest.add(entries)
         else:
             for key, value in entries:
                 self._ddl.transaction.put(key, value)
+
+    async def finish(self) -> None:
+        """Wait until everything is written."""
+        await self._ingest.finish()
+
+    async def __aenter__(self) -> BulkWriter:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        await (self._ingest.finish() if kind is None else self._ingest.settle())
 
 
 class UniqueGuard:
     """Finds the second entry with a key."""
 
-    def __init__(self, ddl: DdlContext, table: Table, index: Index) -> None:
+    def __init__(self, ddl: DdlContext, table: Table, index: Index, writer: BulkWriter | None = None) -> None:
         self._ddl = ddl
+        self._writer = writer
         self._table = table
         self._index = index
         self._seen: set[bytes] = set()
@@ -85,6 +96,8 @@ class UniqueGuard:
                 raise self.violation(row)
             self._seen.add(key)
         if self._forgot:
+            if self._writer is not None:
+                await self._writer.finish()  # what is to be found must be there
             await self._look_up(entries)
         if len(self._seen) > MOST_REMEMBERED_KEYS:
             self._seen.clear()
@@ -136,14 +149,14 @@ async def fill_index(ddl: DdlContext, table: Table, index: Index) -> None:
     """Write the entries of a new secondary index (``table`` has it already)."""
     layout = bound_layout_of(ddl, table)
     index_layout = layout.by_storage_id[index.storage_id]
-    writer = BulkWriter(ddl)
-    guard = UniqueGuard(ddl, table, index) if index.unique else None
-    async for rows in stored_rows(ddl, table):
-        pairs = [(layout.entry(index_layout, row, key), row) for key, row in rows]
-        entries = [(entry, row) for entry, row in pairs if entry is not None]
-        if guard is not None:
-            await guard.check(unique_keys(layout, index_layout, (row for _, row in entries)))
-        await writer.write([(entry.key, entry.value) for entry, _ in entries])
+    async with BulkWriter(ddl) as writer:
+        guard = UniqueGuard(ddl, table, index, writer) if index.unique else None
+        async for rows in stored_rows(ddl, table):
+            pairs = [(layout.entry(index_layout, row, key), row) for key, row in rows]
+            entries = [(entry, row) for entry, row in pairs if entry is not None]
+            if guard is not None:
+                await guard.check(unique_keys(layout, index_layout, (row for _, row in entries)))
+            await writer.write([(entry.key, entry.value) for entry, _ in entries])
 
 
 def unique_keys(layout: TableLayout, index: IndexLayout, rows: Iterable[list[Any]]) -> list[tuple[bytes, list[Any]]]:
@@ -164,27 +177,27 @@ async def copy_rows(
 ) -> int:
     """Write rows into the empty storage of ``target`` with all its indexes; returns how many."""
     layout = bound_layout_of(ddl, target)
-    writer = BulkWriter(ddl)
-    guards = {
-        index.index.storage_id: UniqueGuard(ddl, target, index.index)
-        for index in layout.indexes
-        if index.index.unique and guard_keys
-    }
     count = 0
-    async for chunk in rows:
-        row_ids: Sequence[int | None] = [None] * len(chunk)
-        if layout.has_row_id and chunk:
-            first = await allocate_row_ids(ddl, target, len(chunk))
-            row_ids = range(first, first + len(chunk))
-        entries: list[tuple[bytes, bytes]] = []
-        for row, row_id in zip(chunk, row_ids, strict=True):
-            key = layout.primary_key(row, row_id)
-            entries.append((key, layout.row_value(row)))
-            entries += [(entry.key, entry.value) for entry in layout.entries(row, key)]
-        for storage_id, guard in guards.items():
-            await guard.check(unique_keys(layout, layout.by_storage_id[storage_id], chunk))
-        await writer.write(entries)
-        count += len(chunk)
+    async with BulkWriter(ddl) as writer:
+        guards = {
+            index.index.storage_id: UniqueGuard(ddl, target, index.index, writer)
+            for index in layout.indexes
+            if index.index.unique and guard_keys
+        }
+        async for chunk in rows:
+            row_ids: Sequence[int | None] = [None] * len(chunk)
+            if layout.has_row_id and chunk:
+                first = await allocate_row_ids(ddl, target, len(chunk))
+                row_ids = range(first, first + len(chunk))
+            entries: list[tuple[bytes, bytes]] = []
+            for row, row_id in zip(chunk, row_ids, strict=True):
+                key = layout.primary_key(row, row_id)
+                entries.append((key, layout.row_value(row)))
+                entries += [(entry.key, entry.value) for entry in layout.entries(row, key)]
+            for storage_id, guard in guards.items():
+                await guard.check(unique_keys(layout, layout.by_storage_id[storage_id], chunk))
+            await writer.write(entries)
+            count += len(chunk)
     return count
 
 

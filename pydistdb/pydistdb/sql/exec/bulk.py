@@ -2,12 +2,10 @@
 
 Rows are checked in batches by one generated function, then written
 
-* past the transaction (``Database.ingest``) where the table's storage was made by this very transaction, so that nobody
+* past the transaction (sql/ingest.py) where the table's storage was made by this very transaction, so that nobody
   else can see it, and rows need no unique key: nothing is buffered, whatever the number of rows;
 * to the transaction in one call per batch where nothing but the row itself is written;
 * through ``TableWriter`` otherwise: unique keys, secondary indexes, foreign keys.
-
-One ingested batch is on its way to the disk while the next is read.
 """
 
 from __future__ import annotations
@@ -22,10 +20,7 @@ from pydistdb.sql.exec.defaults import bound_checks
 from pydistdb.sql.exec.foreign_keys import finish_statement
 from pydistdb.sql.exec.run import RunContext, State
 from pydistdb.sql.exec.writer import TableWriter
-from pydistdb.tasks import Task
-
-INGEST_ROWS = 5_000
-"""Rows gathered for one ingest: a few hundred kilobytes and one fsync."""
+from pydistdb.sql.ingest import Ingest
 
 Row = list[Any]
 
@@ -46,8 +41,7 @@ class BulkInsert:
         self._check: Callable[[Sequence[Row], State], None] | None = code.build("f(rows, S)", loop) if lines else None
         self._only_rows = layout.has_row_id and not layout.secondary and not table.foreign_keys
         self._ingests = self._only_rows and private_storage
-        self._gathered: list[tuple[bytes, bytes]] = []
-        self._ingesting: Task[None] | None = None
+        self._ingest = Ingest(run.database, run.scheduler)
 
     async def insert(self, rows: Sequence[Row]) -> None:
         """Check and write rows; raises what the first bad row violates, before any of them is written."""
@@ -61,25 +55,15 @@ class BulkInsert:
             keys = await self._writer.keys_of(rows, state)
             entries = zip(keys, map(self._writer.layout.row_value, rows), strict=True)
             if self._ingests:
-                self._gathered.extend(entries)
-                if len(self._gathered) >= INGEST_ROWS:
-                    await self._ingest()
+                await self._ingest.add(entries)
             else:
                 state.transaction.put_all(dict(entries))
         self._run.affected_rows += len(rows)
 
     async def finish(self) -> None:
         """Wait until everything is written."""
-        if self._gathered:
-            await self._ingest()
-        await self._ingested()
+        await self._ingest.finish()
 
-    async def _ingest(self) -> None:
-        await self._ingested()
-        gathered, self._gathered = self._gathered, []
-        self._ingesting = self._run.scheduler.spawn(self._run.database.ingest(gathered), "bulk insert")
-
-    async def _ingested(self) -> None:
-        ingesting, self._ingesting = self._ingesting, None
-        if ingesting is not None:
-            await ingesting.completion
+    async def settle(self) -> None:
+        """The statement has failed: wait for what is on its way."""
+        await self._ingest.settle()

@@ -169,6 +169,10 @@ class _Importer:
         await self._insert(0, len(self._rows))
         await self._bulk.finish()
 
+    async def settle(self) -> None:
+        """The statement has failed: leave nothing on its way."""
+        await self._bulk.settle()
+
     async def _insert(self, start: int, end: int) -> None:
         if start == end:
             return
@@ -306,8 +310,11 @@ async def _copy_from(session: ClientSession, utility: Copy, options: CopyOptions
             await importer.add(reader.feed(chunk))
         await importer.add(reader.finish())
         await importer.finish()
-    except (KVError, StorageError) as error:
-        raise session.explain_error(error) from error
+    except BaseException as error:
+        await importer.settle()
+        if isinstance(error, (KVError, StorageError)):
+            raise session.explain_error(error) from error
+        raise
     block.statements += 1
     environment.statistics.rows_changed += importer.count
     return importer.count
