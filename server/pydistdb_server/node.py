@@ -18,6 +18,7 @@ import logging
 import os
 import random
 import secrets
+import shutil
 import signal
 import sys
 import time
@@ -28,12 +29,14 @@ from pydistdb.kv.api import KVError
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.hlc import HybridClock
 from pydistdb.kv.joining import JoinFailed, NodeAddresses, bootstrap, join, open_identity
+from pydistdb.kv.operations import Operations
 from pydistdb.kv.store import Store
 from pydistdb.kv.store_config import StoreConfig
 from pydistdb.sql.api import Session
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.errors import CannotConnectNow
 from pydistdb.sql.exec.fragment_run import run_fragment
+from pydistdb.sql.functions.system import release
 from pydistdb.sql.session import login
 from pydistdb.sql.session.environment import Environment, now_us
 from pydistdb.sql.session.session import ClientSession
@@ -155,10 +158,15 @@ class Node:
         self.gateway = Gateway(self.store)
         self.gateway.server.fragments.start = run_fragment
         self.gateway.leases.threshold = lambda: self.store.garbage.threshold
+        self.operations = Operations(self.store, self.gateway, release(), self._disk_space)
         self.transport.handler = self.store.handle
         self.transport.receive_raft = self.store.receive_raft
         self.store.start()
         self.gateway.start()
+
+    def _disk_space(self) -> tuple[int, int]:
+        usage = shutil.disk_usage(self.config.store)
+        return usage.free, usage.total
 
     async def _open_catalog(self) -> None:
         """Load the catalog; that waits until the range that holds it has a leader."""
@@ -177,6 +185,7 @@ class Node:
     def _serve_clients(self) -> None:
         config = self.config
         self.environment = Environment(self.gateway, self.loop, self.catalog)
+        self.environment.operations = self.operations
         self.environment.sweeper.start()
         self.clients = ClientRegistry(self.node_identity.node_id, self._open_session, config.max_connections)
         self.environment.cancel_backend = self.clients.cancel_backend

@@ -101,6 +101,9 @@ class NodeState(IntEnum):
     REPLACED = 2
     """Its store was lost and its name came back under another id: its replicas will never return."""
     DRAINED = 3
+    """It has left the cluster."""
+    LEAVING = 4
+    """Its replicas are going elsewhere; until they have, it is a member like others."""
 
 
 class NodeRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -119,6 +122,11 @@ class NodeRecord(msgspec.Struct, frozen=True, array_like=True):
     nonce: bytes = b""
     """Drawn by the joining process, so that a repeated join request is recognized."""
     started_us: int = 0
+
+    @property
+    def is_member(self) -> bool:
+        """Tell whether the node may hold replicas."""
+        return self.state in (NodeState.ACTIVE, NodeState.LEAVING)
 
 
 class NodeIdentity(msgspec.Struct, frozen=True, array_like=True):

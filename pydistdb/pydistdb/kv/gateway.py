@@ -30,6 +30,7 @@ from pydistdb.kv.descriptor import COUNTER_PREFIX, KEY_MAX, NodeId
 from pydistdb.kv.evaluate import RangeServer
 from pydistdb.kv.hlc import HybridClock
 from pydistdb.kv.leases import Leases, Replica
+from pydistdb.kv.load import LoadMeter
 from pydistdb.kv.requests import (
     Applied,
     Broadcast,
@@ -93,6 +94,7 @@ class Gateway:
         self.node_id = store.node_id
         self.server = RangeServer(store.node_id, store.engine, store.clock, store.scheduler)
         self.leases: Leases = self.server.leases
+        self.load = LoadMeter(self.leases)
         self.router = Router(self.server, store.transport, store.live_nodes)
         self.active: dict[TransactionId, object] = {}
         """What other nodes may ask about: transactions that hold locks, and sessions that do."""
@@ -115,11 +117,13 @@ class Gateway:
             store.register(request, self.server.handle_remote)
 
     def start(self) -> None:
-        """Begin to look after what dead coordinators have left behind."""
+        """Begin to look after what dead coordinators have left behind, and to measure the load."""
         self.server.records.start_sweeping()
+        self.load.start()
 
     def stop(self) -> None:
         self.server.records.stop()
+        self.load.stop()
 
     # ------------------------------------------------------------------------------------------------ transactions
 
@@ -136,6 +140,7 @@ class Gateway:
         local = leases.find(key)
         if local is None or key in local.pending.by_key or key in local.intents.writes:
             raise MustWait
+        local.requests += 1
         found = mvcc.get(leases.latest(), key, MAX_TIMESTAMP)[0]
         if not local.replica.is_leaseholder():
             raise MustWait

@@ -93,6 +93,8 @@ class RangeLocal:
         "promises",
         "range_id",
         "replica",
+        "request_rate",
+        "requests",
         "resolving",
         "settled",
         "staged",
@@ -129,6 +131,9 @@ class RangeLocal:
         self.advisory_recovery: Completion[None] | None = None
         """Done once the advisory locks of earlier leases are known (advisory.py); None until one is asked for."""
         self.may_have_records = True
+        self.requests = 0
+        """Requests since the last sample (load.py)."""
+        self.request_rate = 0.0
         self.detached = False
 
     def refresh(self) -> None:
@@ -313,6 +318,7 @@ class Leases:
         local = self.find(key)
         if local is not None:
             if local.replica.is_leaseholder():
+                local.requests += 1
                 return local
             raise local.lost()
         replica = self.find_replica(key)

@@ -141,7 +141,7 @@ class Membership:
             news = True
             if record.node_id != store.node_id:
                 store.transport.set_address(record.node_id, record.address)
-                if record.state is NodeState.ACTIVE:
+                if record.is_member:
                     store.liveness.peer(record.node_id)
                 else:
                     # Support for it runs out by itself, as for any node that falls silent.
@@ -160,7 +160,28 @@ class Membership:
         return [self.nodes[node_id] for node_id in sorted(self.nodes)]
 
     def active(self) -> list[NodeRecord]:
-        return [record for record in self.records() if record.state is NodeState.ACTIVE]
+        """Those that belong to the cluster, be it on their way out."""
+        return [record for record in self.records() if record.is_member]
+
+    @property
+    def sheds_leases(self) -> bool:
+        """Tell whether this node is to hold no leases."""
+        own = self.nodes.get(self._store.node_id)
+        return self.draining or (own is not None and own.state is not NodeState.ACTIVE)
+
+    def set_state(self, node_id: NodeId, state: NodeState) -> None:
+        """Write a newer record of a node; the pings spread it."""
+        record = self.nodes[node_id]
+        self.merge([msgspec.structs.replace(record, state=state, version=record.version + 1)])
+
+    def _retire(self) -> None:
+        """Forget nodes that were to leave and have been silent for long."""
+        store = self._store
+        for record in self.records():
+            if record.state is not NodeState.LEAVING or record.node_id == store.node_id:
+                continue
+            if store.liveness.silent_ns(record.node_id) > store.config.dead_after_ns:
+                self.set_state(record.node_id, NodeState.DRAINED)
 
     async def _on_exchange(self, from_node: NodeId, request: RegistryExchange) -> Message:
         self.merge(request.nodes)
@@ -216,7 +237,7 @@ class Membership:
             self.replication_factor,
             len(store.replicas),
             sum(1 for replica in store.replicas.values() if replica.leased),
-            self.draining,
+            self.sheds_leases,
             descriptor,
             leader,
         )
@@ -271,6 +292,7 @@ class Membership:
         value, version = mvcc.get(store.engine.latest(), REPLICATION_FACTOR_KEY, mvcc.MAX_TIMESTAMP)
         if value is not None and version != self._settings_version and value.isdigit():
             self._take_settings(version, int(value))
+        self._retire()
         if not self._reconciled:
             self._reconciled = True
             store.background(self._record_nodes(), "record nodes")

@@ -30,6 +30,8 @@ class NodeStatus(msgspec.Struct, array_like=True):
     clock_offset_us: int
     started_us: int
     locality: tuple[tuple[str, str], ...]
+    mode: str = ""
+    """"draining" (gives its leases away), "decommissioning" or "decommissioned" (no replicas any more)."""
 
 
 class FollowerStatus(msgspec.Struct, array_like=True):
@@ -109,7 +111,13 @@ def _nodes(store: MultiRaft, membership: Membership) -> list[NodeStatus]:
             state = "live" if store.liveness.is_live(node_id) else "dead"
             replicas = ping.replica_count if ping is not None else 0
             leases = ping.lease_count if ping is not None and state == "live" else 0
-        if record.state is not NodeState.ACTIVE:
+        draining = membership.draining if node_id == store.node_id else ping is not None and ping.draining
+        mode = "draining" if draining else ""
+        if record.state is NodeState.LEAVING:
+            mode = "decommissioning" if replicas else "decommissioned"
+        elif record.state is NodeState.DRAINED:
+            mode = "decommissioned"
+        if not record.is_member:
             state = record.state.name.lower()
         nodes.append(
             NodeStatus(
@@ -125,6 +133,7 @@ def _nodes(store: MultiRaft, membership: Membership) -> list[NodeStatus]:
                 offsets.get(node_id, 0),
                 record.started_us,
                 record.locality,
+                mode,
             )
         )
     return nodes

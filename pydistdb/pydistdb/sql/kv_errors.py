@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydistdb_storage.errors import KeyTooLong, StorageError, StoreFull, StoreReadOnly
 
 from pydistdb.kv import api as kv
+from pydistdb.kv.operations import OperationRefused
 from pydistdb.sql import errors
 from pydistdb.sql.errors import DatabaseError
 
@@ -46,6 +47,8 @@ def _mapped(error: kv.KVError | StorageError) -> DatabaseError:
             return errors.DeadlockDetected("deadlock detected", detail=text or None, hint=RETRY_HINT)
         case kv.LockNotAvailable():
             return errors.LockNotAvailable(text or "could not obtain lock on row")
+        case OperationRefused():
+            return DatabaseError.of("55000", text)
         case kv.OutcomeUnknown():
             return errors.StatementCompletionUnknown(
                 "the outcome of the transaction is unknown",

@@ -16,7 +16,7 @@ import dataclasses
 from pydistdb import raft
 from pydistdb.kv.api import KVError
 from pydistdb.kv.command import AddedReplica
-from pydistdb.kv.descriptor import NodeId, NodeState, RangeId
+from pydistdb.kv.descriptor import NodeId, NodeState, RangeDescriptor, RangeId
 from pydistdb.kv.membership import Membership
 from pydistdb.kv.multiraft import MultiRaft
 from pydistdb.kv.placement.allocator import (
@@ -37,6 +37,8 @@ MAX_LEASES_MOVED = 8
 """Leases handed over per round of the queue."""
 MAX_LEARNERS_AT_ONCE = 4
 """Ranges led here that are being copied to a new replica at a time."""
+MOST_MOVE_NS = 60_000_000_000
+"""How long a move that was asked for is pursued without being asked for again."""
 CAUGHT_UP_ENTRIES = 100
 """A learner that lags no more than this may vote."""
 
@@ -54,6 +56,8 @@ class ReplicateQueue:
         self._version = 0
         self._views: dict[NodeId, NodeView] = {}
         self._changing: set[RangeId] = set()
+        self._moves: dict[RangeId, tuple[NodeId, NodeId, int]] = {}
+        """Replicas that an operator moves: from a node to another, until a deadline."""
         self._soon = False
         membership.changed = self._surroundings_changed
 
@@ -68,6 +72,25 @@ class ReplicateQueue:
         """Something about this range has changed."""
         self._settled.pop(replica.range_id, None)
         self._run_soon()
+
+    def move(self, replica: Replica, away: NodeId, to: NodeId) -> None:
+        """Move the replica on node ``away`` of a range leased here to node ``to``, as soon as nothing more urgent is due."""
+        self._moves[replica.range_id] = (away, to, self._store.scheduler.now_ns() + MOST_MOVE_NS)
+        self.look_at(replica)
+
+    def _directed(self, descriptor: RangeDescriptor, step: Step | None) -> Step | None:
+        """The next step of a range that somebody moves; repairs come first."""
+        away, to, deadline_ns = self._moves[descriptor.range_id]
+        leaving = descriptor.replica_on(away)
+        node = self._views.get(to)
+        if leaving is None or node is None or not node.takes_replicas or self._store.scheduler.now_ns() > deadline_ns:
+            del self._moves[descriptor.range_id]
+            return step
+        if step is None and descriptor.replica_on(to) is None:
+            return AddLearner(to)
+        if isinstance(step, Promote) and step.learner.node_id == to:
+            return Promote(step.learner, leaving)
+        return step
 
     def _run_soon(self) -> None:
         if not self._soon:
@@ -107,6 +130,8 @@ class ReplicateQueue:
             if self._settled.get(replica.range_id) == state:
                 continue
             step = next_step(replica.descriptor, store.node_id, self._views, self._membership.replication_factor)
+            if replica.range_id in self._moves:
+                step = self._directed(replica.descriptor, step)
             if step is None:
                 self._settled[replica.range_id] = state
             elif isinstance(step, AddLearner) and learning >= MAX_LEARNERS_AT_ONCE:
@@ -154,10 +179,12 @@ class ReplicateQueue:
             node_id = record.node_id
             if node_id == store.node_id:
                 leases = sum(1 for replica in store.replicas.values() if replica.leased)
-                draining = self._membership.draining
-                views[node_id] = NodeView(node_id, True, False, draining, record.locality, len(store.replicas), leases)
+                draining = self._membership.sheds_leases
+                leaving = not record.is_member or record.state is NodeState.LEAVING
+                count = len(store.replicas)
+                views[node_id] = NodeView(node_id, True, leaving, draining, record.locality, count, leases)
                 continue
-            if record.state is not NodeState.ACTIVE:
+            if not record.is_member:
                 views[node_id] = NodeView(node_id, False, True, False, record.locality)
                 continue
             peer = store.liveness.peer(node_id)
@@ -165,7 +192,8 @@ class ReplicateQueue:
             views[node_id] = NodeView(
                 node_id,
                 live=store.liveness.is_live(node_id),
-                gone=store.liveness.silent_ns(node_id) > store.config.dead_after_ns,
+                gone=record.state is NodeState.LEAVING
+                or store.liveness.silent_ns(node_id) > store.config.dead_after_ns,
                 draining=ping is not None and ping.draining,
                 locality=record.locality,
                 replica_count=ping.replica_count if ping is not None else 0,
@@ -226,7 +254,7 @@ class ReplicateQueue:
     # ----------------------------------------------------------------------------------------------------------- leases
 
     def _spread_leases(self) -> None:
-        if self._membership.draining or self._store.write_error() is not None:
+        if self._membership.sheds_leases or self._store.write_error() is not None:
             self.shed_leases()
             return
         views = self.node_views()

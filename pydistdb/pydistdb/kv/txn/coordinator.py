@@ -231,6 +231,7 @@ class Coordinator:
             or leases.threshold() > read_timestamp
         ):
             raise MustWait
+        local.requests += 1
         found = mvcc.get(leases.latest(), key, read_timestamp)[0]
         if not local.replica.is_leaseholder():
             raise MustWait
@@ -278,6 +279,7 @@ class Coordinator:
         local = leases.find_before(end) if reverse else leases.find(start)
         if local is None or local.lease_start > self.read_timestamp:
             raise MustWait
+        local.requests += 1
         first, last = max(start, local.start), min(end, local.end)
         now = self.read_timestamp
         try:
@@ -417,6 +419,7 @@ class Coordinator:
         local = leases.find(key)
         if local is None or self._two_phase is not None or not local.replica.is_leaseholder():
             raise MustWait
+        local.requests += 1
         self._lock_starts[local.start] = None
         if not self._gateway.server.locker.try_lock_one(local, self._id or self.transaction_id, key, strength):
             raise MustWait
@@ -674,6 +677,7 @@ class Coordinator:
             and _lies_in(local, writes, conditions)
             and (self._reads is None or self._reads.lies_in(local.start, local.end))
         ):
+            local.requests += 1
             request = CommitOnePhase(self._id or self.transaction_id, writes, conditions, False)
             if self._reads is not None:
                 request.spans, request.since = tuple(self._reads.spans()), self.read_timestamp

@@ -148,7 +148,7 @@ class Access:
                 return _TEMPLATE if database is not None and database.descriptor.name in _TEMPLATES else None
             case 1259:
                 virtual = registry.virtual_by_oid(oid)
-                if virtual is not None and virtual.schema == "pydistdb_internal":
+                if virtual is not None and virtual.schema in ("pydistdb_internal", "proddb"):
                     return _MONITORED
                 if virtual is not None:
                     return _ONLY_SUPERUSERS if virtual.name in SECRET_TABLES else _PUBLIC_READS

@@ -38,6 +38,7 @@ PG_TOAST_OID = 99
 PUBLIC_OID = 2200
 INFORMATION_SCHEMA_OID = 13207
 INTERNAL_SCHEMA_OID = 13990
+OPERATIONS_SCHEMA_OID = 13980
 FIRST_USER_OID = 16384
 
 SYSTEM_SCHEMAS = (
@@ -45,6 +46,7 @@ SYSTEM_SCHEMAS = (
     Schema(PG_TOAST_OID, "pg_toast", 0),
     Schema(INFORMATION_SCHEMA_OID, "information_schema", 0),
     Schema(INTERNAL_SCHEMA_OID, "pydistdb_internal", 0),
+    Schema(OPERATIONS_SCHEMA_OID, "proddb", 0),
 )
 """Schemas that are computed, not stored; they are the same in every database."""
 

@@ -34,6 +34,9 @@ Body = Callable[..., Any]
 BodyMaker = Callable[[tuple[SqlType, ...], SqlType], Body]
 _B = TypeVar("_B", bound=Body)
 
+OPERATIONS_SCHEMA = "proddb"
+"""Of the operators' functions, which are PyDistDB's own."""
+
 FUNCTIONS_BY_NAME: dict[str, list[AnyFunction]] = {}
 FUNCTIONS_BY_OID: dict[int, AnyFunction] = {}
 
@@ -102,10 +105,14 @@ def facts(signature: str) -> Facts:
 
 
 def add(function: AnyFunction) -> None:
-    """Enter a function; two of one oid are a mistake."""
+    """Enter a function; two of one oid are a mistake.
+
+    Those of other schemas than pg_catalog are found by their qualified names alone."""
     assert function.oid not in FUNCTIONS_BY_OID, f"{function.name} has the oid of another function: {function.oid}"
     FUNCTIONS_BY_OID[function.oid] = function
-    FUNCTIONS_BY_NAME.setdefault(function.name, []).append(function)
+    schema = getattr(function, "schema", "pg_catalog")
+    name = function.name if schema != OPERATIONS_SCHEMA else f"{schema}.{function.name}"
+    FUNCTIONS_BY_NAME.setdefault(name, []).append(function)
 
 
 def _must_specialize(name: str) -> Body:

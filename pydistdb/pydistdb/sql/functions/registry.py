@@ -52,6 +52,7 @@ from pydistdb.sql.functions import (  # noqa: F401
 from pydistdb.sql.functions.define import (
     FUNCTIONS_BY_NAME,
     FUNCTIONS_BY_OID,
+    OPERATIONS_SCHEMA,
     AnyFunction,
     add,
     names_in_postgres,
@@ -103,6 +104,8 @@ def register(function: AnyFunction) -> None:
 
 def functions(name: str, schema: str | None = None) -> Sequence[AnyFunction]:
     """List the functions and aggregates of a name."""
+    if schema == OPERATIONS_SCHEMA:
+        return FUNCTIONS_BY_NAME.get(f"{schema}.{name}", ())
     found = FUNCTIONS_BY_NAME.get(name, ())
     return (
         found

@@ -25,12 +25,17 @@ from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.reg import FINDERS, Finder
 from pydistdb.sql.types.registry import REGCLASS, io
 
-try:
-    _RELEASE = version("pydistdb")
-except PackageNotFoundError:
-    _RELEASE = "unknown"
+
+def release() -> str:
+    """PyDistDB's own version."""
+    try:
+        return version("pydistdb")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 VERSION_TEXT = (
-    f"PostgreSQL 15.0 (PyDistDB {_RELEASE}) on {platform.machine()}, Python {platform.python_version()}, 64-bit"
+    f"PostgreSQL 15.0 (PyDistDB {release()}) on {platform.machine()}, Python {platform.python_version()}, 64-bit"
 )
 
 define("version()", lambda: VERSION_TEXT)

@@ -11,7 +11,13 @@ from typing import Any
 from pydistdb.sql import bind
 from pydistdb.sql.catalog.access import PG_CLASS
 from pydistdb.sql.catalog.descriptors import Column, Index, Table
-from pydistdb.sql.catalog.state import FIRST_USER_OID, INFORMATION_SCHEMA_OID, INTERNAL_SCHEMA_OID, PG_CATALOG_OID
+from pydistdb.sql.catalog.state import (
+    FIRST_USER_OID,
+    INFORMATION_SCHEMA_OID,
+    INTERNAL_SCHEMA_OID,
+    OPERATIONS_SCHEMA_OID,
+    PG_CATALOG_OID,
+)
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog import registry
 from pydistdb.sql.pg_catalog.acl_columns import acl_array, acl_column
@@ -43,6 +49,7 @@ _SCHEMA_OIDS = {
     "pg_catalog": PG_CATALOG_OID,
     "information_schema": INFORMATION_SCHEMA_OID,
     "pydistdb_internal": INTERNAL_SCHEMA_OID,
+    "proddb": OPERATIONS_SCHEMA_OID,
 }
 
 

@@ -120,7 +120,13 @@ def rows_of_gathered(
     name: str, gather: Callable[[EvalContext], Awaitable[Any]]
 ) -> Callable[[Callable[[StateView, EvalContext, Any], Iterable[RowDict]]], object]:
     """Decorate the function that makes a system table's rows of what ``gather`` has got from all nodes."""
-    relation = RELATIONS[name]
+    return gathered_relation(RELATIONS[name], gather)
+
+
+def gathered_relation(
+    relation: SystemRelation, gather: Callable[[EvalContext], Awaitable[Any]]
+) -> Callable[[Callable[[StateView, EvalContext, Any], Iterable[RowDict]]], object]:
+    """The same for a relation that Postgres does not have."""
     names = tuple(column.name for column in relation.columns)
 
     def decorate(produce: Callable[[StateView, EvalContext, Any], Iterable[RowDict]]) -> object:

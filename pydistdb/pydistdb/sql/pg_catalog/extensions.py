@@ -1,21 +1,23 @@
 """pg_extension: the database's own views are one extension, ``pydistdb``, there from the start.
 
-So tools know that schema pydistdb_internal is part of the server and nothing of the users': pg_dump leaves members of an
-extension out, and built-in extensions (by their low oid) too.
+So tools know that schemas pydistdb_internal and proddb are part of the server and nothing of the users': pg_dump leaves
+members of an extension out, and built-in extensions (by their low oid) too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydistdb.sql.catalog.state import INTERNAL_SCHEMA_OID
+from pydistdb.sql.catalog.state import INTERNAL_SCHEMA_OID, OPERATIONS_SCHEMA_OID
+from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog import registry
 from pydistdb.sql.pg_catalog.define import RowDict, static_rows
 from pydistdb.sql.pg_catalog.objects import OWNER_OID
+from pydistdb.sql.types.base import Function
 
 EXTENSION_NAME, EXTENSION_OID, EXTENSION_VERSION = "pydistdb", 13_989, "1.0"
 COMMENT = "state of the cluster: nodes, ranges, sessions"
-PG_EXTENSION_OID, PG_CLASS_OID, PG_NAMESPACE_OID = 3079, 1259, 2615
+PG_EXTENSION_OID, PG_CLASS_OID, PG_NAMESPACE_OID, PG_PROC_OID = 3079, 1259, 2615, 1255
 BUILT_IN_EXTENSIONS = frozenset({EXTENSION_NAME})
 
 static_rows(
@@ -47,9 +49,16 @@ static_rows(
 
 def extension_members() -> Iterator[RowDict]:
     """The rows of pg_depend that say what belongs to the extension."""
-    members = [(PG_NAMESPACE_OID, INTERNAL_SCHEMA_OID)]
+    members = [(PG_NAMESPACE_OID, INTERNAL_SCHEMA_OID), (PG_NAMESPACE_OID, OPERATIONS_SCHEMA_OID)]
     members += [
-        (PG_CLASS_OID, table.oid) for table in registry.virtual_tables().values() if table.schema == "pydistdb_internal"
+        (PG_CLASS_OID, table.oid)
+        for table in registry.virtual_tables().values()
+        if table.schema in ("pydistdb_internal", "proddb")
+    ]
+    members += [
+        (PG_PROC_OID, function.oid)
+        for function in functions.all_functions()
+        if isinstance(function, Function) and function.schema == "proddb"
     ]
     for class_oid, oid in members:
         yield {

@@ -480,10 +480,10 @@ def routines(view: StateView, context: EvalContext) -> Iterator[RowDict]:
             continue
         yield {
             "specific_catalog": view.database.name,
-            "specific_schema": "pg_catalog",
+            "specific_schema": function.schema,
             "specific_name": f"{function.name}_{function.oid}",
             "routine_catalog": view.database.name,
-            "routine_schema": "pg_catalog",
+            "routine_schema": function.schema,
             "routine_name": function.name,
             "routine_type": "FUNCTION",
             "data_type": types.format_type(function.return_type.oid, -1),

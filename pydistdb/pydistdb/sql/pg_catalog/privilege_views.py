@@ -128,7 +128,7 @@ _views("column_privileges", "role_column_grants", _column_grants)
 
 def _routine_grants(view: StateView, context: EvalContext) -> Iterator[tuple[_Given, RowDict]]:
     catalog = view.database.name
-    known = [(each, "pg_catalog") for each in functions.all_functions() if not isinstance(each, AggregateFunction)]
+    known = [(each, each.schema) for each in functions.all_functions() if not isinstance(each, AggregateFunction)]
     known += [(f, f.schema) for f in map(view.function_of, view.state.routines.values())]
     for function, schema in known:
         row = {

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydistdb.sql.catalog.access import PG_PROC, PG_TYPE
 from pydistdb.sql.catalog.descriptors import Table
-from pydistdb.sql.catalog.state import INFORMATION_SCHEMA_OID, PG_CATALOG_OID
+from pydistdb.sql.catalog.state import INFORMATION_SCHEMA_OID, OPERATIONS_SCHEMA_OID, PG_CATALOG_OID
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog.acl_columns import with_acls
@@ -222,8 +222,9 @@ def _function(function: Function | AggregateFunction) -> RowDict:
         }
         if function.out_columns:
             more |= _out_arguments(arguments, function.out_columns)
-    if getattr(function, "schema", "pg_catalog") == "information_schema":
-        more["pronamespace"] = INFORMATION_SCHEMA_OID
+    schema = getattr(function, "schema", "pg_catalog")
+    if schema != "pg_catalog":
+        more["pronamespace"] = OPERATIONS_SCHEMA_OID if schema == "proddb" else INFORMATION_SCHEMA_OID
     if function.variadic:
         more |= _variadic(function.argument_types)
     return _procedure(function.oid, function.name, function.return_type.oid, arguments, **more)

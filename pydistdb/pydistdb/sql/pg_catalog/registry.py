@@ -27,6 +27,8 @@ MODULES: tuple[str, ...] = tuple(
         "information_schema",
         "information_types",
         "internal",
+        "operations",
+        "operations_functions",
         "functions_definitions",
         "functions_access",
         "functions_sizes",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import Database
+from pydistdb.kv.operations import Operations
 from pydistdb.sql.catalog.index_jobs import IndexJobs
 from pydistdb.sql.catalog.schemas import END_SESSIONS_TOPIC, SESSIONS_TOPIC
 from pydistdb.sql.catalog.store import CatalogStore
@@ -64,6 +65,8 @@ class Environment:
     notifications: NotificationHub = field(init=False)
     activity: ClusterActivity = field(init=False)
     sweeper: Sweeper = field(init=False)
+    operations: Operations | None = None
+    """What operators may do; None where there is no cluster (tests)."""
     log_statement: Callable[[str, str, int], None] | None = None
     """Called with (user, text, duration in ns) of every statement if statements are to be logged."""
 

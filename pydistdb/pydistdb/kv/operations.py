@@ -1,0 +1,246 @@
+"""What an operator may have done to ranges and nodes, from whatever node: splits, moves, draining, leaving.
+
+Each call returns when the thing is done, and may be given again: it finds out how far things are and goes on from there.
+``OperationRefused`` says why something cannot be, before anything has happened.
+
+* ``move_lease``: the leaseholder hands over to another voter.  ``move_replica``: the newcomer becomes a learner, gets the
+  data, and one joint change makes it a voter and removes the other; a leaseholder that is to go hands over first.
+* ``drain``: a node gives its leases away and takes none; for as long as its process runs.
+* ``decommission``: a node's replicas go elsewhere too.  That is kept in its record: it outlives restarts.  Once it holds
+  nothing its process may be stopped for good, and is forgotten when it has been silent for long enough.
+* ``recommission`` takes either back.
+
+Placement goes on by itself all the while (placement/queue.py): a lease or replica that makes nodes uneven may move again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pydistdb.kv.api import KVError
+from pydistdb.kv.descriptor import (
+    FIRST_SPLIT_KEY,
+    KEY_MAX,
+    KEY_MIN,
+    NodeId,
+    NodeRecord,
+    NodeState,
+    RangeDescriptor,
+    RangeId,
+    ReplicaRole,
+)
+from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.requests import RangeAround, RangeDetails
+from pydistdb.kv.store import Store, TransferLease
+from pydistdb.kv.survey import Surveyor
+from pydistdb.kv.transport import Message, register
+from pydistdb.tasks import sleep
+
+HASH_PREFIX = b"\x05"
+HASH_KEY_BYTES = 7
+"""``05 group(4) hash16(2)``: rows that have these in common stay in one range, whatever their table."""
+MOVE_TIMEOUT_NS = 120_000_000_000
+LEASE_TIMEOUT_NS = 10_000_000_000
+_ASK_AGAIN_NS = 1_000_000_000
+_POLL_NS = 50_000_000
+
+
+class OperationRefused(KVError):
+    """What was asked for cannot be done; nothing has happened."""
+
+
+class MoveReplica(Message):
+    """Sent to the leaseholder of the range that holds ``key``; answered by OperationBegun."""
+
+    key: bytes
+    away: NodeId
+    to: NodeId
+
+
+class SetDraining(Message):
+    """Sent to the node itself; answered by OperationBegun."""
+
+    draining: bool
+
+
+class OperationBegun(Message):
+    pass
+
+
+register(MoveReplica, SetDraining, OperationBegun)
+
+
+class Operations:
+    """One node's part in them, and its way to the others."""
+
+    def __init__(
+        self,
+        store: Store,
+        gateway: Gateway,
+        version: str = "",
+        disk: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:
+        self._store = store
+        self._gateway = gateway
+        self._scheduler = store.scheduler
+        self.surveyor = Surveyor(store, gateway.load, version, disk)
+        store.register(MoveReplica, self._on_move)
+        store.register(SetDraining, self._on_draining)
+
+    # ---------------------------------------------------------------------------------------------------------- ranges
+
+    async def split(self, range_id: RangeId, key: bytes | None = None) -> RangeId:
+        """Cut a range at ``key``, or near its middle at a row; returns the right part's id."""
+        descriptor = await self._find(range_id)
+        return await self.split_at(await self._middle(descriptor) if key is None else key)
+
+    async def split_at(self, key: bytes) -> RangeId:
+        """Make ``key`` a boundary; returns the id of the range that starts there."""
+        if not FIRST_SPLIT_KEY <= key < KEY_MAX:
+            raise OperationRefused("this key cannot be a boundary: the cluster's own records stay in one range")
+        await self._gateway.split([key])
+        return (await self._around(key)).descriptor.range_id
+
+    async def _middle(self, descriptor: RangeDescriptor) -> bytes:
+        survey = await self.surveyor.survey()
+        report = next((r for r in survey.ranges() if r.range_id == descriptor.range_id), None)
+        middle = report.middle if report is not None else b""
+        boundary = row_boundary(middle)
+        if not max(descriptor.start, FIRST_SPLIT_KEY) < boundary < descriptor.end:
+            raise OperationRefused(f"range {descriptor.range_id} cannot be split: it has no row boundary in its middle")
+        return boundary
+
+    async def move_lease(self, range_id: RangeId, to: NodeId) -> None:
+        descriptor = await self._find(range_id)
+        self._check_live(to)
+        deadline_ns = self._scheduler.now_ns() + LEASE_TIMEOUT_NS
+        asked_ns = 0
+        while True:
+            details = await self._around(descriptor.start)
+            if details.leader == to:
+                return
+            if all(voter.node_id != to for voter in details.descriptor.voters()):
+                raise OperationRefused(f"node {to} has no voting replica of range {range_id}")
+            now_ns = self._scheduler.now_ns()
+            if now_ns > deadline_ns:
+                raise OperationRefused(f"node {to} did not take the lease of range {range_id} in time")
+            if now_ns - asked_ns > _ASK_AGAIN_NS:
+                asked_ns = now_ns
+                await self._store.call(details.leader, TransferLease(descriptor.start, to))
+            await sleep(self._scheduler, _POLL_NS)
+
+    async def move_replica(self, range_id: RangeId, away: NodeId, to: NodeId) -> None:
+        """Move the replica that node ``away`` has to node ``to``."""
+        descriptor = await self._find(range_id)
+        self._check_live(to)
+        if descriptor.replica_on(away) is None:
+            raise OperationRefused(f"node {away} has no replica of range {range_id}")
+        if descriptor.replica_on(to) is not None:
+            raise OperationRefused(f"node {to} has a replica of range {range_id} already")
+        if not self._store.queue.node_views()[to].takes_replicas:
+            raise OperationRefused(f"node {to} takes no replicas: it is being drained")
+        deadline_ns = self._scheduler.now_ns() + MOVE_TIMEOUT_NS
+        asked_ns = 0
+        while True:
+            details = await self._around(descriptor.start)
+            descriptor = details.descriptor
+            newcomer = descriptor.replica_on(to)
+            is_voter = newcomer is not None and newcomer.role is ReplicaRole.VOTER
+            if is_voter and descriptor.replica_on(away) is None and not descriptor.is_joint:
+                return
+            now_ns = self._scheduler.now_ns()
+            if now_ns > deadline_ns:
+                raise OperationRefused(f"the replica of range {range_id} did not move in time; it may still")
+            if now_ns - asked_ns > _ASK_AGAIN_NS:
+                asked_ns = now_ns
+                await self._push_move(details, away, to)
+            await sleep(self._scheduler, _POLL_NS)
+
+    async def _push_move(self, details: RangeDetails, away: NodeId, to: NodeId) -> None:
+        descriptor = details.descriptor
+        try:
+            if details.leader != away:
+                await self._store.call(details.leader, MoveReplica(descriptor.start, away, to))
+                return
+            live = set(self._store.live_nodes())
+            others = [voter.node_id for voter in descriptor.voters() if voter.node_id != away and voter.node_id in live]
+            # With a single voter there is nobody to hand over to before the newcomer votes.
+            if others:
+                await self._store.call(away, TransferLease(descriptor.start, min(others)))
+            else:
+                await self._store.call(away, MoveReplica(descriptor.start, away, to))
+        except OperationRefused:
+            raise
+        except KVError:
+            pass  # the leaseholder has changed: asked again
+
+    async def _on_move(self, from_node: NodeId, request: MoveReplica) -> Message:
+        replica = self._store.replica_for_key(request.key)
+        if replica is None or not replica.is_leaseholder():
+            raise KVError("the range is leased elsewhere")
+        self._store.queue.move(replica, request.away, request.to)
+        return OperationBegun()
+
+    async def _find(self, range_id: RangeId) -> RangeDescriptor:
+        replica = self._store.replicas.get(range_id)
+        if replica is not None and replica.is_initialized:
+            return replica.descriptor
+        for each in await self._gateway.ranges(KEY_MIN, KEY_MAX):
+            if each.range_id == range_id:
+                return (await self._around(each.start)).descriptor
+        raise OperationRefused(f"there is no range {range_id}")
+
+    async def _around(self, key: bytes) -> RangeDetails:
+        details: RangeDetails = await self._gateway.router.send(RangeAround(key))
+        return details
+
+    # ----------------------------------------------------------------------------------------------------------- nodes
+
+    async def drain(self, node_id: NodeId) -> None:
+        """Have a node give its leases away; returns at once."""
+        self._check_live(node_id)
+        await self._store.call(node_id, SetDraining(True))
+
+    async def decommission(self, node_id: NodeId) -> None:
+        """Have a node's replicas go elsewhere; returns at once."""
+        record = self._record(node_id)
+        if record.state is NodeState.LEAVING:
+            return
+        left = sum(1 for each in self._store.membership.records() if each.state is NodeState.ACTIVE) - 1
+        factor = self._store.membership.replication_factor
+        if record.state is NodeState.ACTIVE and left < factor:
+            raise OperationRefused(
+                f"node {node_id} cannot leave: {left} nodes would remain, and every range has {factor} replicas"
+            )
+        self._store.membership.set_state(node_id, NodeState.LEAVING)
+
+    async def recommission(self, node_id: NodeId) -> None:
+        """Take back ``drain`` and ``decommission``."""
+        record = self._record(node_id)
+        if record.state is not NodeState.ACTIVE:
+            self._store.membership.set_state(node_id, NodeState.ACTIVE)
+        if node_id in self._store.live_nodes():
+            await self._store.call(node_id, SetDraining(False))
+
+    def _record(self, node_id: NodeId) -> NodeRecord:
+        record = self._store.membership.nodes.get(node_id)
+        if record is None or record.state is NodeState.REPLACED:
+            raise OperationRefused(f"there is no node {node_id}")
+        return record
+
+    def _check_live(self, node_id: NodeId) -> None:
+        self._record(node_id)
+        if node_id not in self._store.live_nodes():
+            raise OperationRefused(f"node {node_id} is not alive")
+
+    async def _on_draining(self, from_node: NodeId, request: SetDraining) -> Message:
+        if request.draining:
+            self._store.drain()
+        else:
+            self._store.membership.draining = False
+        return OperationBegun()
+
+
+def row_boundary(key: bytes) -> bytes:
+    """The boundary at or before ``key`` that cuts no row and no colocated rows in two."""
+    return key[:HASH_KEY_BYTES] if key.startswith(HASH_PREFIX) else key

@@ -1,0 +1,280 @@
+"""Schema proddb, the views: what operators look at.  Each asks every node when it is read.
+
+======================== ============================================================================
+proddb.ranges            every range: where, how large, how busy, what would help
+proddb.hotspots          those that get requests, busiest first
+proddb.nodes             every node: state, load, clock, disk, version
+proddb.zones             the same by locality
+proddb.jobs              what goes on by itself: index builds, copies of replicas, nodes that leave
+proddb.doctor            checks of everything, replicas' checksums included (reads all data once)
+======================== ============================================================================
+
+They are for superusers and members of pg_monitor: ranges begin and end with keys.  The functions beside them are in
+operations_functions.py; ``proddb admin`` prints and calls nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from pydistdb.kv.doctor import Finding, examine
+from pydistdb.kv.placement.hotspots import assess
+from pydistdb.kv.survey import Survey
+from pydistdb.sql.catalog.state_view import StateView
+from pydistdb.sql.pg_catalog.define import RowDict, SystemColumn, SystemRelation, gathered_relation
+from pydistdb.sql.pg_catalog.internal import readable_key
+from pydistdb.sql.pg_catalog.objects import array
+from pydistdb.sql.types.base import EvalContext, SqlType
+from pydistdb.sql.types.known import BYTEA, FLOAT8, INT4, INT8, TEXT, TIMESTAMPTZ, TYPES_BY_OID
+
+SCHEMA = "proddb"
+POSTGRES_EPOCH_US = 946_684_800_000_000
+MOST_NAMES = 6
+_INT4_ARRAY = TYPES_BY_OID[1007]
+
+Gather = Callable[[EvalContext], Awaitable[Any]]
+
+
+def _relation(name: str, oid: int, **columns: SqlType) -> SystemRelation:
+    described = tuple(SystemColumn(column, sql_type, False) for column, sql_type in columns.items())
+    return SystemRelation(SCHEMA, name, oid, "v", described)
+
+
+async def _survey(context: EvalContext) -> Survey | None:
+    session: Any = context.extra
+    operations = session.environment.operations if session is not None else None
+    return None if operations is None else await operations.surveyor.survey()
+
+
+async def _examine(context: EvalContext) -> list[Finding]:
+    session: Any = context.extra
+    operations = session.environment.operations if session is not None else None
+    return [] if operations is None else await examine(operations.surveyor, session.environment.scheduler)
+
+
+# ------------------------------------------------------------------------------------------------ ranges
+
+
+def _tables_in(view: StateView, start: bytes, end: bytes) -> str:
+    """What a range holds: "system" for addressing and catalog, and the names of the first few tables."""
+    names = ["system"] if start < b"\x04" else []
+    spans = []
+    for table in view.tables():
+        if table.kind in "rm":
+            group = table.sharding.group if table.sharding is not None else None
+            kind, number = (b"\x04", table.storage_id) if group is None else (b"\x05", group)
+            prefix = kind + number.to_bytes(4, "big")
+            spans.append((prefix, table.name))
+    found = [name for prefix, name in sorted(spans) if prefix < end and start < prefix + b"\xff" * 8]
+    names += found[:MOST_NAMES]
+    return ", ".join([*names, "…"] if len(found) > MOST_NAMES else names)
+
+
+def _range_rows(view: StateView, survey: Survey) -> Iterator[RowDict]:
+    ranges = survey.ranges()
+    judged = assess(ranges, [node.node_id for node in survey.nodes if node.state == "live"])
+    for report in ranges:
+        status, judgement = report.status, judged[report.range_id]
+        yield {
+            "range_id": report.range_id,
+            "start_key": status.start,
+            "end_key": status.end,
+            "start_pretty": readable_key(view, status.start),
+            "end_pretty": readable_key(view, status.end),
+            "tables": _tables_in(view, status.start, status.end),
+            "leaseholder": report.leader or None,
+            "replicas": array(node for node, _, role in status.replicas if role != "learner"),
+            "learners": array(node for node, _, role in status.replicas if role == "learner"),
+            "term": status.term,
+            "lag": report.lag,
+            "keys": report.keys,
+            "bytes": report.size_bytes,
+            "qps": round(report.requests_per_second, 1),
+            "share": round(judgement.share, 4),
+            "heat": judgement.heat or None,
+            "recommendation": judgement.recommendation or None,
+        }
+
+
+_LOAD_COLUMNS: dict[str, SqlType] = {
+    "keys": INT8,
+    "bytes": INT8,
+    "qps": FLOAT8,
+    "share": FLOAT8,
+    "heat": TEXT,
+    "recommendation": TEXT,
+}
+
+
+@gathered_relation(
+    _relation(
+        "ranges",
+        13_981,
+        range_id=INT8,
+        start_key=BYTEA,
+        end_key=BYTEA,
+        start_pretty=TEXT,
+        end_pretty=TEXT,
+        tables=TEXT,
+        leaseholder=INT4,
+        replicas=_INT4_ARRAY,
+        learners=_INT4_ARRAY,
+        term=INT8,
+        lag=INT8,
+        **_LOAD_COLUMNS,
+    ),
+    _survey,
+)
+def ranges(view: StateView, context: EvalContext, survey: Survey | None) -> Iterator[RowDict]:
+    if survey is not None:
+        yield from _range_rows(view, survey)
+
+
+@gathered_relation(
+    _relation("hotspots", 13_982, range_id=INT8, start_pretty=TEXT, tables=TEXT, leaseholder=INT4, **_LOAD_COLUMNS),
+    _survey,
+)
+def hotspots(view: StateView, context: EvalContext, survey: Survey | None) -> Iterator[RowDict]:
+    if survey is not None:
+        busy = [row for row in _range_rows(view, survey) if row["qps"] > 0]
+        yield from sorted(busy, key=lambda row: -row["qps"])
+
+
+# ------------------------------------------------------------------------------------------------ nodes
+
+
+def _locality(tiers: tuple[tuple[str, str], ...]) -> str:
+    return ",".join(f"{key}={value}" for key, value in tiers)
+
+
+def _loads(survey: Survey) -> dict[int, float]:
+    return {
+        node_id: sum(measure.requests_per_second for measure in answer.measures)
+        for node_id, answer in survey.answers.items()
+    }
+
+
+@gathered_relation(
+    _relation(
+        "nodes",
+        13_983,
+        node_id=INT4,
+        node_name=TEXT,
+        state=TEXT,
+        mode=TEXT,
+        address=TEXT,
+        sql_address=TEXT,
+        http_address=TEXT,
+        locality=TEXT,
+        replicas=INT4,
+        leases=INT4,
+        qps=FLOAT8,
+        clock_offset_us=INT8,
+        started_at=TIMESTAMPTZ,
+        disk_free_bytes=INT8,
+        disk_total_bytes=INT8,
+        version=TEXT,
+        write_error=TEXT,
+    ),
+    _survey,
+)
+def nodes(view: StateView, context: EvalContext, survey: Survey | None) -> Iterator[RowDict]:
+    if survey is None:
+        return
+    loads = _loads(survey)
+    for node in survey.nodes:
+        row: RowDict = {
+            "node_id": node.node_id,
+            "node_name": node.name,
+            "state": node.state,
+            "mode": node.mode or None,
+            "address": node.address,
+            "sql_address": node.sql_address,
+            "http_address": node.http_address,
+            "locality": _locality(node.locality),
+            "replicas": node.replica_count,
+            "leases": node.lease_count,
+            "clock_offset_us": node.clock_offset_us,
+            "started_at": node.started_us - POSTGRES_EPOCH_US if node.started_us else None,
+        }
+        answer = survey.answers.get(node.node_id)
+        if answer is not None:
+            row |= {
+                "qps": round(loads[node.node_id], 1),
+                "disk_free_bytes": answer.disk_free,
+                "disk_total_bytes": answer.disk_total,
+                "version": answer.version,
+                "write_error": answer.status.write_error or None,
+            }
+        yield row
+
+
+@gathered_relation(
+    _relation("zones", 13_984, locality=TEXT, nodes=INT4, live=INT4, replicas=INT8, leases=INT8, qps=FLOAT8), _survey
+)
+def zones(view: StateView, context: EvalContext, survey: Survey | None) -> Iterator[RowDict]:
+    if survey is None:
+        return
+    loads = _loads(survey)
+    by_locality: dict[str, list[Any]] = {}
+    for node in survey.nodes:
+        if node.state in ("live", "dead"):
+            by_locality.setdefault(_locality(node.locality), []).append(node)
+    for locality, members in sorted(by_locality.items()):
+        yield {
+            "locality": locality,
+            "nodes": len(members),
+            "live": sum(node.state == "live" for node in members),
+            "replicas": sum(node.replica_count for node in members),
+            "leases": sum(node.lease_count for node in members),
+            "qps": round(sum(loads.get(node.node_id, 0.0) for node in members), 1),
+        }
+
+
+# ------------------------------------------------------------------------------------------------ jobs and checks
+
+
+@gathered_relation(
+    _relation("jobs", 13_985, kind=TEXT, subject=TEXT, state=TEXT, progress=FLOAT8, details=TEXT), _survey
+)
+def jobs(view: StateView, context: EvalContext, survey: Survey | None) -> Iterator[RowDict]:
+    """Progress is between 0 and 1, NULL where it is not known."""
+    environment = getattr(context.extra, "environment", None)
+    for job in () if environment is None else environment.catalog.index_jobs.progress.values():
+        database = view.catalog_state.databases.get(job.database)
+        if database is not None and job.table in database.building:
+            index = database.indexes_by_oid.get(job.index)
+            yield {
+                "kind": "create index",
+                "subject": index[1].name if index is not None else str(job.index),
+                "state": job.phase,
+                "progress": min(job.rows_done / job.rows_total, 1.0) if job.rows_total else None,
+                "details": f"{job.rows_done} of about {max(job.rows_total, job.rows_done)} rows, by node {job.node}",
+            }
+    if survey is None:
+        return
+    for report in survey.ranges():
+        for node_id, _, role in report.status.replicas:
+            if role == "learner":
+                follower = next((f for f in report.status.followers if f.node_id == node_id), None)
+                yield {
+                    "kind": "add replica",
+                    "subject": f"range {report.range_id}",
+                    "state": "copying" if follower is None or follower.state == "SNAPSHOT" else "catching up",
+                    "details": f"to node {node_id}" + (f", {follower.lag} entries behind" if follower else ""),
+                }
+    for node in survey.nodes:
+        if node.mode == "decommissioning" or (node.mode == "draining" and node.lease_count):
+            yield {
+                "kind": "decommission" if node.mode == "decommissioning" else "drain",
+                "subject": f"node {node.node_id}",
+                "state": "running" if node.state == "live" else node.state,
+                "details": f"{node.replica_count} replicas and {node.lease_count} leases are left",
+            }
+
+
+@gathered_relation(_relation("doctor", 13_986, area=TEXT, subject=TEXT, status=TEXT, detail=TEXT), _examine)
+def doctor(view: StateView, context: EvalContext, findings: list[Finding]) -> Iterator[RowDict]:
+    for finding in findings:
+        yield finding._asdict()

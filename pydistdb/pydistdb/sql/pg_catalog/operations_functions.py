@@ -1,0 +1,151 @@
+"""Schema proddb, the functions: what operators have done.  Superusers only.
+
+    SELECT proddb.split_range(7);                     -- at a row near its middle; gives the right part's id
+    SELECT proddb.split_at('users', '500');           -- before the row with this key (of hash-sharded tables: its hash)
+    SELECT proddb.move_lease(7, 2), proddb.move_replica(7, 2, 4);
+    SELECT proddb.drain(3), proddb.decommission(3), proddb.recommission(3);
+
+They take effect at once and are not undone by ROLLBACK: ranges and nodes are no rows.  Each waits until its deed is done,
+but for the last three, which only begin it (proddb.jobs shows how far they are).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydistdb.kv.api import KVError
+from pydistdb.kv.operations import HASH_KEY_BYTES, Operations
+from pydistdb.sql.errors import (
+    FeatureNotSupported,
+    InsufficientPrivilege,
+    InvalidParameterValue,
+    UndefinedTable,
+    WrongObjectType,
+)
+from pydistdb.sql.functions import registry as functions
+from pydistdb.sql.functions.effects import MustAct, act
+from pydistdb.sql.functions.sessions import active_session
+from pydistdb.sql.kv_errors import database_error
+from pydistdb.sql.layout import TableLayout
+from pydistdb.sql.pg_catalog.functions_definitions import view_of
+from pydistdb.sql.types import registry
+from pydistdb.sql.types.arrays import PgArray
+from pydistdb.sql.types.base import EvalContext, Function, SqlType
+from pydistdb.sql.types.known import INT4, INT8, REGCLASS, TYPES_BY_OID, VOID
+
+_TEXT_ARRAY = TYPES_BY_OID[1009]
+_FIRST_OID = 13_960
+
+Deed = Callable[[Operations], Awaitable[Any]]
+
+
+class _Operation(MustAct):
+    """A deed that the statement waits for."""
+
+    def __init__(self, operations: Operations, deed: Deed) -> None:
+        super().__init__("operation")
+        self._operations = operations
+        self._deed = deed
+
+    async def act(self) -> Any:
+        try:
+            result = await self._deed(self._operations)
+        except KVError as error:
+            raise database_error(error) from error
+        return "" if result is None else result
+
+
+def _do(context: EvalContext, name: str, deed: Deed) -> Any:
+    session = active_session(context)
+    if not view_of(context).catalog_state.roles.is_superuser(context.role):
+        raise InsufficientPrivilege(f"must be superuser to call proddb.{name}")
+    operations = session.environment.operations
+    if operations is None:
+        raise FeatureNotSupported("this server has no ranges to operate on")
+    return act(context, _Operation(operations, deed))
+
+
+def _register(
+    number: int,
+    name: str,
+    arguments: tuple[tuple[str, SqlType], ...],
+    returns: SqlType,
+    body: Callable[..., Any],
+    variadic: bool = False,
+) -> None:
+    functions.register(
+        Function(
+            _FIRST_OID + number,
+            name,
+            tuple(sql_type for _, sql_type in arguments),
+            returns,
+            body,
+            volatility="v",
+            variadic=variadic,
+            needs_context=True,
+            argument_names=tuple(argument for argument, _ in arguments),
+            schema="proddb",
+        )
+    )
+
+
+def _boundary(context: EvalContext, oid: int, key: PgArray) -> bytes:
+    """Where the row with this key begins, or in a hash-sharded table the rows with its hash."""
+    table = view_of(context).table_by_oid(oid)
+    if table is None:
+        raise UndefinedTable(f"relation with OID {oid} does not exist")
+    if table.kind not in "rm":
+        raise WrongObjectType(f'"{table.name}" is not a table or materialized view')
+    layout = TableLayout.of(table)
+    if layout.primary.is_row_id and table.sharding is None:
+        raise InvalidParameterValue(f'table "{table.name}" has no primary key to split it at')
+    types = {column.number: column.type_oid for column in table.columns}
+    columns = layout.primary.columns if table.sharding is None else table.sharding.columns
+    least = 1 if table.sharding is None else len(columns)
+    if not least <= len(key.items) <= len(columns) or None in key.items:
+        wanted = str(len(columns)) if least == len(columns) else f"{least} to {len(columns)}"
+        raise InvalidParameterValue(f'a split of table "{table.name}" needs {wanted} values, and no NULLs')
+    oids = [types[column] for column in columns]
+    values = [registry.io(oid).parse(text, -1, context) for oid, text in zip(oids, key.items, strict=False)]
+    if table.sharding is not None:
+        return layout.hash_head(layout.primary, layout.hash16(values))[:HASH_KEY_BYTES]
+    return layout.primary.head + layout.primary.encode(values)
+
+
+def split_range(context: EvalContext, range_id: int) -> Any:
+    return _do(context, "split_range", lambda operations: operations.split(range_id))
+
+
+def split_at(context: EvalContext, relation: int, key: PgArray) -> Any:
+    return _do(context, "split_at", lambda operations: operations.split_at(_boundary(context, relation, key)))
+
+
+def move_lease(context: EvalContext, range_id: int, to: int) -> Any:
+    return _do(context, "move_lease", lambda operations: operations.move_lease(range_id, to))
+
+
+def move_replica(context: EvalContext, range_id: int, away: int, to: int) -> Any:
+    return _do(context, "move_replica", lambda operations: operations.move_replica(range_id, away, to))
+
+
+def drain(context: EvalContext, node_id: int) -> Any:
+    return _do(context, "drain", lambda operations: operations.drain(node_id))
+
+
+def decommission(context: EvalContext, node_id: int) -> Any:
+    return _do(context, "decommission", lambda operations: operations.decommission(node_id))
+
+
+def recommission(context: EvalContext, node_id: int) -> Any:
+    return _do(context, "recommission", lambda operations: operations.recommission(node_id))
+
+
+_RANGE, _NODE = ("range_id", INT8), ("node_id", INT4)
+_register(0, "split_range", (_RANGE,), INT8, split_range)
+_register(1, "split_at", (("relation", REGCLASS), ("key", _TEXT_ARRAY)), INT8, split_at, variadic=True)
+_register(2, "move_lease", (_RANGE, _NODE), VOID, move_lease)
+_register(3, "move_replica", (_RANGE, ("from_node", INT4), ("to_node", INT4)), VOID, move_replica)
+_register(4, "drain", (_NODE,), VOID, drain)
+_register(5, "decommission", (_NODE,), VOID, decommission)
+_register(6, "recommission", (_NODE,), VOID, recommission)

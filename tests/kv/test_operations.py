@@ -1,0 +1,219 @@
+"""What operators do to ranges and nodes: splits, moves, draining, leaving; and what they are shown."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from pydistdb.kv.api import Isolation
+from pydistdb.kv.descriptor import NodeState
+from pydistdb.kv.doctor import diagnose, examine
+from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.operations import OperationRefused, Operations
+from pydistdb.kv.placement.hotspots import assess
+from pydistdb.kv.store import Store, StoreConfig
+from pydistdb.kv.survey import RangeReport, Survey
+from pydistdb.tasks import sleep
+from pydistdb_storage import mvcc
+from pydistdb_storage.engine import Space, WriteBatch
+
+from tests.support.cluster import SECOND, Cluster
+
+
+class Operated:
+    """A cluster with a gateway and operations on every node."""
+
+    def __init__(self, nodes: int, replication_factor: int = 3, seed: int = 3) -> None:
+        self.cluster = Cluster(seed=seed, config=StoreConfig(dead_after_ns=5 * SECOND))
+        self.gateways: dict[int, Gateway] = {}
+        self.operations: dict[int, Operations] = {}
+        self.cluster.on_open.append(self._open)
+        self.cluster.start(nodes, replication_factor)
+        self.run = self.cluster.run
+        self.run(self.gateways[1].ingest([(b"\x04k%04d" % number, b"v" * 100) for number in range(1000)]))
+
+    def _open(self, store: Store) -> None:
+        gateway = self.gateways[store.node_id] = Gateway(store)
+        gateway.start()
+        self.operations[store.node_id] = Operations(store, gateway, "1")
+
+    def survey(self, node: int = 1) -> Survey:
+        return self.run(self.operations[node].surveyor.survey())
+
+    def report(self, range_id: int) -> RangeReport:
+        return next(report for report in self.survey().ranges() if report.range_id == range_id)
+
+
+def test_a_range_is_split_in_its_middle_and_sized() -> None:
+    world = Operated(3)
+    (whole,) = world.survey().ranges()
+    assert whole.keys is not None and whole.keys >= 1000
+    right = world.run(world.operations[2].split(1))
+    report = world.report(right)
+    assert report.keys is not None and 400 < report.keys < 600
+    assert report.status.start.startswith(b"\x04k")
+    left = world.report(1)
+    assert left.keys is not None and left.keys + report.keys >= whole.keys
+    with pytest.raises(OperationRefused, match="there is no range 77"):
+        world.run(world.operations[1].split(77))
+
+
+def test_rows_that_are_colocated_stay_together() -> None:
+    world = Operated(1, 1)
+    operations = world.operations[1]
+    world.run(operations.split_at(b"\x05"))
+    head = b"\x05\x00\x00\x00\x07"
+    rows = [head + bytes((hash_byte, 0)) + table + b"key" for hash_byte in (1, 2, 3, 4) for table in (b"A", b"B")]
+    world.run(world.gateways[1].ingest([(row, b"v" * 50) for row in rows]))
+    hashed = world.survey().ranges()[-1]
+    world.run(operations.split(hashed.range_id))
+    boundary = world.survey().ranges()[-1].status.start
+    assert len(boundary) == 7 and boundary[5] in (2, 3, 4)
+    # One hash value cannot be cut.
+    only = world.run(operations.split_at(head + b"\x04\x00"))
+    with pytest.raises(OperationRefused, match="no row boundary"):
+        world.run(operations.split(only))
+
+
+def test_a_lease_moves_where_it_is_sent() -> None:
+    world = Operated(3)
+    target = next(node for node in (1, 2, 3) if node != world.report(1).leader)
+    world.run(world.operations[3].move_lease(1, target))
+    assert world.report(1).leader == target
+    with pytest.raises(OperationRefused, match="there is no node 9"):
+        world.run(world.operations[3].move_lease(1, 9))
+
+
+def test_a_replica_moves_even_from_under_the_leaseholder() -> None:
+    world = Operated(4)
+    right = world.run(world.operations[1].split_at(b"\x04k0500"))
+    world.cluster.advance(10)
+    report = world.report(right)
+    (free,) = {1, 2, 3, 4} - set(report.nodes)
+    away = report.leader
+    world.run(world.operations[2].move_replica(right, away, free))
+    after = world.report(right)
+    assert set(after.nodes) == set(report.nodes) - {away} | {free}
+    assert after.keys == 500
+    with pytest.raises(OperationRefused, match="has no replica"):
+        world.run(world.operations[2].move_replica(right, away, free))
+
+
+def test_a_drained_node_holds_no_leases_until_it_is_taken_back() -> None:
+    world = Operated(3)
+    for key in (b"\x04k0200", b"\x04k0400", b"\x04k0600", b"\x04k0800"):
+        world.run(world.operations[1].split_at(key))
+    world.cluster.advance(10)
+    world.run(world.operations[2].drain(1))
+    world.cluster.advance(10)
+    node = world.survey(2).nodes[0]
+    assert (node.lease_count, node.mode) == (0, "draining")
+    assert node.replica_count == 5
+    world.run(world.operations[2].recommission(1))
+    world.cluster.advance(20)
+    assert world.survey(2).nodes[0].lease_count > 0
+
+
+def test_a_node_that_leaves_gives_its_replicas_away_and_is_forgotten() -> None:
+    world = Operated(4)
+    world.run(world.operations[1].split_at(b"\x04k0500"))
+    world.cluster.advance(10)
+    with_replicas = next(node.node_id for node in world.survey().nodes if node.replica_count and node.node_id != 1)
+    world.run(world.operations[1].decommission(with_replicas))
+
+    def is_empty() -> bool:
+        return not world.cluster.store(f"n{with_replicas}").replicas
+
+    world.cluster.wait_until(is_empty)
+    world.cluster.advance(2)
+    survey = world.survey()
+    assert all(len(report.nodes) == 3 and with_replicas not in report.nodes for report in survey.ranges())
+    assert next(n.mode for n in survey.nodes if n.node_id == with_replicas) == "decommissioned"
+    # It is in no range, but a restart does not make it forget.
+    world.cluster.crash(f"n{with_replicas}")
+    world.cluster.restart(f"n{with_replicas}")
+    world.cluster.advance(5)
+    assert not world.cluster.store(f"n{with_replicas}").replicas
+    world.cluster.crash(f"n{with_replicas}")
+    world.cluster.advance(15)
+    assert world.cluster.store("n1").membership.nodes[with_replicas].state is NodeState.DRAINED
+    with pytest.raises(OperationRefused, match="cannot leave: 2 nodes would remain"):
+        world.run(world.operations[1].decommission(next(n for n in (2, 3, 4) if n != with_replicas)))
+
+
+def test_load_is_counted_where_the_lease_is() -> None:
+    world = Operated(1, 1)
+    right = world.run(world.operations[1].split_at(b"\x04k0500"))
+    gateway = world.gateways[1]
+
+    async def read() -> None:
+        for _ in range(1_000):
+            transaction = gateway.begin(Isolation.READ_COMMITTED)
+            transaction.begin_statement()
+            assert transaction.try_get(b"\x04k0700") is not None
+            await sleep(world.cluster.scheduler, 10_000_000)
+
+    world.run(read())
+    assert 60 < world.report(right).requests_per_second <= 100
+    assert world.report(1).requests_per_second < 5
+    judged = assess(world.survey().ranges(), [1])
+    assert (judged[right].heat, judged[right].recommendation) == ("hot", "split")
+    world.cluster.advance(60)
+    assert world.report(right).requests_per_second < 1
+
+
+def test_the_doctor_finds_a_replica_that_differs() -> None:
+    world = Operated(3)
+    world.cluster.advance(5)
+
+    def findings() -> dict[str, tuple[str, str]]:
+        found = world.run(examine(world.operations[1].surveyor, world.cluster.scheduler))
+        return {finding.area: (finding.status, finding.detail) for finding in found}
+
+    assert {status for status, _ in findings().values()} == {"ok"}
+    assert findings()["checksums"][1] == "the replicas of 1 ranges are equal"
+    batch = WriteBatch()
+    batch.put(Space.VERSIONS, mvcc.versioned(b"\x04k0003", mvcc.MAX_TIMESTAMP - 1), b"rotten")
+    world.cluster.nodes["n2"].engine.apply([batch])
+    # Nothing was applied since, so what is known of the replica would still do.
+    world.operations[2].surveyor.sizes._known.clear()
+    assert findings()["checksums"] == ("error", "its replicas differ")
+
+
+@pytest.mark.parametrize(
+    ("dead", "status", "detail"),
+    [
+        (["n3"], "warning", "its replicas on these nodes are dead: 3"),
+        (["n2", "n3"], "error", "1 of 3 voters are alive: no majority"),
+    ],
+)
+def test_the_doctor_tells_what_dead_nodes_cost(dead: list[str], status: str, detail: str) -> None:
+    world = Operated(3)
+    world.cluster.crash(*dead)
+    world.cluster.advance(3)
+    found = diagnose(world.survey(), {})
+    assert [(f.status, f.detail) for f in found if f.area == "ranges"] == [(status, detail)]
+    assert ("nodes", "node 3", "error", "it is dead") in found
+
+
+def test_what_is_recommended() -> None:
+    world = Operated(3)
+    (template,) = world.survey().ranges()
+    numbers = iter(range(1, 100))
+
+    def make(rate: float, leader: int, size_bytes: int = 1000, keys: int = 10) -> RangeReport:
+        status = msgspec.structs.replace(template.status, range_id=next(numbers))
+        return RangeReport(status, leader, 0, rate, keys, size_bytes, b"")
+
+    def recommended(*reports: RangeReport) -> list[tuple[str, str]]:
+        return [(found.heat, found.recommendation) for found in assess(reports, [1, 2, 3]).values()]
+
+    assert recommended(make(8500, 1), make(750, 2), make(750, 3)) == [("hot", "split"), ("", ""), ("", "")]
+    assert recommended(make(40, 1), make(1, 2))[0] == ("", "")
+    assert recommended(make(150, 1), make(100, 2))[0] == ("warm", "")
+    busy = [make(1000, 1), make(400, 1), make(400, 1), make(300, 1), make(10, 2), make(20, 3)]
+    assert recommended(*busy)[0] == ("hot", "move its lease to node 2")
+    assert recommended(make(5000, 1, keys=1), make(10, 2))[0] == (
+        "hot",
+        "one key gets all of it: a split does not help",
+    )
+    assert recommended(make(0, 1, size_bytes=600 << 20), make(0, 2))[0] == ("", "split: it is large")
