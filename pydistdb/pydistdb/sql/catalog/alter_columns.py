@@ -18,14 +18,8 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_table import all_constraints, make_column, with_defaults
 from pydistdb.sql.catalog.dependencies import described, views_broken_by
 from pydistdb.sql.catalog.descriptors import Column, Index, Table
-from pydistdb.sql.catalog.drop import (
-    drop_foreign_keys,
-    foreign_keys_using,
-    forget_table,
-    owned_sequences,
-    report_dependents,
-    without_index,
-)
+from pydistdb.sql.catalog.drop_index import drop_foreign_keys, foreign_keys_using, without_index
+from pydistdb.sql.catalog.drop_plan import forget_table, owned_sequences, report_dependents
 from pydistdb.sql.catalog.index_elements import columns_of_index, rebound_indexes
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.options import collation_named

@@ -20,12 +20,8 @@ from pydistdb.sql.catalog.create_index import build_index
 from pydistdb.sql.catalog.create_table import put_foreign_key
 from pydistdb.sql.catalog.dependencies import described
 from pydistdb.sql.catalog.descriptors import ForeignKey, Index, IndexColumn, Table
-from pydistdb.sql.catalog.drop import (
-    drop_foreign_keys,
-    foreign_keys_using,
-    report_dependents,
-    without_index,
-)
+from pydistdb.sql.catalog.drop_index import drop_foreign_keys, foreign_keys_using, without_index
+from pydistdb.sql.catalog.drop_plan import report_dependents
 from pydistdb.sql.catalog.garbage import index_garbage
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.queries import bind_query, first_row, full_name, quote, run_bound

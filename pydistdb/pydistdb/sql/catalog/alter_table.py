@@ -19,13 +19,7 @@ from pydistdb.sql.catalog.options import check_index_options, check_storage_opti
 from pydistdb.sql.catalog.owners import alter_table_owner
 from pydistdb.sql.catalog.reindex import set_clustered
 from pydistdb.sql.catalog.sequence_numbers import definition_of
-from pydistdb.sql.errors import (
-    DuplicateTable,
-    FeatureNotSupported,
-    UndefinedObject,
-    UndefinedTable,
-    WrongObjectType,
-)
+from pydistdb.sql.errors import DuplicateTable, FeatureNotSupported, UndefinedObject, UndefinedTable, WrongObjectType
 from pydistdb.sql.statements import AlterTable, AlterTableAction, Name
 
 _PLURALS = {"v": "views", "m": "materialized views", "S": "sequences"}
@@ -154,7 +148,7 @@ def _rename(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
 
 
 def _set_schema(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
-    from pydistdb.sql.catalog.drop import owned_sequences
+    from pydistdb.sql.catalog.drop_plan import owned_sequences
 
     assert action.name is not None
     schema = ddl.target_schema(Name(table.name, action.name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydistdb.sql.catalog import drop_type, keys
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.dependencies import described
-from pydistdb.sql.catalog.drop import DropPlan, carry_out, collect_dependents
+from pydistdb.sql.catalog.drop_plan import DropPlan, carry_out, collect_dependents
 from pydistdb.sql.catalog.routine_names import described_routine
 from pydistdb.sql.catalog.type_names import shown
 

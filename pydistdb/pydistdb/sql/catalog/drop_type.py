@@ -19,7 +19,7 @@ from pydistdb.sql.catalog.composites import dropped_attribute
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.dependencies import described
 from pydistdb.sql.catalog.descriptors import Table
-from pydistdb.sql.catalog.drop import drop_found_routines, forget_table, report_dependents
+from pydistdb.sql.catalog.drop_plan import drop_found_routines, forget_table, report_dependents
 from pydistdb.sql.catalog.state import Change
 from pydistdb.sql.catalog.type_dependencies import Dependent, dependents
 from pydistdb.sql.catalog.type_names import find_type, put_type, row_type_owner, shown

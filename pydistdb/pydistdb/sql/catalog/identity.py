@@ -11,7 +11,7 @@ from pydistdb.sql.catalog import sequences
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_sequence import changed_sequence
 from pydistdb.sql.catalog.descriptors import Column, Table
-from pydistdb.sql.catalog.drop import forget_table, owned_sequences
+from pydistdb.sql.catalog.drop_plan import forget_table, owned_sequences
 from pydistdb.sql.errors import DatabaseError, UndefinedColumn
 from pydistdb.sql.statements import AlterTableAction
 

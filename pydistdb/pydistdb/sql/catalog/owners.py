@@ -18,8 +18,8 @@ from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.access import PG_CLASS, PG_DATABASE, PG_NAMESPACE, PG_PROC, PG_TYPE
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import DefaultAcl, Table
-from pydistdb.sql.catalog.drop import owned_sequences
 from pydistdb.sql.catalog.drop_owned import drop_owned_objects
+from pydistdb.sql.catalog.drop_plan import owned_sequences
 from pydistdb.sql.catalog.grant_targets import Target, find_target
 from pydistdb.sql.catalog.grants import put_acl
 from pydistdb.sql.catalog.needs import permission_denied

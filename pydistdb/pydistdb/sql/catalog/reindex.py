@@ -14,7 +14,7 @@ from pydistdb.sql.catalog.access import PG_CLASS, PG_DATABASE, PG_NAMESPACE
 from pydistdb.sql.catalog.backfill import fill_index
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Index, Table
-from pydistdb.sql.catalog.drop import without_index
+from pydistdb.sql.catalog.drop_index import without_index
 from pydistdb.sql.catalog.garbage import index_garbage
 from pydistdb.sql.errors import (
     ActiveTransaction,

@@ -19,7 +19,7 @@ from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.access import PG_NAMESPACE, PG_PROC
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Argument, Routine, Table
-from pydistdb.sql.catalog.drop import drop_found_routines
+from pydistdb.sql.catalog.drop_plan import drop_found_routines
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.recording import RecordingView, direct_uses
 from pydistdb.sql.catalog.routine_names import find_routine, missing_routine, signature

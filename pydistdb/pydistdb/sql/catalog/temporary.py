@@ -30,7 +30,7 @@ from pydistdb.sql.catalog.access import PG_DATABASE
 from pydistdb.sql.catalog.acl import TEMPORARY
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Schema, Table
-from pydistdb.sql.catalog.drop import drop_tables
+from pydistdb.sql.catalog.drop_plan import drop_tables
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.state import CatalogState
 from pydistdb.sql.catalog.store import CatalogStore

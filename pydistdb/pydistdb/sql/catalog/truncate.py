@@ -10,7 +10,7 @@ from pydistdb.sql.catalog.access import PG_CLASS
 from pydistdb.sql.catalog.acl import TRUNCATE
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Table
-from pydistdb.sql.catalog.drop import owned_sequences
+from pydistdb.sql.catalog.drop_plan import owned_sequences
 from pydistdb.sql.catalog.rewrite import with_new_storage
 from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.statements import Truncate

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from pydistdb.kv import api as kv
 from pydistdb.sql.catalog import temporary
 from pydistdb.sql.catalog.context import DdlContext
-from pydistdb.sql.catalog.drop import drop_tables
+from pydistdb.sql.catalog.drop_plan import drop_tables
 from pydistdb.sql.catalog.overlay import OverlayMark
 from pydistdb.sql.catalog.state import CatalogState
 from pydistdb.sql.catalog.temporary import TemporaryObjects
