@@ -1,7 +1,8 @@
 """The way from a session to a schema change, which catalog/ddl.py carries out in the session's transaction.
 
 ``change_schema`` refuses what this session may not change now: anything in a read-only transaction, and a table that a
-cursor of its own still reads.  ``ddl_context`` gives DDL what it needs to know of the session: its transaction, its roles, where its notices go.
+cursor of its own still reads.  ``ddl_context`` gives DDL what it needs to know of the session: its transaction, its
+roles, where its notices go.
 
     BEGIN; DECLARE c CURSOR FOR SELECT * FROM t; DROP TABLE t        55006: cannot DROP TABLE "t" because it is being used
 """
