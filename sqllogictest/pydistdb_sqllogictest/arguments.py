@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="run every file in a new database that is dropped afterwards (default)",
     )
+    parser.add_argument(
+        "--splits", action="store_true", help="cut every new table into several ranges (pydistdb.split_new_tables)"
+    )
     parser.add_argument("--skip", action="append", default=[], metavar="PATTERN", help="leave out matching files")
     parser.add_argument("--show", type=int, default=3, metavar="N", help="failures to show per file (default 3)")
     parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="per statement (default 30)")

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
 
+from psycopg.conninfo import make_conninfo
+
 from pydistdb_sqllogictest.arguments import INDEX_NAME
 from pydistdb_sqllogictest.records import Dialect
 from pydistdb_sqllogictest.report import problem_lines, summary_line, total_line, write_junit
@@ -28,6 +30,8 @@ def run_command(arguments: argparse.Namespace, url: str) -> int:
     if not files:
         print("slt: no sqllogictest files there", file=sys.stderr)
         return 2
+    if arguments.splits:
+        url = make_conninfo(url, options="-c pydistdb.split_new_tables=on")
     options = Options(url, arguments.timeout, arguments.database_per_file, arguments.fail_fast)
     indexes: dict[Path, dict[str, Dialect]] = {}
     dialects = {

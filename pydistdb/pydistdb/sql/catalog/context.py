@@ -61,6 +61,8 @@ class DdlContext:
     role: int = BOOTSTRAP_ROLE
     """Who executes the statement, and owns what it makes: current_user; ``session_role`` is session_user."""
     session_role: int = BOOTSTRAP_ROLE
+    splits_new_tables: bool = False
+    """pydistdb.split_new_tables (presplit.py)."""
     _view: StateView | None = field(default=None)
 
     @property

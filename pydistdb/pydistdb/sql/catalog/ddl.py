@@ -21,6 +21,7 @@ from pydistdb.sql.catalog.create_type import create_type
 from pydistdb.sql.catalog.drop import drop_objects
 from pydistdb.sql.catalog.lock_table import lock_table
 from pydistdb.sql.catalog.materialized_views import refresh_view
+from pydistdb.sql.catalog.presplit import split_new_indexes
 from pydistdb.sql.catalog.reindex import cluster, reindex
 from pydistdb.sql.catalog.role_ddl import ROLE_EXECUTORS
 from pydistdb.sql.catalog.routines import alter_routine, create_routine, drop_routines
@@ -108,4 +109,6 @@ async def execute(statement: Utility, ddl: DdlContext) -> str:
         what = statement.what if isinstance(statement, Unsupported) else type(statement).__name__
         raise FeatureNotSupported(f"{what} is not supported")
     tag: str = await executor(ddl, statement)  # type: ignore[operator]
+    if ddl.splits_new_tables and ddl.ddl.overlay.is_open:
+        await split_new_indexes(ddl)
     return tag

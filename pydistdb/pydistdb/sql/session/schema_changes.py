@@ -97,4 +97,5 @@ def ddl_context(session: ClientSession, notice: Callable[..., None]) -> schema.D
         session.checks.concerns,
         session.identity.current,
         session.identity.session,
+        session.settings.values["pydistdb.split_new_tables"] == "on",
     )
