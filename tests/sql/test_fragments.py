@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydistdb.sql.exec import CompiledQuery
 from pydistdb.sql.exec.fragment import Partials, pack_states, unpack_states
 from pydistdb.sql.exec.fragment_run import run_fragment
 from pydistdb.sql.exec.scatter import QUEUE_ITEMS, WIDTH, scatter
 from pydistdb.sql.layout import TableLayout
+from pydistdb.sql.plan.explain_formats import Actual, Style, text_lines
 from pydistdb.sql.types.base import Interval
 from pydistdb.sql.types.known import NUMERIC, TEXT
 from pydistdb.tasks import SimulatedScheduler, sleep
@@ -159,6 +162,44 @@ def test_answers_are_small(far: Laboratory, query: str, most_bytes: int) -> None
     far.run(query)
     assert far.database.answers
     assert max(len(given.output) for given in far.database.answers) <= most_bytes
+
+
+def explained(lab: Laboratory, query: str, analyze: bool = False) -> str:
+    actuals: dict[int, Actual] = {}
+    compiled = CompiledQuery(lab.plan(query), actuals)
+    if analyze:
+        lab.execute(compiled)
+    root = lab.scheduler.run(compiled.explain_tree(lab.context_of(None, (), True)))
+    return "\n".join(text_lines(root, Style("none", analyze, timing=False)))
+
+
+def test_explain_names_both_halves(far: Laboratory, near: Laboratory) -> None:
+    query = "select g, count(*) from t where v > 0 group by g"
+    scan = """Seq Scan on t
+                    Filter: (v > 0)
+                    Ranges: 8 of 8 (leaders: node 1, node 2)"""
+    assert (
+        explained(far, query).replace("'0'::int8", "0")
+        == f"""Finalize HashAggregate
+  Group Key: g
+  ->  Gather
+        Shards Planned: 8
+        ->  Partial HashAggregate
+              Group Key: g
+              ->  {scan}"""
+    )
+    assert "Gather" not in explained(near, query)
+    assert "Gather" not in explained(far, "select * from t where id = 3")
+    assert explained(far, "select s from t order by v limit 3").startswith("Top-N Sort\n  Sort Key: v\n  ->  Gather\n")
+    assert explained(far, "select s from t").startswith("Gather\n")
+
+
+def test_explain_analyze_tells_of_every_range(far: Laboratory) -> None:
+    text = explained(far, "select count(*) from t", analyze=True)
+    counted = re.findall(r"Range \d+ \(node \d\): scanned=(\d+) rows=(\d+) bytes=(\d+) calls=(\d+)", text)
+    assert len(counted) == 8
+    assert sum(int(scanned) for scanned, *_ in counted) == 120
+    assert all(rows == calls != "0" for _, rows, _, calls in counted)  # each call gives one state
 
 
 def test_own_writes_are_seen() -> None:

@@ -106,7 +106,7 @@ class MemoryDatabase:
     async def ranges(self, start: bytes, end: bytes) -> list[RangeInfo]:
         edges = [b"", *self.boundaries, _END_OF_KEYS]
         return [
-            RangeInfo(number, left, right, self.node_id, (self.node_id,), 1)
+            RangeInfo(number, left, right, self.node_id + number % 2 * self.distant, (self.node_id,), 1)
             for number, (left, right) in enumerate(pairwise(edges), 1)
             if left < end and start < right
         ]

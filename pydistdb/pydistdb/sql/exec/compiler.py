@@ -77,11 +77,15 @@ class Compiler:
     def __init__(self, actuals: dict[int, Actual] | None = None) -> None:
         self._actuals = actuals
         """Where EXPLAIN ANALYZE wants to find what each node did, by ``id(node)``."""
+        self.scans: dict[int, TableScanOperator] = {}
+        """The operator of each scan, with the projection and the tail it does, by ``id(node)``."""
         self._recursive: list[int] = []
         """CTEs whose step is being compiled: their scans read the working table."""
 
     def operator(self, node: Rel) -> Operator:
         made = self._operator(node)
+        if isinstance(made, TableScanOperator):
+            self.scans[id(made.node)] = made
         if self._actuals is not None:
             actual = self._actuals.setdefault(id(node), Actual())
             measure(made, actual)

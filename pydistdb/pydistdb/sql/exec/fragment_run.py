@@ -15,8 +15,9 @@ from functools import lru_cache
 from typing import Any, cast
 
 from pydistdb.kv.fragments import FragmentRun
-from pydistdb.sql.exec.aggregate import AggregateOperator, GroupingSet
+from pydistdb.sql.exec.aggregate import AggregateOperator
 from pydistdb.sql.exec.fragment import Arguments, decode_arguments, decode_text, pack_states
+from pydistdb.sql.exec.grouping import GroupingSet
 from pydistdb.sql.exec.run import RunContext, State
 from pydistdb.sql.exec.scan import TableScanOperator, of_identity
 from pydistdb.sql.exec.setops import row_keys

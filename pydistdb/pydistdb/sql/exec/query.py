@@ -16,6 +16,7 @@ from pydistdb.sql.exec.point import PointRead, point_read
 from pydistdb.sql.exec.point_write import PointWrite, point_write
 from pydistdb.sql.exec.ranges import range_notes
 from pydistdb.sql.exec.run import RunContext, State
+from pydistdb.sql.exec.scan import TableScanOperator
 from pydistdb.sql.exec.spill import RowBuffer
 from pydistdb.sql.plan.depth import deep_stack
 from pydistdb.sql.plan.explain import explain, explain_tree
@@ -39,6 +40,8 @@ class CompiledQuery:
         self._point: PointRead | None = point_read(plan) if actuals is None else None
         self._point_write: PointWrite | None = None
         self._root: Operator | None = None
+        self._scans: dict[int, TableScanOperator] = {}
+        """The scans by ``id(node)``, for EXPLAIN."""
 
     def try_run(self, run: RunContext) -> list[Row] | None:
         """Run without waiting, if this reads or changes one row by its key: the rows, with ``run.affected_rows`` set.
@@ -63,7 +66,9 @@ class CompiledQuery:
     def root(self) -> Operator:
         if self._root is None:
             with deep_stack():
-                self._root = Compiler(self._actuals).operator(self.plan.root)
+                compiler = Compiler(self._actuals)
+                self._root = compiler.operator(self.plan.root)
+                self._scans = compiler.scans
         return self._root
 
     async def run(self, run: RunContext) -> AsyncIterator[list[Row]]:
@@ -95,7 +100,9 @@ class CompiledQuery:
         """The steps of the plan, with the ranges that each scan goes to, as far as they can be told beforehand.
 
         ``run`` needs no transaction; nothing is read."""
-        return explain_tree(self.plan, await range_notes(self.plan.root, run), self._actuals, verbose=verbose)
+        assert self.root is not None
+        notes, gathered = await range_notes(self.plan.root, run, self._scans)
+        return explain_tree(self.plan, notes, self._actuals, gathered, verbose=verbose)
 
 
 def compile_plan(plan: PhysicalPlan) -> CompiledQuery:

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from pydistdb.sql.exec.aggregate import group_key_source
 from pydistdb.sql.exec.codegen import Code, scope
+from pydistdb.sql.exec.grouping import group_key_source
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.spill import RowCodec, SpillFile

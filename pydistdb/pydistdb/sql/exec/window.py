@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from pydistdb.sql.exec.aggregate import group_key_source
 from pydistdb.sql.exec.codegen import tuple_source
 from pydistdb.sql.exec.frames import Frame, Peers, frames
+from pydistdb.sql.exec.grouping import group_key_source
 from pydistdb.sql.exec.operator import Batch, Operator, ProjectOperator, Row
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.sort import SortOperator

@@ -29,6 +29,7 @@ from pydistdb.sql.plan.cost import (
 )
 from pydistdb.sql.plan.depth import deep_stack
 from pydistdb.sql.plan.explain_formats import Actual, PlanNode, Style, Value, text_lines
+from pydistdb.sql.plan.explain_gather import Gathered, with_gather
 from pydistdb.sql.plan.explain_text import ExpressionText
 from pydistdb.sql.plan.expressions import all_relations, conjuncts, inputs
 from pydistdb.sql.plan.physical import (
@@ -83,21 +84,28 @@ def explain_tree(
     plan: PhysicalPlan,
     notes: Mapping[int, str] | None = None,
     actuals: Mapping[int, Actual] | None = None,
+    gathered: Mapping[int, Gathered] | None = None,
     *,
     verbose: bool = False,
 ) -> PlanNode:
-    """The steps of a plan.  By ``id(node)``: ``notes``, a property more, and what ANALYZE measured."""
+    """The steps of a plan.  By ``id(node)``: ``notes``, a property more, what ANALYZE measured, and which scans are done
+    on other nodes."""
     with deep_stack():
-        return Explainer(notes, actuals, verbose).tree(plan.root)
+        return Explainer(notes, actuals, verbose, gathered).tree(plan.root)
 
 
 class Explainer(ExpressionText):
     def __init__(
-        self, notes: Mapping[int, str] | None = None, actuals: Mapping[int, Actual] | None = None, verbose: bool = False
+        self,
+        notes: Mapping[int, str] | None = None,
+        actuals: Mapping[int, Actual] | None = None,
+        verbose: bool = False,
+        gathered: Mapping[int, Gathered] | None = None,
     ) -> None:
         super().__init__()
         self.notes = notes or {}
         self.actuals = actuals or {}
+        self.gathered = gathered or {}
         self.verbose = verbose
         self.estimator = Estimator(None)
         self.subplans = 0
@@ -178,7 +186,7 @@ class Explainer(ExpressionText):
             if node.changes_data and child.actual is not None and not child.actual.loops:
                 child.actual = None  # rows named by their keys are locked and read in one request, without the scan
         node.startup_cost, node.total_cost = costs(relation, node, self.estimator)
-        return node
+        return with_gather(relation, node, self.gathered)
 
     def _children(self, relation: Rel) -> list[PlanNode]:
         if isinstance(relation, Cte):

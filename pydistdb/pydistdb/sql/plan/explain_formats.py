@@ -72,6 +72,8 @@ class PlanNode:
     label: str = ""
     """The line above it in text: ``SubPlan 1``, ``CTE c``."""
     changes_data: bool = False
+    shards: list[tuple[str, ShardActual]] = field(default_factory=list)
+    """Of a Gather, under ANALYZE: what was done where."""
 
 
 def estimates(node: PlanNode, style: Style) -> str:
@@ -99,6 +101,11 @@ def actuals(node: PlanNode, style: Style) -> str:
     return f"(actual {times}rows={rows:.0f} loops={actual.loops})"
 
 
+def _shard(shard: ShardActual, style: Style) -> Group:
+    found: Group = [("scanned", shard.entries), ("rows", shard.rows), ("bytes", shard.bytes), ("calls", shard.calls)]
+    return [*found, ("time", fixed(shard.seconds * 1000))] if style.timing else found
+
+
 def text_lines(root: PlanNode, style: Style) -> list[str]:
     output: list[str] = []
     _text_node(root, "", "", style, output)
@@ -111,6 +118,9 @@ def _text_node(node: PlanNode, indent: str, arrow: str, style: Style, output: li
     inner = indent + ("      " if arrow else "  ")
     for name, value in node.properties:
         output.append(f"{inner}{name}: {', '.join(value) if isinstance(value, list) else value}")
+    for name, shard in node.shards:
+        shown = " ".join(f"{what}={value}" for what, value in _shard(shard, style))
+        output.append(f"{inner}{name}: {shown}")
     for child in node.children:
         if child.label:
             output.append(f"{inner}{child.label}")
@@ -139,6 +149,8 @@ def groups(node: PlanNode, style: Style, relationship: bool = False) -> Group:
             result += [("Actual Startup Time", fixed(first)), ("Actual Total Time", fixed(total))]
         result += [("Actual Rows", round(rows)), ("Actual Loops", node.actual.loops)]
     result += node.properties
+    if node.shards:
+        result.append(("Shards", [[("Shard", name), *_shard(shard, style)] for name, shard in node.shards]))
     if node.children:
         result.append(("Plans", [groups(child, style, True) for child in node.children]))
     return result
