@@ -1,0 +1,235 @@
+"""Settings, transactions and what a session does with its statements: the parser's nodes to ``sql/statements.py``.
+
+    BEGIN ISOLATION LEVEL SERIALIZABLE  Begin("serializable", None, None)
+    SET TIME ZONE INTERVAL '-8' HOUR    SetVariable("timezone", ("-8",), local=False)
+    EXPLAIN (ANALYZE) SELECT 1          Explain("SELECT 1", analyze=True): the query stays text, cut out by its tokens
+
+EXPLAIN, PREPARE, EXECUTE and COPY carry a query; whoever executes them parses it again, with its place in the client's text.
+Source: PostgreSQL manual, part VI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydistdb.sql import statements
+from pydistdb.sql.bind.cutting import Tokens
+from pydistdb.sql.bind.naming import constant_value, name_of, strings
+from pydistdb.sql.bind.options import option_value
+from pydistdb.sql.bind.parse import Node, ParsedStatement
+from pydistdb.sql.bind.typenames import resolve_type
+from pydistdb.sql.errors import FeatureNotSupported, InvalidSyntax
+
+
+def _transaction_modes(options: list[Node]) -> dict[str, Any]:
+    return {option["DefElem"]["defname"]: constant_value(option["DefElem"]["arg"]) for option in options}
+
+
+def _flag(value: Any) -> bool | None:
+    return None if value is None else bool(value)
+
+
+def _transaction(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    match node["kind"]:
+        case "TRANS_STMT_BEGIN" | "TRANS_STMT_START":
+            modes = _transaction_modes(node.get("options", []))
+            return statements.Begin(
+                modes.get("transaction_isolation"),
+                _flag(modes.get("transaction_read_only")),
+                _flag(modes.get("transaction_deferrable")),
+            )
+        case "TRANS_STMT_COMMIT":
+            return statements.Commit(node.get("chain", False))
+        case "TRANS_STMT_ROLLBACK":
+            return statements.Rollback(node.get("chain", False))
+        case "TRANS_STMT_SAVEPOINT":
+            return statements.Savepoint("savepoint", node["savepoint_name"])
+        case "TRANS_STMT_RELEASE":
+            return statements.Savepoint("release", node["savepoint_name"])
+        case "TRANS_STMT_ROLLBACK_TO":
+            return statements.Savepoint("rollback_to", node["savepoint_name"])
+    return statements.Unsupported(parsed.kind)
+
+
+def _setting_text(wrapper: Node) -> str:
+    if "TypeCast" in wrapper:  # SET TIME ZONE INTERVAL '-8' HOUR TO MINUTE
+        wrapper = wrapper["TypeCast"]["arg"]
+    value = constant_value(wrapper)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
+
+
+def _set_variable(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    name = node.get("name", "")
+    match node["kind"]:
+        case "VAR_SET_VALUE":
+            values = tuple(_setting_text(argument) for argument in node.get("args", []))
+            return statements.SetVariable(name, values, node.get("is_local", False))
+        case "VAR_SET_DEFAULT":
+            return statements.SetVariable(name, None, node.get("is_local", False))
+        case "VAR_RESET":
+            return statements.SetVariable(name, None)
+        case "VAR_RESET_ALL":
+            return statements.SetVariable("all", None)
+        case "VAR_SET_MULTI" if name in ("TRANSACTION", "SESSION CHARACTERISTICS"):
+            modes = _transaction_modes(node.get("args", []))
+            return statements.SetTransaction(
+                modes.get("transaction_isolation"),
+                _flag(modes.get("transaction_read_only")),
+                name == "SESSION CHARACTERISTICS",
+                _flag(modes.get("transaction_deferrable")),
+            )
+    return statements.Unsupported("SET " + name)
+
+
+def _set_constraints(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    names = None
+    if "constraints" in node:
+        names = tuple(name_of(wrapper["RangeVar"], parsed) for wrapper in node["constraints"])
+    return statements.SetConstraints(names, node.get("deferred", False))
+
+
+def _show(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    return statements.ShowVariable(node["name"])
+
+
+def _discard(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    return statements.Discard(node["target"].removeprefix("DISCARD_").lower())
+
+
+def _option_text(element: Node) -> str:
+    value = option_value(element)
+    return "on" if value in (None, True) else "off" if value is False else str(value).lower()
+
+
+def _is_on(text: str) -> bool:
+    return text in ("on", "true", "1", "yes")
+
+
+_QUERY_WORDS = frozenset(
+    {"SELECT", "INSERT", "UPDATE", "DELETE_P", "WITH", "WITH_LA", "VALUES", "TABLE", "CREATE", "EXECUTE"}
+    | {"DECLARE", "MERGE", "REFRESH", "ASCII_40"}
+)
+
+
+def _explain(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    options = tuple(
+        (element["DefElem"]["defname"], _option_text(element["DefElem"])) for element in node.get("options", [])
+    )
+    given = dict(options)
+    tokens = Tokens(parsed.text)
+    first = 1
+    if len(tokens.names) > 2 and tokens.names[1] == "ASCII_40" and tokens.names[2] not in _QUERY_WORDS:
+        first = tokens.closing(1) + 1
+    while first < len(tokens.names) and tokens.names[first] not in _QUERY_WORDS:
+        first += 1
+    known = {"analyze", "verbose", "costs", "format", "settings", "buffers", "wal", "timing", "summary"}
+    for element in node.get("options", []):
+        name = element["DefElem"]["defname"]
+        if name not in known:
+            position = parsed.position_at(element["DefElem"].get("location", -1))
+            raise InvalidSyntax(f'unrecognized EXPLAIN option "{name}"', position=position)
+    return statements.Explain(
+        tokens.rest(first),
+        _is_on(given.get("analyze", "off")),
+        _is_on(given.get("verbose", "off")),
+        _is_on(given.get("costs", "on")),
+        given.get("format", "text"),
+        options,
+        parsed.position + (tokens.starts[first] if first < len(tokens.starts) else 0),
+    )
+
+
+def _prepare(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    tokens = Tokens(parsed.text)
+    types = tuple(
+        resolve_type(each["TypeName"], parsed.position_at, parsed.catalog) for each in node.get("argtypes", [])
+    )
+    return statements.Prepare(node["name"], types, tokens.rest(tokens.find("AS", depth=0) + 1))
+
+
+def _execute(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    if not node.get("params"):
+        return statements.Execute(node["name"], ())
+    tokens = Tokens(parsed.text)
+    opening = tokens.find("ASCII_40")
+    return statements.Execute(node["name"], tuple(tokens.phrase(first) for first in tokens.items(opening)))
+
+
+def _deallocate(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    return statements.Deallocate(node.get("name"))
+
+
+def _copy(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    options: dict[str, str | tuple[str, ...]] = {}
+    for wrapper in node.get("options", []):
+        element = wrapper["DefElem"]
+        name = element["defname"]
+        if name in options:
+            position = parsed.position_at(element.get("location", -1))
+            raise InvalidSyntax("conflicting or redundant options", position=position)
+        value = option_value(element)
+        if value is None or isinstance(value, bool):
+            options[name] = "false" if value is False else "true"
+        else:
+            options[name] = value if isinstance(value, tuple) else str(value)
+    if node.get("is_program"):
+        raise FeatureNotSupported("COPY TO or FROM PROGRAM is not supported")
+    tokens = Tokens(parsed.text)
+    query = None
+    if "query" in node:
+        opening = tokens.find("ASCII_40")
+        query = tokens.between(opening + 1, tokens.closing(opening))
+    where = tokens.rest(tokens.find("WHERE", depth=0) + 1) if "whereClause" in node else None
+    return statements.Copy(
+        name_of(node["relation"], parsed) if "relation" in node else None,
+        query,
+        strings(node.get("attlist", [])),
+        node.get("is_from", False),
+        node.get("filename"),
+        options,
+        where,
+    )
+
+
+def _vacuum(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    given = {
+        element["DefElem"]["defname"]: _is_on(_option_text(element["DefElem"])) for element in node.get("options", [])
+    }
+    vacuum = node.get("is_vacuumcmd", False)
+    tables = tuple(name_of(each["VacuumRelation"]["relation"], parsed) for each in node.get("rels", []))
+    return statements.Vacuum(
+        tables,
+        given.get("analyze", False) if vacuum else True,
+        vacuum,
+        given.get("verbose", False),
+        given.get("full", False),
+    )
+
+
+def _lock(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    tables = tuple(name_of(each["RangeVar"], parsed) for each in node["relations"])
+    return statements.LockTable(tables, node["mode"], node.get("nowait", False))
+
+
+def _checkpoint(parsed: ParsedStatement, node: Node) -> statements.Utility:
+    return statements.Checkpoint()
+
+
+CONVERTERS: dict[str, Callable[[ParsedStatement, Node], statements.Utility]] = {
+    "TransactionStmt": _transaction,
+    "VariableSetStmt": _set_variable,
+    "ConstraintsSetStmt": _set_constraints,
+    "VariableShowStmt": _show,
+    "DiscardStmt": _discard,
+    "ExplainStmt": _explain,
+    "PrepareStmt": _prepare,
+    "ExecuteStmt": _execute,
+    "DeallocateStmt": _deallocate,
+    "CopyStmt": _copy,
+    "VacuumStmt": _vacuum,
+    "LockStmt": _lock,
+    "CheckPointStmt": _checkpoint,
+}
