@@ -16,7 +16,6 @@ from dataclasses import replace
 from itertools import combinations, product
 from typing import TYPE_CHECKING
 
-from pydistdb.sql.bind.aggregates import check_sortable
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import resolve_unknown
 from pydistdb.sql.bind.dispatch import bind
@@ -25,6 +24,7 @@ from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.rewrite import same_expression, transform, walk
 from pydistdb.sql.bind.scope import Scope, Source
 from pydistdb.sql.bind.set_calls import expand
+from pydistdb.sql.bind.sort_keys import check_sortable
 from pydistdb.sql.errors import DatabaseError, GroupingError, InvalidColumnReference, InvalidSyntax
 from pydistdb.sql.tree import (
     Aggregate,

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 
 import pydistdb.sql.bind.set_operations as set_operations
 import pydistdb.sql.bind.with_queries as with_queries
-from pydistdb.sql.bind.aggregates import check_sortable, sort_key
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import coerce, coerce_to_target, resolve_unknown, type_named
 from pydistdb.sql.bind.dispatch import STATEMENT_BINDERS, bind, bind_condition
@@ -36,6 +35,7 @@ from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.rewrite import same_expression, walk
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.bind.set_calls import project
+from pydistdb.sql.bind.sort_keys import check_sortable, sort_key
 from pydistdb.sql.bind.targets import Target, bind_targets, column_label
 from pydistdb.sql.errors import (
     DatabaseError,

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pydistdb.sql.bind.query as queries
-from pydistdb.sql.bind.aggregates import check_sortable, sort_key
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import UNKNOWN_OID, coerce, coerce_to_common, common_type, resolve_unknown, unify
 from pydistdb.sql.bind.dispatch import bind
@@ -20,6 +19,7 @@ from pydistdb.sql.bind.grouping import position_target
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope, ScopeColumn, undefined_column
+from pydistdb.sql.bind.sort_keys import check_sortable, sort_key
 from pydistdb.sql.bind.targets import Target
 from pydistdb.sql.errors import FeatureNotSupported, InvalidSyntax
 from pydistdb.sql.tree import ColumnRef, Const, Expr, OutputColumn, Param, Project, Rel, SetOperation, Sort, Values
