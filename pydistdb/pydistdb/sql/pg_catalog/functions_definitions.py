@@ -55,9 +55,6 @@ def view_of(context: EvalContext) -> StateView:
     return cast(StateView, context.catalog)
 
 
-# ---------------------------------------------------------------------------------------------------- types
-
-
 @provides("format_type(oid,int4)")
 def format_type(context: EvalContext, type_oid: int | None, modifier: int | None) -> str | None:
     if type_oid is None:
@@ -76,9 +73,6 @@ def format_type(context: EvalContext, type_oid: int | None, modifier: int | None
             suffix = "" if type_oid == table.row_type_oid else "[]"
             return visible_name(view, table.schema, table.name) + suffix
     return "???"
-
-
-# ---------------------------------------------------------------------------------------------------- definitions
 
 
 @provides("pg_get_expr(pg_node_tree,oid)")
@@ -224,9 +218,6 @@ def pg_get_triggerdef_pretty(context: EvalContext, oid: int, pretty: bool) -> No
     return None
 
 
-# ---------------------------------------------------------------------------------------------------- functions
-
-
 @provides("pg_get_function_result(oid)")
 def pg_get_function_result(context: EvalContext, oid: int) -> str | None:
     routine = view_of(context).routine_by_oid(oid)
@@ -309,8 +300,6 @@ def pg_partition_ancestors(context: EvalContext, oid: int) -> list[int]:
     return []
 
 
-# ---------------------------------------------------------------------------------------------------- comments
-
 _CLASS_OIDS = {
     "pg_class": 1259,
     "pg_namespace": 2615,
@@ -349,9 +338,6 @@ def shobj_description(context: EvalContext, oid: int, class_name: str) -> str | 
         if text is not None:
             return text
     return None
-
-
-# ---------------------------------------------------------------------------------------------------- names
 
 
 @provides("pg_get_userbyid(oid)")
@@ -400,9 +386,6 @@ def pg_describe_object(context: EvalContext, class_oid: int, oid: int, sub_id: i
     return None
 
 
-# ---------------------------------------------------------------------------------------------------- information_schema
-
-
 def _expand_array(values: PgArray) -> list[tuple[Any, int]]:
     """The items with their numbers, from 1 on."""
     return [(item, number) for number, item in enumerate(values.items, 1)]
@@ -426,9 +409,6 @@ for _offset, _array_oid in enumerate(_EXPANDABLE):
             schema="information_schema",
         )
     )
-
-
-# ---------------------------------------------------------------------------------------------------- options
 
 
 @provides("pg_options_to_table(_text)")

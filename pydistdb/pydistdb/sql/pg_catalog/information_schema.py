@@ -157,9 +157,6 @@ def view_table_usage(view: StateView, context: EvalContext) -> Iterator[RowDict]
                 }
 
 
-# ---------------------------------------------------------------------------------------------------- columns
-
-
 def _column(view: StateView, context: EvalContext, table: Table, column: Column) -> RowDict:
     has_default = column.default is not None and not column.generated and not column.identity
     row = {
@@ -300,9 +297,6 @@ def element_types(view: StateView, context: EvalContext) -> Iterator[RowDict]:
             }
 
 
-# ---------------------------------------------------------------------------------------------------- constraints
-
-
 def _named(view: StateView, table: Table, name: str) -> RowDict:
     schema = schema_name(view, table.schema)
     database = view.database.name
@@ -431,9 +425,6 @@ def referential_constraints(view: StateView, context: EvalContext) -> Iterator[R
                 "update_rule": _RULES[key.on_update],
                 "delete_rule": _RULES[key.on_delete],
             }
-
-
-# ---------------------------------------------------------------------------------------------------- the rest
 
 
 @rows_of("schemata")
