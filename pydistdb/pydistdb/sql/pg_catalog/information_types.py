@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog.defaults import domain_default
 from pydistdb.sql.pg_catalog.define import RowDict, rows_of
-from pydistdb.sql.pg_catalog.information_schema import type_columns
+from pydistdb.sql.pg_catalog.information_columns import type_columns
 from pydistdb.sql.pg_catalog.objects import schema_name
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.user import UserType

@@ -74,3 +74,8 @@ def visible_name(view: StateView, schema_oid: int, name: str) -> str:
     if view.is_visible(schema_oid, name):
         return quote_identifier(name)
     return f"{quote_identifier(schema_name(view, schema_oid))}.{quote_identifier(name)}"
+
+
+def yes(value: bool) -> str:
+    """A truth value as the standard's views spell it."""
+    return "YES" if value else "NO"

@@ -19,7 +19,7 @@ from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog import registry
 from pydistdb.sql.pg_catalog.define import RowDict, rows_of
-from pydistdb.sql.pg_catalog.objects import schema_name
+from pydistdb.sql.pg_catalog.objects import schema_name, yes
 from pydistdb.sql.types.base import AggregateFunction, EvalContext
 
 _SCHEMA_OIDS = ("pg_catalog", "information_schema")
@@ -32,10 +32,6 @@ class _Given(NamedTuple):
     grantee: int
     word: str
     is_grantable: bool
-
-
-def _yes(value: bool) -> str:
-    return "YES" if value else "NO"
 
 
 def _given(view: StateView, acl: Acl, owner: int, rights: int) -> Iterator[_Given]:
@@ -60,7 +56,7 @@ def _names(view: StateView, given: _Given) -> RowDict:
         "grantor": name_of(given.grantor),
         "grantee": "PUBLIC" if given.grantee == acls.PUBLIC else name_of(given.grantee),
         "privilege_type": given.word,
-        "is_grantable": _yes(given.is_grantable),
+        "is_grantable": yes(given.is_grantable),
     }
 
 
@@ -99,7 +95,7 @@ def _table_grants(view: StateView, context: EvalContext) -> Iterator[tuple[_Give
     for oid, row in _relations(view):
         owner = view.access.owner(PG_CLASS, oid)
         for given in _given(view, view.access.acl(PG_CLASS, oid), owner, acls.TABLE_RIGHTS):
-            yield given, row | {"with_hierarchy": _yes(given.word == "SELECT")}
+            yield given, row | {"with_hierarchy": yes(given.word == "SELECT")}
 
 
 def _column_grants(view: StateView, context: EvalContext) -> Iterator[tuple[_Given, RowDict]]:
@@ -196,7 +192,7 @@ def applicable_roles(view: StateView, context: EvalContext) -> Iterator[RowDict]
             yield {
                 "grantee": member.name,
                 "role_name": roles.name_of(membership.role),
-                "is_grantable": _yes(membership.admin),
+                "is_grantable": yes(membership.admin),
             }
 
 

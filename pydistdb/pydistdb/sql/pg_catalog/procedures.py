@@ -6,7 +6,7 @@ can call them here, because drivers look them up by oid.
 
     SELECT prorettype::regtype FROM pg_proc WHERE proname = 'lower'        text: one look-up by name, no scan
 
-Source: PostgreSQL 15 manual, 53.39 pg_proc and 53.1 pg_aggregate.
+Source: PostgreSQL 15 manual, chapter 53.
 """
 
 from __future__ import annotations

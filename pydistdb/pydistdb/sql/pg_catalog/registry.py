@@ -27,6 +27,8 @@ MODULES: tuple[str, ...] = tuple(
         "cluster",
         "summaries",
         "information_schema",
+        "information_columns",
+        "information_constraints",
         "information_types",
         "internal",
         "operations",

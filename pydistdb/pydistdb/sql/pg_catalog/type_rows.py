@@ -6,7 +6,7 @@ type and its array, every type that a user made has one row for itself and one f
     CREATE TABLE t (a int)              pg_type gets t (typtype c, typrelid t's oid) and _t (typelem t's row type)
     CREATE TYPE mood AS ENUM ('sad')    pg_type gets mood (typtype e) and _mood, pg_enum one row per label
 
-Source: PostgreSQL 15 manual, 53.64 pg_type and 53.20 pg_enum.
+Source: PostgreSQL 15 manual, chapter 53.
 """
 
 from __future__ import annotations
