@@ -14,8 +14,8 @@ _FIRST_PORT = 10_000 + os.getpid() % 70 * 300
 """Below the range from which the kernel takes the ports of outgoing connections (32768 and up)."""
 
 
-def make_cluster(folder: Path, nodes: int) -> LocalCluster:
-    cluster = plan_cluster(folder, nodes, nodes, free_base_port(_FIRST_PORT, nodes))
+def make_cluster(folder: Path, nodes: int, replication_factor: int = 0) -> LocalCluster:
+    cluster = plan_cluster(folder, nodes, replication_factor or nodes, free_base_port(_FIRST_PORT, nodes))
     try:
         start_cluster(cluster, print)
     except BaseException:

@@ -1,10 +1,18 @@
-"""Schema proddb on real nodes."""
+"""Schema proddb on real nodes, and the commands that print it."""
 
 from __future__ import annotations
 
+import json
+import time
+from pathlib import Path
+
 import psycopg
 import pytest
-from pydistdb_tools.local_cluster import LocalCluster
+from pydistdb_tools.cli import main
+from pydistdb_tools.failover import simulate
+from pydistdb_tools.local_cluster import LocalCluster, stop_cluster
+
+from tests.cluster.conftest import make_cluster
 
 
 def _rows(cluster: LocalCluster, text: str, node: int = 0) -> list[tuple[object, ...]]:
@@ -45,3 +53,58 @@ def test_only_monitors_look_and_only_superusers_act(three_nodes: LocalCluster) -
         connection.execute("SET ROLE stranger")
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for table nodes"):
             connection.execute("SELECT * FROM proddb.nodes")
+
+
+def test_the_commands_print_what_sql_tells(three_nodes: LocalCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> list[dict[str, object]]:
+        status = main([*arguments, "--format", "json", "--url", three_nodes.nodes[1].url])
+        assert status == 0, capsys.readouterr()
+        found = json.loads(capsys.readouterr().out)
+        return found if isinstance(found, list) else [found]
+
+    with psycopg.connect(three_nodes.nodes[0].url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE printed (a text, b int8, PRIMARY KEY (a, b))")
+        connection.execute("INSERT INTO printed SELECT 'k' || g % 10, g FROM generate_series(1, 100) g")
+    assert {row["node_name"] for row in run("node", "ls")} == {"node1", "node2", "node3"}
+    (split,) = run("admin", "split", "--table", "printed", "--key", "k5")
+    found = {row["range_id"]: row["keys"] for row in run("admin", "shards")}
+    assert found[split["range_id"]] == 50
+    ((leaseholder,),) = _rows(
+        three_nodes, f"SELECT leaseholder FROM proddb.ranges WHERE range_id = {split['range_id']}"
+    )
+    target = int(str(leaseholder)) % 3 + 1
+    run("admin", "move-lease", "--range", str(split["range_id"]), "--to", f"Node{target}")
+    assert {row["status"] for row in run("admin", "doctor")} == {"ok"}
+    assert main(["admin", "rebalance", "--check", "--url", three_nodes.nodes[2].url]) == 0
+    assert capsys.readouterr().out.startswith("Shard Balance Analysis\n===")
+    assert main(["node", "decommission", "node1", "--url", three_nodes.nodes[2].url]) == 1
+    assert "2 nodes would remain" in capsys.readouterr().err
+    assert main(["node", "drain", "node9", "--url", three_nodes.nodes[2].url]) == 1
+    assert "there is no node node9; there are node1 (1)" in capsys.readouterr().err
+
+
+def test_a_simulated_failover_loses_nothing(fresh_three_nodes: LocalCluster) -> None:
+    said: list[str] = []
+    outcome = simulate(fresh_three_nodes, "node2", False, said.append)
+    assert outcome.is_good, said
+    assert outcome.elections and all(election.leader != "node2" for election in outcome.elections)
+    assert outcome.acknowledged > 0 and 0 < outcome.gap_seconds < 15
+    assert said[-1] == "Cluster healthy, no data loss"
+    assert all(node.running for node in fresh_three_nodes.nodes)
+
+
+def test_a_node_leaves_a_cluster_of_four(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = make_cluster(tmp_path, 4, replication_factor=3)
+    try:
+        with psycopg.connect(cluster.nodes[0].url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE kept (id int8 PRIMARY KEY) SHARD BY HASH (id)")
+            connection.execute("INSERT INTO kept SELECT generate_series(1, 500)")
+        time.sleep(2)
+        assert main(["node", "decommission", "node1", "--url", cluster.nodes[1].url]) == 0
+        assert "node1 has no replicas any more" in capsys.readouterr().out
+        replicas = _rows(cluster, "SELECT replicas FROM proddb.ranges", 1)
+        assert all(sorted(nodes) == [2, 3, 4] for (nodes,) in replicas)  # type: ignore[call-overload]
+        assert _rows(cluster, "SELECT mode FROM proddb.nodes WHERE node_id = 1", 2) == [("decommissioned",)]
+        assert _rows(cluster, "SELECT count(*) FROM kept", 0) == [(500,)]
+    finally:
+        stop_cluster(cluster, print)

@@ -18,7 +18,9 @@ from pathlib import Path
 
 from pydistdb_sqllogictest.arguments import add_arguments as add_slt_arguments
 
+from pydistdb_tools.admin_arguments import add_admin_arguments, add_node_arguments
 from pydistdb_tools.local_cluster import (
+    DEFAULT_FOLDER,
     ClusterError,
     LocalCluster,
     free_base_port,
@@ -30,7 +32,6 @@ from pydistdb_tools.ring import add_arguments as add_ring_arguments
 from pydistdb_tools.ring import run as run_ring
 
 DEFAULT_URL = "postgresql://postgres@127.0.0.1:5433/postgres"
-DEFAULT_FOLDER = Path("proddb-data")
 DEFAULT_PORT = 5433
 
 
@@ -237,6 +238,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_ring_arguments(ring)
     ring.set_defaults(run=run_ring)
+
+    admin = add(
+        "admin",
+        "see and steer shards: sizes, load, splits, moves, checks",
+        "proddb admin shards --dir data\nproddb admin rebalance --check\nproddb admin split --table users --key 500\n"
+        "proddb admin failover --simulate --node node1 --dir data\nproddb admin doctor --format json",
+    )
+    add_admin_arguments(admin, _where_to_connect, _url)
+    node = add(
+        "node", "see nodes, empty them, take them back", "proddb node ls\nproddb node decommission node4 --dir data"
+    )
+    add_node_arguments(node, _where_to_connect, _url)
     return parser
 
 

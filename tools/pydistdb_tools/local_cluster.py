@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 FILE_NAME = "cluster.json"
+DEFAULT_FOLDER = Path("proddb-data")
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 20.0
 MAX_NODES = 64

@@ -1,0 +1,293 @@
+"""``proddb admin`` and ``proddb node``: what operators see and do, as a thin client of schema ``proddb``.
+
+Every command is one SELECT from a view or of a function (docs/operations.md), sent to whatever node ``--url`` names; here
+is only how it is written to the terminal, or with ``--format json`` for programs::
+
+    $ proddb admin shards
+    shard  span                  tables  leader  followers     keys   size     qps  heat
+    -----  --------------------  ------  ------  ------------  -----  -------  ---  ----
+        2  group 16387           users   node1   node2, node3  3,334  140 kB     0
+
+Nodes are given by name or number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from pydistdb_tools.local_cluster import ClusterError
+from pydistdb_tools.remote import connect
+from pydistdb_tools.status import table
+
+Row = dict[str, Any]
+Connection = psycopg.Connection[Any]
+
+DRAIN_SECONDS = 60.0
+DECOMMISSION_SECONDS = 24 * 3600.0
+_POLL_SECONDS = 0.5
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Connection]:
+    """A connection whose errors are said in one line."""
+    with connect(url) as connection:
+        try:
+            yield connection
+        except psycopg.Error as error:
+            lines = [error.diag.message_primary or str(error).strip()]
+            lines += [text for text in (error.diag.message_detail, error.diag.message_hint) if text]
+            raise ClusterError("\n".join(lines)) from None
+
+
+def rows_of(connection: Connection, text: str, *values: object) -> list[Row]:
+    """A query's rows as dictionaries."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(text, values).fetchall()
+
+
+def node_names(connection: Connection) -> dict[int, str]:
+    return {row["node_id"]: row["node_name"] for row in rows_of(connection, "SELECT * FROM proddb.nodes")}
+
+
+def find_node(connection: Connection, given: str) -> int:
+    """The number of a node given by number or name (of several of one name, the one that lives)."""
+    nodes = rows_of(connection, "SELECT node_id, node_name, state FROM proddb.nodes ORDER BY state = 'live' DESC")
+    for node in nodes:
+        if given == str(node["node_id"]) or given.lower() == node["node_name"].lower():
+            return int(node["node_id"])
+    known = ", ".join(f"{node['node_name']} ({node['node_id']})" for node in nodes)
+    raise ClusterError(f"there is no node {given}; there are {known}")
+
+
+def human_size(size: int | None) -> str:
+    """``143 kB``: three digits or so, in powers of 1,024; ``?`` if it is not known yet."""
+    if size is None:
+        return "?"
+    value, unit = float(size), 0
+    while value >= 1_000 and unit < len(_UNITS) - 1:
+        value, unit = value / 1_024, unit + 1
+    return f"{value:.1f} {_UNITS[unit]}" if unit and value < 10 else f"{value:.0f} {_UNITS[unit]}"
+
+
+def _count(number: float | None) -> str:
+    return "?" if number is None else f"{number:,.0f}"
+
+
+# ------------------------------------------------------------------------------------------------ tables
+
+
+def shards_report(ranges: Sequence[Row], names: dict[int, str]) -> str:
+    """A line per range."""
+    rows = [
+        [
+            row["range_id"],
+            row["start_pretty"],
+            row["tables"],
+            names.get(row["leaseholder"], "(none)"),
+            ", ".join(names.get(node, f"n{node}") for node in row["replicas"] if node != row["leaseholder"]),
+            row["term"],
+            _count(row["keys"]),
+            human_size(row["bytes"]),
+            _count(row["qps"]),
+            _heat(row),
+        ]
+        for row in ranges
+    ]
+    return table(["shard", "from", "tables", "leader", "followers", "term", "keys", "size", "qps", "heat"], rows)
+
+
+def _heat(row: Row) -> str:
+    return {"hot": "HOT", "warm": "warm"}.get(row["heat"] or "", "")
+
+
+def balance_report(ranges: Sequence[Row], names: dict[int, str]) -> str:
+    """The table of ``rebalance --check``, and what is recommended."""
+    rows = [
+        [
+            row["range_id"],
+            row["tables"],
+            names.get(row["leaseholder"], "(none)"),
+            _count(row["keys"]),
+            human_size(row["bytes"]),
+            _count(row["qps"]),
+            f"{row['share']:.0%}",
+            {"hot": "← hot", "warm": "← slightly hot"}.get(row["heat"] or "", ""),
+        ]
+        for row in ranges
+    ]
+    advice = [
+        f"Shard {row['range_id']}: {_named_target(row['recommendation'], names)}"
+        for row in ranges
+        if row["recommendation"]
+    ]
+    title = "Shard Balance Analysis"
+    return "\n".join(
+        [
+            title,
+            "=" * len(title),
+            table(["shard", "tables", "leader", "keys", "size", "qps", "load", ""], rows),
+            "",
+            *(["Recommendations", *("  " + line for line in advice)] if advice else ["Recommendation: none needed"]),
+        ]
+    )
+
+
+def _named_target(recommendation: str, names: dict[int, str]) -> str:
+    start, separator, number = recommendation.rpartition(" to node ")
+    return f"{start} to {names.get(int(number), number)}" if separator else recommendation
+
+
+def _plain(rows: Sequence[Row]) -> str:
+    """Any rows under their columns' names."""
+    if not rows:
+        return "(none)"
+    return table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def nodes_report(nodes: Sequence[Row]) -> str:
+    rows = [
+        [
+            row["node_id"],
+            row["node_name"],
+            ", ".join(part for part in (row["state"], row["mode"]) if part),
+            row["sql_address"],
+            row["locality"],
+            row["replicas"],
+            row["leases"],
+            _count(row["qps"]),
+            human_size(row["disk_free_bytes"]),
+            row["version"],
+        ]
+        for row in nodes
+    ]
+    headings = ["id", "name", "state", "sql", "locality", "replicas", "leases", "qps", "disk free", "version"]
+    return table(headings, rows)
+
+
+def jobs_report(jobs: Sequence[Row]) -> str:
+    shown = [row | {"progress": "" if row["progress"] is None else f"{row['progress']:.0%}"} for row in jobs]
+    return _plain(shown) if shown else "no jobs"
+
+
+def _print(rows: Sequence[Row], report: Callable[[Sequence[Row]], str], arguments: argparse.Namespace) -> None:
+    if arguments.format == "json":
+        print(json.dumps(list(rows), indent=2, default=_json_value))
+    else:
+        print(report(rows))
+
+
+def _json_value(value: object) -> object:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+# ------------------------------------------------------------------------------------------------ commands
+
+
+def shards(arguments: argparse.Namespace) -> int:
+    with connected(arguments.find_url(arguments)) as connection:
+        names = node_names(connection)
+        found = rows_of(connection, "SELECT * FROM proddb.ranges")
+    _print(found, lambda rows: shards_report(rows, names), arguments)
+    return 0
+
+
+def rebalance(arguments: argparse.Namespace) -> int:
+    with connected(arguments.find_url(arguments)) as connection:
+        names = node_names(connection)
+        found = rows_of(connection, "SELECT * FROM proddb.ranges")
+    _print(found, lambda rows: balance_report(rows, names), arguments)
+    return 0
+
+
+def view(name: str, report: Callable[[Sequence[Row]], str] = _plain) -> Callable[[argparse.Namespace], int]:
+    """The command that prints a whole view."""
+
+    def show(arguments: argparse.Namespace) -> int:
+        with connected(arguments.find_url(arguments)) as connection:
+            _print(rows_of(connection, f"SELECT * FROM proddb.{name}"), report, arguments)
+        return 0
+
+    return show
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """0: all is well; 1: warnings; 2: errors."""
+    with connected(arguments.find_url(arguments)) as connection:
+        findings = rows_of(connection, "SELECT * FROM proddb.doctor")
+    _print(findings, _plain, arguments)
+    states = {row["status"] for row in findings}
+    return 2 if "error" in states else 1 if "warning" in states else 0
+
+
+def _done(arguments: argparse.Namespace, text: str, **facts: object) -> int:
+    print(json.dumps(facts) if arguments.format == "json" else text)
+    return 0
+
+
+def split(arguments: argparse.Namespace) -> int:
+    with connected(arguments.find_url(arguments)) as connection:
+        if arguments.range is not None:
+            (found,) = rows_of(connection, "SELECT proddb.split_range(%s) AS right", arguments.range)
+        else:
+            text = "SELECT proddb.split_at(%s::regclass, VARIADIC %s::text[]) AS right"
+            (found,) = rows_of(connection, text, arguments.table, arguments.key)
+    return _done(arguments, f"shard {found['right']} begins there now", range_id=found["right"])
+
+
+def move_lease(arguments: argparse.Namespace) -> int:
+    with connected(arguments.find_url(arguments)) as connection:
+        to = find_node(connection, arguments.to)
+        rows_of(connection, "SELECT proddb.move_lease(%s, %s)", arguments.range, to)
+    return _done(arguments, f"{arguments.to} leads shard {arguments.range}", range_id=arguments.range, leaseholder=to)
+
+
+def move_replica(arguments: argparse.Namespace) -> int:
+    with connected(arguments.find_url(arguments)) as connection:
+        away, to = find_node(connection, arguments.away), find_node(connection, arguments.to)
+        rows_of(connection, "SELECT proddb.move_replica(%s, %s, %s)", arguments.range, away, to)
+    text = f"the replica of shard {arguments.range} on {arguments.away} is on {arguments.to} now"
+    return _done(arguments, text, range_id=arguments.range, from_node=away, to_node=to)
+
+
+def drain(arguments: argparse.Namespace) -> int:
+    return _empty(arguments, "drain", "leases", DRAIN_SECONDS)
+
+
+def decommission(arguments: argparse.Namespace) -> int:
+    return _empty(arguments, "decommission", "replicas", DECOMMISSION_SECONDS)
+
+
+def _empty(arguments: argparse.Namespace, function: str, what: str, seconds: float) -> int:
+    """Begin, and wait until the node has none of ``what`` left; Ctrl-C leaves it going on."""
+    with connected(arguments.find_url(arguments)) as connection:
+        node = find_node(connection, arguments.node)
+        rows_of(connection, f"SELECT proddb.{function}(%s)", node)
+        deadline, told = time.monotonic() + seconds, -1
+        while not arguments.no_wait:
+            (left,) = rows_of(connection, f"SELECT {what} AS count FROM proddb.nodes WHERE node_id = %s", node)
+            if not left["count"]:
+                return _done(arguments, f"{arguments.node} has no {what} any more", node_id=node, left=0)
+            if left["count"] != told:
+                told = left["count"]
+                print(f"{arguments.node}: {told} {what} left", file=sys.stderr, flush=True)
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{arguments.node} still has {told} {what}; it goes on (see proddb admin jobs)")
+            time.sleep(_POLL_SECONDS)
+    return _done(arguments, f"{arguments.node}: {function} has begun (see proddb admin jobs)", node_id=node)
+
+
+def recommission(arguments: argparse.Namespace) -> int:
+    with connected(arguments.find_url(arguments)) as connection:
+        node = find_node(connection, arguments.node)
+        rows_of(connection, "SELECT proddb.recommission(%s)", node)
+    return _done(arguments, f"{arguments.node} takes replicas and leases again", node_id=node)

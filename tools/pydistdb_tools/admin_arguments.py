@@ -1,0 +1,78 @@
+"""The command lines of ``proddb admin …`` and ``proddb node …``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from pydistdb_tools import admin, failover
+
+Run = Callable[[argparse.Namespace], int]
+AddPlace = Callable[[argparse.ArgumentParser], None]
+
+
+def _adder(
+    parser: argparse.ArgumentParser, add_place: AddPlace, find_url: Run | Callable[[argparse.Namespace], str]
+) -> Callable[..., argparse.ArgumentParser]:
+    commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+
+    def add(name: str, help_text: str, run: Run, *, place: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
+        if place:
+            add_place(command)
+        command.add_argument("--format", choices=["table", "json"], default="table")
+        command.set_defaults(run=run, find_url=find_url)
+        return command
+
+    return add
+
+
+def add_admin_arguments(
+    parser: argparse.ArgumentParser, add_place: AddPlace, find_url: Callable[[argparse.Namespace], str]
+) -> None:
+    add = _adder(parser, add_place, find_url)
+    add("shards", "every shard: where it lies, how large and how busy it is", admin.shards)
+    add("hotspots", "the shards with requests, busiest first", admin.view("hotspots"))
+    add("jobs", "index builds, replicas being copied, nodes being emptied", admin.view("jobs", admin.jobs_report))
+    add("zones", "nodes, replicas and load by locality", admin.view("zones"))
+    add("doctor", "check everything, checksums included (exit status 1: warnings, 2: errors)", admin.doctor)
+
+    split = add("split", "cut a shard near its middle, or a table before a key", admin.split)
+    where = split.add_mutually_exclusive_group(required=True)
+    where.add_argument("--range", type=int, metavar="SHARD")
+    where.add_argument("--table", metavar="NAME")
+    split.add_argument(
+        "--key", nargs="+", default=[], metavar="VALUE", help="with --table: the row's key, or its start"
+    )
+
+    lease = add("move-lease", "let another replica lead a shard", admin.move_lease)
+    lease.add_argument("--range", type=int, required=True, metavar="SHARD")
+    lease.add_argument("--to", required=True, metavar="NODE")
+
+    replica = add("move-replica", "move a replica to another node", admin.move_replica)
+    replica.add_argument("--range", type=int, required=True, metavar="SHARD")
+    replica.add_argument("--from", dest="away", required=True, metavar="NODE")
+    replica.add_argument("--to", required=True, metavar="NODE")
+
+    rebalance = add("rebalance", "how even the shards are, and what would help", admin.rebalance)
+    rebalance.add_argument("--check", action="store_true", required=True, help="look only")
+
+    simulated = add("failover", "stop a node of a local cluster, see what that costs, and bring it back", failover.run)
+    simulated.add_argument("--simulate", action="store_true", required=True, help="with a node made by proddb init")
+    simulated.add_argument("--node", required=True, metavar="NODE")
+    simulated.add_argument("--isolate", action="store_true", help="freeze the process instead of killing it")
+
+
+def add_node_arguments(
+    parser: argparse.ArgumentParser, add_place: AddPlace, find_url: Callable[[argparse.Namespace], str]
+) -> None:
+    add = _adder(parser, add_place, find_url)
+    add("ls", "every node: state, load, disk, version", admin.view("nodes", admin.nodes_report))
+    for name, help_text, run in (
+        ("drain", "have a node give its leases away, before it is stopped for a while", admin.drain),
+        ("decommission", "have a node give everything away, before it is stopped for good", admin.decommission),
+    ):
+        command = add(name, help_text, run)
+        command.add_argument("node", metavar="NODE")
+        command.add_argument("--no-wait", action="store_true", help="begin it only")
+    add("recommission", "take drain or decommission back", admin.recommission).add_argument("node", metavar="NODE")
