@@ -18,6 +18,7 @@ first one to end.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import queue
@@ -162,6 +163,13 @@ def main() -> None:
     fcntl.flock(lock, fcntl.LOCK_EX)
     engine = LMDBEngine(path, owned=False)
     reader = LogReader(path / "log", engine.applied())
+    with contextlib.suppress(BrokenPipeError):  # the engine has gone meanwhile
+        _serve(engine, reader, path)
+    os.close(lock)
+    os._exit(0)  # without a last try to flush the pipe
+
+
+def _serve(engine: LMDBEngine, reader: LogReader, path: Path) -> None:
     for line in sys.stdin:
         until = int(line)
         try:
@@ -172,7 +180,6 @@ def main() -> None:
             print("full" if isinstance(error, StoreFull) else "error", str(error).replace("\n", " "), flush=True)
             reader.close()
             reader = LogReader(path / "log", engine.applied())
-    os.close(lock)
 
 
 if __name__ == "__main__":

@@ -155,7 +155,9 @@ class LogWriter:
         self._file = -1
         self._position = 0
         self._firsts = [first for first in segments(folder) if first < next_sequence]
-        self._spare: list[Path] = []
+        self._spare = sorted(folder.glob("*.spare"))  # an earlier process may have left some
+        while len(self._spare) > SPARE_SEGMENTS:
+            self._spare.pop().unlink()
         self.next = next_sequence
         self._begin_segment()
 

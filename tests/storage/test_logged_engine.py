@@ -19,7 +19,7 @@ from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Engine, Space, WriteBatch
 from pydistdb_storage.errors import StorageError, StoreCorrupt, StoreFull
 from pydistdb_storage.lmdb_engine import LMDBEngine
-from pydistdb_storage.log_file import LogReader, LogWriter, segments
+from pydistdb_storage.log_file import SPARE_SEGMENTS, LogReader, LogWriter, segments
 from pydistdb_storage.logged_engine import LoggedEngine
 from pydistdb_storage.memory_engine import MemoryEngine, MirrorEngine
 from pydistdb_storage.overlay import Layer, LayeredSnapshot
@@ -374,6 +374,19 @@ def test_reused_segments_show_none_of_their_past(tmp_path: Path, monkeypatch: py
         writer.release(number - 3)
         found = [sequence for sequence, _ in LogReader(tmp_path, max(number - 3, 0)).records()]
         assert found == list(range(max(number - 3, 0) + 1, number + 1))
+    writer.close()
+
+
+def test_spare_segments_of_earlier_processes_are_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pydistdb_storage.log_file.SEGMENT_BYTES", 100)
+    for number in range(6):
+        (tmp_path / f"{number:016x}.spare").write_bytes(b"old")
+    writer = LogWriter(tmp_path, 1)
+    assert len(list(tmp_path.glob("*.spare"))) < SPARE_SEGMENTS
+    for _ in range(5):
+        writer.append([_put((b"key", bytes(90)))])
+    assert not list(tmp_path.glob("*.spare"))
+    assert [sequence for sequence, _ in LogReader(tmp_path, 0).records()] == [1, 2, 3, 4, 5]
     writer.close()
 
 
