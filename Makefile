@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: fuzz help setup demo test lint bench sim slt clean
+.PHONY: help setup demo test lint bench sim slt fuzz crash clean
 
 help:  ## Say what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -46,6 +46,9 @@ POSTGRES ?= postgresql://postgres@127.0.0.1:5432/postgres
 COUNT ?= 2000
 fuzz: setup  ## Random statements here and on PostgreSQL 15 (POSTGRES=url, SEED=7, COUNT=2000, ARGS=--url ...)
 	@$(RUN)/python -m tests.fuzz --postgres $(POSTGRES) --seed $(SEED) --count $(COUNT) $(ARGS)
+
+crash: setup  ## Kill a writing store at random moments and look whether everything is there (ROUNDS=1000, SEED=1)
+	@$(RUN)/python -m tests.storage.crash $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED))
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

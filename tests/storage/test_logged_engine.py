@@ -24,6 +24,7 @@ from pydistdb_storage.logged_engine import LoggedEngine
 from pydistdb_storage.memory_engine import MemoryEngine, MirrorEngine
 from pydistdb_storage.overlay import Layer, LayeredSnapshot
 
+from tests.storage.crash import one_round
 from tests.storage.test_engine import KEYS, SPACES, EnginesAgree
 
 ALL = (b"", b"\xff" * 20)
@@ -273,47 +274,10 @@ def test_the_reader_follows_a_tree_that_outgrew_its_map(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- crashes
 
 
-CRASHING_WRITER = """
-import sys
-from pydistdb_storage.engine import Space, WriteBatch
-from pydistdb_storage.logged_engine import LoggedEngine
-engine = LoggedEngine(sys.argv[1], checkpoint_operations=40)
-number = int(engine.latest().get(Space.STATE, b"number") or b"0")
-while True:
-    number += 1
-    batch = WriteBatch()
-    batch.put(Space.STATE, b"number", b"%d" % number)
-    batch.put(Space.VERSIONS, b"%08d" % number, b"v")
-    if number > 3:
-        batch.delete(Space.VERSIONS, b"%08d" % (number - 3))
-    engine.apply([batch])
-    engine.latest()
-    print(number, flush=True)
-"""
-
-
 def test_kill_at_any_moment_loses_nothing_acknowledged(tmp_path: Path) -> None:
     rand = random.Random(7)
     for _ in range(6):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", CRASHING_WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
-        )
-        assert writer.stdout is not None
-        acknowledged = 0
-        stop = rand.randrange(30, 400)
-        for _ in range(stop):
-            acknowledged = int(writer.stdout.readline())
-        writer.send_signal(signal.SIGKILL)
-        rest = writer.stdout.read().split("\n")
-        writer.wait()
-        writer.stdout.close()
-        acknowledged = max([acknowledged, *(int(line) for line in rest[:-1])])
-        engine = LoggedEngine(tmp_path)
-        number = int(engine.latest().get(Space.STATE, b"number") or b"0")
-        assert number - acknowledged in (0, 1)
-        kept = [int(key) for key, _ in engine.latest().scan(Space.VERSIONS, *ALL)]
-        assert kept == [number - 2, number - 1, number]
-        engine.close()
+        one_round(tmp_path, rand)
 
 
 @given(cut=st.integers(0, 700), flipped=st.booleans())
