@@ -6,13 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pydistdb.sql.bind.view_targets import updatable_through
-from pydistdb.sql.errors import (
-    InvalidSchemaName,
-    UndefinedObject,
-    UndefinedTable,
-)
+from pydistdb.sql.errors import InvalidSchemaName, UndefinedObject, UndefinedTable
 from pydistdb.sql.functions import registry as functions
-from pydistdb.sql.pg_catalog.functions_definitions import provides, view_of
+from pydistdb.sql.pg_catalog.provide import provides, view_of
 from pydistdb.sql.types import reg
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.known import TYPES_BY_OID

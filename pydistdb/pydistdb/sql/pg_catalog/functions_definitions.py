@@ -1,18 +1,22 @@
-"""pg_get_*def, pg_get_expr, format_type and comments: the functions with which clients describe objects."""
+"""pg_get_*def, pg_get_expr, format_type: the functions with which clients have objects written as SQL.
+
+Overloads with ``pretty`` leave out parentheses and schemas that a reader does not need.
+
+    pg_get_constraintdef(oid)        PRIMARY KEY (id)
+    format_type(1700, 524294)        numeric(8,2)
+
+Source: PostgreSQL 15 manual, 9.26 (system catalog information functions).
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-from pydistdb.sql.catalog.descriptors import Check, Index, Table
+from pydistdb.sql.catalog.descriptors import Check, Table
 from pydistdb.sql.catalog.sequence_numbers import definition_of
-from pydistdb.sql.catalog.state_view import StateView
-from pydistdb.sql.errors import FeatureNotSupported, UndefinedColumn, UndefinedTable, WrongObjectType
+from pydistdb.sql.errors import UndefinedColumn, UndefinedTable
 from pydistdb.sql.functions import registry as functions
-from pydistdb.sql.functions.define import define, facts
-from pydistdb.sql.pg_catalog import routines
 from pydistdb.sql.pg_catalog.constraints import REWRITE_OID_OFFSET
 from pydistdb.sql.pg_catalog.defaults import default_text
 from pydistdb.sql.pg_catalog.deparsing import expression_text, query_text
@@ -23,36 +27,13 @@ from pydistdb.sql.pg_catalog.describe import (
     index_definition,
     key_definition,
 )
-from pydistdb.sql.pg_catalog.objects import (
-    CONSTRAINT_OID_OFFSET,
-    column_names,
-    qualified_name,
-    visible_name,
-)
+from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET, qualified_name, visible_name
+from pydistdb.sql.pg_catalog.provide import provides, view_of
 from pydistdb.sql.types import reg
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.arrays import PgArray
-from pydistdb.sql.types.base import AggregateFunction, EvalContext, Function
+from pydistdb.sql.types.base import EvalContext, Function
 from pydistdb.sql.types.known import TYPES_BY_OID
-
-
-def provides(*signatures: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate the body of a catalog function (its first argument is the EvalContext), unless it is there already."""
-
-    def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
-        for signature in signatures:
-            if functions.function_by_oid(facts(signature).oid) is None:
-                define(signature, body, context=True)
-        return body
-
-    return decorate
-
-
-def view_of(context: EvalContext) -> StateView:
-    """The session's catalog."""
-    if context.catalog is None:
-        raise FeatureNotSupported("catalog functions need a session")
-    return cast(StateView, context.catalog)
 
 
 @provides("format_type(oid,int4)")
@@ -218,132 +199,9 @@ def pg_get_triggerdef_pretty(context: EvalContext, oid: int, pretty: bool) -> No
     return None
 
 
-@provides("pg_get_function_result(oid)")
-def pg_get_function_result(context: EvalContext, oid: int) -> str | None:
-    routine = view_of(context).routine_by_oid(oid)
-    if routine is not None:
-        return routines.result_text(routine, context)
-    function = functions.function_by_oid(oid)
-    if function is None:
-        return None
-    name = types.format_type(function.return_type.oid, -1)
-    if isinstance(function, AggregateFunction):
-        return name
-    if function.out_columns and function.returns_set:
-        name = "record"
-    return f"SETOF {name}" if function.returns_set else name
-
-
-@provides("pg_get_function_identity_arguments(oid)")
-def pg_get_function_identity_arguments(context: EvalContext, oid: int) -> str | None:
-    routine = view_of(context).routine_by_oid(oid)
-    if routine is not None:
-        return routines.arguments_text(routine, context, identity=True)
-    text: str | None = pg_get_function_arguments(context, oid)
-    return text
-
-
-@provides("pg_get_function_arguments(oid)")
-def pg_get_function_arguments(context: EvalContext, oid: int) -> str | None:
-    routine = view_of(context).routine_by_oid(oid)
-    if routine is not None:
-        return routines.arguments_text(routine, context)
-    function = functions.function_by_oid(oid)
-    if function is None:
-        return None
-    words = [types.format_type(sql_type.oid, -1) for sql_type in function.argument_types]
-    if function.variadic and words:
-        words[-1] = "VARIADIC " + words[-1]
-    if not isinstance(function, AggregateFunction):
-        words += [f"OUT {name} {types.format_type(each.oid, -1)}" for name, each in function.out_columns]
-    return ", ".join(words)
-
-
-_VOLATILITY = {"i": "IMMUTABLE", "s": "STABLE", "v": "VOLATILE"}
-
-
-@provides("pg_get_functiondef(oid)")
-def pg_get_functiondef(context: EvalContext, oid: int) -> str | None:
-    view = view_of(context)
-    routine = view.routine_by_oid(oid)
-    if routine is not None:
-        return routines.definition(view, routine, context)
-    function = functions.function_by_oid(oid)
-    if function is None:
-        return None
-    if isinstance(function, AggregateFunction):
-        raise WrongObjectType(f'"{function.name}" is an aggregate function')
-    strict = " STRICT" if function.strict else ""
-    return (
-        f"CREATE OR REPLACE FUNCTION {function.schema}.{function.name}({pg_get_function_arguments(context, oid)})\n"
-        f" RETURNS {pg_get_function_result(context, oid)}\n LANGUAGE internal\n"
-        f" {_VOLATILITY[function.volatility]} PARALLEL SAFE{strict}\nAS $function${function.name}$function$\n"
-    )
-
-
-@provides("pg_get_function_sqlbody(oid)")
-def pg_get_function_sqlbody(context: EvalContext, oid: int) -> str | None:
-    routine = view_of(context).routine_by_oid(oid)
-    return None if routine is None else routines.sql_body(routine)
-
-
-@provides("pg_get_function_arg_default(oid,int4)")
-def pg_get_function_arg_default(context: EvalContext, oid: int, number: int) -> str | None:
-    routine = view_of(context).routine_by_oid(oid)
-    if routine is None or not 1 <= number <= len(routine.arguments):
-        return None
-    return routine.arguments[number - 1].default
-
-
 @provides("pg_partition_ancestors(regclass)")
 def pg_partition_ancestors(context: EvalContext, oid: int) -> list[int]:
     return []
-
-
-_CLASS_OIDS = {
-    "pg_class": 1259,
-    "pg_namespace": 2615,
-    "pg_constraint": 2606,
-    "pg_type": 1247,
-    "pg_database": 1262,
-    "pg_proc": 1255,
-    "pg_authid": 1260,
-}
-
-
-@provides("obj_description(oid,name)")
-def obj_description(context: EvalContext, oid: int, class_name: str) -> str | None:
-    class_oid = _CLASS_OIDS.get(class_name)
-    return view_of(context).comment(class_oid, oid) if class_oid is not None else None
-
-
-@provides("obj_description(oid)")
-def obj_description_any(context: EvalContext, oid: int) -> str | None:
-    view = view_of(context)
-    return next((text for c in _CLASS_OIDS.values() if (text := view.comment(c, oid)) is not None), None)
-
-
-@provides("col_description(oid,int4)")
-def col_description(context: EvalContext, oid: int, number: int) -> str | None:
-    return view_of(context).comment(_CLASS_OIDS["pg_class"], oid, number) if number else None
-
-
-@provides("shobj_description(oid,name)")
-def shobj_description(context: EvalContext, oid: int, class_name: str) -> str | None:
-    class_oid = _CLASS_OIDS.get(class_name)
-    if class_oid is None:
-        return None
-    for database in view_of(context).catalog_state.databases.values():
-        text = database.comments.get((class_oid, oid, 0))
-        if text is not None:
-            return text
-    return None
-
-
-@provides("pg_get_userbyid(oid)")
-def pg_get_userbyid(context: EvalContext, oid: int) -> str:
-    role = view_of(context).catalog_state.roles.by_oid.get(oid)
-    return role.name if role is not None else f"unknown (OID={oid})"
 
 
 def _relation_named(context: EvalContext, name: str) -> Table:
@@ -366,23 +224,6 @@ def pg_get_serial_sequence(context: EvalContext, table_name: str, column_name: s
             definition = definition_of(sequence)
             if (definition.owner_table, definition.owner_column) == (table.oid, number):
                 return qualified_name(view, sequence)
-    return None
-
-
-@provides("pg_describe_object(oid,oid,int4)")
-def pg_describe_object(context: EvalContext, class_oid: int, oid: int, sub_id: int) -> str | None:
-    view = view_of(context)
-    kinds = {"r": "table", "v": "view", "m": "materialized view", "S": "sequence"}
-    table = view.table_by_oid(oid)
-    if class_oid == _CLASS_OIDS["pg_class"] and table is not None:
-        text = f"{kinds[table.kind]} {visible_name(view, table.schema, table.name)}"
-        return f"column {column_names(table, [sub_id])[0]} of {text}" if sub_id else text
-    found: tuple[Table, Index] | None = view.index_by_oid(oid)
-    if class_oid == _CLASS_OIDS["pg_class"] and found is not None:
-        return f"index {visible_name(view, found[0].schema, found[1].name)}"
-    schema = view.schema_by_oid(oid)
-    if class_oid == _CLASS_OIDS["pg_namespace"] and schema is not None:
-        return f"schema {schema.name}"
     return None
 
 

@@ -35,8 +35,8 @@ from pydistdb.sql.errors import (
     WrongObjectType,
 )
 from pydistdb.sql.pg_catalog.functions_access import relation_oid
-from pydistdb.sql.pg_catalog.functions_definitions import provides, view_of
 from pydistdb.sql.pg_catalog.procedures import is_built_in
+from pydistdb.sql.pg_catalog.provide import provides, view_of
 from pydistdb.sql.types import reg
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext

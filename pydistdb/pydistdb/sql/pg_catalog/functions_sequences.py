@@ -14,14 +14,9 @@ from pydistdb.sql.catalog.acl import SELECT, UPDATE, USAGE
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.needs import permission_denied
 from pydistdb.sql.catalog.sequence_numbers import NeedsSetting, definition_of
-from pydistdb.sql.errors import (
-    DatabaseError,
-    FeatureNotSupported,
-    UndefinedTable,
-    WrongObjectType,
-)
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, UndefinedTable, WrongObjectType
 from pydistdb.sql.functions.effects import act, effect
-from pydistdb.sql.pg_catalog.functions_definitions import provides, view_of
+from pydistdb.sql.pg_catalog.provide import provides, view_of
 from pydistdb.sql.types.base import EvalContext
 
 _last_values: WeakKeyDictionary[Any, dict[int, int]] = WeakKeyDictionary()

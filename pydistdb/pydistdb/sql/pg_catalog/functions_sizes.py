@@ -12,14 +12,11 @@ from pydistdb_storage.keys import prefix_end
 
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.catalog.keys import END
-from pydistdb.sql.errors import (
-    InvalidCatalogName,
-    InvalidParameterValue,
-)
+from pydistdb.sql.errors import InvalidCatalogName, InvalidParameterValue
 from pydistdb.sql.layout import RANGE_HEAD
 from pydistdb.sql.pg_catalog import providers
-from pydistdb.sql.pg_catalog.functions_definitions import provides, view_of
 from pydistdb.sql.pg_catalog.functions_privileges import object_exists
+from pydistdb.sql.pg_catalog.provide import provides, view_of
 from pydistdb.sql.types.base import EvalContext
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")

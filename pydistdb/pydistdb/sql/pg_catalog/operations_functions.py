@@ -28,7 +28,7 @@ from pydistdb.sql.functions.effects import MustAct, act
 from pydistdb.sql.functions.sessions import active_session
 from pydistdb.sql.kv_errors import database_error
 from pydistdb.sql.layout import TableLayout
-from pydistdb.sql.pg_catalog.functions_definitions import view_of
+from pydistdb.sql.pg_catalog.provide import view_of
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext, Function, SqlType

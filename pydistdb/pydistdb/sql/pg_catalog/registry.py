@@ -34,6 +34,8 @@ MODULES: tuple[str, ...] = tuple(
         "operations",
         "operations_functions",
         "functions_definitions",
+        "functions_routines",
+        "functions_comments",
         "functions_access",
         "functions_sizes",
         "functions_sequences",

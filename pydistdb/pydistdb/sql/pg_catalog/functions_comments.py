@@ -1,0 +1,78 @@
+"""Comments and names of objects: obj_description, col_description, pg_describe_object, pg_get_userbyid and the like.
+
+Comments stand in the catalog by (oid of the system table, oid of the object, column number or 0)::
+
+    COMMENT ON COLUMN t.a IS 'first'        (1259, t's oid, 1)
+    col_description('t'::regclass, 1)       first
+
+Source: PostgreSQL 15 manual, 9.26 (comment information functions).
+"""
+
+from __future__ import annotations
+
+from pydistdb.sql.catalog.descriptors import Index, Table
+from pydistdb.sql.pg_catalog.objects import column_names, visible_name
+from pydistdb.sql.pg_catalog.provide import provides, view_of
+from pydistdb.sql.types.base import EvalContext
+
+_CLASS_OIDS = {
+    "pg_class": 1259,
+    "pg_namespace": 2615,
+    "pg_constraint": 2606,
+    "pg_type": 1247,
+    "pg_database": 1262,
+    "pg_proc": 1255,
+    "pg_authid": 1260,
+}
+
+
+@provides("obj_description(oid,name)")
+def obj_description(context: EvalContext, oid: int, class_name: str) -> str | None:
+    class_oid = _CLASS_OIDS.get(class_name)
+    return view_of(context).comment(class_oid, oid) if class_oid is not None else None
+
+
+@provides("obj_description(oid)")
+def obj_description_any(context: EvalContext, oid: int) -> str | None:
+    view = view_of(context)
+    return next((text for c in _CLASS_OIDS.values() if (text := view.comment(c, oid)) is not None), None)
+
+
+@provides("col_description(oid,int4)")
+def col_description(context: EvalContext, oid: int, number: int) -> str | None:
+    return view_of(context).comment(_CLASS_OIDS["pg_class"], oid, number) if number else None
+
+
+@provides("shobj_description(oid,name)")
+def shobj_description(context: EvalContext, oid: int, class_name: str) -> str | None:
+    class_oid = _CLASS_OIDS.get(class_name)
+    if class_oid is None:
+        return None
+    for database in view_of(context).catalog_state.databases.values():
+        text = database.comments.get((class_oid, oid, 0))
+        if text is not None:
+            return text
+    return None
+
+
+@provides("pg_get_userbyid(oid)")
+def pg_get_userbyid(context: EvalContext, oid: int) -> str:
+    role = view_of(context).catalog_state.roles.by_oid.get(oid)
+    return role.name if role is not None else f"unknown (OID={oid})"
+
+
+@provides("pg_describe_object(oid,oid,int4)")
+def pg_describe_object(context: EvalContext, class_oid: int, oid: int, sub_id: int) -> str | None:
+    view = view_of(context)
+    kinds = {"r": "table", "v": "view", "m": "materialized view", "S": "sequence"}
+    table = view.table_by_oid(oid)
+    if class_oid == _CLASS_OIDS["pg_class"] and table is not None:
+        text = f"{kinds[table.kind]} {visible_name(view, table.schema, table.name)}"
+        return f"column {column_names(table, [sub_id])[0]} of {text}" if sub_id else text
+    found: tuple[Table, Index] | None = view.index_by_oid(oid)
+    if class_oid == _CLASS_OIDS["pg_class"] and found is not None:
+        return f"index {visible_name(view, found[0].schema, found[1].name)}"
+    schema = view.schema_by_oid(oid)
+    if class_oid == _CLASS_OIDS["pg_namespace"] and schema is not None:
+        return f"schema {schema.name}"
+    return None
