@@ -82,6 +82,32 @@ def changed_since(
     return False, None
 
 
+def newest_within(snapshot: Snapshot, start: bytes, end: bytes, above: int, most: int) -> int:
+    """The greatest timestamp above ``above`` and at most ``most`` of a version in [start, end), tombstones included; 0: none."""
+    too_old = _pack(_LARGEST - above)
+    not_too_new = _pack(_LARGEST - most)
+    newest = too_old
+    done: bytes | None = None
+    while True:
+        passed = 0
+        for engine_key, _ in snapshot.scan(_VERSIONS, start, end):
+            version = engine_key[-8:]
+            if version < too_old:
+                if not_too_new <= version < newest:
+                    newest = version
+            elif engine_key[:-8] != done:
+                done = engine_key[:-8]
+                passed = 0
+            else:
+                passed += 1
+                if passed > _SKIP_VERSIONS:
+                    break
+        else:
+            return 0 if newest == too_old else _timestamp_above(newest)
+        assert done is not None
+        start = prefix_end(done)
+
+
 class ScanResult(NamedTuple):
     """A chunk of live entries.  ``resume``: where to go on (the new start, or the new end of a reverse scan).
 

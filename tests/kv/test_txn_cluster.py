@@ -486,3 +486,34 @@ def test_broadcast_reaches_every_node() -> None:
         gateway.on_broadcast("topic", handler)
     answers = world.cluster.run(world.gateways[2].broadcast("topic", b"x", SECOND))
     assert answers == {1: b"x1", 2: b"x2", 3: b"x3"} and len(heard) == 3
+
+
+@pytest.mark.parametrize("skews_us", [(0, 0, 0), (-20_000, 20_000, 40_000)])
+def test_a_snapshot_on_another_node_goes_on_while_rows_change(skews_us: tuple[int, int, int]) -> None:
+    """What is written after a REPEATABLE READ transaction has met a node cannot be older than it: no restart for that."""
+    world = World(1, skews_us)
+
+    async def read_and_write() -> None:
+        leader = (await world.gateways[1].ranges(account(0), account(1)))[0].leader
+        writer = world.gateways[leader]
+        reader = world.gateways[next(number for number in world.gateways if number != leader)]
+        span = (account(0), account(4))
+        txn = reader.begin(RR)
+        txn.begin_statement()
+        try:
+            first = await txn.scan(*span, limit=10)
+        except ReadRestart as restart:
+            txn.begin_statement(restart.timestamp)
+            first = await txn.scan(*span, limit=10)
+        for number in (1, 2, 1):
+            change = writer.begin(RC)
+            change.begin_statement()
+            await change.lock([account(number)], LockStrength.NO_KEY_UPDATE)
+            change.put(account(number), b"7")
+            await change.commit()
+            for reverse in (False, True):
+                txn.begin_statement()
+                again = await txn.scan(*span, limit=10, reverse=reverse)
+                assert (sorted(again.keys), again.values) == (first.keys, first.values)
+
+    world.cluster.run(read_and_write())

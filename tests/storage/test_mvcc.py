@@ -72,6 +72,13 @@ def test_a_scan_tells_of_newer_versions_it_passed_over() -> None:
         assert chunk.newest_above == 9
 
 
+@given(HISTORIES, TIMES, TIMES, st.integers(0, 9), st.integers(0, 9))
+def test_the_newest_version_in_a_window_of_time(history: History, above: int, most: int, low: int, high: int) -> None:
+    inside = [time for (number, time) in history if low <= number < high and above < time <= most]
+    view = _engine(history).latest()
+    assert mvcc.newest_within(view, _encode((low,)), _encode((high,)), above, most) == max(inside, default=0)
+
+
 def test_a_scan_passes_over_many_versions_of_a_hot_row() -> None:
     history: History = {(1, time): b"%d" % time for time in range(1, 500)}
     history[(2, 3)] = b"next"

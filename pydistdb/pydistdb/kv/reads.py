@@ -142,8 +142,12 @@ class Reader:
         if group is not None:
             raise Blocked(group)
         if limit > read_timestamp and found.newest_above > read_timestamp:
-            # Of several versions above only the newest is known: one beyond the window may hide one within it.
-            raise ReadRestart(min(found.newest_above, limit))
+            newest = found.newest_above
+            if newest > limit:
+                # It is beyond the window, but may hide one within: a snapshot that others write above must not fail for it.
+                newest = mvcc.newest_within(snapshot, first, last, read_timestamp, limit)
+            if newest:
+                raise ReadRestart(newest)
         chunk = (found.keys, found.values, found.resume)
         if not local.intents.writes:
             return chunk
