@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydistdb.sql import statements
+from pydistdb.sql import schema_statements, statements
 from pydistdb.sql.bind import parse
 from pydistdb.sql.bind.analyze import analyze
 from pydistdb.sql.catalog.descriptors import (
@@ -64,13 +64,13 @@ class FakeCatalog:
         for parsed in parse(ddl):
             statement = analyze(parsed, self, EvalContext())  # type: ignore[arg-type]
             match statement:
-                case statements.CreateTable():
+                case schema_statements.CreateTable():
                     self._create_table(statement)
-                case statements.CreateView():
+                case schema_statements.CreateView():
                     self._create_view(statement, EvalContext())
-                case statements.CreateIndex():
+                case schema_statements.CreateIndex():
                     self._create_index(statement)
-                case statements.CreateSchema():
+                case schema_statements.CreateSchema():
                     self._schemas.append(Schema(self._oid(), statement.name, 5))
                 case _:
                     raise AssertionError(f"the fake catalog has no {statement!r}")
@@ -95,7 +95,7 @@ class FakeCatalog:
         self._next_oid += 1
         return self._next_oid - 1
 
-    def _create_table(self, statement: statements.CreateTable) -> None:
+    def _create_table(self, statement: schema_statements.CreateTable) -> None:
         oid = self._oid()
         numbers = {spec.name: number for number, spec in enumerate(statement.columns, 1)}
         constraints = list(statement.constraints)
@@ -119,7 +119,7 @@ class FakeCatalog:
                 )
             )
             constraints += [
-                statements.ConstraintSpec(c.kind, c.name, c.columns or (spec.name,), c.expression, c.foreign)
+                schema_statements.ConstraintSpec(c.kind, c.name, c.columns or (spec.name,), c.expression, c.foreign)
                 for c in spec.constraints
             ]
         table = Table(
@@ -142,7 +142,7 @@ class FakeCatalog:
         self._tables[statement.name.schema or "public", table.name] = table
 
     def _indexes(
-        self, table: str, constraints: Sequence[statements.ConstraintSpec], numbers: dict[str, int]
+        self, table: str, constraints: Sequence[schema_statements.ConstraintSpec], numbers: dict[str, int]
     ) -> tuple[Index, ...]:
         indexes = []
         for c in sorted(constraints, key=lambda c: c.kind != "primary"):
@@ -158,7 +158,7 @@ class FakeCatalog:
             return (Index(0, "", 1, (IndexColumn(0),), True), *moved)
         return tuple(indexes)
 
-    def _foreign_key(self, table: str, c: statements.ConstraintSpec, numbers: dict[str, int]) -> ForeignKey:
+    def _foreign_key(self, table: str, c: schema_statements.ConstraintSpec, numbers: dict[str, int]) -> ForeignKey:
         foreign = c.foreign
         assert foreign is not None
         columns = foreign.columns or c.columns
@@ -180,13 +180,13 @@ class FakeCatalog:
             foreign.on_update,
         )
 
-    def _sharding(self, statement: statements.CreateTable, numbers: dict[str, int]) -> Sharding | None:
+    def _sharding(self, statement: schema_statements.CreateTable, numbers: dict[str, int]) -> Sharding | None:
         if statement.shard_by is None:
             return None
         self._groups += 1
         return Sharding(tuple(numbers[name] for name in statement.shard_by.columns), self._groups)
 
-    def _create_view(self, statement: statements.CreateView, context: EvalContext) -> None:
+    def _create_view(self, statement: schema_statements.CreateView, context: EvalContext) -> None:
         bound = analyze(parse(statement.query)[0], self, context)  # type: ignore[arg-type]
         assert not isinstance(bound, statements.Utility)
         names = list(statement.columns) + [c.name for c in bound.query.columns[len(statement.columns) :]]
@@ -205,7 +205,7 @@ class FakeCatalog:
             definition=statement.query,
         )
 
-    def _create_index(self, statement: statements.CreateIndex) -> None:
+    def _create_index(self, statement: schema_statements.CreateIndex) -> None:
         import msgspec
 
         key = (statement.table.schema or "public", statement.table.name)

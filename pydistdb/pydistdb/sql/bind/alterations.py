@@ -4,7 +4,7 @@ CLUSTER and REINDEX.
 
 from __future__ import annotations
 
-from pydistdb.sql import statements
+from pydistdb.sql import schema_statements, statements
 from pydistdb.sql.bind.definitions import Definitions, storage_options
 from pydistdb.sql.bind.naming import name_of
 from pydistdb.sql.bind.options import OptionList, sequence_options
@@ -12,7 +12,7 @@ from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
 from pydistdb.sql.bind.roles import role_spec
 from pydistdb.sql.bind.typenames import resolve_type
 from pydistdb.sql.role_statements import RenameRole
-from pydistdb.sql.statements import ConstraintSpec
+from pydistdb.sql.schema_statements import ConstraintSpec
 
 
 def alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
@@ -31,7 +31,7 @@ def alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
                 return statements.Unsupported("row level security")
             return statements.Unsupported(f"ALTER TABLE action {what}")
         actions.append(action)
-    return statements.AlterTable(
+    return schema_statements.AlterTable(
         name_of(node["relation"], parsed),
         tuple(actions),
         node.get("missing_ok", False),
@@ -39,8 +39,8 @@ def alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
     )
 
 
-def _alter_action(definitions: Definitions, command: Node, cursor: int) -> statements.AlterTableAction | None:
-    action = statements.AlterTableAction
+def _alter_action(definitions: Definitions, command: Node, cursor: int) -> schema_statements.AlterTableAction | None:
+    action = schema_statements.AlterTableAction
     name = command.get("name")
     missing_ok = command.get("missing_ok", False)
     cascade = command.get("behavior") == "DROP_CASCADE"
@@ -123,18 +123,20 @@ def rename(parsed: ParsedStatement, node: Node) -> statements.Utility:
     match node["renameType"]:
         case "OBJECT_COLUMN":
             kind = object_kind(node.get("relationType", "OBJECT_TABLE"))
-            action = statements.AlterTableAction("rename_column", node["subname"], node["newname"])
+            action = schema_statements.AlterTableAction("rename_column", node["subname"], node["newname"])
         case "OBJECT_TABCONSTRAINT":
             kind = "table"
-            action = statements.AlterTableAction("rename_constraint", node["subname"], node["newname"])
+            action = schema_statements.AlterTableAction("rename_constraint", node["subname"], node["newname"])
         case "OBJECT_TABLE" | "OBJECT_INDEX" | "OBJECT_VIEW" | "OBJECT_MATVIEW" | "OBJECT_SEQUENCE":
             kind = object_kind(node["renameType"])
-            action = statements.AlterTableAction("rename_table", new_name=node["newname"])
+            action = schema_statements.AlterTableAction("rename_table", new_name=node["newname"])
         case "OBJECT_ROLE":
             return RenameRole(node["subname"], node["newname"])
         case _:
             return statements.Unsupported(parsed.kind + " RENAME")
-    return statements.AlterTable(name_of(node["relation"], parsed), (action,), node.get("missing_ok", False), kind)
+    return schema_statements.AlterTable(
+        name_of(node["relation"], parsed), (action,), node.get("missing_ok", False), kind
+    )
 
 
 def move_schema(parsed: ParsedStatement, node: Node) -> statements.Utility:
@@ -142,14 +144,16 @@ def move_schema(parsed: ParsedStatement, node: Node) -> statements.Utility:
     kind = object_kind(node["objectType"])
     if kind not in ("table", "view", "materialized view", "sequence") or "relation" not in node:
         return statements.Unsupported(parsed.kind + " SET SCHEMA")
-    action = statements.AlterTableAction("set_schema", node["newschema"])
-    return statements.AlterTable(name_of(node["relation"], parsed), (action,), node.get("missing_ok", False), kind)
+    action = schema_statements.AlterTableAction("set_schema", node["newschema"])
+    return schema_statements.AlterTable(
+        name_of(node["relation"], parsed), (action,), node.get("missing_ok", False), kind
+    )
 
 
 def cluster(parsed: ParsedStatement, node: Node) -> statements.Utility:
     """CLUSTER [VERBOSE] [table [USING index]]."""
     table = name_of(node["relation"], parsed) if "relation" in node else None
-    return statements.Cluster(table, node.get("indexname"))
+    return schema_statements.Cluster(table, node.get("indexname"))
 
 
 _REINDEX = {
@@ -166,4 +170,4 @@ def reindex(parsed: ParsedStatement, node: Node) -> statements.Utility:
     given = {wrapper["DefElem"]["defname"] for wrapper in node.get("params", [])}
     kind = _REINDEX[node["kind"]]
     name = name_of(node["relation"], parsed) if "relation" in node else statements.Name(node.get("name", ""))
-    return statements.Reindex(kind, name, "concurrently" in given, "verbose" in given)
+    return schema_statements.Reindex(kind, name, "concurrently" in given, "verbose" in given)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydistdb.sql import statements
+from pydistdb.sql import schema_statements, statements
 from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.bind.naming import constant_value, name_of, strings
 from pydistdb.sql.bind.options import OptionList, sequence_options
 from pydistdb.sql.bind.parse import Node, ParsedStatement
 from pydistdb.sql.bind.typenames import COLLATABLE, resolve_type, serial_kind
 from pydistdb.sql.errors import DatatypeMismatch, FeatureNotSupported, InvalidSyntax, InvalidTableDefinition
-from pydistdb.sql.statements import ColumnSpec, ConstraintSpec, ForeignKeySpec
+from pydistdb.sql.schema_statements import ColumnSpec, ConstraintSpec, ForeignKeySpec
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
 
@@ -217,7 +217,7 @@ def create_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
     definitions = Definitions(parsed)
     columns: list[ColumnSpec] = []
     constraints: list[ConstraintSpec] = []
-    like: list[statements.LikeClause] = []
+    like: list[schema_statements.LikeClause] = []
     for wrapper in node.get("tableElts", []):
         for kind, element in wrapper.items():
             if kind == "ColumnDef":
@@ -226,9 +226,9 @@ def create_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
                 constraints.append(definitions.constraint(element))
             else:
                 source = name_of(element["relation"], parsed)
-                like.append(statements.LikeClause(source, element.get("options", 0), len(columns)))
+                like.append(schema_statements.LikeClause(source, element.get("options", 0), len(columns)))
     relation = node["relation"]
-    return statements.CreateTable(
+    return schema_statements.CreateTable(
         name_of(relation, parsed),
         tuple(columns),
         tuple(constraints),

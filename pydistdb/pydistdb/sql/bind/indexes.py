@@ -5,12 +5,12 @@ Expressions and the predicate are kept as SQL text, cut out of the statement as 
 
 from __future__ import annotations
 
-from pydistdb.sql import statements
+from pydistdb.sql import schema_statements, statements
 from pydistdb.sql.bind.definitions import Definitions, storage_options
 from pydistdb.sql.bind.naming import name_of, strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement
 from pydistdb.sql.errors import FeatureNotSupported
-from pydistdb.sql.statements import IndexElement
+from pydistdb.sql.schema_statements import IndexElement
 
 _NULLS_FIRST = {"SORTBY_NULLS_FIRST": True, "SORTBY_NULLS_LAST": False}
 
@@ -25,7 +25,7 @@ def create_index(parsed: ParsedStatement, node: Node) -> statements.Utility:
     included = [wrapper["IndexElem"] for wrapper in node.get("indexIncludingParams", [])]
     if any("name" not in element for element in included):
         raise FeatureNotSupported("expressions are not supported in included columns")
-    return statements.CreateIndex(
+    return schema_statements.CreateIndex(
         node.get("idxname"),
         name_of(node["relation"], parsed),
         tuple(_elements(definitions, node)),

@@ -26,7 +26,7 @@ from pglast import parser
 
 from pydistdb.sql.bind.sharding import lift_shard_clauses
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidSyntax
-from pydistdb.sql.statements import ShardBy
+from pydistdb.sql.schema_statements import ShardBy
 
 if TYPE_CHECKING:
     from pydistdb.sql.catalog.view import CatalogView

@@ -28,8 +28,8 @@ from pydistdb.sql.errors import (
     WrongObjectType,
 )
 from pydistdb.sql.routines import RoutineFunction
-from pydistdb.sql.statements import Call
 from pydistdb.sql.tree import Expr, Subquery
+from pydistdb.sql.type_statements import Call
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import EvalContext, Function
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydistdb.sql import statements
+from pydistdb.sql import statements, type_statements
 from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.bind.naming import constant_value, name_of_parts, strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
 from pydistdb.sql.bind.typenames import resolve_type
 from pydistdb.sql.errors import DatabaseError, InvalidSyntax, UndefinedObject
-from pydistdb.sql.statements import ArgumentSpec, RoutineName, TypeReference
+from pydistdb.sql.statements import RoutineName, TypeReference
+from pydistdb.sql.type_statements import ArgumentSpec
 
 _MODES = {
     "FUNC_PARAM_DEFAULT": "i",
@@ -54,7 +55,7 @@ def create_routine(parsed: ParsedStatement, node: Node) -> statements.Utility:
             raise DatabaseError.of("42P13", "duplicate function body specified")
         body, form = _standard_body(tokens, node["sql_body"])
     returns = node.get("returnType")
-    return statements.CreateRoutine(
+    return type_statements.CreateRoutine(
         name_of_parts(strings(node["funcname"])),
         "p" if node.get("is_procedure") else "f",
         arguments,
@@ -136,7 +137,7 @@ def routine_name(parsed: ParsedStatement, node: Node) -> RoutineName:
 
 
 def drop_routines(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    return statements.DropRoutines(
+    return type_statements.DropRoutines(
         object_kind(node["removeType"]),
         tuple(routine_name(parsed, each["ObjectWithArgs"]) for each in node["objects"]),
         node.get("missing_ok", False),
@@ -145,7 +146,7 @@ def drop_routines(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 
 def alter_routine(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    return statements.AlterRoutine(
+    return type_statements.AlterRoutine(
         object_kind(node["objtype"]),
         routine_name(parsed, node["func"]),
         options=_options(parsed, node.get("actions", [])),
@@ -157,7 +158,7 @@ def change_routine(
 ) -> statements.Utility:
     """RENAME TO, SET SCHEMA, OWNER TO."""
     name = routine_name(parsed, target["ObjectWithArgs"])
-    return statements.AlterRoutine(object_kind(kind), name, new_name=new_name, new_schema=new_schema)
+    return type_statements.AlterRoutine(object_kind(kind), name, new_name=new_name, new_schema=new_schema)
 
 
 def call(parsed: ParsedStatement, node: Node) -> statements.Utility:
@@ -173,7 +174,7 @@ def call(parsed: ParsedStatement, node: Node) -> statements.Utility:
             elif function.get("func_variadic") and tokens.names[first] == "VARIADIC":
                 first += 1
             arguments.append((name, tokens.phrase(first)))
-    return statements.Call(
+    return type_statements.Call(
         name_of_parts(strings(function["funcname"])),
         tuple(arguments),
         function.get("func_variadic", False),

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 from pglast import parser
 
 from pydistdb.sql.errors import InvalidSyntax
-from pydistdb.sql.statements import Name, ShardBy
+from pydistdb.sql.schema_statements import ShardBy
+from pydistdb.sql.statements import Name
 
 MOST_SHARDS = 65536
 """hash16 has no more values."""

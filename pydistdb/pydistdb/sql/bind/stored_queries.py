@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pydistdb.sql import statements
+from pydistdb.sql import schema_statements, statements
 from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.bind.definitions import on_commit_action, storage_options
 from pydistdb.sql.bind.naming import name_of, strings
@@ -45,7 +45,7 @@ def _create_view(parsed: ParsedStatement, node: Node) -> statements.Utility:
     option = node.get("withCheckOption", "NO_CHECK_OPTION").removesuffix("_CHECK_OPTION").lower()
     option = "" if option == "no" else option
     given = {name: str(value).lower() for name, value in storage_options(node.get("options", [])).items()}
-    return statements.CreateView(
+    return schema_statements.CreateView(
         name_of(node["view"], parsed),
         strings(node.get("aliases", [])),
         _cut_query(parsed, _CHECK_OPTIONS if option else ()),
@@ -69,7 +69,7 @@ def _create_table_as(parsed: ParsedStatement, node: Node) -> statements.Utility:
         return statements.Unsupported("CREATE TABLE AS EXECUTE")
     into = node["into"]
     trailing = (("WITH", "NO", "DATA_P"), ("WITH", "DATA_P"))
-    return statements.CreateTableAs(
+    return schema_statements.CreateTableAs(
         name_of(into["rel"], parsed),
         strings(into.get("colNames", [])),
         _cut_query(parsed, trailing),
@@ -85,7 +85,7 @@ def _create_table_as(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 
 def _refresh_view(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    return statements.RefreshView(
+    return schema_statements.RefreshView(
         name_of(node["relation"], parsed), node.get("concurrent", False), not node.get("skipData", False)
     )
 
@@ -100,7 +100,7 @@ def _select_into(parsed: ParsedStatement, node: Node) -> statements.Utility:
     while last + 1 < len(tokens.names) and tokens.names[last] == "ASCII_46":
         last += 2
     query = parsed.text[: tokens.starts[first]] + parsed.text[tokens.ends[last - 1] :]
-    return statements.CreateTableAs(
+    return schema_statements.CreateTableAs(
         name_of(into["rel"], parsed),
         (),
         query.strip(),

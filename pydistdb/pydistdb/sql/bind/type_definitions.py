@@ -8,13 +8,15 @@ Source: PostgreSQL 15 manual, CREATE TYPE, ALTER TYPE, CREATE DOMAIN, ALTER DOMA
 
 from __future__ import annotations
 
-from pydistdb.sql import statements
+from pydistdb.sql import statements, type_statements
 from pydistdb.sql.bind.definitions import Definitions
 from pydistdb.sql.bind.naming import name_of, name_of_parts, strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement
 from pydistdb.sql.bind.typenames import COLLATABLE, resolve_type
 from pydistdb.sql.errors import DatatypeMismatch, FeatureNotSupported, InvalidSyntax, UndefinedObject
-from pydistdb.sql.statements import AlterTypeAction, ConstraintSpec, Name
+from pydistdb.sql.schema_statements import ConstraintSpec
+from pydistdb.sql.statements import Name
+from pydistdb.sql.type_statements import AlterTypeAction
 
 TYPE_RENAMES = frozenset({"OBJECT_TYPE", "OBJECT_DOMAIN", "OBJECT_DOMCONSTRAINT", "OBJECT_ATTRIBUTE"})
 
@@ -24,13 +26,15 @@ def _type_name(items: list[Node]) -> Name:
 
 
 def create_enum(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    return statements.CreateType(_type_name(node["typeName"]), "enum", strings(node.get("vals", [])))
+    return type_statements.CreateType(_type_name(node["typeName"]), "enum", strings(node.get("vals", [])))
 
 
 def alter_enum(parsed: ParsedStatement, node: Node) -> statements.Utility:
     name = _type_name(node["typeName"])
     if "oldVal" in node:
-        return statements.AlterType(name, (AlterTypeAction("rename_value", node["oldVal"], node.get("newVal", "")),))
+        return type_statements.AlterType(
+            name, (AlterTypeAction("rename_value", node["oldVal"], node.get("newVal", "")),)
+        )
     action = AlterTypeAction(
         "add_value",
         node.get("newVal", ""),
@@ -38,7 +42,7 @@ def alter_enum(parsed: ParsedStatement, node: Node) -> statements.Utility:
         after=node.get("newValIsAfter", False),
         if_exists=node.get("skipIfNewValExists", False),
     )
-    return statements.AlterType(name, (action,))
+    return type_statements.AlterType(name, (action,))
 
 
 def create_composite(parsed: ParsedStatement, node: Node) -> statements.Utility:
@@ -48,7 +52,7 @@ def create_composite(parsed: ParsedStatement, node: Node) -> statements.Utility:
         if attribute.serial:
             name = each["ColumnDef"]["typeName"]["names"][-1]["String"]["sval"]
             raise UndefinedObject(f'type "{name}" does not exist')
-    return statements.CreateType(name_of(node["typevar"], parsed), "composite", attributes=attributes)
+    return type_statements.CreateType(name_of(node["typevar"], parsed), "composite", attributes=attributes)
 
 
 # ------------------------------------------------------------------------------------------------ domains
@@ -101,7 +105,7 @@ def create_domain(parsed: ParsedStatement, node: Node) -> statements.Utility:
                 raise FeatureNotSupported(
                     "specifying constraint deferrability not supported for domains", position=position
                 )
-    return statements.CreateDomain(
+    return type_statements.CreateDomain(
         _type_name(node["domainname"]), sql_type, default, bool(nullability), tuple(checks), collation
     )
 
@@ -135,7 +139,7 @@ def alter_domain(parsed: ParsedStatement, node: Node) -> statements.Utility:
                 if_exists=node.get("missing_ok", False),
                 cascade=node.get("behavior") == "DROP_CASCADE",
             )
-    return statements.AlterType(name, (action,), "domain")
+    return type_statements.AlterType(name, (action,), "domain")
 
 
 # ------------------------------------------------------------------------------------------------ composite types
@@ -163,7 +167,7 @@ def alter_composite(parsed: ParsedStatement, node: Node) -> statements.Utility:
                 actions.append(AlterTypeAction("owner_to", command["newowner"].get("rolename", "")))
             case subtype:
                 return statements.Unsupported(f"ALTER TYPE action {subtype.removeprefix('AT_')}")
-    return statements.AlterType(name_of(node["relation"], parsed), tuple(actions))
+    return type_statements.AlterType(name_of(node["relation"], parsed), tuple(actions))
 
 
 # ------------------------------------------------------------------------------------------------ names and owners
@@ -176,18 +180,18 @@ def rename_type(parsed: ParsedStatement, node: Node) -> statements.Utility:
         case "OBJECT_ATTRIBUTE":
             cascade = node.get("behavior") == "DROP_CASCADE"
             action = AlterTypeAction("rename_attribute", node["subname"], new_name, cascade=cascade)
-            return statements.AlterType(name_of(node["relation"], parsed), (action,))
+            return type_statements.AlterType(name_of(node["relation"], parsed), (action,))
         case "OBJECT_DOMCONSTRAINT":
             action = AlterTypeAction("rename_constraint", node["subname"], new_name)
             kind = "domain"
         case kind:
             action = AlterTypeAction("rename", new_name=new_name)
             kind = kind.removeprefix("OBJECT_").lower()
-    return statements.AlterType(_type_name(node["object"]["List"]["items"]), (action,), kind)
+    return type_statements.AlterType(_type_name(node["object"]["List"]["items"]), (action,), kind)
 
 
 def move_type(parsed: ParsedStatement, node: Node) -> statements.Utility:
     """ALTER TYPE or DOMAIN … SET SCHEMA."""
     action = AlterTypeAction("set_schema", node["newschema"])
     kind = node["objectType"].removeprefix("OBJECT_").lower()
-    return statements.AlterType(_type_name(node["object"]["List"]["items"]), (action,), kind)
+    return type_statements.AlterType(_type_name(node["object"]["List"]["items"]), (action,), kind)

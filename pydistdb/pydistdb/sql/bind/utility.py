@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pydistdb.sql import statements
+from pydistdb.sql import schema_statements, statements
 from pydistdb.sql.bind import roles, routine_statements, session_statements, stored_queries
 from pydistdb.sql.bind.alterations import alter_table, cluster, move_schema, reindex, rename
 from pydistdb.sql.bind.cursors import close_cursor, declare_cursor, fetch, listen, notify, unlisten
@@ -52,12 +52,12 @@ def _create_database(parsed: ParsedStatement, node: Node) -> statements.Utility:
     options = {
         element["DefElem"]["defname"]: str(option_value(element["DefElem"])) for element in node.get("options", [])
     }
-    return statements.CreateDatabase(node["dbname"], options)
+    return schema_statements.CreateDatabase(node["dbname"], options)
 
 
 def _drop_database(parsed: ParsedStatement, node: Node) -> statements.Utility:
     force = any(element["DefElem"]["defname"] == "force" for element in node.get("options", []))
-    return statements.DropDatabase(node["dbname"], node.get("missing_ok", False), force)
+    return schema_statements.DropDatabase(node["dbname"], node.get("missing_ok", False), force)
 
 
 def _create_schema(parsed: ParsedStatement, node: Node) -> statements.Utility:
@@ -74,7 +74,7 @@ def _create_schema(parsed: ParsedStatement, node: Node) -> statements.Utility:
         ends = [*starts[1:], len(tokens.names)]
         elements = tuple(tokens.between(first, last) for first, last in zip(starts, ends, strict=True))
         _check_element_schemas(node["schemaElts"], name)
-    return statements.CreateSchema(name, node.get("if_not_exists", False), owner, elements)
+    return schema_statements.CreateSchema(name, node.get("if_not_exists", False), owner, elements)
 
 
 def _check_element_schemas(elements: list[Node], name: str) -> None:
@@ -89,11 +89,11 @@ def _check_element_schemas(elements: list[Node], name: str) -> None:
 
 
 def _create_extension(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    return statements.CreateExtension(node["extname"], node.get("if_not_exists", False))
+    return schema_statements.CreateExtension(node["extname"], node.get("if_not_exists", False))
 
 
 def _create_sequence(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    return statements.CreateSequence(
+    return schema_statements.CreateSequence(
         name_of(node["sequence"], parsed),
         sequence_options(node.get("options", [])),
         node.get("if_not_exists", False),
@@ -102,7 +102,7 @@ def _create_sequence(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 
 def _alter_sequence(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    return statements.AlterSequence(
+    return schema_statements.AlterSequence(
         name_of(node["sequence"], parsed),
         sequence_options(node.get("options", [])),
         node.get("missing_ok", False),
@@ -123,7 +123,7 @@ def _drop(parsed: ParsedStatement, node: Node) -> statements.Utility:
             names.append(name_of_parts(strings(item["TypeName"]["names"])))
         else:
             names.append(statements.Name(item["String"]["sval"]))
-    return statements.DropObjects(
+    return schema_statements.DropObjects(
         kind,
         tuple(names),
         node.get("missing_ok", False),
@@ -137,7 +137,7 @@ def _alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 
 def _truncate(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    return statements.Truncate(
+    return schema_statements.Truncate(
         tuple(name_of(each["RangeVar"], parsed) for each in node["relations"]),
         node.get("behavior") == "DROP_CASCADE",
         node.get("restart_seqs", False),
@@ -158,10 +158,10 @@ def _comment(parsed: ParsedStatement, node: Node) -> statements.Utility:
         name = (*strings(domain["TypeName"]["names"]), constraint["String"]["sval"])
     elif "ObjectWithArgs" in target and kind in ("function", "procedure", "routine"):
         routine = routine_statements.routine_name(parsed, target["ObjectWithArgs"])
-        return statements.Comment(kind, (routine.name.name,), node.get("comment"), routine)
+        return schema_statements.Comment(kind, (routine.name.name,), node.get("comment"), routine)
     else:
         return statements.Unsupported("COMMENT ON " + kind.upper())
-    return statements.Comment(kind, name, node.get("comment"))
+    return schema_statements.Comment(kind, name, node.get("comment"))
 
 
 _ROUTINES = frozenset({"OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_ROUTINE"})
@@ -169,7 +169,7 @@ _ROUTINES = frozenset({"OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_ROUTINE"})
 
 def _rename(parsed: ParsedStatement, node: Node) -> statements.Utility:
     if node["renameType"] == "OBJECT_SCHEMA":
-        return statements.AlterSchema(node["subname"], new_name=node["newname"])
+        return schema_statements.AlterSchema(node["subname"], new_name=node["newname"])
     if node["renameType"] in _ROUTINES:
         kind = node["renameType"]
         return routine_statements.change_routine(parsed, kind, node["object"], new_name=node["newname"])

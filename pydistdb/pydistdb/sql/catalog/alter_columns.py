@@ -37,7 +37,7 @@ from pydistdb.sql.errors import (
     UndefinedColumn,
 )
 from pydistdb.sql.functions import registry as functions
-from pydistdb.sql.statements import AlterTableAction
+from pydistdb.sql.schema_statements import AlterTableAction
 from pydistdb.sql.tree import Const
 from pydistdb.sql.types import registry
 

@@ -37,7 +37,7 @@ from pydistdb.sql.errors import (
     WrongObjectType,
 )
 from pydistdb.sql.pg_catalog.type_facts import is_default_class
-from pydistdb.sql.statements import AlterTableAction, ConstraintSpec
+from pydistdb.sql.schema_statements import AlterTableAction, ConstraintSpec
 
 
 async def add_constraint(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:

@@ -19,7 +19,7 @@ from pydistdb.sql.catalog.queries import first_row, full_name, quote
 from pydistdb.sql.catalog.renaming import rename_in_expression
 from pydistdb.sql.catalog.type_names import put_type, shown
 from pydistdb.sql.errors import CheckViolation, DuplicateObject, FeatureNotSupported, NotNullViolation, UndefinedObject
-from pydistdb.sql.statements import AlterTypeAction
+from pydistdb.sql.type_statements import AlterTypeAction
 from pydistdb.sql.types import domains
 from pydistdb.sql.types.user import DomainCheck, TypeEntry, UserType
 

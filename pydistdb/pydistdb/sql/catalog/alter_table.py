@@ -20,7 +20,8 @@ from pydistdb.sql.catalog.owners import alter_table_owner
 from pydistdb.sql.catalog.reindex import set_clustered
 from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.errors import DuplicateTable, FeatureNotSupported, UndefinedObject, UndefinedTable, WrongObjectType
-from pydistdb.sql.statements import AlterTable, AlterTableAction, Name
+from pydistdb.sql.schema_statements import AlterTable, AlterTableAction
+from pydistdb.sql.statements import Name
 
 _PLURALS = {"v": "views", "m": "materialized views", "S": "sequences"}
 _LETTERS = {"table": "rvSm", "view": "v", "materialized view": "m", "sequence": "S", "foreign table": "r"}

@@ -19,7 +19,8 @@ from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.type_dependencies import texts_using
 from pydistdb.sql.catalog.type_names import alterable, put_type, refuse_taken, shown
 from pydistdb.sql.errors import DuplicateObject, FeatureNotSupported
-from pydistdb.sql.statements import AlterType, AlterTypeAction, Name
+from pydistdb.sql.statements import Name
+from pydistdb.sql.type_statements import AlterType, AlterTypeAction
 from pydistdb.sql.types.user import TypeEntry
 
 

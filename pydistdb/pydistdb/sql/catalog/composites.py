@@ -18,7 +18,8 @@ from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.type_dependencies import columns_holding
 from pydistdb.sql.catalog.type_names import put_type, shown
 from pydistdb.sql.errors import DatabaseError, DuplicateColumn, FeatureNotSupported, UndefinedColumn, WrongObjectType
-from pydistdb.sql.statements import AlterTypeAction, ColumnSpec
+from pydistdb.sql.schema_statements import ColumnSpec
+from pydistdb.sql.type_statements import AlterTypeAction
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.user import Attribute, UserType
 

@@ -38,7 +38,7 @@ from pydistdb.sql.errors import (
     WrongObjectType,
 )
 from pydistdb.sql.pg_catalog.type_facts import operator_class
-from pydistdb.sql.statements import ConstraintSpec
+from pydistdb.sql.schema_statements import ConstraintSpec
 from pydistdb.sql.types import registry
 
 PRIMARY_STORAGE_ID = 1

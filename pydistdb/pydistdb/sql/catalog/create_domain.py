@@ -15,7 +15,8 @@ from pydistdb.sql.catalog.options import collation_named
 from pydistdb.sql.catalog.qualify import qualified_text
 from pydistdb.sql.catalog.type_names import put_type, refuse_taken, shown
 from pydistdb.sql.errors import DatatypeMismatch, DuplicateObject
-from pydistdb.sql.statements import ConstraintSpec, CreateDomain
+from pydistdb.sql.schema_statements import ConstraintSpec
+from pydistdb.sql.type_statements import CreateDomain
 from pydistdb.sql.types import domains, registry
 from pydistdb.sql.types.base import SqlType
 from pydistdb.sql.types.user import DomainCheck, UserType

@@ -23,7 +23,7 @@ from pydistdb.sql.errors import (
     UndefinedColumn,
     UndefinedObject,
 )
-from pydistdb.sql.statements import CreateIndex
+from pydistdb.sql.schema_statements import CreateIndex
 
 _OTHER_METHODS = ("gin", "gist", "brin", "spgist")
 

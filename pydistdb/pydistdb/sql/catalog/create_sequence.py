@@ -14,7 +14,7 @@ from pydistdb.sql.catalog.sequence_numbers import definition_of, encode_definiti
 from pydistdb.sql.catalog.sequence_options import Options, apply_options, check_start
 from pydistdb.sql.catalog.temporary import is_temporary, place
 from pydistdb.sql.errors import UndefinedTable
-from pydistdb.sql.statements import AlterSequence, CreateSequence
+from pydistdb.sql.schema_statements import AlterSequence, CreateSequence
 
 
 async def create_sequence(ddl: DdlContext, statement: CreateSequence) -> str:

@@ -27,7 +27,8 @@ from pydistdb.sql.errors import (
     InsufficientPrivilege,
     InvalidTableDefinition,
 )
-from pydistdb.sql.statements import ColumnSpec, ConstraintSpec, CreateTable, Name
+from pydistdb.sql.schema_statements import ColumnSpec, ConstraintSpec, CreateTable
+from pydistdb.sql.statements import Name
 from pydistdb.sql.types import registry
 
 MOST_COLUMNS = 1_600

@@ -14,7 +14,7 @@ from pydistdb.sql.catalog.needs import require
 from pydistdb.sql.catalog.options import check_storage_options
 from pydistdb.sql.catalog.queries import bind_query
 from pydistdb.sql.errors import DatabaseError
-from pydistdb.sql.statements import ColumnSpec, CreateTableAs
+from pydistdb.sql.schema_statements import ColumnSpec, CreateTableAs
 from pydistdb.sql.types import registry
 
 

@@ -12,7 +12,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.enums import labels_of
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.type_names import put_type, refuse_taken
-from pydistdb.sql.statements import CreateType
+from pydistdb.sql.type_statements import CreateType
 from pydistdb.sql.types.user import UserType
 
 

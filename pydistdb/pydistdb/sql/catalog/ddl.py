@@ -36,36 +36,28 @@ from pydistdb.sql.catalog.schemas import (
 from pydistdb.sql.catalog.truncate import truncate
 from pydistdb.sql.catalog.views import create_view
 from pydistdb.sql.errors import FeatureNotSupported
-from pydistdb.sql.statements import (
-    AlterRoutine,
+from pydistdb.sql.schema_statements import (
     AlterSchema,
     AlterSequence,
     AlterTable,
-    AlterType,
     Cluster,
     Comment,
     CreateDatabase,
-    CreateDomain,
     CreateExtension,
     CreateIndex,
-    CreateRoutine,
     CreateSchema,
     CreateSequence,
     CreateTable,
     CreateTableAs,
-    CreateType,
     CreateView,
     DropDatabase,
     DropObjects,
-    DropRoutines,
-    LockTable,
     RefreshView,
     Reindex,
     Truncate,
-    Unsupported,
-    Utility,
-    Vacuum,
 )
+from pydistdb.sql.statements import LockTable, Unsupported, Utility, Vacuum
+from pydistdb.sql.type_statements import AlterRoutine, AlterType, CreateDomain, CreateRoutine, CreateType, DropRoutines
 
 __all__ = ["DDL_STATEMENTS", "DdlContext", "execute"]
 

@@ -29,7 +29,8 @@ from pydistdb.sql.errors import (
     UndefinedTable,
     WrongObjectType,
 )
-from pydistdb.sql.statements import DropObjects, Name
+from pydistdb.sql.schema_statements import DropObjects
+from pydistdb.sql.statements import Name
 
 _KIND_LETTERS = {"table": "r", "view": "v", "materialized view": "m", "sequence": "S"}
 

@@ -25,7 +25,8 @@ from pydistdb.sql.errors import (
     UndefinedObject,
     WrongObjectType,
 )
-from pydistdb.sql.statements import DropObjects, Name
+from pydistdb.sql.schema_statements import DropObjects
+from pydistdb.sql.statements import Name
 
 
 def check_concurrently(ddl: DdlContext, statement: DropObjects) -> None:

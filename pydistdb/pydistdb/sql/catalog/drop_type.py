@@ -24,7 +24,8 @@ from pydistdb.sql.catalog.state import Change
 from pydistdb.sql.catalog.type_dependencies import Dependent, dependents
 from pydistdb.sql.catalog.type_names import find_type, put_type, row_type_owner, shown
 from pydistdb.sql.errors import DependentObjectsStillExist, InvalidSchemaName, UndefinedObject, WrongObjectType
-from pydistdb.sql.statements import AlterTableAction, DropObjects, Name
+from pydistdb.sql.schema_statements import AlterTableAction, DropObjects
+from pydistdb.sql.statements import Name
 from pydistdb.sql.types.user import TypeEntry
 
 

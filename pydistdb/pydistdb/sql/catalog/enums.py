@@ -19,7 +19,7 @@ from pydistdb.sql.errors import (
     ProgramLimitExceeded,
     WrongObjectType,
 )
-from pydistdb.sql.statements import AlterTypeAction
+from pydistdb.sql.type_statements import AlterTypeAction
 from pydistdb.sql.types.user import RANK_GAP, EnumLabel, TypeEntry, UserType
 
 MOST_LABEL_BYTES = 63

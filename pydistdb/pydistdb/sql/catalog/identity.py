@@ -13,7 +13,7 @@ from pydistdb.sql.catalog.create_sequence import changed_sequence
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.drop_plan import forget_table, owned_sequences
 from pydistdb.sql.errors import DatabaseError, UndefinedColumn
-from pydistdb.sql.statements import AlterTableAction
+from pydistdb.sql.schema_statements import AlterTableAction
 
 _GENERATED = {97: "a", 100: "d"}
 """How SET GENERATED says ALWAYS and BY DEFAULT: as the letters' codes."""

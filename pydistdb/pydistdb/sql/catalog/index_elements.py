@@ -27,7 +27,7 @@ from pydistdb.sql.errors import (
 from pydistdb.sql.pg_catalog.type_facts import OPERATOR_CLASSES
 from pydistdb.sql.plan.expressions import has_subquery, rewrite, walk
 from pydistdb.sql.plan.implication import same
-from pydistdb.sql.statements import IndexElement
+from pydistdb.sql.schema_statements import IndexElement
 from pydistdb.sql.tree import AnyAll, ArrayLiteral, Call, ColumnRef, Expr, InList
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType

@@ -48,7 +48,7 @@ from pydistdb.sql.catalog.state import DatabaseState
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.catalog.transaction import DdlTransaction
 from pydistdb.sql.errors import DatabaseError, InternalError, QueryCanceled
-from pydistdb.sql.statements import CreateIndex
+from pydistdb.sql.schema_statements import CreateIndex
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.tasks import Completion, pause, sleep
 

@@ -27,7 +27,7 @@ from pydistdb.sql.catalog.rewrite import with_new_storage
 from pydistdb.sql.catalog.temporary import has_temporary
 from pydistdb.sql.catalog.views import stable_text
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
-from pydistdb.sql.statements import RefreshView
+from pydistdb.sql.schema_statements import RefreshView
 
 
 async def query_rows(ddl: DdlContext, query: BoundQuery) -> AsyncIterator[list[list[Any]]]:

@@ -24,7 +24,8 @@ from pydistdb.sql.errors import (
     UndefinedTable,
     WrongObjectType,
 )
-from pydistdb.sql.statements import Cluster, Name, Reindex
+from pydistdb.sql.schema_statements import Cluster, Reindex
+from pydistdb.sql.statements import Name
 
 
 async def reindex(ddl: DdlContext, statement: Reindex) -> str:

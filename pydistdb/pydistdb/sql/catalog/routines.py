@@ -26,7 +26,8 @@ from pydistdb.sql.catalog.routine_names import find_routine, missing_routine, si
 from pydistdb.sql.catalog.type_names import row_type_owner
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, UndefinedObject, WrongObjectType
 from pydistdb.sql.routines import RECORD_OID, VOID_OID, input_arguments, output_arguments
-from pydistdb.sql.statements import AlterRoutine, ArgumentSpec, CreateRoutine, DropRoutines, Name, TypeReference
+from pydistdb.sql.statements import Name, TypeReference
+from pydistdb.sql.type_statements import AlterRoutine, ArgumentSpec, CreateRoutine, DropRoutines
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
 from pydistdb.sql.types.known import POLYMORPHIC

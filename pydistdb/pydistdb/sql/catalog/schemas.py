@@ -42,16 +42,15 @@ from pydistdb.sql.errors import (
 )
 from pydistdb.sql.pg_catalog.extensions import BUILT_IN_EXTENSIONS
 from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET
-from pydistdb.sql.statements import (
+from pydistdb.sql.schema_statements import (
     AlterSchema,
     Comment,
     CreateDatabase,
     CreateExtension,
     CreateSchema,
     DropDatabase,
-    Name,
-    Utility,
 )
+from pydistdb.sql.statements import Name, Utility
 from pydistdb.tasks import sleep
 
 SESSIONS_TOPIC = "catalog.sessions"

@@ -17,7 +17,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import ColocationGroup, Sharding, Table
 from pydistdb.sql.errors import DuplicateColumn, InvalidTableDefinition, UndefinedColumn
 from pydistdb.sql.layout import HASH_HEAD
-from pydistdb.sql.statements import ShardBy
+from pydistdb.sql.schema_statements import ShardBy
 from pydistdb.sql.types import registry
 
 LEAST_SHARDS = 3

@@ -25,7 +25,7 @@ from pydistdb.sql.catalog.naming import choose, distinct_names, join_columns
 from pydistdb.sql.catalog.needs import relation_kind
 from pydistdb.sql.catalog.state import Change
 from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET
-from pydistdb.sql.statements import ColumnSpec, ConstraintSpec, CreateTable
+from pydistdb.sql.schema_statements import ColumnSpec, ConstraintSpec, CreateTable
 from pydistdb.sql.types import registry
 
 COMMENTS, COMPRESSION, CONSTRAINTS, DEFAULTS, GENERATED, IDENTITY, INDEXES, STATISTICS, STORAGE = (

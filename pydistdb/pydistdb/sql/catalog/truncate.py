@@ -13,7 +13,7 @@ from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.drop_plan import owned_sequences
 from pydistdb.sql.catalog.rewrite import with_new_storage
 from pydistdb.sql.errors import FeatureNotSupported
-from pydistdb.sql.statements import Truncate
+from pydistdb.sql.schema_statements import Truncate
 
 
 async def truncate(ddl: DdlContext, statement: Truncate) -> str:

@@ -37,7 +37,7 @@ from pydistdb.sql.errors import (
     InvalidParameterValue,
     InvalidTableDefinition,
 )
-from pydistdb.sql.statements import ColumnSpec, CreateView
+from pydistdb.sql.schema_statements import ColumnSpec, CreateView
 from pydistdb.sql.tree import OutputColumn
 from pydistdb.sql.types import registry
 

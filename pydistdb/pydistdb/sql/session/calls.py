@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydistdb.sql import bind
-from pydistdb.sql import statements as st
+from pydistdb.sql import bind, type_statements
 from pydistdb.sql.api import Field, Sink
 from pydistdb.sql.catalog.needs import FunctionNeed, require
 from pydistdb.sql.exec.codegen import evaluator
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from pydistdb.sql.session.base import SessionBase
 
 
-def call_fields(session: SessionBase, utility: st.Call) -> tuple[Field, ...] | None:
+def call_fields(session: SessionBase, utility: type_statements.Call) -> tuple[Field, ...] | None:
     """The columns of the row that CALL returns, if it does."""
     call = bind.bind_call_statement(utility, session.view(), session.context)
     if not call.function.out_columns:
@@ -28,7 +27,7 @@ def call_fields(session: SessionBase, utility: st.Call) -> tuple[Field, ...] | N
     )
 
 
-async def run(session: SessionBase, utility: st.Call, sink: Sink, *, simple: bool) -> str:
+async def run(session: SessionBase, utility: type_statements.Call, sink: Sink, *, simple: bool) -> str:
     """Execute CALL."""
     block = session.transaction
     call = bind.bind_call_statement(utility, session.view(), session.context)

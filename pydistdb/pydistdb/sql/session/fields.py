@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from pydistdb.sql.api import Field
 from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.session.calls import call_fields
-from pydistdb.sql.statements import Call, Execute, Explain, Fetch, ShowVariable, Utility
+from pydistdb.sql.statements import Execute, Explain, Fetch, ShowVariable, Utility
 from pydistdb.sql.tree import BoundStatement, ColumnRef, Project, Rel, Scan
+from pydistdb.sql.type_statements import Call
 from pydistdb.sql.types import domains, known
 from pydistdb.sql.types.user import FIRST_USER_OID
 

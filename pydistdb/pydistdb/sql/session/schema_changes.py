@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pydistdb.sql import schema_statements
 from pydistdb.sql import statements as st
 from pydistdb.sql.api import Sink
 from pydistdb.sql.catalog import ddl as schema
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
 
 _USES = {
-    st.AlterTable: "ALTER TABLE",
-    st.CreateIndex: "CREATE INDEX",
-    st.DropObjects: "DROP TABLE",
-    st.Truncate: "TRUNCATE",
+    schema_statements.AlterTable: "ALTER TABLE",
+    schema_statements.CreateIndex: "CREATE INDEX",
+    schema_statements.DropObjects: "DROP TABLE",
+    schema_statements.Truncate: "TRUNCATE",
 }
 
 
@@ -36,13 +37,13 @@ def _check_not_in_use(session: ClientSession, utility: st.Utility) -> None:
     if command is None or not session.cursors.tables:
         return
     match utility:
-        case st.Truncate():
+        case schema_statements.Truncate():
             names = utility.tables
-        case st.AlterTable():
+        case schema_statements.AlterTable():
             names = (utility.name,)
-        case st.CreateIndex():
+        case schema_statements.CreateIndex():
             names = (utility.table,)
-        case st.DropObjects(kind="table"):
+        case schema_statements.DropObjects(kind="table"):
             names = utility.names
         case _:
             return
@@ -72,7 +73,7 @@ async def change_schema(session: ClientSession, plan: CachedPlan, utility: st.Ut
 def commits_at_once(utility: st.Utility) -> bool:
     """A command that is a transaction of its own, even where more of a batch follows."""
     match utility:
-        case st.CreateDatabase() | st.DropDatabase():
+        case schema_statements.CreateDatabase() | schema_statements.DropDatabase():
             return True
         case st.Vacuum():
             return utility.vacuum

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydistdb.sql import bind
+from pydistdb.sql import bind, type_statements
 from pydistdb.sql import statements as st
 from pydistdb.sql.api import Sink
 from pydistdb.sql.catalog.roles import CHECKPOINT
@@ -82,7 +82,7 @@ async def run(
             return "UNLISTEN"
         case st.CloseCursor():
             return await _close_cursor(session, utility)
-        case st.Call():
+        case type_statements.Call():
             return await calls.run(session, utility, sink, simple=simple)
         case st.Copy():
             return await copy.run(session, utility, sink)
