@@ -42,6 +42,39 @@ def test_every_node_shows_and_does_the_same(three_nodes: LocalCluster) -> None:
         _rows(three_nodes, "SELECT proddb.decommission(2)")
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("split_at('odd', 'x')", 'invalid input syntax for type bigint: "x"'),
+        ("split_at('odd', '1', 'b', 'c')", 'a split of table "odd" needs 1 to 2 values, and no NULLs'),
+        ("split_at('odd', NULL)", 'a split of table "odd" needs 1 to 2 values, and no NULLs'),
+        ("split_at('spread', '1')", 'a split of table "spread" needs 2 values, and no NULLs'),
+        ("split_at('keyless', '1')", 'table "keyless" has no primary key to split it at'),
+        ("split_at('seen', '1')", '"seen" is not a table or materialized view'),
+        ("split_at('pg_class', '1')", "relation with OID 1259 does not exist"),
+        ("split_at('nowhere', '1')", 'relation "nowhere" does not exist'),
+        ("split_range(-1)", "there is no range -1"),
+        ("move_lease(1, 0)", "there is no node 0"),
+        ("move_replica(1, 1, 1)", "node 1 has a replica of range 1 already"),
+        ("decommission(1)", "node 1 cannot leave: 0 nodes would remain, and every range has 1 replicas"),
+    ],
+)
+def test_what_cannot_be_done_is_said(one_node: LocalCluster, call: str, message: str) -> None:
+    with psycopg.connect(one_node.nodes[0].url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS odd (a int8, b text, PRIMARY KEY (a, b))")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS spread (a int8, b text, PRIMARY KEY (a, b)) SHARD BY HASH (a, b)"
+        )
+        connection.execute("CREATE TABLE IF NOT EXISTS keyless (a int8)")
+        connection.execute("CREATE OR REPLACE VIEW seen AS SELECT 1 AS one")
+        with pytest.raises(psycopg.Error) as caught:
+            connection.execute(f"SELECT proddb.{call}")
+        assert caught.value.diag.message_primary == message
+        assert connection.execute("SELECT proddb.split_at('odd', '7') = proddb.split_at('odd', '7')").fetchone() == (
+            True,
+        )
+
+
 def test_only_monitors_look_and_only_superusers_act(three_nodes: LocalCluster) -> None:
     with psycopg.connect(three_nodes.nodes[0].url, autocommit=True) as connection:
         connection.execute("CREATE ROLE watcher IN ROLE pg_monitor")

@@ -1,6 +1,6 @@
 """How busy each range is: requests per second, as its leaseholder counts them.
 
-A request adds one to its range's ``RangeLocal.requests`` (25 ns), and that is all it does.  Every ``SAMPLE_NS`` the counters
+A request adds one to its range's ``RangeLocal.requests`` (30 ns), and that is all it does.  Every ``SAMPLE_NS`` the counters
 are read, and the rate follows them with half of the difference, so that it forgets a burst in about ten seconds::
 
     counter    0    5,000   10,000   10,000   10,000        samples 2 s apart

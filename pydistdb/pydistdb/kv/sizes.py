@@ -84,6 +84,8 @@ class RangeSizes:
         """Measure those whose sizes are out of date; ``exact`` puts up with no change since."""
         while self._running is not None:
             await self._running
+            if not exact:
+                return  # the pass that was under way will do
         running = self._running = Completion()
         try:
             for replica in list(replicas):

@@ -15,7 +15,9 @@ operations_functions.py; ``proddb admin`` prints and calls nothing else.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import islice, takewhile
 from typing import Any
 
 from pydistdb.kv.doctor import Finding, examine
@@ -56,23 +58,29 @@ async def _examine(context: EvalContext) -> list[Finding]:
 # ------------------------------------------------------------------------------------------------ ranges
 
 
-def _tables_in(view: StateView, start: bytes, end: bytes) -> str:
-    """What a range holds: "system" for addressing and catalog, and the names of the first few tables."""
-    names = ["system"] if start < b"\x04" else []
-    spans = []
+def _spans(view: StateView) -> list[tuple[bytes, str]]:
+    """Where each table begins, in key order."""
+    found = []
     for table in view.tables():
         if table.kind in "rm":
             group = table.sharding.group if table.sharding is not None else None
             kind, number = (b"\x04", table.storage_id) if group is None else (b"\x05", group)
-            prefix = kind + number.to_bytes(4, "big")
-            spans.append((prefix, table.name))
-    found = [name for prefix, name in sorted(spans) if prefix < end and start < prefix + b"\xff" * 8]
+            found.append((kind + number.to_bytes(4, "big"), table.name))
+    return sorted(found)
+
+
+def _tables_in(spans: list[tuple[bytes, str]], start: bytes, end: bytes) -> str:
+    """What a range holds: "system" for addressing and catalog, and the names of the first few tables."""
+    names = ["system"] if start < b"\x04" else []
+    first = bisect_left(spans, (start[:5], ""))
+    within = takewhile(lambda span: span[0] < end, islice(spans, first, first + MOST_NAMES + 1))
+    found = [name for _, name in within]
     names += found[:MOST_NAMES]
     return ", ".join([*names, "…"] if len(found) > MOST_NAMES else names)
 
 
 def _range_rows(view: StateView, survey: Survey) -> Iterator[RowDict]:
-    ranges = survey.ranges()
+    ranges, spans = survey.ranges(), _spans(view)
     judged = assess(ranges, [node.node_id for node in survey.nodes if node.state == "live"])
     for report in ranges:
         status, judgement = report.status, judged[report.range_id]
@@ -82,7 +90,7 @@ def _range_rows(view: StateView, survey: Survey) -> Iterator[RowDict]:
             "end_key": status.end,
             "start_pretty": readable_key(view, status.start),
             "end_pretty": readable_key(view, status.end),
-            "tables": _tables_in(view, status.start, status.end),
+            "tables": _tables_in(spans, status.start, status.end),
             "leaseholder": report.leader or None,
             "replicas": array(node for node, _, role in status.replicas if role != "learner"),
             "learners": array(node for node, _, role in status.replicas if role == "learner"),
