@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -62,3 +64,14 @@ def test_the_picture_is_well_formed(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_errors_are_a_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ring", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["ring", "demo"], ["--help"]])
+def test_a_reader_that_goes_early_is_no_accident(arguments: list[str]) -> None:
+    """``proddb … | head -1`` ends without a word."""
+    command = [sys.executable, "-m", "pydistdb_tools.cli", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

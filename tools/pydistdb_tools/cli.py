@@ -255,7 +255,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (2 for a wrong command line, by argparse)."""
-    raw = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has seen enough (``| head``).  The interpreter's own flush at its end must not fail for it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _run(raw: list[str]) -> int:
     if raw[:1] == ["start"]:
         parsed = argparse.Namespace(run=_start, node_arguments=raw[1:])
     else:
