@@ -111,6 +111,37 @@ def test_refusals_and_own_writes() -> None:
     txn.rollback()
 
 
+def test_a_snapshot_stays_readable_after_later_commits() -> None:
+    """What a node commits after a transaction first heard of it is later than the snapshot for sure: no restart."""
+    world = FragmentWorld(8, (0, 40_000, -60_000))
+
+    async def write(value: int) -> None:
+        for number in (1, 5, 9):
+            writer = world.gateways[1].begin(RC)
+            writer.begin_statement()
+            writer.put(account(number), b"%d" % value)
+            await writer.commit()
+
+    async def history() -> list[int]:
+        found: list[int] = []
+        for gateway in world.gateways.values():
+            reader = gateway.begin(RR)
+            reader.begin_statement()
+            while True:
+                try:
+                    found.append((await total_of(reader))[0])
+                    break
+                except ReadRestart as restart:
+                    reader.begin_statement(restart.timestamp)
+            await write(found[-1])
+            assert (await total_of(reader))[0] == found[-1]
+            batch = await reader.scan(account(0), account(999), limit=100, reverse=True)
+            assert sum(map(int, batch.values)) == found[-1]
+        return found
+
+    assert len(set(world.cluster.run(history()))) == 3
+
+
 def test_a_fragment_waits_for_what_commits_below_it() -> None:
     """An intent is pushed, a committed one is read, before a fragment answers."""
     world = FragmentWorld(9)
