@@ -202,6 +202,18 @@ def test_explain_analyze_tells_of_every_range(far: Laboratory) -> None:
     assert all(rows == calls != "0" for _, rows, _, calls in counted)  # each call gives one state
 
 
+def test_what_is_not_portable_is_read_here(far: Laboratory, near: Laboratory) -> None:
+    deep = " + ".join(["g"] * 1500)
+    for query in (
+        f"select count(*), max({deep}) from t",
+        "select count(*) from t where g::regtype is null",
+        "select count(*) from t where (g, s) = any (select g, s from t)",
+        "select id, row(g, s) from t order by id",
+        "select sum(1 / (g - 3)) from t",
+    ):
+        assert answer(far, query, True) == answer(near, query, True), query[:60]
+
+
 def test_own_writes_are_seen() -> None:
     lab = laboratory(distant=True)
     lab.begin()

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from pydistdb.sql import tree
+from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import AggregateFunction, Function, SqlType
@@ -48,7 +49,7 @@ def dump(value: Any) -> bytes:
     """A tree (or a list of trees) as bytes."""
     try:
         return _encoder.encode(_packed(value))
-    except (TypeError, OverflowError, ValueError) as error:
+    except (TypeError, OverflowError, ValueError, RecursionError, DatabaseError) as error:
         raise NotPortable(str(error)) from error
 
 
@@ -64,7 +65,10 @@ def check_type(sql_type: SqlType) -> None:
         raise NotPortable(sql_type.name)
     if types.type_by_oid(sql_type.oid).with_modifier(sql_type.modifier) != sql_type:
         raise NotPortable(sql_type.name)
-    types.io(sql_type.oid)
+    try:
+        types.io(sql_type.oid)
+    except DatabaseError as error:
+        raise NotPortable(sql_type.name) from error
 
 
 def storage_form(sql_type: SqlType, value: Any) -> Any:
