@@ -35,8 +35,9 @@ bench: setup  ## Compare with PostgreSQL 15 on this machine and write docs/bench
 
 SEED ?= 1
 SEEDS ?=
-sim: setup  ## Replay one Raft simulation (SEED=7) or many (SEEDS=0..200)
+sim: setup  ## Replay one simulation of Raft and one of transactions (SEED=7), or many (SEEDS=0..200)
 	@$(RUN)/python -m tests.raft.simulate $(if $(SEEDS),--seeds $(SEEDS),--seed $(SEED)) $(ARGS)
+	@PYTHONHASHSEED=0 $(RUN)/python -m tests.kv.simulate $(if $(SEEDS),--seeds $(SEEDS),--seed $(SEED))
 
 SLT ?= sqllogictest/suites $(wildcard ../shared/slt)
 slt: setup  ## Run the sqllogictest suites (SLT=files or folders, ARGS=--url ... for a server that runs already)

@@ -65,6 +65,7 @@ class LocalNetwork:
         self.messages = 0
         self.endpoints: dict[str, LocalTransport] = {}
         self._cut: set[frozenset[str]] = set()
+        self._silent: set[tuple[str, str]] = set()
         self._arrival_ns: dict[tuple[str, str], int] = {}
 
     def partition(self, *groups: list[str]) -> None:
@@ -73,11 +74,16 @@ class LocalNetwork:
             for other in groups[i + 1 :]:
                 self._cut |= {frozenset((a, b)) for a in group for b in other}
 
+    def silence(self, sender: str, receiver: str) -> None:
+        """Let ``receiver`` not hear ``sender``, which still hears it."""
+        self._silent.add((sender, receiver))
+
     def heal(self) -> None:
         self._cut.clear()
+        self._silent.clear()
 
     def is_cut(self, a: str, b: str) -> bool:
-        return frozenset((a, b)) in self._cut
+        return frozenset((a, b)) in self._cut or (a, b) in self._silent
 
     def deliver(self, sender: str, receiver: str, arrive: Callable[[], None], one_way: bool = False) -> None:
         """Have ``arrive`` called after a while, or never; in order per pair, unless ``late`` strikes."""

@@ -110,6 +110,11 @@ class LockTable:
         """Every transaction that holds a lock here."""
         return list(self._owners)
 
+    def holds_any(self, transaction_id: TransactionId, prefix: bytes) -> bool:
+        """Tell whether it holds a key with this prefix."""
+        owner = self._owners.get(transaction_id)
+        return owner is not None and any(key.startswith(prefix) for key in owner.keys)
+
     def try_acquire(self, transaction_id: TransactionId, key: bytes, strength: int) -> bool:
         """Take the lock if nobody stands in the way; about 0.5 µs."""
         owner = self._owners.get(transaction_id)

@@ -32,6 +32,7 @@ from enum import IntEnum
 import msgspec
 from pydistdb_storage.engine import Space
 
+from pydistdb.kv.advisory import ADVISORY_PREFIX
 from pydistdb.kv.api import KVError, OutcomeUnknown, Timestamp, TransactionAborted
 from pydistdb.kv.command import ProposalLost, transaction_prefix
 from pydistdb.kv.command import Write as EngineWrite
@@ -47,6 +48,7 @@ from pydistdb.kv.requests import (
     TransactionId,
     TransactionState,
     TransactionStatus,
+    begin_of,
 )
 from pydistdb.kv.resolution import resolve_span
 from pydistdb.tasks import Completion, sleep
@@ -253,6 +255,8 @@ class Records:
                         await self.sweep_records(local)
                     if local.intents:
                         await self.sweep_intents(local)
+                    if local.locks.owner_count:
+                        await self.sweep_locks(local)
                 except KVError:
                     continue  # the range is on the move; the next sweep finds what is left
         finally:
@@ -309,6 +313,15 @@ class Records:
                 continue
             timestamp = status.timestamp if status.state == TransactionState.COMMITTED else 0
             await resolve_span(self._leases, transaction_id, timestamp, local.start, local.end)
+
+    async def sweep_locks(self, local: RangeLocal) -> None:
+        """Release row locks whose transactions are gone, though nobody waits for them (advisory ones have their own rules)."""
+        old = (self._leases.clock.physical_us() - ORPHAN_AGE_US) << COUNTER_BITS
+        for owner in local.locks.owners():
+            if begin_of(owner) >= old or local.locks.holds_any(owner, ADVISORY_PREFIX):
+                continue
+            if not await self._locker.is_alive(owner):
+                local.locks.release(owner)
 
 
 async def settle_log(leases: Leases, local: RangeLocal) -> bool:

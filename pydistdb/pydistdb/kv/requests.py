@@ -49,6 +49,11 @@ def new_transaction_id(timestamp: Timestamp, node_id: NodeId) -> TransactionId:
     return (timestamp << 64 | node_id << 32 | next(_counter) & 0xFFFFFFFF).to_bytes(16, "big")
 
 
+def begin_of(transaction_id: TransactionId) -> Timestamp:
+    """When the transaction began, by its gateway's clock."""
+    return int.from_bytes(transaction_id[:8], "big")
+
+
 def gateway_of(transaction_id: TransactionId) -> NodeId:
     """The node whose gateway coordinates the transaction."""
     return int.from_bytes(transaction_id[8:12], "big")

@@ -93,10 +93,27 @@ class Writer:
         self._locker = locker
         self._records = records
         self._validator = validator
+        self._under_way: dict[TransactionId, Completion[None]] = {}
+        """One-phase commits of other nodes that are being carried out."""
 
     # ----------------------------------------------------------------------------------------------------- commit
 
     async def commit(self, request: CommitOnePhase, call_deadline_ns: int = 0) -> Applied:
+        if not request.recorded:
+            return await self._commit(request, call_deadline_ns)
+        # One at a time: a request that came again must know what became of the first, or it takes that one's versions
+        # for somebody else's, and tells of a conflict where there was a commit.
+        transaction_id, under_way = request.transaction_id, self._under_way
+        while (earlier := under_way.get(transaction_id)) is not None:
+            await earlier
+        done = under_way[transaction_id] = Completion[None]()
+        try:
+            return await self._commit(request, call_deadline_ns)
+        finally:
+            del under_way[transaction_id]
+            done.set(None)
+
+    async def _commit(self, request: CommitOnePhase, call_deadline_ns: int) -> Applied:
         limits = WaitLimits(0, call_deadline_ns) if call_deadline_ns else None
         local = self._leases.need(request.writes[0][0])
         if request.recorded:

@@ -1,0 +1,358 @@
+"""Transactions on a simulated cluster under every kind of trouble at once, and checkers of what clients saw.
+
+    python -m tests.kv.simulate --seed 7          replays one history exactly (make sim SEED=7)
+    python -m tests.kv.simulate --seeds 0..200    many; a failed one is named, with the way to replay it
+
+Clients, each through some node's gateway:
+
+* append: SERIALIZABLE transactions that read lists, by key and by span, and append to some (history.py looks for cycles);
+* transfer: between accounts, at all levels; what any snapshot shows must add up to the same;
+* trouble: crashes (one node, or all), partitions of both and of one direction, loss and delay, slow disks, clocks that are
+  set forth and back within the bound, splits, and leases that move.
+
+In the end everything is mended; then no intent, record of a coordinator, or acknowledged write may be missing or left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+
+from pydistdb.kv.api import Isolation, KVError, LockStrength, OutcomeUnknown, ReadRestart
+from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.store import Store
+from pydistdb.kv.txn.coordinator import Coordinator
+from pydistdb.tasks import sleep
+from pydistdb_storage.engine import Space
+
+from tests.kv.history import ABORTED, COMMITTED, UNKNOWN, Transaction, check
+from tests.support.cluster import SECOND, Cluster
+
+LISTS = 8
+ACCOUNTS = 8
+BALANCE = 100
+CLIENTS = 8
+NODES = 3
+MOST_SKEW_US = 90_000
+RESTARTS = 20
+LEVELS = (Isolation.READ_COMMITTED, Isolation.REPEATABLE_READ, Isolation.SERIALIZABLE)
+
+
+def list_key(number: int) -> bytes:
+    return b"\x04list%03d" % number
+
+
+def account(number: int) -> bytes:
+    return b"\x04acc%03d" % number
+
+
+class Abandoned(Exception):
+    """The client's node died under it."""
+
+
+class Simulation:
+    """One cluster, its clients, and what they know for sure."""
+
+    def __init__(self, seed: int) -> None:
+        self.rand = random.Random(seed)
+        self.cluster = Cluster(seed)
+        self.gateways: dict[int, Gateway] = {}
+        self.cluster.on_open.append(self._open)
+        self.cluster.start(NODES)
+        self.history: list[Transaction] = []
+        self.problems: list[str] = []
+        self.transfers = 0
+        self.snapshots = 0
+        self.clients = 0
+        self.stopping = False
+        gateway = self.gateways[1]
+        self.cluster.run(gateway.ingest([(account(n), b"%d" % BALANCE) for n in range(ACCOUNTS)]))
+        self.cluster.run(gateway.split([account(3), list_key(0), list_key(3), list_key(6)]))
+
+    def _open(self, store: Store) -> None:
+        old = self.gateways.get(store.node_id)
+        if old is not None:
+            old.stop()
+        gateway = self.gateways[store.node_id] = Gateway(store)
+        gateway.start()
+
+    def gateway(self) -> Gateway | None:
+        running = [node.node_id for node in self.cluster.nodes.values() if node.running]
+        return self.gateways[self.rand.choice(running)] if running else None
+
+    def is_alive(self, gateway: Gateway) -> bool:
+        return any(node.running and self.gateways[node.node_id] is gateway for node in self.cluster.nodes.values())
+
+    async def pause(self, most_ms: int) -> None:
+        await sleep(self.cluster.scheduler, self.rand.randint(1, most_ms) * 1_000_000)
+
+    # ---------------------------------------------------------------------------------------------------- clients
+
+    async def append(self, gateway: Gateway) -> None:
+        """A transaction of one to five reads and appends."""
+        me = Transaction(f"T{len(self.history)}", outcome=ABORTED)
+        self.history.append(me)
+        txn = gateway.begin(Isolation.SERIALIZABLE)
+        own: dict[str, list[int]] = {}
+        committing = False
+        try:
+            txn.begin_statement()
+            for step in range(self.rand.randint(1, 5)):
+                await self._step(txn, me, own, step)
+                if self.rand.random() < 0.2:
+                    await self.pause(30)
+            committing = txn.has_writes
+            await txn.commit()
+            me.outcome = COMMITTED if self.is_alive(gateway) else UNKNOWN
+        except OutcomeUnknown:
+            me.outcome = UNKNOWN
+        except (KVError, ReadRestart) as error:
+            me.error = f"{type(error).__name__} at node {gateway.node_id}: {error}"
+            if committing and not self.is_alive(gateway):
+                me.outcome = UNKNOWN
+            txn.rollback()
+
+    async def _step(self, txn: Coordinator, me: Transaction, own: dict[str, list[int]], step: int) -> None:
+        number = self.rand.randrange(LISTS)
+        choice = self.rand.random()
+        if choice < 0.2:
+            last = self.rand.randint(number, LISTS)
+            reverse = self.rand.random() < 0.5
+            batch = await txn.scan(list_key(number), list_key(last), limit=100, reverse=reverse)
+            found = dict(zip(batch.keys, batch.values, strict=True))
+            for read in range(number, last):
+                self._note_read(me, own, read, found.get(list_key(read)))
+            return
+        [value] = await txn.get_many([list_key(number)])
+        self._note_read(me, own, number, value)
+        if choice < 0.6:
+            return
+        if self.rand.random() < 0.3:
+            await txn.lock([list_key(number)], LockStrength.UPDATE)
+        name = f"x{number}"
+        appended = int(me.name[1:]) * 10 + step
+        me.appends.append((name, appended))
+        own.setdefault(name, []).append(appended)
+        txn.put(list_key(number), b"%s,%d" % (value, appended) if value else b"%d" % appended)
+
+    def _note_read(self, me: Transaction, own: dict[str, list[int]], number: int, value: bytes | None) -> None:
+        name = f"x{number}"
+        values = parsed(value)
+        mine = own.get(name, [])
+        if mine:
+            if values[-len(mine) :] != mine:
+                self.problems.append(f"{me.name} does not see its own {mine} in {values}")
+            return
+        me.reads.append((name, values))
+
+    async def transfer(self, gateway: Gateway) -> None:
+        txn = gateway.begin(self.rand.choice(LEVELS))
+        keys = [account(n) for n in self.rand.sample(range(ACCOUNTS), 2)]
+        amount = self.rand.randint(1, 20)
+        try:
+            txn.begin_statement()
+            if txn.isolation is Isolation.SERIALIZABLE and self.rand.random() < 0.7:
+                values = await txn.get_many(keys)
+            else:
+                values = [(await txn.lock([key], LockStrength.NO_KEY_UPDATE))[0].value for key in keys]
+            for key, value, sign in zip(keys, values, (-1, 1), strict=True):
+                assert value is not None
+                txn.put(key, b"%d" % (int(value) + sign * amount))
+            await txn.commit()
+            self.transfers += 1
+        except (KVError, ReadRestart):
+            txn.rollback()
+
+    async def add_up(self, gateway: Gateway) -> None:
+        txn = gateway.begin(self.rand.choice(LEVELS[1:]))
+        txn.begin_statement()
+        for _ in range(RESTARTS):
+            try:
+                batch = await txn.scan(account(0), account(999), limit=100, reverse=self.rand.random() < 0.5)
+                break
+            except ReadRestart as restart:
+                txn.begin_statement(restart.timestamp)
+            except KVError:
+                return
+        else:
+            self.problems.append("a read is restarted for ever")
+            return
+        total = sum(map(int, batch.values))
+        if self.is_alive(gateway):
+            self.snapshots += 1
+            if total != ACCOUNTS * BALANCE:
+                self.problems.append(f"the accounts add up to {total} at {txn.read_timestamp}")
+
+    async def client(self) -> None:
+        self.clients += 1
+        try:
+            while not self.stopping:
+                gateway = self.gateway()
+                if gateway is not None:
+                    action = self.rand.choice((self.append, self.append, self.transfer, self.add_up))
+                    await action(gateway)
+                await self.pause(20)
+        except Exception as error:
+            self.problems.append("".join(traceback.format_exception(error)))
+        finally:
+            self.clients -= 1
+
+    # ---------------------------------------------------------------------------------------------------- trouble
+
+    def hurt(self) -> None:
+        """One fault more, or one less."""
+        cluster, rand = self.cluster, self.rand
+        names = list(cluster.nodes)
+        victim = rand.choice(names)
+        match rand.choice(
+            ("crash", "crash", "all", "cut", "silence", "loss", "late", "disk", "clock", "split", "move", "heal")
+        ):
+            case "crash":
+                down = [name for name in names if not cluster.nodes[name].running]
+                if down:
+                    cluster.restart(*down)
+                else:
+                    cluster.crash(victim)
+            case "all":
+                cluster.crash(*[name for name in names if cluster.nodes[name].running])
+                cluster.advance(rand.uniform(0, 0.3))
+                cluster.restart(*names)
+            case "cut":
+                cluster.network.partition([victim], [name for name in names if name != victim])
+            case "silence":
+                cluster.network.silence(victim, rand.choice([name for name in names if name != victim]))
+            case "loss":
+                cluster.network.loss = rand.choice((0.0, 0.02, 0.1))
+            case "late":
+                cluster.network.late = cluster.network.duplicates = rand.choice((0.0, 0.1))
+            case "disk":
+                cluster.nodes[victim].committer.delay_ns = rand.choice((500_000, 20_000_000, 300_000_000))
+            case "clock":
+                cluster.nodes[victim].skew_us = rand.randint(-MOST_SKEW_US, MOST_SKEW_US)
+            case "split":
+                cluster.scheduler.spawn(self._split(rand.choice((account, list_key))(rand.randrange(LISTS))))
+            case "move":
+                self._move(rand.choice((account, list_key))(rand.randrange(LISTS)), cluster.nodes[victim].node_id)
+            case "heal":
+                cluster.network.heal()
+                cluster.network.loss = cluster.network.late = cluster.network.duplicates = 0.0
+
+    async def _split(self, key: bytes) -> None:
+        gateway = self.gateway()
+        try:
+            if gateway is not None:
+                await gateway.split([key])
+        except KVError:
+            pass
+
+    def _move(self, key: bytes, to: int) -> None:
+        replica = self.cluster.leaseholder(key)
+        name = self.cluster.leaseholder_name(key)
+        if replica is not None and name is not None and replica.owner.node_id != to:
+            self.cluster.store(name).transfer_lease(replica, to)
+
+    # ---------------------------------------------------------------------------------------------------- running
+
+    def run(self, seconds: float) -> None:
+        cluster = self.cluster
+        for _ in range(CLIENTS):
+            cluster.scheduler.spawn(self.client(), "client")
+        end = cluster.scheduler.now_ns() + int(seconds * SECOND)
+        while cluster.scheduler.now_ns() < end and not self.problems:
+            self.hurt()
+            cluster.advance(self.rand.choice((0.01, 0.1, 0.5, 1.5)) * self.rand.random())
+        self._mend()
+        self._check()
+
+    def _mend(self) -> None:
+        cluster = self.cluster
+        cluster.network.heal()
+        cluster.network.loss = cluster.network.late = cluster.network.duplicates = 0.0
+        for node in cluster.nodes.values():
+            if not node.running:
+                cluster.restart(node.name)
+            node.committer.delay_ns = cluster.disk_delay_ns
+        cluster.advance(5)
+        self.stopping = True
+        cluster.wait_until(lambda: self.clients == 0, 120)
+        cluster.advance(60)
+
+    def _check(self) -> None:
+        problems = self.problems
+        problems += [f"a node stopped: {error!r}" for error in self.cluster.fatal_errors]
+        balances, lists = self.cluster.run(self._final())
+        if sum(map(int, balances)) != ACCOUNTS * BALANCE:
+            problems.append(f"in the end the accounts are {balances}")
+        problems += check(self.history, {f"x{n}": parsed(value) for n, value in enumerate(lists)})
+        for store in self.cluster.stores():
+            left = sum(1 for _ in store.engine.latest().scan(Space.INTENTS, b"", b"\xff\xff"))
+            if left:
+                problems.append(f"node {store.node_id} has {left} intents left")
+        for gateway in self.gateways.values():
+            if gateway.active:
+                problems.append(f"node {gateway.node_id} has not forgotten {len(gateway.active)} transactions")
+            problems += [f"a lock is left in {local.start!r}" for local in gateway.leases.all() if len(local.locks)]
+        if problems:
+            raise AssertionError("\n".join(problems[:10]))
+
+    async def _final(self) -> tuple[list[bytes], list[bytes | None]]:
+        gateway = self.gateway()
+        assert gateway is not None
+        txn = gateway.begin(Isolation.REPEATABLE_READ)
+        txn.begin_statement()
+        while True:
+            try:
+                batch = await txn.scan(account(0), account(999), limit=100)
+                return batch.values, await txn.get_many([list_key(n) for n in range(LISTS)])
+            except ReadRestart as restart:
+                txn.begin_statement(restart.timestamp)
+
+    def digest(self) -> str:
+        """Tells two histories apart."""
+        return hashlib.sha256(repr(self.history).encode()).hexdigest()[:12]
+
+
+def parsed(value: bytes | None) -> list[int]:
+    return [int(item) for item in value.split(b",")] if value else []
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.kv.simulate", description="Simulate transactions.")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--seeds", help="A..B: all of these, both ends included")
+    parser.add_argument("--seconds", type=float, default=20.0, help="simulated time before everything is mended")
+    parser.add_argument("--rest", type=float, default=0.0, help="seconds of real time to pause between seeds")
+    options = parser.parse_args(arguments)
+    first, _, last = (options.seeds or f"{options.seed}..{options.seed}").partition("..")
+    seeds: Iterable[int] = range(int(first), int(last) + 1)
+    count = committed = transfers = 0
+    for seed in seeds:
+        try:
+            simulation = Simulation(seed)
+            simulation.run(options.seconds)
+        except Exception:
+            traceback.print_exc()
+            print(
+                f"seed {seed} failed; replay: python -m tests.kv.simulate --seed {seed} --seconds {options.seconds:g}"
+            )
+            return 1
+        count += 1
+        if options.seeds and count % 10 == 0:
+            print(f"{count} seeds", flush=True)
+        committed += sum(transaction.outcome == COMMITTED for transaction in simulation.history)
+        transfers += simulation.transfers
+        if not options.seeds:
+            print(f"history {simulation.digest()}")
+        time.sleep(options.rest)
+    print(f"{count} seeds passed: {committed} SERIALIZABLE transactions, {transfers} transfers")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
