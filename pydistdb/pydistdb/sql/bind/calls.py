@@ -19,7 +19,8 @@ from pydistdb.sql.bind.coerce import UNKNOWN_OID, coerce, resolve_unknown, type_
 from pydistdb.sql.bind.composites import composite_fields, field_of, is_composite
 from pydistdb.sql.bind.dispatch import BINDERS, bind
 from pydistdb.sql.bind.locations import location_of
-from pydistdb.sql.bind.operators import Ambiguous, Resolved, find_function, find_named
+from pydistdb.sql.bind.operators import find_function, find_named
+from pydistdb.sql.bind.overloads import Ambiguous, Resolved
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.errors import (

@@ -12,17 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pydistdb.sql.bind.binder import Binder
-from pydistdb.sql.bind.coerce import (
-    UNKNOWN_OID,
-    coerce,
-    coerce_to_boolean,
-    coerce_to_target,
-    common_type,
-    type_named,
-)
+from pydistdb.sql.bind.coerce import UNKNOWN_OID, coerce, coerce_to_boolean, coerce_to_target, common_type, type_named
 from pydistdb.sql.bind.dispatch import BINDERS, bind
 from pydistdb.sql.bind.locations import location_of
-from pydistdb.sql.bind.operators import Ambiguous, Resolved, binary_operator, prefix_operator
+from pydistdb.sql.bind.operators import binary_operator, prefix_operator
+from pydistdb.sql.bind.overloads import Ambiguous, Resolved
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.errors import (

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pydistdb.sql.bind.binder import Binder, Parameters
 from pydistdb.sql.bind.calls import convert_arguments
 from pydistdb.sql.bind.coerce import type_named
-from pydistdb.sql.bind.operators import Ambiguous, Resolved, find_function
+from pydistdb.sql.bind.operators import find_function
+from pydistdb.sql.bind.overloads import Ambiguous, Resolved
 from pydistdb.sql.bind.parse import ParsedStatement
 from pydistdb.sql.bind.rewrite import walk
 from pydistdb.sql.bind.routines import bound_default
