@@ -16,8 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pydistdb.sql.catalog.descriptors import Table
-from pydistdb.sql.functions import registry as functions
-from pydistdb.sql.plan.comparisons import operator_name
+from pydistdb.sql.plan.comparisons import written_operator
 from pydistdb.sql.tree import (
     And,
     AnyAll,
@@ -39,7 +38,7 @@ from pydistdb.sql.tree import (
 )
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.arrays import PgArray
-from pydistdb.sql.types.base import EvalContext, Function
+from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.reg import quote_identifier
 
 _LOW, _HIGH = frozenset("+-"), frozenset("*/%")
@@ -61,7 +60,7 @@ def is_function_like(expression: Expr) -> bool:
         return True
     if not isinstance(expression, Call):
         return False
-    return _operator(expression.function) is None and _cast_target(expression) is None
+    return written_operator(expression.function) is None and _cast_target(expression) is None
 
 
 def index_key(expression: Expr, table: Table, *, pretty: bool = False) -> str:
@@ -138,7 +137,7 @@ class _Writer:
         return text
 
     def _any_all(self, expression: AnyAll) -> str:
-        operator = _operator(expression.function)
+        operator = written_operator(expression.function)
         if operator is None:
             raise Undeparsable(expression.function.name)
         left = self.within(expression.left, expression)
@@ -156,7 +155,7 @@ class _Writer:
         target = _cast_target(call)
         if target is not None:
             return self._cast(arguments[0], target, call)
-        operator = _operator(function)
+        operator = written_operator(function)
         if operator is not None and len(arguments) == 2:
             left = self._argument(call, 0, left=True)
             return self.wrapped(f"{left} {operator} {self._argument(call, 1)}")
@@ -176,7 +175,7 @@ class _Writer:
 
     def _argument(self, call: Call, position: int, left: bool = False) -> str:
         argument = call.arguments[position]
-        if _operator(call.function) is None:
+        if written_operator(call.function) is None:
             return self.text(argument)
         return self.within(argument, call, left)
 
@@ -188,10 +187,10 @@ class _Writer:
     def _is_simple(self, node: Expr, parent: Expr, left: bool) -> bool:
         match node:
             case Call():
-                if _cast_target(node) is not None or _operator(node.function) is None:
+                if _cast_target(node) is not None or written_operator(node.function) is None:
                     return True
-                if isinstance(parent, Call) and _operator(parent.function) is not None:
-                    return _binds_tighter(_operator(node.function), _operator(parent.function), left)
+                if isinstance(parent, Call) and written_operator(parent.function) is not None:
+                    return _binds_tighter(written_operator(node.function), written_operator(parent.function), left)
                 return isinstance(parent, And | Or | Not)
             case And():
                 return isinstance(parent, And | Or)
@@ -243,16 +242,3 @@ def _cast_target(call: Call) -> str | None:
             return None
         modifier = arguments[1].value
     return types.format_type(function.return_type.oid, modifier)
-
-
-_operators: dict[int, str] = {}
-
-
-def _operator(function: Function) -> str | None:
-    name = operator_name(function)
-    if name is not None:
-        return name
-    if not _operators:
-        for operator in functions.all_operators():
-            _operators.setdefault(operator.function.oid, operator.name)
-    return _operators.get(function.oid)

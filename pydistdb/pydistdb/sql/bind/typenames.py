@@ -106,7 +106,7 @@ def type_modifier(sql_type: SqlType, values: list[int], position: int | None) ->
     """Pack what stands in the parentheses after a type's name."""
     name = sql_type.name
     if name in ("varchar", "bpchar"):
-        return _length_modifier("char" if name == "bpchar" else name, values, position)
+        return _length("char" if name == "bpchar" else name, values, MOST_CHARACTERS, position) + 4
     if name == "numeric":
         return _numeric_modifier(values, position)
     if name in ("time", "timetz", "timestamp", "timestamptz"):
@@ -114,29 +114,20 @@ def type_modifier(sql_type: SqlType, values: list[int], position: int | None) ->
             raise DatabaseError.of("22023", "invalid type modifier", position=position)
         return min(values[0], MOST_TIME_PRECISION)
     if name in ("bit", "varbit"):
-        return _bit_modifier("bit" if name == "bit" else "bit varying", values, position)
+        return _length("bit" if name == "bit" else "bit varying", values, MOST_BITS, position)
     if name == "interval":
         return _interval_modifier(values, position)
     raise InvalidSyntax(f'type modifier is not allowed for type "{name}"', position=position)
 
 
-def _length_modifier(name: str, values: list[int], position: int | None) -> int:
+def _length(name: str, values: list[int], most: int, position: int | None) -> int:
+    """The n of char(n), varchar(n), bit(n), varbit(n)."""
     if len(values) != 1:
         raise DatabaseError.of("22023", "invalid type modifier", position=position)
     if values[0] < 1:
         raise DatabaseError.of("22023", f"length for type {name} must be at least 1", position=position)
-    if values[0] > MOST_CHARACTERS:
-        raise DatabaseError.of("22023", f"length for type {name} cannot exceed {MOST_CHARACTERS}", position=position)
-    return values[0] + 4
-
-
-def _bit_modifier(name: str, values: list[int], position: int | None) -> int:
-    if len(values) != 1:
-        raise DatabaseError.of("22023", "invalid type modifier", position=position)
-    if values[0] < 1:
-        raise DatabaseError.of("22023", f"length for type {name} must be at least 1", position=position)
-    if values[0] > MOST_BITS:
-        raise DatabaseError.of("22023", f"length for type {name} cannot exceed {MOST_BITS}", position=position)
+    if values[0] > most:
+        raise DatabaseError.of("22023", f"length for type {name} cannot exceed {most}", position=position)
     return values[0]
 
 

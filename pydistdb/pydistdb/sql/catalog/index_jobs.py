@@ -46,7 +46,7 @@ from pydistdb.sql.catalog.descriptors import Index, IndexJob, Table
 from pydistdb.sql.catalog.index_chunks import locked_rows, write_entries
 from pydistdb.sql.catalog.state import DatabaseState
 from pydistdb.sql.catalog.store import CatalogStore
-from pydistdb.sql.catalog.transaction import DdlTransaction
+from pydistdb.sql.catalog.transaction import DdlTransaction, in_own_transaction
 from pydistdb.sql.errors import DatabaseError, InternalError, QueryCanceled
 from pydistdb.sql.schema_statements import CreateIndex
 from pydistdb.sql.types.base import EvalContext
@@ -131,28 +131,13 @@ class IndexJobs:
 
     async def _in_transaction(self, ddl: DdlContext, work: Callable[[DdlContext], Awaitable[T]]) -> T:
         """Run DDL in a transaction of its own, and see it committed everywhere."""
-        store = self._store
-        transaction = store.database.begin(Isolation.READ_COMMITTED)
-        own = DdlTransaction(store, transaction)
-        own.check_interrupt = ddl.ddl.check_interrupt
-        own.lock_deadline_ns = ddl.ddl.lock_deadline_ns
-        try:
-            transaction.begin_statement()
-            result = await work(dataclasses.replace(ddl, ddl=own, _view=None))
-            await own.prepare_commit()
-            if transaction.has_writes:
-                await transaction.commit()
-            else:
-                transaction.rollback()
-        except BaseException:
-            transaction.rollback()
-            await own.rolled_back()
-            raise
-        else:
-            await own.committed()
-        finally:
-            store.gate.leave(transaction)
-        return result
+
+        async def with_own(own: DdlTransaction) -> T:
+            own.check_interrupt = ddl.ddl.check_interrupt
+            own.lock_deadline_ns = ddl.ddl.lock_deadline_ns
+            return await work(dataclasses.replace(ddl, ddl=own, _view=None))
+
+        return await in_own_transaction(self._store, with_own)
 
     # ------------------------------------------------------------------------------------------ building
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pydistdb.kv.api import Isolation, KVError, Transaction
+from pydistdb.kv.api import KVError, Transaction
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.access import PG_DATABASE
 from pydistdb.sql.catalog.acl import TEMPORARY
@@ -34,7 +34,7 @@ from pydistdb.sql.catalog.drop_plan import drop_tables
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.state import CatalogState
 from pydistdb.sql.catalog.store import CatalogStore
-from pydistdb.sql.catalog.transaction import DdlTransaction
+from pydistdb.sql.catalog.transaction import DdlTransaction, in_own_transaction
 from pydistdb.sql.errors import DatabaseError, InsufficientPrivilege, InvalidTableDefinition
 from pydistdb.sql.statements import Name
 from pydistdb.sql.types.base import EvalContext
@@ -153,29 +153,16 @@ async def drop_everything(ddl: DdlContext, schema: Schema, *, keep_schema: bool)
 
 async def drop_schema(store: CatalogStore, database_oid: int, schema_oid: int) -> None:
     """Drop a temporary schema in a transaction of its own, if it is still there."""
-    transaction = store.database.begin(Isolation.READ_COMMITTED)
-    ddl = DdlTransaction(store, transaction)
-    try:
-        transaction.begin_statement()
+
+    async def drop(ddl: DdlTransaction) -> None:
         await ddl.open()
         database = ddl.overlay.state.databases.get(database_oid)
         schema = None if database is None else database.schemas.get(schema_oid)
         if database is not None and schema is not None:
             context = DdlContext(ddl, database.descriptor.name, (), EvalContext())
             await drop_everything(context, schema, keep_schema=False)
-        await ddl.prepare_commit()
-        if transaction.has_writes:
-            await transaction.commit()
-        else:
-            transaction.rollback()
-    except BaseException:
-        transaction.rollback()
-        await ddl.rolled_back()
-        raise
-    else:
-        await ddl.committed()
-    finally:
-        store.gate.leave(transaction)
+
+    await in_own_transaction(store, drop)
 
 
 async def drop_schemas(store: CatalogStore, schemas: Iterable[tuple[int, int]]) -> None:

@@ -15,7 +15,8 @@ the record goes when that is done.  A node that starts clears what an earlier on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 from pydistdb.kv.api import Isolation, KVError, LockStrength, Transaction
 from pydistdb.sql.catalog import keys
@@ -25,6 +26,8 @@ from pydistdb.sql.catalog.overlay import Overlay, OverlayMark
 from pydistdb.sql.catalog.state import Change
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.errors import LockNotAvailable
+
+T = TypeVar("T")
 
 
 class DdlTransaction:
@@ -170,3 +173,26 @@ class DdlTransaction:
             await self.store.gate.release(self.transaction)
         except KVError:
             pass  # blocks that could not be lifted lapse
+
+
+async def in_own_transaction(store: CatalogStore, work: Callable[[DdlTransaction], Awaitable[T]]) -> T:
+    """Run DDL in a transaction of its own, and see it committed everywhere."""
+    transaction = store.database.begin(Isolation.READ_COMMITTED)
+    own = DdlTransaction(store, transaction)
+    try:
+        transaction.begin_statement()
+        result = await work(own)
+        await own.prepare_commit()
+        if transaction.has_writes:
+            await transaction.commit()
+        else:
+            transaction.rollback()
+    except BaseException:
+        transaction.rollback()
+        await own.rolled_back()
+        raise
+    else:
+        await own.committed()
+    finally:
+        store.gate.leave(transaction)
+    return result

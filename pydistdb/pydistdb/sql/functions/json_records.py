@@ -88,6 +88,16 @@ def _populator(name: str) -> Callable[[tuple[SqlType, ...], SqlType], Any]:
     return make
 
 
+def _objects(name: str, text: str) -> Iterator[str]:
+    """The objects of a JSON array; anything else is an error of the function ``name``."""
+    if kind_of(text) != "array":
+        raise DatabaseError.of("22023", f"cannot call {name} on {_WORDS[kind_of(text)]}")
+    for item in elements(text):
+        if kind_of(item) != "object":
+            raise DatabaseError.of("22023", f"argument of {name} must be an array of objects")
+        yield item
+
+
 def _set_populator(name: str) -> Callable[[tuple[SqlType, ...], SqlType], Any]:
     def make(argument_types: tuple[SqlType, ...], return_type: SqlType) -> Any:
         oid = _row_type(argument_types, name)
@@ -95,11 +105,7 @@ def _set_populator(name: str) -> Callable[[tuple[SqlType, ...], SqlType], Any]:
         def populate(context: EvalContext, base: Any, text: str | None, ignored: bool | None = None) -> Iterator[Any]:
             if text is None:
                 return
-            if kind_of(text) != "array":
-                raise DatabaseError.of("22023", f"cannot call {name} on {_WORDS[kind_of(text)]}")
-            for item in elements(text):
-                if kind_of(item) != "object":
-                    raise DatabaseError.of("22023", f"argument of {name} must be an array of objects")
+            for item in _objects(name, text):
                 yield _populate(oid, base, item, context)
 
         return populate
@@ -205,11 +211,7 @@ def with_columns(function: Function, columns: Columns) -> Function:
     def many(context: EvalContext, text: str | None) -> Iterator[Any]:
         if text is None:
             return
-        if kind_of(text) != "array":
-            raise DatabaseError.of("22023", f"cannot call {name} on {_WORDS[kind_of(text)]}")
-        for item in elements(text):
-            if kind_of(item) != "object":
-                raise DatabaseError.of("22023", f"argument of {name} must be an array of objects")
+        for item in _objects(name, text):
             row = read(item, context)
             yield row[0] if single else row
 

@@ -47,6 +47,19 @@ def operator_name(function: Function) -> str | None:
     return _by_function().get(function.oid)
 
 
+@lru_cache(maxsize=1)
+def _operators() -> dict[int, str]:
+    names: dict[int, str] = {}
+    for operator in functions.all_operators():
+        names.setdefault(operator.function.oid, operator.name)
+    return names
+
+
+def written_operator(function: Function) -> str | None:
+    """The operator as which a function is written in SQL, a comparison or any other; None if it is only called by name."""
+    return operator_name(function) or _operators().get(function.oid)
+
+
 def comparison(function: Function) -> str | None:
     """Which comparison a function is, between two values of one family; None if none."""
     name = _by_function().get(function.oid)

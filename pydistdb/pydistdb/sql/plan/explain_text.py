@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pydistdb.sql.functions import registry as functions
-from pydistdb.sql.plan.comparisons import operator_name
+from pydistdb.sql.plan.comparisons import written_operator
 from pydistdb.sql.tree import (
     And,
     AnyAll,
@@ -102,7 +101,7 @@ class ExpressionText:
                 word = "<> ALL" if expression.negated else "= ANY"
                 return f"({self.text(expression.argument)} {word} ({{{self.list(expression.items)}}}))"
             case AnyAll():
-                operator = _operator_text(expression.function) or "="
+                operator = written_operator(expression.function) or "="
                 word = "ALL" if expression.all else "ANY"
                 return f"({self.text(expression.left)} {operator} {word} ({self.text(expression.array)}))"
         return self._rare(expression)
@@ -131,7 +130,7 @@ class ExpressionText:
         return f"<{type(expression).__name__}>"
 
     def _call(self, function: Function, arguments: Sequence[Expr]) -> str:
-        operator = _operator_text(function)
+        operator = written_operator(function)
         if operator is not None and len(arguments) == 2:
             return f"({self.text(arguments[0])} {operator} {self.text(arguments[1])})"
         if operator is not None and len(arguments) == 1:
@@ -140,19 +139,6 @@ class ExpressionText:
             name = types.format_type(function.return_type.oid, -1)
             return f"({self.text(arguments[0])})::{name}"
         return f"{function.name}({self.list(arguments)})"
-
-
-_operators_by_function: dict[int, str] = {}
-
-
-def _operator_text(function: Function) -> str | None:
-    name = operator_name(function)
-    if name is not None:
-        return name
-    if not _operators_by_function:
-        for operator in functions.all_operators():
-            _operators_by_function.setdefault(operator.function.oid, operator.name)
-    return _operators_by_function.get(function.oid)
 
 
 def constant_text(constant: Const) -> str:
