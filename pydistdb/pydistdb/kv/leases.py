@@ -250,7 +250,6 @@ class Leases:
     def lease_acquired(self, replica: Replica) -> None:
         """Hear from the store that a replica of this node may serve its range."""
         self.lease_lost(replica)
-        self._refresh_all()
         local = RangeLocal(replica, self.engine, self.clock)
         position = bisect_right(self._starts, local.start)
         self._starts.insert(position, local.start)
@@ -268,13 +267,10 @@ class Leases:
 
     def range_split(self, left: Replica, right: Replica) -> None:
         """Hear from the store that a range here was cut; the right part gets a lease of its own."""
-        self._refresh_all()
-
-    def _refresh_all(self) -> None:
-        for local in self._locals:
-            if local.replica.descriptor.generation != local.generation:
-                local.refresh()
-        self._starts = [local.start for local in self._locals]
+        # Only the left part's span has changed, and where it starts has not: nothing else is looked at, however many there are.
+        position = bisect_right(self._starts, left.descriptor.start) - 1
+        if position >= 0 and (local := self._locals[position]).replica is left:
+            local.refresh()
 
     def all(self) -> list[RangeLocal]:
         """Every range held, in key order."""
