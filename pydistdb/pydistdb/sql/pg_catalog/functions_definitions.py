@@ -121,7 +121,9 @@ def _constraint(context: EvalContext, oid: int, pretty: bool) -> str | None:
         for domain_check in entry.definition.checks:
             if domain_check.oid == oid:
                 condition = _value_in_capitals(domain_check.expression)
-                return check_definition(Check(oid, domain_check.name, condition, domain_check.validated))
+                text = check_definition(Check(oid, domain_check.name, condition))
+                text = f"CHECK ({text[8:-2]})" if pretty else text
+                return text if domain_check.validated else f"{text} NOT VALID"
     return None
 
 
@@ -132,11 +134,7 @@ def _value_in_capitals(expression: str) -> str:
 
 @provides("pg_get_constraintdef(oid,bool)")
 def pg_get_constraintdef_pretty(context: EvalContext, oid: int, pretty: bool) -> str | None:
-    text: str | None = _constraint(context, oid, pretty)
-    if text is not None and pretty and text.startswith("CHECK (("):
-        body = text.removesuffix(" NOT VALID")
-        text = f"CHECK ({body[8:-2]}){text[len(body) :]}"
-    return text
+    return _constraint(context, oid, pretty)
 
 
 def _view_definition(context: EvalContext, oid: int, pretty: bool) -> str | None:
