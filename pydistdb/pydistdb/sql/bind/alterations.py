@@ -39,27 +39,48 @@ def alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
     )
 
 
+_BY_NAME = {
+    "AT_SetNotNull": "set_not_null",
+    "AT_DropNotNull": "drop_not_null",
+    "AT_ValidateConstraint": "validate_constraint",
+    "AT_ClusterOn": "cluster_on",
+    "AT_SetStatistics": "tune_column",
+    "AT_SetStorage": "tune_column",
+    "AT_SetCompression": "tune_column",
+    "AT_SetOptions": "tune_column",
+    "AT_ResetOptions": "tune_column",
+    "AT_SetTableSpace": "set_tablespace",
+}
+"""Actions that say no more than what they are about."""
+
+_REMOVALS = {
+    "AT_DropColumn": "drop_column",
+    "AT_DropConstraint": "drop_constraint",
+    "AT_DropIdentity": "drop_identity",
+    "AT_DropExpression": "drop_expression",
+}
+"""Actions with IF EXISTS, and some with CASCADE."""
+
+
 def _alter_action(definitions: Definitions, command: Node, cursor: int) -> schema_statements.AlterTableAction | None:
     action = schema_statements.AlterTableAction
     name = command.get("name")
     missing_ok = command.get("missing_ok", False)
-    cascade = command.get("behavior") == "DROP_CASCADE"
     match command["subtype"]:
+        case subtype if subtype in _BY_NAME:
+            return action(_BY_NAME[subtype], name)
+        case subtype if subtype in _REMOVALS:
+            cascade = command.get("behavior") == "DROP_CASCADE"
+            return action(_REMOVALS[subtype], name, missing_ok=missing_ok, cascade=cascade)
         case "AT_AddColumn":
             column = definitions.column(command["def"]["ColumnDef"])
             return action("add_column", column.name, column=column, missing_ok=missing_ok)
-        case "AT_DropColumn":
-            return action("drop_column", name, missing_ok=missing_ok, cascade=cascade)
         case "AT_ColumnDefault":
             if "def" not in command:
                 return action("drop_default", name)
             tokens = definitions.tokens
             text = tokens.phrase(tokens.find("DEFAULT", cursor, depth=0) + 1)
             return action("set_default", name, expression=text)
-        case "AT_SetNotNull":
-            return action("set_not_null", name)
-        case "AT_DropNotNull":
-            return action("drop_not_null", name)
         case "AT_AlterColumnType":
             column_node = command["def"]["ColumnDef"]
             sql_type = resolve_type(column_node["typeName"], definitions.parsed.position_at, definitions.parsed.catalog)
@@ -72,10 +93,6 @@ def _alter_action(definitions: Definitions, command: Node, cursor: int) -> schem
         case "AT_AddConstraint":
             constraint = definitions.constraint(command["def"]["Constraint"])
             return action("add_constraint", constraint.name, constraint=constraint)
-        case "AT_DropConstraint":
-            return action("drop_constraint", name, missing_ok=missing_ok, cascade=cascade)
-        case "AT_ValidateConstraint":
-            return action("validate_constraint", name)
         case "AT_AlterConstraint":
             node = next(iter(command["def"].values()))
             spec = ConstraintSpec(
@@ -86,7 +103,7 @@ def _alter_action(definitions: Definitions, command: Node, cursor: int) -> schem
             return action("owner_to", owner=role_spec(command["newowner"]))
         case "AT_SetRelOptions":
             return action("set_options", options=_options(command))
-        case "AT_ResetRelOptions":
+        case "AT_ResetRelOptions" | "AT_DropOids":
             return action("set_options", options=())
         case "AT_AddIdentity":
             node = command["def"]["Constraint"]
@@ -95,22 +112,10 @@ def _alter_action(definitions: Definitions, command: Node, cursor: int) -> schem
             )
         case "AT_SetIdentity":
             return action("set_identity", name, options=sequence_options(command["def"]["List"]["items"]))
-        case "AT_DropIdentity":
-            return action("drop_identity", name, missing_ok=missing_ok)
-        case "AT_DropExpression":
-            return action("drop_expression", name, missing_ok=missing_ok)
-        case "AT_ClusterOn":
-            return action("cluster_on", name)
         case "AT_DropCluster":
             return action("set_without_cluster")
-        case "AT_SetLogged" | "AT_SetUnLogged" as subtype:
-            return action("set_logged", "p" if subtype == "AT_SetLogged" else "u")
-        case "AT_SetStatistics" | "AT_SetStorage" | "AT_SetCompression" | "AT_SetOptions" | "AT_ResetOptions":
-            return action("tune_column", name)
-        case "AT_DropOids":
-            return action("set_options", options=())
-        case "AT_SetTableSpace":
-            return action("set_tablespace", name)
+        case "AT_SetLogged" | "AT_SetUnLogged":
+            return action("set_logged", "p" if command["subtype"] == "AT_SetLogged" else "u")
     return None
 
 
