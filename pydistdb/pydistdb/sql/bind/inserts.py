@@ -79,31 +79,7 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
             through.refuse_computed(shown, wrapper["ResTarget"]["name"], "INSERT")
         names = through.names(shown)
     target = Source(name, shown, schema, table)
-    targets, locations = ([], []) if names_parts(node) else insert_targets(b, names, node)
-    select = node.get("selectStmt", {}).get("SelectStmt")
-    overriding = node.get("override", "OVERRIDING_NOT_SET")
-    if select is None:
-        numbers: list[int] = []
-        source: Rel = NO_ROWS_OF_NOTHING
-    elif names_parts(node):
-        if "valuesLists" not in select:
-            raise FeatureNotSupported("INSERT … SELECT into parts of columns is not supported")
-        source, used = values_for_parts(b, parent, table, node, select, target)
-        numbers = [column.number for column in used]
-    elif "valuesLists" in select and not any(
-        k in select for k in ("sortClause", "limitCount", "limitOffset", "withClause")
-    ):
-        source, used = _insert_values(b, parent, table, select, targets, locations, "cols" in node, overriding, target)
-        numbers = [column.number for column in used]
-    else:
-        outside = Scope(parent)
-        outside.hidden = [target]
-        source, used = _insert_select(b, outside, node, select, targets, locations)
-        for column in used:
-            check_identity(column, overriding, False)
-        numbers = [column.number for column in used]
-    if overriding == "OVERRIDING_USER_VALUE":
-        source, numbers = _without_identity(b, table, source, numbers)
+    source, numbers = _source(b, parent, node, table, target, names)
     base.insert(numbers)
     if through is not None:
         note.insert(through.numbers_in_view(shown, numbers))
@@ -123,6 +99,35 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
     checks = bind_checks(b, table, row_ids) + view_checks
     generated = generated_columns(b, table, row_ids)
     return Insert(columns, table, source, tuple(numbers), defaults, checks, row_ids, returning, conflict, generated)
+
+
+def _source(
+    b: Binder, parent: Scope | None, node: Node, table: Table, target: Source, names: Table
+) -> tuple[Rel, list[int]]:
+    """VALUES, SELECT or DEFAULT VALUES, and the numbers of the columns that its columns go to."""
+    targets, locations = ([], []) if names_parts(node) else insert_targets(b, names, node)
+    select = node.get("selectStmt", {}).get("SelectStmt")
+    overriding = node.get("override", "OVERRIDING_NOT_SET")
+    if select is None:
+        return NO_ROWS_OF_NOTHING, []
+    if names_parts(node):
+        if "valuesLists" not in select:
+            raise FeatureNotSupported("INSERT … SELECT into parts of columns is not supported")
+        source, used = values_for_parts(b, parent, table, node, select, target)
+    elif "valuesLists" in select and not any(
+        k in select for k in ("sortClause", "limitCount", "limitOffset", "withClause")
+    ):
+        source, used = _insert_values(b, parent, table, select, targets, locations, "cols" in node, overriding, target)
+    else:
+        outside = Scope(parent)
+        outside.hidden = [target]
+        source, used = _insert_select(b, outside, node, select, targets, locations)
+        for column in used:
+            check_identity(column, overriding, False)
+    numbers = [column.number for column in used]
+    if overriding == "OVERRIDING_USER_VALUE":
+        return _without_identity(b, table, source, numbers)
+    return source, numbers
 
 
 def insert_targets(b: Binder, table: Table, node: Node) -> tuple[list[Column], list[int]]:
