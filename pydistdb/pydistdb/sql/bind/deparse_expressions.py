@@ -54,9 +54,6 @@ class ExpressionWriter:
         found = self.trace.get(id(wrapper))
         return None if found is None else found.type
 
-    def _paren(self, text: str, needed: bool = True) -> str:
-        return f"({text})" if needed else text
-
     def type_text(self, sql_type: SqlType, modifier: int = -1) -> str:
         name = user_type_name(sql_type.oid, self.context)
         return name or registry.format_type(sql_type.oid, modifier)
