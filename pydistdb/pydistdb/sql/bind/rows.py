@@ -96,10 +96,9 @@ def bind_array(b: Binder, scope: Scope, node: Node, target: SqlType | None) -> E
             nested = nested or items[-1].type.is_array
     locations = [location_of(element) for element in elements]
     if target is not None:
-        item_type = registry.element_of(target)
+        item_type = target if nested else registry.element_of(target)
         made = [
-            item if item.type.is_array and nested else cast_to(b, item, item_type, location, location)
-            for item, location in zip(items, locations, strict=True)
+            cast_to(b, item, item_type, location, location) for item, location in zip(items, locations, strict=True)
         ]
         return ArrayLiteral(target, tuple(made))
     if not items:

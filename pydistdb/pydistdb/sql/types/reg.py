@@ -162,7 +162,17 @@ def find_function(text: str, context: EvalContext | None) -> int | None:
     found = _functions_named(text, context)
     if len(found) > 1:
         raise AmbiguousFunction(f'more than one function named "{text}"')
-    return found[0].oid if found else None
+    return found[0].oid if found else _io_function(text)
+
+
+def _io_function(text: str) -> int | None:
+    """A type's input or output function: nobody can call it, but clients look types up by theirs (array_in)."""
+    from pydistdb.sql.pg_catalog.type_facts import IO_FUNCTIONS
+
+    schema, name = _qualified(split_name(text))
+    if schema not in (None, "pg_catalog"):
+        return None
+    return next((each.oid for each in IO_FUNCTIONS.values() if each.name == name), None)
 
 
 def find_procedure(text: str, context: EvalContext | None) -> int | None:
