@@ -146,6 +146,45 @@ def test_asyncpg(url: str) -> None:
     asyncio.run(talk())
 
 
+def test_asyncpg_prepares_again_after_a_schema_change(url: str) -> None:
+    async def talk() -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute("INSERT INTO items VALUES (1, 'one', 1)")
+        assert tuple(await connection.fetchrow("SELECT * FROM items")) == (1, "one", Decimal(1))
+        await connection.execute("ALTER TABLE items ALTER COLUMN price TYPE bigint")
+        assert tuple(await connection.fetchrow("SELECT * FROM items")) == (1, "one", 1)
+        await connection.close()
+
+    asyncio.run(talk())
+
+
+def test_asyncpg_many_parameters(url: str) -> None:
+    async def talk() -> None:
+        connection = await asyncpg.connect(url)
+        places = ",".join(f"${number}" for number in range(1, 32769))
+        statement = await connection.prepare(f"SELECT count(*) FROM items WHERE id IN ({places})")
+        assert len(statement.get_parameters()) == 32768
+        await connection.close()
+
+    asyncio.run(talk())
+
+
+def test_asyncpg_failed_transaction_keeps_no_portal(url: str) -> None:
+    async def talk() -> None:
+        connection = await asyncpg.connect(url)
+        transaction = connection.transaction()
+        await transaction.start()
+        cursor = await connection.cursor("SELECT pg_sleep(10)")
+        with pytest.raises(asyncio.TimeoutError):
+            await cursor.fetchrow(timeout=0.1)
+        with pytest.raises(asyncpg.InFailedSQLTransactionError):
+            await cursor.fetch(1)
+        await transaction.rollback()
+        await connection.close()
+
+    asyncio.run(talk())
+
+
 def test_pg8000(one_node: LocalCluster, url: str) -> None:
     connection = pg8000.dbapi.connect(
         user="postgres", host="127.0.0.1", port=one_node.nodes[0].sql_port, database="postgres"

@@ -19,6 +19,8 @@ class DatabaseError(Exception):
 
     sqlstate = "XX000"
     severity = "ERROR"
+    routine: str | None = None
+    """The function of Postgres that reports this, where drivers go by it (asyncpg)."""
 
     def __init__(
         self,

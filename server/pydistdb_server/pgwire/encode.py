@@ -14,6 +14,7 @@ from pydistdb.sql.errors import DatabaseError
 
 _HEADER = Struct("!cI").pack
 _INT16 = Struct("!h").pack
+_UINT16 = Struct("!H").pack
 _INT32 = Struct("!i").pack
 _UINT32 = Struct("!I").pack
 _FIELD = Struct("!IhIhih").pack
@@ -101,7 +102,7 @@ def row_description(fields: tuple[Field, ...], formats: tuple[int, ...]) -> byte
 
 
 def parameter_description(oids: Sequence[int]) -> bytes:
-    return message(b"t", _INT16(len(oids)) + b"".join(map(_UINT32, oids)))
+    return message(b"t", _UINT16(len(oids)) + b"".join(map(_UINT32, oids)))
 
 
 def copy_in_response(binary: bool, columns: int) -> bytes:
@@ -145,6 +146,7 @@ def _error_fields(error: DatabaseError, severity: str) -> bytes:
         (b"c", error.column),
         (b"d", error.datatype),
         (b"n", error.constraint),
+        (b"R", error.routine),
     ):
         if value is not None:
             parts.append(letter + text(value[:MAX_ERROR_TEXT]))

@@ -35,10 +35,10 @@ from pydistdb.sql.errors import (
 )
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.routines import RoutineFunction
-from pydistdb.sql.tree import ArrayLiteral, Call, Const, Expr, RowExpr, SetCall
+from pydistdb.sql.tree import ArrayLiteral, Call, Const, Expr, Param, RowExpr, SetCall
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import AggregateFunction, Function
-from pydistdb.sql.types.registry import ANY, RECORD
+from pydistdb.sql.types.registry import ANY, RECORD, VOID
 
 MOST_ARGUMENTS = 100
 
@@ -78,6 +78,9 @@ def bind_call(b: Binder, scope: Scope, node: Node) -> Expr:
     if any("NamedArgExpr" in argument for argument in arguments):
         return _named_call(b, scope, node, name, schema)
     expressions = [bind(b, scope, argument) for argument in arguments]
+    if any(_is_out_parameter(each) for each in expressions):
+        arguments = [a for a, each in zip(arguments, expressions, strict=True) if not _is_out_parameter(each)]
+        expressions = [each for each in expressions if not _is_out_parameter(each)]
     if len(expressions) > MOST_ARGUMENTS:
         raise ProgramLimitExceeded(
             f"cannot pass more than {MOST_ARGUMENTS} arguments to a function", position=b.position(location)
@@ -94,6 +97,11 @@ def bind_call(b: Binder, scope: Scope, node: Node) -> Expr:
             return cast
     found = resolve(b, name, schema, expressions, location, node.get("func_variadic", False))
     return make_call(b, scope, found, expressions, location, locations, node.get("func_variadic", False))
+
+
+def _is_out_parameter(argument: Expr) -> bool:
+    """A parameter of type void is dropped, as in Postgres: with it JDBC marks what a function gives back."""
+    return isinstance(argument, Param) and argument.type.oid == VOID.oid
 
 
 def _takes(function: Function | AggregateFunction, argument: Expr) -> bool:

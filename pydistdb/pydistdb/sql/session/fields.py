@@ -22,7 +22,9 @@ MAX_ORIGIN_DEPTH = 100
 def check_same_columns(promised: tuple[Field, ...] | None, found: tuple[Field, ...] | None) -> None:
     """Raise 0A000 unless a plan that was made anew returns what the client has been told."""
     if found != promised and _shape(found) != _shape(promised):
-        raise FeatureNotSupported("cached plan must not change result type")
+        error = FeatureNotSupported("cached plan must not change result type")
+        error.routine = "RevalidateCachedQuery"  # by which asyncpg knows that it should prepare the statement again
+        raise error
 
 
 def _shape(fields: tuple[Field, ...] | None) -> list[tuple[str, int, int]] | None:

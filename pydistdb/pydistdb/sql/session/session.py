@@ -197,14 +197,19 @@ class ClientSession(FastSession):
         statement.plan = plan
 
     def portal(self, name: str) -> Portal:
-        return self.cursors.get(name) or self.names.portal(name)
+        return self.cursors.get(name) or self._portal(name)
+
+    def _portal(self, name: str) -> SessionPortal:
+        if self.transaction.failed and name not in self.names.portals:
+            raise InFailedTransaction(FAILED_MESSAGE)  # the failure has taken the portal with it
+        return self.names.portal(name)
 
     async def execute(self, portal: str, most_rows: int, sink: Sink, last: bool = False) -> None:
         cursor = self.cursors.get(portal)
         if cursor is not None:
             await self._execute_cursor(cursor, most_rows, sink)
             return
-        found = self.names.portal(portal)
+        found = self._portal(portal)
         self._begin_statement(found.statement.text)
         try:
             if found.plan.parsed is None:
