@@ -158,17 +158,6 @@ def test_asyncpg_prepares_again_after_a_schema_change(url: str) -> None:
     asyncio.run(talk())
 
 
-def test_asyncpg_many_parameters(url: str) -> None:
-    async def talk() -> None:
-        connection = await asyncpg.connect(url)
-        places = ",".join(f"${number}" for number in range(1, 32769))
-        statement = await connection.prepare(f"SELECT count(*) FROM items WHERE id IN ({places})")
-        assert len(statement.get_parameters()) == 32768
-        await connection.close()
-
-    asyncio.run(talk())
-
-
 def test_asyncpg_failed_transaction_keeps_no_portal(url: str) -> None:
     async def talk() -> None:
         connection = await asyncpg.connect(url)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydistdb.sql.errors import DatabaseError
-from pydistdb_server.pgwire import ServerStep, State, WireProtocol
+from pydistdb_server.pgwire import ServerStep, State, WireProtocol, encode
 from pydistdb_server.pgwire import messages as m
 from pydistdb_server.pgwire.protocol import DESCRIBE_EXECUTE_SYNC, MAX_MESSAGE_BYTES
 from pydistdb_server.pgwire.states import CLIENT, SERVER
@@ -156,6 +156,10 @@ def test_a_bad_body_leaves_the_framing_intact(body: bytes, text: str) -> None:
     wire.server(ServerStep.ERROR)
     wire.server(ServerStep.READY)
     assert wire.next_message() == m.Query("SELECT 1")
+
+
+def test_many_parameters_are_described() -> None:
+    assert struct.unpack_from("!cIH", encode.parameter_description([23] * 40_000)) == (b"t", 160_006, 40_000)
 
 
 def test_startup_packets() -> None:

@@ -392,8 +392,10 @@ def _truncated_divmod(value: int, divisor: int) -> tuple[int, int]:
 
 def format_interval(value: Interval, context: EvalContext | None) -> str:
     style = context.settings.get("intervalstyle", "postgres") if context is not None else "postgres"
-    if style == "iso_8601":
-        return _format_iso(value)
+    if style != "postgres":
+        return {"iso_8601": _format_iso, "postgres_verbose": _format_verbose, "sql_standard": _format_standard}[style](
+            value
+        )
     months, days, microseconds = value
     years, months = _truncated_divmod(months, 12)
     parts: list[str] = []
@@ -408,6 +410,52 @@ def format_interval(value: Interval, context: EvalContext | None) -> str:
         sign = "-" if microseconds < 0 else "+" if negative else ""
         parts.append(sign + time_text(abs(microseconds)))
     return " ".join(parts)
+
+
+def _fields(value: Interval) -> tuple[int, int, int, int, int, int]:
+    """Years, months, days, hours, minutes, microseconds; each with its sign."""
+    years, months = _truncated_divmod(value[0], 12)
+    hours, rest = _truncated_divmod(value[2], MICROSECONDS_PER_HOUR)
+    minutes, rest = _truncated_divmod(rest, MICROSECONDS_PER_MINUTE)
+    return years, months, value[1], hours, minutes, rest
+
+
+def _seconds_text(microseconds: int, width: int) -> str:
+    seconds, rest = divmod(abs(microseconds), MICROSECONDS_PER_SECOND)
+    return f"{seconds:0{width}}" + (f".{rest:06}".rstrip("0") if rest else "")
+
+
+def _format_verbose(value: Interval) -> str:
+    """``@ 1 year 2 mons -3 days 4 hours ago``: signs are as seen from the first field's."""
+    *counts, microseconds = _fields(value)
+    parts: list[str] = []
+    ago = next((count < 0 for count in (*counts, microseconds) if count), False)
+    for count, unit in zip(counts, ("year", "mon", "day", "hour", "min"), strict=True):
+        if count:
+            count = -count if ago else count
+            parts.append(f"{count} {unit}{'' if count == 1 else 's'}")
+    if microseconds:
+        sign = "-" if (microseconds < 0) != ago else ""
+        plural = "" if abs(microseconds) == MICROSECONDS_PER_SECOND else "s"
+        parts.append(f"{sign}{_seconds_text(microseconds, 1)} sec{plural}")
+    return " ".join(["@", *(parts or ["0"]), *(["ago"] if ago else [])])
+
+
+def _format_standard(value: Interval) -> str:
+    """``1-2``, ``3 4:05:06``, ``-4:05:06``; what the standard cannot say has a sign before each part."""
+    fields = _fields(value)
+    negative, positive = any(count < 0 for count in fields), any(count > 0 for count in fields)
+    if not negative and not positive:
+        return "0"
+    years, months, days, hours, minutes, microseconds = map(abs, fields)
+    clock = f"{hours}:{minutes:02}:{_seconds_text(microseconds, 2)}"
+    if (negative and positive) or (any(fields[:2]) and any(fields[2:])):
+        signs = ["-" if any(count < 0 for count in part) else "+" for part in (fields[:2], fields[2:3], fields[3:])]
+        return f"{signs[0]}{years}-{months} {signs[1]}{days} {signs[2]}{clock}"
+    sign = "-" if negative else ""
+    if years or months:
+        return f"{sign}{years}-{months}"
+    return f"{sign}{days} {clock}" if days else sign + clock
 
 
 def _format_iso(value: Interval) -> str:

@@ -120,7 +120,9 @@ class _RuledZone(Zone):
 
 UTC = Zone("UTC", 0, "UTC")
 
-_POSIX = re.compile(r"(?:<([A-Za-z0-9+-]+)>|([A-Za-z]{3,})|(?=[+-]))([+-]?)(\d{1,3})(?::(\d{1,2})(?::(\d{1,2}))?)?")
+_POSIX = re.compile(
+    r"(?:<([A-Za-z0-9+-]+)>|([A-Za-z]{3,})|(?=[+-]|\d+:))([+-]?)(\d{1,3})(?::(\d{1,2})(?::(\d{1,2}))?)?"
+)
 
 
 @lru_cache(maxsize=1)
