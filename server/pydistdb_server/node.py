@@ -37,6 +37,7 @@ from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.errors import CannotConnectNow
 from pydistdb.sql.exec.fragment_run import run_fragment
 from pydistdb.sql.functions.system import release
+from pydistdb.sql.kv_errors import database_error
 from pydistdb.sql.session import login
 from pydistdb.sql.session.environment import Environment, now_us
 from pydistdb.sql.session.session import ClientSession
@@ -220,9 +221,12 @@ class Node:
         return Authentication(user, verifier_of(self.catalog.state.roles, user, now_us(), str(cluster)))
 
     async def _open_session(self, client: ClientConnection, parameters: dict[str, str]) -> Session:
-        await self.catalog.ensure_fresh()
-        await login.check_limits(self.environment, client.user, client.database)
-        return open_session(self.environment, client, parameters)
+        try:
+            await self.catalog.ensure_fresh()
+            await login.check_limits(self.environment, client.user, client.database)
+            return open_session(self.environment, client, parameters)
+        except (KVError, StorageError) as error:
+            raise database_error(error) from error
 
     def _maintain(self) -> None:
         if not self.stopping:

@@ -18,6 +18,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from pydistdb.kv.api import RangeUnavailable
+from pydistdb.sql.errors import CannotConnectNow
+from pydistdb.tasks import run_inline
+from pydistdb_server.node import Node
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -305,3 +309,14 @@ def test_a_port_in_use_is_explained(tmp_path: Path, node: Process) -> None:
     assert done.returncode == 1
     assert "cannot listen on" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_connection_that_finds_no_leaseholder_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unavailable:
+        async def ensure_fresh(self) -> None:
+            raise RangeUnavailable("the range has no leaseholder that answers")
+
+    node = Node.__new__(Node)
+    monkeypatch.setattr(node, "catalog", Unavailable(), raising=False)
+    with pytest.raises(CannotConnectNow, match="a range of the data is not available"):
+        run_inline(node._open_session(None, {}))  # type: ignore[arg-type]  # not looked at

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 from pydistdb_tools.cli import main
-from pydistdb_tools.local_cluster import ClusterError, LocalCluster, LocalNode, free_base_port, plan_cluster
+from pydistdb_tools.local_cluster import (
+    ClusterError,
+    LocalCluster,
+    LocalNode,
+    _is_replicated,
+    free_base_port,
+    plan_cluster,
+)
 from pydistdb_tools.status import cluster_report, raft_report
 
 
@@ -116,3 +123,16 @@ def test_the_raft_report_shows_each_replica() -> None:
         ["node2", "Leader", "2", "2", "2"],
         ["node3", "(down)"],
     ]
+
+
+def test_a_range_with_a_learner_is_not_replicated_yet() -> None:
+    """It could not bear the loss of one node more than before."""
+
+    def replicated(*roles: str, leader: int = 1) -> bool:
+        return _is_replicated({"leader": leader, "replicas": [{"role": role} for role in roles]}, 3)
+
+    assert replicated("leader", "follower", "follower")
+    assert not replicated("leader", "follower", "learner")
+    assert not replicated("leader", "follower")
+    assert not replicated("follower", "follower", "follower", leader=0)
+    assert not replicated("leader", "follower", "follower", "learner")

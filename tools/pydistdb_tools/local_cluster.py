@@ -218,7 +218,7 @@ def _wait_replicated(cluster: LocalCluster, report: Report) -> None:
             ranges = cluster.status()["ranges"]
         except ClusterError:
             continue
-        short = [item for item in ranges if len(item["replicas"]) < cluster.replication_factor or not item["leader"]]
+        short = [item for item in ranges if not _is_replicated(item, cluster.replication_factor)]
         if ranges and not short:
             return
         missing = f"{len(short)} of {len(ranges)} ranges wait for replicas or a leader"
@@ -226,6 +226,12 @@ def _wait_replicated(cluster: LocalCluster, report: Report) -> None:
             told = time.monotonic()
             report(missing)
     raise ClusterError(f"the cluster serves, but is not fully replicated yet: {missing}")
+
+
+def _is_replicated(item: dict[str, Any], replication_factor: int) -> bool:
+    """Whether a range has a leader and its full number of voters: a learner does not count if a node dies."""
+    voters = [replica for replica in item["replicas"] if replica["role"] in ("leader", "follower")]
+    return bool(item["leader"]) and len(voters) >= replication_factor and len(voters) == len(item["replicas"])
 
 
 def stop_cluster(cluster: LocalCluster, report: Report) -> None:
