@@ -34,4 +34,4 @@ def test_causes_are_counted_once() -> None:
 def test_page() -> None:
     text = page({"one": Outcome(3, 1, 0, (("why", 1),)), "two": Outcome(5, 0, 2, ())})
     assert "| one | 3 | 1 | 0 |\n| two | 5 | 0 | 2 |\n" in text
-    assert text.endswith("## one: what failed tests ended with\n\n* 1 × why\n")
+    assert "\n## one\n\nWhat failed tests ended with:\n\n* 1 × why\n" in text
