@@ -274,11 +274,8 @@ class Simulation:
 
     def _mend(self) -> None:
         cluster = self.cluster
-        cluster.network.heal()
-        cluster.network.loss = cluster.network.late = cluster.network.duplicates = 0.0
+        cluster.mend()
         for node in cluster.nodes.values():
-            if not node.running:
-                cluster.restart(node.name)
             node.committer.delay_ns = cluster.disk_delay_ns
         cluster.advance(5)
         self.stopping = True

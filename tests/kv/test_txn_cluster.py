@@ -205,11 +205,7 @@ class World:
 
     def calm(self) -> None:
         cluster = self.cluster
-        cluster.network.heal()
-        cluster.network.loss = cluster.network.late = cluster.network.duplicates = 0.0
-        for node in cluster.nodes.values():
-            if not node.running:
-                cluster.restart(node.name)
+        cluster.mend()
         cluster.advance(5)
         self.stopping = True
         cluster.wait_until(lambda: self.clients == 0, 120)

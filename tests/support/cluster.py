@@ -344,6 +344,14 @@ class Cluster:
         for name in names:
             self.nodes[name].open()
 
+    def mend(self) -> None:
+        """End all trouble: a whole, lossless network, and every node running."""
+        self.network.heal()
+        self.network.loss = self.network.late = self.network.duplicates = 0.0
+        for node in self.nodes.values():
+            if not node.running:
+                self.restart(node.name)
+
     def wipe(self, name: str) -> Node:
         """Crash a node, empty its store, and let it join again under its name."""
         self.nodes[name].crash()

@@ -348,15 +348,23 @@ class Coordinator:
                 request = Scan(first, last, limit, reverse, self.read_timestamp, self._limit(), own)
                 answer: Entries = await router.send(request, observed=self._seen())
             except WrongRange as wrong:
-                router.cache.insert(wrong.descriptor)
-                if reverse and wrong.descriptor.end < last:
-                    lower = max(lower, wrong.descriptor.end)
-                elif not reverse:
-                    upper = min(upper, max(wrong.descriptor.end, lower + b"\0"))
+                lower, upper = self._narrowed(wrong, lower, upper, last, reverse)
                 continue
             return self._finish_chunk(
                 (answer.keys, answer.values, answer.resume), start, end, first, last, limit, reverse
             )
+
+    def _narrowed(
+        self, wrong: WrongRange, lower: bytes, upper: bytes, last: bytes, reverse: bool
+    ) -> tuple[bytes, bytes]:
+        """Learn where the range that was asked really lies: the bounds within which to look for the head of [lower, upper)
+        again."""
+        self._gateway.router.cache.insert(wrong.descriptor)
+        if not reverse:
+            return lower, min(upper, max(wrong.descriptor.end, lower + b"\0"))
+        if wrong.descriptor.end < last:
+            return max(lower, wrong.descriptor.end), upper
+        return lower, upper
 
     # -------------------------------------------------------------------------------------------------- fragments
 
@@ -394,11 +402,7 @@ class Coordinator:
             try:
                 answer: Evaluated = await router.send(request, observed=self._seen())
             except WrongRange as wrong:
-                router.cache.insert(wrong.descriptor)
-                if reverse and wrong.descriptor.end < last:
-                    lower = max(lower, wrong.descriptor.end)
-                elif not reverse:
-                    upper = min(upper, max(wrong.descriptor.end, lower + b"\0"))
+                lower, upper = self._narrowed(wrong, lower, upper, last, reverse)
                 continue
             if answer.refused:
                 return None
