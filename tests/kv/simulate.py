@@ -5,7 +5,8 @@
 
 Clients, each through some node's gateway:
 
-* append: SERIALIZABLE transactions that read lists, by key and by span, and append to some (history.py looks for cycles);
+* append: SERIALIZABLE transactions that read lists, by key and by span, and append to some (tests/chaos/lists.py
+  looks for cycles);
 * transfer: between accounts, at all levels; what any snapshot shows must add up to the same;
 * trouble: crashes (one node, or all), partitions of both and of one direction, loss and delay, slow disks, clocks that are
   set forth and back within the bound, splits, and leases that move.
@@ -32,7 +33,7 @@ from pydistdb.kv.txn.coordinator import Coordinator
 from pydistdb.tasks import sleep
 from pydistdb_storage.engine import Space
 
-from tests.kv.history import ABORTED, COMMITTED, UNKNOWN, Transaction, check
+from tests.chaos.lists import ABORTED, COMMITTED, UNKNOWN, Transaction, check
 from tests.support.cluster import SECOND, Cluster
 
 LISTS = 8
