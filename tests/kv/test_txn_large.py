@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from pydistdb.kv.api import Isolation, KeyExists, LockStrength
-from pydistdb.kv.txn import coordinator
+from pydistdb.kv.txn import writing
 
 from tests.support.one_node import OneNode
 
@@ -19,7 +19,7 @@ def key(number: int) -> bytes:
 
 @pytest.fixture(autouse=True)
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coordinator, "SPILL_BYTES", 20_000)
+    monkeypatch.setattr(writing, "SPILL_BYTES", 20_000)
     monkeypatch.setattr("pydistdb.kv.txn.two_phase.CHUNK_BYTES", 3_000)
     monkeypatch.setattr("pydistdb.kv.resolution.CHUNK_BYTES", 3_000)
     monkeypatch.setattr("pydistdb.kv.txn.two_phase.MAX_KEPT_KEYS", 100)

@@ -3,7 +3,7 @@
 ``handle`` is the way in for this node's own gateway (objects in, objects out, errors raised); ``handle_remote`` the one
 for other nodes (errors become ``Failure`` messages, and no call waits longer than ``CALL_WAIT_NS``: the other side sends
 again, and finds its place in the queue).  Point reads, single locks and one-range commits of the local gateway do not
-even come by here (txn/coordinator.py).
+even come by here (txn/).
 
     server = RangeServer(node_id, engine, clock, scheduler)
     store.observers.append(server.leases)

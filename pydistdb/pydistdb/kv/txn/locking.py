@@ -1,0 +1,148 @@
+"""Row locks of one transaction, taken at the leaseholders as its statements go.
+
+A lock returns the newest version of its key, and the version is kept: the commit hands it over as the expected one, so it
+is safe whatever happens to the lock in between (a lease that moves loses it).  A savepoint that is rolled back to gives
+back the locks taken since::
+
+    lock a                          locked {a: (version 10, UPDATE)}
+    savepoint; lock b               locked {a, b}, and the buffer's undo log knows of b
+    rollback to it                  b is given back: at once where the range is led here, else in the background
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydistdb_storage import mvcc
+from pydistdb_storage.mvcc import MAX_TIMESTAMP
+
+from pydistdb.kv.api import (
+    Isolation,
+    KVError,
+    LockedValue,
+    LockStrength,
+    MustWait,
+    SerializationConflict,
+    WaitPolicy,
+)
+from pydistdb.kv.requests import (
+    OWN_INTENT,
+    SKIPPED,
+    Lock,
+    Locked,
+    ReleaseLocks,
+)
+from pydistdb.kv.txn.base import MISSING
+from pydistdb.kv.txn.buffer import LockUndo
+from pydistdb.kv.txn.reading import ReadingPart
+from pydistdb.tasks import Completion
+
+RELEASE_TIMEOUT_NS = 2_000_000_000
+
+CONFLICT_TEXT = "could not serialize access due to concurrent update"
+_DELETED_TEXT = "could not serialize access due to concurrent delete"
+
+
+class LockingPart(ReadingPart):
+    """The locks of a transaction (kv.api.Transaction)."""
+
+    __slots__ = ()
+
+    def try_lock(self, key: bytes, strength: LockStrength) -> LockedValue:
+        self._check_open()
+        leases = self._leases
+        local = leases.find(key)
+        if local is None or self._two_phase is not None or not local.replica.is_leaseholder():
+            raise MustWait
+        local.requests += 1
+        self._lock_starts[local.start] = None
+        if not self._gateway.server.locker.try_lock_one(local, self._id or self.transaction_id, key, strength):
+            raise MustWait
+        value, version = mvcc.get(leases.latest(), key, MAX_TIMESTAMP)
+        return self._note_lock(key, value, version, strength)
+
+    async def lock(
+        self, keys: Sequence[bytes], strength: LockStrength, wait: WaitPolicy = WaitPolicy.WAIT
+    ) -> list[LockedValue]:
+        if len(keys) == 1:
+            try:
+                return [self.try_lock(keys[0], strength)]
+            except MustWait:
+                pass
+        return await self._lock_general(keys, strength, wait)
+
+    async def _lock_general(self, keys: Sequence[bytes], strength: LockStrength, wait: WaitPolicy) -> list[LockedValue]:
+        if self._giving_back is not None:
+            await self._giving_back  # else that might take away again what is locked now
+            self._giving_back = None
+        found: dict[bytes, tuple[bytes | None, int]] = {}
+        router = self._gateway.router
+        transaction_id = self.transaction_id
+
+        async def lock_range(part: list[bytes]) -> None:
+            descriptor = await router.locate(part[0])
+            self._lock_starts[descriptor.start] = None
+            request = Lock(transaction_id, part, int(strength), int(wait), self.lock_timeout_ns)
+            self.waits_for_lock = True
+            try:
+                answer: Locked = await router.send(request)
+            finally:
+                self.waits_for_lock = False
+            found.update(zip(part, zip(answer.values, answer.versions, strict=True), strict=True))
+
+        await router.each_range(sorted(set(keys)), lock_range)
+        return [self._note_lock(key, *found[key], strength) for key in keys]
+
+    def _note_lock(self, key: bytes, value: bytes | None, version: int, strength: int) -> LockedValue:
+        if version == SKIPPED:
+            return LockedValue(None, False, True)
+        known = self._locked.get(key)
+        if known is not None:
+            if known[0] != version and version != OWN_INTENT and key in self._buffer.entries:
+                # The lock was lost with a lease, and somebody else has written since.
+                raise SerializationConflict(CONFLICT_TEXT)
+            strength = max(strength, known[1])
+        changed = version > self.read_timestamp
+        if changed and self.isolation is not Isolation.READ_COMMITTED:
+            raise SerializationConflict(_DELETED_TEXT if value is None else CONFLICT_TEXT)
+        if self._buffer.undo is not None and (known is None or known[1] < strength):
+            self._buffer.note_lock(key, known)
+        self._locked[key] = (version, strength)
+        own = self._buffered(key)
+        return LockedValue(value if own is MISSING else own, changed)  # type: ignore[arg-type]
+
+    # -------------------------------------------------------------------------------------------------- giving back
+
+    def _give_back(self, locks: list[LockUndo]) -> None:
+        """Give back what was locked since a savepoint, at once where the range is led here."""
+        remote: dict[bytes, int] = {}
+        for key, strength in {lock.key: lock.before[1] if lock.before else 0 for lock in locks}.items():
+            version, _ = self._locked.pop(key)
+            if strength:
+                self._locked[key] = (version, strength)
+            if self._reads is not None:
+                self._reads.add_point(key)  # under the lock it was read
+            local = self._leases.find(key)
+            if local is None:
+                remote[key] = strength
+            else:
+                local.locks.give_back(self._id, [(key, strength)])
+        if remote:
+            self._spawn(self._give_back_remote(remote, self._giving_back))
+
+    async def _give_back_remote(self, strengths: dict[bytes, int], earlier: Completion[None] | None) -> None:
+        done = self._giving_back = Completion[None]()
+        if earlier is not None:
+            await earlier
+        router = self._gateway.router
+
+        async def release(part: list[bytes]) -> None:
+            request = ReleaseLocks(self._id, part[0], [(key, strengths[key]) for key in part])
+            await router.send(request, timeout_ns=RELEASE_TIMEOUT_NS)
+
+        try:
+            await router.each_range(sorted(strengths), release)
+        except KVError:
+            pass  # they go with the others at the end
+        finally:
+            done.set(None)

@@ -1,0 +1,176 @@
+"""Writes of one transaction: buffered at the gateway until the commit, or laid down as intents early.
+
+A buffer beyond SPILL_BYTES is laid down as intents in the background: the transaction then commits in two phases, and its
+reads see those intents as its own at the leaseholders.  While a savepoint may still be rolled back to, nothing is
+spilled, and the buffer may grow to MAX_BUFFER_BYTES::
+
+    put …  4 MB are full      buffer ──► spilling buffer ──► intents (two_phase.py)
+    put …                     a new buffer fills meanwhile; reads look into both, then at the leaseholders
+"""
+
+from __future__ import annotations
+
+from pydistdb_storage.errors import KeyTooLong
+from pydistdb_storage.mvcc import MAX_MVCC_KEY_BYTES
+
+from pydistdb.kv.api import (
+    KeyExists,
+    KVError,
+    TransactionTooLarge,
+)
+from pydistdb.kv.requests import (
+    BLIND,
+    INSERT,
+    OWN_INTENT,
+    Condition,
+    Write,
+)
+from pydistdb.kv.txn.base import MISSING
+from pydistdb.kv.txn.buffer import WriteBuffer
+from pydistdb.kv.txn.locking import LockingPart
+from pydistdb.kv.txn.two_phase import TwoPhase
+from pydistdb.tasks import Completion
+
+SPILL_BYTES = 4 << 20
+MAX_BUFFER_BYTES = 256 << 20
+MAX_TRANSACTION_BYTES = 8 << 30
+
+
+class WritingPart(LockingPart):
+    """The writes of a transaction (kv.api.Transaction)."""
+
+    __slots__ = ()
+
+    def put(self, key: bytes, value: bytes) -> None:
+        assert value, "a value is never empty: an empty one stands for a delete"
+        self._write(key, value, False)
+
+    def put_all(self, entries: dict[bytes, bytes]) -> None:
+        if self._over or self._failure is not None:
+            self._check_open()
+        longest = max(map(len, entries), default=0)
+        if longest > MAX_MVCC_KEY_BYTES:
+            raise KeyTooLong(longest, MAX_MVCC_KEY_BYTES)
+        assert all(entries.values()), "a value is never empty: an empty one stands for a delete"
+        buffer = self._buffer
+        buffer.write_all(entries)
+        if buffer.size_bytes > SPILL_BYTES:
+            self._overflow()
+
+    def insert(self, key: bytes, value: bytes) -> None:
+        assert value, "a value is never empty: an empty one stands for a delete"
+        own = self._buffered(key)
+        if own is MISSING:
+            self._write(key, value, True)
+        elif own is not None:
+            raise KeyExists(key)
+        else:
+            self._write(key, value, False)
+
+    def delete(self, key: bytes) -> None:
+        self._write(key, None, False)
+
+    def _write(self, key: bytes, value: bytes | None, insert: bool) -> None:
+        if self._over or self._failure is not None:
+            self._check_open()
+        if len(key) > MAX_MVCC_KEY_BYTES:
+            raise KeyTooLong(len(key), MAX_MVCC_KEY_BYTES)
+        buffer = self._buffer
+        buffer.write(key, value, insert)
+        if buffer.size_bytes > SPILL_BYTES:
+            self._overflow()
+
+    def savepoint(self) -> int:
+        self._check_open()
+        return self._buffer.savepoint()
+
+    def rollback_to(self, mark: int, *, release_locks: bool = False) -> None:
+        if self._over:
+            self._check_open()
+        locks = self._buffer.rollback_to(mark, release_locks=release_locks)
+        if locks:
+            self._give_back(locks)
+
+    def forget_savepoints(self) -> None:
+        self._buffer.forget_savepoints()
+
+    @property
+    def has_writes(self) -> bool:
+        return bool(self._buffer.entries) or self._two_phase is not None
+
+    # -------------------------------------------------------------------------------------------- what a commit checks
+
+    def _writes_of(self, buffer: WriteBuffer) -> list[Write]:
+        inserted = buffer.inserted
+        locked = self._locked
+        if not locked:
+            if not inserted:
+                return [(key, value, BLIND) for key, value in buffer.entries.items()]
+            return [(key, value, INSERT if key in inserted else BLIND) for key, value in buffer.entries.items()]
+        return [
+            (key, value, INSERT if key in inserted else locked[key][0] if key in locked else BLIND)
+            for key, value in buffer.entries.items()
+        ]
+
+    def _conditions(self) -> list[Condition]:
+        """What was locked but is not written."""
+        locked = self._locked
+        entries = self._buffer.entries
+        if len(locked) == 1 and len(entries) >= 1 and next(iter(locked)) in entries:
+            return []
+        return [
+            (key, version, strength)
+            for key, (version, strength) in locked.items()
+            if key not in entries and version != OWN_INTENT
+        ]
+
+    # ------------------------------------------------------------------------------------------------------ spill
+
+    def _overflow(self) -> None:
+        """The buffer is large: start laying it down, unless that is under way or a savepoint needs it."""
+        buffer = self._buffer
+        if self._spilled_bytes + buffer.size_bytes > MAX_TRANSACTION_BYTES:
+            raise TransactionTooLarge("the transaction writes too much")
+        if self._spilling is None and not buffer.has_savepoint:
+            self._spilling = Completion()
+            self._spilling_buffer = buffer
+            self._spilled_bytes += buffer.size_bytes
+            self._buffer = WriteBuffer()
+            self._leases.scheduler.call_soon(lambda: self._spawn(self._spill(buffer)))
+        elif buffer.size_bytes > MAX_BUFFER_BYTES:
+            raise TransactionTooLarge("the transaction's write buffer is full")
+
+    async def _spill(self, buffer: WriteBuffer) -> None:
+        spilling = self._spilling
+        assert spilling is not None
+        try:
+            await self._lay_down(buffer, [])
+        except KVError as error:
+            self._failure = error
+        finally:
+            self._spilling = None
+            self._spilling_buffer = None
+            spilling.set(None)
+
+    async def _lay_down(self, buffer: WriteBuffer, conditions: list[Condition]) -> None:
+        if self._two_phase is None:
+            self._two_phase = TwoPhase(self._leases, self._gateway.router, self.transaction_id)
+        writes = self._writes_of(buffer)
+        writes.sort(key=_key_of)
+        await self._two_phase.lay_down(writes, conditions)
+        if self._locked:
+            for write in writes:
+                self._locked.pop(write[0], None)
+
+    async def relieve(self) -> None:
+        """Wait while much more is buffered than has been laid down; bulk writers await this between batches.
+
+        Raises what laying down the earlier part ran into."""
+        self._check_open()
+        while self._spilling is not None and self._buffer.size_bytes > SPILL_BYTES // 2:
+            await self._spilling
+            self._check_open()
+
+
+def _key_of(write: Write) -> bytes:
+    return write[0]
