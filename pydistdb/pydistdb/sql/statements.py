@@ -164,15 +164,18 @@ class Copy(Utility):
     """``query`` for COPY (SELECT …) TO; only STDIN and STDOUT (``filename`` None) are served.
 
     ``options``: format text|csv|binary, delimiter, null, header, quote, escape, encoding, force_quote, force_not_null,
-    force_null, freeze, default, as lower-case text."""
+    force_null, freeze, default, as text; None: no value given."""
 
     table: Name | None
     query: str | None
     columns: tuple[str, ...]
     is_from: bool
     filename: str | None
-    options: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
-    where: str | None = None
+    options: dict[str, str | tuple[str, ...] | None] = field(default_factory=dict)
+    positions: dict[str, int | None] = field(default_factory=dict)
+    """Where the options stand in the text."""
+    has_condition: bool = False
+    """There is a WHERE clause (bind_copy_condition)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pydistdb.sql.bind.binder import Binder, Parameters
 from pydistdb.sql.bind.changes import bind_change
 from pydistdb.sql.bind.coerce import coerce_to_boolean, coerce_to_target, resolve_unknown, type_named
 from pydistdb.sql.bind.cursors import CursorQuery, check_cursor_query, cursor_query, declare_cursor
-from pydistdb.sql.bind.dispatch import bind
+from pydistdb.sql.bind.dispatch import COPY_CONDITIONS, bind, bind_condition
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.needs import finish
 from pydistdb.sql.bind.parse import ParsedStatement, stack_depth_exceeded, without_collector
@@ -27,10 +27,10 @@ from pydistdb.sql.bind.targets import column_label
 from pydistdb.sql.bind.utility import to_utility
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.view import CatalogView
-from pydistdb.sql.errors import DatatypeMismatch, FeatureNotSupported
+from pydistdb.sql.errors import DatatypeMismatch, FeatureNotSupported, InvalidColumnReference, UndefinedParameter
 from pydistdb.sql.plan.expressions import walk
 from pydistdb.sql.statements import Utility
-from pydistdb.sql.tree import BoundStatement, Expr, Subquery
+from pydistdb.sql.tree import BoundStatement, ColumnRef, Expr, Subquery
 from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.registry import BOOL
 
@@ -151,6 +151,27 @@ def bind_expression(
         return _converted(b, bind_text(b, row_scope(table, ids, clause), text), target, clause.removeprefix("INDEX "))
     except RecursionError:
         raise stack_depth_exceeded() from None
+
+
+def bind_copy_condition(parsed: ParsedStatement, table: Table, catalog: CatalogView, context: EvalContext) -> Expr:
+    """Bind the WHERE clause of COPY FROM over a table's row: the ids of ColumnRefs are column numbers."""
+    b = Binder(parsed, catalog, context, Parameters(()))
+    ids = {column.number: column.number for column in table.columns}
+    b._next_id = max(ids, default=0)
+    try:
+        condition = bind_condition(b, row_scope(table, ids, ""), parsed.node["whereClause"], COPY_CONDITIONS)
+    except RecursionError:
+        raise stack_depth_exceeded() from None
+    for number, position in b.parameters.positions.items():
+        raise UndefinedParameter(f"there is no parameter ${number + 1}", position=position)
+    used = {part.id for part in walk(condition) if isinstance(part, ColumnRef)}
+    for column in table.columns:
+        if column.generated and column.number in used:
+            raise InvalidColumnReference(
+                "generated columns are not supported in COPY FROM WHERE conditions",
+                detail=f'Column "{column.name}" is a generated column.',
+            )
+    return condition
 
 
 def expression_label(text: str) -> str | None:

@@ -27,7 +27,8 @@ STATEMENT_BINDERS: dict[str, StatementBinder] = {}
 _WORDS = {"XmlExpr": "XML", "CurrentOfExpr": "WHERE CURRENT OF", "XmlSerialize": "XMLSERIALIZE"}
 
 
-_CONDITIONS = {"JOIN conditions": "JOIN/ON", "MERGE WHEN conditions": "WHEN"}
+COPY_CONDITIONS = "COPY FROM WHERE conditions"
+_CONDITIONS = {"JOIN conditions": "JOIN/ON", "MERGE WHEN conditions": "WHEN", COPY_CONDITIONS: "WHERE"}
 """What the type errors of conditions call them."""
 
 

@@ -163,18 +163,20 @@ def _deallocate(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 
 def _copy(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    options: dict[str, str | tuple[str, ...]] = {}
+    options: dict[str, str | tuple[str, ...] | None] = {}
+    positions: dict[str, int | None] = {}
     for wrapper in node.get("options", []):
         element = wrapper["DefElem"]
         name = element["defname"]
+        location = element.get("location", -1)
+        position = positions[name] = parsed.position_at(location) if location >= 0 else None
         if name in options:
-            position = parsed.position_at(element.get("location", -1))
             raise InvalidSyntax("conflicting or redundant options", position=position)
         value = option_value(element)
-        if value is None or isinstance(value, bool):
-            options[name] = "false" if value is False else "true"
+        if isinstance(value, bool):
+            options[name] = "true" if value else "false"
         else:
-            options[name] = value if isinstance(value, tuple) else str(value)
+            options[name] = value if value is None or isinstance(value, tuple) else str(value)
     if node.get("is_program"):
         raise FeatureNotSupported("COPY TO or FROM PROGRAM is not supported")
     tokens = Tokens(parsed.text)
@@ -182,7 +184,6 @@ def _copy(parsed: ParsedStatement, node: Node) -> statements.Utility:
     if "query" in node:
         opening = tokens.find("ASCII_40")
         query = tokens.between(opening + 1, tokens.closing(opening))
-    where = tokens.rest(tokens.find("WHERE", depth=0) + 1) if "whereClause" in node else None
     return statements.Copy(
         name_of(node["relation"], parsed) if "relation" in node else None,
         query,
@@ -190,7 +191,8 @@ def _copy(parsed: ParsedStatement, node: Node) -> statements.Utility:
         node.get("is_from", False),
         node.get("filename"),
         options,
-        where,
+        positions,
+        "whereClause" in node,
     )
 
 

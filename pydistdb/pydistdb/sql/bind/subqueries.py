@@ -11,10 +11,10 @@ import pydistdb.sql.bind.query as queries
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import coerce_to_boolean
 from pydistdb.sql.bind.comparisons import compare_rows, operator_name
-from pydistdb.sql.bind.dispatch import BINDERS, bind
+from pydistdb.sql.bind.dispatch import BINDERS, COPY_CONDITIONS, bind
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope
-from pydistdb.sql.errors import InvalidSyntax
+from pydistdb.sql.errors import FeatureNotSupported, InvalidSyntax
 from pydistdb.sql.tree import ColumnRef, Expr, Not, RowExpr, Subquery
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.registry import BOOL
@@ -24,6 +24,8 @@ def bind_sublink(b: Binder, scope: Scope, node: Node) -> Expr:
     """A SubLink node."""
     kind = node["subLinkType"]
     location = node["location"]
+    if scope.clause == COPY_CONDITIONS:
+        raise FeatureNotSupported("cannot use subquery in COPY FROM WHERE condition", position=b.position(location))
     rel = queries.bind_subquery(b, scope, node["subselect"])
     columns = rel.columns
     match kind:

@@ -26,6 +26,8 @@ class Batch(NamedTuple):
 
     rows: list[Row]
     lines: Sequence[int]
+    texts: Sequence[str] = ()
+    """The lines themselves; of binary data there are none."""
 
 
 _read_int16 = Struct("!h").unpack_from

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidParameterValue, InvalidSyntax
-from pydistdb.sql.settings import parse_bool
+from pydistdb.sql.functions.binary import codec_of
 from pydistdb.sql.types import known, registry
 from pydistdb.sql.types.base import EvalContext, SqlType
 
@@ -26,7 +26,7 @@ BINARY_TRAILER = b"\xff\xff"
 
 _FORBIDDEN_DELIMITERS = frozenset("\\.abcdefghijklmnopqrstuvwxyz0123456789")
 
-Value = str | tuple[str, ...]
+Value = str | tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,9 @@ class CopyOptions:
     """Column names, or ("*",)."""
     force_not_null: tuple[str, ...] = ()
     force_null: tuple[str, ...] = ()
+    freeze: bool = False
+    encoding: str = "UTF8"
+    """Of text and CSV data: a name that ``codec_of`` knows."""
 
     @property
     def binary(self) -> bool:
@@ -54,42 +57,37 @@ class CopyOptions:
         return self.format == "csv"
 
     @staticmethod
-    def of(given: dict[str, Value], *, is_from: bool) -> CopyOptions:
+    def of(given: dict[str, Value], positions: dict[str, int | None] | None = None, *, is_from: bool) -> CopyOptions:
         """Check what the statement says; raises 42601, 22023 or 0A000 in Postgres's words."""
-        form = _text(given.get("format", "text")).lower()
+        asked = _Asked(given, positions or {})
+        form = asked.text("format", "text")
         if form not in ("text", "csv", "binary"):
-            raise InvalidParameterValue(f'COPY format "{form}" not recognized')
+            raise InvalidParameterValue(f'COPY format "{form}" not recognized', position=asked.positions.get("format"))
         for name in given:
             if name not in _KNOWN:
-                raise InvalidSyntax(f'option "{name}" not recognized')
-        if "default" in given:
-            raise FeatureNotSupported("COPY option DEFAULT is not supported")
-        if "encoding" in given and _text(given["encoding"]).lower().replace("-", "") not in ("utf8", "sql_ascii"):
-            raise FeatureNotSupported(f'COPY encoding "{_text(given["encoding"])}" is not supported')
+                raise InvalidSyntax(f'option "{name}" not recognized', position=asked.positions.get(name))
         csv = form == "csv"
-        _check_modes(given, form, is_from=is_from)
-        header = _text(given.get("header", "false")).lower()
-        match = header == "match"
-        if match and not is_from:
-            raise InvalidParameterValue('cannot use "match" with HEADER in COPY TO')
-        wanted = True if match else parse_bool(header)
-        if wanted is None:
-            raise InvalidSyntax('header requires a Boolean value or "match"')
-        if wanted and form == "binary":
-            raise InvalidSyntax("cannot specify HEADER in BINARY mode")
-        quote = _text(given.get("quote", '"'))
+        header = asked.switch("header", ' or "match"', ("match",))
+        if header == "match" and not is_from:
+            raise FeatureNotSupported('cannot use "match" with HEADER in COPY TO')
+        quote = asked.text("quote", '"')
         options = CopyOptions(
             form,
-            _text(given.get("delimiter", "," if csv else "\t")),
-            _text(given.get("null", "" if csv else "\\N")),
-            bool(wanted),
-            match,
+            asked.text("delimiter", "," if csv else "\t"),
+            asked.text("null", "" if csv else "\\N"),
+            header != "false",
+            header == "match",
             quote,
-            _text(given.get("escape", quote)),
-            _names(given.get("force_quote", ())),
-            _names(given.get("force_not_null", ())),
-            _names(given.get("force_null", ())),
+            asked.text("escape", quote),
+            asked.names("force_quote", may_be_all=True),
+            asked.names("force_not_null"),
+            asked.names("force_null"),
+            asked.switch("freeze") == "true",
+            asked.encoding(),
         )
+        _check_modes(given, form, is_from=is_from)
+        if options.header and form == "binary":
+            raise FeatureNotSupported("cannot specify HEADER in BINARY mode")
         if form != "binary":
             options._check_characters()
         return options
@@ -130,7 +128,6 @@ _KNOWN = frozenset(
         "force_null",
         "encoding",
         "freeze",
-        "default",
     }
 )
 
@@ -150,14 +147,47 @@ def _check_modes(given: dict[str, Value], form: str, *, is_from: bool) -> None:
             raise FeatureNotSupported(f"COPY {name.replace('_', ' ')} only available using COPY FROM")
 
 
-def _text(value: Value) -> str:
-    if isinstance(value, tuple):
-        raise InvalidSyntax("COPY option takes a single value")
-    return value
+class _Asked(NamedTuple):
+    """The options as given; each method reads one kind of them (Postgres: define.c)."""
+
+    given: dict[str, Value]
+    positions: dict[str, int | None]
+
+    def text(self, name: str, default: str) -> str:
+        if name not in self.given:
+            return default
+        value = self.given[name]
+        if value is None:
+            raise InvalidSyntax(f"{name} requires a parameter")
+        return value if isinstance(value, str) else ", ".join(value)
+
+    def switch(self, name: str, more: str = "", others: tuple[str, ...] = ()) -> str:
+        """``true``, ``false`` or one of the other words."""
+        value = self.given.get(name, "false")
+        word = "true" if value is None else value.lower() if isinstance(value, str) else ""
+        word = _SWITCHES.get(word, word)
+        if word not in ("true", "false", *others):
+            raise InvalidSyntax(f"{name} requires a Boolean value{more}")
+        return word
+
+    def names(self, name: str, *, may_be_all: bool = False) -> tuple[str, ...]:
+        value = self.given.get(name, ())
+        if not isinstance(value, tuple) or (value == ("*",) and not may_be_all):
+            message = f'argument to option "{name}" must be a list of column names'
+            raise InvalidParameterValue(message, position=self.positions.get(name))
+        return value
+
+    def encoding(self) -> str:
+        if "encoding" not in self.given:
+            return "UTF8"
+        name = self.text("encoding", "")
+        if codec_of(name) is None:
+            message = 'argument to option "encoding" must be a valid encoding name'
+            raise InvalidParameterValue(message, position=self.positions.get("encoding"))
+        return name.upper()
 
 
-def _names(value: Value) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else value
+_SWITCHES = {"on": "true", "off": "false", "1": "true", "0": "false"}
 
 
 # ---------------------------------------------------------------------------------------------- writing

@@ -136,7 +136,7 @@ class TextReader:
             self._ended = True
         if not lines:
             return Batch([], ())
-        return Batch(self._convert(lines, numbers, text), numbers)
+        return Batch(self._convert(lines, numbers, text), numbers, lines)
 
     def _join_quoted(self, lines: list[str]) -> tuple[list[str], list[int]]:
         """CSV records, which may contain line ends inside quotes, and the number of each one's last line."""

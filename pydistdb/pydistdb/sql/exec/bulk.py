@@ -16,7 +16,7 @@ from typing import Any
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.exec.checks import Checker, row_scope
 from pydistdb.sql.exec.codegen import Code
-from pydistdb.sql.exec.defaults import bound_checks
+from pydistdb.sql.exec.defaults import bound_checks, bound_generated
 from pydistdb.sql.exec.foreign_keys import finish_statement
 from pydistdb.sql.exec.run import RunContext, State
 from pydistdb.sql.exec.writer import TableWriter
@@ -26,7 +26,7 @@ Row = list[Any]
 
 
 class BulkInsert:
-    """Inserts complete rows (lists by column number - 1, defaults filled in) into one table.
+    """Inserts rows (lists by column number - 1, defaults filled in) into one table; computes generated columns.
 
     ``private_storage``: nobody outside this transaction can see the table's storage."""
 
@@ -36,7 +36,11 @@ class BulkInsert:
         self._writer = TableWriter(table)
         layout = self._writer.layout
         code = Code(row_scope({column.number: column.number for column in table.columns}, "r"))
-        lines = Checker(table, bound_checks(table, self._state)).lines(code)
+        generated = bound_generated(table, self._state)
+        self.computes = bool(generated)
+        """Rows have generated columns."""
+        lines = [f"r[{number - 1}] = {code.value(value)}" for number, value in generated]
+        lines += Checker(table, bound_checks(table, self._state)).lines(code)
         loop = "\n".join(["for r in rows:", *("    " + line for line in lines)])
         self._check: Callable[[Sequence[Row], State], None] | None = code.build("f(rows, S)", loop) if lines else None
         self._only_rows = layout.has_row_id and not layout.secondary and not table.foreign_keys

@@ -29,6 +29,24 @@ def default_values(table: Table, numbers: Sequence[int], state: State) -> list[A
     return values
 
 
+def bound_generated(table: Table, state: State) -> list[tuple[int, Expr]]:
+    """What a table's generated columns are computed as, by number; its columns' ids are their numbers."""
+    return [
+        (
+            column.number,
+            bind.bind_expression(
+                column.default or "NULL",
+                table,
+                state.run.catalog,
+                state.context,
+                types.type_by_oid(column.type_oid).with_modifier(column.modifier),
+            ),
+        )
+        for column in table.columns
+        if column.generated and not column.dropped
+    ]
+
+
 def bound_checks(table: Table, state: State) -> list[tuple[str, Expr]]:
     """A table's CHECK constraints; its columns' ids are their numbers."""
     return [

@@ -167,8 +167,13 @@ _ENCODINGS = {
 }
 
 
+def codec_of(name: str) -> str | None:
+    """The codec of an encoding by any of Postgres's names for it; None if it is not known."""
+    return _ENCODINGS.get(re.sub("[^a-z0-9]", "", name.lower()))
+
+
 def _codec(name: str, role: str) -> str:
-    codec = _ENCODINGS.get(re.sub("[^a-z0-9]", "", name.lower()))
+    codec = codec_of(name)
     if codec is None:
         raise InvalidParameterValue(f'invalid {role} encoding name "{name}"')
     codecs.lookup(codec)

@@ -85,7 +85,7 @@ async def run(
         case type_statements.Call():
             return await calls.run(session, utility, sink, simple=simple)
         case st.Copy():
-            return await copy.run(session, utility, sink)
+            return await copy.run(session, plan.parsed, utility, sink)
         case st.LockTable():
             return await lock_table(session, utility)
         case st.Checkpoint():
