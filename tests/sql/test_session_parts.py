@@ -170,7 +170,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"format": "csv"},
     {"format": "csv", "header": "true", "delimiter": ";"},
     {"format": "csv", "quote": "'", "escape": "\\"},
-    {"format": "csv", "force_quote": "*"},
+    {"format": "csv", "force_quote": ("*",)},
     {"format": "binary"},
 ]
 
