@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from pydistdb.sql.clock import POSTGRES_EPOCH_US
 from pydistdb.sql.pg_catalog import providers
 from pydistdb.sql.pg_catalog.providers import NodeInfo, RangeRow
-from pydistdb.sql.session.environment import POSTGRES_EPOCH_US
 
 if TYPE_CHECKING:
     from pydistdb_server.node import Node

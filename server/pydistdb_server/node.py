@@ -34,12 +34,13 @@ from pydistdb.kv.store import Store
 from pydistdb.kv.store_config import StoreConfig
 from pydistdb.sql.api import Session
 from pydistdb.sql.catalog.store import CatalogStore
+from pydistdb.sql.clock import now_us
 from pydistdb.sql.errors import CannotConnectNow
 from pydistdb.sql.exec.fragment_run import run_fragment
 from pydistdb.sql.functions.system import release
 from pydistdb.sql.kv_errors import database_error
 from pydistdb.sql.session import login
-from pydistdb.sql.session.environment import Environment, now_us
+from pydistdb.sql.session.environment import Environment
 from pydistdb.sql.session.session import ClientSession
 from pydistdb.tasks import sleep
 from pydistdb_storage.errors import StorageError

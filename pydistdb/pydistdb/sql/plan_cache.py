@@ -9,10 +9,10 @@ which literals have become parameters (about 10 µs): ``… WHERE id = 7`` and `
    share one plan.
 
 What a plan depends on besides its text is in the key too: the *environment* (database, search_path, the settings that
-decide what a literal means: TimeZone, DateStyle, IntervalStyle, and the role, unless it is a superuser), interned as a
-small number, and the parameters' types.  A plan belongs to one state of the catalog, privileges included; after any DDL
-it is made again when it is next asked for.  So privileges are checked when a plan is made, and never again.  Plans
-made inside a transaction with uncommitted DDL are never put here.
+decide what a literal means: TimeZone, DateStyle, IntervalStyle, and the role), interned as a small number, and the
+parameters' types.  A plan belongs to one state of the catalog, privileges included; after any DDL it is made again when
+it is next asked for.  So privileges are checked when a plan is made, and never again.  Plans made inside a transaction
+with uncommitted DDL are never put here.
 
 The cache holds ``MAX_PLANS`` plans and ``MAX_TEXT_BYTES`` of text; the least recently used go first.
 """
@@ -29,6 +29,7 @@ from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import CompiledQuery
 from pydistdb.sql.plan.expressions import all_relations
 from pydistdb.sql.plan.rules.inline_ctes import changes_data
+from pydistdb.sql.statement_statistics import StatementCounts
 from pydistdb.sql.statements import Begin, Utility
 from pydistdb.sql.tree import BoundStatement, Insert, LockRows, Rel
 from pydistdb.sql.types.base import SqlType
@@ -59,9 +60,11 @@ class CachedPlan:
     """One statement made ready: either ``compiled`` (with ``bound``) or ``utility`` is there; both None: no statement."""
 
     __slots__ = (
+        "__weakref__",
         "bound",
         "catalog_state",
         "compiled",
+        "counts",
         "cursor",
         "denied",
         "environment",
@@ -128,6 +131,8 @@ class CachedPlan:
         """What whoever runs it is told, where the role may not: privileges are checked once, here."""
         self.is_fast = compiled is not None and denied is None
         """May be worth a ``try_run``; cleared by the first that is not of that kind."""
+        self.counts: StatementCounts | None = None
+        """What its executions add to; None until the first."""
 
 
 class PlanCache:

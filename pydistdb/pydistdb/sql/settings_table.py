@@ -37,6 +37,7 @@ class Setting:
 _TABLE = f"""
 *application_name|string|user|
 array_nulls|bool|user|on
+auto_explain.log_min_duration|integer|superuser|-1|ms|-1|{INTEGER_MAX}
 backslash_quote|enum|user|safe_encoding|||safe_encoding,on,off
 block_size|integer|internal|8192
 bytea_output|enum|user|hex|||escape,hex

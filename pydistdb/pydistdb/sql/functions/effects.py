@@ -21,6 +21,7 @@ WAITING = frozenset(
     + tuple(f"pg_advisory_{name}" for name in _LOCK_NAMES)
     + tuple(f"pg_try_advisory_{name}" for name in _LOCK_NAMES)
     + ("pg_cancel_backend", "pg_terminate_backend")
+    + ("pg_stat_statements_reset",)
     + ("split_range", "split_at", "move_lease", "move_replica", "drain", "decommission", "recommission")
 )
 """The functions that may have to wait."""

@@ -30,7 +30,7 @@ async def _locks(context: EvalContext) -> list[LockInfo]:
 @rows_of_gathered("pg_stat_activity", _sessions)
 def pg_stat_activity(view: StateView, context: EvalContext, sessions: Iterable[SessionInfo]) -> Iterator[RowDict]:
     oids = {database.name: database.oid for database in view.databases()}
-    seen_by = _readers_of_statistics(view, context)
+    seen_by = readers_of_statistics(view, context)
     for session in sessions:
         row = {
             "datid": oids.get(session.database),
@@ -58,7 +58,7 @@ _SHOWN_TO_ALL = frozenset({"datid", "datname", "pid", "usesysid", "usename", "ap
 _HIDDEN_QUERY = {"query": "<insufficient privilege>"}
 
 
-def _readers_of_statistics(view: StateView, context: EvalContext) -> Callable[[int], bool]:
+def readers_of_statistics(view: StateView, context: EvalContext) -> Callable[[int], bool]:
     """Whose sessions the user may look into: those of roles whose privileges it has, or everybody's."""
     may = view.access.has_privileges_of
     if may(context.role, READ_ALL_STATS):

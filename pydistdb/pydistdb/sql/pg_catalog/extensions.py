@@ -1,4 +1,4 @@
-"""pg_extension: the database's own views are one extension, ``pydistdb``, there from the start.
+"""pg_extension: ``pydistdb``, the database's own views, and ``pg_stat_statements``; both are there from the start.
 
 So tools know that schemas pydistdb_internal and proddb are part of the server and nothing of the users': pg_dump leaves
 members of an extension out, and built-in extensions (by their low oid) too.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydistdb.sql.catalog.state import INTERNAL_SCHEMA_OID, OPERATIONS_SCHEMA_OID
+from pydistdb.sql.catalog.state import INTERNAL_SCHEMA_OID, OPERATIONS_SCHEMA_OID, PG_CATALOG_OID
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog import registry
 from pydistdb.sql.pg_catalog.define import RowDict, static_rows
@@ -18,7 +18,9 @@ from pydistdb.sql.types.base import Function
 EXTENSION_NAME, EXTENSION_OID, EXTENSION_VERSION = "pydistdb", 13_989, "1.0"
 COMMENT = "state of the cluster: nodes, ranges, sessions"
 PG_EXTENSION_OID, PG_CLASS_OID, PG_NAMESPACE_OID, PG_PROC_OID = 3079, 1259, 2615, 1255
-BUILT_IN_EXTENSIONS = frozenset({EXTENSION_NAME})
+STATEMENTS_NAME, STATEMENTS_OID, STATEMENTS_VERSION = "pg_stat_statements", 13_988, "1.10"
+STATEMENTS_COMMENT = "track planning and execution statistics of all SQL statements executed"
+BUILT_IN_EXTENSIONS = frozenset({EXTENSION_NAME, STATEMENTS_NAME})
 
 static_rows(
     "pg_extension",
@@ -30,7 +32,15 @@ static_rows(
             "extnamespace": INTERNAL_SCHEMA_OID,
             "extrelocatable": False,
             "extversion": EXTENSION_VERSION,
-        }
+        },
+        {
+            "oid": STATEMENTS_OID,
+            "extname": STATEMENTS_NAME,
+            "extowner": OWNER_OID,
+            "extnamespace": PG_CATALOG_OID,
+            "extrelocatable": False,
+            "extversion": STATEMENTS_VERSION,
+        },
     ],
     by=("oid", "extname"),
 )
@@ -42,7 +52,13 @@ static_rows(
             "default_version": EXTENSION_VERSION,
             "installed_version": EXTENSION_VERSION,
             "comment": COMMENT,
-        }
+        },
+        {
+            "name": STATEMENTS_NAME,
+            "default_version": STATEMENTS_VERSION,
+            "installed_version": STATEMENTS_VERSION,
+            "comment": STATEMENTS_COMMENT,
+        },
     ],
 )
 

@@ -24,6 +24,7 @@ from pydistdb.kv.doctor import Finding, examine
 from pydistdb.kv.placement.hotspots import assess
 from pydistdb.kv.survey import Survey
 from pydistdb.sql.catalog.state_view import StateView
+from pydistdb.sql.clock import POSTGRES_EPOCH_US
 from pydistdb.sql.pg_catalog.define import RowDict, SystemColumn, SystemRelation, gathered_relation
 from pydistdb.sql.pg_catalog.internal import readable_key
 from pydistdb.sql.pg_catalog.objects import array
@@ -31,7 +32,6 @@ from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.known import BYTEA, FLOAT8, INT4, INT8, TEXT, TIMESTAMPTZ, TYPES_BY_OID
 
 SCHEMA = "proddb"
-POSTGRES_EPOCH_US = 946_684_800_000_000
 MOST_NAMES = 6
 _INT4_ARRAY = TYPES_BY_OID[1007]
 

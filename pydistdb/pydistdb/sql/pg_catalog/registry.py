@@ -33,6 +33,7 @@ MODULES: tuple[str, ...] = tuple(
         "internal",
         "operations",
         "operations_functions",
+        "statements",
         "functions_definitions",
         "functions_routines",
         "functions_comments",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 
 from pydistdb.sql.api import Sink
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.catalog.temporary import TemporaryObjects
+from pydistdb.sql.clock import now_us
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.plan_cache import CachedPlan
@@ -15,7 +17,7 @@ from pydistdb.sql.session.activity import SignalBackend
 from pydistdb.sql.session.advisory import AdvisoryKey, SessionAdvisory
 from pydistdb.sql.session.constraints import PendingChecks
 from pydistdb.sql.session.cursors import SessionCursors
-from pydistdb.sql.session.environment import Environment, now_us
+from pydistdb.sql.session.environment import Environment
 from pydistdb.sql.session.execute import explain
 from pydistdb.sql.session.identity import Identity
 from pydistdb.sql.session.notifications import SessionNotifications
@@ -23,6 +25,7 @@ from pydistdb.sql.session.plans import SessionPlans
 from pydistdb.sql.session.routines import RoutineRunner
 from pydistdb.sql.session.settings import IDENTITY, SessionSettings
 from pydistdb.sql.session.statements import StatementStore
+from pydistdb.sql.session.statistics import ResetStatements, count, log_slow
 from pydistdb.sql.session.transaction import SessionTransaction
 from pydistdb.sql.settings import Setting, find, milliseconds, split_identifiers
 from pydistdb.sql.types.base import EvalContext
@@ -66,6 +69,10 @@ class SessionBase:
         self.idle_in_transaction_timeout_ms = 0
         self.idle_session_timeout_ms = 0
         self.lock_timeout_ms = 0
+        self.log_statement_us = self.log_plan_us = -1
+        self.logs_everything = False
+        """Every statement goes to the log: none is answered on the fast path."""
+        self._ran: CachedPlan | None = None
         self.search_path: tuple[str, ...] = ()
         self.transaction_status = b"I"
         self.query = ""
@@ -130,6 +137,11 @@ class SessionBase:
         self.lock_timeout_ms = milliseconds(values["lock_timeout"])
         self.idle_in_transaction_timeout_ms = milliseconds(values["idle_in_transaction_session_timeout"])
         self.idle_session_timeout_ms = milliseconds(values["idle_session_timeout"])
+        self.log_statement_us = milliseconds(values["log_min_duration_statement"]) * 1_000
+        self.log_plan_us = milliseconds(values["auto_explain.log_min_duration"]) * 1_000
+        self.logs_everything = (
+            self.log_statement_us == 0 or self.log_plan_us == 0 or self.environment.log_statement is not None
+        )
         names = split_identifiers("search_path", values["search_path"])
         self.search_path = tuple(self.identity.current_name if name == "$user" else name for name in names)
         self._view = None
@@ -236,6 +248,7 @@ class SessionBase:
         if self.transaction.kv is None and not self.transaction.in_block:
             context.transaction_timestamp = now
         self.query = text
+        self._ran = None
         self.query_started_us = self.state_changed_us = now
         self.is_active = True
         self.environment.statistics.statements += 1
@@ -244,15 +257,27 @@ class SessionBase:
         self.is_active = False
         self.state_changed_us = now_us()
         self.transaction_status = self.transaction.status
+        duration_us = self.state_changed_us - self.query_started_us
         log = self.environment.log_statement
         if log is not None:
-            log(self.user, self.query, (self.state_changed_us - self.query_started_us) * 1_000)
+            log(self.user, self.query, duration_us * 1_000)
+        if 0 <= self.log_statement_us <= duration_us or 0 <= self.log_plan_us <= duration_us:
+            log_slow(self, self._ran, duration_us)
+
+    def count_statement(self, plan: CachedPlan, tag: str, started_ns: int) -> None:
+        """A statement has been executed, and took this long."""
+        self._ran = plan
+        count(self, plan, tag, time.perf_counter_ns() - started_ns)
 
     advisory_key = staticmethod(AdvisoryKey.of)
 
     def signal(self, process_id: int, kind: str, timeout_ms: int = 0) -> SignalBackend:
         """pg_cancel_backend and pg_terminate_backend."""
         return SignalBackend(self, process_id, kind, timeout_ms)
+
+    def reset_statements(self, user: int, database: int, query_id: int) -> ResetStatements:
+        """pg_stat_statements_reset."""
+        return ResetStatements(self, user, database, query_id)
 
     def warn(self, warning: DatabaseError) -> None:
         """A function has a WARNING for the client."""

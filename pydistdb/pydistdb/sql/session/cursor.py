@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from pydistdb.sql.api import Field
 from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.clock import now_us
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec.run import work_memory_bytes
 from pydistdb.sql.exec.spill import RowBuffer
 from pydistdb.sql.plan.expressions import all_relations
 from pydistdb.sql.plan.physical import IncrementalSort, TopN
-from pydistdb.sql.session.environment import now_us
 from pydistdb.sql.session.execute import PiecemealExecution, Row
 from pydistdb.sql.tree import Sort
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,23 +12,18 @@ from pydistdb.sql.catalog.index_jobs import IndexJobs
 from pydistdb.sql.catalog.schemas import END_SESSIONS_TOPIC, SESSIONS_TOPIC
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.catalog.temporary import Sweeper
+from pydistdb.sql.clock import now_us
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.plan_cache import PlanCache
 from pydistdb.sql.session.activity import ClusterActivity
 from pydistdb.sql.session.login import DATABASE_SESSIONS_TOPIC, ROLE_SESSIONS_TOPIC
 from pydistdb.sql.session.notifications import NotificationHub
+from pydistdb.sql.session.statistics import ClusterStatements
+from pydistdb.sql.statement_statistics import StatementStatistics
 from pydistdb.tasks import Scheduler
 
 if TYPE_CHECKING:
     from pydistdb.sql.session.base import SessionBase
-
-POSTGRES_EPOCH_US = 946_684_800_000_000
-"""2000-01-01 in microseconds since 1970: the zero of timestamps."""
-
-
-def now_us() -> int:
-    """The wall clock as a timestamptz."""
-    return time.time_ns() // 1_000 - POSTGRES_EPOCH_US
 
 
 @dataclass(slots=True)
@@ -55,6 +49,7 @@ class Environment:
     catalog: CatalogStore
     plans: PlanCache = field(default_factory=PlanCache)
     statistics: SessionStatistics = field(default_factory=SessionStatistics)
+    statements: StatementStatistics = field(default_factory=StatementStatistics)
     sessions: dict[int, SessionBase] = field(default_factory=dict)
     """By process id, in order of connection."""
     started_us: int = field(default_factory=now_us)
@@ -64,6 +59,7 @@ class Environment:
     """Hangs up on one of this node's clients, with a reason."""
     notifications: NotificationHub = field(init=False)
     activity: ClusterActivity = field(init=False)
+    cluster_statements: ClusterStatements = field(init=False)
     sweeper: Sweeper = field(init=False)
     operations: Operations | None = None
     """What operators may do; None where there is no cluster (tests)."""
@@ -72,6 +68,7 @@ class Environment:
 
     def __post_init__(self) -> None:
         self.activity = ClusterActivity(self)
+        self.cluster_statements = ClusterStatements(self)
         self.notifications = NotificationHub(self.database, self.scheduler)
         self.database.on_broadcast(SESSIONS_TOPIC, self._count_sessions)
         self.database.on_broadcast(END_SESSIONS_TOPIC, self._end_sessions)

@@ -106,6 +106,12 @@ async def _tree(session: ClientSession, explained: CachedPlan, utility: st.Expla
     return await explained.compiled.explain_tree(run, verbose=utility.verbose)
 
 
+async def plan_lines(plan: CachedPlan, run: RunContext) -> list[str]:
+    """A plan as EXPLAIN shows it."""
+    assert plan.compiled is not None
+    return text_lines(await plan.compiled.explain_tree(run), Style("full", False, True, False))
+
+
 def _option(utility: st.Explain, name: str, default: bool) -> bool:
     given = dict(utility.options).get(name)
     return default if given is None else given in _ON

@@ -11,11 +11,12 @@ from typing import Any
 
 from pydistdb.kv.api import Isolation, KVError, MustWait
 from pydistdb.sql.api import Sink
+from pydistdb.sql.clock import now_us
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session.base import SessionBase
-from pydistdb.sql.session.environment import now_us
 from pydistdb.sql.session.statements import SessionPortal, read_parameters, result_formats
+from pydistdb.sql.session.statistics import counts_of
 
 
 class FastSession(SessionBase):
@@ -27,7 +28,13 @@ class FastSession(SessionBase):
         environment = self.environment
         catalog = environment.catalog
         view = self.view()
-        if not plan.is_fast or block.failed or not catalog.is_fresh or plan.catalog_state is not view.catalog_state:
+        if (
+            not plan.is_fast
+            or self.logs_everything
+            or block.failed
+            or not catalog.is_fresh
+            or plan.catalog_state is not view.catalog_state
+        ):
             return False
         transaction = block.kv
         if transaction is None:
@@ -67,13 +74,16 @@ class FastSession(SessionBase):
         statistics = environment.statistics
         statistics.statements += 1
         statistics.fast_statements += 1
+        counts = plan.counts or counts_of(self, plan)
         if plan.writes:
+            counts.count_fast(run.affected_rows, now)
             statistics.rows_changed += run.affected_rows
             sink.complete(f"{'INSERT 0' if plan.tag == 'INSERT' else plan.tag} {run.affected_rows}")
             return True
         if announce:
             assert plan.fields is not None
             sink.row_description(plan.fields)
+        counts.count_fast(len(rows), now)
         statistics.rows_sent += len(rows)
         sink.rows(rows)
         sink.complete(f"SELECT {len(rows)}")
@@ -82,7 +92,7 @@ class FastSession(SessionBase):
     def _try_begin(self, plan: CachedPlan, sink: Sink) -> bool:
         """BEGIN as almost everybody writes it, outside a block."""
         block = self.transaction
-        if not plan.is_plain_begin or block.in_block or block.failed or block.kv is not None:
+        if not plan.is_plain_begin or self.logs_everything or block.in_block or block.failed or block.kv is not None:
             return False
         now = now_us()
         context = self.context
@@ -92,6 +102,7 @@ class FastSession(SessionBase):
         self.environment.statistics.statements += 1
         block.begin(None, None, None)
         self.transaction_status = block.status
+        (plan.counts or counts_of(self, plan)).count_fast(0, now)
         sink.complete(plan.kind)
         return True
 

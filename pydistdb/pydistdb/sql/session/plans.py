@@ -51,6 +51,7 @@ class SessionPlans:
             values["datestyle"],
             values["intervalstyle"],
             session.identity.restricted,
+            session.identity.current,
         )
 
     # ------------------------------------------------------------------------------------------ finding

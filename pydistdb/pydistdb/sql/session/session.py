@@ -13,6 +13,7 @@ normalised form and asks the compiled query for the row; nothing waits, no corou
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,13 +23,13 @@ from pydistdb.kv.api import KVError
 from pydistdb.sql import bind
 from pydistdb.sql.api import Notification, Portal, Sink
 from pydistdb.sql.catalog.temporary import drop_schemas
+from pydistdb.sql.clock import now_us
 from pydistdb.sql.errors import DatabaseError, InFailedTransaction, InvalidSyntax
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session import own, variables
 from pydistdb.sql.session import utility as utilities
 from pydistdb.sql.session.cursor import Cursor
 from pydistdb.sql.session.cursors import fetch_rows, open_piecemeal
-from pydistdb.sql.session.environment import now_us
 from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.session.fast import FastSession
 from pydistdb.sql.session.fields import check_same_columns
@@ -93,10 +94,12 @@ class ClientSession(FastSession):
     ) -> None:
         self.check_failed(plan)
         block = self.transaction
+        started_ns = time.perf_counter_ns()
         if plan.utility is not None:
             tag = await utilities.run(self, plan, plan.utility, sink, simple=True)
             if last and not block.explicit:
                 await block.commit()
+            self.count_statement(plan, tag, started_ns)
             sink.complete(tag)
             return
         if plan.writing_tag:
@@ -109,7 +112,9 @@ class ClientSession(FastSession):
             raise
         if last and block.implicit:
             await block.commit()  # before the last statement is called complete
-        sink.complete(execution.tag)
+        tag = execution.tag
+        self.count_statement(execution.plan, tag, started_ns)
+        sink.complete(tag)
 
     def check_failed(self, plan: CachedPlan) -> None:
         """Raise 25P02 in a failed block, unless the statement ends it."""
@@ -240,6 +245,7 @@ class ClientSession(FastSession):
     async def _execute(self, portal: SessionPortal, most_rows: int, sink: Sink, last: bool) -> None:
         plan = portal.plan
         block = self.transaction
+        started_ns = time.perf_counter_ns()
         if portal.done:
             if plan.utility is not None or plan.fields is None:
                 raise DatabaseError.of("55000", f'portal "{portal.name}" cannot be run')
@@ -255,6 +261,7 @@ class ClientSession(FastSession):
             if not block.explicit and (alone or commits_at_once(plan.utility)):
                 await block.commit()
             block.has_run = block.implicit
+            self.count_statement(plan, tag, started_ns)
             sink.complete(tag)
             return
         block.has_run = block.implicit
@@ -272,6 +279,7 @@ class ClientSession(FastSession):
             portal.done = True
             portal.execution = None
             tag = execution.tag
+            self.count_statement(execution.plan, tag, started_ns)
             sink.complete(f"SELECT {execution.rows_sent - sent_before}" if plan.tag == "SELECT" else tag)
         else:
             sink.suspended()

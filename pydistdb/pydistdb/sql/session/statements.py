@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pydistdb.sql.clock import now_us
 from pydistdb.sql.errors import DatabaseError, InvalidCursorName, InvalidStatementName, ProgramLimitExceeded
 from pydistdb.sql.errors import ProtocolViolation as Violation
 from pydistdb.sql.plan_cache import CachedPlan
-from pydistdb.sql.session.environment import now_us
 from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.statements import Copy
 from pydistdb.sql.types import known, registry

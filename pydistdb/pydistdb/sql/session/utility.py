@@ -11,6 +11,7 @@ Messages are Postgres's (manual, part VI).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,7 @@ async def _execute(session: ClientSession, outer: CachedPlan, utility: st.Execut
     session.check_failed(plan)
     if not simple:  # another statement may have this name by now
         check_same_columns(outer.fields, plan.fields)
+    started_ns = time.perf_counter_ns()
     expected = len(plan.parameter_types)
     if len(utility.arguments) != expected:
         raise DatabaseError.of(
@@ -133,7 +135,9 @@ async def _execute(session: ClientSession, outer: CachedPlan, utility: st.Execut
         expressions = bind.bind_arguments(outer.parsed, plan.parameter_types, session.view(), session.context)
         parameters = await once(evaluator(expressions), State(session.run_context()))
     if plan.utility is not None:
-        return await run(session, plan, plan.utility, sink, simple=simple)
+        tag = await run(session, plan, plan.utility, sink, simple=simple)
+        session.count_statement(plan, tag, started_ns)
+        return tag
     if plan.writing_tag:
         session.transaction.check_writable(plan.writing_tag)
     if simple and plan.fields is not None:
@@ -144,6 +148,7 @@ async def _execute(session: ClientSession, outer: CachedPlan, utility: st.Execut
     except BaseException:
         await execution.close()
         raise
+    session.count_statement(execution.plan, execution.tag, started_ns)
     return execution.tag
 
 
