@@ -339,6 +339,7 @@ def build_scan(scan: Scan, path: Path, terms: Sequence[Expr], estimator: Estimat
         access,
         conjoin(rest) if rest else None,
         rows=1.0 if scan.current_of else rows,
+        cost=START_COST if scan.current_of else path.cost,
         current_of=scan.current_of,
         index_only=_covers(access.index, scan),
     )

@@ -21,6 +21,7 @@ from pydistdb.sql.plan.access import OrderKey
 from pydistdb.sql.plan.comparisons import comparison_terms
 from pydistdb.sql.plan.cost import Estimator
 from pydistdb.sql.plan.expressions import (
+    all_relations,
     columns_of,
     conjoin,
     conjuncts,
@@ -34,11 +35,13 @@ from pydistdb.sql.plan.expressions import (
     output_ids,
     relation_is_volatile,
 )
+from pydistdb.sql.plan.grouped import grouped
 from pydistdb.sql.plan.guards import map_guarded
 from pydistdb.sql.plan.joins import Side
 from pydistdb.sql.plan.ordering import ordering, useful_keys
 from pydistdb.sql.plan.physical import (
     Apply,
+    HashJoin,
     LockedRows,
     NestedLoop,
     SubPlan,
@@ -47,6 +50,7 @@ from pydistdb.sql.plan.physical import (
     VirtualTableScan,
 )
 from pydistdb.sql.plan.returning import split_returning
+from pydistdb.sql.plan.total import total_cost
 from pydistdb.sql.tree import (
     Aggregate,
     Call,
@@ -172,6 +176,10 @@ class Builder:
                 return map_guarded(expression, lift, guard) if has_subquery(expression) else expression
             if expression.test is not None:
                 expression = replace(expression, test=lift(expression.test, guard))
+            joined = self._grouped(source, expression)
+            if joined is not None:
+                source = joined[0]
+                return joined[1]
             plan = replace(self._subplan(expression), guard=guard)
             asked_first = [part for part in (plan.test, plan.guard) if part is not None]
             if any(columns_of(part) & {below.id for below in plans} for part in asked_first):
@@ -184,8 +192,41 @@ class Builder:
 
         lifted = map_parts(relation, lambda expression: lift(expression, None))
         if not plans:
-            return source, relation
+            return source, lifted
         return Apply(source.columns + tuple(columns), source, tuple(plans)), lifted
+
+    def _grouped(self, source: Rel, subquery: Subquery) -> tuple[Rel, Expr] | None:
+        """A correlated query as a join with its groups, and its value there; None where running it per value is cheaper."""
+        found = grouped(subquery, output_ids(source), self.ids)
+        if found is None:
+            return None
+        rows = self.estimator.rows(source)
+        join = HashJoin(
+            source.columns + found.right.columns,
+            "left",
+            source,
+            self.build(found.right),
+            found.outer_keys,
+            found.inner_keys,
+            condition=found.terms,
+            rows=rows,
+        )
+        plan = self._subplan(subquery)
+        if any(self._looks_up_unknown(part) for part in all_relations(plan.query)):
+            return None
+        applied = Apply(source.columns, source, (plan,))
+        if total_cost(applied, self.estimator).total <= total_cost(join, self.estimator).total:
+            return None
+        return join, found.value
+
+    def _looks_up_unknown(self, part: Rel) -> bool:
+        """Bounds keep a look-up short, however large a table is of which nothing is known."""
+        return (
+            isinstance(part, TableScan)
+            and bool(part.access.equal)
+            and bool(free_columns(part))
+            and not self.estimator.knows(part.table)
+        )
 
     def _subplan(self, subquery: Subquery) -> SubPlan:
         query = subquery.query

@@ -87,6 +87,10 @@ class Estimator:
     def _statistics(self, table: Table) -> TableStatistics | None:
         return None if self.catalog is None else self.catalog.statistics(table.oid)
 
+    def knows(self, table: Table) -> bool:
+        """Whether there are statistics of a table."""
+        return self._statistics(table) is not None
+
     def table_rows(self, table: Table) -> float:
         found = self._statistics(table)
         return max(float(found.rows), 1.0) if found is not None else DEFAULT_ROWS

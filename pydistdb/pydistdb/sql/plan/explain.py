@@ -7,7 +7,7 @@
             Index Cond: (id = $1)
             Filter: (v > 5)
 
-Costs are in the planner's own unit, a row read by key order (``cost.py``), and add up from the leaves.  The formats are in
+Costs are in the planner's own unit, a row read by key order, and add up from the leaves (``total.py``).  The formats are in
 ``explain_formats.py``, expressions in ``explain_text.py``.
 """
 
@@ -17,16 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydistdb.sql.catalog.descriptors import Table
-from pydistdb.sql.plan.cost import (
-    HASH_ROW_COST,
-    LOOKUP_COST,
-    RESTART_COST,
-    ROW_COST,
-    SECONDARY_ROW_COST,
-    SORT_ROW_COST,
-    START_COST,
-    Estimator,
-)
+from pydistdb.sql.plan.cost import Estimator
 from pydistdb.sql.plan.depth import deep_stack
 from pydistdb.sql.plan.explain_formats import Actual, PlanNode, Style, Value, text_lines
 from pydistdb.sql.plan.explain_gather import Gathered, with_gather
@@ -45,6 +36,7 @@ from pydistdb.sql.plan.physical import (
     VirtualTableScan,
 )
 from pydistdb.sql.plan.planner import PhysicalPlan
+from pydistdb.sql.plan.total import total_cost
 from pydistdb.sql.tree import (
     Aggregate,
     Cte,
@@ -185,7 +177,7 @@ class Explainer(ExpressionText):
         for child in node.children:
             if node.changes_data and child.actual is not None and not child.actual.loops:
                 child.actual = None  # rows named by their keys are locked and read in one request, without the scan
-        node.startup_cost, node.total_cost = costs(relation, node, self.estimator)
+        node.startup_cost, node.total_cost = total_cost(relation, self.estimator)
         return with_gather(relation, node, self.gathered)
 
     def _children(self, relation: Rel) -> list[PlanNode]:
@@ -342,37 +334,6 @@ class Explainer(ExpressionText):
             return "all"
         one = all(len(term.alternatives) == 1 for term in access.equal)
         return "one, by hash" if one else "by hash of each value"
-
-
-def costs(relation: Rel, node: PlanNode, estimator: Estimator) -> tuple[float, float]:
-    """What a step costs until its first row and until its end, its inputs included."""
-    below = sum(child.total_cost for child in node.children)
-    first = node.children[0] if node.children else None
-    startup = 0.0 if first is None else first.startup_cost
-    rows = float(node.rows)
-    match relation:
-        case TableScan():
-            primary = relation.access.index is relation.table.indexes[0]
-            return 0.0, START_COST + rows * (ROW_COST if primary else SECONDARY_ROW_COST)
-        case HashJoin():
-            build = node.children[1].total_cost + node.children[1].rows * HASH_ROW_COST
-            return startup + build, below + (node.children[0].rows + node.children[1].rows) * HASH_ROW_COST
-        case NestedLoop() if relation.outer_ids:
-            return startup, below + (node.children[0].rows - 1) * (RESTART_COST + node.children[1].total_cost)
-        case LookupJoin():
-            return startup, node.children[0].total_cost + node.children[0].rows * LOOKUP_COST
-        case Sort() | TopN() | IncrementalSort():
-            sorted_rows = float(node.children[0].rows) if first is not None else rows
-            return below + sorted_rows * SORT_ROW_COST, below + sorted_rows * SORT_ROW_COST
-        case Aggregate():
-            total = below + (float(first.rows) if first is not None else 0.0) * HASH_ROW_COST
-            return total, total
-        case Limit() if first is not None and first.rows > 0:
-            share = min(rows / first.rows, 1.0)
-            return startup, startup + (first.total_cost - startup) * share
-        case Values() | FunctionScan() | VirtualTableScan():
-            return 0.0, rows * ROW_COST
-    return startup, below
 
 
 def _aliased(name: str, alias: str) -> str:

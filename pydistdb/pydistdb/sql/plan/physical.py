@@ -69,6 +69,8 @@ class TableScan(Rel):
     condition: Expr | None = None
     most_rows: tuple[Expr, ...] = ()
     rows: float = 1000.0
+    cost: float = 1000.0
+    """Of reading what the access path says, whether or not it passes the condition."""
     current_of: str = ""
     """Only the row that this cursor is on."""
     index_only: bool = False

@@ -12,6 +12,7 @@ from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan.build import Builder
 from pydistdb.sql.plan.depth import deep_stack
 from pydistdb.sql.plan.rules.decorrelate import decorrelate
+from pydistdb.sql.plan.rules.factor import factor
 from pydistdb.sql.plan.rules.fold import fold
 from pydistdb.sql.plan.rules.inline_ctes import inline_ctes
 from pydistdb.sql.plan.rules.merge_projects import merge_projects
@@ -24,6 +25,7 @@ Rule = Callable[[Rel], Rel]
 
 RULES: tuple[Rule, ...] = (
     fold,
+    factor,
     inline_ctes,
     merge_projects,
     decorrelate,

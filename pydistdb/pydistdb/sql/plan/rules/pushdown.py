@@ -6,6 +6,8 @@ groups only, into both arms of a set operation.  Terms that join two relations e
 
     Filter(a.x = b.x AND b.x = 5, a × b)   ->   Join(a.x = b.x, Filter(a.x = 5, a), Filter(b.x = 5, b))
 
+An OR over both sides of an inner join stays above it, but what it says of one side alone is checked there too.
+
 Never moved: volatile terms; and across the edge where a row may be NULL-extended or cut off (outer join, LIMIT).
 """
 
@@ -37,6 +39,7 @@ from pydistdb.sql.tree import (
     Filter,
     Join,
     LockRows,
+    Or,
     Param,
     Project,
     Rel,
@@ -140,6 +143,7 @@ def _push_join(join: Join, terms: list[Expr]) -> Rel:
     if inner:
         terms = [*terms, *own]
         terms.extend(_implied(terms))
+        terms.extend(_restrictions(terms, left_ids, right_ids))
         own = []
     for term in terms:
         used = columns_of(term)
@@ -165,6 +169,22 @@ def _push_join(join: Join, terms: list[Expr]) -> Rel:
             condition.append(term)
     pushed = replace(join, left=_push(join.left, left), right=_push(join.right, right), condition=conjoin(condition))
     return _above(pushed, kept)
+
+
+def _restrictions(terms: list[Expr], left_ids: set[int], right_ids: set[int]) -> list[Expr]:
+    """What an OR over both sides says of one of them: (l.a = 1 AND r.b = 2) OR (l.a = 3 AND r.b = 4) lets l.a be 1 or 3."""
+    found: list[Expr] = []
+    for term in terms:
+        used = columns_of(term) if isinstance(term, Or) else set()
+        if not isinstance(term, Or) or not used & left_ids or not used & right_ids:
+            continue
+        if has_subquery(term) or not _movable(term):
+            continue
+        for ids in (left_ids, right_ids):
+            arms = [[part for part in conjuncts(arm) if columns_of(part) <= ids] for arm in term.arguments]
+            if all(arms):
+                found.append(Or(term.type, tuple([conjoin(arm) for arm in arms])))
+    return found
 
 
 def _implied(terms: list[Expr]) -> list[Expr]:
