@@ -203,6 +203,11 @@ class BaseScheduler:
         task.step()
         return task
 
+    @property
+    def ready_count(self) -> int:
+        """How many callbacks are due."""
+        return len(self._ready)
+
     def run_ready(self, most: int = 1_000) -> int:
         """Run up to ``most`` ready callbacks; returns how many ran."""
         ready = self._ready

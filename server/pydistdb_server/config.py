@@ -13,6 +13,7 @@ from pydistdb.kv.descriptor import MAX_REPLICATION_FACTOR
 from pydistdb.kv.garbage import DEFAULT_TTL_SECONDS
 from pydistdb.kv.hlc import DEFAULT_MAX_OFFSET_NS
 
+from pydistdb_server import logs
 from pydistdb_server.authentication import METHODS
 from pydistdb_server.clients import DEFAULT_MAX_CONNECTIONS
 
@@ -79,6 +80,7 @@ class NodeConfig:
     gc_ttl_ns: int = int(DEFAULT_TTL_SECONDS * 1e9)
     """How long a replaced row version stays readable (for transactions that began before)."""
     log_statements: bool = False
+    log_format: str = "text"
     auth: str = "trust"
     """How clients prove who they are: trust (they need not) or scram-sha-256."""
 
@@ -143,6 +145,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> NodeConfig:
         max_clock_offset_ns=_duration_ns(given.max_clock_offset, "--max-clock-offset"),
         gc_ttl_ns=_duration_ns(given.gc_ttl, "--gc-ttl"),
         log_statements=given.log_statements,
+        log_format=given.log_format,
         auth=given.auth,
     )
     config.check()
@@ -185,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         "--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help="SQL clients (default %(default)s)"
     )
     parser.add_argument("--rpc-listen", metavar="HOST:PORT", help="other nodes (default: a database of its own)")
-    parser.add_argument("--http-listen", metavar="HOST:PORT", help="/health, /status, /metrics (default: none)")
+    parser.add_argument("--http-listen", metavar="HOST:PORT", help="console, /health, /metrics … (default: none)")
     parser.add_argument("--advertise-host", default="", metavar="HOST", help="what others connect to, if not the above")
     parser.add_argument(
         "--join", default="", metavar="HOST:PORT,…", help="--rpc-listen of nodes of an existing cluster"
@@ -203,6 +206,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="how long replaced row versions are kept for older transactions (default %(default)s)",
     )
+    parser.add_argument("--log-format", choices=logs.FORMATS, default="text", help="of the log (default %(default)s)")
     parser.add_argument("--log-statements", action="store_true", help="write every statement to the log")
     parser.add_argument(
         "--auth", choices=METHODS, default="trust", help="what clients are asked for (default %(default)s: nothing)"

@@ -46,18 +46,17 @@ from pydistdb.tasks import sleep
 from pydistdb_storage.errors import StorageError
 from pydistdb_storage.logged_engine import LoggedEngine
 
-from pydistdb_server import introspection, metrics
+from pydistdb_server import endpoints, introspection, logs
 from pydistdb_server.authentication import Authentication, verifier_of
 from pydistdb_server.clients import ClientRegistry
 from pydistdb_server.commit import ThreadCommitter
 from pydistdb_server.config import Address, NodeConfig
 from pydistdb_server.connection import ClientConnection
-from pydistdb_server.http import Answer, HttpServer, text_answer
+from pydistdb_server.http import HttpServer
 from pydistdb_server.listener import Listener
 from pydistdb_server.loop import ServingLoop
 from pydistdb_server.rpc import RpcTransport
 from pydistdb_server.rpc_peer import RpcIdentity
-from pydistdb_server.status import cluster_status
 
 DRAIN_SECONDS = 3.0
 LEASE_TRANSFER_SECONDS = 2.0
@@ -87,6 +86,8 @@ class Node:
         self.stopping = False
         self.exit_status = 0
         self._listeners: list[Listener] = []
+        self.version = release()
+        self.started_seconds = 0.0
         self._http: HttpServer | None = None
         try:
             self.engine = LoggedEngine(config.store)
@@ -103,9 +104,7 @@ class Node:
         """Bring the node up to the point where it serves."""
         config = self.config
         if config.http_listen is not None:
-            self._http = HttpServer(
-                self.loop, {"/health": self._health, "/metrics": self._metrics, "/status": self._status}
-            )
+            self._http = HttpServer(self.loop, endpoints.routes(self))
             self._listen(config.http_listen, self._http.accept)
         addresses = NodeAddresses(
             config.advertised(config.rpc_listen) or config.node_name,
@@ -160,13 +159,17 @@ class Node:
         self.gateway = Gateway(self.store)
         self.gateway.server.fragments.start = run_fragment
         self.gateway.leases.threshold = lambda: self.store.garbage.threshold
-        self.operations = Operations(self.store, self.gateway, release(), self._disk_space)
+        self.operations = Operations(self.store, self.gateway, self.version, self.disk_space)
         self.transport.handler = self.store.handle
         self.transport.receive_raft = self.store.receive_raft
         self.store.start()
         self.gateway.start()
 
-    def _disk_space(self) -> tuple[int, int]:
+    @property
+    def http_requests(self) -> int:
+        return 0 if self._http is None else self._http.requests
+
+    def disk_space(self) -> tuple[int, int]:
         usage = shutil.disk_usage(self.config.store)
         return usage.free, usage.total
 
@@ -202,6 +205,7 @@ class Node:
             config.listen, lambda sock, peer: _connect(ClientConnection(self.loop, sock, self.clients, peer))
         )
         self.ready = True
+        self.started_seconds = time.time()
         host, port = config.advertise_host or config.listen.host, listener.port
         address = Address("127.0.0.1" if host in ("0.0.0.0", "::") else host, port)
         print(f"{config.node_name} (node {self.node_identity.node_id}) is ready. Connect with:", flush=True)
@@ -294,26 +298,6 @@ class Node:
         self.engine.close()
         self.loop.close()
 
-    # ------------------------------------------------------------------------------------------ HTTP
-
-    async def _health(self) -> Answer:
-        if self.stopping:
-            return text_answer(503, "stopping\n")
-        return text_answer(200, "ok\n") if self.ready else text_answer(503, "starting\n")
-
-    async def _metrics(self) -> Answer:
-        if not self.ready:
-            return text_answer(503, "starting\n")
-        return Answer(200, metrics.CONTENT_TYPE, metrics.render(metrics.node_samples(self)))
-
-    async def _status(self) -> Answer:
-        import json
-
-        if not self.ready:
-            return text_answer(503, "starting\n")
-        status = await cluster_status(self.store, self.catalog.state)
-        return Answer(200, "application/json", (json.dumps(status) + "\n").encode())
-
 
 def open_session(environment: Environment, client: ClientConnection, parameters: dict[str, str]) -> ClientSession:
     """The session of a client that has sent its startup packet."""
@@ -359,14 +343,12 @@ def _connect(connection: ClientConnection) -> None:
 
 
 def _log_statement(user: str, text: str, duration_ns: int) -> None:
-    log.info("%s %.3f ms %s", user, duration_ns / 1e6, text)
+    log.info("statement", extra={"fields": {"user": user, "duration_ms": duration_ns / 1e6, "statement": text}})
 
 
 def run(config: NodeConfig) -> int:
     """Run a node until it is told to stop; returns the process's exit status."""
-    logging.basicConfig(
-        level=os.environ.get("PYDISTDB_LOG", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(os.environ.get("PYDISTDB_LOG", "INFO"), config.log_format, config.node_name)
     try:
         node = Node(config)
     except StartFailed as error:

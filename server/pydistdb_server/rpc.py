@@ -221,6 +221,15 @@ class RpcTransport:
         self._last_call += 1
         return self._last_call
 
+    @property
+    def calls(self) -> int:
+        """How many requests were sent so far."""
+        return self._last_call
+
+    def peers(self) -> list[Peer]:
+        """The other nodes."""
+        return list(self._by_node.values())
+
     def close(self) -> None:
         """Hang up everywhere."""
         for peer in (*self._by_node.values(), *self._by_address.values()):

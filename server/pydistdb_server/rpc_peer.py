@@ -120,6 +120,15 @@ class Peer:
     def name(self) -> NodeId | str:
         return self.node_id or self.address
 
+    @property
+    def waiting_calls(self) -> int:
+        """Calls that have not been answered."""
+        return len(self._calls)
+
+    @property
+    def is_connected(self) -> bool:
+        return self._standing
+
     def call(self, request: Message) -> Completion[Any]:
         completion: Completion[Any] = Completion()
         stream = self._ready_stream()

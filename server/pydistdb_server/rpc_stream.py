@@ -20,6 +20,7 @@ class RpcStream:
 
     received_bytes: ClassVar[int] = 0
     """What this process has heard from other nodes (/metrics)."""
+    sent_bytes: ClassVar[int] = 0
 
     def __init__(self, loop: ServingLoop, sock: socket.socket, connecting: bool) -> None:
         self.loop = loop
@@ -138,4 +139,5 @@ class RpcStream:
                 return
             self._unsent = self._unsent[sent:]
             self.queued_bytes -= sent
+            RpcStream.sent_bytes += sent
         self._watch(self._events & ~WRITABLE)

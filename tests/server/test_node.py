@@ -210,7 +210,7 @@ def test_http(node: Process) -> None:
     assert [item["state"] for item in status["nodes"]] == ["live"]
     assert status["ranges"][0]["leader"] == 1
     metrics = node.get("/metrics")
-    assert re.search(r"^pydistdb_sql_statements_total \d+$", metrics, re.MULTILINE)
+    assert re.search(r'^pydistdb_sql_statements_total\{kind="select"\} \d+$', metrics, re.MULTILINE)
     with pytest.raises(urllib.error.HTTPError, match="404"):
         node.get("/nothing")
     with socket.create_connection(("127.0.0.1", node.http_port)) as raw:
