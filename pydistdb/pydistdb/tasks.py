@@ -172,6 +172,9 @@ class Scheduler(Protocol):
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` in this thread, after the current step."""
 
+    def call_last(self, callback: Callable[[], None]) -> None:
+        """Run ``callback`` when everything that is ready now has had its turn."""
+
     def call_at(self, deadline_ns: int, callback: Callable[[], None]) -> Timer:
         """Run ``callback`` once ``now_ns()`` has reached ``deadline_ns``."""
 
@@ -184,6 +187,8 @@ class BaseScheduler:
 
     def __init__(self) -> None:
         self._ready: deque[Callable[[], None]] = deque()
+        self._last: deque[Callable[[], None]] = deque()
+        """What gives way to everything that is ready: one runs at a time (``run_last``)."""
         self._timers: list[tuple[int, int, Timer]] = []
         self._sequence = itertools.count()
 
@@ -192,6 +197,9 @@ class BaseScheduler:
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._ready.append(callback)
+
+    def call_last(self, callback: Callable[[], None]) -> None:
+        self._last.append(callback)
 
     def call_at(self, deadline_ns: int, callback: Callable[[], None]) -> Timer:
         timer = Timer(callback)
@@ -217,6 +225,11 @@ class BaseScheduler:
             count += 1
         return count
 
+    def run_last(self) -> None:
+        """Give one of those a turn that gave way."""
+        if self._last:
+            self._last.popleft()()
+
     def run_timers(self) -> None:
         """Run every timer that is due."""
         timers = self._timers
@@ -237,7 +250,7 @@ class BaseScheduler:
 
     @property
     def has_ready(self) -> bool:
-        return bool(self._ready)
+        return bool(self._ready or self._last)
 
 
 class SimulatedScheduler(BaseScheduler):
@@ -279,6 +292,7 @@ class SimulatedScheduler(BaseScheduler):
     def _drain(self) -> None:
         while self.has_ready:
             self.run_ready()
+            self.run_last()
 
 
 def sleep(scheduler: Scheduler, duration_ns: int) -> Completion[None]:
@@ -291,7 +305,7 @@ def sleep(scheduler: Scheduler, duration_ns: int) -> Completion[None]:
 def pause(scheduler: Scheduler) -> Completion[None]:
     """Give every other ready task a turn: await this in loops that may run for more than a few milliseconds."""
     completion: Completion[None] = Completion()
-    scheduler.call_soon(lambda: completion.set(None))
+    scheduler.call_last(lambda: completion.set(None))
     return completion
 
 

@@ -157,10 +157,12 @@ class ClientConnection(ClientStatements):
                 self._protocol_error(internal_error(error))
         if self._closed:
             return
-        self.sink.flush()
         if self._task is not None:
+            if turns < MESSAGES_PER_TURN - 1:  # answers to what came before; of its own there is nothing to look at yet
+                self.loop.send_later(self.sink.flush)
             self._arm_statement_timeout()
             return
+        self.loop.send_later(self.sink.flush)
         if self._queued:
             return
         if not self._events & READABLE:
