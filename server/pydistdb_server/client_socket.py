@@ -41,6 +41,14 @@ class ClientSocket:
         """Answer the messages that have arrived."""
         raise NotImplementedError
 
+    def _try_known(self, data: bytes) -> bool:
+        """Answer ``data``, which begins something new, without taking it in, if that can be done."""
+        raise NotImplementedError
+
+    def _answered(self) -> None:
+        """There is something to send, or a statement waits."""
+        raise NotImplementedError
+
     def _disconnected(self) -> None:
         """The client is gone."""
         raise NotImplementedError
@@ -77,14 +85,19 @@ class ClientSocket:
         if not data:
             self._disconnected()
             return
-        self.wire.receive(data)
+        wire = self.wire
         if not self._is_parked:
+            if wire.is_at_rest and self._try_known(data):
+                self._answered()
+                return
+            wire.receive(data)
             self._process()
             return
+        wire.receive(data)
         copy_input = self.sink.copy_input
         if copy_input.waiting is not None:
             copy_input.arrived()
-        elif self.wire.buffered_bytes > MAX_READ_AHEAD_BYTES:
+        elif wire.buffered_bytes > MAX_READ_AHEAD_BYTES:
             self._watch(self._events & ~READABLE)
 
     def _send(self, data: bytes | memoryview) -> int:

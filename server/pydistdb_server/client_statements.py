@@ -1,7 +1,8 @@
 """A client's statements: each protocol message to the session's method, its outcome to the sink.
 
 The hot path has no coroutine at all: Bind, Describe, Execute and Sync of a statement whose plan is cached and whose
-answer is at hand are one call of ``_bind`` (libpq sends them in one piece, whose tail is recognised as a constant).
+answer is at hand are one call of ``_bind`` (libpq sends them in one piece, whose tail is recognised as a constant).  The
+next time that connection runs that statement, ``_try_known`` answers without taking the messages apart.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import logging
 import socket
 import sys
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydistdb.sql.api import Portal, Session
+from pydistdb.sql.api import Portal, PreparedStatement, Session
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InFailedTransaction, InternalError
 from pydistdb.tasks import Completion, Task
 
@@ -20,14 +21,25 @@ from pydistdb_server.client_socket import ClientSocket
 from pydistdb_server.loop import ServingLoop
 from pydistdb_server.pgwire import ServerStep, State, encode
 from pydistdb_server.pgwire import messages as m
-from pydistdb_server.pgwire.protocol import DESCRIBE_EXECUTE_SYNC, EXECUTE_SYNC, SYNC
-from pydistdb_server.rows import row_encoder
+from pydistdb_server.pgwire.protocol import DESCRIBE_EXECUTE_SYNC, EXECUTE_SYNC, SYNC, plain_bind
+from pydistdb_server.rows import RowEncoder, row_encoder
 from pydistdb_server.sink import ClientSink
 
 NOTIFICATION_RETRY_NS = 50_000_000
 """How often a client that does not take its output is looked at again."""
 
+MAX_KNOWN_STATEMENTS = 1_000
+
 log = logging.getLogger("pydistdb.server")
+
+
+class _Known(NamedTuple):
+    """A statement that this connection has run as libpq does, with everything in text format."""
+
+    statement: PreparedStatement
+    head: bytes
+    """BindComplete and the description of its columns."""
+    encoder: RowEncoder | None
 
 
 class ClientStatements(ClientSocket):
@@ -37,6 +49,7 @@ class ClientStatements(ClientSocket):
         super().__init__(loop, sock)
         self.session: Session | None = None
         self._has_notifications = False
+        self._known: dict[bytes, _Known] = {}
         self._task: Task[None] | None = None
 
     def terminate(self, error: DatabaseError) -> None:
@@ -182,11 +195,19 @@ class ClientStatements(ClientSocket):
             return
         try:  # from here on Execute and Sync are accounted for
             if described:
-                write(self._portal_description(session, portal))
+                description = self._portal_description(session, portal)
+                write(description)
             answered = session.try_execute("", 0, self._for_portal(portal), True)
         except Exception as error:
             self._start(self._run_failed_batch(session, error))
             return
+        if answered and described and not any(portal.result_formats):
+            if len(self._known) >= MAX_KNOWN_STATEMENTS:
+                self._known.clear()
+            encoder = None if portal.fields is None else self.sink.encoder
+            self._known[statement.encode()] = _Known(
+                session.statement(statement), encode.BIND_COMPLETE + description, encoder
+            )
         if answered and session.try_sync():
             write(encode.READY[session.transaction_status])
             wire.state = State.READY
@@ -195,6 +216,27 @@ class ClientStatements(ClientSocket):
             self._start(self._run_sync(session))
         else:
             self._start(self._run_execute_and_sync(session, portal))
+
+    def _try_known(self, data: bytes) -> bool:
+        """Answer ``data`` if it runs a known statement whose answer is at hand; False, and nothing has happened, if not."""
+        bound = plain_bind(data)
+        known = None if bound is None else self._known.get(bound[0])
+        session = self.session
+        if bound is None or known is None or session is None:
+            return False
+        sink = self.sink
+        sink.encoder = known.encoder
+        sink.write(known.head)
+        try:
+            answered = session.try_run_prepared(known.statement, bound[1], sink)
+        except Exception as error:
+            self._start(self._run_failed_batch(session, error))
+            return True
+        if not answered:
+            sink.take_back()
+            return False
+        sink.write(encode.READY[session.transaction_status])
+        return True
 
     async def _run_failed_batch(self, session: Session, error: Exception) -> None:
         await self._statement_failed(session, error)

@@ -155,14 +155,18 @@ class ClientConnection(ClientStatements):
                     handler(message)
             except Exception as error:  # a bug of ours must not take the node down either
                 self._protocol_error(internal_error(error))
+        if turns == MESSAGES_PER_TURN - 1 and self._task is not None and not self._closed:
+            self._arm_statement_timeout()  # of its own answer there is nothing to look at yet
+        else:
+            self._answered()
+
+    def _answered(self) -> None:
         if self._closed:
             return
+        self.loop.send_later(self.sink.flush)
         if self._task is not None:
-            if turns < MESSAGES_PER_TURN - 1:  # answers to what came before; of its own there is nothing to look at yet
-                self.loop.send_later(self.sink.flush)
             self._arm_statement_timeout()
             return
-        self.loop.send_later(self.sink.flush)
         if self._queued:
             return
         if not self._events & READABLE:

@@ -60,6 +60,10 @@ class ClientSink:
         """Append encoded messages."""
         self._parts.append(data)
 
+    def take_back(self) -> None:
+        """Drop what was written last."""
+        self._parts.pop()
+
     @property
     def unsent_bytes(self) -> int:
         return len(self._unsent)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydistdb.sql import tree
-from pydistdb.sql.bind import analyze, bind_normalized, normalize, parse
+from pydistdb.sql.bind import analyze, bind_normalized, normalize, parse, shape_decides, split_integers
 from pydistdb.sql.bind.rewrite import transform
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.tree import BoundStatement
@@ -180,3 +180,98 @@ def test_any_condition(conditions: list[tuple[str, str, str]]) -> None:
     text = "select id from users where " + " and ".join(" ".join(condition) for condition in conditions)
     through = _through_key(text)
     assert through is None or through == _as_written(text)
+
+
+def test_a_shape() -> None:
+    text = "UPDATE t SET v = v + -4 WHERE id = 7"
+    shape, integers = split_integers(text)
+    assert shape == ("UPDATE t SET v = v +", " ", " WHERE id =", " ", "") and integers == [-4, 7]
+    lifted = normalize(text)
+    assert lifted is not None and shape_decides(shape, integers, lifted)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "select id from users where id = 5 and name = 'a 7 b'",  # digits of a string
+        'select id from users where id = 5 and "a 7 b" = 1',
+        "select id from users where id = 5 and age = 1.5",
+        "select id from users where id = 5 and balance = 12345678901",
+        "select 5 from users where id = 5",  # the first is not lifted
+        "select id from users where id = 5 - 3 -4",  # a sign that is none
+    ],
+)
+def test_a_shape_that_does_not_tell(text: str) -> None:
+    lifted = normalize(text)
+    assert lifted is None or not shape_decides(*split_integers(text), lifted)
+
+
+_TOKENS = st.sampled_from(
+    [
+        "where",
+        "id",
+        "age",
+        "=",
+        "<",
+        "%",
+        "@",
+        "-",
+        "+",
+        "*",
+        "(",
+        ")",
+        ",",
+        "and",
+        "between",
+        "limit",
+        "select",
+        "--",
+        "in",
+    ]
+    + [
+        "case",
+        "1.5",
+        "x1",
+        "$1",
+        "[",
+        "]",
+        "::",
+        "interval",
+        "set",
+        "is",
+        "or",
+        ";",
+        "any",
+        "'a 3'",
+        '"b 4"',
+        "/*",
+        "*/",
+    ]
+)
+_SPACES = st.sampled_from(["", " ", "  ", "\n"])
+_INTEGERS = st.integers(-(10**9), 10**9)
+
+
+@given(
+    st.lists(st.tuples(st.one_of(_TOKENS, st.none()), _SPACES), min_size=1, max_size=14),
+    st.lists(_INTEGERS, min_size=14, max_size=14),
+    st.lists(_INTEGERS, min_size=14, max_size=14),
+)
+def test_texts_of_one_shape_have_one_key(
+    tokens: list[tuple[str | None, str]], ones: list[int], others: list[int]
+) -> None:
+    """Whatever the tokens: if the shape of one text decides, each text of that shape has its key and its own integers."""
+
+    def text_with(integers: list[int]) -> str:
+        numbers = iter(integers)
+        return "select id from users where id = 5 and " + "".join(
+            (str(next(numbers)) if token is None else token) + space for token, space in tokens
+        )
+
+    one, other = text_with(ones), text_with(others)
+    shape, integers = split_integers(one)
+    lifted = normalize(one)
+    other_shape, other_integers = split_integers(other)
+    if lifted is None or shape != other_shape or not shape_decides(shape, integers, lifted):
+        return
+    assert normalize(other) == (lifted.key, tuple(other_integers))

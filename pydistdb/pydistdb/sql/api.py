@@ -78,6 +78,7 @@ class Sink(Protocol):
 class PreparedStatement(Protocol):
     """A parsed statement: its parameters' type oids and, if it returns rows, their fields (else None)."""
 
+    name: str
     parameter_oids: tuple[int, ...]
     fields: tuple[Field, ...] | None
 
@@ -154,6 +155,9 @@ class Session(Protocol):
 
         ``last``: a Sync is known to follow, so a statement of its own may commit before it is called complete (and may
         be retried until then)."""
+
+    def try_run_prepared(self, statement: PreparedStatement, parameters: Sequence[bytes | None], sink: Sink) -> bool:
+        """Bind, Execute and Sync of the unnamed portal in one call, for parameters and results in text format."""
 
     def close_statement(self, name: str) -> None:
         """Forget a statement; no error if there is none."""

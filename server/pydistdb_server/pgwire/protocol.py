@@ -54,6 +54,10 @@ EXECUTE_SYNC = b"E\0\0\0\x09\0\0\0\0\0" + SYNC
 DESCRIBE_EXECUTE_SYNC = b"D\0\0\0\x06P\0" + EXECUTE_SYNC
 """What libpq sends behind every Bind of the unnamed portal; recognised whole, it saves three decodings."""
 
+_NO_FORMATS = b"\0\0"
+_PLAIN_BIND_TAIL = _NO_FORMATS + DESCRIBE_EXECUTE_SYNC
+_BIND = ord("B")
+
 
 class FatalViolation(ProtocolViolation):
     """A violation after which the stream cannot be trusted."""
@@ -158,6 +162,11 @@ class WireProtocol:
         self._position = position
         return payloads
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Nothing is buffered, and the next message begins something new."""
+        return self.state is State.READY and self._position >= len(self._buffer) and not self._pieces
+
     def take(self, expected: bytes) -> bool:
         """Skip ``expected`` if exactly that is next (the owner then accounts for its effect on the state)."""
         if self._buffer.startswith(expected, self._position):
@@ -197,3 +206,31 @@ class WireProtocol:
         self._position = 0
         self._pieces.clear()
         return FatalViolation(text)
+
+
+def plain_bind(data: bytes) -> tuple[bytes, list[bytes | None]] | None:
+    """The statement's name and the parameters, if ``data`` is exactly what libpq sends to run a prepared statement: a Bind
+    of the unnamed portal with everything in text format, Describe, Execute, Sync.  None for anything else."""
+    if not data.endswith(_PLAIN_BIND_TAIL):
+        return None
+    kind, length = _FRAME(data)
+    body_end = len(data) - len(DESCRIBE_EXECUTE_SYNC)
+    end = data.find(b"\0", 6)
+    if kind != _BIND or length + 1 != body_end or data[5] or data[end + 1 : end + 3] != _NO_FORMATS:
+        return None
+    last = body_end - 2
+    position = end + 5
+    parameters: list[bytes | None] = []
+    while position + 4 <= last:
+        size = _LENGTH(data, position)[0]
+        position += 4
+        if size < 0:
+            if size != -1:
+                return None
+            parameters.append(None)
+        else:
+            parameters.append(data[position : position + size])
+            position += size
+    if position != last or len(parameters) != data[end + 3] << 8 | data[end + 4]:
+        return None
+    return data[6:end], parameters

@@ -15,7 +15,15 @@ from pydistdb.sql.bind.analyze import (
     expression_label,
 )
 from pydistdb.sql.bind.cursors import CursorQuery
-from pydistdb.sql.bind.normalize import Lifted, Normalized, bind_normalized, normalize
+from pydistdb.sql.bind.normalize import (
+    MOST_TEXT,
+    Lifted,
+    Normalized,
+    bind_normalized,
+    normalize,
+    shape_decides,
+    split_integers,
+)
 from pydistdb.sql.bind.parse import ParsedStatement, parse
 from pydistdb.sql.bind.procedure_calls import bind_call_statement
 from pydistdb.sql.bind.routines import bind_body as bind_routine_body
@@ -23,6 +31,7 @@ from pydistdb.sql.bind.stored import default_text
 
 __all__ = [
     "DOMAIN_VALUE_ID",
+    "MOST_TEXT",
     "CursorQuery",
     "Lifted",
     "Normalized",
@@ -41,4 +50,6 @@ __all__ = [
     "expression_label",
     "normalize",
     "parse",
+    "shape_decides",
+    "split_integers",
 ]

@@ -23,11 +23,18 @@ What makes this safe:
 * Where anything at all goes wrong with the key (it cannot be bound, a string cannot be read), the caller falls back to
   the statement as written, whose error positions are the right ones.
 
-Measured: about 12 µs for a pgbench statement, half of it the scanner's.
+Measured: about 12 µs for a pgbench statement, half of it the scanner's.  So there is a short cut.  A text's *shape* is
+what ``split_integers`` leaves of it without its plain integers::
+
+    UPDATE t SET v = v + -4 WHERE id = 7      ("UPDATE t SET v = v +", " ", " WHERE id =", " ", "")      [-4, 7]
+
+If those integers were all the literals that ``normalize`` lifted from one text, the key is the same for every text of
+that shape (``shape_decides``): integers of at most nine digits are all int4, and no token depends on their digits.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -80,6 +87,13 @@ _INT8_MOST = 2**63 - 1
 _TYPES = {"4": INT4.oid, "8": INT8.oid, "n": NUMERIC.oid, "s": 0}
 
 
+_INTEGERS = re.compile(r"([ (,=])(-?[0-9]{1,9})(?![\w.])")
+_NOT_IN_SHAPES = ("'", '"', "$", "\\", "--", "/*")
+"""Where these are, digits may belong to a string, a name or a comment."""
+
+Shape = tuple[str, ...]
+
+
 class Lifted(NamedTuple):
     """A text without its literals: plans are cached by ``key``."""
 
@@ -98,6 +112,19 @@ def normalize(text: str) -> Lifted | None:
     if not tokens or tokens[0].name not in _STATEMENTS:
         return None
     return _Lifter(text, tokens).run()
+
+
+def split_integers(text: str) -> tuple[Shape, list[int]]:
+    """The text's shape and its plain integers; about 2 µs for a pgbench statement."""
+    pieces = _INTEGERS.split(text)
+    integers = list(map(int, pieces[2::3]))
+    del pieces[2::3]
+    return tuple(pieces), integers
+
+
+def shape_decides(shape: Shape, integers: Sequence[int], lifted: Lifted) -> bool:
+    """Whether what was lifted from a text of this shape tells what ``normalize`` lifts from all of them."""
+    return lifted.literals == tuple(integers) and not any(mark in piece for piece in shape for mark in _NOT_IN_SHAPES)
 
 
 class _Lifter:

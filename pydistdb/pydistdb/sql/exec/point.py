@@ -18,6 +18,7 @@ autocommit statement, from the database)::
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pydistdb.sql.exec.codegen import Code, tuple_source
@@ -60,8 +61,8 @@ def key_source(code: Code, scan: TableScan, operator: TableScanOperator) -> tupl
     return lines, f"head + encode({tuple_source(parts)})"
 
 
-def point_read(plan: PhysicalPlan) -> PointRead | None:
-    """The generated function if the plan is a projection of one row by primary key; else None."""
+def point_read(plan: PhysicalPlan) -> Callable[[], PointRead] | None:
+    """What generates the function if the plan is a projection of one row by primary key; else None."""
     node: Rel = plan.root
     expressions: tuple[Expr, ...] | None = None
     if isinstance(node, Project):
@@ -76,7 +77,7 @@ def point_read(plan: PhysicalPlan) -> PointRead | None:
     for term in node.access.equal:
         if term.array is not None or len(term.alternatives) != 1 or not is_constant(term.alternatives[0]):
             return None
-    return _Lazy(node, expressions)
+    return partial(_generate, node, expressions)
 
 
 def single_key(operator: TableScanOperator) -> Callable[[Any], list[bytes]] | None:
@@ -94,23 +95,6 @@ def single_key(operator: TableScanOperator) -> Callable[[Any], list[bytes]] | No
 
 def _is_immediate(expression: Expr) -> bool:
     return not any(isinstance(part, Call) and part.function.volatility == "v" for part in walk(expression))
-
-
-class _Lazy:
-    """Generates the function when it is first called."""
-
-    __slots__ = ("_expressions", "_function", "_scan")
-
-    def __init__(self, scan: TableScan, expressions: tuple[Expr, ...]) -> None:
-        self._scan = scan
-        self._expressions = expressions
-        self._function: PointRead | None = None
-
-    def __call__(self, run: RunContext) -> list[tuple[Any, ...]]:
-        function = self._function
-        if function is None:
-            function = self._function = _generate(self._scan, self._expressions)
-        return function(run)
 
 
 def _generate(scan: TableScan, expressions: tuple[Expr, ...]) -> PointRead:

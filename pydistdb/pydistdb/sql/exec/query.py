@@ -37,7 +37,8 @@ class CompiledQuery:
         self.field_types: Sequence[SqlType] = tuple(column.type for column in plan.columns)
         self._changes_data = changes_data(plan.root)
         self._is_select = plan.statement.tag == "SELECT"
-        self._point: PointRead | None = point_read(plan) if actuals is None else None
+        self._make_point = point_read(plan) if actuals is None else None
+        self._point: PointRead | None = None
         self._point_write: PointWrite | None = None
         self._root: Operator | None = None
         self._scans: dict[int, TableScanOperator] = {}
@@ -48,8 +49,11 @@ class CompiledQuery:
         None if the statement is not of that kind.
 
         Raises MustWait, before any effect, where the key does not lie at hand."""
-        if self._point is not None:
-            rows = self._point(run)
+        point = self._point
+        if point is None and self._make_point is not None:
+            point = self._point = self._make_point()
+        if point is not None:
+            rows = point(run)
             run.affected_rows = len(rows)
             return rows
         if not self._changes_data or self._actuals is not None:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydistdb.kv.api import Isolation, KVError, MustWait
-from pydistdb.sql.api import Sink
+from pydistdb.sql.api import PreparedStatement, Sink
 from pydistdb.sql.clock import now_us
+from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session.base import SessionBase
@@ -149,6 +150,31 @@ class FastSession(SessionBase):
         else:
             found.done = plan.is_fast and self._try_run(plan, found.parameters, sink, announce=False)
         return found.done
+
+    def try_run_prepared(self, statement: PreparedStatement, parameters: Sequence[bytes | None], sink: Sink) -> bool:
+        names, block = self.names, self.transaction
+        found = names.statements.get(statement.name)
+        if found is not statement or block.failed or block.implicit or len(parameters) != len(found.digits):
+            return False
+        portals = names.portals
+        if portals and (not block.explicit or ((old := portals.get("")) is not None and old.execution is not None)):
+            return False
+        plan = found.plan
+        if plan.environment != self.plans.environment:
+            return False
+        if plan.utility is not None:
+            done = plan.catalog_state is self.view().catalog_state and self._try_begin(plan, sink)
+        elif not plan.is_fast:
+            return False
+        else:
+            try:
+                values = read_parameters(found, "", parameters, (), self.context) if parameters else ()
+            except DatabaseError:
+                return False
+            done = self._try_run(plan, values, sink, announce=False)
+        if done and portals:
+            portals.pop("", None)
+        return done
 
     def try_sync(self) -> bool:
         block = self.transaction

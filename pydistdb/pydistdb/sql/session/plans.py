@@ -59,17 +59,26 @@ class SessionPlans:
     def try_find(self, text: str) -> tuple[CachedPlan, Parameters] | None:
         """A cached plan of a single statement and its parameters; no work is done for it beyond normalising."""
         state = self._session.view().catalog_state
-        plan = self._cache.get((self.environment, text), state)
+        cache, environment = self._cache, self.environment
+        if len(text) <= bind.MOST_TEXT:
+            shape, integers = bind.split_integers(text)
+            if integers:
+                plan = cache.get((environment, shape), state)
+                if plan is not None:
+                    return plan, integers
+        else:
+            integers = []
+        plan = cache.get((environment, text), state)
         if plan is not None:
             return plan, ()
-        if len(text) > MAX_CACHED_TEXT_BYTES:
-            return None
         lifted = bind.normalize(text)
         if lifted is None:
             return None
-        plan = self._cache.get((self.environment, None, lifted.key), state)
+        plan = cache.get((environment, None, lifted.key), state)
         if plan is None:
             return None
+        if integers and bind.shape_decides(shape, integers, lifted):
+            cache.put((environment, shape), plan)
         return self._with_values(plan, lifted.literals)
 
     def _with_values(self, plan: CachedPlan, literals: Sequence[Any]) -> tuple[CachedPlan, Parameters] | None:

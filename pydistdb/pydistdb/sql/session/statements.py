@@ -26,13 +26,15 @@ class SessionStatement:
 
     ``from_sql``: made by PREPARE, not by the protocol."""
 
-    __slots__ = ("fields", "from_sql", "name", "parameter_oids", "plan", "prepared_us", "shown_text", "text")
+    __slots__ = ("digits", "fields", "from_sql", "name", "parameter_oids", "plan", "prepared_us", "shown_text", "text")
 
     def __init__(self, name: str, text: str, plan: CachedPlan, *, from_sql: bool, prepared_us: int) -> None:
         self.name = name
         self.text = text
         self.plan = plan
         self.parameter_oids = plan.parameter_oids
+        self.digits = tuple(_SHORT_DIGITS.get(oid, 0) for oid in plan.parameter_oids)
+        """For each parameter how many digits are surely a value of its type; 0: it is not an integer."""
         self.fields = plan.fields
         self.from_sql = from_sql
         self.prepared_us = prepared_us
@@ -154,11 +156,11 @@ def read_parameters(
             parameters.append(None)
             continue
         code = 0 if not formats else formats[0] if len(formats) == 1 else formats[index]
-        oid = oids[index]
         # The usual text of a number, without a detour; everything else goes by the type's own rules.
-        if code == 0 and oid in _SHORT_DIGITS and len(data) <= _SHORT_DIGITS[oid] and data.isdigit():
+        if code == 0 and len(data) <= statement.digits[index] and (data.isdigit() or _is_negative(data)):
             parameters.append(int(data))
             continue
+        oid = oids[index]
         reader = _readers.get((oid, code)) or _reader(oid, code)
         try:
             parameters.append(reader(data, context))
@@ -171,6 +173,11 @@ def read_parameters(
 
 _SHORT_DIGITS = {known.INT2.oid: 4, known.INT4.oid: 9, known.INT8.oid: 18}
 _readers: dict[tuple[int, int], ParameterReader] = derived_from_types({})
+
+
+def _is_negative(data: bytes) -> bool:
+    """Whether this is a minus sign and digits."""
+    return data[:1] == b"-" and data[1:].isdigit()
 
 
 def _reader(oid: int, code: int) -> ParameterReader:
