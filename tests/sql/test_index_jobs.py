@@ -22,6 +22,7 @@ INDEXES = (
     "create unique index concurrently made on t (k) include (v, w)",
     "create index concurrently made on t (lower(v) desc, w) where w > 20",
     "create unique index concurrently made on t ((k * 2)) where w is not null",
+    "create index concurrently made on t using gin ((array[k, w])) where w > 5",
 )
 
 
@@ -41,10 +42,11 @@ def contents(
         return [(key, value) for key, value in pairs if value is not None]
 
     rows = stored(*layout.table_span()[:2])
-    wanted = [layout.entry(layout.by_storage_id[index.storage_id], layout.decode(value), key) for key, value in rows]
+    made = layout.by_storage_id[index.storage_id]
+    wanted = [entry for key, value in rows for entry in layout.entries_in(made, layout.decode(value), key)]
     return (
         set(stored(*layout.index_span(index)[:2])),
-        {(entry.key, entry.value) for entry in wanted if entry is not None},
+        {(entry.key, entry.value) for entry in wanted},
     )
 
 

@@ -11,6 +11,7 @@ shard columns (upper half).
 * Secondary entries: value = the row's whole primary key; key = the index columns, followed by the primary key's
   columns unless the index is unique and none of its columns is NULL (NULLs never collide, unless NULLS NOT DISTINCT).
   With INCLUDE the value is a msgpack array instead: the primary key, the key's columns and the included ones.
+* An inverted index has an entry per token of its keys (inverted.py): key = token and primary key's columns.
 * Expressions and predicates of indexes are compiled by whoever has a catalog to bind them with (exec/computed.py);
   ``TableLayout.is_bound`` says whether that has been done.
 * A unique index of a hash-sharded table may be global: its entries then live under ``04`` as in a range-sharded table.
@@ -33,6 +34,7 @@ from pydistdb_storage import keys, rows
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.errors import FeatureNotSupported, InternalError, ProgramLimitExceeded
 from pydistdb.sql.generate import build
+from pydistdb.sql.inverted import TokenClass, token_class, tokens_of
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import TypeIO
 
@@ -86,6 +88,7 @@ class IndexLayout:
         "row_key",
         "shard_positions",
         "table",
+        "token_classes",
         "trims",
         "types",
     )
@@ -106,8 +109,12 @@ class IndexLayout:
         self.types = tuple(column.type_oid or by_number.get(column.column, 0) for column in index.columns)
         """The type of each key column."""
         self.trims = tuple(oid == _BPCHAR_OID for oid in self.types)
+        self.token_classes: tuple[TokenClass, ...] = _token_classes(self) if index.is_inverted else ()
+        """Of an inverted index: how each key is cut into tokens."""
         self.kinds: tuple[str, ...] = (
-            () if self.is_row_id else tuple(_key_kind(registry.io(oid), oid) for oid in self.types)
+            ()
+            if self.is_row_id or self.token_classes
+            else tuple(_key_kind(registry.io(oid), oid) for oid in self.types)
         )
         count = len(self.kinds)
         encode: Callable[[Sequence[Any]], bytes] = keys.key_encoder(
@@ -164,6 +171,8 @@ class TableLayout:
         self.secondary = self.indexes[1:]
         self.written = tuple(layout for layout in self.secondary if layout.index.state != "d")
         """The secondary indexes that new rows get entries in."""
+        self.written_ordered = tuple(layout for layout in self.written if not layout.token_classes)
+        self.written_inverted = tuple(layout for layout in self.written if layout.token_classes)
         self.is_bound = not any(layout.is_computed for layout in self.secondary)
         """Expressions and predicates of indexes are ready (exec/computed.py)."""
         self.has_row_id = self.primary.is_row_id
@@ -263,10 +272,25 @@ class TableLayout:
             return None
         return self.head_of_row(index, row) + index.encode(values)
 
+    def entries_in(self, index: IndexLayout, row: Row, primary_key: bytes) -> list[IndexEntry]:
+        """The entries of a row in one secondary index: one or none, but for an inverted one."""
+        if not index.token_classes:
+            entry = self.entry(index, row, primary_key)
+            return [] if entry is None else [entry]
+        values = [row[position] for position in index.positions] if index.compute is None else index.compute(row)
+        if values is None:
+            return []
+        suffix = self.primary_suffix(primary_key)
+        keys = [index.head + token + suffix for token in tokens_of(index.token_classes, values)]
+        return [IndexEntry(self.checked(key, index), primary_key, False) for key in keys]
+
     def entries(self, row: Row, primary_key: bytes) -> list[IndexEntry]:
-        """The entries of a new row in all secondary indexes, in descriptor order."""
-        found = [self.entry(index, row, primary_key) for index in self.written]
-        return [entry for entry in found if entry is not None]
+        """The entries of a new row in all secondary indexes."""
+        found = [self.entry(index, row, primary_key) for index in self.written_ordered]
+        made = [entry for entry in found if entry is not None]
+        for index in self.written_inverted:
+            made += self.entries_in(index, row, primary_key)
+        return made
 
     def checked(self, key: bytes, index: IndexLayout) -> bytes:
         if len(key) > MOST_KEY_BYTES:
@@ -380,6 +404,16 @@ _LAYOUTS: dict[int, TableLayout] = {}
 
 def _unbound(row: Row) -> list[Any] | None:
     raise InternalError("an index expression was needed before it was bound")
+
+
+def _token_classes(layout: IndexLayout) -> tuple[TokenClass, ...]:
+    found = []
+    for oid, column in zip(layout.types, layout.index.columns, strict=True):
+        kind = token_class(oid, column.operator_class)
+        if kind is None:
+            raise FeatureNotSupported(f"type {registry.format_type(oid, -1)} cannot be the key of an inverted index")
+        found.append(kind)
+    return tuple(found)
 
 
 def _first_item(value: bytes) -> bytes:

@@ -20,7 +20,7 @@ from pydistdb.sql.catalog.dependencies import described, views_broken_by
 from pydistdb.sql.catalog.descriptors import Column, Index, Table
 from pydistdb.sql.catalog.drop_index import drop_foreign_keys, foreign_keys_using, without_index
 from pydistdb.sql.catalog.drop_plan import forget_table, owned_sequences, report_dependents
-from pydistdb.sql.catalog.index_elements import columns_of_index, rebound_indexes
+from pydistdb.sql.catalog.index_elements import check_key, columns_of_index, rebound_indexes
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.options import collation_named
 from pydistdb.sql.catalog.qualify import qualified_text
@@ -329,11 +329,11 @@ async def alter_type(ddl: DdlContext, table: Table, action: AlterTableAction) ->
         modifier=action.type.modifier,
         collation=collation_named(action.collation),
     )
-    make_checked = registry.io(column.type_oid)
-    keyed = any(each.column == number for index in table.indexes for each in index.columns)
-    if keyed and make_checked.key_kind is None:
-        constraints.check_indexable(column)
     _check_conversion(old_column, column, action.expression)
+    for index in table.indexes:
+        for each in index.columns:
+            if each.column == number:
+                check_key(column.type_oid, index.method, each.operator_class)
     column = _converted_default(ddl, old_column, column)
     new = _with_column(table, column)
     depending = [

@@ -200,7 +200,7 @@ async def _alter_index(ddl: DdlContext, statement: AlterTable) -> None:
         return
     for action in statement.actions:
         if action.kind == "set_options":
-            check_index_options({name: str(value) for name, value in action.options})
+            check_index_options({name: str(value) for name, value in action.options}, found[1].method)
             continue
         if action.kind != "rename_table":
             raise FeatureNotSupported(f"ALTER INDEX {action.kind.replace('_', ' ').upper()} is not supported")

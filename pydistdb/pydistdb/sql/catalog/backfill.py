@@ -152,8 +152,7 @@ async def fill_index(ddl: DdlContext, table: Table, index: Index) -> None:
     async with BulkWriter(ddl) as writer:
         guard = UniqueGuard(ddl, table, index, writer) if index.unique else None
         async for rows in stored_rows(ddl, table):
-            pairs = [(layout.entry(index_layout, row, key), row) for key, row in rows]
-            entries = [(entry, row) for entry, row in pairs if entry is not None]
+            entries = [(entry, row) for key, row in rows for entry in layout.entries_in(index_layout, row, key)]
             if guard is not None:
                 await guard.check(unique_keys(layout, index_layout, (row for _, row in entries)))
             await writer.write([(entry.key, entry.value) for entry, _ in entries])

@@ -112,10 +112,14 @@ def check_key_type(type_oid: int) -> None:
         name = registry.format_type(type_oid, -1)
         if operator_class(type_oid) or registry.type_by_oid(type_oid).category == "C":
             raise FeatureNotSupported(f"type {name} cannot be an index key")
-        raise UndefinedObject(
-            f'data type {name} has no default operator class for access method "btree"',
-            hint="You must specify an operator class for the index or define a default operator class for the data type.",
-        )
+        raise no_operator_class(name, "btree")
+
+
+def no_operator_class(type_name: str, method: str) -> UndefinedObject:
+    return UndefinedObject(
+        f'data type {type_name} has no default operator class for access method "{method}"',
+        hint="You must specify an operator class for the index or define a default operator class for the data type.",
+    )
 
 
 async def add_index(

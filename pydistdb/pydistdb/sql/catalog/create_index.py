@@ -25,7 +25,7 @@ from pydistdb.sql.errors import (
 )
 from pydistdb.sql.schema_statements import CreateIndex
 
-_OTHER_METHODS = ("gin", "gist", "brin", "spgist")
+_OTHER_METHODS = ("gist", "brin", "spgist")
 
 
 async def create_index(ddl: DdlContext, statement: CreateIndex) -> str:
@@ -70,6 +70,8 @@ async def define_index(ddl: DdlContext, table: Table, statement: CreateIndex) ->
         predicate=predicate,
         include=included,
         nulls_not_distinct=statement.nulls_not_distinct,
+        method=statement.method if statement.method == "gin" else "btree",
+        is_global=True if statement.method == "gin" else None,
     )
     return draft.indexes[-1]
 
@@ -106,21 +108,24 @@ def included_columns(table: Table, names: tuple[str, ...]) -> tuple[int, ...]:
 def check_method(statement: CreateIndex) -> None:
     """Refuse what the access method cannot do; a hash index is kept as an ordered one."""
     method = statement.method
-    if method == "hash":
-        if statement.unique:
-            raise FeatureNotSupported('access method "hash" does not support unique indexes')
-        if statement.include:
-            raise FeatureNotSupported('access method "hash" does not support included columns')
-        if len(statement.columns) > 1:
-            raise FeatureNotSupported('access method "hash" does not support multicolumn indexes')
-        if any(element.descending or element.nulls_first is not None for element in statement.columns):
-            raise FeatureNotSupported('access method "hash" does not support ASC/DESC options')
+    if method in ("hash", "gin"):
+        elements = statement.columns
+        refused = {
+            "unique indexes": statement.unique,
+            "included columns": statement.include,
+            "multicolumn indexes": method == "hash" and len(elements) > 1,
+            "ASC/DESC options": any(element.descending for element in elements),
+            "NULLS FIRST/LAST options": any(element.nulls_first is not None for element in elements),
+        }
+        for what, asked in refused.items():
+            if asked:
+                raise FeatureNotSupported(f'access method "{method}" does not support {what}')
     elif method in _OTHER_METHODS:
         raise FeatureNotSupported(f"access method {method} is not supported")
     elif method != "btree":
         raise UndefinedObject(f'access method "{method}" does not exist')
     if len(statement.columns) + len(statement.include) > constraints.MOST_INDEX_COLUMNS:
         raise ProgramLimitExceeded(f"cannot use more than {constraints.MOST_INDEX_COLUMNS} columns in an index")
-    check_index_options(statement.options)
+    check_index_options(statement.options, method)
     if statement.tablespace not in (None, "pg_default"):
         raise UndefinedObject(f'tablespace "{statement.tablespace}" does not exist')

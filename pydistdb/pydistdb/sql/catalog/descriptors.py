@@ -42,7 +42,7 @@ class IndexColumn(msgspec.Struct, frozen=True, array_like=True):
     type_oid: int = 0
     """The expression's type."""
     operator_class: str = ""
-    """As given; all of them order alike here."""
+    """As given; those of btree all order alike here."""
     collation: str = ""
 
 
@@ -73,6 +73,13 @@ class Index(msgspec.Struct, frozen=True, array_like=True):
     build that failed."""
     clustered: bool = False
     """CLUSTER used it last (pg_index.indisclustered)."""
+    method: str = "btree"
+    """The access method: btree (hash is kept as one) or gin, an inverted index (inverted.py)."""
+
+    @property
+    def is_inverted(self) -> bool:
+        """Its entries are the tokens of its keys."""
+        return self.method == "gin"
 
     @property
     def is_readable(self) -> bool:

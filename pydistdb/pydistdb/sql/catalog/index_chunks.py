@@ -38,8 +38,7 @@ async def write_entries(
     context: DdlContext, transaction: Transaction, layout: TableLayout, index: IndexLayout, rows: list[KeyedRow]
 ) -> None:
     """Write the rows' entries; raises UniqueViolation."""
-    entries = [(layout.entry(index, row, key), key, row) for key, row in rows]
-    present = [(entry, key, row) for entry, key, row in entries if entry is not None]
+    present = [(entry, key, row) for key, row in rows for entry in layout.entries_in(index, row, key)]
     taken: dict[bytes, bytes | None] = {}
     unique = list(dict.fromkeys(entry.key for entry, _, _ in present if entry.unique))
     if unique:

@@ -22,8 +22,10 @@ from pydistdb.sql.errors import (
     FeatureNotSupported,
     InvalidObjectDefinition,
     UndefinedColumn,
+    UndefinedFunction,
     UndefinedObject,
 )
+from pydistdb.sql.inverted import token_class
 from pydistdb.sql.pg_catalog.type_facts import OPERATOR_CLASSES
 from pydistdb.sql.plan.expressions import has_subquery, rewrite, walk
 from pydistdb.sql.plan.implication import same
@@ -34,6 +36,7 @@ from pydistdb.sql.types.base import SqlType
 
 SYSTEM_COLUMNS = frozenset({"tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"})
 _COLLATABLE = "S"
+_ANYARRAY_OID = 2277
 
 
 def index_column(ddl: DdlContext, table: Table, element: IndexElement, method: str) -> IndexColumn:
@@ -54,7 +57,7 @@ def index_column(ddl: DdlContext, table: Table, element: IndexElement, method: s
             name = registry.format_type(sql_type.oid, -1)
             raise DatatypeMismatch(f"collations are not supported by type {name}")
         collation_named(element.collation)
-    constraints.check_key_type(sql_type.oid)
+    check_key(sql_type.oid, method, element.operator_class)
     nulls_first = element.descending if element.nulls_first is None else element.nulls_first
     return replace(
         key,
@@ -63,6 +66,20 @@ def index_column(ddl: DdlContext, table: Table, element: IndexElement, method: s
         operator_class=element.operator_class,
         collation=element.collation,
     )
+
+
+def check_key(type_oid: int, method: str, operator_class: str) -> None:
+    """Raise unless values of the type can be keys of such an index."""
+    if method != "gin":
+        constraints.check_key_type(type_oid)
+    elif token_class(type_oid, operator_class) is None:
+        sql_type = registry.type_by_oid(type_oid)
+        if not sql_type.is_array:
+            raise constraints.no_operator_class(registry.format_type(type_oid, -1), method)
+        element = registry.format_type(sql_type.element_oid, -1)
+        if element == "json":
+            raise UndefinedFunction(f"could not identify a comparison function for type {element}")
+        raise FeatureNotSupported(f"arrays of type {element} cannot be the key of an inverted index")
 
 
 def _expression(ddl: DdlContext, table: Table, text: str) -> tuple[IndexColumn, SqlType]:
@@ -121,6 +138,8 @@ def _check_operator_class(element: IndexElement, sql_type: SqlType, method: str)
     if not classes:
         raise UndefinedObject(f'operator class "{name}" does not exist for access method "{method}"')
     accepted = {entry.input_type for entry in classes}
+    if sql_type.is_array and _ANYARRAY_OID in accepted:
+        return
     if sql_type.oid in accepted or (sql_type.category == "S" and registry.TEXT.oid in accepted):
         return
     type_name = registry.format_type(sql_type.oid, -1)
@@ -154,7 +173,7 @@ def _rebound(ddl: DdlContext, table: Table, index: Index) -> Index:
     for column in index.columns:
         if column.expression:
             key, sql_type = _expression(ddl, table, column.expression)
-            constraints.check_key_type(sql_type.oid)
+            check_key(sql_type.oid, index.method, column.operator_class)
             column = replace(column, expression=key.expression, type_oid=key.type_oid)
         columns.append(column)
     predicate = predicate_text(ddl, table, index.predicate) if index.predicate else ""

@@ -38,12 +38,16 @@ STORAGE_PARAMETERS = frozenset(
 
 COLLATIONS = frozenset({"default", "C", "POSIX", "ucs_basic", "pg_catalog.default", "pg_catalog.C", "pg_catalog.POSIX"})
 """Those that there are; text is ordered bytewise under each of them."""
-INDEX_PARAMETERS = frozenset({"fillfactor", "deduplicate_items", "fastupdate", "gin_pending_list_limit", "buffering"})
+INDEX_PARAMETERS = {
+    "btree": frozenset({"fillfactor", "deduplicate_items"}),
+    "hash": frozenset({"fillfactor"}),
+    "gin": frozenset({"fastupdate", "gin_pending_list_limit"}),
+}
 
 
-def check_index_options(options: Mapping[str, str]) -> None:
+def check_index_options(options: Mapping[str, str], method: str) -> None:
     for name, value in options.items():
-        if name not in INDEX_PARAMETERS:
+        if name not in INDEX_PARAMETERS[method]:
             raise InvalidParameterValue(f'unrecognized parameter "{name}"')
         if name == "fillfactor" and not (value.isdigit() and 10 <= int(value) <= 100):
             raise InvalidParameterValue(

@@ -125,6 +125,10 @@ def set_clustered(ddl: DdlContext, table: Table, name: str | None) -> None:
     chosen = None if name is None else constraints.index_named_in(table, name)
     if name is not None and chosen is None:
         raise UndefinedObject(f'index "{name}" for table "{table.name}" does not exist')
+    if chosen is not None and chosen.is_inverted:
+        raise FeatureNotSupported(
+            f'cannot cluster on index "{chosen.name}" because access method does not support clustering'
+        )
     if chosen is not None and chosen.predicate:
         raise FeatureNotSupported(f'cannot cluster on partial index "{chosen.name}"')
     indexes = tuple(

@@ -379,6 +379,7 @@ def _child_index(layout: TableLayout, key: ForeignKey) -> IndexLayout | None:
     for index in layout.indexes:
         placed = not index.hashed or (index.shard_positions is not None and max(index.shard_positions) < count)
         usable = placed and index.index.is_readable and not index.is_computed and not index.is_row_id
+        usable = usable and not index.token_classes
         if usable and set(index.columns[:count]) == wanted:
             return index
     return None

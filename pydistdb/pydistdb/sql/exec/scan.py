@@ -12,6 +12,7 @@ the entries are primary keys, whose rows are fetched in one request a chunk.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice, product
 from typing import Any
@@ -22,6 +23,7 @@ from pydistdb.kv.api import MustWait, Transaction
 from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.exec.codegen import Code, evaluator, tuple_source
 from pydistdb.sql.exec.fragment import Fragment
+from pydistdb.sql.exec.inverted_scan import InvertedBounds, candidates
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.shards import over_shards
@@ -109,6 +111,7 @@ class TableScanOperator(Operator):
         self.layout = TableLayout.of(node.table)
         self.bounds = Bounds(self.layout, node.access)
         self.is_secondary = self.bounds.index is not self.layout.primary and not node.index_only
+        self.inverted = InvertedBounds(self.layout, node.access) if node.access.probes else None
         self.places: dict[int, int] = {}
         """Where columns stand in an entry of a covering index, by number."""
         if node.index_only:
@@ -212,6 +215,8 @@ class TableScanOperator(Operator):
         decode = self.decode
         if self.node.current_of:
             chunks = self._current(state)
+        elif self.inverted is not None:
+            chunks = self._candidates(self.inverted, state)
         elif self.bounds.is_point:
             chunks = self._points(state)
         else:
@@ -235,6 +240,21 @@ class TableScanOperator(Operator):
             raise FeatureNotSupported("cursors need a session")
         key = session.cursors.current_key(self.node.current_of, self.node.table)
         yield present([key], await get_many(state.transaction, [key]))
+
+    async def _candidates(
+        self, bounds: InvertedBounds, state: State
+    ) -> AsyncIterator[tuple[Sequence[bytes], Sequence[bytes]]]:
+        """The rows that an inverted index finds; every row, where no token narrows the question."""
+        transaction = state.transaction
+        source = bounds.source(state)
+        if source is None:
+            primary = Access(self.node.table.indexes[0])
+            everything = TableScanOperator(replace(self.node, access=primary))
+            async for chunk in everything.chunks(state, everything.bounds.spans(state)):
+                yield chunk
+            return
+        async for primary_keys in candidates(source):
+            yield present(primary_keys, await get_many(transaction, primary_keys))
 
     async def _points(self, state: State) -> AsyncIterator[tuple[Sequence[bytes], Sequence[bytes]]]:
         wanted = self.bounds.points(state)

@@ -215,6 +215,9 @@ class TableWriter:
         return new_key
 
     async def _reindex(self, index: IndexLayout, old: Row, new: Row, key: bytes, new_key: bytes, state: State) -> None:
+        if index.token_classes:
+            self._reindex_tokens(index, old, new, key, new_key, state)
+            return
         before = self.layout.entry(index, old, key)
         after = self.layout.entry(index, new, new_key) if index.index.state != "d" else None
         if before is not None and (after is None or before.key != after.key):
@@ -225,6 +228,17 @@ class TableWriter:
             elif after.unique and index.index.state:
                 await self._claim(index, after.key, new, state, key)
             state.writes.pending[after.key] = after.value
+
+    def _reindex_tokens(self, index: IndexLayout, old: Row, new: Row, key: bytes, new_key: bytes, state: State) -> None:
+        """Change the entries of an inverted index; while it is built, those that stay may not be there yet."""
+        pending = state.writes.pending
+        before = {entry.key for entry in self.layout.entries_in(index, old, key)}
+        after = self.layout.entries_in(index, new, new_key) if index.index.state != "d" else []
+        for gone in before.difference(entry.key for entry in after):
+            pending[gone] = None
+        for entry in after:
+            if index.index.state or entry.key not in before:
+                pending[entry.key] = entry.value
 
     async def _claim(self, index: IndexLayout, key: bytes, row: Row, state: State, own: bytes = b"") -> None:
         """Make sure that nobody (but the row at ``own``) has a unique key that an update moves to."""
@@ -253,8 +267,7 @@ class TableWriter:
             self.bind(state)
         writes.pending[key] = None
         for index in layout.secondary:
-            entry = layout.entry(index, old, key)
-            if entry is not None:
+            for entry in layout.entries_in(index, old, key):
                 self._remove(index, entry, key, state)
         writes.touched.add(key)
         if self.table.referenced_by:

@@ -33,12 +33,12 @@ from pydistdb.sql.pg_catalog.objects import (
     table_indexes,
     vector,
 )
-from pydistdb.sql.pg_catalog.type_facts import TYPE_FACTS, operator_class, operator_class_named
+from pydistdb.sql.pg_catalog.type_facts import METHOD_OIDS, TYPE_FACTS, operator_class, operator_class_named
 from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.reg import C_COLLATION_OID, COLLATIONS
 from pydistdb.sql.types.user import UserType
 
-BTREE_OID, HEAP_OID = 403, 2
+HEAP_OID = 2
 BLOCK_BYTES = 8_192
 _SHARED_NAMES = """
 pg_authid pg_auth_members pg_database pg_db_role_setting pg_parameter_acl pg_replication_origin pg_shdepend
@@ -131,7 +131,7 @@ def _index_row(view: StateView, table: Table, index: Index) -> RowDict:
         "i",
         len(index.columns),
         relowner=table.owner,
-        relam=BTREE_OID,
+        relam=METHOD_OIDS[index.method],
         relfilenode=index.oid,
         relpersistence=table.persistence,
         reltuples=0.0 if statistics is None else single(statistics.rows),
@@ -406,7 +406,8 @@ def _index_facts(table: Table, index: Index) -> RowDict:
         "indcollation": vector([TYPE_FACTS[oid].collation if oid in TYPE_FACTS else 0 for oid in type_oids]),
         "indclass": vector(
             [
-                (operator_class_named(column.operator_class) if column.operator_class else 0) or operator_class(oid)
+                (operator_class_named(column.operator_class, index.method) if column.operator_class else 0)
+                or operator_class(oid, index.method)
                 for column, oid in zip(index.columns, type_oids, strict=True)
             ]
         ),

@@ -56,7 +56,7 @@ def index_definition(view: StateView, table: Table, index: Index, pretty: bool =
         text = index_column_text(view, table, index, position, pretty)
         if column.collation and column.collation not in ("default", "pg_catalog.default"):
             text += f" COLLATE {quote_identifier(column.collation.removeprefix('pg_catalog.'))}"
-        if column.operator_class and not is_default_class(column.operator_class):
+        if column.operator_class and not is_default_class(column.operator_class, index.method):
             text += f" {column.operator_class}"
         if column.descending:
             text += " DESC" if column.nulls_first else " DESC NULLS LAST"
@@ -65,7 +65,9 @@ def index_definition(view: StateView, table: Table, index: Index, pretty: bool =
         items.append(text)
     unique = "UNIQUE " if index.unique else ""
     name = visible_name(view, table.schema, table.name) if pretty else qualified_name(view, table)
-    definition = f"CREATE {unique}INDEX {quote_identifier(index.name)} ON {name} USING btree ({', '.join(items)})"
+    definition = (
+        f"CREATE {unique}INDEX {quote_identifier(index.name)} ON {name} USING {index.method} ({', '.join(items)})"
+    )
     if index.include:
         definition += f" INCLUDE {_list(column_names(table, index.include))}"
     if index.nulls_not_distinct:

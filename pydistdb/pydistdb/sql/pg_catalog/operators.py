@@ -15,11 +15,9 @@ from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog.define import RowDict, read_lines, rows_of, static_rows
 from pydistdb.sql.pg_catalog.objects import OWNER_OID
-from pydistdb.sql.pg_catalog.type_facts import OPERATOR_CLASSES
+from pydistdb.sql.pg_catalog.type_facts import METHOD_OIDS, OPERATOR_CLASSES
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.reg import COLLATIONS
-
-METHOD_OIDS = {"heap": 2, "btree": 403, "hash": 405}
 
 
 @rows_of("pg_operator")

@@ -67,32 +67,31 @@ OPERATOR_CLASSES: tuple[OperatorClass, ...] = tuple(
     OperatorClass(int(oid), method, name, int(family), int(input_type), default == "t", int(key_type))
     for oid, method, name, family, input_type, default, key_type in read_lines("operator_classes.txt")
 )
-_DEFAULT_CLASSES = {
-    entry.input_type: entry.oid for entry in OPERATOR_CLASSES if entry.method == "btree" and entry.default
-}
+METHOD_OIDS = {"heap": 2, "btree": 403, "hash": 405, "gin": 2742}
+_DEFAULT_CLASSES = {(entry.method, entry.input_type): entry.oid for entry in OPERATOR_CLASSES if entry.default}
 _VARCHAR_OID, _TEXT_OID, _ANYARRAY_OID = 1043, 25, 2277
 
 
-def operator_class(type_oid: int) -> int:
-    """The oid of a type's default B-tree operator class; 0 if it has none."""
+def operator_class(type_oid: int, method: str = "btree") -> int:
+    """The oid of a type's default operator class; 0 if it has none."""
     if type_oid == _VARCHAR_OID:
         type_oid = _TEXT_OID
     sql_type = TYPES_BY_OID.get(type_oid)
-    if sql_type is not None and sql_type.is_array and type_oid not in _DEFAULT_CLASSES:
+    if sql_type is not None and sql_type.is_array and (method, type_oid) not in _DEFAULT_CLASSES:
         type_oid = _ANYARRAY_OID
-    return _DEFAULT_CLASSES.get(type_oid, 0)
+    return _DEFAULT_CLASSES.get((method, type_oid), 0)
 
 
-def is_default_class(name: str) -> bool:
-    """Whether a B-tree operator class is its type's default."""
+def is_default_class(name: str, method: str = "btree") -> bool:
+    """Whether an operator class is its type's default."""
     name = name.removeprefix("pg_catalog.")
-    return any(entry.name == name and entry.method == "btree" and entry.default for entry in OPERATOR_CLASSES)
+    return any(entry.name == name and entry.method == method and entry.default for entry in OPERATOR_CLASSES)
 
 
-def operator_class_named(name: str) -> int:
-    """The oid of a B-tree operator class; 0 if there is none of that name."""
+def operator_class_named(name: str, method: str = "btree") -> int:
+    """The oid of an operator class; 0 if there is none of that name."""
     name = name.removeprefix("pg_catalog.")
-    return next((entry.oid for entry in OPERATOR_CLASSES if entry.name == name and entry.method == "btree"), 0)
+    return next((entry.oid for entry in OPERATOR_CLASSES if entry.name == name and entry.method == method), 0)
 
 
 class IoFunction(NamedTuple):

@@ -7,7 +7,8 @@ The path that costs least wins; where an order is asked for, a path that deliver
     t(a, b, c), index (a, b):   a = 1 AND b > $1 AND c = 2   ->   bounds a = 1, b > $1; condition c = 2
 
 A partial index is a way only where the condition implies its predicate (implication.py); terms that the predicate implies
-in turn need no check.  An index on an expression serves terms that speak of the same expression.
+in turn need no check.  An index on an expression serves terms that speak of the same expression.  Inverted indexes answer
+other questions (inverted.py).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from pydistdb.sql.plan.cost import (
 )
 from pydistdb.sql.plan.expressions import all_relations, columns_of, conjoin, has_subquery, is_volatile, substitute
 from pydistdb.sql.plan.implication import implied, same
+from pydistdb.sql.plan.inverted import inverted_access
 from pydistdb.sql.plan.physical import Access, TableScan, Term
 from pydistdb.sql.tree import AnyAll, Call, ColumnRef, Expr, InList, IsNull, Rel, Scan
 from pydistdb.sql.types import registry as types
@@ -185,12 +187,29 @@ def paths(scan: Scan, terms: Sequence[Expr], estimator: Estimator) -> list[Path]
         if predicate:
             if not implied(predicate, terms):
                 continue
-            enforced = tuple(term for term in terms if implied([term], predicate))
+            if not index.is_inverted:  # which may end in reading the whole table
+                enforced = tuple(term for term in terms if implied([term], predicate))
             rows = max(total * estimator.combined(predicate, total), 1.0)
-        path = _path(table, index, numbers, keys.ids, found, rows, estimator)
+        if index.is_inverted:
+            path = _inverted_path(index, numbers, keys, terms, rows, estimator)
+        else:
+            path = _path(table, index, numbers, keys.ids, found, rows, estimator)
         if path is not None:
             result.append(replace(path, access=replace(path.access, enforced=enforced)) if enforced else path)
     return result
+
+
+def _inverted_path(
+    index: Index, numbers: Sequence[int], keys: Keys, terms: Sequence[Expr], total: float, estimator: Estimator
+) -> Path | None:
+    def may_be_asked(value: Expr) -> bool:
+        return not (columns_of(value) & keys.numbers.keys() or _unusable(value))
+
+    access = inverted_access(index, numbers, keys.find, may_be_asked, terms)
+    if access is None:
+        return None
+    rows = max(total * estimator.combined(access.terms, total), 1.0)
+    return Path(access, rows, START_COST * len(access.probes) + rows * SECONDARY_ROW_COST, (), frozenset())
 
 
 def _path(
@@ -313,8 +332,7 @@ def choose(
     for path in paths(scan, terms, estimator):
         direction = satisfies(path.order, path.constant, order) if order else 0
         cost = path.cost
-        rest = path.access.left_over(terms)
-        rows = max(path.rows * estimator.combined(rest, path.rows), 1.0)
+        rows = max(path.rows * estimator.combined(path.access.others(terms), path.rows), 1.0)
         if order and direction == 0:
             cost += rows * math.log2(rows + 1) * SORT_ROW_COST
         elif order and most_rows is not None:
@@ -329,7 +347,7 @@ def choose(
 def build_scan(scan: Scan, path: Path, terms: Sequence[Expr], estimator: Estimator, reverse: bool = False) -> TableScan:
     """The scan along a path, with what is left of the terms as its condition."""
     rest = path.access.left_over(terms)
-    rows = max(path.rows * estimator.combined(rest, path.rows), 1.0)
+    rows = max(path.rows * estimator.combined(path.access.others(terms), path.rows), 1.0)
     access = replace(path.access, reverse=reverse) if reverse else path.access
     return TableScan(
         scan.columns,

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from pydistdb.sql.catalog.descriptors import Table, TableStatistics
 from pydistdb.sql.catalog.view import CatalogView
-from pydistdb.sql.plan.comparisons import operator_name
+from pydistdb.sql.plan.comparisons import operator_name, written_operator
 from pydistdb.sql.plan.physical import (
     Apply,
     HashJoin,
@@ -61,6 +61,8 @@ DEFAULT_ROWS = 1000.0
 RANGE_SELECTIVITY = 1 / 3
 TWO_SIDED_SELECTIVITY = 0.05
 OTHER_SELECTIVITY = 1 / 3
+CONTAINMENT_SELECTIVITY = 0.01
+_CONTAINMENT = frozenset({"@>", "<@", "&&", "?", "?|", "?&"})
 DEFAULT_DISTINCT = 200.0
 
 ROW_COST = 1.0
@@ -150,7 +152,9 @@ class Estimator:
             return 1 / max(self.distinct(argument, rows) for argument in call.arguments)
         if name == "<>":
             return 1 - 1 / max(self.distinct(argument, rows) for argument in call.arguments)
-        return RANGE_SELECTIVITY if name is not None else OTHER_SELECTIVITY
+        if name is not None:
+            return RANGE_SELECTIVITY
+        return CONTAINMENT_SELECTIVITY if written_operator(call.function) in _CONTAINMENT else OTHER_SELECTIVITY
 
     def combined(self, terms: Iterable[Expr], rows: float) -> float:
         share = 1.0

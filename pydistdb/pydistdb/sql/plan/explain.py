@@ -186,12 +186,23 @@ class Explainer(ExpressionText):
             if relation.step is not None:
                 parts.append(self._node(relation.step, "InitPlan", f"CTE {relation.cte_id}: recursive term"))
             return [*parts, self._node(relation.body)]
+        if isinstance(relation, TableScan) and relation.access.probes:
+            return [self._inverted_scan(relation)]
         if isinstance(relation, Apply):
             plans = [self._node(plan.query, "SubPlan", self._subplan_title(plan)) for plan in relation.subplans]
             return [self._node(relation.input), *plans]
         below = inputs(relation)
         words = ["Member"] * len(below) if isinstance(relation, SetOperation) else ["Outer", "Inner"]
         return [self._node(part, word) for part, word in zip(below, words, strict=False)]
+
+    def _inverted_scan(self, scan: TableScan) -> PlanNode:
+        """What an inverted index finds for a scan, in the words that Postgres has for it."""
+        name = scan.access.index.name
+        head: list[tuple[str, Any]] = [("Node Type", "Bitmap Index Scan"), ("Index Name", name)]
+        node = PlanNode(f"Bitmap Index Scan on {name}", head, [("Index Cond", self.condition(scan.access.terms))])
+        node.rows = max(1, round(scan.rows))
+        node.total_cost = START_COST + node.rows * ROW_COST
+        return node
 
     def _output(self, relation: Rel) -> list[str]:
         if isinstance(relation, Project):
@@ -210,7 +221,7 @@ class Explainer(ExpressionText):
             case TableScan():
                 kind = title.partition(" using ")[0].partition(" on ")[0].replace(" Backward", "")
                 head: list[tuple[str, Any]] = [("Node Type", kind)]
-                if kind != "Seq Scan":
+                if kind not in ("Seq Scan", "Bitmap Heap Scan"):
                     direction = "Backward" if relation.access.reverse else "Forward"
                     head += [("Scan Direction", direction), ("Index Name", relation.access.index.name)]
                 return [
@@ -316,10 +327,15 @@ class Explainer(ExpressionText):
             only = " Only" if scan.index_only else ""
             title = f"Index{only} Scan{backward} using {access.index.name or 'row id'} on {name}"
         properties: Properties = []
-        if bounded:
+        filters = [] if scan.condition is None else conjuncts(scan.condition)
+        if access.probes:
+            title = f"Bitmap Heap Scan on {name}"
+            properties.append(("Recheck Cond", self.condition(access.terms)))
+            filters = access.others(filters)
+        elif bounded:
             properties.append(("Index Cond", self.condition(access.terms)))
-        if scan.condition is not None:
-            properties.append(("Filter", self.text(scan.condition)))
+        if filters:
+            properties.append(("Filter", self.condition(filters)))
         if table.sharding is not None:
             properties.append(("Shards", self._shards(scan, table)))
         return title, properties

@@ -45,6 +45,7 @@ _PARTS = (
     "SubPlan",
     "Access",
     "Term",
+    "Probe",
 )
 _LEAVES = (ColumnRef, Const, Param)
 

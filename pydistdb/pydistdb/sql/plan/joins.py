@@ -158,13 +158,12 @@ def _inner_scan(
     best: access.Path | None = None
     for path in access.paths(right.scan, own, estimator):
         uses_left = any(columns_of(term) & left_ids for term in path.access.terms)
-        if path.access.equal and uses_left and (best is None or path.cost < best.cost):
+        if (path.access.equal or path.access.probes) and uses_left and (best is None or path.cost < best.cost):
             best = path
     if best is None:
         return None
-    used = best.access.terms
     scan = access.build_scan(right.scan, best, right.terms, estimator)
-    return scan, [term for term in terms if term not in used]
+    return scan, [term for term in terms if best.access.probes or term not in best.access.terms]
 
 
 def _lookup(

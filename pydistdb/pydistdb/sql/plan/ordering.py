@@ -63,6 +63,8 @@ def ordering(relation: Rel) -> tuple[tuple[OrderKey, ...], frozenset[int]]:
 
 def _scan_ordering(scan: TableScan) -> tuple[tuple[OrderKey, ...], frozenset[int]]:
     index = scan.access.index
+    if index.is_inverted:
+        return (), frozenset()
     ids = {number: column.id for column, number in zip(scan.columns, scan.numbers, strict=True)}
     single = [
         column.column

@@ -26,6 +26,15 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """What an inverted index is asked: its key number ``column``, ``operator``, ``value``."""
+
+    column: int
+    operator: str
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Access:
     """Which entries of an index to read: those whose leading columns meet ``equal`` and whose next lies in the bounds.
 
@@ -39,9 +48,15 @@ class Access:
     terms: tuple[Expr, ...] = ()
     enforced: tuple[Expr, ...] = ()
     """More of the condition's terms that hold for every entry, since a partial index's predicate implies them."""
+    probes: tuple[Probe, ...] = ()
+    """Of an inverted index: what is found are candidates, of which ``terms`` are checked."""
 
     def left_over(self, terms: Sequence[Expr]) -> list[Expr]:
         """The terms that are still to be checked on every row."""
+        return list(terms) if self.probes else self.others(terms)
+
+    def others(self, terms: Sequence[Expr]) -> list[Expr]:
+        """The terms that the index has no part in."""
         return [term for term in terms if term not in self.terms and term not in self.enforced]
 
     @property
