@@ -201,7 +201,7 @@ class Explainer(ExpressionText):
         head: list[tuple[str, Any]] = [("Node Type", "Bitmap Index Scan"), ("Index Name", name)]
         node = PlanNode(f"Bitmap Index Scan on {name}", head, [("Index Cond", self.condition(scan.access.terms))])
         node.rows = max(1, round(scan.rows))
-        node.total_cost = START_COST + node.rows * ROW_COST
+        node.total_cost = total_cost(scan, self.estimator).total / 2
         return node
 
     def _output(self, relation: Rel) -> list[str]:
