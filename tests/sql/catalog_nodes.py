@@ -7,21 +7,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-from pydistdb.kv.api import BroadcastHandler, Isolation
-from pydistdb.sql.bind import parse
-from pydistdb.sql.bind.utility import to_utility
+from pydistdb.kv.api import BroadcastHandler, Isolation, LockNotAvailable, Transaction
+from pydistdb.sql.bind import analyze, parse
 from pydistdb.sql.catalog.ddl import DdlContext, execute
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.catalog.transaction import DdlTransaction
+from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.statements import Utility
 from pydistdb.sql.types.base import EvalContext
-from pydistdb.tasks import SimulatedScheduler, gather, sleep
+from pydistdb.tasks import Completion, SimulatedScheduler, gather, sleep, with_deadline
 
 from tests.support.memory_database import MemoryDatabase
 
 T = TypeVar("T")
+LOCK_TIMEOUT = "canceling statement due to lock timeout"
 
 
 class NodeDatabase(MemoryDatabase):
@@ -45,6 +47,20 @@ class NodeDatabase(MemoryDatabase):
         self.clock = self.shared.clock
         return super().try_get(key)
 
+    async def wait_for(
+        self,
+        completion: Completion[None],
+        transaction: Transaction,
+        holders: Callable[[], Iterable[bytes]],
+        *,
+        since_ns: int = 0,
+        deadline_ns: int = 0,
+    ) -> None:
+        scheduler = self.nodes.scheduler
+        if deadline_ns:
+            completion = with_deadline(scheduler, completion, deadline_ns, LockNotAvailable(LOCK_TIMEOUT))
+        await completion
+
     async def broadcast(self, topic: str, payload: bytes, timeout_ns: int) -> dict[int, bytes | None]:
         async def ask(node: NodeDatabase) -> bytes | None:
             if node.silent:
@@ -56,6 +72,48 @@ class NodeDatabase(MemoryDatabase):
         alive = [node for node in self.nodes.databases if node.up]
         answers = await gather(self.nodes.scheduler, [ask(node) for node in alive])
         return {node.node_id: answer for node, answer in zip(alive, answers, strict=True)}
+
+
+class OpenTransaction:
+    """A transaction of one node; an error ends it."""
+
+    def __init__(self, store: CatalogStore) -> None:
+        self.transaction = store.database.begin(Isolation.READ_COMMITTED)
+        self.ddl = DdlTransaction(store, self.transaction)
+        self.lines: list[str] = []
+        self.over = False
+
+    async def execute(self, text: str) -> None:
+        def tell(notice: DatabaseError, severity: str = "NOTICE") -> None:
+            self.lines.append(f"{severity}: {notice.message}")
+
+        async def execute_here() -> None:
+            self.transaction.begin_statement()
+            context = DdlContext(self.ddl, "postgres", ("public",), EvalContext(), tell)
+            statement = analyze(parse(text)[0], context.view, context.context)
+            assert isinstance(statement, Utility)
+            self.lines.append(await execute(statement, context))
+
+        await self._or_roll_back(execute_here())
+
+    async def commit(self) -> None:
+        self.over = True
+
+        async def commit_here() -> None:
+            await self.ddl.prepare_commit()
+            await self.transaction.commit()
+
+        await self._or_roll_back(commit_here())
+        await self.ddl.committed()
+
+    async def _or_roll_back(self, work: Coroutine[Any, None, None]) -> None:
+        try:
+            await work
+        except BaseException:
+            self.over = True
+            self.transaction.rollback()
+            await self.ddl.rolled_back()
+            raise
 
 
 class Nodes:
@@ -72,31 +130,16 @@ class Nodes:
     def run(self, coroutine: Coroutine[Any, None, T]) -> T:
         return self.scheduler.run(coroutine)
 
+    def begin(self, node: int) -> OpenTransaction:
+        return OpenTransaction(self.stores[node])
+
     async def execute(self, node: int, *texts: str) -> list[str]:
         """Run statements in one transaction on a node; returns the tags and notices."""
-        store = self.stores[node]
-        transaction = store.database.begin(Isolation.READ_COMMITTED)
-        ddl = DdlTransaction(store, transaction)
-        lines: list[str] = []
-        try:
-            for text in texts:
-                transaction.begin_statement()
-                context = DdlContext(
-                    ddl,
-                    "postgres",
-                    ("public",),
-                    EvalContext(),
-                    lambda notice, severity="NOTICE": lines.append(f"{severity}: {notice.message}"),
-                )
-                lines.append(await execute(to_utility(parse(text)[0]), context))
-            await ddl.prepare_commit()
-            await transaction.commit()
-        except BaseException:
-            transaction.rollback()
-            await ddl.rolled_back()
-            raise
-        await ddl.committed()
-        return lines
+        transaction = self.begin(node)
+        for text in texts:
+            await transaction.execute(text)
+        await transaction.commit()
+        return transaction.lines
 
     def ddl(self, node: int, *texts: str) -> list[str]:
         return self.run(self.execute(node, *texts))

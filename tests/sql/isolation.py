@@ -31,12 +31,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psycopg
+from pydistdb.kv.gateway import Gateway
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.session.environment import Environment
 from pydistdb.tasks import Task
 
 from tests.support import golden
+from tests.support.cluster import Cluster
 from tests.support.golden import Command
 from tests.support.one_node import OneNode
 from tests.support.sql_client import SqlClient, error_text
@@ -96,7 +98,7 @@ class Script:
 class _Server:
     """What SqlClient wants of a SqlServer."""
 
-    def __init__(self, node: OneNode, environment: Environment) -> None:
+    def __init__(self, node: Any, environment: Environment) -> None:
         self.scheduler = node.scheduler
         self.environment = environment
 
@@ -105,10 +107,10 @@ class OwnBackend:
     """Sessions over one node's real kv, under a virtual clock."""
 
     def __init__(self) -> None:
-        self.node = OneNode()
+        self.node: Any = OneNode()
         catalog = CatalogStore(self.node.gateway, self.node.scheduler)
         self.node.run(catalog.start(renew=False))
-        self._server: Any = _Server(self.node, Environment(self.node.gateway, self.node.scheduler, catalog))
+        self._servers: list[Any] = [_Server(self.node, Environment(self.node.gateway, self.node.scheduler, catalog))]
         self._clients: dict[str, SqlClient] = {}
         self._tasks: dict[str, Task[None]] = {}
 
@@ -117,7 +119,8 @@ class OwnBackend:
             client = self._clients.get(session)
             if client is None:
                 process_id = 1 + len(self._clients)
-                client = self._clients[session] = SqlClient(self._server, "postgres", "postgres", {}, process_id)
+                server = self._servers[len(self._clients) % len(self._servers)]
+                client = self._clients[session] = SqlClient(server, "postgres", "postgres", {}, process_id)
             client.sink.lines = []
             self._tasks[session] = self.node.scheduler.spawn(self._run(client, text))
         self.node.advance(0.1 if session else SETTLE_SECONDS)
@@ -146,6 +149,25 @@ class OwnBackend:
         transaction = self.node.gateway.begin(1)  # type: ignore[arg-type]
         transaction.begin_statement()
         return self.node.run(transaction.scan(b"\x04", b"\xff", limit=1_000)).keys
+
+
+class ClusterBackend(OwnBackend):
+    """Sessions of three nodes, the first on the first node and so on."""
+
+    def __init__(self) -> None:
+        self.node = Cluster(seed=1)
+        gateways: list[Gateway] = []
+        self.node.on_open.append(lambda store: gateways.append(Gateway(store)))
+        self.node.start(3)
+        self.node.wait_until(lambda: self.node.replicated(3))
+        self._servers = []
+        for gateway in gateways:
+            gateway.start()
+            catalog = CatalogStore(gateway, self.node.scheduler)
+            self.node.run(catalog.start())
+            self._servers.append(_Server(self.node, Environment(gateway, self.node.scheduler, catalog)))
+        self._clients = {}
+        self._tasks = {}
 
 
 class PostgresBackend:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydistdb.kv.api import Isolation
 from pydistdb.sql.catalog.gate import BLOCK_LEASE_NS, TableGate
-from pydistdb.sql.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
+from pydistdb.sql.errors import LockNotAvailable, SerializationFailure
 from pydistdb.tasks import Task
 
 from tests.sql.catalog_nodes import Nodes
@@ -22,6 +22,7 @@ class Owner:
 
     def __init__(self, isolation: Isolation = Isolation.READ_COMMITTED) -> None:
         self.isolation = isolation
+        self.transaction_id = id(self).to_bytes(16, "big")
 
 
 def gates(count: int) -> tuple[Nodes, list[TableGate]]:
@@ -123,27 +124,36 @@ def test_a_commit_is_refused_if_a_block_may_have_lapsed() -> None:
         nodes.run(first.confirm(ddl))
 
 
-def test_waiting_for_somebody_who_waits_for_the_catalog_lock_is_a_deadlock() -> None:
+def test_who_has_a_table_pinned_comes_to_it_again_while_somebody_waits_for_that() -> None:
     nodes, (first, second) = gates(2)
-    other, ddl = Owner(), Owner()
-    assert second.try_enter(other, T, writes=True)
+    reader, writer, ddl = Owner(), Owner(), Owner()
+    assert second.try_enter(reader, T, writes=False)
+    assert second.try_enter(writer, T, writes=True)
     blocking = start(nodes, first.block(ddl, T))
     nodes.scheduler.advance(SECOND // 10)
-    second.waiting_for_catalog(other, True)
+    assert second.try_enter(reader, T, writes=False)
+    assert second.try_enter(writer, T, writes=False)
+    assert not second.try_enter(reader, T, writes=True), "a pin for reading is none for writing"
+    assert not second.try_enter(Owner(), T, writes=False)
+    second.leave(reader)
+    second.leave(writer)
     nodes.scheduler.advance(SECOND)
-    with pytest.raises(DeadlockDetected):
-        blocking.completion.result()
+    assert blocking.completion.done
 
 
-def test_waiting_for_somebody_who_waits_at_the_gate_is_a_deadlock() -> None:
+def test_shared_blocks_go_together() -> None:
     nodes, (first, second) = gates(2)
-    other, ddl = Owner(), Owner()
-    another_table = frozenset({20001})
-    nodes.run(first.block(ddl, another_table))
-    assert second.try_enter(other, T, writes=False)
-    start(nodes, second.enter(other, another_table, False))
-    with pytest.raises(DeadlockDetected):
-        nodes.run(first.block(ddl, T))
+    one, other, exclusive = Owner(), Owner(), Owner()
+    nodes.run(first.block(one, T, exclusive=False))
+    nodes.run(second.block(other, T, exclusive=False))
+    blocking = start(nodes, first.block(exclusive, T))
+    nodes.run(first.release(one))
+    nodes.scheduler.advance(SECOND)
+    assert not second.try_enter(Owner(), T, writes=True)
+    assert not blocking.completion.done
+    nodes.run(second.release(other))
+    nodes.scheduler.advance(SECOND)
+    assert blocking.completion.done
 
 
 def test_ddl_waits_for_a_transaction_that_uses_the_table() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from pydistdb.kv.api import Isolation, SerializationConflict
+from pydistdb.kv.api import Isolation, KeyExists
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.descriptors import Column, Table
+from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.overlay import Overlay
 from pydistdb.sql.catalog.state import FIRST_USER_OID, CatalogState
 from pydistdb.sql.catalog.store import (
@@ -16,7 +19,7 @@ from pydistdb.sql.catalog.store import (
     CatalogStore,
 )
 from pydistdb.sql.catalog.transaction import DdlTransaction
-from pydistdb.sql.errors import InvalidCatalogName, SerializationFailure
+from pydistdb.sql.errors import DependentObjectsStillExist, InvalidCatalogName, SerializationFailure
 
 from tests.sql.catalog_nodes import Nodes
 
@@ -177,27 +180,140 @@ def test_overlay_savepoints() -> None:
     assert overlay.state is base and not overlay.has_changes
 
 
-def test_two_transactions_cannot_both_change_the_catalog() -> None:
-    """The in-memory database's locks do not wait, so the second finds out at its commit."""
+SETUP = (
+    "create schema s",
+    "create type mood as enum ('sad')",
+    "create table t (a int primary key, b int)",
+    "create table u (a int primary key)",
+    "create role r",
+)
+COLLISIONS = [
+    ("create table x (a int)", "create table x (b int)"),
+    ("create table x (a int)", "create index x on t (b)"),
+    ("create table x (a int)", "create type x as enum ()"),
+    ("create function f(int) returns int language sql as 'select 1'",) * 2,
+    ("create role q", "create role q"),
+    ("create database d", "create database d"),
+    ("create schema q", "create schema q"),
+    ("drop schema s", "create table s.x (a int)"),
+    ("create table s.x (a int)", "drop schema s"),
+    ("drop type mood", "create table x (a mood[])"),
+    ("create table x (a mood)", "drop type mood"),
+    ("drop table t", "create view v as select * from t"),
+    ("create view v as select * from t", "drop table t"),
+    ("drop table t", "create table x (a t)"),
+    ("drop table t", "comment on table t is 'gone'"),
+    ("drop table t", "analyze t"),
+    ("drop role r", "grant select on t to r"),
+    ("grant select on t to r", "grant insert on t to r"),
+    ("create table x (a int) shard by hash (a)", "create table y (a int) shard by hash (a)"),
+]
+SIDE_BY_SIDE = [
+    ("create table x (a int)", "create table y (a int)"),
+    ("alter table t add column c int", "alter table u add column c int"),
+    ("drop table t", "create table x (a int)"),
+    ("create table s.x (a int)", "create table x (a mood)"),
+    ("create index on t (b)", "create view v as select * from u"),
+    ("create view v as select * from t", "create view w as select * from t"),
+    (
+        "create function f(int) returns int language sql as 'select 1'",
+        "create function f(text) returns int language sql as 'select 1'",
+    ),
+    ("grant select on t to r", "grant select on u to r"),
+    ("alter type mood add value 'glad'", "create table x (a int)"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), COLLISIONS)
+def test_what_collides_is_found_at_the_commit_even_if_no_lock_did_its_work(first: str, second: str) -> None:
+    """The in-memory database's locks keep nobody waiting."""
+    nodes = Nodes(2)
+    nodes.ddl(0, *SETUP)
+    one, other = nodes.begin(0), nodes.begin(1)
+    nodes.run(one.execute(first))
+    nodes.run(other.execute(second))
+    nodes.run(one.commit())
+    known = nodes.stores[0].state
+    with pytest.raises(SerializationFailure):
+        nodes.run(other.commit())
+    for store in nodes.stores:
+        nodes.run(store.refresh())
+        assert store.state.version == known.version and not store.state.difference(known)
+
+
+@pytest.mark.parametrize(("first", "second"), SIDE_BY_SIDE)
+def test_what_does_not_collide_is_united(first: str, second: str) -> None:
+    nodes, alone = Nodes(2), Nodes(1)
+    nodes.ddl(0, *SETUP)
+    alone.ddl(0, *SETUP)
+    one, other = nodes.begin(0), nodes.begin(1)
+    nodes.run(one.execute(first))
+    nodes.run(other.execute(second))
+    nodes.run(one.commit())
+    nodes.run(other.commit())
+    alone.ddl(0, first)
+    alone.ddl(0, second)
+    expected = alone.stores[0].state.databases[5]
+    for store in nodes.stores:
+        found = store.state.databases[5]
+        assert store.state.version == 4
+        assert found.relations.keys() == expected.relations.keys()
+        assert [len(table.columns) for table in found.tables.values()] == [
+            len(found.relations[table.schema, table.name].columns) for table in found.tables.values()
+        ]
+        assert {f.name for f in found.routines.values()} == {f.name for f in expected.routines.values()}
+        assert len(found.acls) == len(expected.acls)
+    reloaded = CatalogStore(nodes.databases[0], nodes.scheduler)
+    nodes.run(reloaded.refresh())
+    assert not reloaded.state.difference(nodes.stores[0].state)
+
+
+def test_a_statement_that_was_overtaken_is_carried_out_against_what_is_there_now() -> None:
+    nodes = Nodes(2)
+    nodes.ddl(0, *SETUP)
+    one, other = nodes.begin(0), nodes.begin(1)
+    nodes.run(one.execute("create view v as select * from t"))
+    taking_locks = other.transaction.lock
+
+    async def lock(*arguments: Any) -> Any:
+        if not one.over:
+            await one.commit()
+        return await taking_locks(*arguments)
+
+    other.transaction.lock = lock  # type: ignore[method-assign]
+    with pytest.raises(DependentObjectsStillExist):
+        nodes.run(other.execute("drop table t"))
+
+
+def test_a_transaction_sees_what_others_commit_beside_its_own_changes() -> None:
+    nodes = Nodes(2)
+    nodes.ddl(0, *SETUP)
+    one = nodes.begin(0)
+    nodes.run(one.execute("create table x (a int)"))
+    mark = one.ddl.savepoint()
+    nodes.run(one.execute("create table y (a int)"))
+    nodes.ddl(1, "create table z (a int)")
+    names = {name for _, name in one.ddl.state.databases[5].relations}
+    assert {"x", "y", "z"} <= names
+    one.ddl.rollback_to(mark)
+    assert {name for _, name in one.ddl.state.databases[5].relations} == names - {"y"}
+    nodes.run(one.commit())
+    assert nodes.table_names(1) == ["t", "u", "x", "z"]
+
+
+def test_two_that_make_the_same_version_do_not_both_commit() -> None:
+    """The lock that orders commits does nothing here either."""
     nodes = Nodes(1)
-    store = nodes.stores[0]
-
-    async def scenario() -> None:
-        transactions = [store.database.begin(Isolation.READ_COMMITTED) for _ in range(2)]
-        ddls = [DdlTransaction(store, transaction) for transaction in transactions]
-        for number, ddl in enumerate(ddls):
-            ddl.transaction.begin_statement()
-            await ddl.open()
-            ddl.apply([(keys.table_key(5, 20000 + number), table(20000 + number, f"t{number}"))])
-            await ddl.prepare_commit()
-        await transactions[0].commit()
-        await ddls[0].committed()
-        with pytest.raises(SerializationConflict):
-            await transactions[1].commit()
-        await ddls[1].rolled_back()
-
-    nodes.run(scenario())
-    assert nodes.table_names(0) == ["t0"]
+    one, other = nodes.begin(0), nodes.begin(0)
+    nodes.run(one.execute("create table x (a int)"))
+    nodes.run(other.execute("create table y (a int)"))
+    nodes.run(one.ddl.prepare_commit())
+    nodes.run(other.ddl.prepare_commit())
+    nodes.run(one.transaction.commit())
+    nodes.run(one.ddl.committed())
+    with pytest.raises(KeyExists):
+        nodes.run(other.transaction.commit())
+    assert nodes.table_names(0) == ["x"]
 
 
 def test_changed_since() -> None:
@@ -225,12 +341,13 @@ def test_storage_that_an_earlier_process_left_is_cleared() -> None:
         transaction = database.begin(Isolation.READ_COMMITTED)
         transaction.begin_statement()
         ddl = DdlTransaction(nodes.stores[0], transaction)
-        await ddl.open()
-        from pydistdb.sql.catalog.garbage import table_garbage
 
-        for garbage in table_garbage(ddl.overlay.state.databases[5].tables[storage_id]):
-            ddl.dropped_storage(garbage)
-        ddl.apply([(keys.table_key(5, storage_id), None)])
+        async def drop() -> None:
+            for garbage in table_garbage(ddl.overlay.state.databases[5].tables[storage_id]):
+                ddl.dropped_storage(garbage)
+            ddl.apply([(keys.table_key(5, storage_id), None)])
+
+        await ddl.statement(drop)
         await ddl.prepare_commit()
         await transaction.commit()
 

@@ -17,9 +17,9 @@ def test_a_sweep_drops_what_no_session_uses() -> None:
     assert lost.execute("create temp table t as select 1 as a") == ["SELECT 1"]
     assert alive.execute("create temp table t as select 2 as a") == ["SELECT 1"]
     del server.environment.sessions[lost.session.process_id]  # it died before it could drop anything
-    assert _names(server) == ["pg_temp_1", "pg_temp_2"]
+    assert _names(server) == [f"pg_temp_{client.session.process_id}" for client in (lost, alive)]
     server.scheduler.run(server.environment.sweeper.sweep())
-    assert _names(server) == ["pg_temp_2"]
+    assert _names(server) == [f"pg_temp_{alive.session.process_id}"]
     assert alive.rows("select * from t") == ["2"]
 
 

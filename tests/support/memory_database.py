@@ -32,11 +32,13 @@ from pydistdb.kv.api import (
     SerializationConflict,
     SpanPart,
     Timestamp,
+    Transaction,
     TransactionAborted,
     WaitPolicy,
 )
 from pydistdb.kv.locks import LockTable
 from pydistdb.sql.exec.fragment_run import run_fragment
+from pydistdb.tasks import Completion
 from pydistdb_storage.keys import prefix_end
 from sortedcontainers import SortedDict
 
@@ -90,6 +92,17 @@ class MemoryDatabase:
         if self.must_wait:
             raise MustWait
         return self.read(key, self.clock)[0]
+
+    async def wait_for(
+        self,
+        completion: Completion[None],
+        transaction: Transaction,
+        holders: Callable[[], Iterable[bytes]],
+        *,
+        since_ns: int = 0,
+        deadline_ns: int = 0,
+    ) -> None:
+        await completion
 
     async def ingest(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
         timestamp = self.now()
@@ -158,6 +171,8 @@ class MemoryTransaction:
         self.isolation = isolation
         self.lock_timeout_ns = 0
         self.process_id = 0
+        database.lock_owners += 1
+        self.transaction_id = database.lock_owners.to_bytes(16, "big")
         self.read_timestamp: Timestamp = database.now()
         self.buffer: SortedDict[bytes, bytes | None] = SortedDict()
         self.expected: dict[bytes, Timestamp] = {}

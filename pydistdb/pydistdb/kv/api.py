@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
+from pydistdb.tasks import Completion
+
 Timestamp = int
 """Hybrid logical clock reading: physical microseconds since 1970 « 12 | counter."""
 
@@ -164,6 +166,10 @@ class ReadRestart(KVError):
 class Transaction(Protocol):
     """One client transaction.  Used by one task at a time."""
 
+    @property
+    def transaction_id(self) -> bytes:
+        """Tell what other nodes know the transaction by."""
+
     isolation: Isolation
     read_timestamp: Timestamp
     lock_timeout_ns: int
@@ -284,6 +290,20 @@ class Database(Protocol):
 
     def try_get(self, key: bytes) -> bytes | None:
         """Autocommit read of the newest value when the range is at hand; raises MustWait otherwise."""
+
+    async def wait_for(
+        self,
+        completion: Completion[None],
+        transaction: Transaction,
+        holders: Callable[[], Iterable[bytes]],
+        *,
+        since_ns: int = 0,
+        deadline_ns: int = 0,
+    ) -> None:
+        """Wait for what other transactions keep from this one; ``holders`` gives the ids of those.
+
+        It counts for deadlocks as a wait for a row lock does.  ``since_ns``: when it began, if this is not the first call.
+        Raises DeadlockDetected, LockNotAvailable past ``deadline_ns`` (0: none)."""
 
     async def ingest(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
         """Write durably, outside any transaction, to keys that no transaction can know yet (backfills, new tables).

@@ -24,6 +24,7 @@ from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Engine
 from pydistdb_storage.mvcc import MAX_TIMESTAMP
 
+from pydistdb.kv import api as kv
 from pydistdb.kv.advisory import HeldAdvisory
 from pydistdb.kv.api import BroadcastHandler, Isolation, KVError, MustWait, RangeInfo, Timestamp, TransactionTooLarge
 from pydistdb.kv.descriptor import COUNTER_PREFIX, KEY_MAX, NodeId
@@ -134,6 +135,19 @@ class Gateway:
 
     def session_locks(self, current: Callable[[], object], on_lost: Callable[[], None]) -> SessionLocks:
         return SessionLocks(self.lock_keeper, current, on_lost)
+
+    async def wait_for(
+        self,
+        completion: Completion[None],
+        transaction: kv.Transaction,
+        holders: Callable[[], Iterable[TransactionId]],
+        *,
+        since_ns: int = 0,
+        deadline_ns: int = 0,
+    ) -> None:
+        await self.server.graph.wait(
+            completion, transaction.transaction_id, holders, since_ns=since_ns, lock_deadline_ns=deadline_ns
+        )
 
     def try_get(self, key: bytes) -> bytes | None:
         leases = self.leases

@@ -20,7 +20,6 @@ _FLAGS = {"allow_connections": "allows_connections", "is_template": "is_template
 
 
 async def alter_database(ddl: DdlContext, statement: AlterDatabase) -> str:
-    await ddl.ddl.open()
     found = ddl.view.catalog_state.databases_by_name.get(statement.name)
     changes: dict[str, Any] = {}
     for option, value in statement.options:

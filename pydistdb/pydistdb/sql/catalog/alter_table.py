@@ -29,7 +29,6 @@ _LETTERS = {"table": "rvSm", "view": "v", "materialized view": "m", "sequence": 
 
 async def alter_table(ddl: DdlContext, statement: AlterTable) -> str:
     tag = f"ALTER {statement.kind.upper()}"
-    await ddl.ddl.open()
     if statement.kind == "index":
         await _alter_index(ddl, statement)
         return tag

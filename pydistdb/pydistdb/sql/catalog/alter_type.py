@@ -25,7 +25,6 @@ from pydistdb.sql.types.user import TypeEntry
 
 
 async def alter_type(ddl: DdlContext, statement: AlterType) -> str:
-    await ddl.ddl.open()
     entry = alterable(ddl, statement.name, statement.kind, statement.actions[0].kind in ("add_value", "rename_value"))
     ddl.require_owner(PG_TYPE, entry.definition.oid, "type", shown(ddl, entry.definition.oid))
     for action in statement.actions:

@@ -22,7 +22,7 @@ from pydistdb.sql.catalog.backfill import CHUNK_ROWS
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, ColumnStatistics, Table, TableStatistics
 from pydistdb.sql.catalog.queries import live_columns
-from pydistdb.sql.catalog.state import Change
+from pydistdb.sql.catalog.state import CatalogState, Change
 from pydistdb.sql.errors import ActiveTransaction
 from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, TableLayout
 from pydistdb.sql.statements import Vacuum
@@ -51,11 +51,18 @@ async def vacuum(ddl: DdlContext, statement: Vacuum) -> str:
     for table in tables:
         statistics = await gather_statistics(ddl, table)
         changes.append((keys.statistics_key(table.database, table.oid), statistics))
-    # Reading takes long and locks nothing; only writing it down is DDL.
-    await ddl.ddl.open()
-    alive = ddl.view.state.tables
-    ddl.apply([change for change in changes if keys.unpack_key(change[0])[1][1] in alive])
+    # Reading takes long and locks nothing: some of the tables may be gone.
+    await ddl.store.refresh()
+    newest = ddl.store.state
+    base = ddl.ddl.overlay.base
+    ddl.apply([change for change in changes if _is_alive(change[0], base, newest)])
     return tag
+
+
+def _is_alive(key: bytes, base: CatalogState, newest: CatalogState) -> bool:
+    """Whether the table of these statistics has not been dropped by others since the statement began."""
+    table = keys.table_key(*keys.unpack_key(key)[1])
+    return base.object_at(table) is None or newest.object_at(table) is not None
 
 
 def _may_process(ddl: DdlContext, statement: Vacuum, table: Table) -> bool:

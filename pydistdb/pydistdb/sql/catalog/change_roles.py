@@ -56,7 +56,6 @@ def put_role(ddl: DdlContext, role: Role) -> None:
 
 
 async def create_role(ddl: DdlContext, statement: CreateRole) -> str:
-    await ddl.ddl.open()
     options = dict(statement.options)
     role = Role(0, clip(statement.name), can_login=statement.kind == "user")
     _check_creation(ddl, options)
@@ -138,7 +137,6 @@ def _password(ddl: DdlContext, given: Any) -> str | None:
 
 
 async def alter_role(ddl: DdlContext, statement: AlterRole) -> str:
-    await ddl.ddl.open()
     role = named_role(ddl, statement.role)
     options = dict(statement.options)
     _check_alteration(ddl, role, options)
@@ -171,7 +169,6 @@ def _check_alteration(ddl: DdlContext, role: Role, options: dict[str, Any]) -> N
 
 
 async def rename_role(ddl: DdlContext, statement: RenameRole) -> str:
-    await ddl.ddl.open()
     role = find_role(ddl.roles, statement.name)
     name = clip(statement.new_name)
     if role.oid == ddl.session_role:
@@ -200,7 +197,6 @@ async def rename_role(ddl: DdlContext, statement: RenameRole) -> str:
 async def drop_role(ddl: DdlContext, statement: DropRole) -> str:
     if not ddl.may_create_roles:
         raise InsufficientPrivilege("permission denied to drop role")
-    await ddl.ddl.open()
     for spec in statement.roles:
         if spec.kind != "name":
             raise InvalidParameterValue("cannot use special role specifier in DROP ROLE")

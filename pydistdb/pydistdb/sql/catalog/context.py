@@ -76,7 +76,7 @@ class DdlContext:
     @property
     def view(self) -> StateView:
         """The catalog with this transaction's changes so far."""
-        state = self.ddl.overlay.state if self.ddl.overlay.is_open else self.store.state
+        state = self.ddl.state
         if self._view is None or self._view.catalog_state is not state:
             self._view = StateView(
                 state,
@@ -231,7 +231,6 @@ class DdlContext:
 
     async def locked_table(self, name: Name, kinds: str = "r", *, exclusive: bool = True) -> Table:
         """The table, locked against everybody else until the transaction ends."""
-        await self.ddl.open()
         table = self.table(name, kinds)
         await self.ddl.lock_tables([table.oid], exclusive=exclusive)
         return table

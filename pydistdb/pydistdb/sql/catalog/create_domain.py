@@ -23,7 +23,6 @@ from pydistdb.sql.types.user import DomainCheck, UserType
 
 
 async def create_domain(ddl: DdlContext, statement: CreateDomain) -> str:
-    await ddl.ddl.open()
     schema = ddl.target_schema(statement.name)
     name = clip(statement.name.name)
     base = statement.type

@@ -18,7 +18,6 @@ from pydistdb.sql.schema_statements import AlterSequence, CreateSequence
 
 
 async def create_sequence(ddl: DdlContext, statement: CreateSequence) -> str:
-    await ddl.ddl.open()
     schema = await place(ddl, statement.name, statement.temporary)
     if already_exists(ddl, schema, statement.name, statement.if_not_exists):
         return "CREATE SEQUENCE"
@@ -35,7 +34,6 @@ async def create_sequence(ddl: DdlContext, statement: CreateSequence) -> str:
 
 
 async def alter_sequence(ddl: DdlContext, statement: AlterSequence) -> str:
-    await ddl.ddl.open()
     sequence = ddl.find(statement.name, "S")
     if sequence is None:
         if not statement.missing_ok:

@@ -37,7 +37,6 @@ SYSTEM_COLUMNS = frozenset({"tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"})
 
 async def create_table(ddl: DdlContext, statement: CreateTable) -> str:
     check_storage_options(statement.options)
-    await ddl.ddl.open()
     try:
         schema = await temporary.place(ddl, statement.name, statement.temporary)
     except InsufficientPrivilege as error:

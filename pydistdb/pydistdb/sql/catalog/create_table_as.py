@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from pydistdb.sql.catalog import temporary
+from pydistdb.sql.catalog import keys, temporary
 from pydistdb.sql.catalog.backfill import copy_rows
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_table import already_exists, check_on_commit, new_table
@@ -21,7 +21,6 @@ from pydistdb.sql.types import registry
 async def create_table_as(ddl: DdlContext, statement: CreateTableAs) -> str:
     check_storage_options(statement.options)
     tag = "CREATE MATERIALIZED VIEW" if statement.materialized else "CREATE TABLE AS"
-    await ddl.ddl.open()
     schema = await temporary.place(ddl, statement.name, statement.temporary)
     check_on_commit(schema, statement.on_commit)
     if already_exists(ddl, schema, statement.name, statement.if_not_exists):
@@ -48,6 +47,7 @@ async def create_table_as(ddl: DdlContext, statement: CreateTableAs) -> str:
         ddl.put_table(table)
         return tag
     require(query.bound.needs, ddl.view)
+    await ddl.ddl.claim([(keys.table_key(table.database, table.oid), table)])  # rather wait now than when all is copied
     count = await copy_rows(ddl, table, query_rows(ddl, query))
     ddl.put_table(replace(table, populated=True))
     return f"SELECT {count}"

@@ -17,7 +17,6 @@ from pydistdb.sql.types.user import UserType
 
 
 async def create_type(ddl: DdlContext, statement: CreateType) -> str:
-    await ddl.ddl.open()
     schema = ddl.target_schema(statement.name)
     name = clip(statement.name.name)
     refuse_taken(ddl, schema.oid, name)

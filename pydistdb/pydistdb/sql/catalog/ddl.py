@@ -19,7 +19,6 @@ from pydistdb.sql.catalog.create_table import create_table
 from pydistdb.sql.catalog.create_table_as import create_table_as
 from pydistdb.sql.catalog.create_type import create_type
 from pydistdb.sql.catalog.drop import drop_objects
-from pydistdb.sql.catalog.lock_table import lock_table
 from pydistdb.sql.catalog.materialized_views import refresh_view
 from pydistdb.sql.catalog.presplit import split_new_indexes
 from pydistdb.sql.catalog.reindex import cluster, reindex
@@ -56,7 +55,7 @@ from pydistdb.sql.schema_statements import (
     Reindex,
     Truncate,
 )
-from pydistdb.sql.statements import LockTable, Unsupported, Utility, Vacuum
+from pydistdb.sql.statements import Unsupported, Utility, Vacuum
 from pydistdb.sql.type_statements import AlterRoutine, AlterType, CreateDomain, CreateRoutine, CreateType, DropRoutines
 
 __all__ = ["DDL_STATEMENTS", "DdlContext", "execute"]
@@ -84,7 +83,6 @@ _EXECUTORS = {
     DropDatabase: drop_database,
     DropObjects: drop_objects,
     DropRoutines: drop_routines,
-    LockTable: lock_table,
     Reindex: reindex,
     RefreshView: refresh_view,
     Truncate: truncate,
@@ -100,7 +98,7 @@ async def execute(statement: Utility, ddl: DdlContext) -> str:
     if executor is None:
         what = statement.what if isinstance(statement, Unsupported) else type(statement).__name__
         raise FeatureNotSupported(f"{what} is not supported")
-    tag: str = await executor(ddl, statement)  # type: ignore[operator]
-    if ddl.splits_new_tables and ddl.ddl.overlay.is_open:
+    tag: str = await ddl.ddl.statement(lambda: executor(ddl, statement))  # type: ignore[operator]
+    if ddl.splits_new_tables:
         await split_new_indexes(ddl)
     return tag

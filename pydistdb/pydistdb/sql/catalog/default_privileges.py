@@ -20,7 +20,6 @@ from pydistdb.sql.role_statements import AlterDefaultPrivileges
 
 
 async def alter_default_privileges(ddl: DdlContext, statement: AlterDefaultPrivileges) -> str:
-    await ddl.ddl.open()
     grant = statement.grant
     letter = LETTERS.get(grant.kind)
     if letter is None:

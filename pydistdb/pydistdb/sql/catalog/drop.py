@@ -38,7 +38,6 @@ _KIND_LETTERS = {"table": "r", "view": "v", "materialized view": "m", "sequence"
 async def drop_objects(ddl: DdlContext, statement: DropObjects) -> str:
     if statement.concurrently:
         check_concurrently(ddl, statement)
-    await ddl.ddl.open()
     match statement.kind:
         case "table" | "view" | "materialized view" | "sequence":
             await _drop_relations(ddl, statement)

@@ -20,26 +20,33 @@ What can go wrong:
 * The blocking node dies: blocks carry a lease, renewed every few seconds; once it lapses, a node reads the catalog anew
   (the DDL may have been committed) and lifts the block.  ``confirm`` makes sure, right before the DDL commits, that no
   block has lapsed.
-* Two DDLs wait for one another: there is one lock for all DDL, the catalog version key.  A transaction that waits for it
-  says so here (``waiting_for_catalog``): a DDL that waits for that transaction's pins gives up as the deadlock's victim.
+* Transactions wait for one another: who waits here says for which transactions, and the wait is an edge of the kv
+  layer's wait-for graph as waits for row locks are.  So one search finds cycles through both, on all nodes.
+* Two want to block the same table: the second waits for the first.  That they seldom meet here, and wait in one queue,
+  is the doing of the lock that stands for the table (transaction.py), which is taken first.  Blocks in SHARE mode go
+  together.
+* A transaction that has a table pinned comes to it again while somebody waits for that very pin: it goes on.
 
 A transaction with one snapshot for all its statements (REPEATABLE READ) that comes to a table changed since then fails with
 40001: an index made after its snapshot has no entries as old as that, so it would miss rows.
 
-Whatever identifies a transaction must be hashable by identity; sessions pass their kv transaction.
+Whatever identifies a transaction must be hashable by identity; sessions pass their kv transaction, whose
+``transaction_id`` is what other nodes know it by.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
+from pydistdb.kv import api as kv
 from pydistdb.kv.api import Database, Isolation
 from pydistdb.sql.catalog.state import CatalogState
-from pydistdb.sql.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
+from pydistdb.sql.errors import LockNotAvailable, SerializationFailure
 from pydistdb.tasks import Completion, Scheduler, sleep
 
 BLOCK_TOPIC = "gate.block"
@@ -54,6 +61,7 @@ ROUND_NS = 500_000_000
 ROUND_TIMEOUT_NS = 3_000_000_000
 RETRY_NS = 50_000_000
 MOST_DRAINS = 1_000
+MOST_RELEASED = 1_000
 
 _NOTHING: frozenset[int] = frozenset()
 
@@ -63,11 +71,13 @@ class BlockRequest(msgspec.Struct, array_like=True):
     tables: list[int]
     exclusive: bool
     wait_ns: int
+    transaction_id: bytes = b""
 
 
 class BlockAnswer(msgspec.Struct, array_like=True):
     clear: bool
-    deadlock: bool = False
+    holders: list[bytes] = []
+    """The ids of the transactions that are in the way."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -80,6 +90,7 @@ class _Block:
     owner: tuple[int, int]
     exclusive: bool
     expires_ns: int
+    transaction_id: bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -87,6 +98,7 @@ class _Held:
     """What a transaction of this node has blocked everywhere."""
 
     token: int
+    transaction_id: bytes
     tables: dict[int, bool]
     confirmed_ns: int = 0
     renewing: bool = False
@@ -110,11 +122,12 @@ class TableGate:
         """The catalog version when a transaction with one snapshot for all statements took it."""
         self._readers: dict[Any, frozenset[int]] = {}
         self._writers: dict[Any, frozenset[int]] = {}
-        self._blocks: dict[int, _Block] = {}
+        self._blocks: dict[int, list[_Block]] = {}
         self._held: dict[Any, _Held] = {}
         self._next_token = 1
         self._waiting_to_enter: dict[Any, frozenset[int]] = {}
-        self._waiting_for_catalog: set[Any] = set()
+        self._released: deque[tuple[int, int]] = deque(maxlen=MOST_RELEASED)
+        """Owners whose requests may still be under way here."""
         self._changed: Completion[None] | None = None
         self._drains: dict[tuple[int, int, int], set[Any]] = {}
         """Writers that somebody waits for, by (node, table, catalog version)."""
@@ -175,10 +188,19 @@ class TableGate:
         self, transaction: Any, tables: frozenset[int], writes: bool, deadline_ns: int | None = None
     ) -> None:
         """Pin ``tables``, waiting while they are blocked: afterwards look whether the catalog version has changed."""
+        since_ns = self._scheduler.now_ns()
         while not self.try_enter(transaction, tables, writes):
             self._waiting_to_enter[transaction] = tables
             try:
-                await self._wait(deadline_ns)
+                await self._database.wait_for(
+                    self._next_change(),
+                    transaction,
+                    lambda: [block.transaction_id for block in self._blockers(transaction, tables, writes)],
+                    since_ns=since_ns,
+                    deadline_ns=deadline_ns or 0,
+                )
+            except kv.LockNotAvailable as error:
+                raise LockNotAvailable(str(error)) from None
             finally:
                 self._waiting_to_enter.pop(transaction, None)
 
@@ -197,14 +219,6 @@ class TableGate:
 
     # ------------------------------------------------------------------------------------------ DDL
 
-    def waiting_for_catalog(self, transaction: Any, waiting: bool) -> None:
-        """Note that a transaction waits for the lock that serialises DDL (or does so no longer)."""
-        if waiting:
-            self._waiting_for_catalog.add(transaction)
-            self._notify()
-        else:
-            self._waiting_for_catalog.discard(transaction)
-
     async def block(
         self,
         transaction: Any,
@@ -216,10 +230,10 @@ class TableGate:
     ) -> None:
         """Keep every other transaction of the cluster off ``tables`` (off writing them) until ``release``.
 
-        Raises LockNotAvailable past ``deadline_ns`` and DeadlockDetected."""
+        Raises LockNotAvailable past ``deadline_ns``; DeadlockDetected."""
         held = self._held.get(transaction)
         if held is None:
-            held = self._held[transaction] = _Held(self._next_token, {})
+            held = self._held[transaction] = _Held(self._next_token, transaction.transaction_id, {})
             self._next_token += 1
         wanted = {
             table: exclusive for table in tables if table not in held.tables or (exclusive and not held.tables[table])
@@ -228,7 +242,24 @@ class TableGate:
             return
         held.tables.update(wanted)
         self._start_renewal(transaction, held)
-        while not await self._round(held, list(wanted), exclusive, ROUND_NS):
+        since_ns = self._scheduler.now_ns()
+        in_the_way: list[bytes] = []
+        while True:
+            asking = self._scheduler.spawn(self._round(held, list(wanted), exclusive, ROUND_NS), "table lock")
+            found = asking.completion
+            if not found.done:
+                done: Completion[None] = Completion()
+                found.on_done(lambda _, done=done: done.set(None))  # type: ignore[misc]
+                try:
+                    await self._database.wait_for(
+                        done, transaction, lambda: in_the_way, since_ns=since_ns, deadline_ns=deadline_ns or 0
+                    )
+                except kv.LockNotAvailable as error:
+                    raise LockNotAvailable(str(error)) from None
+            holders = found.result()
+            if holders is None:
+                return
+            in_the_way[:] = holders
             if check_interrupt is not None:
                 check_interrupt()
             if deadline_ns is not None and self._scheduler.now_ns() >= deadline_ns:
@@ -287,20 +318,16 @@ class TableGate:
         """Tell whether ``release`` has anything to do."""
         return transaction in self._held
 
-    async def _round(self, held: _Held, tables: list[int], exclusive: bool, wait_ns: int) -> bool:
-        """Ask every node to block; True once none of them has a conflicting pin left."""
+    async def _round(self, held: _Held, tables: list[int], exclusive: bool, wait_ns: int) -> list[bytes] | None:
+        """Ask every node to block; who is in the way, or None once none of them has a conflicting pin left."""
         started_ns = self._scheduler.now_ns()
-        request = BlockRequest(held.token, tables, exclusive, wait_ns)
+        request = BlockRequest(held.token, tables, exclusive, wait_ns, held.transaction_id)
         answers = await self._database.broadcast(BLOCK_TOPIC, _encode(request), ROUND_TIMEOUT_NS)
         decoded = [None if answer is None else _decode_answer(answer) for answer in answers.values()]
-        if any(answer is not None and answer.deadlock for answer in decoded):
-            raise DeadlockDetected(
-                "deadlock detected", hint="A transaction that uses the table waits for this one to end."
-            )
         if all(answer is not None and answer.clear for answer in decoded):
             held.confirmed_ns = started_ns
-            return True
-        return False
+            return None
+        return [holder for answer in decoded if answer is not None for holder in answer.holders]
 
     async def _renew_blocks(self, held: _Held) -> bool:
         started_ns = self._scheduler.now_ns()
@@ -308,7 +335,7 @@ class TableGate:
         for exclusive in (True, False):
             tables = [table for table, mode in held.tables.items() if mode is exclusive]
             if tables:
-                clear = await self._round(held, tables, exclusive, 0) and clear
+                clear = await self._round(held, tables, exclusive, 0) is None and clear
         if clear:
             held.confirmed_ns = started_ns
         return clear
@@ -322,8 +349,6 @@ class TableGate:
             try:
                 if self._held.get(transaction) is held:
                     await self._renew_blocks(held)
-            except DeadlockDetected:
-                pass  # the statement that waits finds out by itself
             finally:
                 schedule()
 
@@ -345,28 +370,33 @@ class TableGate:
         now_ns = self._scheduler.now_ns()
         deadline_ns = now_ns + request.wait_ns
         for table in request.tables:
-            block = self._blocks.get(table)
-            while block is not None and block.owner != owner:
-                if self._scheduler.now_ns() >= deadline_ns:
-                    return _encode(BlockAnswer(False))
+            while others := self._rivals(table, owner, request.exclusive):
+                if self._scheduler.now_ns() >= deadline_ns or owner in self._released:
+                    return _encode(BlockAnswer(False, [block.transaction_id for block in others]))
                 await self._wait_until(deadline_ns)
-                block = self._blocks.get(table)
-            exclusive = request.exclusive or (block is not None and block.exclusive)
-            self._set_block(table, _Block(owner, exclusive, now_ns + BLOCK_LEASE_NS))
+            exclusive = request.exclusive or any(
+                block.exclusive for block in self._blocks.get(table, ()) if block.owner == owner
+            )
+            self._set_block(table, _Block(owner, exclusive, now_ns + BLOCK_LEASE_NS, request.transaction_id))
         while conflicts := self._conflicts(owner, request):
-            if any(self._waits_for(transaction, owner) for transaction in conflicts):
-                return _encode(BlockAnswer(False, deadlock=True))
             if self._scheduler.now_ns() >= deadline_ns:
-                return _encode(BlockAnswer(False))
+                return _encode(BlockAnswer(False, [transaction.transaction_id for transaction in conflicts]))
             await self._wait_until(deadline_ns)
         return _encode(BlockAnswer(True))
 
     async def _on_release(self, sender: int, payload: bytes) -> bytes:
         owner = (sender, int(msgspec.msgpack.decode(payload)))
-        for table in [table for table, block in self._blocks.items() if block.owner == owner]:
-            del self._blocks[table]
+        for table in list(self._blocks):
+            self._remove_block(table, owner)
+        self._released.append(owner)
         self._notify()
         return b"\x01"
+
+    def _rivals(self, table: int, owner: tuple[int, int], exclusive: bool) -> list[_Block]:
+        """Others' blocks of the table that do not go with one of this mode."""
+        return [
+            block for block in self._blocks.get(table, ()) if block.owner != owner and (exclusive or block.exclusive)
+        ]
 
     def _is_own(self, transaction: Any, owner: tuple[int, int]) -> bool:
         held = self._held.get(transaction)
@@ -374,9 +404,14 @@ class TableGate:
 
     def _blockers(self, transaction: Any, tables: frozenset[int], writes: bool) -> list[_Block]:
         blocks = self._blocks
+        pinned = self._writers.get(transaction, _NOTHING)
+        if not writes:
+            pinned |= self._readers.get(transaction, _NOTHING)
         return [
             block
-            for block in (blocks[table] for table in tables if table in blocks)
+            for table in tables
+            if table in blocks and table not in pinned
+            for block in blocks[table]
             if (writes or block.exclusive) and not self._is_own(transaction, block.owner)
         ]
 
@@ -392,19 +427,20 @@ class TableGate:
             if not pinned.isdisjoint(tables) and not self._is_own(transaction, owner)
         ]
 
-    def _waits_for(self, transaction: Any, owner: tuple[int, int]) -> bool:
-        """Whether the transaction itself waits for something that the owner of the blocks holds."""
-        if transaction in self._waiting_for_catalog:
-            return True
-        tables = self._waiting_to_enter.get(transaction, _NOTHING)
-        return any(table in self._blocks and self._blocks[table].owner == owner for table in tables)
-
     def _set_block(self, table: int, block: _Block) -> None:
-        self._blocks[table] = block
+        self._remove_block(table, block.owner)
+        self._blocks.setdefault(table, []).append(block)
         self._scheduler.call_at(block.expires_ns, lambda: self._expire(table, block))
 
+    def _remove_block(self, table: int, owner: tuple[int, int]) -> None:
+        left = [block for block in self._blocks.get(table, ()) if block.owner != owner]
+        if left:
+            self._blocks[table] = left
+        else:
+            self._blocks.pop(table, None)
+
     def _expire(self, table: int, block: _Block) -> None:
-        if self._blocks.get(table) is block:
+        if block in self._blocks.get(table, ()):
             self._scheduler.spawn(self._lift(table, block), "lapsed table lock")
 
     async def _lift(self, table: int, block: _Block) -> None:
@@ -413,12 +449,11 @@ class TableGate:
             if self._refresh is not None:
                 await self._refresh()
         except Exception:
-            again = _Block(block.owner, block.exclusive, self._scheduler.now_ns() + RENEWAL_INTERVAL_NS)
-            if self._blocks.get(table) is block:
-                self._set_block(table, again)
+            if block in self._blocks.get(table, ()):
+                self._set_block(table, replace(block, expires_ns=self._scheduler.now_ns() + RENEWAL_INTERVAL_NS))
             return
-        if self._blocks.get(table) is block:
-            del self._blocks[table]
+        if block in self._blocks.get(table, ()):
+            self._remove_block(table, block.owner)
             self._notify()
 
     # ------------------------------------------------------------------------------------------ waiting
@@ -432,14 +467,6 @@ class TableGate:
         if self._changed is None:
             self._changed = Completion()
         return self._changed
-
-    async def _wait(self, deadline_ns: int | None) -> None:
-        if deadline_ns is None:
-            await self._next_change()
-            return
-        if self._scheduler.now_ns() >= deadline_ns:
-            raise LockNotAvailable("canceling statement due to lock timeout")
-        await self._wait_until(deadline_ns)
 
     async def _wait_until(self, deadline_ns: int) -> None:
         """Wait for the next change, at most until the deadline."""

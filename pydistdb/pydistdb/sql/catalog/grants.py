@@ -44,7 +44,6 @@ class Wanted:
 
 
 async def grant(ddl: DdlContext, statement: Grant) -> str:
-    await ddl.ddl.open()
     if statement.grantor is not None and named_role(ddl, statement.grantor).oid != ddl.role:
         raise FeatureNotSupported("grantor must be current user")
     grantees = [grantee(ddl, spec) for spec in statement.grantees]

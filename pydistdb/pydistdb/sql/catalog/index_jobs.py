@@ -98,7 +98,6 @@ class IndexJobs:
         node = self._store.database.node_id
 
         async def define(own: DdlContext) -> Index | None:
-            await own.ddl.open()
             table = own.table(statement.table, "rm")
             check_method(statement)
             index = await define_index(own, table, statement)
@@ -244,7 +243,6 @@ class IndexJobs:
         next_job = replace(job, beat=job.beat + 1, phase="building index")
 
         async def change(own: DdlContext) -> None:
-            await own.ddl.open()
             await self._locked_job(own.transaction, job.index)
             key = keys.job_key(job.index)
             if state == "w":

@@ -14,7 +14,9 @@
 ``03 'L' database class object sub``   Acl, who may do what with an object (or one of its columns)
 ``03 'U' database role schema kind``   DefaultAcl, what objects that the role makes get
 ``03 'H' version``                     the keys that changed in that version (bounded history, for refreshes)
-``03 'V'``                             the catalog version; DDL holds the lock of this key until its transaction ends
+``03 'V'``                             the catalog version
+``03 'W'``                             nothing, ever: a transaction that commits DDL holds the lock of this key meanwhile
+``03 'K' …``, ``03 'N' …``             nothing, ever: locks of objects and of names (claims.py)
 ``03 'J' index``                       IndexJob: an index that is being built online
 ``03 'X' garbage``                     Garbage: spans of dropped storage that are still to be cleared
 =====================================  ======================================================================
@@ -55,6 +57,9 @@ VERSION_KEY = PREFIX + b"V"
 HISTORY_PREFIX = PREFIX + b"H"
 GARBAGE_PREFIX = PREFIX + b"X"
 JOB_PREFIX = PREFIX + b"J"
+COMMIT_LOCK = PREFIX + b"W"
+LOCK_PREFIX = PREFIX + b"K"
+NAME_PREFIX = PREFIX + b"N"
 HISTORY_LIMIT = 1_000
 """How many versions a node may lag behind and still refresh by history instead of reading everything."""
 
@@ -151,6 +156,11 @@ def history_key(version: int) -> bytes:
 def unpack_key(key: bytes) -> tuple[str, tuple[int, ...]]:
     """The kind letter and the numbers of an object's key."""
     return chr(key[1]), _UINT32[(len(key) - 2) // 4].unpack_from(key, 2)
+
+
+def has_own_oid(key: bytes) -> bool:
+    """Tell whether the key ends with the object's own oid: as long as it is new, nobody else can know it."""
+    return key[1:2] in (b"D", b"S", b"T", b"Y", b"F", b"G", b"R")
 
 
 def encode_object(value: object) -> bytes:

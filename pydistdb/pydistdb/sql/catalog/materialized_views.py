@@ -55,7 +55,6 @@ def defined(ddl: DdlContext, table: Table, text: str, query: BoundQuery, recordi
 async def refresh_view(ddl: DdlContext, statement: RefreshView) -> str:
     if statement.concurrently and not statement.with_data:
         raise DatabaseError.of("42601", "REFRESH options CONCURRENTLY and WITH NO DATA cannot be used together")
-    await ddl.ddl.open()
     view = ddl.table(statement.name, "m")
     ddl.require_table_owner(view)
     if statement.concurrently:

@@ -18,7 +18,6 @@ from pydistdb.sql.role_statements import GrantRole
 
 
 async def grant_role(ddl: DdlContext, statement: GrantRole) -> str:
-    await ddl.ddl.open()
     grantor = ddl.role if statement.grantor is None else named_role(ddl, statement.grantor).oid
     members = [named_role(ddl, spec) for spec in statement.members]
     for name in statement.roles:

@@ -1,10 +1,11 @@
 """One transaction's uncommitted DDL: the catalog state that only its session sees, until it is committed.
 
-The first DDL statement of a transaction opens the overlay with the newest state, under the lock that serialises all DDL
-of the cluster (two transactions that change the catalog would otherwise have to merge their states).  Each change makes
-a new state; savepoints remember states.  Nothing is written before the end: ``write`` puts the changed objects, the
-history record and the new version into the transaction just before its commit, so that catalog and data become visible
-at one timestamp.
+The first DDL statement of a transaction opens the overlay over the newest state.  Each change makes a new state;
+savepoints remember how many changes there were.  When others have committed DDL meanwhile, ``rebase`` lays the changes
+over the state that came of it (whether they may be is for claims.py to say).  Nothing is written before the end:
+``write`` puts the changed objects, the history record and the new version into the transaction just before its commit,
+so that catalog and data become visible at one timestamp.  The history record is an *insert*: of two transactions that
+made the same version one fails.
 
 ``private_storage`` holds the storage ids made since the last savepoint: nobody else can see them and no rollback to a
 savepoint can bring an older content back, so they may be filled by ``Database.ingest`` directly.
@@ -13,6 +14,7 @@ Example::
 
     overlay.open(store.state)
     overlay.apply([(table_key(5, 16384), table)])      # overlay.state has the table, store.state does not
+    overlay.rebase(store.state)                        # … which has become a newer one
     version = overlay.write(transaction, [])
     await transaction.commit()
 """
@@ -20,6 +22,7 @@ Example::
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydistdb.kv.api import Transaction
 from pydistdb.sql.catalog import keys
@@ -29,11 +32,10 @@ from pydistdb.sql.catalog.state import CatalogState, Change
 
 @dataclass(frozen=True, slots=True)
 class OverlayMark:
-    """What ``Overlay.rollback_to`` goes back to; ``state`` is None if the overlay was not open yet."""
+    """What ``Overlay.rollback_to`` goes back to: how much there was of each."""
 
-    state: CatalogState | None
-    changes: int
-    garbage: int
+    changes: int = 0
+    garbage: int = 0
     made: int = 0
 
 
@@ -66,19 +68,27 @@ class Overlay:
         # The version stays that of the base: it becomes a new one only by committing.
         self.state = self.state.apply(changes, self.state.version)
 
+    def rebase(self, state: CatalogState) -> None:
+        """Lay the changes over another committed state."""
+        self.base = state
+        self.state = state.apply(self.changes, state.version) if self.changes else state
+
+    def final(self, since: int = 0) -> dict[bytes, Any]:
+        """The changes (from the one of that number on), the last of each object."""
+        return dict(self.changes[since:])
+
+    def mark(self) -> OverlayMark:
+        """Where ``rollback_to`` can go back to, if nobody fills private storage meanwhile."""
+        return OverlayMark(len(self.changes), len(self.dropped_storage), len(self.made_storage))
+
     def savepoint(self) -> OverlayMark:
         self.private_storage.clear()
-        return OverlayMark(
-            self.state if self.is_open else None,
-            len(self.changes),
-            len(self.dropped_storage),
-            len(self.made_storage),
-        )
+        return self.mark()
 
     def rollback_to(self, mark: OverlayMark) -> None:
-        """Forget the changes made since ``mark``.  An overlay opened since then stays open, as its lock stays."""
-        self.state = mark.state if mark.state is not None and mark.state.version else self.base
+        """Forget the changes made since ``mark``.  An overlay opened since then stays open."""
         del self.changes[mark.changes :]
+        self.rebase(self.base)
         del self.dropped_storage[mark.garbage :]
         self.abandoned_storage += self.made_storage[mark.made :]
         del self.made_storage[mark.made :]
@@ -91,7 +101,7 @@ class Overlay:
     def write(self, transaction: Transaction, garbage_ids: list[int]) -> int:
         """Put the changes into the transaction; returns the new catalog version."""
         version = self.base.version + 1
-        final = dict(self.changes)
+        final = self.final()
         for key, value in final.items():
             if value is None:
                 transaction.delete(key)
@@ -99,7 +109,7 @@ class Overlay:
                 transaction.put(key, keys.encode_object(value))
         for garbage_id, garbage in zip(garbage_ids, self.dropped_storage, strict=True):
             transaction.put(keys.garbage_key(garbage_id), keys.encode_object(garbage))
-        transaction.put(keys.history_key(version), keys.encode_object(list(final)))
+        transaction.insert(keys.history_key(version), keys.encode_object(list(final)))
         if version > keys.HISTORY_LIMIT:
             transaction.delete(keys.history_key(version - keys.HISTORY_LIMIT))
         transaction.put(keys.VERSION_KEY, keys.encode_object(version))

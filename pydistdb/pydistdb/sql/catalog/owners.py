@@ -34,7 +34,6 @@ _PREDEFINED_OIDS = frozenset(role.oid for role in PREDEFINED)
 
 
 async def alter_owner(ddl: DdlContext, statement: AlterOwner) -> str:
-    await ddl.ddl.open()
     tag = f"ALTER {statement.kind.upper()}"
     target = find_target(ddl, statement.kind, statement.target)
     role = named_role(ddl, statement.owner)
@@ -157,7 +156,6 @@ def _roles(ddl: DdlContext, specs: Sequence[RoleSpec], verb: str, what: str) -> 
 
 
 async def reassign_owned(ddl: DdlContext, statement: ReassignOwned) -> str:
-    await ddl.ddl.open()
     roles = _roles(ddl, statement.roles, "reassign", "reassign ownership of objects owned")
     new = named_role(ddl, statement.new_role)
     if not ddl.view.access.has_privileges_of(ddl.role, new.oid):
@@ -187,7 +185,6 @@ async def reassign_owned(ddl: DdlContext, statement: ReassignOwned) -> str:
 
 async def drop_owned(ddl: DdlContext, statement: DropOwned) -> str:
     """Drops what the roles own in this database, and takes every privilege in it from them (and their defaults)."""
-    await ddl.ddl.open()
     roles = _roles(ddl, statement.roles, "drop", "drop objects owned")
     await drop_owned_objects(ddl, {role.oid for role in roles}, statement.cascade)
     for role in roles:

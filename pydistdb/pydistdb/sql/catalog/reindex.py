@@ -34,7 +34,6 @@ async def reindex(ddl: DdlContext, statement: Reindex) -> str:
             raise ActiveTransaction("REINDEX CONCURRENTLY cannot run inside a transaction block")
         if statement.kind not in ("index", "table"):
             raise ActiveTransaction(f"REINDEX {statement.kind.upper()} cannot run inside a transaction block")
-    await ddl.ddl.open()
     for table, indexes in _chosen(ddl, statement):
         ddl.check_not_in_use(table, "REINDEX")
         await ddl.ddl.lock_tables([table.oid], exclusive=False)
@@ -106,7 +105,6 @@ async def rebuild(ddl: DdlContext, table: Table, index: Index) -> None:
 
 
 async def cluster(ddl: DdlContext, statement: Cluster) -> str:
-    await ddl.ddl.open()
     if statement.table is None:
         if ddl.in_transaction_block:
             raise ActiveTransaction("CLUSTER cannot run inside a transaction block")

@@ -22,7 +22,6 @@ MOST_SETTINGS = 1_000
 
 async def alter_settings(ddl: DdlContext, statement: AlterSettings) -> str:
     tag = "ALTER DATABASE" if statement.role is None and statement.database is not None else "ALTER ROLE"
-    await ddl.ddl.open()
     database = _database(ddl, statement)
     role = _role(ddl, statement, database)
     kept = dict(ddl.roles.settings.get((database, role), {}))

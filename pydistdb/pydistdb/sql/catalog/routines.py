@@ -43,7 +43,6 @@ def _invalid(message: str, **more: Any) -> DatabaseError:
 
 async def create_routine(ddl: DdlContext, statement: CreateRoutine) -> str:
     tag = f"CREATE {_WORDS[statement.kind].upper()}"
-    await ddl.ddl.open()
     schema = ddl.target_schema(statement.name)
     _check_language(statement)
     arguments = _arguments(ddl, statement.arguments)
@@ -279,7 +278,6 @@ def _check_body(ddl: DdlContext, routine: Routine, recording: RecordingView, pos
 
 
 async def alter_routine(ddl: DdlContext, statement: AlterRoutine) -> str:
-    await ddl.ddl.open()
     routine = find_routine(ddl, statement.routine, statement.kind)
     if routine is None:
         raise missing_routine(ddl, statement.routine, statement.kind)
@@ -306,7 +304,6 @@ def _check_free(ddl: DdlContext, routine: Routine) -> None:
 
 
 async def drop_routines(ddl: DdlContext, statement: DropRoutines) -> str:
-    await ddl.ddl.open()
     found: list[Routine] = []
     for name in statement.routines:
         routine = find_routine(ddl, name, statement.kind, missing_ok=statement.missing_ok)

@@ -74,7 +74,6 @@ _LOCALES = frozenset({"c", "posix", "c.utf-8", "c.utf8", "en_us.utf-8", "en_us.u
 
 
 async def create_schema(ddl: DdlContext, statement: CreateSchema) -> str:
-    await ddl.ddl.open()
     owner = ddl.current_role if statement.owner is None else named_role(ddl, statement.owner)
     name = clip(statement.name or owner.name)
     ddl.require(PG_DATABASE, ddl.database_oid, CREATE, "database", ddl.database_name)
@@ -113,7 +112,6 @@ async def _create_elements(ddl: DdlContext, name: str, texts: Sequence[str]) -> 
 
 async def alter_schema(ddl: DdlContext, statement: AlterSchema) -> str:
     """RENAME TO, OWNER TO."""
-    await ddl.ddl.open()
     schema = ddl.schema(statement.name)
     if schema.oid in {each.oid for each in SYSTEM_SCHEMAS}:
         raise InsufficientPrivilege(f"permission denied for schema {schema.name}")
@@ -163,7 +161,6 @@ def _check_schema_name(name: str) -> None:
 async def create_database(ddl: DdlContext, statement: CreateDatabase) -> str:
     if ddl.in_transaction_block:
         raise ActiveTransaction("CREATE DATABASE cannot run inside a transaction block")
-    await ddl.ddl.open()
     name = clip(statement.name)
     _check_database_options(ddl, statement)
     owner = _database_owner(ddl, statement.options.get("owner"))
@@ -220,7 +217,6 @@ def _check_database_options(ddl: DdlContext, statement: CreateDatabase) -> None:
 async def drop_database(ddl: DdlContext, statement: DropDatabase) -> str:
     if ddl.in_transaction_block:
         raise ActiveTransaction("DROP DATABASE cannot run inside a transaction block")
-    await ddl.ddl.open()
     found = ddl.view.catalog_state.databases_by_name.get(statement.name)
     if found is None:
         message = f'database "{statement.name}" does not exist'
@@ -283,7 +279,6 @@ def _everything_in(ddl: DdlContext, database: DatabaseState) -> list[Change]:
 
 
 async def comment(ddl: DdlContext, statement: Comment) -> str:
-    await ddl.ddl.open()
     object_class, oid, sub_id = _commented(ddl, statement)
     _check_comment(ddl, statement, object_class, oid)
     text = statement.text or None

@@ -10,13 +10,14 @@ method serves loading, refreshing and the uncommitted DDL of one transaction::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
 import msgspec
 
+from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.acl import Acl
 from pydistdb.sql.catalog.descriptors import (
     ColocationGroup,
@@ -122,6 +123,58 @@ class DatabaseState:
                     _set(mutable("statistics"), numbers[1], value)
         return replace(self, descriptor=descriptor, **fields)
 
+    def object_at(self, kind: str, numbers: tuple[int, ...]) -> Any:
+        match kind:
+            case "D":
+                return self.descriptor
+            case "S":
+                return self.schemas.get(numbers[1])
+            case "T":
+                return self.tables.get(numbers[1])
+            case "Y":
+                entry = self.types.get(numbers[1])
+                return None if entry is None else entry.definition
+            case "F":
+                return self.routines.get(numbers[1])
+            case "C":
+                return self.comments.get((numbers[1], numbers[2], numbers[3]))
+            case "L":
+                return self.acls.get((numbers[1], numbers[2], numbers[3]))
+            case "U":
+                return self.default_acls.get((numbers[1], numbers[2], chr(numbers[3])))
+            case "A":
+                return self.statistics.get(numbers[1])
+        return None
+
+    def difference(self, older: DatabaseState) -> list[bytes]:
+        """The keys whose objects differ."""
+        oid = self.descriptor.oid
+        found = [] if older.descriptor == self.descriptor else [keys.database_key(oid)]
+        found += [keys.schema_key(oid, schema) for schema in _differing(older.schemas, self.schemas)]
+        found += [keys.table_key(oid, table) for table in _differing(older.tables, self.tables)]
+        found += [
+            keys.type_key(oid, number)
+            for number in _differing(older.types, self.types)
+            if older.object_at("Y", (oid, number)) != self.object_at("Y", (oid, number))
+        ]
+        found += [keys.routine_key(oid, routine) for routine in _differing(older.routines, self.routines)]
+        found += [keys.comment_key(oid, *comment) for comment in _differing(older.comments, self.comments)]
+        found += [keys.acl_key(oid, *acl) for acl in _differing(older.acls, self.acls)]
+        found += [keys.default_acl_key(oid, *acl) for acl in _differing(older.default_acls, self.default_acls)]
+        found += [keys.statistics_key(oid, table) for table in _differing(older.statistics, self.statistics)]
+        return found
+
+
+def _differing(older: Mapping[Any, Any], newer: Mapping[Any, Any]) -> Iterator[Any]:
+    """The keys with another value, or none, in one of the mappings."""
+    if older is newer:
+        return
+    for key, value in newer.items():
+        before = older.get(key)
+        if before is not value and before != value:
+            yield key
+    yield from (key for key in older if key not in newer)
+
 
 def _set(target: dict[Any, Any], key: Any, value: Any) -> None:
     if value is None:
@@ -134,7 +187,7 @@ def _apply_schema(mutable: Any, oid: int, schema: Schema | None) -> None:
     schemas, by_name = mutable("schemas"), mutable("schemas_by_name")
     old = schemas.pop(oid, None)
     if old is not None:
-        del by_name[old.name]
+        by_name.pop(old.name, None)
     if schema is not None:
         schemas[oid] = by_name[schema.name] = schema
 
@@ -178,7 +231,7 @@ def _apply_table(mutable: Any, oid: int, table: Table | None, version: int, comm
             user.forget(old.row_type_oid)
         return
     if table.row_type_oid and table.kind != "S":
-        entry = RowTypeEntry(table.row_type_oid, table.name, partial(_row_type, table))
+        entry = RowTypeEntry(table.row_type_oid, table.name, table.oid, partial(_row_type, table))
         user.learn_row_type(entry, committed, old is None)
         row_types[table.row_type_oid] = entry
     tables[oid] = relations[table.schema, table.name] = table
@@ -279,6 +332,40 @@ class CatalogState:
         return any(
             database.reshaped.get(table, 0) > version for table in tables for database in self.databases.values()
         )
+
+    def object_at(self, key: bytes) -> Any:
+        """The object at a key; None if there is none."""
+        kind, numbers = unpack_key(key)
+        match kind:
+            case "G":
+                return self.groups.get(numbers[0])
+            case "R":
+                return self.roles.by_oid.get(numbers[0])
+            case "P":
+                return self.roles.settings.get((numbers[0], numbers[1]))
+        database = self.databases.get(numbers[0])
+        return None if database is None else database.object_at(kind, numbers)
+
+    def difference(self, older: CatalogState) -> list[bytes]:
+        """The keys whose objects differ between two states; quick where most mappings are shared."""
+        found = [keys.group_key(group) for group in _differing(older.groups, self.groups)]
+        if older.roles is not self.roles:
+            found += [keys.role_key(role) for role in _differing(older.roles.by_oid, self.roles.by_oid)]
+            settings = _differing(older.roles.settings, self.roles.settings)
+            found += [keys.role_settings_key(*place) for place in settings]
+        for oid in older.databases.keys() | self.databases.keys():
+            before, after = older.databases.get(oid), self.databases.get(oid)
+            if before is not after:
+                nothing = DatabaseState(DatabaseDescriptor(oid, ""))
+                found += (after or nothing).difference(before or nothing)
+        return found
+
+    def key_of_table(self, oid: int) -> bytes | None:
+        """The key of a table, whatever its database; None if there is none."""
+        for database, state in self.databases.items():
+            if oid in state.tables:
+                return keys.table_key(database, oid)
+        return None
 
     def find_table(self, oid: int) -> Table | None:
         """The table of that oid, whatever its database."""

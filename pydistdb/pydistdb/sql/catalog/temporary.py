@@ -1,14 +1,15 @@
 """Temporary tables, views and sequences: a schema of the session's own, dropped when the session ends.
 
-The first temporary object of a session makes the schema ``pg_temp_N`` (N: the lowest number free in the database); names
-are looked up there first, so a temporary table hides a permanent one of its name::
+The first temporary object of a session makes the schema ``pg_temp_N`` (N: its process id, which no other session of the
+cluster has); names are looked up there first, so a temporary table hides a permanent one of its name::
 
-    CREATE TEMP TABLE t (a int)        ->  Schema pg_temp_1 (session: node 2, process 17), Table t in it
-    SELECT * FROM t, public.t          ->  pg_temp_1.t and the permanent one
-    (the session ends)                 ->  DROP SCHEMA pg_temp_1 CASCADE, in the background
+    CREATE TEMP TABLE t (a int)        ->  Schema pg_temp_17 (session: node 2, process 17), Table t in it
+    SELECT * FROM t, public.t          ->  pg_temp_17.t and the permanent one
+    (the session ends)                 ->  DROP SCHEMA pg_temp_17 CASCADE, in the background
 
 Descriptors and rows are stored as those of other tables are, so that schema changes in transactions, savepoints and
-dependencies need nothing of their own.  What a session could not drop itself is found by its schema's ``session``: a
+dependencies need nothing of their own.  Nobody else takes names in such a schema, so making a temporary table waits for
+nobody and keeps nobody waiting (claims.py).  What a session could not drop itself is found by its schema's ``session``: a
 node that starts drops the schemas of its former life, and every node looks now and then for schemas whose owner the
 cluster counts as dead, or whose owner no longer knows the session (``Sweeper``).
 
@@ -98,8 +99,8 @@ async def own_schema(ddl: DdlContext) -> Schema:
     if found is not None:
         return found
     taken = ddl.view.state.schemas_by_name
-    number = 1
-    while f"{PREFIX}{number}" in taken:
+    number = temporary.process_id
+    while f"{PREFIX}{number}" in taken:  # of an earlier session with this number, which has not been dropped yet
         number += 1
     name = f"{PREFIX}{number}"
     oid = await ddl.store.allocate_oids()
@@ -155,7 +156,6 @@ async def drop_schema(store: CatalogStore, database_oid: int, schema_oid: int) -
     """Drop a temporary schema in a transaction of its own, if it is still there."""
 
     async def drop(ddl: DdlTransaction) -> None:
-        await ddl.open()
         database = ddl.overlay.state.databases.get(database_oid)
         schema = None if database is None else database.schemas.get(schema_oid)
         if database is not None and schema is not None:

@@ -2,12 +2,21 @@
 
     ddl = DdlTransaction(store, transaction)
     ddl.lock_deadline_ns = …                  # per statement, from lock_timeout
-    tag = await execute(statement, DdlContext(ddl, …))
+    tag = await execute(statement, DdlContext(ddl, …))   # by ddl.statement
     view = store.view(database, path, ddl.overlay)       # the session's own view from now on
     mark = ddl.savepoint(); ddl.rollback_to(mark)
     …
     await ddl.prepare_commit()                # then transaction.commit()
     await ddl.committed()                     # or ddl.rolled_back(), or ddl.outcome_unknown()
+
+Transactions with DDL run side by side.  A statement works on the newest state and locks what it claims (claims.py); if
+that has been changed by others before it had the lock, it is carried out again.  What others commit afterwards is
+laid under the transaction's own changes.  Commits come one after the other: a lock is held from ``prepare_commit`` to the
+end of the commit, a few milliseconds, in which nothing but the commit itself is waited for.
+
+    T1: CREATE TABLE a       claims the name a              T2: CREATE TEMP TABLE x    claims nothing
+    T1: COMMIT               version 8 = 7 + T1             T2: COMMIT                 version 9 = 8 + T2
+    T3: DROP TABLE b, waits for T4, which has made a view on it; T4 commits; T3 starts over, and finds the view
 
 Storage that is dropped is recorded as garbage in the same transaction and cleared in the background after the commit;
 the record goes when that is done.  A node that starts clears what an earlier one left.
@@ -15,19 +24,34 @@ the record goes when that is done.  A node that starts clears what an earlier on
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
-from pydistdb.kv.api import Isolation, KVError, LockStrength, Transaction
+from pydistdb.kv.api import Isolation, KVError, LockNotAvailable, LockStrength, Transaction, WaitPolicy
+from pydistdb.sql import errors
 from pydistdb.sql.catalog import keys
+from pydistdb.sql.catalog.claims import Claims, claims_of, collide, lock_of
 from pydistdb.sql.catalog.descriptors import Garbage, Table
 from pydistdb.sql.catalog.garbage import clear_garbage, forget_garbage
 from pydistdb.sql.catalog.overlay import Overlay, OverlayMark
-from pydistdb.sql.catalog.state import Change
+from pydistdb.sql.catalog.state import CatalogState, Change
 from pydistdb.sql.catalog.store import CatalogStore
-from pydistdb.sql.errors import LockNotAvailable
 
 T = TypeVar("T")
+
+MOST_ATTEMPTS = 100
+SHARE, ACCESS_EXCLUSIVE = 5, 8
+"""Table lock modes, by Postgres's numbers."""
+
+
+class _Overtaken(Exception):
+    """Somebody has committed a change of what the statement relied on."""
+
+
+def _overtaken_too_often() -> errors.SerializationFailure:
+    return errors.SerializationFailure(
+        "could not serialize access due to a concurrent schema change", hint="The transaction might succeed if retried."
+    )
 
 
 class DdlTransaction:
@@ -39,53 +63,128 @@ class DdlTransaction:
         self.overlay = Overlay()
         self.lock_deadline_ns: int | None = None
         self.check_interrupt: Callable[[], None] = lambda: None
+        self._in_statement = False
         self._version: int | None = None
         self._garbage_ids: list[int] = []
 
     # ------------------------------------------------------------------------------------------ during the transaction
 
-    async def open(self) -> None:
-        """Lock the catalog against other DDL and start from its newest state; does nothing the second time."""
-        overlay = self.overlay
-        if overlay.is_open:
-            return
-        store = self.store
-        store.gate.waiting_for_catalog(self.transaction, True)
-        try:
-            version = await self._lock_version()
-        finally:
-            store.gate.waiting_for_catalog(self.transaction, False)
-        if version > store.version:
-            await store.refresh(version)
-        overlay.open(store.state)
+    @property
+    def state(self) -> CatalogState:
+        """The catalog with this transaction's changes: over the newest state, except while one of its statements runs."""
+        if not self.overlay.is_open:
+            return self.store.state
+        if not self._in_statement:
+            self._catch_up()
+        return self.overlay.state
 
-    async def _lock_version(self) -> int:
-        scheduler = self.store.scheduler
-        locking = scheduler.spawn(self.transaction.lock([keys.VERSION_KEY], LockStrength.UPDATE), "catalog lock")
-        if self.lock_deadline_ns is None:
-            locked = await locking.completion
-        else:
-            error = LockNotAvailable("canceling statement due to lock timeout")
-            timer = scheduler.call_at(self.lock_deadline_ns, lambda: locking.cancel(error))
-            try:
-                locked = await locking.completion
-            finally:
-                timer.cancel()
-        raw = locked[0].value
-        return 0 if raw is None else int(keys.decode_object(keys.VERSION_KEY, raw))
+    async def statement(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Carry out a schema statement, and lock what it claims.
+
+        If others have changed what it relied on by the time it holds the locks, its changes are forgotten and it is
+        carried out once more, against what is there now."""
+        if self._in_statement:
+            return await work()  # a part of another one
+        self._in_statement = True
+        try:
+            for _ in range(MOST_ATTEMPTS):
+                await self.store.refresh()
+                self._catch_up()
+                mark = self.overlay.mark()
+                try:
+                    result = await work()
+                    await self._lock_claims(self.overlay.final(mark.changes))
+                except _Overtaken:
+                    self.overlay.rollback_to(mark)
+                else:
+                    return result
+        finally:
+            self._in_statement = False
+        raise _overtaken_too_often()
+
+    def _catch_up(self) -> None:
+        """Lay the transaction's changes over what others have committed since."""
+        overlay, newest = self.overlay, self.store.state
+        if not overlay.is_open:
+            overlay.open(newest)
+        elif overlay.base is not newest:
+            if overlay.changes and collide(self._claims(overlay.final()), overlay.base, newest, strict=False):
+                raise _overtaken_too_often()  # locks were lost
+            overlay.rebase(newest)
+
+    def _claims(self, changes: Mapping[bytes, Any]) -> Claims:
+        return claims_of(changes, self.overlay.base, self.overlay.state)
+
+    async def claim(self, changes: list[Change]) -> None:
+        """Lock what changes will claim that are yet to be made; for statements that take long."""
+        await self._lock_claims(dict(changes))
+
+    async def _lock_claims(self, changes: Mapping[bytes, Any]) -> None:
+        if not changes:
+            return
+        claims = self._claims(changes)
+        if any(self.overlay.state.object_at(key) is None for key in claims.references):
+            raise errors.UndefinedObject("an object that the command refers to has been dropped meanwhile")
+        locks = [
+            (LockStrength.KEY_SHARE, [lock_of(key) for key in claims.references]),
+            (LockStrength.NO_KEY_UPDATE, [lock_of(key) for key in claims.changed]),
+            (LockStrength.UPDATE, [*(lock_of(key) for key in claims.dropped), *claims.names]),
+        ]
+        if any(found for _, found in locks):
+            for strength, found in locks:
+                await self._lock(found, strength)
+            await self._check_overtaken(claims)
+
+    async def _lock(self, lock_keys: list[bytes], strength: LockStrength, wait: WaitPolicy = WaitPolicy.WAIT) -> None:
+        if lock_keys:
+            await self.transaction.lock(sorted(lock_keys), strength, wait)
+
+    async def _check_overtaken(self, claims: Claims) -> None:
+        """Raise _Overtaken if what was locked is no longer what this statement has seen."""
+        await self.store.refresh()
+        base, newest = self.overlay.base, self.store.state
+        if newest is not base and collide(claims, base, newest, strict=True):
+            raise _Overtaken
 
     async def lock_tables(self, tables: Iterable[int], *, exclusive: bool = True) -> None:
-        """Keep everybody else off the tables until the transaction ends (tables made here need no lock)."""
-        databases = self.overlay.base.databases.values()
-        existing = [table for table in tables if any(table in database.tables for database in databases)]
-        if existing:
-            await self.store.gate.block(
-                self.transaction,
-                existing,
-                exclusive=exclusive,
-                deadline_ns=self.lock_deadline_ns,
-                check_interrupt=self.check_interrupt,
-            )
+        """Keep everybody else off the tables (off writing them) until the transaction ends; within ``statement``.
+
+        Tables made here need no lock."""
+        base = self.overlay.base
+        existing = {oid: key for oid in tables if (key := base.key_of_table(oid)) is not None}
+        if not existing:
+            return
+        strength = LockStrength.UPDATE if exclusive else LockStrength.NO_KEY_UPDATE
+        await self._lock([lock_of(key) for key in existing.values()], strength)
+        touched = frozenset(existing.values())
+        await self._check_overtaken(Claims(dropped=touched if exclusive else frozenset(), changed=touched))
+        await self._block(existing, exclusive)
+
+    async def _block(self, tables: Iterable[int], exclusive: bool) -> None:
+        await self.store.gate.block(
+            self.transaction,
+            tables,
+            exclusive=exclusive,
+            deadline_ns=self.lock_deadline_ns,
+            check_interrupt=self.check_interrupt,
+        )
+
+    async def lock_as(self, oids: Iterable[int], mode: int, *, nowait: bool = False) -> None:
+        """What LOCK TABLE does in one of the stronger modes (4, SHARE UPDATE EXCLUSIVE, to 8, ACCESS EXCLUSIVE).
+
+        SHARE goes with SHARE; the modes between keep one another out, and from SHARE on writers."""
+        state = self.store.state
+        found = {oid: key for oid in oids if (key := state.key_of_table(oid)) is not None}
+        strength = LockStrength.UPDATE if mode == ACCESS_EXCLUSIVE else LockStrength.NO_KEY_UPDATE
+        if mode == SHARE:
+            strength = LockStrength.SHARE
+        wait = WaitPolicy.NOWAIT if nowait else WaitPolicy.WAIT
+        try:
+            await self._lock([lock_of(key) for key in found.values()], strength, wait)
+        except LockNotAvailable as error:
+            raise errors.LockNotAvailable(str(error)) from None
+        if mode >= SHARE:
+            await self._block(found, mode == ACCESS_EXCLUSIVE)
 
     def apply(self, changes: list[Change]) -> None:
         self.overlay.apply(changes)
@@ -120,11 +219,16 @@ class DdlTransaction:
     # ------------------------------------------------------------------------------------------ its end
 
     async def prepare_commit(self) -> None:
-        """Put the changes into the transaction; call right before ``transaction.commit()``."""
+        """Put the changes into the transaction; call right before ``transaction.commit()``.
+
+        From here to its end nobody else commits DDL."""
         overlay = self.overlay
+        await self.store.gate.confirm(self.transaction)
         if not overlay.has_changes:
             return
-        await self.store.gate.confirm(self.transaction)
+        await self._lock([keys.COMMIT_LOCK], LockStrength.UPDATE)
+        await self.store.refresh()
+        self._catch_up()
         count = len(overlay.dropped_storage)
         if count:
             first = await self.store.allocate_oids(count)
@@ -179,9 +283,15 @@ async def in_own_transaction(store: CatalogStore, work: Callable[[DdlTransaction
     """Run DDL in a transaction of its own, and see it committed everywhere."""
     transaction = store.database.begin(Isolation.READ_COMMITTED)
     own = DdlTransaction(store, transaction)
+
+    async def again() -> T:
+        transaction.rollback_to(start)
+        return await work(own)
+
     try:
         transaction.begin_statement()
-        result = await work(own)
+        start = transaction.savepoint()
+        result = await own.statement(again)
         await own.prepare_commit()
         if transaction.has_writes:
             await transaction.commit()

@@ -17,7 +17,6 @@ from pydistdb.sql.schema_statements import Truncate
 
 
 async def truncate(ddl: DdlContext, statement: Truncate) -> str:
-    await ddl.ddl.open()
     tables: dict[int, Table] = {}
     for name in statement.tables:
         table = ddl.table(name)

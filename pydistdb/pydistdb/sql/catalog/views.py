@@ -45,7 +45,6 @@ _BEFORE_RELATION = frozenset({"FROM", "JOIN", "ASCII_44", "ASCII_40", "ONLY"})
 
 
 async def create_view(ddl: DdlContext, statement: CreateView) -> str:
-    await ddl.ddl.open()
     recording = RecordingView(ddl.view)
     query = bind_query(ddl, statement.query, recording, statement.position)
     is_temporary = statement.temporary

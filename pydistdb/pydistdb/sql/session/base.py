@@ -184,7 +184,7 @@ class SessionBase:
         ddl = self.transaction.ddl
         catalog = self.environment.catalog
         overlay = ddl.overlay if ddl is not None and ddl.overlay.is_open else None
-        state = catalog.state if overlay is None else overlay.state
+        state = catalog.state if ddl is None else ddl.state
         view = self._view
         if view is None or view.catalog_state is not state:
             if state.roles is not self._roles:

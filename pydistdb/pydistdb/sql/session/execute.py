@@ -25,7 +25,8 @@ from pydistdb_storage.errors import StorageError
 from pydistdb.kv import api as kv
 from pydistdb.sql import exec as executor
 from pydistdb.sql.api import Sink
-from pydistdb.sql.errors import FeatureNotSupported
+from pydistdb.sql.catalog import keys
+from pydistdb.sql.errors import FeatureNotSupported, SerializationFailure
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.kv_errors import database_error
 from pydistdb.sql.plan_cache import CachedPlan
@@ -354,6 +355,8 @@ def unique_violation(session: SessionBase, error: kv.KeyExists) -> Exception:
 def explain(session: SessionBase, error: Exception) -> Exception:
     """A lower layer's error in SQL's terms; others as they are."""
     if isinstance(error, kv.KeyExists):
+        if error.key.startswith(keys.PREFIX):  # two nodes committed DDL at the same time, since a lock was lost
+            return SerializationFailure("could not serialize access due to a concurrent schema change")
         return unique_violation(session, error)
     if isinstance(error, (kv.KVError, StorageError)):
         return database_error(error)

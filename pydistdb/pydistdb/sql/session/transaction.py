@@ -27,7 +27,6 @@ from pydistdb.sql.catalog import temporary
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.drop_plan import drop_tables
 from pydistdb.sql.catalog.overlay import OverlayMark
-from pydistdb.sql.catalog.state import CatalogState
 from pydistdb.sql.catalog.temporary import TemporaryObjects
 from pydistdb.sql.catalog.transaction import DdlTransaction
 from pydistdb.sql.errors import (
@@ -285,7 +284,7 @@ class SessionTransaction:
         ddl = self.ddl
         if not transaction.has_writes and ddl is None:
             return ddl
-        state = ddl.overlay.state if ddl is not None and ddl.overlay.is_open else self._environment.catalog.state
+        state = ddl.state if ddl is not None else self._environment.catalog.state
         tables = temporary.tables_with_action(state, self._database_name, self._temporary.schema_name)
         transaction.begin_statement(self.least_timestamp)
         for table in tables:
@@ -294,9 +293,8 @@ class SessionTransaction:
         dropped = [table for table in tables if table.on_commit == "drop"]
         if dropped:
             ddl = self.open_ddl()
-            await ddl.open()
             context = DdlContext(ddl, self._database_name, (), EvalContext(), temporary=self._temporary)
-            await drop_tables(context, dropped)
+            await ddl.statement(lambda: drop_tables(context, dropped))
         return ddl
 
     async def _committed(self) -> None:
@@ -381,7 +379,7 @@ class SessionTransaction:
         self.kv.rollback_to(savepoint.kv_mark, release_locks=True)
         self._settings.rollback_to(savepoint.settings_mark)
         if self.ddl is not None:
-            self.ddl.rollback_to(savepoint.ddl_mark or OverlayMark(CatalogState.EMPTY, 0, 0))
+            self.ddl.rollback_to(savepoint.ddl_mark or OverlayMark())
         marks = savepoint.participant_marks
         for number, participant in enumerate(self._participants):
             participant.rollback_to(marks[number] if number < len(marks) else 0)

@@ -120,10 +120,28 @@ def set_transaction(session: ClientSession, utility: st.SetTransaction, sink: Si
     return "SET"
 
 
+ROW_EXCLUSIVE = 3
+"""The strongest table lock mode that statements themselves take."""
+
+
 async def lock_table(session: ClientSession, utility: st.LockTable) -> str:
     """LOCK TABLE: weak modes only pin the tables, strong ones keep writers, or everybody, off them."""
     block = session.transaction
     block.require_block("LOCK TABLE")
+    oids: list[int] = []
+    while oids != (named := _tables_to_lock(session, utility)):  # names can come to mean others while it waits
+        oids = named
+        try:
+            await _lock_oids(session, oids, utility)
+        except LockNotAvailable:
+            if not utility.nowait:
+                raise
+            names = ", ".join(name.name for name in utility.tables)
+            raise LockNotAvailable(f'could not obtain lock on relation "{names}"') from None
+    return "LOCK TABLE"
+
+
+def _tables_to_lock(session: ClientSession, utility: st.LockTable) -> list[int]:
     oids = []
     for name in utility.tables:
         view = session.view()
@@ -134,14 +152,7 @@ async def lock_table(session: ClientSession, utility: st.LockTable) -> str:
         if isinstance(relation, Table):
             _check_lock(view, relation, utility.mode)
         oids.append(relation.oid)
-    try:
-        await _lock_oids(session, oids, utility)
-    except LockNotAvailable:
-        if not utility.nowait:
-            raise
-        names = ", ".join(name.name for name in utility.tables)
-        raise LockNotAvailable(f'could not obtain lock on relation "{names}"') from None
-    return "LOCK TABLE"
+    return oids
 
 
 async def _lock_oids(session: ClientSession, oids: list[int], utility: st.LockTable) -> None:
@@ -149,17 +160,12 @@ async def _lock_oids(session: ClientSession, oids: list[int], utility: st.LockTa
     gate = session.environment.catalog.gate
     transaction = block.open()
     deadline_ns = session.environment.scheduler.now_ns() if utility.nowait else session.lock_deadline_ns()
-    await gate.enter(transaction, frozenset(oids), utility.mode >= 3, deadline_ns)
-    if utility.mode >= 4:  # SHARE and above exclude writers, ACCESS EXCLUSIVE everybody
+    if utility.mode > ROW_EXCLUSIVE:
         ddl = block.open_ddl()
-        await ddl.open()
-        await gate.block(
-            transaction,
-            oids,
-            exclusive=utility.mode >= 8,
-            deadline_ns=deadline_ns,
-            check_interrupt=session.check_interrupt,
-        )
+        ddl.lock_deadline_ns = deadline_ns
+        ddl.check_interrupt = session.check_interrupt
+        await ddl.lock_as(oids, utility.mode, nowait=utility.nowait)
+    await gate.enter(transaction, frozenset(oids), utility.mode == ROW_EXCLUSIVE, deadline_ns)
 
 
 def _check_lock(view: StateView, table: Table, mode: int) -> None:

@@ -127,5 +127,4 @@ async def _discard_temporary(session: ClientSession) -> None:
     if schema is None or not any(table.schema == schema.oid for table in session.view().tables()):
         return
     context = ddl_context(session, lambda notice, severity="NOTICE": None)
-    await context.ddl.open()
-    await drop_everything(context, schema, keep_schema=True)
+    await context.ddl.statement(lambda: drop_everything(context, schema, keep_schema=True))

@@ -106,9 +106,10 @@ class TypeEntry:
 class RowTypeEntry(TypeEntry):
     """The row type of a table; its definition is made from the table when it is first asked for."""
 
-    __slots__ = ("_definition", "_make")
+    __slots__ = ("_definition", "_make", "relation")
 
-    def __init__(self, oid: int, name: str, make: Callable[[], UserType]) -> None:
+    def __init__(self, oid: int, name: str, relation: int, make: Callable[[], UserType]) -> None:
+        self.relation = relation
         self.type = SqlType(oid, name, -1, "C", array_oid=oid + 1)
         self.array = SqlType(oid + 1, array_name(name), -1, "A", element_oid=oid)
         self.labels = {}
