@@ -9,7 +9,8 @@ which literals have become parameters (about 10 µs): ``… WHERE id = 7`` and `
    share one plan.
 
 What a plan depends on besides its text is in the key too: the *environment* (database, search_path, the settings that
-decide what a literal means: TimeZone, DateStyle, IntervalStyle, and the role), interned as a small number, and the
+decide what a literal means: TimeZone, DateStyle, IntervalStyle, the ``enable_`` settings,
+the role), interned as a small number, and the
 parameters' types.  A plan belongs to one state of the catalog, privileges included; after any DDL it is made again when
 it is next asked for.  So privileges are checked when a plan is made, and never again.  Plans made inside a transaction
 with uncommitted DDL are never put here.

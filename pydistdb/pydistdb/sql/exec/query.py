@@ -106,7 +106,7 @@ class CompiledQuery:
         ``run`` needs no transaction; nothing is read."""
         assert self.root is not None
         notes, gathered = await range_notes(self.plan.root, run, self._scans)
-        return explain_tree(self.plan, notes, self._actuals, gathered, verbose=verbose)
+        return explain_tree(self.plan, notes, self._actuals, gathered, run.catalog, verbose=verbose)
 
 
 def compile_plan(plan: PhysicalPlan) -> CompiledQuery:

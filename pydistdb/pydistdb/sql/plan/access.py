@@ -21,24 +21,20 @@ from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.index_expressions import BoundIndex, bound_index
 from pydistdb.sql.plan.comparisons import MIRRORED, comparison, family
-from pydistdb.sql.plan.cost import (
-    ROW_COST,
-    SECONDARY_ROW_COST,
-    SORT_ROW_COST,
-    START_COST,
-    TWO_SIDED_SELECTIVITY,
-    Estimator,
-    array_length,
-)
+from pydistdb.sql.plan.cost import ROW_COST, SECONDARY_ROW_COST, SORT_ROW_COST, START_COST
+from pydistdb.sql.plan.estimate import RANGE_SELECTIVITY, TWO_SIDED_SELECTIVITY, Estimator, array_length
 from pydistdb.sql.plan.expressions import all_relations, columns_of, conjoin, has_subquery, is_volatile, substitute
 from pydistdb.sql.plan.implication import implied, same
 from pydistdb.sql.plan.inverted import inverted_access
 from pydistdb.sql.plan.physical import Access, TableScan, Term
-from pydistdb.sql.tree import AnyAll, Call, ColumnRef, Expr, InList, IsNull, Rel, Scan
+from pydistdb.sql.tree import AnyAll, Call, ColumnRef, Const, Expr, InList, IsNull, Rel, Scan
 from pydistdb.sql.types import registry as types
 
 MOST_POINTS = 20_000
 """An IN list that spans more keys than this is checked row by row."""
+
+CUSTOM_PLAN_COST = 10_000.0
+"""What is expected to read so much (some 6 ms) is planned for its literals each time."""
 
 OrderKey = tuple[int, bool, bool]
 """(column id, descending, nulls first)"""
@@ -209,7 +205,8 @@ def _inverted_path(
     if access is None:
         return None
     rows = max(total * estimator.combined(access.terms, total), 1.0)
-    return Path(access, rows, START_COST * len(access.probes) + rows * SECONDARY_ROW_COST, (), frozenset())
+    cost = START_COST * len(access.probes) + rows * SECONDARY_ROW_COST + estimator.extra("bitmapscan")
+    return Path(access, rows, cost, (), frozenset())
 
 
 def _path(
@@ -238,8 +235,7 @@ def _path(
         points *= count
         if count == 1 and number in ids:
             constant.add(ids[number])
-        column = ColumnRef(types.INT8, ids.get(number, -1))
-        rows = rows * min(count / estimator.distinct(column, total), 1.0)
+        rows *= _equal_share(match, ColumnRef(types.INT8, ids.get(number, -1)), count, total, estimator)
     if hashed:
         assert table.sharding is not None
         bound = set(numbers[: len(equal)])
@@ -247,29 +243,46 @@ def _path(
             if not is_primary:
                 return None
             # Without the shard columns there is no place to start at: read everything, check everything.
-            return Path(Access(index), total, START_COST + total * ROW_COST, (), frozenset())
+            cost = START_COST + total * ROW_COST + estimator.extra("seqscan")
+            return Path(Access(index), total, cost, (), frozenset())
     lower: tuple[tuple[Expr, bool], ...] = ()
     upper: tuple[tuple[Expr, bool], ...] = ()
     if len(equal) < len(numbers):
         bounds = found.get(numbers[len(equal)], ())
         lower, lower_term = _bound(bounds, (">", ">="))
         upper, upper_term = _bound(bounds, ("<", "<="))
-        used.extend(term for term in (lower_term, upper_term) if term is not None)
-        if lower and upper:
-            rows *= TWO_SIDED_SELECTIVITY
-        elif lower or upper:
-            rows /= 3
+        ranges = [term for term in (lower_term, upper_term) if term is not None]
+        used.extend(ranges)
+        rows *= _range_share(ranges, [*lower, *upper], ids.get(numbers[len(equal)], -1), total, estimator)
     access = Access(index, tuple(equal), lower, upper, terms=tuple(dict.fromkeys(used)))
     if access.is_point:
         rows = min(rows, points) if points > 1 else 1.0
     rows = max(rows, 1.0)
     cost = START_COST * points + rows * (ROW_COST if is_primary else SECONDARY_ROW_COST)
+    is_bounded = bool(equal or lower or upper)
+    cost += estimator.extra("indexscan" if is_bounded or not is_primary else "seqscan")
     order = tuple(
         (ids[number], column.descending, column.nulls_first) if number in ids else (-1, False, False)
         for number, column in zip(numbers, index.columns, strict=True)
     )
     may_order = table.sharding is None or not hashed or points == 1
     return Path(access, rows, cost, order if may_order else (), frozenset(constant))
+
+
+def _equal_share(match: Match, column: ColumnRef, count: float, total: float, estimator: Estimator) -> float:
+    """The share of rows with one of the values that a term asks for."""
+    if estimator.facts(column) is not None and all(isinstance(value, Const) for value in match.values):
+        return estimator.selectivity(match.term, total)
+    return min(count / estimator.distinct(column, total, unfiltered=True), 1.0)
+
+
+def _range_share(
+    terms: Sequence[Expr], bounds: Sequence[tuple[Expr, bool]], column: int, total: float, estimator: Estimator
+) -> float:
+    known = estimator.facts(ColumnRef(types.INT8, column)) is not None
+    if known and all(isinstance(value, Const) for value, _ in bounds):
+        return estimator.combined(terms, total)
+    return (1.0, RANGE_SELECTIVITY, TWO_SIDED_SELECTIVITY)[len(bounds)]
 
 
 def _equality(candidates: Sequence[Match], points: float) -> Match | None:
@@ -334,7 +347,7 @@ def choose(
         cost = path.cost
         rows = max(path.rows * estimator.combined(path.access.others(terms), path.rows), 1.0)
         if order and direction == 0:
-            cost += rows * math.log2(rows + 1) * SORT_ROW_COST
+            cost += rows * math.log2(rows + 1) * SORT_ROW_COST + estimator.extra("sort")
         elif order and most_rows is not None:
             # Reading stops as soon as enough rows have passed.
             cost = START_COST + (cost - START_COST) * min(most_rows / rows, 1.0)
@@ -359,7 +372,7 @@ def build_scan(scan: Scan, path: Path, terms: Sequence[Expr], estimator: Estimat
         rows=1.0 if scan.current_of else rows,
         cost=START_COST if scan.current_of else path.cost,
         current_of=scan.current_of,
-        index_only=_covers(access.index, scan),
+        index_only=not estimator.extra("indexonlyscan") and _covers(access.index, scan),
     )
 
 
@@ -373,10 +386,9 @@ def _covers(index: Index, scan: Scan) -> bool:
 
 def literals_may_matter(root: Rel) -> bool:
     """Whether another plan might be found if it were known what the parameters are: what a partial index's predicate or
-    an index expression says of constants, a plan for any value cannot make use of."""
-    return any(
-        isinstance(scan, TableScan)
-        and not scan.access.is_point
-        and any(not index.is_plain for index in scan.table.indexes)
-        for scan in all_relations(root)
-    )
+    an index expression says of constants, a plan for any value cannot make use of; and where much is read, planning
+    by the statistics of the very values costs little beside it."""
+    scans = [part for part in all_relations(root) if isinstance(part, TableScan)]
+    if sum(scan.cost for scan in scans if not scan.access.is_point) > CUSTOM_PLAN_COST:
+        return True
+    return any(not scan.access.is_point and any(not index.is_plain for index in scan.table.indexes) for scan in scans)

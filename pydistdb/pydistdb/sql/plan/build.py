@@ -19,7 +19,8 @@ from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan import access, joins
 from pydistdb.sql.plan.access import OrderKey
 from pydistdb.sql.plan.comparisons import comparison_terms
-from pydistdb.sql.plan.cost import Estimator
+from pydistdb.sql.plan.cost import NOTHING_DISABLED, Disabled
+from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.expressions import (
     all_relations,
     columns_of,
@@ -56,6 +57,7 @@ from pydistdb.sql.tree import (
     Call,
     ColumnRef,
     Const,
+    Cte,
     CteScan,
     Delete,
     Distinct,
@@ -116,8 +118,8 @@ NO_WISH = Wish()
 class Builder:
     """Builds the physical plan of one statement."""
 
-    def __init__(self, catalog: CatalogView | None, statement: Rel) -> None:
-        self.estimator = Estimator(catalog)
+    def __init__(self, catalog: CatalogView | None, statement: Rel, disabled: Disabled = NOTHING_DISABLED) -> None:
+        self.estimator = Estimator(catalog, disabled)
         self.ids = count(greatest_id(statement) + 1)
 
     def build(self, relation: Rel, wish: Wish = NO_WISH) -> Rel:
@@ -155,6 +157,8 @@ class Builder:
                 return self._change(relation)
             case Merge():
                 return self._merge(relation)
+            case Cte():
+                return self._cte(relation)
         if any(has_subquery(expression) for expression in _own_expressions(relation)):
             source, with_columns = self._lift(Values((), ((),)), relation)
             inner = map_parts(with_columns, on_relation=self.build)
@@ -260,6 +264,8 @@ class Builder:
         # A scan decodes and filters in one go; nextval() may have to wait, and needs a filter of its own.
         plain = [term for term in terms if not has_subquery(term) and not is_volatile(term)]
         chosen = access.choose(scan, plain, self.estimator, wish.order, wish.rows)
+        if not free_columns(chosen):
+            self.estimator.note_filtered(chosen, plain)
         if wish.most_rows and chosen.condition is None and len(plain) == len(terms):
             delivers = not wish.order or access.satisfies(*ordering(chosen), wish.order)
             if delivers:
@@ -351,6 +357,7 @@ class Builder:
         if all(key[0] in references for key in wish.order):
             order = tuple((references[key[0]], key[1], key[2]) for key in wish.order)
         source = self.build(relation.input, Wish(order, wish.most_rows if len(order) == len(wish.order) else ()))
+        self.estimator.note_renamed(relation)
         source, lifted = self._lift(source, relation)
         return replace(lifted, input=source)
 
@@ -444,6 +451,12 @@ class Builder:
         source, lifted = self._lift(self.build(relation.source), relation)
         return replace(lifted, source=source)
 
+    def _cte(self, relation: Cte) -> Rel:
+        definition = self.build(relation.definition)
+        self.estimator.note_cte(relation, definition)
+        step = None if relation.step is None else self.build(relation.step)
+        return replace(relation, definition=definition, step=step, body=self.build(relation.body))
+
     def _change(self, relation: Insert | Update | Delete) -> Rel:
         split = split_returning(relation, next(self.ids))
         if split is not None:
@@ -494,7 +507,7 @@ class Builder:
         if all(not columns_of(term) & output_ids(relation.left) for term in queries) and relation.kind != "full":
             checked = self._checked(self.build(relation.right), queries)
             plain = [term for term in terms if not has_subquery(term)]
-            side = Side(checked, self.estimator.rows(checked))
+            side = self._composite(checked)
             return joins.join(
                 relation.kind, self._side(relation.left), side, plain, relation.columns, self.estimator
             ).relation
@@ -527,8 +540,11 @@ class Builder:
         rows = self.estimator.rows(physical)
         if isinstance(scan, Scan) and isinstance(physical, TableScan):
             terms = tuple(conjuncts(relation.condition)) if isinstance(relation, Filter) else ()
-            return Side(physical, rows, scan, terms)
-        return Side(physical, rows)
+            return Side(physical, rows, physical.cost, scan, terms)
+        return self._composite(physical)
+
+    def _composite(self, relation: Rel) -> Side:
+        return Side(relation, self.estimator.rows(relation), total_cost(relation, self.estimator).total)
 
     def _cluster(self, relation: Join, relations: list[Rel], terms: list[Expr]) -> Rel:
         queries = [term for term in terms if has_subquery(term)]
@@ -538,7 +554,8 @@ class Builder:
         def wanted(columns: Sequence[OutputColumn]) -> tuple[OutputColumn, ...]:
             return tuple(column for column in columns if column.id in later)
 
-        joined, rest = joins.order_joins([self._side(part) for part in relations], plain, wanted, self.estimator)
+        side, rest = joins.order_joins([self._side(part) for part in relations], plain, wanted, self.estimator)
+        joined = side.relation
         if rest:
             joined = Filter(joined.columns, joined, conjoin(rest))
         return self._checked(joined, queries)

@@ -17,12 +17,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydistdb.sql.catalog.descriptors import Table
-from pydistdb.sql.plan.cost import Estimator
+from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan.depth import deep_stack
+from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.explain_formats import Actual, PlanNode, Style, Value, text_lines
 from pydistdb.sql.plan.explain_gather import Gathered, with_gather
 from pydistdb.sql.plan.explain_text import ExpressionText
-from pydistdb.sql.plan.expressions import all_relations, conjuncts, inputs
+from pydistdb.sql.plan.expressions import all_relations, conjuncts, free_columns, inputs
 from pydistdb.sql.plan.physical import (
     Apply,
     HashJoin,
@@ -77,13 +78,14 @@ def explain_tree(
     notes: Mapping[int, str] | None = None,
     actuals: Mapping[int, Actual] | None = None,
     gathered: Mapping[int, Gathered] | None = None,
+    catalog: CatalogView | None = None,
     *,
     verbose: bool = False,
 ) -> PlanNode:
     """The steps of a plan.  By ``id(node)``: ``notes``, a property more, what ANALYZE measured, and which scans are done
     on other nodes."""
     with deep_stack():
-        return Explainer(notes, actuals, verbose, gathered).tree(plan.root)
+        return Explainer(notes, actuals, verbose, gathered, catalog).tree(plan.root)
 
 
 class Explainer(ExpressionText):
@@ -93,13 +95,14 @@ class Explainer(ExpressionText):
         actuals: Mapping[int, Actual] | None = None,
         verbose: bool = False,
         gathered: Mapping[int, Gathered] | None = None,
+        catalog: CatalogView | None = None,
     ) -> None:
         super().__init__()
         self.notes = notes or {}
         self.actuals = actuals or {}
         self.gathered = gathered or {}
         self.verbose = verbose
-        self.estimator = Estimator(None)
+        self.estimator = Estimator(catalog)
         self.subplans = 0
         self.qualifies = False
         """Columns are shown with their table, since there are several."""
@@ -119,11 +122,16 @@ class Explainer(ExpressionText):
             self._name(part)
         match relation:
             case TableScan():
+                self.estimator.note_scan(relation)
+                if not free_columns(relation):
+                    self.estimator.note_filtered(relation)
                 by_number = {column.number: column.name for column in relation.table.columns}
                 for column, number in zip(relation.columns, relation.numbers, strict=True):
                     prefix = f"{relation.alias or relation.table.name}." if self.qualifies else ""
                     self.names[column.id] = prefix + by_number.get(number, "ctid")
             case Project() | ProjectSet():
+                if isinstance(relation, Project):
+                    self.estimator.note_renamed(relation)
                 for column, expression in zip(relation.columns, relation.expressions, strict=True):
                     self.names.setdefault(column.id, self.text(expression))
             case Aggregate():
@@ -140,6 +148,8 @@ class Explainer(ExpressionText):
                 for column, window in zip(relation.columns[-len(relation.calls) :], relation.calls, strict=True):
                     self.names[column.id] = self.call_text(window.function.name, window.arguments) + " OVER (?)"
             case _:
+                if isinstance(relation, Cte):
+                    self.estimator.note_cte(relation, relation.definition)
                 for column in relation.columns:
                     self.names.setdefault(column.id, column.name or f"#{column.id}")
 

@@ -1,8 +1,7 @@
 """Join order and join method.
 
-A cluster of inner joins is flattened into relations and terms.  Starting from the relation with the fewest rows, the next
-one is always the connected relation whose join costs least (a relation without a connecting term waits until nothing else is
-left).  For each step the methods compete:
+A cluster of inner joins is flattened into relations and terms, and put in order by ``join_order.py``.  For each step the
+methods compete:
 
 * look-up join: the right side is a table with a unique index whose columns the left side supplies, and the left is small;
 * nested loop over an index: the same with any index, one scan per left row;
@@ -18,8 +17,10 @@ from dataclasses import dataclass
 from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.plan import access
 from pydistdb.sql.plan.comparisons import comparison_terms
-from pydistdb.sql.plan.cost import HASH_ROW_COST, LOOKUP_COST, RESTART_COST, ROW_COST, Estimator
+from pydistdb.sql.plan.cost import DISABLED_COST, HASH_ROW_COST, LOOKUP_COST, RESTART_COST, ROW_COST
+from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.expressions import columns_of, conjoin, has_subquery, is_volatile, output_ids
+from pydistdb.sql.plan.join_order import Cluster, Plan, Probe
 from pydistdb.sql.plan.physical import HashJoin, LookupJoin, NestedLoop, TableScan
 from pydistdb.sql.tree import ColumnRef, Distinct, Expr, OutputColumn, Project, Rel, Scan
 
@@ -30,6 +31,8 @@ class Side:
 
     relation: Rel
     rows: float
+    cost: float
+    """Of the relation as a whole."""
     scan: Scan | None = None
     terms: tuple[Expr, ...] = ()
     """The scan's own condition."""
@@ -86,28 +89,47 @@ def join(
     columns: tuple[OutputColumn, ...],
     estimator: Estimator,
     null_aware: bool = False,
+    rows: float | None = None,
 ) -> Candidate:
     """The cheapest way to join two relations; for inner joins either side may come to stand left."""
-    rows = estimator.join_rows(kind, left.rows, right.rows, conjoin(terms))
-    candidates = [_hash(kind, left, right, terms, columns, rows, null_aware)]
+    if rows is None:
+        rows = estimator.join_rows(kind, left.rows, right.rows, conjoin(terms))
+    candidates = [_hash(kind, left, right, terms, columns, rows, null_aware, estimator.extra("hashjoin"))]
     if not null_aware and kind in ("inner", "left", "semi", "anti"):
         candidates.append(_lookup(kind, left, right, terms, columns, rows, estimator))
         candidates.append(_index_loop(kind, left, right, terms, columns, rows, estimator))
     if kind == "inner":
-        candidates.append(_hash(kind, right, left, terms, columns, rows, False))
+        candidates.append(_hash(kind, right, left, terms, columns, rows, False, estimator.extra("hashjoin")))
         candidates.append(_lookup(kind, right, left, terms, columns, rows, estimator))
         candidates.append(_index_loop(kind, right, left, terms, columns, rows, estimator))
     if kind == "semi":
         candidates.extend(_distinct_first(left, right, terms, columns, rows, estimator))
     possible = [candidate for candidate in candidates if candidate is not None]
-    if possible:
-        return min(possible, key=lambda candidate: candidate.cost)
+    best = min(possible, key=lambda candidate: candidate.cost, default=None)
+    if best is not None and (best.cost < DISABLED_COST or null_aware):
+        return best
+    loop = _loop(kind, left, right, terms, columns, rows, null_aware, estimator)
+    return loop if best is None or loop.cost < best.cost else best
+
+
+def _loop(
+    kind: str,
+    left: Side,
+    right: Side,
+    terms: Sequence[Expr],
+    columns: tuple[OutputColumn, ...],
+    rows: float,
+    null_aware: bool,
+    estimator: Estimator,
+) -> Candidate:
+    """Every pair is looked at: the way that there always is, but for FULL JOIN."""
     condition = conjoin(terms) if terms else None
     if kind == "full" and terms:
         raise FeatureNotSupported("FULL JOIN is only supported with merge-joinable or hash-joinable join conditions")
     first, second = (right, left) if kind == "inner" and right.rows > left.rows else (left, right)
     loop = NestedLoop(columns, kind, first.relation, second.relation, condition, null_aware=null_aware, rows=rows)
-    return Candidate(left.rows * right.rows * ROW_COST, loop)
+    cost = left.cost + right.cost + left.rows * right.rows * ROW_COST
+    return Candidate(cost + estimator.extra("nestloop"), loop)
 
 
 def _hash(
@@ -118,6 +140,7 @@ def _hash(
     columns: tuple[OutputColumn, ...],
     rows: float,
     null_aware: bool,
+    extra: float,
 ) -> Candidate | None:
     keys, rest = split_keys(terms, output_ids(left.relation), output_ids(right.relation))
     if not keys or (null_aware and (rest or len(keys) > 1)):
@@ -135,16 +158,7 @@ def _hash(
         rows,
     )
     # Building a row into the table costs about twice what probing with one does.
-    return Candidate(_read_cost(left) + _read_cost(right) + (2 * right.rows + left.rows) * HASH_ROW_COST, relation)
-
-
-def _read_cost(side: Side) -> float:
-    return side.rows * ROW_COST if side.scan is None else _scan_rows(side) * ROW_COST
-
-
-def _scan_rows(side: Side) -> float:
-    relation = side.relation
-    return relation.rows if isinstance(relation, TableScan) else side.rows
+    return Candidate(left.cost + right.cost + (2 * right.rows + left.rows) * HASH_ROW_COST + extra, relation)
 
 
 def _inner_scan(
@@ -184,7 +198,7 @@ def _lookup(
     keys = tuple(term.alternatives[0] for term in scan.access.equal)
     relation = LookupJoin(columns, kind, left.relation, scan, keys, conjoin(rest) if rest else None, rows)
     per_row = LOOKUP_COST if scan.access.index is scan.table.indexes[0] else 2 * LOOKUP_COST
-    return Candidate(_read_cost(left) + left.rows * per_row, relation)
+    return Candidate(left.cost + left.rows * per_row + estimator.extra("nestloop"), relation)
 
 
 def _index_loop(
@@ -203,7 +217,8 @@ def _index_loop(
     scan, rest = found
     outer = sorted(set().union(*(columns_of(term) for term in scan.access.terms)) & left_ids)
     relation = NestedLoop(columns, kind, left.relation, scan, conjoin(rest) if rest else None, tuple(outer), rows=rows)
-    return Candidate(_read_cost(left) + left.rows * (RESTART_COST + scan.rows * 2 * ROW_COST), relation)
+    cost = left.cost + left.rows * (RESTART_COST + scan.rows * 2 * ROW_COST)
+    return Candidate(cost + estimator.extra("nestloop"), relation)
 
 
 def _distinct_first(
@@ -221,7 +236,7 @@ def _distinct_first(
     wanted = {key[1].id for key in keys if isinstance(key[1], ColumnRef)}
     kept = tuple(column for column in right.relation.columns if column.id in wanted)
     narrow = Project(kept, right.relation, tuple(ColumnRef(column.type, column.id, column.name) for column in kept))
-    values = Side(Distinct(kept, narrow), right.rows)
+    values = Side(Distinct(kept, narrow), right.rows, right.cost + right.rows * HASH_ROW_COST)
     return [
         _lookup("inner", values, left, terms, columns, rows, estimator),
         _index_loop("inner", values, left, terms, columns, rows, estimator),
@@ -233,41 +248,62 @@ def order_joins(
     terms: list[Expr],
     wanted: Wanted,
     estimator: Estimator,
-) -> tuple[Rel, list[Expr]]:
+) -> tuple[Side, list[Expr]]:
     """Join a cluster of relations; returns the join and the terms that could not be used in it."""
-    remaining = list(sides)
-    pending = list(terms)
-    remaining.sort(key=lambda side: side.rows)
-    current = remaining.pop(0)
-    while remaining:
-        best: tuple[bool, float, int, Candidate, list[Expr]] | None = None
-        current_ids = output_ids(current.relation)
-        for position, side in enumerate(remaining):
-            others = set().union(*(output_ids(other.relation) for other in remaining if other is not side), set())
-            applicable = [
-                term
-                for term in pending
-                if columns_of(term) & output_ids(side.relation) and not columns_of(term) & others
-            ]
-            connected = any(columns_of(term) & current_ids for term in applicable)
-            still = [term for term in pending if term not in applicable]
-            columns = _columns(current, side, wanted, still)
-            candidate = join("inner", current, side, applicable, columns, estimator)
-            rank = (not connected, candidate.cost + estimator.rows(candidate.relation) * ROW_COST)
-            if best is None or rank < best[:2]:
-                best = (*rank, position, candidate, applicable)
-        assert best is not None
-        side = remaining.pop(best[2])
-        used = best[4]
-        pending = [term for term in pending if term not in used]
-        relation = best[3].relation
-        current = Side(relation, estimator.rows(relation))
-    return current.relation, pending
+    cluster = Cluster(
+        [output_ids(side.relation) for side in sides],
+        [side.rows for side in sides],
+        [side.cost for side in sides],
+        terms,
+        estimator,
+    )
+    for number, side in enumerate(sides):
+        cluster.probes[number] = _probes(cluster, number, side, estimator)
+
+    def build(plan: Plan) -> Side:
+        if plan.left is None or plan.right is None:
+            return sides[plan.mask.bit_length() - 1]
+        left, right = build(plan.left), build(plan.right)
+        both = left.relation.columns + right.relation.columns
+        needed = {column.id for column in wanted(both)} | cluster.needed_later(plan.mask)
+        columns = tuple([column for column in both if column.id in needed])
+        rows = cluster.cardinality(plan.mask)
+        found = join(
+            "inner", left, right, cluster.between(plan.left.mask, plan.right.mask), columns, estimator, rows=rows
+        )
+        return Side(found.relation, rows, found.cost)
+
+    # What speaks of one relation alone or of none is checked above.
+    rest = [term for mask, term in cluster.others if not mask & (mask - 1)]
+    return build(cluster.best()), rest
 
 
-def _columns(left: Side, right: Side, wanted: Wanted, pending: Sequence[Expr]) -> tuple[OutputColumn, ...]:
-    """What the join of two sides must hand on."""
-    later = set().union(*map(columns_of, pending), set())
-    both = left.relation.columns + right.relation.columns
-    needed = {column.id for column in wanted(both)} | later
-    return tuple(column for column in both if column.id in needed)
+def _probes(cluster: Cluster, number: int, side: Side, estimator: Estimator) -> list[Probe]:
+    """The ways to look a relation up by what other relations supply."""
+    if side.scan is None:
+        return []
+    connecting = [each for each in cluster.connecting(number) if not has_subquery(each[0])]
+    sets = [connecting] if len(connecting) < 2 else [connecting, *([each] for each in connecting)]
+    own = output_ids(side.relation)
+    found: list[Probe] = []
+    for chosen in sets:
+        for path in access.paths(side.scan, [*side.terms, *(term for term, _, _ in chosen)], estimator):
+            used = [each for each in chosen if each[0] in path.access.terms]
+            if (
+                not (path.access.equal or path.access.probes)
+                or not used
+                or not any(columns_of(term) - own for term in path.access.terms)
+            ):
+                continue
+            needs = 0
+            for _, mask, is_any in used:
+                needs |= 0 if is_any else mask
+            needs_any = tuple([mask for _, mask, is_any in used if is_any])
+            found.append(Probe(needs, needs_any, _probe_cost(side.scan, path)))
+    return found
+
+
+def _probe_cost(scan: Scan, path: access.Path) -> float:
+    if path.access.is_point and all(len(term.alternatives) == 1 for term in path.access.equal):
+        return LOOKUP_COST if path.access.index is scan.table.indexes[0] else 2 * LOOKUP_COST
+    return RESTART_COST + path.rows * 2 * ROW_COST

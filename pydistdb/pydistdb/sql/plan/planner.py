@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan.build import Builder
+from pydistdb.sql.plan.cost import NOTHING_DISABLED, Disabled
 from pydistdb.sql.plan.depth import deep_stack
 from pydistdb.sql.plan.rules.decorrelate import decorrelate
 from pydistdb.sql.plan.rules.factor import factor
@@ -55,8 +56,10 @@ def optimize(relation: Rel) -> Rel:
     return relation
 
 
-def plan(bound: BoundStatement, catalog: CatalogView | None = None) -> PhysicalPlan:
-    """Plan a bound statement against one state of the catalog."""
+def plan(
+    bound: BoundStatement, catalog: CatalogView | None = None, disabled: Disabled = NOTHING_DISABLED
+) -> PhysicalPlan:
+    """Plan a bound statement against one state of the catalog; ``disabled``: ways to avoid where there is another."""
     with deep_stack():
         query = optimize(bound.query)
-        return PhysicalPlan(bound, Builder(catalog, query).build(query))
+        return PhysicalPlan(bound, Builder(catalog, query, disabled).build(query))

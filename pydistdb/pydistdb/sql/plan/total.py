@@ -14,14 +14,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pydistdb.sql.plan.cost import (
-    HASH_ROW_COST,
-    LOOKUP_COST,
-    RESTART_COST,
-    ROW_COST,
-    SORT_ROW_COST,
-    Estimator,
-)
+from pydistdb.sql.plan.cost import HASH_ROW_COST, LOOKUP_COST, RESTART_COST, ROW_COST, SORT_ROW_COST
+from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.expressions import inputs
 from pydistdb.sql.plan.physical import (
     Apply,

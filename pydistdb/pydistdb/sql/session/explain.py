@@ -1,7 +1,7 @@
 """EXPLAIN and EXPLAIN ANALYZE: the plan as the executor tells it, with what the session measured.
 
 ANALYZE runs a copy of the plan whose operators take notes (``exec/measure.py``).  BUFFERS, WAL and SETTINGS are accepted and
-add nothing: there are no shared buffers or planner settings to tell about.
+add nothing: there are no shared buffers to tell about.
 
 Source: PostgreSQL 15 manual, EXPLAIN.
 """

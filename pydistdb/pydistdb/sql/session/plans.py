@@ -17,6 +17,7 @@ from pydistdb.sql.catalog.needs import denial
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import compile_plan
+from pydistdb.sql.plan import disabled_ways
 from pydistdb.sql.plan import plan as make_plan
 from pydistdb.sql.plan.access import literals_may_matter
 from pydistdb.sql.plan_cache import MAX_CACHED_TEXT_BYTES, CachedPlan
@@ -37,11 +38,14 @@ class SessionPlans:
         self._session = session
         self._cache = session.environment.plans
         self.environment = 0
+        self.disabled = disabled_ways({})
+        """What the ``enable_`` settings rule out."""
 
     def environment_changed(self) -> None:
         """A setting has changed that may decide what a text means."""
         session = self._session
         values = session.settings.values
+        self.disabled = disabled_ways(values)
         self.environment = self._cache.environment(
             session.database_name,
             session.identity.current_name if "$user" in values["search_path"] else "",
@@ -52,6 +56,7 @@ class SessionPlans:
             values["intervalstyle"],
             session.identity.restricted,
             session.identity.current,
+            self.disabled,
         )
 
     # ------------------------------------------------------------------------------------------ finding
@@ -186,7 +191,7 @@ class SessionPlans:
             self.environment,
             view.catalog_state,
             bound=bound,
-            compiled=compile_plan(make_plan(bound, view)),
+            compiled=compile_plan(make_plan(bound, view, self.disabled)),
             denied=denial(bound.needs, view),
             fields=fields_of(bound),
             parameter_types=bound.parameter_types,

@@ -152,7 +152,8 @@ class RoutineRunner:
                 function = view.function_of(routine)
             bound = bind_body(function, view, context)
             statements = [
-                _Statement(each, compile_plan(make_plan(each, view)), denial(each.needs, view)) for each in bound
+                _Statement(each, compile_plan(make_plan(each, view, session.plans.disabled)), denial(each.needs, view))
+                for each in bound
             ]
             body = _Body(view.catalog_state, session.plans.environment, statements)
             if len(self._bodies) >= MOST_BODIES:

@@ -1,0 +1,450 @@
+"""How many rows a relation has, and which share of them a condition lets through.
+
+Statistics come from the catalog where it has them (ANALYZE; ``column_facts.py`` reads them); otherwise a table counts as
+DEFAULT_ROWS and a condition by its kind, with Postgres's default selectivities.  Conditions count as independent, with
+three exceptions: two bounds of one column are a range, equalities that cover a unique key find one row each, and a column
+has no more distinct values than its table's filtered rows::
+
+    lineitem ⋈ partsupp on both columns of its key:   60,000 * 8,000 / 8,000, not / (2,000 * 100)
+
+Source: PostgreSQL 15 manual, 76.1 "Row Estimation Examples"; Selinger et al. (1979).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydistdb.sql.catalog.descriptors import Table, TableStatistics
+from pydistdb.sql.catalog.view import CatalogView
+from pydistdb.sql.plan.column_facts import ColumnFacts
+from pydistdb.sql.plan.comparisons import MIRRORED, operator_name, written_operator
+from pydistdb.sql.plan.cost import DISABLED_COST, NOTHING_DISABLED, Disabled
+from pydistdb.sql.plan.physical import (
+    Apply,
+    HashJoin,
+    IncrementalSort,
+    LockedRows,
+    LookupJoin,
+    NestedLoop,
+    TableScan,
+    TopN,
+    VirtualTableScan,
+)
+from pydistdb.sql.tree import (
+    Aggregate,
+    And,
+    AnyAll,
+    ArrayLiteral,
+    Call,
+    ColumnRef,
+    Const,
+    Cte,
+    CteScan,
+    Distinct,
+    Expr,
+    Filter,
+    FunctionScan,
+    InList,
+    IsNull,
+    Join,
+    Limit,
+    Not,
+    Or,
+    Param,
+    Project,
+    ProjectSet,
+    Rel,
+    RoutineScan,
+    Scan,
+    SequenceScan,
+    SetOperation,
+    Sort,
+    Subquery,
+    Values,
+    Window,
+)
+from pydistdb.sql.types.arrays import PgArray
+
+DEFAULT_ROWS = 1000.0
+RANGE_SELECTIVITY = 1 / 3
+TWO_SIDED_SELECTIVITY = 0.05
+OTHER_SELECTIVITY = 1 / 3
+CONTAINMENT_SELECTIVITY = 0.01
+_CONTAINMENT = frozenset({"@>", "<@", "&&", "?", "?|", "?&"})
+DEFAULT_DISTINCT = 200.0
+NULL_SELECTIVITY = 0.01
+RECURSION_GROWTH = 10.0
+
+
+class Estimator:
+    """Estimates for the relations of one statement."""
+
+    def __init__(self, catalog: CatalogView | None, disabled: Disabled = NOTHING_DISABLED) -> None:
+        self.catalog = catalog
+        self._disabled = disabled
+        self._columns: dict[int, tuple[Table, int]] = {}
+        """Where a column comes from, by id."""
+        self._filtered: dict[int, float] = {}
+        """How many rows of its scan pass, by column: there are no more distinct values than that."""
+        self._facts: dict[int, ColumnFacts | None] = {}
+        self._cte_rows: dict[int, float] = {}
+        self._sources: dict[int, Expr] = {}
+        """Columns that are another one's values, under a new id."""
+
+    def extra(self, way: str) -> float:
+        """What it costs more to do a thing in a way that may be ruled out by an ``enable_`` setting."""
+        return DISABLED_COST if way in self._disabled else 0.0
+
+    # ------------------------------------------------------------------------------------------ what is known
+
+    def _statistics(self, table: Table) -> TableStatistics | None:
+        return None if self.catalog is None else self.catalog.statistics(table.oid)
+
+    def knows(self, table: Table) -> bool:
+        """Whether there are statistics of a table."""
+        return self._statistics(table) is not None
+
+    def table_rows(self, table: Table) -> float:
+        found = self._statistics(table)
+        return max(float(found.rows), 1.0) if found is not None else DEFAULT_ROWS
+
+    def note_scan(self, scan: Scan | TableScan) -> None:
+        for column, number in zip(scan.columns, scan.numbers, strict=True):
+            self._columns[column.id] = (scan.table, number)
+
+    def note_filtered(self, scan: TableScan, terms: Sequence[Expr] = ()) -> None:
+        """A scan has been chosen: what it lets through bounds how many values its columns have."""
+        for column in scan.columns:
+            self._filtered[column.id] = scan.rows
+        for term in terms:
+            if isinstance(term, Call) and operator_name(term.function) == "=":
+                left, right = term.arguments
+                for fixed, value in ((left, right), (right, left)):
+                    if isinstance(fixed, ColumnRef) and isinstance(value, Const | Param):
+                        self._filtered[fixed.id] = 1.0
+
+    def note_renamed(self, relation: Project) -> None:
+        for column, expression in zip(relation.columns, relation.expressions, strict=True):
+            if isinstance(expression, ColumnRef) and expression.id != column.id:
+                self._sources[column.id] = expression
+
+    def note_cte(self, cte: Cte, definition: Rel) -> None:
+        self._cte_rows[cte.cte_id] = self.rows(definition) * (RECURSION_GROWTH if cte.step is not None else 1.0)
+
+    def origin(self, expression: Expr) -> tuple[Table, int] | None:
+        """The table and the number of a column that comes straight from one."""
+        while isinstance(expression, ColumnRef):
+            if expression.id in self._columns:
+                return self._columns[expression.id]
+            expression = self._sources.get(expression.id, Const(expression.type, None))
+        return None
+
+    def facts(self, expression: Expr) -> ColumnFacts | None:
+        """What statistics say of a column; None for other expressions, and where there are none."""
+        if not isinstance(expression, ColumnRef):
+            return None
+        if expression.id not in self._facts:
+            self._facts[expression.id] = self._look_up(expression)
+        return self._facts[expression.id]
+
+    def _look_up(self, column: ColumnRef) -> ColumnFacts | None:
+        origin = self.origin(column)
+        if origin is None:
+            return None
+        table, number = origin
+        found = self._statistics(table)
+        if found is None or number not in found.columns:
+            return None
+        oid = next(each.type_oid for each in table.columns if each.number == number)
+        return ColumnFacts(oid, found.columns[number], found.rows)
+
+    def distinct(self, expression: Expr, rows: float, *, unfiltered: bool = False) -> float:
+        """How many different values an expression has among ``rows`` rows (``unfiltered``: of its whole table)."""
+        if isinstance(expression, Const):
+            return 1.0
+        origin = self.origin(expression)
+        if origin is not None and isinstance(expression, ColumnRef):
+            table, number = origin
+            most = rows if unfiltered else min(rows, self._most(expression))
+            if any(
+                index.unique and index.is_plain and [c.column for c in index.columns] == [number]
+                for index in table.indexes
+            ):
+                return max(min(self.table_rows(table), most), 1.0)
+            facts = self.facts(expression)
+            return max(min(DEFAULT_DISTINCT if facts is None else facts.distinct, most), 1.0)
+        return max(min(DEFAULT_DISTINCT, rows), 1.0)
+
+    def _most(self, expression: Expr) -> float:
+        while isinstance(expression, ColumnRef):
+            if expression.id in self._filtered:
+                return self._filtered[expression.id]
+            expression = self._sources.get(expression.id, Const(expression.type, None))
+        return float("inf")
+
+    # ------------------------------------------------------------------------------------------ conditions
+
+    def selectivity(self, term: Expr, rows: float) -> float:
+        """The share of rows for which a term is true."""
+        match term:
+            case Const():
+                return 1.0 if term.value is True else 0.0
+            case And():
+                return self.combined(term.arguments, rows)
+            case Or():
+                missed = 1.0
+                for argument in term.arguments:
+                    missed *= 1 - self.selectivity(argument, rows)
+                return 1 - missed
+            case Not():
+                return 1 - self.selectivity(term.argument, rows)
+            case Call():
+                return self._call_selectivity(term, rows)
+            case InList():
+                return self._list_selectivity(term, rows)
+            case AnyAll():
+                return min(array_length(term.array) / self.distinct(term.left, rows), 0.9)
+            case IsNull():
+                facts = self.facts(term.argument)
+                share = NULL_SELECTIVITY if facts is None else facts.nulls
+                return 1 - share if term.negated else share
+            case Subquery():
+                return 0.5
+        return OTHER_SELECTIVITY
+
+    def _call_selectivity(self, call: Call, rows: float) -> float:
+        name = operator_name(call.function)
+        found = _with_constant(call, name)
+        facts = None if found is None else self.facts(found[0])
+        if name in ("=", "<>"):
+            if found is not None and facts is not None:
+                share = 0.0 if found[1].value is None else facts.equal(found[1].value, found[1].type.oid)
+                share = min(share, 1.0)
+            else:
+                share = 1 / max(self.distinct(argument, rows) for argument in call.arguments)
+            return share if name == "=" else max(1 - share - (0.0 if facts is None else facts.nulls), 0.0)
+        if name is not None:
+            share_below = None if found is None or facts is None else self._bound(facts, found[2], found[1])
+            return RANGE_SELECTIVITY if share_below is None else share_below
+        tried = self._tried(call)
+        if tried is not None:
+            return min(max(tried, 0.0), 1.0)
+        return CONTAINMENT_SELECTIVITY if written_operator(call.function) in _CONTAINMENT else OTHER_SELECTIVITY
+
+    @staticmethod
+    def _bound(facts: ColumnFacts, name: str, constant: Const) -> float | None:
+        """The share of ``column name constant``."""
+        if constant.value is None:
+            return 0.0
+        below = facts.below(constant.value, constant.type.oid, name in ("<=", ">"))
+        if below is None:
+            return None
+        share = below if name in ("<", "<=") else 1 - facts.nulls - below
+        return min(max(share, min(1 / facts.distinct, 1e-4)), 1.0)
+
+    def _tried(self, call: Call) -> float | None:
+        """Patterns and the like: what the function says of the values that statistics know."""
+        function = call.function
+        columns = [argument for argument in call.arguments if not isinstance(argument, Const)]
+        if function.volatility != "i" or function.needs_context or function.returns_set or len(columns) != 1:
+            return None
+        facts = self.facts(columns[0])
+        if facts is None:
+            return None
+        place = call.arguments.index(columns[0])
+        values: list[Any] = [argument.value if isinstance(argument, Const) else None for argument in call.arguments]
+
+        def test(value: Any) -> Any:
+            values[place] = value
+            return function.implementation(*values)
+
+        return facts.tried(test)
+
+    def _list_selectivity(self, term: InList, rows: float) -> float:
+        facts = self.facts(term.argument)
+        share = 0.0
+        for item in term.items:
+            if facts is not None and isinstance(item, Const):
+                share += 0.0 if item.value is None else facts.equal(item.value, item.type.oid)
+            else:
+                share += 1 / self.distinct(term.argument, rows)
+        share = min(share, 0.9 if facts is None else 1.0)
+        return max(1 - share, 0.0) if term.negated else share
+
+    def combined(self, terms: Iterable[Expr], rows: float) -> float:
+        """The share of rows that meet all terms."""
+        share = 1.0
+        ranges: dict[int, list[tuple[bool, float, ColumnFacts]]] = {}
+        for term in terms:
+            found = _with_constant(term, operator_name(term.function)) if isinstance(term, Call) else None
+            facts = None if found is None or found[2] not in MIRRORED else self.facts(found[0])
+            if found is None or facts is None or found[2] in ("=", "<>"):
+                share *= self.selectivity(term, rows)
+                continue
+            bound = self._bound(facts, found[2], found[1])
+            if bound is None:
+                share *= self.selectivity(term, rows)
+            else:
+                ranges.setdefault(found[0].id, []).append((found[2] in ("<", "<="), bound, facts))
+        for bounds in ranges.values():
+            share *= _range_share(bounds)
+        return share
+
+    # ------------------------------------------------------------------------------------------ relations
+
+    def rows(self, relation: Rel) -> float:
+        """How many rows a relation has."""
+        match relation:
+            case TableScan() | VirtualTableScan() | HashJoin() | LookupJoin() | NestedLoop():
+                return relation.rows
+            case Scan():
+                return self.table_rows(relation.table)
+            case Values():
+                return float(len(relation.rows))
+            case SequenceScan():
+                return 1.0
+            case FunctionScan() | RoutineScan():
+                return 1000.0 if relation.function.returns_set else 1.0
+            case Filter():
+                rows = self.rows(relation.input)
+                return max(rows * self.selectivity(relation.condition, rows), 1.0)
+            case Project() | Window() | Sort() | LockedRows() | Apply() | IncrementalSort():
+                return self.rows(relation.input)
+            case ProjectSet():
+                return self.rows(relation.input) * 10
+            case Aggregate():
+                return self.group_rows(relation.groups, self.rows(relation.input))
+            case Distinct():
+                return self._distinct_rows(relation)
+            case Limit() | TopN():
+                return self._limited(relation)
+            case SetOperation():
+                left, right = self.rows(relation.left), self.rows(relation.right)
+                return left + right if relation.kind == "union" else left
+            case Join():
+                return self.join_rows(
+                    relation.kind, self.rows(relation.left), self.rows(relation.right), relation.condition
+                )
+            case Cte():
+                return self.rows(relation.body)
+            case CteScan():
+                return self._cte_rows.get(relation.cte_id, DEFAULT_ROWS)
+        return DEFAULT_ROWS
+
+    def _limited(self, relation: Limit | TopN) -> float:
+        rows = self.rows(relation.input)
+        if isinstance(relation.limit, Const) and relation.limit.value is not None:
+            return max(min(rows, float(relation.limit.value)), 1.0)
+        return max(rows / 10, 1.0)
+
+    def _distinct_rows(self, relation: Distinct) -> float:
+        rows = self.rows(relation.input)
+        keys = relation.on or tuple([ColumnRef(column.type, column.id) for column in relation.input.columns])
+        if not any(self.facts(key) for key in keys):
+            return max(rows / 2, 1.0)
+        return self.group_rows(keys, rows)
+
+    def group_rows(self, groups: tuple[Expr, ...], rows: float) -> float:
+        """Distinct combinations: those of columns of one table are no more than the rows of it that pass."""
+        by_table: dict[int, tuple[float, float]] = {}
+        count = 1.0
+        for group in groups:
+            origin = self.origin(group)
+            if origin is None or self.facts(group) is None:
+                count *= self.distinct(group, rows)
+                continue
+            so_far, most = by_table.get(origin[0].oid, (1.0, float("inf")))
+            by_table[origin[0].oid] = (so_far * self.distinct(group, rows), min(most, self._most(group)))
+        for combinations, most in by_table.values():
+            count *= min(combinations, most)
+        return max(min(count, rows), 1.0)
+
+    def join_rows(self, kind: str, left: float, right: float, condition: Expr) -> float:
+        """The rows of a join.  ``left`` and ``right``: the rows of its sides."""
+        terms = condition.arguments if isinstance(condition, And) else (condition,)
+        share = self.join_share(terms, left, right)
+        match kind:
+            case "semi" | "anti":
+                return self._semi_rows(kind, terms, left, right)
+            case "left":
+                return max(left * right * share, left)
+            case "full":
+                return max(left * right * share, left + right)
+        return max(left * right * share, 1.0)
+
+    def join_share(self, terms: Sequence[Expr], left: float, right: float) -> float:
+        """The share of pairs that meet the terms of a join."""
+        share = 1.0
+        equalities: list[tuple[Call, float]] = []
+        rest: list[Expr] = []
+        for term in terms:
+            if isinstance(term, Call) and operator_name(term.function) == "=":
+                equalities.append((term, self.equality_share(term, left, right)))
+            else:
+                rest.append(term)
+        share *= self.key_share(equalities)
+        return share * self.combined(rest, left * right) if rest else share
+
+    def equality_share(self, term: Call, left: float, right: float) -> float:
+        return 1 / max(self.distinct(argument, max(left, right)) for argument in term.arguments)
+
+    def key_share(self, equalities: Sequence[tuple[Call, float]]) -> float:
+        """The share of pairs that meet several equalities: where they cover a unique key, a row has one partner there."""
+        share = 1.0
+        for _, each in equalities:
+            share *= each
+        if len(equalities) < 2:
+            return share
+        bound: dict[int, tuple[Table, set[int]]] = {}
+        for call, _ in equalities:
+            for argument in call.arguments:
+                origin = self.origin(argument)
+                if origin is not None:
+                    bound.setdefault(origin[0].oid, (origin[0], set()))[1].add(origin[1])
+        for table, numbers in bound.values():
+            for index in table.indexes:
+                if index.unique and index.is_plain and numbers >= {column.column for column in index.columns}:
+                    share = max(share, 1 / self.table_rows(table))
+        return share
+
+    def _semi_rows(self, kind: str, terms: Sequence[Expr], left: float, right: float) -> float:
+        """Rows with a partner: the share of the left values that can be among the right ones."""
+        share = 0.5
+        for term in terms:
+            if isinstance(term, Call) and operator_name(term.function) == "=" and len(term.arguments) == 2:
+                facts = [self.facts(argument) for argument in term.arguments]
+                if all(fact is None for fact in facts):
+                    continue
+                values = sorted([self.distinct(term.arguments[0], left), self.distinct(term.arguments[1], right)])
+                known_share = values[0] / values[1] if right < left or values[1] <= right else 1.0
+                share = min(share, known_share) if share < 0.5 else known_share
+        return max(left * (share if kind == "semi" else 1 - share), 1.0)
+
+
+def _with_constant(call: Call, name: str | None) -> tuple[ColumnRef, Const, str] | None:
+    """A comparison of a column with a constant, the column first."""
+    if name is None or len(call.arguments) != 2:
+        return None
+    left, right = call.arguments
+    if isinstance(left, ColumnRef) and isinstance(right, Const):
+        return left, right, name
+    if isinstance(right, ColumnRef) and isinstance(left, Const):
+        return right, left, MIRRORED[name]
+    return None
+
+
+def _range_share(bounds: Sequence[tuple[bool, float, ColumnFacts]]) -> float:
+    """Bounds of one column: what is below the upper one and above the lower one."""
+    upper = min([share for is_upper, share, _ in bounds if is_upper], default=None)
+    lower = min([share for is_upper, share, _ in bounds if not is_upper], default=None)
+    facts = bounds[0][2]
+    if upper is None or lower is None:
+        return upper if upper is not None else lower if lower is not None else 1.0
+    return max(upper + lower - (1 - facts.nulls), min(1 / facts.distinct, 1e-4))
+
+
+def array_length(array: Expr) -> float:
+    if isinstance(array, Const) and isinstance(array.value, PgArray):
+        return float(len(array.value.items))
+    return float(len(array.items)) if isinstance(array, ArrayLiteral) else 10.0
