@@ -8,6 +8,8 @@ Clients, each through some node's gateway:
 * append: SERIALIZABLE transactions that read lists, by key and by span, and append to some (tests/chaos/lists.py
   looks for cycles);
 * transfer: between accounts, at all levels; what any snapshot shows must add up to the same;
+* stale: reads in the past, at the nearest copy: by session token, within a bound, at an exact time, or at any.  Each must
+  show what the leaseholders' stores show at its timestamp in the end, so nothing may have been written below it since;
 * trouble: crashes (one node, or all), partitions of both and of one direction, loss and delay, slow disks, clocks that are
   set forth and back within the bound, splits, and leases that move.
 
@@ -28,9 +30,11 @@ from collections.abc import Iterable
 from pydistdb.kv import requests
 from pydistdb.kv.api import Isolation, KVError, LockStrength, OutcomeUnknown, ReadRestart
 from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.store import Store
 from pydistdb.kv.txn.coordinator import Coordinator
 from pydistdb.tasks import sleep
+from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Space
 
 from tests.chaos.lists import ABORTED, COMMITTED, UNKNOWN, Transaction, check
@@ -61,7 +65,7 @@ class Abandoned(Exception):
 class Simulation:
     """One cluster, its clients, and what they know for sure."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, looks_back: bool = True) -> None:
         requests._counter = itertools.count(1)  # part of every transaction's id: the history must not depend on it
         self.rand = random.Random(seed)
         self.cluster = Cluster(seed)
@@ -70,8 +74,14 @@ class Simulation:
         self.cluster.start(NODES)
         self.history: list[Transaction] = []
         self.problems: list[str] = []
+        self.looks_back = looks_back
+        self.stale: list[tuple[int, bytes, dict[bytes, bytes]]] = []
+        """Reads in the past: the timestamp, where they began, and all that they found."""
+        self.tokens: dict[int, int] = {}
+        """Of sessions: no read of theirs may be older."""
         self.transfers = 0
         self.snapshots = 0
+        self.served = 0
         self.clients = 0
         self.stopping = False
         gateway = self.gateways[1]
@@ -192,13 +202,55 @@ class Simulation:
             if total != ACCOUNTS * BALANCE:
                 self.problems.append(f"the accounts add up to {total} at {txn.read_timestamp}")
 
+    async def look_back(self, gateway: Gateway) -> None:
+        """Read accounts or lists as they were a while ago."""
+        rand = self.rand
+        session = rand.randrange(3)
+        token = self.tokens.get(session, 0)
+        ago = rand.randint(0, rand.choice((1_000, 100_000, 3_000_000))) << COUNTER_BITS
+        match rand.choice(("exact", "bounded", "session", "eventual")):
+            case "exact":
+                at = gateway.now() - ago
+                txn = gateway.begin_stale(Isolation.REPEATABLE_READ, lambda: at, exact=True)
+            case "bounded":
+                txn = gateway.begin_stale(Isolation.REPEATABLE_READ, lambda: gateway.now() - ago)
+            case "session":
+                txn = gateway.begin_stale(Isolation.REPEATABLE_READ, lambda: token)
+                ago = 0
+            case _:
+                txn = gateway.begin_stale(Isolation.REPEATABLE_READ, lambda: 0)
+        name = rand.choice((account, list_key))
+        found: dict[bytes, bytes] = {}
+        try:
+            txn.begin_statement()
+            if rand.random() < 0.5:
+                batch = await txn.scan(name(0), name(999), limit=100, reverse=rand.random() < 0.5)
+                found.update(zip(batch.keys, batch.values, strict=True))
+            else:
+                keys = [name(number) for number in range(ACCOUNTS)]
+                values = await txn.get_many(keys)
+                found.update({key: value for key, value in zip(keys, values, strict=True) if value is not None})
+        except KVError:
+            return
+        if not self.is_alive(gateway):
+            return
+        self.stale.append((txn.read_timestamp, name(0), found))
+        self.served += sum(txn.served.values())
+        if not ago:
+            if txn.read_timestamp < token:
+                self.problems.append(f"a session that has seen {token} reads at {txn.read_timestamp}")
+            self.tokens[session] = max(txn.read_timestamp, self.tokens.get(session, 0))
+
     async def client(self) -> None:
         self.clients += 1
         try:
             while not self.stopping:
                 gateway = self.gateway()
                 if gateway is not None:
-                    action = self.rand.choice((self.append, self.append, self.transfer, self.add_up))
+                    actions = [self.append, self.append, self.transfer, self.add_up]
+                    if self.looks_back:
+                        actions.append(self.look_back)
+                    action = self.rand.choice(actions)
                     await action(gateway)
                 await self.pause(20)
         except Exception as error:
@@ -287,6 +339,7 @@ class Simulation:
         problems = self.problems
         problems += [f"a node stopped: {error!r}" for error in self.cluster.fatal_errors]
         balances, lists = self.cluster.run(self._final())
+        self._check_stale()
         if sum(map(int, balances)) != ACCOUNTS * BALANCE:
             problems.append(f"in the end the accounts are {balances}")
         problems += check(self.history, {f"x{n}": parsed(value) for n, value in enumerate(lists)})
@@ -300,6 +353,20 @@ class Simulation:
             problems += [f"a lock is left in {local.start!r}" for local in gateway.leases.all() if len(local.locks)]
         if problems:
             raise AssertionError("\n".join(problems[:10]))
+
+    def _check_stale(self) -> None:
+        """Compare what was read in the past with what the leaseholders have for that time now."""
+        for timestamp, first, found in self.stale:
+            last = first[:-3] + b"999"
+            expected: dict[bytes, bytes] = {}
+            for store in self.cluster.stores():
+                for replica in store.leased_replicas():
+                    start, end = max(first, replica.descriptor.start), min(last, replica.descriptor.end)
+                    if start < end:
+                        part = mvcc.scan(store.engine.latest(), start, end, timestamp, 100)
+                        expected.update(zip(part.keys, part.values, strict=True))
+            if found != expected:
+                self.problems.append(f"at {timestamp} a copy showed {found}, in the end it is {expected}")
 
     async def _final(self) -> tuple[list[bytes], list[bytes | None]]:
         gateway = self.gateway()
@@ -332,7 +399,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     first, _, last = (options.seeds or f"{options.seed}..{options.seed}").partition("..")
     seeds: Iterable[int] = range(int(first), int(last) + 1)
-    count = committed = transfers = 0
+    count = committed = transfers = stale = 0
     for seed in seeds:
         try:
             simulation = Simulation(seed)
@@ -348,10 +415,13 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{count} seeds", flush=True)
         committed += sum(transaction.outcome == COMMITTED for transaction in simulation.history)
         transfers += simulation.transfers
+        stale += len(simulation.stale)
         if not options.seeds:
             print(f"history {simulation.digest()}")
         time.sleep(options.rest)
-    print(f"{count} seeds passed: {committed} SERIALIZABLE transactions, {transfers} transfers")
+    print(
+        f"{count} seeds passed: {committed} SERIALIZABLE transactions, {transfers} transfers, {stale} reads in the past"
+    )
     return 0
 
 

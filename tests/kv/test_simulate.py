@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pydistdb.kv import validation
+from pydistdb.kv import closed, follower, validation
 
 from tests.kv.simulate import Simulation
 
@@ -11,9 +11,24 @@ from tests.kv.simulate import Simulation
 @pytest.mark.parametrize("seed", [0, 3, 4])
 def test_seeds(seed: int) -> None:
     """4: a lock whose coordinator died, and that nobody waits for, is released."""
-    simulation = Simulation(seed)
+    simulation = Simulation(seed, looks_back=False)
     simulation.run(20)
     assert len(simulation.history) > 50
+
+
+@pytest.mark.parametrize("seed", [1, 6])
+def test_reads_in_the_past(seed: int) -> None:
+    simulation = Simulation(seed)
+    simulation.run(20)
+    assert len(simulation.stale) > 50
+
+
+@pytest.mark.parametrize("seed", [6, 7])
+def test_a_copy_that_is_not_complete_would_be_found(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "_check_intent", lambda *_: None)
+    monkeypatch.setattr(closed._Range, "usable", lambda known, _, timestamp: timestamp if known.sender else known.ready)
+    with pytest.raises(AssertionError, match="a copy showed"):
+        Simulation(seed).run(20)
 
 
 def test_a_seed_gives_one_history() -> None:
@@ -31,4 +46,4 @@ def test_write_skew_would_be_found(seed: int, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(validation, "_foreign_intents", lambda *_: [])
     monkeypatch.setattr(validation, "_check_pending", lambda *_: None)
     with pytest.raises(AssertionError, match="G2"):
-        Simulation(seed).run(15)
+        Simulation(seed, looks_back=False).run(15)

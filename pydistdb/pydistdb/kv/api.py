@@ -146,6 +146,22 @@ class TransactionTooLarge(KVError):
     """The write buffer passed its limit (54000)."""
 
 
+class NotClosed(KVError):
+    """This copy of a range is complete only up to ``usable`` (0: unknown): read elsewhere, or at that timestamp."""
+
+    def __init__(self, usable: Timestamp) -> None:
+        super().__init__("this copy of the range is not complete up to the time of the read")
+        self.usable = usable
+
+
+class SnapshotTooOld(KVError):
+    """What could be seen at ``timestamp`` may have been removed already (72000)."""
+
+    def __init__(self, timestamp: Timestamp) -> None:
+        super().__init__("snapshot too old")
+        self.timestamp = timestamp
+
+
 class DiskFull(KVError):
     """This node's disk takes no writes at present; nothing was written, and reads go on (53100)."""
 
@@ -281,6 +297,14 @@ class Database(Protocol):
 
     def begin(self, isolation: Isolation, *, read_only: bool = False) -> Transaction:
         """Start a transaction."""
+
+    def begin_stale(self, isolation: Isolation, floor: Callable[[], Timestamp], *, exact: bool = False) -> Transaction:
+        """Start a transaction that only reads, at a timestamp that copies near this node can serve.
+
+        ``floor`` is asked for each snapshot: what it may look back to; ``exact``: it reads at the floor itself."""
+
+    def now(self) -> Timestamp:
+        """Read this node's clock: later than everything that it has heard of."""
 
     def session_locks(self, current: Callable[[], object], on_lost: Callable[[], None]) -> SessionLocks:
         """Return the advisory locks of a new session.

@@ -20,13 +20,13 @@ entries themselves, and meets the error where it can be shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from pydistdb.kv.api import KVError, Timestamp
 from pydistdb.kv.leases import Leases
 from pydistdb.kv.reads import Reader
-from pydistdb.kv.requests import NO_TRANSACTION, Scan, TransactionId
+from pydistdb.kv.requests import NO_TRANSACTION, Entries, Scan, TransactionId
 from pydistdb.kv.transport import Message, register
 from pydistdb.tasks import pause
 
@@ -87,7 +87,9 @@ class FragmentServer:
         self.start: Callable[[bytes, bytes], FragmentRun] | None = None
         """Begins a run from a fragment and its arguments."""
 
-    async def evaluate(self, request: Evaluate) -> Evaluated:
+    async def evaluate(self, request: Evaluate, scan: Callable[[Scan], Awaitable[Entries]] | None = None) -> Evaluated:
+        """Answer a request; ``scan`` is where the entries come from, if not from a leaseholder's reader."""
+        scan = scan or self._reader.scan
         scheduler = self._leases.scheduler
         begun_ns = turn_ns = scheduler.now_ns()
         start, end, reverse = request.start, request.end, request.reverse
@@ -95,7 +97,7 @@ class FragmentServer:
         try:
             run = None if self.start is None else self.start(request.fragment, request.arguments)
             while run is not None:
-                chunk = await self._reader.scan(
+                chunk = await scan(
                     Scan(
                         start,
                         end,

@@ -74,6 +74,14 @@ class GarbageCollector:
         """Reads below this timestamp are refused."""
         return self._threshold
 
+    @property
+    def horizon(self) -> Timestamp:
+        """What any node may have removed by now lies below this; reads in the past keep above it.
+
+        Another node's threshold counts too: a snapshot that it sent lacks what it had removed."""
+        oldest = self._clock.now() - self._ttl + (self._clock.max_offset_us << COUNTER_BITS)
+        return max(self._threshold, oldest)
+
     def start(self) -> None:
         self._scheduler.spawn(self._run(), "garbage")
 

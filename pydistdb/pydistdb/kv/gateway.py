@@ -29,10 +29,12 @@ from pydistdb.kv.advisory import HeldAdvisory
 from pydistdb.kv.api import BroadcastHandler, Isolation, KVError, MustWait, RangeInfo, Timestamp, TransactionTooLarge
 from pydistdb.kv.descriptor import COUNTER_PREFIX, KEY_MAX, NodeId
 from pydistdb.kv.evaluate import RangeServer
+from pydistdb.kv.follower import FollowerReader, ReadAtReplica, ReplicaStore
 from pydistdb.kv.hlc import HybridClock
-from pydistdb.kv.leases import Leases, Replica
+from pydistdb.kv.leases import Leases
 from pydistdb.kv.load import LoadMeter
 from pydistdb.kv.requests import (
+    TOO_LATE,
     Applied,
     Broadcast,
     BroadcastAnswer,
@@ -52,6 +54,7 @@ from pydistdb.kv.session_locks import LockKeeper, SessionLocks
 from pydistdb.kv.transport import Message, NodeUnreachable, RemoteError, Transport
 from pydistdb.kv.txn.coordinator import Coordinator
 from pydistdb.kv.txn.serializable import SerializableCoordinator
+from pydistdb.kv.txn.stale import StaleReader
 from pydistdb.tasks import Completion, Scheduler, gather, sleep, with_deadline
 
 INGEST_CHUNK_BYTES = 512 << 10
@@ -62,7 +65,7 @@ CLEAR_INTERVAL_NS = 50_000_000
 MAX_BROADCAST_BYTES = 16 << 20
 
 
-class NodeStore(Protocol):
+class NodeStore(ReplicaStore, Protocol):
     """What the gateway needs of a node's store (kv/store.py)."""
 
     node_id: NodeId
@@ -71,9 +74,6 @@ class NodeStore(Protocol):
     scheduler: Scheduler
     transport: Transport
     observers: list[Any]
-
-    def replica_for_key(self, key: bytes) -> Replica | None:
-        """Find this node's replica around a key."""
 
     def register(self, request: type[Message], handler: Callable[[NodeId, Any], Awaitable[Message]]) -> None:
         """Answer requests of a class."""
@@ -84,6 +84,9 @@ class NodeStore(Protocol):
     def live_nodes(self) -> Iterable[NodeId]:
         """List the nodes that count as alive."""
 
+    def round_trip_us(self, node_id: NodeId) -> int:
+        """Tell how long the last ping to a node took."""
+
     def known_nodes(self) -> Iterable[NodeId]:
         """List the nodes of the cluster, alive or not."""
 
@@ -92,6 +95,7 @@ class Gateway:
     """kv.api.Database on one node of a cluster."""
 
     def __init__(self, store: NodeStore) -> None:
+        self.store = store
         self.node_id = store.node_id
         self.server = RangeServer(store.node_id, store.engine, store.clock, store.scheduler)
         self.leases: Leases = self.server.leases
@@ -101,7 +105,9 @@ class Gateway:
         """What other nodes may ask about: transactions that hold locks, and sessions that do."""
         self._handlers: dict[str, BroadcastHandler] = {}
         self._scheduler = store.scheduler
+        self.follower = FollowerReader(self.server, store)
         self.leases.sender = self.router
+        self.leases.closed = lambda: store.closed.last
         self.leases.find_replica = store.replica_for_key
         self.server.split = store.split
         self.server.advisory.known_nodes = store.known_nodes
@@ -112,6 +118,7 @@ class Gateway:
             QuerySession: self._query_session,
             Broadcast: self._on_broadcast,
             HeldAdvisory: self.lock_keeper.on_held,
+            ReadAtReplica: self.follower.answer,
         }
         store.observers.append(self.leases)
         for request in self.server.request_classes():
@@ -132,6 +139,9 @@ class Gateway:
         if isolation is Isolation.SERIALIZABLE:
             return SerializableCoordinator(self, read_only)
         return Coordinator(self, isolation, read_only)
+
+    def begin_stale(self, isolation: Isolation, floor: Callable[[], Timestamp], *, exact: bool = False) -> StaleReader:
+        return StaleReader(self, isolation, floor, exact=exact)
 
     def session_locks(self, current: Callable[[], object], on_lost: Callable[[], None]) -> SessionLocks:
         return SessionLocks(self.lock_keeper, current, on_lost)
@@ -165,7 +175,6 @@ class Gateway:
     async def ingest(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
         if not entries:
             return
-        timestamp = self.leases.clock.now()
         values = dict(entries)
         for key in values:
             mvcc.check_key(key)
@@ -176,7 +185,9 @@ class Gateway:
                 size += len(key) + len(values[key]) + 40
                 if size >= INGEST_CHUNK_BYTES or position - first >= INGEST_CHUNK_ENTRIES or position == len(part):
                     chunk = [(key, values[key]) for key in part[first:position]]
-                    await self.router.send(Ingest(timestamp, chunk))
+                    # At a timestamp that is closed by the time it arrives nothing can be written any more.
+                    while (await self.router.send(Ingest(self.now(), chunk))).resume == TOO_LATE:
+                        pass
                     first, size = position, 0
 
         await self.router.each_range(sorted(values), ingest_range)

@@ -128,6 +128,11 @@ class OffsetMonitor:
         """The estimated offset of every peer, positive where the peer is ahead."""
         return {peer: round(offset) for peer, (offset, _) in self._offsets_us.items()}
 
+    def round_trip_us(self, peer: int) -> int:
+        """How long the last round trip to ``peer`` took; a second if there was none."""
+        known = self._offsets_us.get(peer)
+        return 1_000_000 if known is None else round(2 * known[1])
+
     def _judge(self) -> None:
         bound = self._clock.max_offset_us * _TOLERATED_OFFSET
         strange = sum(1 for offset, error in self._offsets_us.values() if abs(offset) - max(error, 0.0) > bound)

@@ -243,6 +243,8 @@ class Leases:
         """Finds this node's replica around a key, leaseholder or not (for hints)."""
         self.threshold: Callable[[], Timestamp] = lambda: 0
         """Below this timestamp versions may have been collected."""
+        self.closed: Callable[[], Timestamp] = lambda: 0
+        """Nothing is written at or below this timestamp under a lease of this node any more (closed.py)."""
         self._starts: list[bytes] = []
         self._locals: list[RangeLocal] = []
         self._last: RangeLocal | None = None

@@ -209,6 +209,7 @@ class Membership:
             ping = self._own_ping()
             for node_id in others:
                 store.send_envelope(node_id, RaftEnvelope(0, 0, ping))
+            store.closed.close(others)
         if self._pings_until_reconcile == 0:
             self._pings_until_reconcile = _RECONCILE_PINGS
             self._reconcile()

@@ -30,6 +30,9 @@ from pydistdb.kv.range_log import (
 from pydistdb.kv.replica import Replica
 from pydistdb.kv.store_config import ClusterHooks, RangeObserver, StoreConfig
 from pydistdb.kv.transport import (
+    ClosedUpTo,
+    ClosedWanted,
+    Control,
     LeadershipCheck,
     LeadershipDenied,
     Ping,
@@ -69,7 +72,7 @@ class MultiRaft(RangeLifecycle):
         self.metrics.messages_received += len(envelopes)
         for envelope in envelopes:
             message = envelope.message
-            if isinstance(message, Ping | Pong | ReplicaWaiting | ReplicaRemoved | LeadershipCheck | LeadershipDenied):
+            if isinstance(message, Control):
                 self._control(from_node, envelope.range_id, message)
                 continue
             replica = self.replicas.get(envelope.range_id)
@@ -155,6 +158,10 @@ class MultiRaft(RangeLifecycle):
                 self.leadership_denied(from_node, message)
             case Ping() | Pong():
                 self.cluster_hooks.control(from_node, message)
+            case ClosedUpTo():
+                self.closed.receive(from_node, message)
+            case ClosedWanted():
+                self.closed.wanted(from_node)
             case _:
                 pass
 

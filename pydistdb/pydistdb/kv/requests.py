@@ -282,6 +282,10 @@ class Ingest(Message):
         return self.entries[0][0]
 
 
+TOO_LATE = b"too late"
+"""``resume`` of the answer to an Ingest whose timestamp lies too far back: ask again with a newer one."""
+
+
 class ClearRange(Message):
     """Remove every version and intent in [start, end)."""
 
@@ -491,6 +495,10 @@ def failure_of(error: KVError) -> Failure:
             return Failure("KeyExists", text, key=error.key)
         case api.ReadRestart():
             return Failure("ReadRestart", text, timestamp=error.timestamp)
+        case api.NotClosed():
+            return Failure("NotClosed", text, timestamp=error.usable)
+        case api.SnapshotTooOld():
+            return Failure("SnapshotTooOld", text, timestamp=error.timestamp)
         case NotLeaseholder():
             return Failure("NotLeaseholder", text, node=error.leader, timestamp=error.range_id)
         case WrongRange():
@@ -514,6 +522,10 @@ def raise_failure(failure: Failure) -> None:
             raise api.KeyExists(failure.key)
         case "ReadRestart":
             raise api.ReadRestart(failure.timestamp)
+        case "NotClosed":
+            raise api.NotClosed(failure.timestamp)
+        case "SnapshotTooOld":
+            raise api.SnapshotTooOld(failure.timestamp)
         case "NotLeaseholder":
             raise NotLeaseholder(failure.timestamp, failure.node)
         case "WrongRange":

@@ -160,6 +160,10 @@ class Store(MultiRaft):
             if record.node_id == self.node_id or self.liveness.is_live(record.node_id)
         ]
 
+    def round_trip_us(self, node_id: NodeId) -> int:
+        """How long the last ping to a node took."""
+        return self.membership.offsets.round_trip_us(node_id)
+
     def known_nodes(self) -> list[NodeId]:
         """The nodes of the cluster, heard of or not."""
         return [record.node_id for record in self.membership.active()] or [self.node_id]

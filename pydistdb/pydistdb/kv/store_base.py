@@ -25,6 +25,7 @@ from pydistdb_storage.keys import prefix_end
 from sortedcontainers import SortedDict
 
 from pydistdb.kv.api import DiskFull, KVError, OutcomeUnknown
+from pydistdb.kv.closed import ClosedTimestamps
 from pydistdb.kv.command import ProposalLost
 from pydistdb.kv.commit import Committer, Round
 from pydistdb.kv.descriptor import (
@@ -77,6 +78,7 @@ class StoreBase:
         self.rand = rand
         self.config = config or StoreConfig()
         self.metrics = Metrics()
+        self.closed = ClosedTimestamps(self)
         self.garbage = GarbageCollector(engine, scheduler, committer, clock, self.config.garbage_ttl_seconds)
         self.replicas: dict[RangeId, Replica] = {}
         self.observers: list[RangeObserver] = []
@@ -126,6 +128,14 @@ class StoreBase:
             return None
         replica: Replica = self._by_start.peekitem(position)[1]
         return replica if key < replica.descriptor.end else None
+
+    def replica_before(self, end: bytes) -> Replica | None:
+        """The replica here whose range holds the keys just below ``end``."""
+        position = self._by_start.bisect_left(end) - 1
+        if position < 0:
+            return None
+        replica: Replica = self._by_start.peekitem(position)[1]
+        return replica if end <= replica.descriptor.end else None
 
     def overlapping(self, start: bytes, end: bytes) -> list[Replica]:
         """The replicas here whose ranges overlap [start, end), in order."""

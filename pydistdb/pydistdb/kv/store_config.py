@@ -25,6 +25,8 @@ class StoreConfig:
     tick_ns: int = 100 * _MILLISECOND
     election_timeout_ns: int = 1_000 * _MILLISECOND
     ping_ns: int = 200 * _MILLISECOND
+    closed_ns: int = 600 * _MILLISECOND
+    """How often timestamps are closed (a whole number of pings): about how old what followers can serve is."""
     clock_drift_percent: int = 10
     campaign_stagger_ns: int = 150 * _MILLISECOND
     audit_ns: int = 5_000 * _MILLISECOND
@@ -97,3 +99,7 @@ class Metrics:
     leases_acquired: int = 0
     splits: int = 0
     snapshots_installed: int = 0
+    replica_reads: int = 0
+    """Reads answered by a copy that does not hold the lease, at a closed timestamp."""
+    replica_refusals: int = 0
+    """Reads that such a copy could not answer: they went on to another one."""

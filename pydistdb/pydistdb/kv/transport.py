@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeAlias, Union
 import msgspec
 
 from pydistdb import raft
-from pydistdb.kv.api import KVError
+from pydistdb.kv.api import KVError, Timestamp
 from pydistdb.kv.descriptor import NodeId, RangeId, ReplicaId
 from pydistdb.tasks import Completion
 
@@ -98,7 +98,25 @@ class LeadershipDenied(msgspec.Struct, array_like=True, tag=105, frozen=True):
     ranges: tuple[tuple[RangeId, int], ...]
 
 
-Control: TypeAlias = Ping | Pong | ReplicaWaiting | ReplicaRemoved | LeadershipCheck | LeadershipDenied
+class ClosedUpTo(msgspec.Struct, array_like=True, tag=106, frozen=True):
+    """Says of every range that the sender leases: all at or below ``timestamp`` lies at or before a log index (closed.py).
+
+    Ranges that are not mentioned stand where the messages before this one have put them, unless it is a ``full`` one."""
+
+    sequence: int
+    timestamp: Timestamp
+    full: bool
+    changed: dict[RangeId, int]
+    removed: list[RangeId] = []
+
+
+class ClosedWanted(msgspec.Struct, array_like=True, tag=107, frozen=True):
+    """Asks for a full ClosedUpTo: a message before the last one has not arrived."""
+
+
+Control: TypeAlias = (
+    Ping | Pong | ReplicaWaiting | ReplicaRemoved | LeadershipCheck | LeadershipDenied | ClosedUpTo | ClosedWanted
+)
 
 
 class RaftEnvelope(msgspec.Struct, array_like=True, frozen=True):

@@ -53,6 +53,7 @@ from pydistdb.kv.requests import (
     INSERT,
     NO_TRANSACTION,
     OWN_INTENT,
+    TOO_LATE,
     Applied,
     ClearRange,
     CommitAmbiguous,
@@ -300,6 +301,9 @@ class Writer:
         keys = [key for key, _ in entries]
         local.check_span(min(keys), max(keys))
         timestamp = request.timestamp
+        if timestamp <= leases.closed() or timestamp <= local.lease_start:
+            # Followers may have read at a later one already (closed.py).
+            return Applied(0, TOO_LATE)
         effect: list[EngineWrite] = [(_VERSIONS, versioned(key, timestamp), value) for key, value in entries]
         await _repeatable(local.propose(effect, timestamp))
         return Applied(timestamp)

@@ -10,6 +10,7 @@ range after the other for a scan.  Fragments are read where the data is (fragmen
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydistdb_storage import mvcc
 
@@ -65,6 +66,10 @@ class ReadingPart(TransactionBase):
             raise MustWait
         return found
 
+    async def _send(self, request: Any) -> Any:
+        """Have a read answered by its leaseholder."""
+        return await self._gateway.router.send(request, observed=self._seen())
+
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         self._check_open()
         found: dict[bytes, bytes | None] = {}
@@ -76,11 +81,10 @@ class ReadingPart(TransactionBase):
                 wanted.append(key)
         if wanted:
             own = self._id if self._two_phase is not None else NO_TRANSACTION
-            observed = self._seen()
 
             async def get_range(part: list[bytes]) -> None:
                 request = GetMany(part, self.read_timestamp, self._limit(), own)
-                answer: Values = await self._gateway.router.send(request, observed=observed)
+                answer: Values = await self._send(request)
                 found.update(zip(part, answer.values, strict=True))
 
             await self._gateway.router.each_range(sorted(set(wanted)), get_range)
@@ -168,7 +172,7 @@ class ReadingPart(TransactionBase):
             first, last = max(lower, descriptor.start), min(upper, descriptor.end)
             try:
                 request = Scan(first, last, limit, reverse, self.read_timestamp, self._limit(), own)
-                answer: Entries = await router.send(request, observed=self._seen())
+                answer: Entries = await self._send(request)
             except WrongRange as wrong:
                 lower, upper = self._narrowed(wrong, lower, upper, last, reverse)
                 continue
@@ -212,7 +216,6 @@ class ReadingPart(TransactionBase):
     async def evaluate(
         self, fragment: bytes, arguments: bytes, start: bytes, end: bytes, *, reverse: bool = False
     ) -> FragmentAnswer | None:
-        router = self._gateway.router
         own = self._id if self._two_phase is not None else NO_TRANSACTION
         lower, upper = start, min(end, KEY_MAX)
         while True:
@@ -222,7 +225,7 @@ class ReadingPart(TransactionBase):
             first, last, _, _ = await self.part_at(lower, upper, reverse=reverse)
             request = Evaluate(first, last, reverse, self.read_timestamp, self._limit(), fragment, arguments, own)
             try:
-                answer: Evaluated = await router.send(request, observed=self._seen())
+                answer: Evaluated = await self._send(request)
             except WrongRange as wrong:
                 lower, upper = self._narrowed(wrong, lower, upper, last, reverse)
                 continue
