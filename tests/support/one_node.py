@@ -9,6 +9,7 @@ node.store.split_at(b"m"); node.store.lose_lease(b"a"); node.store.hold = True  
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from pydistdb.kv.api import OutcomeUnknown
@@ -16,6 +17,7 @@ from pydistdb.kv.command import Command, NotLeaseholder, ProposalLost, moved_rec
 from pydistdb.kv.descriptor import RangeDescriptor, ReplicaDescriptor
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.hlc import HybridClock
+from pydistdb.kv.store_config import Metrics
 from pydistdb.kv.transport import LoopbackTransport
 from pydistdb.tasks import Completion, SimulatedScheduler
 from pydistdb_storage.engine import Engine, Space, WriteBatch
@@ -88,6 +90,9 @@ class FakeStore:
         self.clock = HybridClock(lambda: START_US + scheduler.now_ns() // 1_000)
         self.transport = LoopbackTransport(node_id)
         self.observers: list[Any] = []
+        self.closed: Any = SimpleNamespace(last=0, at=lambda replica: 0, resolved=lambda: 0)
+        self.garbage: Any = SimpleNamespace(horizon=0)
+        self.metrics = Metrics()
         self.delay_ns = 0
         self.hold = False
         """Commands wait for ``apply_next``."""
@@ -109,6 +114,12 @@ class FakeStore:
 
     def replica_for_key(self, key: bytes) -> FakeReplica:
         return next(r for r in self.replicas if r.descriptor.contains(key))
+
+    def replica_before(self, end: bytes) -> FakeReplica:
+        return next(r for r in self.replicas if r.descriptor.start < end <= r.descriptor.end)
+
+    def round_trip_us(self, node_id: int) -> int:
+        return 0
 
     async def split(self, key: bytes) -> None:
         self.split_at(key)
