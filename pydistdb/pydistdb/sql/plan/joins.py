@@ -106,7 +106,7 @@ def join(
         candidates.extend(_distinct_first(left, right, terms, columns, rows, estimator))
     possible = [candidate for candidate in candidates if candidate is not None]
     best = min(possible, key=lambda candidate: candidate.cost, default=None)
-    if best is not None and (best.cost < DISABLED_COST or null_aware):
+    if best is not None and (best.cost < DISABLED_COST or null_aware or kind == "full"):
         return best
     loop = _loop(kind, left, right, terms, columns, rows, null_aware, estimator)
     return loop if best is None or loop.cost < best.cost else best

@@ -1,0 +1,200 @@
+"""``python -m tests.fuzz.metamorphic``: queries that must agree with themselves, whatever the plan.
+
+No second database is needed; what is compared are two ways of asking one thing of one node, in process:
+
+* plans: the same query with ways to join, scan and sort ruled out at random (``enable_`` settings);
+* norec: ``count(*) … WHERE p`` against counting where ``p`` is true over all rows, which leaves the optimiser nothing to do;
+* tlp: the rows are those where ``p`` is true, those where it is false, and those where it is NULL.
+
+Errors of values (classes 21 and 22) are passed over, as which rows an expression is computed for is up to the planner.
+
+Sources: Rigger and Su, "Detecting Optimization Bugs in Database Engines via Non-optimizing Reference Engine Construction"
+and "Finding Bugs in Database Systems via Query Partitioning" (both 2020).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from random import Random
+
+from pydistdb.sql.plan.cost import SWITCHES
+
+from tests.fuzz.grammar import SCHEMA, Grammar, Scope
+from tests.support.sql_client import SqlClient, SqlServer
+
+Difference = tuple[str, str, list[str], list[str]]
+PASSED_OVER = ("57014", "42803", "42804")
+"""Cancelled; and what the grammar sometimes gets wrong: aggregates of an outer query, literals of no type."""
+INDEXES = (
+    "CREATE INDEX ON t1 (e); CREATE INDEX ON t2 (a) INCLUDE (c); CREATE INDEX ON t3 (c, d); CREATE INDEX ON t2 (s)"
+)
+
+
+def connect(random: Random) -> SqlClient:
+    """A session on the fuzzer's tables, with statistics or without."""
+    client = SqlServer().connect()
+    for text in (
+        SCHEMA,
+        *([INDEXES] if random.random() < 0.5 else []),
+        *(["ANALYZE"] if random.random() < 0.6 else []),
+    ):
+        lines = client.execute(text)
+        assert not any(line.startswith("ERROR") for line in lines), lines
+    client.execute("SET statement_timeout = '5s'")
+    return client
+
+
+def rows(client: SqlClient, text: str) -> list[str] | None:
+    """The rows of a query, sorted; the line of an error, or None where it may come and go with the plan."""
+    lines = list(client.execute(text))
+    for line in lines:
+        if line.startswith("ERROR"):
+            code = line.split(": ")[1]
+            return None if code[:2] in ("21", "22") or code in PASSED_OVER else [line.partition("; at ")[0]]
+    return sorted(line for line in lines[:-1])
+
+
+def plans(client: SqlClient, random: Random) -> Difference | None:
+    text = Grammar(random).query([])[0].sql() if random.random() < 0.5 else joins(random)
+    return _with_switches(client, random, text)
+
+
+def _with_switches(client: SqlClient, random: Random, text: str) -> Difference | None:
+    expected = rows(client, text)
+    if expected is None:
+        return None
+    off = [name for name in SWITCHES if random.random() < 0.5]
+    for name in off:
+        client.execute(f"SET enable_{name} = off")
+    got = rows(client, text)
+    for name in off:
+        client.execute(f"RESET enable_{name}")
+    return (text, f"without {', '.join(off)}", expected, got) if got is not None and got != expected else None
+
+
+def norec(client: SqlClient, random: Random) -> Difference | None:
+    grammar = Grammar(random)
+    source, scope = grammar.from_clause([], 1)
+    condition = grammar.expression("bool", scope, 1).sql()
+    optimised = f"SELECT count(*) FROM {source.sql()} WHERE {condition}"
+    reference = f"SELECT count(CASE WHEN ({condition}) IS TRUE THEN 1 END) FROM {source.sql()}"
+    return _same(client, reference, optimised)
+
+
+def tlp(client: SqlClient, random: Random) -> Difference | None:
+    grammar = Grammar(random)
+    source, scope = grammar.from_clause([], 1)
+    condition = grammar.expression("bool", scope, 1).sql()
+    shown = ", ".join(name for name, _ in scope) or "1"
+    whole = f"SELECT {shown} FROM {source.sql()}"
+    parts = [f"{whole} WHERE {test}" for test in (condition, f"NOT ({condition})", f"({condition}) IS NULL")]
+    return _same(client, whole, " UNION ALL ".join(parts))
+
+
+def _same(client: SqlClient, reference: str, other: str) -> Difference | None:
+    expected, got = rows(client, reference), rows(client, other)
+    if expected is None or got is None or expected == got:
+        return None
+    return reference, other, expected, got
+
+
+def joins(random: Random) -> str:
+    """Two to six tables joined on integers and texts, in every way there is; some with a correlated query."""
+    grammar = Grammar(random)
+    scope: Scope = []
+    text = ""
+    conditions: list[str] = []
+    for number in range(random.randint(2, 6)):
+        table, columns = grammar.table()
+        kind = random.choice(("int", "int", "int", "text"))
+        pair = _pair(random, scope, columns, kind)
+        if not number:
+            text = table.sql()
+        elif pair is None or random.random() < 0.5:
+            text += f", {table.sql()}" if " JOIN " not in text else f" CROSS JOIN {table.sql()}"
+            if pair is not None:
+                conditions.append(pair)
+        else:
+            word = random.choice(("JOIN", "LEFT JOIN", "JOIN"))
+            if ", " in text:
+                text += f" CROSS JOIN {table.sql()}"
+                conditions.append(pair)
+            else:
+                text += f" {word} {table.sql()} ON {pair}"
+        scope = [*scope, *columns]
+    for _ in range(random.randint(0, 2)):
+        conditions.append(grammar.expression("bool", scope, 2).sql())
+    if random.random() < 0.6:
+        conditions.append(_subquery(random, grammar, scope))
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    name = random.choice(scope)[0]
+    match random.randrange(3):
+        case 0:
+            return (
+                f"SELECT count(*), min({random.choice([n for n, kind in scope if kind == 'int'])}) FROM {text}{where}"
+            )
+        case 1:
+            return f"SELECT {name}, count(*) FROM {text}{where} GROUP BY {name}"
+    return f"SELECT {', '.join(random.choice(scope)[0] for _ in range(3))} FROM {text}{where} ORDER BY 1, 2, 3 LIMIT 50"
+
+
+def _pair(random: Random, scope: Scope, columns: Scope, kind: str) -> str | None:
+    left = [name for name, column_kind in scope if column_kind == kind]
+    right = [name for name, column_kind in columns if column_kind == kind]
+    return f"{random.choice(left)} = {random.choice(right)}" if left and right else None
+
+
+def _subquery(random: Random, grammar: Grammar, scope: Scope) -> str:
+    table, columns = grammar.table()
+    pair = _pair(random, scope, columns, "int") or _pair(random, scope, columns, "text") or "true"
+    more = grammar.expression("bool", [*columns, *scope], 3).sql() if random.random() < 0.4 else "true"
+    outer = random.choice([name for name, kind in scope if kind == "int"] or ["1"])
+    inner = random.choice([name for name, kind in columns if kind == "int"])
+    body = f"FROM {table.sql()} WHERE {pair} AND {more}"
+    match random.randrange(5):
+        case 0:
+            return f"{random.choice(('', 'NOT '))}EXISTS (SELECT 1 {body})"
+        case 1:
+            return f"{outer} {random.choice(('IN', 'NOT IN'))} (SELECT {inner} {body})"
+        case 2:
+            function = random.choice(("max", "min", "sum", "count"))
+            return f"{outer} {random.choice(('<', '=', '>='))} (SELECT {function}({inner}) {body})"
+        case 3:
+            return f"(EXISTS (SELECT 1 {body}) OR {outer} > 2)"
+    return f"(SELECT count(*) + coalesce(sum({inner}), 0) {body}) > 1"
+
+
+CHECKS: dict[str, Callable[[SqlClient, Random], Difference | None]] = {"plans": plans, "norec": norec, "tlp": tlp}
+
+
+def check(name: str, client: SqlClient, seed: int) -> Difference | None:
+    return CHECKS[name](client, Random(f"{name} {seed}"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.metamorphic", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="the first")
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--only", choices=tuple(CHECKS))
+    given = parser.parse_args()
+    found = 0
+    client = connect(Random(given.seed))
+    for seed in range(given.seed, given.seed + given.count):
+        if seed % 200 == 0:
+            client = connect(Random(seed))
+        for name in [given.only] if given.only else CHECKS:
+            difference = check(name, client, seed)
+            if difference is not None:
+                found += 1
+                reference, other, expected, got = difference
+                print(
+                    f"--- {name} {seed}\n{reference}\n{other}\n  {len(expected)}: {expected[:5]}\n  {len(got)}: {got[:5]}"
+                )
+    print(f"{given.count} seeds, {found} differences")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
