@@ -10,6 +10,7 @@ Clients, each through some node's gateway:
 * transfer: between accounts, at all levels; what any snapshot shows must add up to the same;
 * stale: reads in the past, at the nearest copy: by session token, within a bound, at an exact time, or at any.  Each must
   show what the leaseholders' stores show at its timestamp in the end, so nothing may have been written below it since;
+* prepare (``--prepares``): transfers that are prepared by name, and later committed or rolled back through some other node;
 * trouble: crashes (one node, or all), partitions of both and of one direction, loss and delay, slow disks, clocks that are
   set forth and back within the bound, splits, and leases that move.
 
@@ -28,7 +29,7 @@ import traceback
 from collections.abc import Iterable
 
 from pydistdb.kv import requests
-from pydistdb.kv.api import Isolation, KVError, LockStrength, OutcomeUnknown, ReadRestart
+from pydistdb.kv.api import Isolation, KVError, LockStrength, OutcomeUnknown, PreparedMissing, ReadRestart
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.store import Store
@@ -58,6 +59,10 @@ def account(number: int) -> bytes:
     return b"\x04acc%03d" % number
 
 
+def mark(name: str) -> bytes:
+    return b"\x04mark" + name.encode()
+
+
 class Abandoned(Exception):
     """The client's node died under it."""
 
@@ -65,7 +70,7 @@ class Abandoned(Exception):
 class Simulation:
     """One cluster, its clients, and what they know for sure."""
 
-    def __init__(self, seed: int, *, looks_back: bool = True) -> None:
+    def __init__(self, seed: int, *, looks_back: bool = True, prepares: bool = False) -> None:
         requests._counter = itertools.count(1)  # part of every transaction's id: the history must not depend on it
         self.rand = random.Random(seed)
         self.cluster = Cluster(seed)
@@ -84,6 +89,14 @@ class Simulation:
         self.served = 0
         self.clients = 0
         self.stopping = False
+        self.prepares = prepares
+        self.names = 0
+        self.prepared: dict[str, bool] = {}
+        """Transfers that somebody is to finish by name, and whether it is certain that they are prepared now."""
+        self.attempts: dict[str, int] = {}
+        """How often somebody has tried to finish one."""
+        self.finished: dict[str, bool] = {}
+        """Whether a prepared transfer was committed, where that was acknowledged."""
         gateway = self.gateways[1]
         self.cluster.run(gateway.ingest([(account(n), b"%d" % BALANCE) for n in range(ACCOUNTS)]))
         self.cluster.run(gateway.split([account(3), list_key(0), list_key(3), list_key(6)]))
@@ -164,7 +177,8 @@ class Simulation:
             return
         me.reads.append((name, values))
 
-    async def transfer(self, gateway: Gateway) -> None:
+    async def transfer(self, gateway: Gateway, name: str = "") -> None:
+        """Move money from one account to another; with a name, prepare that and leave a mark."""
         txn = gateway.begin(self.rand.choice(LEVELS))
         keys = [account(n) for n in self.rand.sample(range(ACCOUNTS), 2)]
         amount = self.rand.randint(1, 20)
@@ -177,10 +191,45 @@ class Simulation:
             for key, value, sign in zip(keys, values, (-1, 1), strict=True):
                 assert value is not None
                 txn.put(key, b"%d" % (int(value) + sign * amount))
-            await txn.commit()
+            if name:
+                txn.insert(mark(name), b"here")
+                self.prepared[name] = False
+                await txn.prepare(name, b"")
+                if name in self.prepared and name not in self.attempts:
+                    self.prepared[name] = self.is_alive(gateway)
+            else:
+                await txn.commit()
             self.transfers += 1
-        except (KVError, ReadRestart):
+        except (KVError, ReadRestart) as error:
+            if self.is_alive(gateway) and not isinstance(error, OutcomeUnknown):
+                self.prepared.pop(name, None)
             txn.rollback()
+
+    async def finish(self) -> None:
+        """Commit or roll back what was prepared, sometimes while it is still being prepared, or by two at once."""
+        self.clients += 1
+        while not self.stopping:
+            await self.pause(200)
+            gateway = self.gateway()
+            if gateway is not None and self.prepared:
+                await self._finish(gateway, self.rand.choice(list(self.prepared)))
+        self.clients -= 1
+
+    async def _finish(self, gateway: Gateway, name: str) -> None:
+        commit = self.rand.random() < 0.6
+        certain, self.prepared[name] = self.prepared.get(name, False), False  # from here on it may be finished
+        self.attempts[name] = self.attempts.get(name, 0) + 1
+        try:
+            await gateway.finish_prepared(name, commit, lambda found: None)
+        except PreparedMissing:
+            if certain and self.attempts[name] == 1:
+                self.problems.append(f"{name} is lost")
+        except KVError:
+            return
+        else:
+            if self.is_alive(gateway) and self.finished.setdefault(name, commit) is not commit:
+                self.problems.append(f"{name} was both committed and rolled back")
+            self.prepared.pop(name, None)
 
     async def add_up(self, gateway: Gateway) -> None:
         txn = gateway.begin(self.rand.choice(LEVELS[1:]))
@@ -251,7 +300,11 @@ class Simulation:
                     if self.looks_back:
                         actions.append(self.look_back)
                     action = self.rand.choice(actions)
-                    await action(gateway)
+                    if self.prepares and action == self.transfer and self.rand.random() < 0.5:
+                        self.names += 1
+                        await self.transfer(gateway, f"p{self.names}")
+                    else:
+                        await action(gateway)
                 await self.pause(20)
         except Exception as error:
             self.problems.append("".join(traceback.format_exception(error)))
@@ -318,6 +371,9 @@ class Simulation:
         cluster = self.cluster
         for _ in range(CLIENTS):
             cluster.scheduler.spawn(self.client(), "client")
+        if self.prepares:
+            for _ in range(2):
+                cluster.scheduler.spawn(self.finish(), "finisher")
         end = cluster.scheduler.now_ns() + int(seconds * SECOND)
         while cluster.scheduler.now_ns() < end and not self.problems:
             self.hurt()
@@ -332,11 +388,40 @@ class Simulation:
             node.committer.delay_ns = cluster.disk_delay_ns
         cluster.advance(5)
         self.stopping = True
+        if self.prepares:
+            cluster.run(self._finish_rest(), 120)
         cluster.wait_until(lambda: self.clients == 0, 120)
         cluster.advance(60)
 
+    async def _finish_rest(self) -> None:
+        """What is still prepared must be there, and goes; until the clients that wait for it have ended."""
+        names = {""}
+        while self.clients or names:
+            gateway = self.gateway()
+            assert gateway is not None
+            certain = [name for name, is_certain in self.prepared.items() if is_certain]
+            names = {found.name for found in await gateway.prepared_transactions()}
+            self.problems += [f"{name} is lost" for name in certain if self.prepared.get(name) and name not in names]
+            for name in sorted(names):
+                await self._finish(gateway, name)
+            await sleep(self.cluster.scheduler, SECOND)
+
+    async def _check_marks(self) -> None:
+        gateway = self.gateway()
+        assert gateway is not None
+        txn = gateway.begin(Isolation.READ_COMMITTED)
+        txn.begin_statement()
+        names = list(self.finished)
+        for name, value in zip(names, await txn.get_many([mark(name) for name in names]), strict=True):
+            if (value is not None) is not self.finished[name]:
+                self.problems.append(f"{name} was {'committed' if self.finished[name] else 'rolled back'}, but is not")
+        if await gateway.prepared_transactions():
+            self.problems.append("something is still prepared")
+
     def _check(self) -> None:
         problems = self.problems
+        if self.prepares:
+            self.cluster.run(self._check_marks())
         problems += [f"a node stopped: {error!r}" for error in self.cluster.fatal_errors]
         balances, lists = self.cluster.run(self._final())
         self._check_stale()
@@ -394,20 +479,22 @@ def main(arguments: list[str] | None = None) -> int:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--seeds", help="A..B: all of these, both ends included")
+    parser.add_argument("--prepares", action="store_true", help="prepare half of the transfers by name")
     parser.add_argument("--seconds", type=float, default=20.0, help="simulated time before everything is mended")
     parser.add_argument("--rest", type=float, default=0.0, help="seconds of real time to pause between seeds")
     options = parser.parse_args(arguments)
     first, _, last = (options.seeds or f"{options.seed}..{options.seed}").partition("..")
     seeds: Iterable[int] = range(int(first), int(last) + 1)
-    count = committed = transfers = stale = 0
+    count = committed = transfers = stale = finished = 0
     for seed in seeds:
         try:
-            simulation = Simulation(seed)
+            simulation = Simulation(seed, prepares=options.prepares)
             simulation.run(options.seconds)
         except Exception:
             traceback.print_exc()
             print(
                 f"seed {seed} failed; replay: python -m tests.kv.simulate --seed {seed} --seconds {options.seconds:g}"
+                + (" --prepares" if options.prepares else "")
             )
             return 1
         count += 1
@@ -416,11 +503,13 @@ def main(arguments: list[str] | None = None) -> int:
         committed += sum(transaction.outcome == COMMITTED for transaction in simulation.history)
         transfers += simulation.transfers
         stale += len(simulation.stale)
+        finished += len(simulation.finished)
         if not options.seeds:
             print(f"history {simulation.digest()}")
         time.sleep(options.rest)
     print(
-        f"{count} seeds passed: {committed} SERIALIZABLE transactions, {transfers} transfers, {stale} reads in the past"
+        f"{count} seeds passed: {committed} SERIALIZABLE transactions, {transfers} transfers, {stale} reads in the past, "
+        f"{finished} prepared"
     )
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from pydistdb.kv import closed, follower, validation
+from pydistdb.kv.txn.two_phase import TwoPhase
 
 from tests.kv.simulate import Simulation
 
@@ -29,6 +30,23 @@ def test_a_copy_that_is_not_complete_would_be_found(seed: int, monkeypatch: pyte
     monkeypatch.setattr(closed._Range, "usable", lambda known, _, timestamp: timestamp if known.sender else known.ready)
     with pytest.raises(AssertionError, match="a copy showed"):
         Simulation(seed).run(20)
+
+
+@pytest.mark.parametrize("seed", [13, 16, 20])
+def test_prepared_transactions(seed: int) -> None:
+    """13, 16: the answer to the one who finishes it comes after another has; 20: one is finished before it is prepared."""
+    simulation = Simulation(seed, prepares=True)
+    simulation.run(10)
+    assert True in simulation.finished.values() and False in simulation.finished.values()
+
+
+def test_a_prepared_transaction_without_a_record_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def keep_nothing(two_phase: TwoPhase) -> None:
+        pass
+
+    monkeypatch.setattr(TwoPhase, "keep", keep_nothing)
+    with pytest.raises(AssertionError, match="is lost"):
+        Simulation(13, prepares=True).run(5)
 
 
 def test_a_seed_gives_one_history() -> None:

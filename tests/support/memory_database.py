@@ -27,6 +27,9 @@ from pydistdb.kv.api import (
     LockedValue,
     LockStrength,
     MustWait,
+    PreparedExists,
+    PreparedMissing,
+    PreparedTransaction,
     RangeInfo,
     ScanBatch,
     SerializationConflict,
@@ -65,6 +68,7 @@ class MemoryDatabase:
         self.clock: Timestamp = 0
         self.lock_table = LockTable()
         self.lock_owners = 0
+        self.prepared: dict[str, tuple[PreparedTransaction, MemoryTransaction]] = {}
 
     def now(self) -> Timestamp:
         """A timestamp above every one given out before."""
@@ -83,6 +87,19 @@ class MemoryDatabase:
 
     def begin(self, isolation: Isolation, *, read_only: bool = False) -> MemoryTransaction:
         return MemoryTransaction(self, isolation)
+
+    async def prepared_transactions(self) -> list[PreparedTransaction]:
+        return [prepared for prepared, _ in self.prepared.values()]
+
+    async def finish_prepared(self, name: str, commit: bool, check: Callable[[PreparedTransaction], None]) -> None:
+        if name not in self.prepared:
+            raise PreparedMissing(name)
+        prepared, transaction = self.prepared[name]
+        check(prepared)
+        del self.prepared[name]
+        transaction.over = False
+        if commit:
+            await transaction.commit()
 
     def session_locks(self, current: Callable[[], object], on_lost: Callable[[], None]) -> MemorySessionLocks:
         self.lock_owners += 1
@@ -342,6 +359,15 @@ class MemoryTransaction:
             database.write(key, value, timestamp)
         return timestamp
 
-    def rollback(self) -> None:
+    async def prepare(self, name: str, facts: bytes) -> None:
+        self._check_open()
         self.over = True
-        self.buffer.clear()
+        prepared = self.database.prepared
+        if name in prepared:
+            raise PreparedExists(name)
+        prepared[name] = (PreparedTransaction(name, len(prepared) + 1, facts), self)
+
+    def rollback(self) -> None:
+        if not self.over:
+            self.buffer.clear()
+        self.over = True

@@ -122,6 +122,26 @@ class KeyExists(KVError):
         self.key = key
 
 
+class PreparedExists(KVError):
+    """A prepared transaction has that name already (42710)."""
+
+
+class PreparedMissing(KVError):
+    """No prepared transaction has that name (42704)."""
+
+
+class PreparedBusy(KVError):
+    """Somebody is just finishing the prepared transaction (55000)."""
+
+
+class TooManyPrepared(KVError):
+    """As many transactions are prepared as may be (53200)."""
+
+
+class CannotPrepare(KVError):
+    """What the transaction has done cannot be kept for later (0A000)."""
+
+
 class LockNotAvailable(KVError):
     """NOWAIT, or lock_timeout ran out (55P03)."""
 
@@ -177,6 +197,15 @@ class ReadRestart(KVError):
     def __init__(self, timestamp: Timestamp) -> None:
         super().__init__("read within the uncertainty interval")
         self.timestamp = timestamp
+
+
+class PreparedTransaction(NamedTuple):
+    """A transaction between its two phases, which somebody else will finish."""
+
+    name: str
+    number: int
+    """By which users are told of it."""
+    facts: bytes
 
 
 class Transaction(Protocol):
@@ -271,6 +300,13 @@ class Transaction(Protocol):
         Raises KeyExists, SerializationConflict, TransactionAborted, OutcomeUnknown, RangeUnavailable; after any
         error the transaction is over."""
 
+    async def prepare(self, name: str, facts: bytes) -> None:
+        """Make all that the transaction has written and locked last until ``finish_prepared``, whatever happens; it is over
+        here then.
+
+        ``facts``: whatever the caller wants to find with it.  Raises what ``commit`` raises, PreparedExists, TooManyPrepared
+        and CannotPrepare; after any error the transaction is over and without effect, but for OutcomeUnknown."""
+
     def rollback(self) -> None:
         """Drop the writes and release the locks (in the background where they are remote)."""
 
@@ -311,6 +347,14 @@ class Database(Protocol):
 
         ``current`` tells the session's transaction, for the detection of deadlocks; ``on_lost`` is called when locks could
         not be kept (this node was cut off): the session must not go on."""
+
+    async def prepared_transactions(self) -> list[PreparedTransaction]:
+        """Return the prepared transactions of the whole cluster, by name."""
+
+    async def finish_prepared(self, name: str, commit: bool, check: Callable[[PreparedTransaction], None]) -> None:
+        """Commit or roll back a prepared transaction, of whatever node, unless ``check`` raises.
+
+        Raises PreparedMissing, PreparedBusy."""
 
     def try_get(self, key: bytes) -> bytes | None:
         """Autocommit read of the newest value when the range is at hand; raises MustWait otherwise."""

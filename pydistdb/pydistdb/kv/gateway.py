@@ -26,7 +26,16 @@ from pydistdb_storage.mvcc import MAX_TIMESTAMP
 
 from pydistdb.kv import api as kv
 from pydistdb.kv.advisory import HeldAdvisory
-from pydistdb.kv.api import BroadcastHandler, Isolation, KVError, MustWait, RangeInfo, Timestamp, TransactionTooLarge
+from pydistdb.kv.api import (
+    BroadcastHandler,
+    Isolation,
+    KVError,
+    MustWait,
+    PreparedTransaction,
+    RangeInfo,
+    Timestamp,
+    TransactionTooLarge,
+)
 from pydistdb.kv.descriptor import COUNTER_PREFIX, KEY_MAX, NodeId
 from pydistdb.kv.evaluate import RangeServer
 from pydistdb.kv.follower import FollowerReader, ReadAtReplica, ReplicaStore
@@ -53,6 +62,7 @@ from pydistdb.kv.router import Router
 from pydistdb.kv.session_locks import LockKeeper, SessionLocks
 from pydistdb.kv.transport import Message, NodeUnreachable, RemoteError, Transport
 from pydistdb.kv.txn.coordinator import Coordinator
+from pydistdb.kv.txn.prepared import PreparedTransactions
 from pydistdb.kv.txn.serializable import SerializableCoordinator
 from pydistdb.kv.txn.stale import StaleReader
 from pydistdb.tasks import Completion, Scheduler, gather, sleep, with_deadline
@@ -112,6 +122,7 @@ class Gateway:
         self.server.split = store.split
         self.server.advisory.known_nodes = store.known_nodes
         self.lock_keeper = LockKeeper(self)
+        self.prepared = PreparedTransactions(self)
         self.server.graph.links = self.lock_keeper.links
         self.server.extra_handlers = {
             QueryTransaction: self._query_transaction,
@@ -142,6 +153,12 @@ class Gateway:
 
     def begin_stale(self, isolation: Isolation, floor: Callable[[], Timestamp], *, exact: bool = False) -> StaleReader:
         return StaleReader(self, isolation, floor, exact=exact)
+
+    async def prepared_transactions(self) -> list[PreparedTransaction]:
+        return await self.prepared.all()
+
+    async def finish_prepared(self, name: str, commit: bool, check: Callable[[PreparedTransaction], None]) -> None:
+        await self.prepared.finish(name, commit, check)
 
     def session_locks(self, current: Callable[[], object], on_lost: Callable[[], None]) -> SessionLocks:
         return SessionLocks(self.lock_keeper, current, on_lost)

@@ -4,8 +4,11 @@ The record lies beside the transaction's anchor key, in the replicated state of 
 
     (no record)   open: the coordinator may still decide            ── EndTransaction ──►  COMMITTED at T
                                                                     ── push, coordinator gone ──►  ABORTED
+                                                                    ── PrepareRecord ──►  PREPARED
+    PREPARED      open, for as long as it takes (txn/prepared.py)   ── EndTransaction(prepared) ──►  COMMITTED, ABORTED
 
-Whatever is written first stays.  COMMITTED names the spans of the intents, so that anybody can finish the resolution;
+What is written first stays, unless it is PREPARED: such a transaction has no coordinator, is never aborted for want of
+one, and can be ended by any node.  COMMITTED names the spans of the intents, so that anybody can finish the resolution;
 when all is resolved the record goes.  An ABORTED one must outlive every commit request that may still be under way: such
 a request expires EXPIRY_NS after it was made, the record stays ABORTED_RETENTION_US.
 
@@ -44,6 +47,7 @@ from pydistdb.kv.requests import (
     Applied,
     EndTransaction,
     ForgetRecord,
+    PrepareRecord,
     PushTransaction,
     TransactionId,
     TransactionState,
@@ -65,6 +69,8 @@ STAGED = b"staged"
 STAGED_WAIT_NS = 500_000_000
 """A reader waits so long for a transaction that commits at an exact timestamp, before it takes that away from it."""
 
+_GONE_TEXT = "the transaction was aborted because its coordinator seemed to be gone"
+
 SWEEP_INTERVAL_NS = 5_000_000_000
 MAX_RECORDS_PER_SWEEP = 1_000
 
@@ -74,6 +80,7 @@ class RecordState(IntEnum):
     ABORTED = 3
     DONE = 4
     """Committed in one phase: there never were intents."""
+    PREPARED = 5
 
 
 class Record(msgspec.Struct, array_like=True):
@@ -98,7 +105,7 @@ def record_write(range_id: RangeId, transaction_id: TransactionId, record: Recor
 
 
 class Records:
-    """Evaluates EndTransaction, PushTransaction and ForgetRecord, and sweeps up after the dead."""
+    """Evaluates EndTransaction, PrepareRecord, PushTransaction and ForgetRecord, and sweeps up after the dead."""
 
     def __init__(self, leases: Leases, locker: Locker) -> None:
         self._leases = leases
@@ -115,15 +122,11 @@ class Records:
         leases.clock.check()
         leases.hear(request.timestamp)
         local, record = await self._decided(request.anchor, request.transaction_id)
-        if record is not None:
-            if not request.commit:
-                return Applied(0)
-            if record.state == RecordState.ABORTED:
-                raise TransactionAborted("the transaction was aborted because its coordinator seemed to be gone")
-            return Applied(record.timestamp)
+        if record is not None and not (request.prepared and record.state == RecordState.PREPARED):
+            return _known(record, request)
         now = leases.clock.now()
-        if request.commit and now > request.expires:
-            raise TransactionAborted("the commit request came too late")
+        if record is None and (request.prepared or (request.commit and now > request.expires)):
+            raise TransactionAborted("the request came too late")
         if request.exact:
             if not local.can_commit_at(request.transaction_id, request.timestamp):
                 local.check_lease()
@@ -134,6 +137,21 @@ class Records:
         record = Record(request.anchor, state, now if request.commit else 0, _us(now), request.spans)
         await self._write(local, request.transaction_id, record)
         return Applied(record.timestamp)
+
+    async def prepare(self, request: PrepareRecord) -> Applied:
+        leases = self._leases
+        leases.clock.check()
+        leases.hear(request.timestamp)
+        local, record = await self._decided(request.anchor, request.transaction_id)
+        if record is None:
+            now = leases.clock.now()
+            if now > request.expires:
+                raise TransactionAborted("the request to prepare came too late")
+            record = Record(request.anchor, RecordState.PREPARED, 0, _us(now), request.spans)
+            await self._write(local, request.transaction_id, record)
+        elif record.state != RecordState.PREPARED:
+            raise TransactionAborted(_GONE_TEXT)
+        return Applied()
 
     async def push(self, request: PushTransaction) -> TransactionStatus:
         leases = self._leases
@@ -153,6 +171,12 @@ class Records:
                     if floor is None:
                         continue
                     return TransactionStatus(TransactionState.PENDING, floor)
+            if record is not None and record.state == RecordState.PREPARED:
+                local.check_lease()
+                floor = await self._promise(local, request)
+                if floor is None:
+                    continue
+                return TransactionStatus(TransactionState.PENDING, floor, prepared=True)
             if record is None:
                 local, record = await self._decided(request.anchor, transaction_id)
                 if record is None:
@@ -283,6 +307,8 @@ class Records:
                     over = age_us > DONE_RETENTION_US
                 case RecordState.ABORTED:
                     over = age_us > ABORTED_RETENTION_US
+                case RecordState.PREPARED:
+                    over = False
                 case _:
                     over = age_us > ORPHAN_AGE_US and await self._finish(transaction_id, record)
             if over:
@@ -335,6 +361,19 @@ async def settle_log(leases: Leases, local: RangeLocal) -> bool:
         except KVError:
             await sleep(leases.scheduler, 100_000_000)
     return False
+
+
+def _known(record: Record, request: EndTransaction) -> Applied:
+    """What a transaction that has ended already, or is none of the asker's business, is told."""
+    match record.state:
+        case RecordState.ABORTED:
+            if request.commit:
+                raise TransactionAborted(_GONE_TEXT)
+            return Applied(0)
+        case RecordState.PREPARED:
+            return Applied(0)
+        case _:
+            return Applied(record.timestamp if request.commit or request.prepared else 0)
 
 
 def _us(timestamp: Timestamp) -> int:

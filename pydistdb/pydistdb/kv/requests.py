@@ -186,6 +186,22 @@ class EndTransaction(Message):
     spans: list[tuple[bytes, bytes]] = []
     """Where the intents are."""
     exact: bool = False
+    prepared: bool = False
+    """The transaction was prepared for later: nothing but this ends it (txn/prepared.py)."""
+
+    @property
+    def routing_key(self) -> bytes:
+        return self.anchor
+
+
+class PrepareRecord(Message):
+    """Keep an open transaction until EndTransaction says that it was ``prepared``.  Refused after ``expires``."""
+
+    transaction_id: TransactionId
+    anchor: bytes
+    timestamp: Timestamp
+    expires: Timestamp
+    spans: list[tuple[bytes, bytes]] = []
 
     @property
     def routing_key(self) -> bytes:
@@ -335,6 +351,7 @@ Request = (
     | CommitOnePhase
     | Prepare
     | EndTransaction
+    | PrepareRecord
     | PushTransaction
     | Validate
     | ForgetRecord
@@ -429,6 +446,8 @@ class TransactionStatus(Message):
 
     state: int
     timestamp: Timestamp = 0
+    prepared: bool = False
+    """PENDING, and it stays so until somebody finishes it by its name."""
 
 
 class Resolved(Message):
@@ -548,6 +567,7 @@ register(
     CommitOnePhase,
     Prepare,
     EndTransaction,
+    PrepareRecord,
     PushTransaction,
     Validate,
     ForgetRecord,

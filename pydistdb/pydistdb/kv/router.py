@@ -44,6 +44,7 @@ from pydistdb.kv.requests import (
     Failure,
     Lock,
     LookUpRange,
+    PrepareRecord,
     RangeDetails,
     Scan,
     StillWaiting,
@@ -363,7 +364,7 @@ class Router:
         search.redirects = 0
         pause_ns = min(FIRST_BACKOFF_NS << min(search.attempts, 10), LONGEST_BACKOFF_NS)
         if self._scheduler.now_ns() + pause_ns > search.deadline_ns:
-            if search.ambiguous and isinstance(request, CommitOnePhase | EndTransaction):
+            if search.ambiguous and isinstance(request, CommitOnePhase | EndTransaction | PrepareRecord):
                 raise OutcomeUnknown("the outcome of the commit could not be learnt in time")
             raise RangeUnavailable("the range has no leaseholder that answers") from search.error
         await sleep(self._scheduler, pause_ns)

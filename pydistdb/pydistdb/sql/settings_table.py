@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydistdb.kv.txn.prepared import MAX_PREPARED
+
 SERVER_VERSION = "15.0 (PyDistDB 0.1)"
 SERVER_VERSION_NUMBER = "150000"
 
@@ -110,7 +112,7 @@ max_function_args|integer|internal|100
 max_identifier_length|integer|internal|63
 max_index_keys|integer|internal|32
 max_parallel_workers_per_gather|integer|user|0||0|1024
-max_prepared_transactions|integer|postmaster|0
+max_prepared_transactions|integer|postmaster|{MAX_PREPARED}
 max_stack_depth|integer|superuser|2MB|kB|100|{INTEGER_MAX}
 password_encryption|enum|user|scram-sha-256|||md5,scram-sha-256
 plan_cache_mode|enum|user|auto|||auto,force_generic_plan,force_custom_plan

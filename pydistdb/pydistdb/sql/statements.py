@@ -90,6 +90,19 @@ class Savepoint(Utility):
 
 
 @dataclass(frozen=True, slots=True)
+class PrepareTransaction(Utility):
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinishPrepared(Utility):
+    """COMMIT PREPARED, or else ROLLBACK PREPARED."""
+
+    name: str
+    commit: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SetTransaction(Utility):
     isolation: str | None
     read_only: bool | None

@@ -14,6 +14,7 @@ Commit, from the cheapest to the general way::
 from __future__ import annotations
 
 from pydistdb.kv.api import (
+    CannotPrepare,
     Isolation,
     KVError,
     MustWait,
@@ -40,6 +41,7 @@ from pydistdb.kv.requests import (
     WrongRange,
 )
 from pydistdb.kv.txn.locking import RELEASE_TIMEOUT_NS
+from pydistdb.kv.txn.prepared import entry_key
 from pydistdb.kv.txn.read_set import MOST_READS_AT_ONCE
 from pydistdb.kv.txn.two_phase import TwoPhase
 from pydistdb.kv.txn.writing import SPILL_BYTES, WritingPart
@@ -168,7 +170,7 @@ class Coordinator(WritingPart):
     async def _commit_two_phase(self) -> Timestamp:
         conditions = self._conditions()
         if self._buffer.entries or conditions:
-            await self._lay_down_last(conditions)
+            await self._lay_down(self._buffer, conditions)
         two_phase = self._two_phase
         assert two_phase is not None
         try:
@@ -184,15 +186,41 @@ class Coordinator(WritingPart):
         self._spawn(self._finish(two_phase, timestamp))
         return timestamp
 
+    async def prepare(self, name: str, facts: bytes) -> None:
+        """Make it last until somebody finishes it by name (prepared.py)."""
+        self._check_open()
+        prepared = self._gateway.prepared
+        try:
+            while self._spilling is not None:
+                await self._spilling
+            self._check_open()
+            if self._reads and self.has_writes:
+                raise CannotPrepare("a SERIALIZABLE transaction that has read and written")
+            conditions = self._conditions()
+            two_phase = self._laying_down()
+            if self._buffer.entries or conditions:
+                await self._lay_down(self._buffer, conditions)
+            elif not two_phase.anchor:
+                two_phase.anchor = entry_key(name)
+            await prepared.enter(name, two_phase, facts)
+        except BaseException:
+            if not self._over:
+                self.rollback()
+            raise
+        self._over = True
+        try:
+            await two_phase.keep()
+        except KVError:
+            self._spawn(self._withdraw(name, two_phase))
+            raise
+        self._end()
+
+    async def _withdraw(self, name: str, two_phase: TwoPhase) -> None:
+        await self._gateway.prepared.withdraw(name, two_phase)
+        await self._finish(two_phase, 0)
+
     async def _validate(self, timestamp: Timestamp) -> None:
         raise NotImplementedError  # serializable.py
-
-    async def _lay_down_last(self, conditions: list[Condition]) -> None:
-        if self._buffer.entries:
-            await self._lay_down(self._buffer, conditions)
-        else:
-            assert self._two_phase is not None
-            await self._two_phase.lay_down([], conditions)
 
     async def _finish(self, two_phase: TwoPhase, timestamp: Timestamp | None) -> None:
         """In the background: resolve what was laid down (None: the outcome is yet to be learnt; 0: aborted)."""

@@ -27,6 +27,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
+import msgspec
 from pydistdb_storage.keys import prefix_end
 
 from pydistdb.kv.api import KVError, OutcomeUnknown, ReadConflict, Timestamp, TransactionAborted
@@ -40,6 +41,7 @@ from pydistdb.kv.requests import (
     EndTransaction,
     ForgetRecord,
     Prepare,
+    PrepareRecord,
     PushTransaction,
     RaiseClock,
     ResolveIntents,
@@ -62,6 +64,18 @@ MAX_EXACT_ATTEMPTS = 5
 """How often a SERIALIZABLE transaction validates at a later timestamp because readers were promised it."""
 
 
+class KeptPrepared(msgspec.Struct, array_like=True):
+    """All that it takes to end a prepared transaction."""
+
+    transaction_id: TransactionId
+    anchor: bytes
+    timestamp: Timestamp
+    """It commits above this."""
+    spans: list[tuple[bytes, bytes]]
+    served: list[NodeId]
+    """The nodes that have laid its intents down: they must know the time of its commit before the client does."""
+
+
 class TwoPhase:
     """The prepared part of one transaction."""
 
@@ -76,11 +90,13 @@ class TwoPhase:
         self._keys: list[bytes] = []
         self._keys_complete = True
         self._spans: dict[bytes, tuple[bytes, bytes]] = {}
+        self._kept_spans: list[tuple[bytes, bytes]] | None = None
+        """Where the intents are, of a transaction that was prepared elsewhere."""
 
     async def lay_down(self, writes: Sequence[Write], conditions: Sequence[Condition] = ()) -> None:
         """Check and write intents for one round of writes (sorted by key) and conditions, in every range they touch."""
         if not self.anchor:
-            self.anchor = writes[0][0]
+            self.anchor = writes[0][0] if writes else conditions[0][0]
         self._sequence += 1
         sequence = self._sequence
         if conditions:
@@ -133,6 +149,8 @@ class TwoPhase:
             self._spans = {b"": (min(span[0] for span in spans), max(span[1] for span in spans))}
 
     def _span_list(self) -> list[tuple[bytes, bytes]]:
+        if self._kept_spans is not None:
+            return self._kept_spans
         return [(first, prefix_end(last)) for first, last in self._spans.values()]
 
     async def decide(self) -> Timestamp:
@@ -153,9 +171,43 @@ class TwoPhase:
             timestamp = done.timestamp
         raise ReadConflict("could not serialize access due to read/write dependencies among transactions")
 
+    async def keep(self) -> None:
+        """Write the record by which the transaction stays prepared until ``end_prepared``."""
+        request = PrepareRecord(self._id, self.anchor, self._timestamp, self._expiry(), self._span_list())
+        await self._router.send(request)
+
+    async def end_prepared(self, commit: bool) -> Timestamp:
+        """Decide a transaction whose record says that it is prepared; returns the commit timestamp, or 0.
+
+        If it has been decided already, that stands, and is returned or raised as TransactionAborted."""
+        anchored: set[NodeId] = set()
+        request = EndTransaction(
+            self._id, self.anchor, commit, self._timestamp, 0, self._span_list(), exact=False, prepared=True
+        )
+        done: Applied = await self._router.send(request, served=anchored)
+        self._leases.hear(done.timestamp)
+        return await self._decided(done.timestamp, anchored) if done.timestamp else 0
+
+    def kept(self) -> KeptPrepared:
+        """What another node needs to know to end it."""
+        return KeptPrepared(self._id, self.anchor, self._timestamp, self._span_list(), sorted(self._served))
+
+    @classmethod
+    def of(cls, leases: Leases, router: Router, kept: KeptPrepared) -> TwoPhase:
+        """A transaction that some node has prepared."""
+        two_phase = cls(leases, router, kept.transaction_id)
+        two_phase.anchor = kept.anchor
+        two_phase._timestamp = kept.timestamp
+        two_phase._served = set(kept.served)
+        two_phase._keys_complete = False
+        two_phase._kept_spans = kept.spans
+        return two_phase
+
+    def _expiry(self) -> Timestamp:
+        return self._leases.clock.now() + (EXPIRY_NS // 1_000 << COUNTER_BITS)
+
     async def _end(self, timestamp: Timestamp, anchored: set[NodeId], *, exact: bool = False) -> Applied:
-        expires = self._leases.clock.now() + (EXPIRY_NS // 1_000 << COUNTER_BITS)
-        request = EndTransaction(self._id, self.anchor, True, timestamp, expires, self._span_list(), exact)
+        request = EndTransaction(self._id, self.anchor, True, timestamp, self._expiry(), self._span_list(), exact)
         done: Applied = await self._router.send(request, served=anchored)
         self._leases.hear(done.timestamp)
         return done
@@ -191,12 +243,15 @@ class TwoPhase:
         if commit_timestamp:
             await self._router.send(ForgetRecord(self._id, self.anchor))
 
+    async def abort(self) -> None:
+        """Write the record of an abort, unless there is a record."""
+        await self._router.send(EndTransaction(self._id, self.anchor, False, 0, 0))
+
     async def settle(self) -> None:
         """After OutcomeUnknown: make sure that the transaction has ended one way or the other, then resolve it."""
         while True:
             try:
-                abort = EndTransaction(self._id, self.anchor, False, 0, 0)
-                await self._router.send(abort)
+                await self.abort()
                 status = await self._router.send(PushTransaction(self._id, self.anchor))
                 await self.resolve(status.timestamp if status.state == TransactionState.COMMITTED else 0)
                 return

@@ -152,12 +152,16 @@ class WritingPart(LockingPart):
             self._spilling_buffer = None
             spilling.set(None)
 
-    async def _lay_down(self, buffer: WriteBuffer, conditions: list[Condition]) -> None:
+    def _laying_down(self) -> TwoPhase:
         if self._two_phase is None:
             self._two_phase = TwoPhase(self._leases, self._gateway.router, self.transaction_id)
+        return self._two_phase
+
+    async def _lay_down(self, buffer: WriteBuffer, conditions: list[Condition]) -> None:
+        two_phase = self._laying_down()
         writes = self._writes_of(buffer)
         writes.sort(key=_key_of)
-        await self._two_phase.lay_down(writes, conditions)
+        await two_phase.lay_down(writes, conditions)
         if self._locked:
             for write in writes:
                 self._locked.pop(write[0], None)

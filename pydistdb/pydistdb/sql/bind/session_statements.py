@@ -49,6 +49,10 @@ def _transaction(parsed: ParsedStatement, node: Node) -> statements.Utility:
             return statements.Savepoint("release", node["savepoint_name"])
         case "TRANS_STMT_ROLLBACK_TO":
             return statements.Savepoint("rollback_to", node["savepoint_name"])
+        case "TRANS_STMT_PREPARE":
+            return statements.PrepareTransaction(node.get("gid", ""))
+        case "TRANS_STMT_COMMIT_PREPARED" | "TRANS_STMT_ROLLBACK_PREPARED" as kind:
+            return statements.FinishPrepared(node.get("gid", ""), kind == "TRANS_STMT_COMMIT_PREPARED")
     return statements.Unsupported(parsed.kind)
 
 

@@ -27,6 +27,9 @@ What can go wrong:
   together.
 * A transaction that has a table pinned comes to it again while somebody waits for that very pin: it goes on.
 
+A prepared transaction has no pins any more, but keeps what it has touched (prepared.py): who has waited for the pins waits for
+those transactions too.
+
 A transaction with one snapshot for all its statements (REPEATABLE READ) that comes to a table changed since then fails with
 40001: an index made after its snapshot has no entries as old as that, so it would miss rows.
 
@@ -45,6 +48,7 @@ import msgspec
 
 from pydistdb.kv import api as kv
 from pydistdb.kv.api import Database, Isolation
+from pydistdb.sql.catalog.prepared import holders
 from pydistdb.sql.catalog.state import CatalogState
 from pydistdb.sql.errors import LockNotAvailable, SerializationFailure
 from pydistdb.tasks import Completion, Scheduler, sleep
@@ -215,7 +219,13 @@ class TableGate:
 
     def pinned(self, transaction: Any) -> frozenset[int]:
         """The tables that the transaction has touched."""
-        return self._readers.get(transaction, _NOTHING) | self._writers.get(transaction, _NOTHING)
+        return self.read_by(transaction) | self.written_by(transaction)
+
+    def read_by(self, transaction: Any) -> frozenset[int]:
+        return self._readers.get(transaction, _NOTHING)
+
+    def written_by(self, transaction: Any) -> frozenset[int]:
+        return self._writers.get(transaction, _NOTHING)
 
     # ------------------------------------------------------------------------------------------ DDL
 
@@ -256,10 +266,9 @@ class TableGate:
                     )
                 except kv.LockNotAvailable as error:
                     raise LockNotAvailable(str(error)) from None
-            holders = found.result()
-            if holders is None:
+            in_the_way[:] = found.result() or ()
+            if found.result() is None and not await holders(self._database, wanted, exclusive=exclusive):
                 return
-            in_the_way[:] = holders
             if check_interrupt is not None:
                 check_interrupt()
             if deadline_ns is not None and self._scheduler.now_ns() >= deadline_ns:
@@ -271,10 +280,16 @@ class TableGate:
 
         Nobody is kept from anything: those who come meanwhile know it anyway."""
         payload = msgspec.msgpack.encode((table, version, ROUND_NS))
-        while True:
-            answers = await self._database.broadcast(DRAIN_TOPIC, payload, ROUND_TIMEOUT_NS)
-            if all(answer == b"\x01" for answer in answers.values()):
-                return
+        left: set[tuple[str, int]] | None = None
+        """Of the writers that were prepared: those that come after this do know the version."""
+        while left is None or left:
+            if left is None:
+                answers = await self._database.broadcast(DRAIN_TOPIC, payload, ROUND_TIMEOUT_NS)
+                if all(answer == b"\x01" for answer in answers.values()):
+                    left = await holders(self._database, [table], exclusive=False)
+                    continue
+            else:
+                left &= await holders(self._database, [table], exclusive=False)
             if check is not None:
                 check()
             await sleep(self._scheduler, RETRY_NS)

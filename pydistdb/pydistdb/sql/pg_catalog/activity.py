@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from pydistdb.kv.api import PreparedTransaction
+from pydistdb.sql.catalog.prepared import facts_of
 from pydistdb.sql.catalog.roles import READ_ALL_STATS
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog import providers
@@ -93,6 +95,28 @@ def pg_locks(view: StateView, context: EvalContext, locks: Iterable[LockInfo]) -
             "granted": lock.granted,
             "fastpath": False,
             "waitstart": lock.wait_start,
+        }
+
+
+async def _prepared(context: EvalContext) -> list[PreparedTransaction]:
+    session: Any = context.extra
+    return [] if session is None else await session.environment.database.prepared_transactions()
+
+
+@rows_of_gathered("pg_prepared_xacts", _prepared)
+def pg_prepared_xacts(
+    view: StateView, context: EvalContext, transactions: Iterable[PreparedTransaction]
+) -> Iterator[RowDict]:
+    names = {database.oid: database.name for database in view.databases()}
+    roles = view.catalog_state.roles.by_oid
+    for prepared in transactions:
+        facts = facts_of(prepared)
+        yield {
+            "transaction": prepared.number & 0xFFFFFFFF,
+            "gid": prepared.name,
+            "prepared": facts.prepared_us,
+            "owner": role.name if (role := roles.get(facts.owner)) is not None else None,
+            "database": names.get(facts.database),
         }
 
 

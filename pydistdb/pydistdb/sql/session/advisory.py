@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydistdb.kv.advisory import ADVISORY_PREFIX
 from pydistdb.kv.api import LockStrength, WaitPolicy
-from pydistdb.sql.errors import AdminShutdown, DatabaseError, ProgramLimitExceeded
+from pydistdb.sql.errors import AdminShutdown, DatabaseError, FeatureNotSupported, ProgramLimitExceeded
 from pydistdb.sql.functions.effects import MustAct
 
 if TYPE_CHECKING:
@@ -193,6 +193,10 @@ class SessionAdvisory:
 
     async def before_commit(self) -> None:
         pass
+
+    async def before_prepare(self) -> None:
+        if self._log:
+            raise FeatureNotSupported("cannot PREPARE a transaction that holds advisory locks")
 
     async def after_commit(self) -> None:
         await self.settle(self._uncount(0))

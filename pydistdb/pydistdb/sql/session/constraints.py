@@ -86,6 +86,9 @@ class PendingChecks(DeferredChecks):
     async def before_commit(self) -> None:
         await self.run(self.checks)
 
+    async def before_prepare(self) -> None:
+        await self.run(self.checks)
+
     async def after_commit(self) -> None:
         pass
 

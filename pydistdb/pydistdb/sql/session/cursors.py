@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydistdb.sql.api import Field, Sink
 from pydistdb.sql.catalog.descriptors import Table
-from pydistdb.sql.errors import DatabaseError, InvalidCursorName, ProgramLimitExceeded
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidCursorName, ProgramLimitExceeded
 from pydistdb.sql.session.cursor import Cursor
 from pydistdb.sql.session.execute import PiecemealExecution
 from pydistdb.sql.statements import DeclareCursor
@@ -182,6 +182,10 @@ class SessionCursors:
         for cursor in list(self._cursors.values()):
             if cursor.is_holdable and not cursor.is_held:
                 await cursor.persist()
+
+    async def before_prepare(self) -> None:
+        if any(cursor.is_holdable and not cursor.is_held for cursor in self._cursors.values()):
+            raise FeatureNotSupported("cannot PREPARE a transaction that has created a cursor WITH HOLD")
 
     async def after_commit(self) -> None:
         pass

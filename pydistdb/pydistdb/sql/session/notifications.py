@@ -32,7 +32,7 @@ import msgspec
 
 from pydistdb.kv.api import Database
 from pydistdb.sql.api import Notification
-from pydistdb.sql.errors import DatabaseError, InvalidParameterValue, ProgramLimitExceeded
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidParameterValue, ProgramLimitExceeded
 from pydistdb.tasks import Completion, Scheduler
 
 if TYPE_CHECKING:
@@ -237,6 +237,11 @@ class SessionNotifications:
 
     async def before_commit(self) -> None:
         pass
+
+    async def before_prepare(self) -> None:
+        # UNLISTEN of a session that does not listen does nothing.
+        if any(kind != "unlisten" or self._channels for kind, _, _ in self._log):
+            raise FeatureNotSupported("cannot PREPARE a transaction that has executed LISTEN, UNLISTEN, or NOTIFY")
 
     async def after_commit(self) -> None:
         database = self._session.database_name

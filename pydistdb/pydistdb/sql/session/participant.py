@@ -19,6 +19,9 @@ class Participant(Protocol):
     async def before_commit(self) -> None:
         """Do what may still fail, and fail the commit."""
 
+    async def before_prepare(self) -> None:
+        """Do the same before PREPARE TRANSACTION, and refuse what cannot be kept for later."""
+
     async def after_commit(self) -> None:
         """Do what follows from the commit, before the client hears of it."""
 

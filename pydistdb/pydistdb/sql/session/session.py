@@ -36,7 +36,7 @@ from pydistdb.sql.session.fields import check_same_columns
 from pydistdb.sql.session.schema_changes import commits_at_once
 from pydistdb.sql.session.statements import SessionPortal, SessionStatement, read_parameters, result_formats
 from pydistdb.sql.settings import find
-from pydistdb.sql.statements import Commit, Fetch, Rollback, Savepoint, Utility
+from pydistdb.sql.statements import Commit, Fetch, PrepareTransaction, Rollback, Savepoint, Utility
 
 FAILED_MESSAGE = "current transaction is aborted, commands ignored until end of transaction block"
 
@@ -122,7 +122,7 @@ class ClientSession(FastSession):
             raise InFailedTransaction(FAILED_MESSAGE)
 
     def _check_failed_kind(self, kind: str) -> None:
-        if self.transaction.failed and kind not in ("COMMIT", "ROLLBACK"):
+        if self.transaction.failed and kind not in ("COMMIT", "ROLLBACK", "PREPARE TRANSACTION"):
             raise InFailedTransaction(FAILED_MESSAGE)
 
     # ------------------------------------------------------------------------------------------ extended protocol
@@ -362,7 +362,7 @@ own.register()
 
 def _ends_failed_block(utility: Utility | None) -> bool:
     match utility:
-        case Commit() | Rollback():
+        case Commit() | Rollback() | PrepareTransaction():
             return True
         case Savepoint():
             return utility.action == "rollback_to"

@@ -20,6 +20,7 @@ While ``is_committing`` nothing may interrupt: the outcome would be lost.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from pydistdb.kv import api as kv
@@ -278,6 +279,22 @@ class SessionTransaction:
             await self._committed()
         finally:
             self.is_committing = False
+
+    async def prepare(self, keep: Callable[[kv.Transaction], Awaitable[None]]) -> None:
+        """End the transaction with its effects kept for later (prepared.py), or raise and end it without."""
+        transaction = self.open()
+        try:
+            for participant in self._participants:
+                await participant.before_prepare()
+            self.is_committing = True
+            await self._environment.catalog.check_commit(transaction)
+            await keep(transaction)
+        except BaseException:
+            self.rollback()
+            raise
+        finally:
+            self.is_committing = False
+        self._ended(committed=True)
 
     async def _temporary_tables_on_commit(self, transaction: kv.Transaction) -> DdlTransaction | None:
         """Empty or drop the temporary tables that were made so, if the transaction wrote anything."""

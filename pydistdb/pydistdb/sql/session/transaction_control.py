@@ -29,6 +29,7 @@ from pydistdb.sql.errors import (
     UndefinedTable,
 )
 from pydistdb.sql.plan_cache import CachedPlan
+from pydistdb.sql.session import prepared
 from pydistdb.sql.settings import find
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 async def control(session: ClientSession, plan: CachedPlan, utility: st.Utility, sink: Sink) -> str:
     block = session.transaction
-    if isinstance(utility, (st.Commit, st.Rollback)):
+    if isinstance(utility, (st.Commit, st.Rollback, st.PrepareTransaction)):
         await session.drop_started_portals()
     match utility:
         case st.Begin():
@@ -52,6 +53,10 @@ async def control(session: ClientSession, plan: CachedPlan, utility: st.Utility,
             return await _commit(session, utility.chain, sink)
         case st.Rollback():
             return _rollback(session, utility.chain, sink)
+        case st.PrepareTransaction():
+            return await prepared.prepare(session, utility.name, sink)
+        case st.FinishPrepared():
+            return await prepared.finish(session, utility)
         case st.Savepoint():
             match utility.action:
                 case "savepoint":

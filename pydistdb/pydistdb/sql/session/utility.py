@@ -48,7 +48,7 @@ async def run(
 ) -> str:
     """Execute a utility statement; returns its command tag.  ``simple``: rows are announced before they are sent."""
     match utility:
-        case st.Begin() | st.Commit() | st.Rollback() | st.Savepoint():
+        case st.Begin() | st.Commit() | st.Rollback() | st.Savepoint() | st.PrepareTransaction() | st.FinishPrepared():
             return await control(session, plan, utility, sink)
         case st.SetTransaction():
             return set_transaction(session, utility, sink)
