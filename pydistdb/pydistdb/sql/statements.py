@@ -193,13 +193,14 @@ class Copy(Utility):
 
 @dataclass(frozen=True, slots=True)
 class Vacuum(Utility):
-    """VACUUM and ANALYZE; ``tables`` empty: the whole database."""
+    """VACUUM and ANALYZE; ``tables`` empty: the whole database.  ``columns``: those named with each table."""
 
     tables: tuple[Name, ...]
     analyze: bool
     vacuum: bool
     verbose: bool = False
     full: bool = False
+    columns: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pydistdb.sql.bind.analyze import (
     bind_expression,
     bind_scalar,
     expression_label,
+    refuse_parameters,
 )
 from pydistdb.sql.bind.cursors import CursorQuery
 from pydistdb.sql.bind.normalize import (
@@ -50,6 +51,7 @@ __all__ = [
     "expression_label",
     "normalize",
     "parse",
+    "refuse_parameters",
     "shape_decides",
     "split_integers",
 ]

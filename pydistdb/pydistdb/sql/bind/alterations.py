@@ -5,6 +5,7 @@ CLUSTER and REINDEX.
 from __future__ import annotations
 
 from pydistdb.sql import schema_statements, statements
+from pydistdb.sql.bind.cutting import Cut
 from pydistdb.sql.bind.definitions import Definitions, storage_options
 from pydistdb.sql.bind.naming import name_of
 from pydistdb.sql.bind.options import OptionList, sequence_options
@@ -87,7 +88,8 @@ def _alter_action(definitions: Definitions, command: Node, cursor: int) -> schem
             using = None
             if "raw_default" in column_node:
                 tokens = definitions.tokens
-                using = tokens.phrase(tokens.find("USING", cursor, depth=0) + 1)
+                first = tokens.find("USING", cursor, depth=0) + 1
+                using = Cut(tokens.phrase(first), definitions.parsed.position + tokens.starts[first])
             collation = definitions.collation(column_node, sql_type)
             return action("alter_type", name, type=sql_type, expression=using, collation=collation)
         case "AT_AddConstraint":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pydistdb.sql.bind.subqueries as subqueries
 from pydistdb.sql.bind.binder import Binder, Parameters
@@ -151,6 +152,24 @@ def bind_expression(
         return _converted(b, bind_text(b, row_scope(table, ids, clause), text), target, clause.removeprefix("INDEX "))
     except RecursionError:
         raise stack_depth_exceeded() from None
+
+
+def refuse_parameters(parsed: ParsedStatement) -> None:
+    """Raise UndefinedParameter at the first ``$1``: nobody supplies it."""
+    pending: list[Any] = [parsed.node]
+    found: list[tuple[int, int]] = []
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            reference = item.get("ParamRef")
+            if reference is not None:
+                found.append((reference.get("location", 0), reference.get("number", 0)))
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+    if found:
+        location, number = min(found)
+        raise UndefinedParameter(f"there is no parameter ${number}", position=parsed.position_at(location))
 
 
 def bind_copy_condition(parsed: ParsedStatement, table: Table, catalog: CatalogView, context: EvalContext) -> Expr:

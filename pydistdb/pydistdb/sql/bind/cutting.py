@@ -18,12 +18,28 @@ COMMA = "ASCII_44"
 SEMICOLON = "ASCII_59"
 
 
-class Tokens:
-    """The tokens of one statement, with searches; offsets are characters from 0."""
+class Cut(str):
+    """A piece of a statement's text that knows where it stands, in characters from 0: errors in it can be pointed at."""
 
-    def __init__(self, text: str) -> None:
+    __slots__ = ("start",)
+
+    def __new__(cls, text: str, start: int) -> Cut:
+        piece = super().__new__(cls, text)
+        piece.start = start
+        return piece
+
+    start: int
+
+
+class Tokens:
+    """The tokens of one statement, with searches; offsets are characters from 0.
+
+    ``start`` is where the statement stands, if pieces are to know where they do (``Cut``)."""
+
+    def __init__(self, text: str, start: int | None = None) -> None:
         self.text = text
-        tokens = [token for token in parser.scan(text) if token.name not in ("SQL_COMMENT", "C_COMMENT")]
+        self.start = start
+        tokens = [token for token in parser.scan(str(text)) if token.name not in ("SQL_COMMENT", "C_COMMENT")]
         self.names = [token.name for token in tokens]
         self.starts = [token.start for token in tokens]
         self.ends = [token.end + 1 for token in tokens]
@@ -71,7 +87,8 @@ class Tokens:
         """The text from one token up to, but not including, another."""
         if first >= last:
             return ""
-        return self.text[self.starts[first] : self.ends[last - 1]]
+        piece = self.text[self.starts[first] : self.ends[last - 1]]
+        return piece if self.start is None else Cut(piece, self.start + self.starts[first])
 
     def group_after(self, offset: int, name: str) -> str:
         """The text inside the first bracket after the first token of this name from the offset on."""

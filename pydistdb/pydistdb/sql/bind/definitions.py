@@ -28,16 +28,19 @@ _CONSTRAINT_KINDS = {
 
 
 class Definitions:
-    """One statement with its tokens, scanned only when an expression has to be cut out."""
+    """One statement with its tokens, scanned only when an expression has to be cut out.
 
-    def __init__(self, parsed: ParsedStatement) -> None:
+    ``points``: errors in expressions are pointed at (Postgres does not in ALTER TABLE and domains)."""
+
+    def __init__(self, parsed: ParsedStatement, *, points: bool = False) -> None:
         self.parsed = parsed
+        self._start = parsed.position if points else None
         self._tokens: Tokens | None = None
 
     @property
     def tokens(self) -> Tokens:
         if self._tokens is None:
-            self._tokens = Tokens(self.parsed.text)
+            self._tokens = Tokens(self.parsed.text, self._start)
         return self._tokens
 
     def offset(self, location: int) -> int:
@@ -214,7 +217,7 @@ def create_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
     for clause, what in (("partspec", "PARTITION BY"), ("inhRelations", "INHERITS"), ("ofTypename", "OF type")):
         if clause in node:
             return statements.Unsupported("CREATE TABLE … " + what)
-    definitions = Definitions(parsed)
+    definitions = Definitions(parsed, points=True)
     columns: list[ColumnSpec] = []
     constraints: list[ConstraintSpec] = []
     like: list[schema_statements.LikeClause] = []

@@ -17,7 +17,7 @@ _NULLS_FIRST = {"SORTBY_NULLS_FIRST": True, "SORTBY_NULLS_LAST": False}
 
 def create_index(parsed: ParsedStatement, node: Node) -> statements.Utility:
     """CREATE INDEX."""
-    definitions = Definitions(parsed)
+    definitions = Definitions(parsed, points=True)
     tokens = definitions.tokens
     where = None
     if "whereClause" in node:

@@ -45,7 +45,8 @@ def type_reference(parsed: ParsedStatement, node: Node) -> TypeReference:
 
 def create_routine(parsed: ParsedStatement, node: Node) -> statements.Utility:
     tokens = Tokens(parsed.text)
-    arguments = tuple(_argument(parsed, tokens, each["FunctionParameter"]) for each in node.get("parameters", []))
+    cutting = Tokens(parsed.text, parsed.position)
+    arguments = tuple(_argument(parsed, cutting, each["FunctionParameter"]) for each in node.get("parameters", []))
     body, form = None, ""
     options = _options(parsed, node.get("options", []))
     if "as" in options:
@@ -165,7 +166,7 @@ def call(parsed: ParsedStatement, node: Node) -> statements.Utility:
     function = node["funccall"]
     arguments: list[tuple[str, str]] = []
     if function.get("args"):
-        tokens = Tokens(parsed.text)
+        tokens = Tokens(parsed.text, parsed.position)
         opening = tokens.find("ASCII_40")
         for first, argument in zip(tokens.items(opening), function["args"], strict=True):
             name = argument.get("NamedArgExpr", {}).get("name", "")

@@ -205,13 +205,15 @@ def _vacuum(parsed: ParsedStatement, node: Node) -> statements.Utility:
         element["DefElem"]["defname"]: _is_on(_option_text(element["DefElem"])) for element in node.get("options", [])
     }
     vacuum = node.get("is_vacuumcmd", False)
-    tables = tuple(name_of(each["VacuumRelation"]["relation"], parsed) for each in node.get("rels", []))
+    relations = [each["VacuumRelation"] for each in node.get("rels", [])]
+    tables = tuple(name_of(each["relation"], parsed) for each in relations)
     return statements.Vacuum(
         tables,
         given.get("analyze", False) if vacuum else True,
         vacuum,
         given.get("verbose", False),
         given.get("full", False),
+        tuple(strings(each.get("va_cols", [])) for each in relations),
     )
 
 

@@ -6,28 +6,31 @@ The text is parsed once and kept; it is bound anew for every statement, against 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import coerce_to_boolean, coerce_to_target, type_named
+from pydistdb.sql.bind.cutting import Cut
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.parse import Node, parse
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.view import CatalogView
-from pydistdb.sql.errors import DatatypeMismatch, InvalidSyntax
+from pydistdb.sql.errors import DatabaseError, DatatypeMismatch, InvalidSyntax
 from pydistdb.sql.tree import Expr
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
 from pydistdb.sql.types.user import FIRST_USER_OID
 
 MOST_PARSED_TEXTS = 4096
+_WRAPPER = "SELECT ("
 
 
 @lru_cache(maxsize=MOST_PARSED_TEXTS)
 def parsed_expression(text: str) -> Node:
     """Parse an expression (as the select list of a query; a line break ends a trailing comment)."""
-    statements = parse(f"SELECT ({text}\n)")
+    statements = parse(f"{_WRAPPER}{text}\n)")
     node = statements[0].node if len(statements) == 1 else {}
     if len(node.get("targetList", ())) != 1:
         raise InvalidSyntax("an expression is expected")
@@ -40,15 +43,22 @@ def column_type(column: Column) -> SqlType:
 
 
 def bind_text(b: Binder, scope: Scope, text: str) -> Expr:
-    """Bind stored text; its locations mean nothing to the client."""
-    b.text_depth += 1
-    saved = b.references, b.used_columns
+    """Bind stored text; its locations mean nothing to the client, unless it was just cut out of the statement."""
+    cut = isinstance(text, Cut) and not b.text_depth
+    b.text_depth += not cut
+    saved = b.references, b.used_columns, b.parsed
     b.references, b.used_columns = [], set()  # what the catalog's own expressions read takes no privileges
+    if cut:
+        b.parsed = replace(b.parsed, source=_WRAPPER + text)
     try:
         return bind(b, scope, parsed_expression(text))
+    except DatabaseError as error:
+        if isinstance(text, Cut) and cut and error.position is not None:
+            error.position += text.start - len(_WRAPPER)
+        raise
     finally:
-        b.text_depth -= 1
-        b.references, b.used_columns = saved
+        b.text_depth -= not cut
+        b.references, b.used_columns, b.parsed = saved
 
 
 def column_default(b: Binder, column: Column) -> Expr | None:

@@ -19,7 +19,7 @@ from pydistdb.sql.catalog.create_table import all_constraints, make_column, with
 from pydistdb.sql.catalog.dependencies import described, views_broken_by
 from pydistdb.sql.catalog.descriptors import Column, Index, Table
 from pydistdb.sql.catalog.drop_index import drop_foreign_keys, foreign_keys_using, without_index
-from pydistdb.sql.catalog.drop_plan import forget_table, owned_sequences, report_dependents
+from pydistdb.sql.catalog.drop_plan import DependentText, forget_table, owned_sequences, report_dependents
 from pydistdb.sql.catalog.index_elements import check_key, columns_of_index, rebound_indexes
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.options import collation_named
@@ -173,7 +173,9 @@ async def _drop_dependents(ddl: DdlContext, table: Table, column: Column, cascad
     for index in table.indexes:
         if index.is_plain and any(each.column == column.number for each in index.columns):
             users += [pair for pair in foreign_keys_using(ddl, table, index) if pair not in users]
-    dependents = [(f"constraint {key.name} on {described(ddl, other)}", what) for other, key in users]
+    dependents = [
+        DependentText(key.oid, f"constraint {key.name} on {described(ddl, other)}", what) for other, key in users
+    ]
     generated = [
         each
         for each in table.columns
@@ -183,10 +185,10 @@ async def _drop_dependents(ddl: DdlContext, table: Table, column: Column, cascad
         and each.number != column.number
         and column.number in expressions.column_numbers_used(ddl, table, each.default)
     ]
-    dependents += [(f"column {each.name} of table {table.name}", what) for each in generated]
+    dependents += [DependentText(table.oid, f"column {each.name} of table {table.name}", what) for each in generated]
     candidate = await _without_column(ddl, table, column)
     views = views_broken_by(ddl, table, candidate)
-    dependents += [(described(ddl, view), what) for view in views]
+    dependents += [DependentText(view.oid, described(ddl, view), what) for view in views]
     if dependents:
         report_dependents(ddl, dependents, cascade, [what])
     await ddl.ddl.lock_tables([*(other.oid for other, _ in users), *(view.oid for view in views)])

@@ -21,7 +21,7 @@ from pydistdb.sql.catalog.create_table import put_foreign_key
 from pydistdb.sql.catalog.dependencies import described
 from pydistdb.sql.catalog.descriptors import ForeignKey, Index, IndexColumn, Table
 from pydistdb.sql.catalog.drop_index import drop_foreign_keys, foreign_keys_using, without_index
-from pydistdb.sql.catalog.drop_plan import report_dependents
+from pydistdb.sql.catalog.drop_plan import DependentText, report_dependents
 from pydistdb.sql.catalog.garbage import index_garbage
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.queries import bind_query, first_row, full_name, quote, run_bound
@@ -60,7 +60,7 @@ async def add_one(ddl: DdlContext, table: Table, spec: ConstraintSpec, columns: 
             await _add_primary_key(ddl, table, spec, columns)
         case "unique" | "primary":
             old = table
-            table = await constraints.add_key(ddl, table, spec, columns)
+            table = await constraints.add_key(ddl, table, replace_spec(spec, position=None), columns)
             await _refuse_nulls(ddl, old, table)
             table = replace(table, version=table.version + 1)
             index = table.indexes[-1]
@@ -85,7 +85,7 @@ async def _refuse_nulls(ddl: DdlContext, old: Table, new: Table) -> None:
 
 
 async def _add_primary_key(ddl: DdlContext, table: Table, spec: ConstraintSpec, columns: Sequence[str]) -> None:
-    new = await constraints.add_key(ddl, table, spec, columns)
+    new = await constraints.add_key(ddl, table, replace_spec(spec, position=None), columns)
     await rewrite(ddl, table, new)
 
 
@@ -240,7 +240,8 @@ async def _drop_key(ddl: DdlContext, table: Table, index: Index, cascade: bool) 
     users = foreign_keys_using(ddl, table, index)
     if users:
         dependents = [
-            (f"constraint {key.name} on {described(ddl, other)}", f"index {index.name}") for other, key in users
+            DependentText(key.oid, f"constraint {key.name} on {described(ddl, other)}", f"index {index.name}")
+            for other, key in users
         ]
         report_dependents(ddl, dependents, cascade, [what])
         await ddl.ddl.lock_tables([other.oid for other, _ in users])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydistdb_storage.keys import key_encoder
@@ -23,7 +24,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, ColumnStatistics, Table, TableStatistics
 from pydistdb.sql.catalog.queries import live_columns
 from pydistdb.sql.catalog.state import CatalogState, Change
-from pydistdb.sql.errors import ActiveTransaction
+from pydistdb.sql.errors import ActiveTransaction, FeatureNotSupported, UndefinedColumn
 from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, TableLayout
 from pydistdb.sql.statements import Vacuum
 from pydistdb.sql.types import registry
@@ -41,7 +42,13 @@ async def vacuum(ddl: DdlContext, statement: Vacuum) -> str:
     tag = "VACUUM" if statement.vacuum else "ANALYZE"
     if statement.vacuum and ddl.in_transaction_block:
         raise ActiveTransaction("VACUUM cannot run inside a transaction block")
-    tables = [ddl.table(name, "rm") for name in statement.tables]
+    if any(statement.columns) and not statement.analyze:
+        raise FeatureNotSupported("ANALYZE option must be specified when a column list is provided")
+    tables = [ddl.table(replace(name, position=None), "rm") for name in statement.tables]
+    for table, names in zip(tables, statement.columns, strict=False):
+        for name in names:
+            if all(column.dropped or column.name != name for column in table.columns):
+                raise UndefinedColumn(f'column "{name}" of relation "{table.name}" does not exist')
     if not statement.tables:
         tables = [table for table in ddl.view.tables() if table.kind in "rm"]
     tables = [table for table in tables if _may_process(ddl, statement, table)]

@@ -35,6 +35,7 @@ from pydistdb.sql.errors import (
     ProgramLimitExceeded,
     UndefinedColumn,
     UndefinedObject,
+    UndefinedTable,
     WrongObjectType,
 )
 from pydistdb.sql.pg_catalog.type_facts import operator_class
@@ -151,7 +152,9 @@ async def add_key(ddl: DdlContext, table: Table, spec: ConstraintSpec, columns: 
     """The table with a UNIQUE constraint, or the PRIMARY KEY of a table that has no rows yet."""
     primary = spec.kind == "primary"
     if primary and any(index.primary for index in table.indexes):
-        raise InvalidTableDefinition(f'multiple primary keys for table "{table.name}" are not allowed')
+        raise InvalidTableDefinition(
+            f'multiple primary keys for table "{table.name}" are not allowed', position=spec.position
+        )
     keyed = key_columns(table, columns, "primary key" if primary else "unique")
     name = spec.name
     if name is None:
@@ -236,7 +239,7 @@ async def add_foreign_key(
     )
     referenced = table if same else ddl.find(foreign.referenced, "rv")
     if referenced is None:
-        referenced = ddl.table(foreign.referenced)
+        raise UndefinedTable(f'relation "{ddl.written(foreign.referenced)}" does not exist')
     if referenced.kind != "r":
         raise WrongObjectType(f'referenced relation "{referenced.name}" is not a table')
     numbers = _foreign_columns(table, columns)
@@ -340,8 +343,7 @@ def check_key_types(
         raise DatatypeMismatch(
             f'foreign key constraint "{name}" cannot be implemented',
             detail=f'Key columns "{left.name}" and "{right.name}" are of incompatible types: '
-            f"{registry.format_type(left.type_oid, left.modifier)} and "
-            f"{registry.format_type(right.type_oid, right.modifier)}.",
+            f"{registry.format_type(left.type_oid)} and {registry.format_type(right.type_oid)}.",
         )
 
 

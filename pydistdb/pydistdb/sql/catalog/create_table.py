@@ -92,7 +92,7 @@ async def new_table(ddl: DdlContext, schema: Schema, name: str, specs: Sequence[
         column = make_column(spec, number)
         ddl.require_type(column.type_oid)
         if column.name in names:
-            raise DuplicateColumn(f'column "{column.name}" specified more than once', position=spec.position)
+            raise DuplicateColumn(f'column "{column.name}" specified more than once')
         names.add(column.name)
         columns.append(column)
     table = Table(
@@ -217,14 +217,15 @@ async def with_defaults(ddl: DdlContext, table: Table, specs: Sequence[ColumnSpe
     table = replace(table, columns=tuple(columns))
     for column in columns[len(columns) - len(specs) :]:
         if column.generated:
-            check_generated(ddl, table, column)
+            spec = specs[column.number - columns[-len(specs)].number]
+            assert spec.generated is not None
+            check_generated(ddl, table, spec.generated)
     return table, owned
 
 
-def check_generated(ddl: DdlContext, table: Table, column: Column) -> None:
+def check_generated(ddl: DdlContext, table: Table, expression: str) -> None:
     """A generation expression may use the table's other columns, but no generated one."""
-    assert column.default is not None
-    for number in expressions.column_numbers_used(ddl, table, column.default):
+    for number in expressions.column_numbers_used(ddl, table, expression):
         used = constraints.column_numbered(table, number)
         if used.generated:
             raise DatabaseError.of(

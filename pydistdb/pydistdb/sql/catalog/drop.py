@@ -18,7 +18,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.dependencies import described
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.drop_index import check_concurrently, drop_index
-from pydistdb.sql.catalog.drop_plan import DropPlan, carry_out, collect_dependents, removal_hint
+from pydistdb.sql.catalog.drop_plan import DependentText, DropPlan, carry_out, collect_dependents, removal_hint
 from pydistdb.sql.catalog.routine_names import described_routine
 from pydistdb.sql.catalog.state import SYSTEM_SCHEMAS
 from pydistdb.sql.catalog.type_names import shown
@@ -128,17 +128,18 @@ async def _drop_schemas(ddl: DdlContext, statement: DropObjects) -> None:
         for table in members:
             plan.tables[table.oid] = table
             if table.kind != "S" or not sequences.definition_of(table).owner_table:
-                plan.dependents.append((described(ddl, table), f"schema {schema.name}"))
+                plan.dependents.append(DependentText(table.oid, described(ddl, table), f"schema {schema.name}"))
         for routine in ddl.view.state.routines.values():
             if routine.schema == schema.oid:
                 plan.routines[routine.oid] = routine
-                plan.dependents.append((described_routine(ddl, routine), f"schema {schema.name}"))
+                text = described_routine(ddl, routine)
+                plan.dependents.append(DependentText(routine.oid, text, f"schema {schema.name}"))
         collect_dependents(ddl, plan)
         types = {oid: entry for oid, entry in ddl.view.state.types.items() if entry.definition.schema == schema.oid}
         dropped, users = drop_type.collect(ddl, types)
         users = [user for user in users if user.table is None or user.table.oid not in plan.tables]
-        plan.dependents += [(f"type {shown(ddl, oid)}", f"schema {schema.name}") for oid in types]
-        plan.dependents += [(user.description, user.on) for user in users]
+        plan.dependents += [DependentText(oid, f"type {shown(ddl, oid)}", f"schema {schema.name}") for oid in types]
+        plan.dependents += [DependentText(user.oid, user.description, user.on) for user in users]
         await carry_out(ddl, plan, statement.cascade, [f"schema {schema.name}"])
         await drop_type.carry_out(ddl, dropped, users)
         ddl.apply([(keys.schema_key(ddl.database_oid, schema.oid), None)])

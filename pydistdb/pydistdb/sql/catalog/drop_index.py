@@ -15,7 +15,7 @@ from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.dependencies import described
 from pydistdb.sql.catalog.descriptors import ForeignKey, Index, Table
-from pydistdb.sql.catalog.drop_plan import removal_hint, report_dependents
+from pydistdb.sql.catalog.drop_plan import DependentText, removal_hint, report_dependents
 from pydistdb.sql.catalog.garbage import index_garbage
 from pydistdb.sql.errors import (
     ActiveTransaction,
@@ -64,7 +64,8 @@ async def drop_index(ddl: DdlContext, name: Name, statement: DropObjects) -> Non
     users = foreign_keys_using(ddl, table, index)
     if users:
         dependents = [
-            (f"constraint {key.name} on {described(ddl, other)}", f"index {index.name}") for other, key in users
+            DependentText(key.oid, f"constraint {key.name} on {described(ddl, other)}", f"index {index.name}")
+            for other, key in users
         ]
         report_dependents(ddl, dependents, statement.cascade, [f"index {index.name}"])
     await ddl.ddl.lock_tables([table.oid, *(other.oid for other, _ in users)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydistdb.sql.catalog import drop_type, keys
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.dependencies import described
-from pydistdb.sql.catalog.drop_plan import DropPlan, carry_out, collect_dependents
+from pydistdb.sql.catalog.drop_plan import DependentText, DropPlan, carry_out, collect_dependents
 from pydistdb.sql.catalog.routine_names import described_routine
 from pydistdb.sql.catalog.type_names import shown
 
@@ -20,20 +20,22 @@ async def drop_owned_objects(ddl: DdlContext, owners: set[int], cascade: bool) -
             plan.tables[table.oid] = table
         elif table.schema in schemas:
             plan.tables[table.oid] = table
-            plan.dependents.append((described(ddl, table), f"schema {schemas[table.schema]}"))
+            text = described(ddl, table)
+            plan.dependents.append(DependentText(table.oid, text, f"schema {schemas[table.schema]}"))
     for routine in state.routines.values():
         if routine.owner in owners:
             plan.routines[routine.oid] = routine
         elif routine.schema in schemas:
             plan.routines[routine.oid] = routine
-            plan.dependents.append((described_routine(ddl, routine), f"schema {schemas[routine.schema]}"))
+            text = described_routine(ddl, routine)
+            plan.dependents.append(DependentText(routine.oid, text, f"schema {schemas[routine.schema]}"))
     types = {
         oid: entry
         for oid, entry in state.types.items()
         if not entry.definition.relation and (entry.definition.owner in owners or entry.definition.schema in schemas)
     }
     plan.dependents += [
-        (f"type {shown(ddl, oid)}", f"schema {schemas[entry.definition.schema]}")
+        DependentText(oid, f"type {shown(ddl, oid)}", f"schema {schemas[entry.definition.schema]}")
         for oid, entry in types.items()
         if entry.definition.owner not in owners
     ]
@@ -42,7 +44,7 @@ async def drop_owned_objects(ddl: DdlContext, owners: set[int], cascade: bool) -
     collect_dependents(ddl, plan)
     dropped, users = drop_type.collect(ddl, types)
     users = [user for user in users if user.table is None or user.table.oid not in plan.tables]
-    plan.dependents += [(user.description, user.on) for user in users]
+    plan.dependents += [DependentText(user.oid, user.description, user.on) for user in users]
     await carry_out(ddl, plan, cascade, ["desired object(s)", "desired object(s)"])
     await drop_type.carry_out(ddl, dropped, users)
     ddl.apply([(keys.schema_key(ddl.database_oid, oid), None) for oid in schemas])

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -35,6 +36,14 @@ MOST_LISTED = 100
 PG_PROC = 1255
 
 
+class DependentText(NamedTuple):
+    """A dependent and what it depends on, each as Postgres describes it; a plan's are listed by oid."""
+
+    oid: int
+    dependent: str
+    on: str
+
+
 @dataclass(slots=True, eq=False)
 class DropPlan:
     """What one DROP takes away."""
@@ -47,8 +56,7 @@ class DropPlan:
     """Constraints that call a dropped function."""
     routines: dict[int, Routine] = field(default_factory=dict)
     schemas: dict[int, Schema] = field(default_factory=dict)
-    dependents: list[tuple[str, str]] = field(default_factory=list)
-    """(dependent, what it depends on), each as Postgres describes it."""
+    dependents: list[DependentText] = field(default_factory=list)
 
 
 def removal_hint(kind: str) -> str:
@@ -75,18 +83,15 @@ def collect_dependents(ddl: DdlContext, plan: DropPlan) -> None:
                 if key.referenced_table == table.oid and key.oid not in seen_keys:
                     seen_keys.add(key.oid)
                     plan.foreign_keys.append((other, key))
-                    plan.dependents.append((f"constraint {key.name} on {described(ddl, other)}", described(ddl, table)))
+                    text = f"constraint {key.name} on {described(ddl, other)}"
+                    plan.dependents.append(DependentText(key.oid, text, described(ddl, table)))
         if table.kind == "S":
             for other, number in depending_columns(ddl, table):
                 if other.oid not in plan.tables:
                     plan.defaults.append((other, number))
                     column = next(c for c in other.columns if c.number == number)
-                    plan.dependents.append(
-                        (
-                            f"default value for column {column.name} of {described(ddl, other)}",
-                            described(ddl, table),
-                        )
-                    )
+                    text = f"default value for column {column.name} of {described(ddl, other)}"
+                    plan.dependents.append(DependentText(other.oid, text, described(ddl, table)))
         else:
             for sequence in owned_sequences(ddl, table.oid):
                 if sequence.oid not in plan.tables:
@@ -101,7 +106,7 @@ def _users_of(ddl: DdlContext, plan: DropPlan, used: Table | Routine) -> list[Ta
     for view in depending_views(ddl, used.oid):
         if view.oid not in plan.tables:
             plan.tables[view.oid] = view
-            plan.dependents.append((described(ddl, view), what))
+            plan.dependents.append(DependentText(view.oid, described(ddl, view), what))
             found.append(view)
     for routine in ddl.view.state.routines.values():
         if (used.oid in routine.depends_on or routine.row_of == used.oid) and routine.oid not in plan.routines:
@@ -109,7 +114,7 @@ def _users_of(ddl: DdlContext, plan: DropPlan, used: Table | Routine) -> list[Ta
             reason = (
                 f"type {visible_name(ddl, used)}" if isinstance(used, Table) and routine.row_of == used.oid else what
             )
-            plan.dependents.append((described_routine(ddl, routine), reason))
+            plan.dependents.append(DependentText(routine.oid, described_routine(ddl, routine), reason))
             found.append(routine)
     if isinstance(used, Routine):
         for use in uses_of(ddl, used):
@@ -119,11 +124,13 @@ def _users_of(ddl: DdlContext, plan: DropPlan, used: Table | Routine) -> list[Ta
                 plan.defaults.append((use.table, use.number))
                 column = next(c for c in use.table.columns if c.number == use.number)
                 subject = f"default value for column {column.name}"
-                plan.dependents.append((f"{subject} of {described(ddl, use.table)}", what))
+                text = f"{subject} of {described(ddl, use.table)}"
+                plan.dependents.append(DependentText(use.table.oid, text, what))
             else:
                 check = next(c for c in use.table.checks if c.oid == use.number)
                 plan.checks.append((use.table, check))
-                plan.dependents.append((f"constraint {check.name} on {described(ddl, use.table)}", what))
+                text = f"constraint {check.name} on {described(ddl, use.table)}"
+                plan.dependents.append(DependentText(check.oid, text, what))
     return found
 
 
@@ -159,9 +166,9 @@ async def carry_out(ddl: DdlContext, plan: DropPlan, cascade: bool, subjects: li
     from pydistdb.sql.catalog import drop_type
 
     dropped, users = drop_type.users_of_row_types(ddl, plan.tables)
-    plan.dependents += [(user.description, user.on) for user in users]
+    plan.dependents += [DependentText(user.oid, user.description, user.on) for user in users]
     if plan.dependents and subjects:
-        report_dependents(ddl, plan.dependents, cascade, subjects)
+        report_dependents(ddl, sorted(plan.dependents, key=lambda each: each.oid), cascade, subjects)
     referenced = {key.referenced_table for table in plan.tables.values() for key in table.foreign_keys}
     locked = {*plan.tables, *referenced, *(table.oid for table, _ in plan.foreign_keys)}
     locked.update(table.oid for table, _ in (*plan.defaults, *plan.checks))
@@ -183,8 +190,9 @@ async def carry_out(ddl: DdlContext, plan: DropPlan, cascade: bool, subjects: li
     ddl.apply(changes)
 
 
-def report_dependents(ddl: DdlContext, dependents: list[tuple[str, str]], cascade: bool, subjects: list[str]) -> None:
+def report_dependents(ddl: DdlContext, found: Iterable[DependentText], cascade: bool, subjects: list[str]) -> None:
     """Refuse to drop because of dependents, or (CASCADE) tell what goes along."""
+    dependents = [(each.dependent, each.on) for each in found]
     if not cascade:
         lines = [f"{dependent} depends on {what}" for dependent, what in dependents[:MOST_LISTED]]
         if len(dependents) > MOST_LISTED:

@@ -19,7 +19,7 @@ from pydistdb.sql.catalog.composites import dropped_attribute
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.dependencies import described
 from pydistdb.sql.catalog.descriptors import Table
-from pydistdb.sql.catalog.drop_plan import drop_found_routines, forget_table, report_dependents
+from pydistdb.sql.catalog.drop_plan import DependentText, drop_found_routines, forget_table, report_dependents
 from pydistdb.sql.catalog.state import Change
 from pydistdb.sql.catalog.type_dependencies import Dependent, dependents
 from pydistdb.sql.catalog.type_names import find_type, put_type, row_type_owner, shown
@@ -81,7 +81,7 @@ async def drop_entries(ddl: DdlContext, subjects: dict[int, TypeEntry], cascade:
     dropped, found = collect(ddl, subjects)
     if found:
         names = [f"type {shown(ddl, oid)}" for oid in subjects]
-        report_dependents(ddl, [(each.description, each.on) for each in found], cascade, names)
+        report_dependents(ddl, [DependentText(each.oid, each.description, each.on) for each in found], cascade, names)
     await carry_out(ddl, dropped, found)
 
 

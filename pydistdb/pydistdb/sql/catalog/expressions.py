@@ -36,7 +36,8 @@ def check_default(ddl: DdlContext, text: str, column: Column) -> Expr:
         expression = bind.bind_scalar(text, ddl.view, ddl.context, sql_type)
     except DatabaseError as error:
         if error.sqlstate == "42703":
-            raise FeatureNotSupported("cannot use column reference in DEFAULT expression") from None
+            message = "cannot use column reference in DEFAULT expression"
+            raise FeatureNotSupported(message, position=error.position) from None
         raise
     _collect(expression, set(), "DEFAULT expression")
     return expression

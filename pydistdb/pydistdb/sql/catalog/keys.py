@@ -86,7 +86,16 @@ _OBJECT_TYPES: dict[str, Any] = {
 _DECODERS: dict[str, msgspec.msgpack.Decoder[Any]] = {
     kind: msgspec.msgpack.Decoder(target) for kind, target in _OBJECT_TYPES.items()
 }
-_encode = msgspec.msgpack.Encoder().encode
+
+
+def _plain(value: object) -> str:
+    """Text that was cut out of a statement (bind/cutting.py) is stored as text."""
+    if isinstance(value, str):
+        return str(value)
+    raise NotImplementedError(f"{type(value).__name__} cannot be stored")
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 
 
 def _key(kind: str, *numbers: int) -> bytes:

@@ -22,7 +22,7 @@ _NOT_NAMES = frozenset({"ICONST", "FCONST", "SCONST", "PARAM", "Op"})
 def qualified_text(view: StateView, text: str) -> str:
     """The expression (or query) with its users' functions and types named in full."""
     if not view.state.routines_by_name and not view.state.types_by_name:
-        return text
+        return str(text)
     pieces: list[str] = []
     position = 0
     for start, end, schema in _changes(view, Tokens(text)):

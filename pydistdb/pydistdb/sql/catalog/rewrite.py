@@ -12,12 +12,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from pydistdb.kv.api import Isolation
+from pydistdb.sql.bind.cutting import Cut
 from pydistdb.sql.catalog.backfill import copy_rows, stored_rows
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.queries import bind_query, full_name, live_columns, quote, run_bound
-from pydistdb.sql.errors import NotNullViolation
+from pydistdb.sql.errors import DatabaseError, NotNullViolation
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.layout import TableLayout
 from pydistdb.sql.types import registry
@@ -83,7 +84,14 @@ async def computed_rows(ddl: DdlContext, old: Table, column: Column, expression:
     if column.type_oid == registry.BPCHAR.oid:
         base_type = "bpchar"
     items = [quote(each.name) for each in others] + [f"CAST(({expression}) AS {base_type})"]
-    query = bind_query(ddl, f"SELECT {', '.join(items)} FROM {full_name(ddl, old)}")
+    text = f"SELECT {', '.join(items)} FROM {full_name(ddl, old)}"
+    try:
+        query = bind_query(ddl, text)
+    except DatabaseError as error:
+        if error.position is not None:
+            start = expression.start if isinstance(expression, Cut) else None
+            error.position = None if start is None else error.position + start - text.index(f"CAST(({expression})") - 6
+        raise
     fit = fitting(column)
     positions = [each.number - 1 for each in others]
     width = max(TableLayout.of(old).column_count, column.number)

@@ -22,9 +22,8 @@ def signature(ddl: DdlContext, routine: Routine) -> str:
 
 
 def described_routine(ddl: DdlContext, routine: Routine) -> str:
-    """``function f(integer)``, as dependencies are listed."""
-    word = "procedure" if routine.kind == "p" else "function"
-    return f"{word} {signature(ddl, routine)}"
+    """``function f(integer)``, as dependencies are listed (procedures too)."""
+    return f"function {signature(ddl, routine)}"
 
 
 def find_routine(ddl: DdlContext, wanted: RoutineName, kind: str, *, missing_ok: bool = False) -> Routine | None:

@@ -79,6 +79,15 @@ class Dependent:
     entry: TypeEntry | None = None
     routine: Routine | None = None
 
+    @property
+    def oid(self) -> int:
+        """Of the object, or of the table or type that it is a part of."""
+        if self.table is not None:
+            return self.table.oid
+        if self.routine is not None:
+            return self.routine.oid
+        return 0 if self.entry is None else self.entry.definition.oid
+
 
 def _names_it(ddl: DdlContext, entry: TypeEntry, text: str | None, table: Table | None) -> bool:
     """Whether stored text names the type."""

@@ -44,8 +44,7 @@ def format_type(context: EvalContext, type_oid: int | None, modifier: int | None
     if name is not None:
         return name
     if type_oid in TYPES_BY_OID:
-        # Without a modifier, a type that has them is written as the catalog names it.
-        return types.format_type(type_oid, -1 if modifier is None else modifier)
+        return types.format_type(type_oid, modifier)
     if type_oid == 0:
         return "-"
     view = view_of(context)

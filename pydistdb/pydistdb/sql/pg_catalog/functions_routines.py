@@ -27,7 +27,7 @@ def pg_get_function_result(context: EvalContext, oid: int) -> str | None:
     function = functions.function_by_oid(oid)
     if function is None:
         return None
-    name = types.format_type(function.return_type.oid, -1)
+    name = types.format_type(function.return_type.oid)
     if isinstance(function, AggregateFunction):
         return name
     if function.out_columns and function.returns_set:
@@ -52,11 +52,11 @@ def pg_get_function_arguments(context: EvalContext, oid: int) -> str | None:
     function = functions.function_by_oid(oid)
     if function is None:
         return None
-    words = [types.format_type(sql_type.oid, -1) for sql_type in function.argument_types]
+    words = [types.format_type(sql_type.oid) for sql_type in function.argument_types]
     if function.variadic and words:
         words[-1] = "VARIADIC " + words[-1]
     if not isinstance(function, AggregateFunction):
-        words += [f"OUT {name} {types.format_type(each.oid, -1)}" for name, each in function.out_columns]
+        words += [f"OUT {name} {types.format_type(each.oid)}" for name, each in function.out_columns]
     return ", ".join(words)
 
 

@@ -51,13 +51,14 @@ def _operator_oid(name: str | None, left: int, right: int) -> int:
 @rows_of("pg_cast")
 def pg_cast(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     for number, cast in enumerate(functions.all_casts(), 10_000):
+        listed = cast.function is not None and functions.function_by_oid(cast.function.oid) is not None
         yield {
             "oid": number,
             "castsource": cast.source.oid,
             "casttarget": cast.target.oid,
-            "castfunc": cast.function.oid if cast.function is not None else 0,
+            "castfunc": cast.function.oid if listed and cast.function is not None else 0,
             "castcontext": cast.context,
-            "castmethod": "f" if cast.function is not None else "b",
+            "castmethod": "f" if listed else "b",
         }
 
 

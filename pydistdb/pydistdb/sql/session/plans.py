@@ -124,6 +124,8 @@ class SessionPlans:
         self, parsed: bind.ParsedStatement, parameter_oids: tuple[int, ...] | None = None, text: str | None = None
     ) -> CachedPlan:
         """Plan a parsed statement, and keep the plan under ``text`` if that holds nothing else."""
+        if parameter_oids is None and parsed.is_query and "$" in parsed.text:
+            bind.refuse_parameters(parsed)
         plan = self.make(parsed, parameter_oids or ())
         if isinstance(
             plan.utility, Execute | Fetch
