@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint bench sim slt fuzz crash clean
+.PHONY: help setup demo test lint bench sim soak chaos slt fuzz crash clean
 
 help:  ## Say what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -38,6 +38,14 @@ SEEDS ?=
 sim: setup  ## Replay one simulation of Raft and one of transactions (SEED=7), or many (SEEDS=0..200)
 	@$(RUN)/python -m tests.raft.simulate $(if $(SEEDS),--seeds $(SEEDS),--seed $(SEED)) $(ARGS)
 	@PYTHONHASHSEED=0 $(RUN)/python -m tests.kv.simulate $(if $(SEEDS),--seeds $(SEEDS),--seed $(SEED))
+
+soak: setup  ## Simulate thousands of seeds, about two hours (FIRST=0, COUNT=3000; ARGS="--rest 1" is kinder to the machine)
+	@$(RUN)/python -m tests.raft.simulate --seeds $(or $(FIRST),0)..$$(( $(or $(FIRST),0) + $(or $(COUNT),3000) - 1 ))
+	@PYTHONHASHSEED=0 $(RUN)/python -m tests.kv.simulate \
+		--seeds $(or $(FIRST),0)..$$(( $(or $(FIRST),0) + $(or $(COUNT),3000) - 1 )) --go-on $(ARGS)
+
+chaos: setup  ## Kill, stop, cut off and slow down real nodes under load (ARGS="--nemesis kill,loss --seconds 30", --help)
+	@$(RUN)/python -m tests.chaos.run $(ARGS)
 
 SLT ?= sqllogictest/suites $(wildcard ../shared/slt)
 slt: setup  ## Run the sqllogictest suites (SLT=files or folders, ARGS=--url ... for a server that runs already)

@@ -28,6 +28,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+from pydistdb.kv.api import KVError
 from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.hlc import ClockOffsetExceeded, HybridClock
 from pydistdb.kv.transport import (
@@ -126,7 +127,7 @@ class _Incoming(RpcStream):
         if error is None:
             self._answer(call, frames.RESPONSE, encode_message(done.result()))
         else:
-            if not isinstance(error, (RemoteError, NodeUnreachable)):
+            if not isinstance(error, KVError):
                 log.error("a request failed", exc_info=(type(error), error, error.__traceback__))
             self._answer(call, frames.ERROR, f"{type(error).__name__}: {error}".encode())
         if self._running < MAX_RUNNING // 2 and self.queued_bytes < MAX_QUEUED_BYTES:

@@ -11,8 +11,9 @@ Clients, each through some node's gateway:
 * stale: reads in the past, at the nearest copy: by session token, within a bound, at an exact time, or at any.  Each must
   show what the leaseholders' stores show at its timestamp in the end, so nothing may have been written below it since;
 * prepare (``--prepares``): transfers that are prepared by name, and later committed or rolled back through some other node;
-* trouble: crashes (one node, or all), partitions of both and of one direction, loss and delay, slow disks, clocks that are
-  set forth and back within the bound, splits, and leases that move.
+* register: single reads and writes at READ COMMITTED; each key must be linearizable (tests/chaos/registers.py);
+* trouble (tests/kv/trouble.py): crashes, partitions of both and of one direction, loss and delay, disks that are slow, full or
+  fail, clocks that jump, splits, replicas and leases that move.
 
 In the end everything is mended; then no intent, record of a coordinator, or acknowledged write may be missing or left.
 """
@@ -26,27 +27,32 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections import Counter
+from typing import Any
 
 from pydistdb.kv import requests
 from pydistdb.kv.api import Isolation, KVError, LockStrength, OutcomeUnknown, PreparedMissing, ReadRestart
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.hlc import COUNTER_BITS
+from pydistdb.kv.operations import Operations
 from pydistdb.kv.store import Store
 from pydistdb.kv.txn.coordinator import Coordinator
 from pydistdb.tasks import sleep
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Space
 
-from tests.chaos.lists import ABORTED, COMMITTED, UNKNOWN, Transaction, check
+from tests.chaos import lists
+from tests.chaos.history import FAILED, OK, UNKNOWN, Operation
+from tests.chaos.lists import ABORTED, COMMITTED, Transaction, check
+from tests.chaos.registers import check_registers
+from tests.kv.trouble import HARSH, InjectedFailure, Trouble
 from tests.support.cluster import SECOND, Cluster
 
 LISTS = 8
 ACCOUNTS = 8
 BALANCE = 100
 CLIENTS = 8
-NODES = 3
-MOST_SKEW_US = 90_000
+REGISTERS = 3
 RESTARTS = 20
 LEVELS = (Isolation.READ_COMMITTED, Isolation.REPEATABLE_READ, Isolation.SERIALIZABLE)
 
@@ -63,21 +69,27 @@ def mark(name: str) -> bytes:
     return b"\x04mark" + name.encode()
 
 
-class Abandoned(Exception):
-    """The client's node died under it."""
+def register(number: int) -> bytes:
+    return b"\x04reg%03d" % number
 
 
 class Simulation:
-    """One cluster, its clients, and what they know for sure."""
+    """One cluster, its clients, and what they know for sure.
 
-    def __init__(self, seed: int, *, looks_back: bool = True, prepares: bool = False) -> None:
+    ``harsh``: three to five nodes, short logs, and all kinds of trouble; otherwise three nodes and the milder kinds."""
+
+    def __init__(self, seed: int, *, looks_back: bool = True, prepares: bool = False, harsh: bool = False) -> None:
         requests._counter = itertools.count(1)  # part of every transaction's id: the history must not depend on it
         self.rand = random.Random(seed)
-        self.cluster = Cluster(seed)
+        self.harsh = harsh
+        self.cluster = Cluster(seed, config=HARSH if harsh else None)
         self.gateways: dict[int, Gateway] = {}
+        self.operations: dict[int, Operations] = {}
         self.cluster.on_open.append(self._open)
-        self.cluster.start(NODES)
+        self.trouble = Trouble(self)
+        self.cluster.start(3 + seed % 3 if harsh else 3)
         self.history: list[Transaction] = []
+        self.register_history: list[Operation] = []
         self.problems: list[str] = []
         self.looks_back = looks_back
         self.stale: list[tuple[int, bytes, dict[bytes, bytes]]] = []
@@ -107,6 +119,7 @@ class Simulation:
             old.stop()
         gateway = self.gateways[store.node_id] = Gateway(store)
         gateway.start()
+        self.operations[store.node_id] = Operations(store, gateway)
 
     def gateway(self) -> Gateway | None:
         running = [node.node_id for node in self.cluster.nodes.values() if node.running]
@@ -135,13 +148,13 @@ class Simulation:
                     await self.pause(30)
             committing = txn.has_writes
             await txn.commit()
-            me.outcome = COMMITTED if self.is_alive(gateway) else UNKNOWN
+            me.outcome = COMMITTED if self.is_alive(gateway) else lists.UNKNOWN
         except OutcomeUnknown:
-            me.outcome = UNKNOWN
+            me.outcome = lists.UNKNOWN
         except (KVError, ReadRestart) as error:
             me.error = f"{type(error).__name__} at node {gateway.node_id}: {error}"
             if committing and not self.is_alive(gateway):
-                me.outcome = UNKNOWN
+                me.outcome = lists.UNKNOWN
             txn.rollback()
 
     async def _step(self, txn: Coordinator, me: Transaction, own: dict[str, list[int]], step: int) -> None:
@@ -233,13 +246,14 @@ class Simulation:
 
     async def add_up(self, gateway: Gateway) -> None:
         txn = gateway.begin(self.rand.choice(LEVELS[1:]))
-        txn.begin_statement()
+        restarted = 0
         for _ in range(RESTARTS):
             try:
+                txn.begin_statement(restarted)
                 batch = await txn.scan(account(0), account(999), limit=100, reverse=self.rand.random() < 0.5)
                 break
             except ReadRestart as restart:
-                txn.begin_statement(restart.timestamp)
+                restarted = restart.timestamp
             except KVError:
                 return
         else:
@@ -290,6 +304,40 @@ class Simulation:
                 self.problems.append(f"a session that has seen {token} reads at {txn.read_timestamp}")
             self.tokens[session] = max(txn.read_timestamp, self.tokens.get(session, 0))
 
+    async def register(self, gateway: Gateway) -> None:
+        """One read or write of a single key, as one statement."""
+        number, me = self.rand.randrange(REGISTERS), len(self.register_history)
+        writes = self.rand.random() < 0.5
+        value: dict[str, Any] = {"key": number, "to": me} if writes else {"key": number, "value": None}
+        operation = Operation(me, "write" if writes else "read", value, OK, self.seconds(), node=str(gateway.node_id))
+        self.register_history.append(operation)
+        txn = gateway.begin(Isolation.READ_COMMITTED)
+        try:
+            at_least = 0
+            while True:
+                try:
+                    txn.begin_statement(at_least)
+                    if writes:
+                        txn.put(register(number), b"%d" % me)
+                    else:
+                        [found] = await txn.get_many([register(number)])
+                        value["value"] = None if found is None else int(found)
+                    await txn.commit()
+                    break
+                except ReadRestart as restart:
+                    at_least = restart.timestamp
+        except OutcomeUnknown:
+            operation.outcome = UNKNOWN
+        except KVError as error:
+            operation.outcome, operation.error = FAILED, repr(error)
+            txn.rollback()
+        if not self.is_alive(gateway):  # nobody has heard its answer
+            operation.outcome = UNKNOWN
+        operation.end = self.seconds()
+
+    def seconds(self) -> float:
+        return self.cluster.scheduler.now_ns() / SECOND
+
     async def client(self) -> None:
         self.clients += 1
         try:
@@ -299,6 +347,8 @@ class Simulation:
                     actions = [self.append, self.append, self.transfer, self.add_up]
                     if self.looks_back:
                         actions.append(self.look_back)
+                    if self.harsh:
+                        actions.append(self.register)
                     action = self.rand.choice(actions)
                     if self.prepares and action == self.transfer and self.rand.random() < 0.5:
                         self.names += 1
@@ -311,60 +361,6 @@ class Simulation:
         finally:
             self.clients -= 1
 
-    # ---------------------------------------------------------------------------------------------------- trouble
-
-    def hurt(self) -> None:
-        """One fault more, or one less."""
-        cluster, rand = self.cluster, self.rand
-        names = list(cluster.nodes)
-        victim = rand.choice(names)
-        match rand.choice(
-            ("crash", "crash", "all", "cut", "silence", "loss", "late", "disk", "clock", "split", "move", "heal")
-        ):
-            case "crash":
-                down = [name for name in names if not cluster.nodes[name].running]
-                if down:
-                    cluster.restart(*down)
-                else:
-                    cluster.crash(victim)
-            case "all":
-                cluster.crash(*[name for name in names if cluster.nodes[name].running])
-                cluster.advance(rand.uniform(0, 0.3))
-                cluster.restart(*names)
-            case "cut":
-                cluster.network.partition([victim], [name for name in names if name != victim])
-            case "silence":
-                cluster.network.silence(victim, rand.choice([name for name in names if name != victim]))
-            case "loss":
-                cluster.network.loss = rand.choice((0.0, 0.02, 0.1))
-            case "late":
-                cluster.network.late = cluster.network.duplicates = rand.choice((0.0, 0.1))
-            case "disk":
-                cluster.nodes[victim].committer.delay_ns = rand.choice((500_000, 20_000_000, 300_000_000))
-            case "clock":
-                cluster.nodes[victim].skew_us = rand.randint(-MOST_SKEW_US, MOST_SKEW_US)
-            case "split":
-                cluster.scheduler.spawn(self._split(rand.choice((account, list_key))(rand.randrange(LISTS))))
-            case "move":
-                self._move(rand.choice((account, list_key))(rand.randrange(LISTS)), cluster.nodes[victim].node_id)
-            case "heal":
-                cluster.network.heal()
-                cluster.network.loss = cluster.network.late = cluster.network.duplicates = 0.0
-
-    async def _split(self, key: bytes) -> None:
-        gateway = self.gateway()
-        try:
-            if gateway is not None:
-                await gateway.split([key])
-        except KVError:
-            pass
-
-    def _move(self, key: bytes, to: int) -> None:
-        replica = self.cluster.leaseholder(key)
-        name = self.cluster.leaseholder_name(key)
-        if replica is not None and name is not None and replica.owner.node_id != to:
-            self.cluster.store(name).transfer_lease(replica, to)
-
     # ---------------------------------------------------------------------------------------------------- running
 
     def run(self, seconds: float) -> None:
@@ -376,16 +372,14 @@ class Simulation:
                 cluster.scheduler.spawn(self.finish(), "finisher")
         end = cluster.scheduler.now_ns() + int(seconds * SECOND)
         while cluster.scheduler.now_ns() < end and not self.problems:
-            self.hurt()
+            self.trouble.hurt()
             cluster.advance(self.rand.choice((0.01, 0.1, 0.5, 1.5)) * self.rand.random())
         self._mend()
         self._check()
 
     def _mend(self) -> None:
         cluster = self.cluster
-        cluster.mend()
-        for node in cluster.nodes.values():
-            node.committer.delay_ns = cluster.disk_delay_ns
+        self.trouble.end()
         cluster.advance(5)
         self.stopping = True
         if self.prepares:
@@ -422,12 +416,17 @@ class Simulation:
         problems = self.problems
         if self.prepares:
             self.cluster.run(self._check_marks())
-        problems += [f"a node stopped: {error!r}" for error in self.cluster.fatal_errors]
+        problems += [
+            f"a node stopped: {error!r}"
+            for error in self.cluster.fatal_errors
+            if not isinstance(error, InjectedFailure)
+        ]
         balances, lists = self.cluster.run(self._final())
         self._check_stale()
         if sum(map(int, balances)) != ACCOUNTS * BALANCE:
             problems.append(f"in the end the accounts are {balances}")
         problems += check(self.history, {f"x{n}": parsed(value) for n, value in enumerate(lists)})
+        problems += check_registers(self.register_history)
         for store in self.cluster.stores():
             left = sum(1 for _ in store.engine.latest().scan(Space.INTENTS, b"", b"\xff\xff"))
             if left:
@@ -465,9 +464,22 @@ class Simulation:
             except ReadRestart as restart:
                 txn.begin_statement(restart.timestamp)
 
+    def counts(self) -> dict[str, int]:
+        """What was done, for a summary."""
+        return {
+            "seeds": 1,
+            "SERIALIZABLE transactions": sum(transaction.outcome == COMMITTED for transaction in self.history),
+            "transfers": self.transfers,
+            "snapshots of all accounts": self.snapshots,
+            "reads in the past": len(self.stale),
+            "prepared": len(self.finished),
+            "reads and writes of registers": sum(operation.outcome == OK for operation in self.register_history),
+            "faults": self.trouble.faults,
+        }
+
     def digest(self) -> str:
         """Tells two histories apart."""
-        return hashlib.sha256(repr(self.history).encode()).hexdigest()[:12]
+        return hashlib.sha256(repr((self.history, self.register_history)).encode()).hexdigest()[:12]
 
 
 def parsed(value: bytes | None) -> list[int]:
@@ -481,37 +493,35 @@ def main(arguments: list[str] | None = None) -> int:
     group.add_argument("--seeds", help="A..B: all of these, both ends included")
     parser.add_argument("--prepares", action="store_true", help="prepare half of the transfers by name")
     parser.add_argument("--seconds", type=float, default=20.0, help="simulated time before everything is mended")
+    parser.add_argument("--mild", action="store_true", help="three nodes, no failing disks, clocks within the bound")
+    parser.add_argument("--go-on", action="store_true", help="with the next seed when one has failed")
     parser.add_argument("--rest", type=float, default=0.0, help="seconds of real time to pause between seeds")
     options = parser.parse_args(arguments)
     first, _, last = (options.seeds or f"{options.seed}..{options.seed}").partition("..")
-    seeds: Iterable[int] = range(int(first), int(last) + 1)
-    count = committed = transfers = stale = finished = 0
-    for seed in seeds:
+    failed: list[int] = []
+    totals: Counter[str] = Counter()
+    for seed in range(int(first), int(last) + 1):
         try:
-            simulation = Simulation(seed, prepares=options.prepares)
+            simulation = Simulation(seed, prepares=options.prepares, harsh=not options.mild)
             simulation.run(options.seconds)
         except Exception:
             traceback.print_exc()
-            print(
-                f"seed {seed} failed; replay: python -m tests.kv.simulate --seed {seed} --seconds {options.seconds:g}"
-                + (" --prepares" if options.prepares else "")
-            )
-            return 1
-        count += 1
-        if options.seeds and count % 10 == 0:
-            print(f"{count} seeds", flush=True)
-        committed += sum(transaction.outcome == COMMITTED for transaction in simulation.history)
-        transfers += simulation.transfers
-        stale += len(simulation.stale)
-        finished += len(simulation.finished)
+            flags = f"--seconds {options.seconds:g}{' --mild' * options.mild}{' --prepares' * options.prepares}"
+            print(f"seed {seed} failed; replay: python -m tests.kv.simulate --seed {seed} {flags}", flush=True)
+            failed.append(seed)
+            if not options.go_on:
+                break
+            continue
+        totals.update(simulation.counts())
+        if options.seeds and totals["seeds"] % 10 == 0:
+            print(f"{totals['seeds']} seeds", flush=True)
         if not options.seeds:
             print(f"history {simulation.digest()}")
         time.sleep(options.rest)
     print(
-        f"{count} seeds passed: {committed} SERIALIZABLE transactions, {transfers} transfers, {stale} reads in the past, "
-        f"{finished} prepared"
+        ", ".join(f"{count} {what}" for what, count in totals.items()) + f"; {len(failed)} seeds failed {failed or ''}"
     )
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

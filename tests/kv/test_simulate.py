@@ -49,6 +49,18 @@ def test_a_prepared_transaction_without_a_record_would_be_found(monkeypatch: pyt
         Simulation(13, looks_back=False, prepares=True).run(5)
 
 
+@pytest.mark.parametrize("seed", [19, 64, 235])
+def test_harsh_seeds(seed: int) -> None:
+    """19: a replica that an audit of all replicas finds to be removed is destroyed at once.
+
+    64: a replica that has applied its own removal is let go though the leader died before it could say so.
+
+    235: a commit whose answer was lost does not count as failed because a wrong clock kept it from asking again."""
+    simulation = Simulation(seed, looks_back=False, harsh=True)
+    simulation.run(20)
+    assert sum(simulation.counts().values()) > 100
+
+
 def test_a_seed_gives_one_history() -> None:
     digests = set()
     for _ in range(2):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydistdb.kv.api import KVError
-from pydistdb.kv.command import ANY_GENERATION, Command
+from pydistdb.kv.command import ANY_GENERATION, Command, ProposalLost
 from pydistdb.kv.descriptor import (
     NODE_PREFIX,
     REPLICATION_FACTOR_KEY,
@@ -14,6 +15,7 @@ from pydistdb.kv.descriptor import (
     ReplicaRole,
     decode_node,
 )
+from pydistdb.kv.replica import Replica
 from pydistdb.kv.store import StoreConfig
 from pydistdb.tasks import Completion
 from pydistdb_storage import mvcc
@@ -424,3 +426,24 @@ def test_a_replica_removed_while_its_node_was_away_is_deleted_even_if_nobody_els
     cluster.advance(20)
     assert not cluster.fatal_errors
     assert cluster.run(cluster.get(b"\x04z")) == b"1"
+
+
+def test_numbers_are_given_out_while_the_lease_of_the_first_range_moves(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leaseholder that asks itself tries again as the others do when its proposal comes to nothing."""
+    replica = cluster.leaseholder(b"\x02")
+    assert replica is not None
+    propose, lost = Replica.propose, [True]
+
+    def lose_the_first(self: Replica, command: Command) -> Any:
+        if lost:
+            lost.clear()
+            raise ProposalLost("leadership is being transferred")
+        return propose(self, command)
+
+    monkeypatch.setattr(Replica, "propose", lose_the_first)
+    name = cluster.leaseholder_name(b"\x02")
+    assert name is not None
+    assert cluster.run(cluster.store(name).directory.allocate(b"numbers", 3)) == 1
+    assert not lost

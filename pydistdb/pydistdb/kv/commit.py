@@ -40,7 +40,9 @@ class InlineCommitter:
         self._engine = engine
         self.delay_ns = delay_ns
         self.error: StorageError | None = None
-        """Set to make every apply fail (a full disk)."""
+        """Set to make every apply fail (a full disk, a failed sync)."""
+        self.applies_all_the_same = False
+        """Whether what fails is on the disk nevertheless: a failed sync tells nothing."""
         self.applies = 0
         self._waiting: deque[tuple[WriteBatch, Done]] = deque()
         self._scheduled = False
@@ -73,7 +75,7 @@ class InlineCommitter:
         group = list(self._waiting)
         self._waiting.clear()
         error = self.error
-        if error is None:
+        if error is None or self.applies_all_the_same:
             try:
                 self._engine.apply([batch for batch, _ in group])
                 self.applies += 1

@@ -89,7 +89,7 @@ class Elections(StoreBase):
         if self.stopped:
             return
         now = self.scheduler.now_ns()
-        for replica in list(self.replicas.values()):
+        for replica in list(self.replicas.values()):  # one that is found to be removed is destroyed at once
             if self.leader_node(replica) == node_id:
                 self.activate(replica)
                 self.campaign_for(replica, self.rank_ns(replica, node_id), 20)
@@ -194,12 +194,15 @@ class Elections(StoreBase):
         if self.stopped:
             return
         asked: dict[NodeId, list[tuple[RangeId, int, ReplicaId]]] = {}
-        for replica in self.replicas.values():
+        for replica in list(self.replicas.values()):  # one that is found to be removed is destroyed at once
             leader = self.leader_node(replica)
             if not leader and replica.is_initialized:
                 self.cluster_hooks.leaderless(replica)
+                if replica.knows_removed(replica.replica_id):  # whoever leads the others now has yet to let it go
+                    for other in replica.descriptor.voters():
+                        asked.setdefault(other.node_id, []).append(_asked_by(replica))
             if leader and leader != self.node_id and replica.is_initialized:
-                asked.setdefault(leader, []).append((replica.range_id, replica.raft.term, replica.replica_id))
+                asked.setdefault(leader, []).append(_asked_by(replica))
         for node_id, ranges in asked.items():
             self.send_envelope(node_id, RaftEnvelope(0, 0, LeadershipCheck(tuple(ranges))))
         self.audit_later()
@@ -225,3 +228,8 @@ class Elections(StoreBase):
             replica.raft.wake(self.scheduler.now_ns())
             self.activate(replica)
             self.campaign_for(replica, self.rank_ns(replica), 5)
+
+
+def _asked_by(replica: Replica) -> tuple[RangeId, int, ReplicaId]:
+    """What a LeadershipCheck says of a replica."""
+    return replica.range_id, replica.raft.term, replica.replica_id

@@ -55,9 +55,7 @@ class MultiRaft(RangeLifecycle):
             self.load(int.from_bytes(key[len(STATE_PREFIX) :], "big"))
         self.started = True
         for replica in list(self.replicas.values()):
-            if replica.knows_removed(replica.replica_id):
-                self.destroy(replica)
-            elif replica.commits_alone and replica.is_initialized:
+            if replica.commits_alone and replica.is_initialized:
                 self.campaign_for(replica, 0, 1)
             else:
                 self.activate(replica)
@@ -150,7 +148,8 @@ class MultiRaft(RangeLifecycle):
                     me, node = replica.replica_id, replica.raft
                     replica.step(HeartbeatResponse(me, message.replica_id, node.term, 0), 0)
             case ReplicaRemoved() if replica is not None and replica.replica_id == message.replica_id:
-                if not replica.is_initialized or replica.descriptor.generation < message.generation:
+                # Equal: it has applied its removal itself, and waited to be let go (``removed``).
+                if not replica.is_initialized or replica.descriptor.generation <= message.generation:
                     self.destroy(replica)
             case LeadershipCheck():
                 self.answer_leadership(from_node, message)

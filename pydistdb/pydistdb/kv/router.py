@@ -24,7 +24,14 @@ from typing import Any
 from pydistdb_storage.keys import prefix_end
 
 from pydistdb.kv.advisory import AdvisoryLock
-from pydistdb.kv.api import OutcomeUnknown, RangeUnavailable
+from pydistdb.kv.api import (
+    KeyExists,
+    KVError,
+    OutcomeUnknown,
+    RangeUnavailable,
+    SerializationConflict,
+    TransactionAborted,
+)
 from pydistdb.kv.command import NotLeaseholder, ProposalLost
 from pydistdb.kv.descriptor import (
     FIRST_SPLIT_KEY,
@@ -57,6 +64,9 @@ from pydistdb.tasks import gather, sleep
 
 DEFAULT_TIMEOUT_NS = 15_000_000_000
 LOOKUP_TIMEOUT_NS = 3_000_000_000
+_COMMITS = (CommitOnePhase, EndTransaction, PrepareRecord)
+_DECIDED = (KeyExists, SerializationConflict, TransactionAborted)
+"""What an evaluation raises that has looked whether an earlier attempt has got through."""
 FIRST_BACKOFF_NS = 2_000_000
 LONGEST_BACKOFF_NS = 200_000_000
 MAX_CACHED_RANGES = 100_000
@@ -309,6 +319,12 @@ class Router:
                 if search.error is None:
                     search.error = error
                 self._follow(search, node_id, 0)
+            except KVError as error:
+                if not (search.ambiguous and isinstance(request, _COMMITS)) or isinstance(error, _DECIDED):
+                    raise
+                # What came in the way of asking again (a clock, a disk) says nothing of the attempt before.
+                search.error = error
+                self._follow(search, node_id, 0)
             await self._back_off(search, request)
 
     async def _call(self, node_id: NodeId, request: Any, observed: Observed | None) -> Any:
@@ -364,7 +380,7 @@ class Router:
         search.redirects = 0
         pause_ns = min(FIRST_BACKOFF_NS << min(search.attempts, 10), LONGEST_BACKOFF_NS)
         if self._scheduler.now_ns() + pause_ns > search.deadline_ns:
-            if search.ambiguous and isinstance(request, CommitOnePhase | EndTransaction | PrepareRecord):
+            if search.ambiguous and isinstance(request, _COMMITS):
                 raise OutcomeUnknown("the outcome of the commit could not be learnt in time")
             raise RangeUnavailable("the range has no leaseholder that answers") from search.error
         await sleep(self._scheduler, pause_ns)

@@ -26,7 +26,7 @@ from pydistdb_storage.engine import Snapshot, Space, WriteBatch
 from pydistdb_storage.keys import prefix_end
 
 from pydistdb.kv.api import KVError, RangeUnavailable
-from pydistdb.kv.command import ANY_GENERATION, Command, NotLeaseholder, Write
+from pydistdb.kv.command import ANY_GENERATION, Command, NotLeaseholder, ProposalLost, Write
 from pydistdb.kv.descriptor import (
     COUNTER_PREFIX,
     FIRST_RANGE_ID,
@@ -145,7 +145,7 @@ class Directory:
                     if not isinstance(reply, NotHere):
                         return reply
                     leader = reply.leader if reply.leader != leader else 0
-                except (NodeUnreachable, RemoteError, NotLeaseholder):
+                except (NodeUnreachable, RemoteError, ProposalLost):
                     leader = 0
             else:
                 leader = self.first_range_leader()

@@ -19,7 +19,6 @@ from pydistdb.kv.api import (
     KVError,
     MustWait,
     OutcomeUnknown,
-    RangeUnavailable,
     SerializationConflict,
     Timestamp,
 )
@@ -149,8 +148,8 @@ class Coordinator(WritingPart):
         try:
             request = QueryVersion(key, ambiguous.timestamp, ambiguous.epoch)
             answer: Number = await self._gateway.router.send(request)
-        except RangeUnavailable:
-            raise OutcomeUnknown("the outcome of the commit could not be learnt in time") from None
+        except KVError as error:
+            raise OutcomeUnknown("the outcome of the commit could not be learnt in time") from error
         return ambiguous.timestamp if answer.value else 0
 
     async def _learn_from_record(self, anchor: bytes) -> Timestamp:
@@ -159,8 +158,8 @@ class Coordinator(WritingPart):
         try:
             await router.send(EndTransaction(self.transaction_id, anchor, False, 0, 0))
             status: TransactionStatus = await router.send(PushTransaction(self.transaction_id, anchor))
-        except RangeUnavailable:
-            raise OutcomeUnknown("the outcome of the commit could not be learnt in time") from None
+        except KVError as error:
+            raise OutcomeUnknown("the outcome of the commit could not be learnt in time") from error
         if status.state != TransactionState.COMMITTED:
             raise SerializationConflict("the range was split during the commit")
         self._leases.hear(status.timestamp)

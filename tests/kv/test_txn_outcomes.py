@@ -1,0 +1,47 @@
+"""What a client is told of a commit when the answer is lost: never that it failed, if it may have taken effect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydistdb.kv.api import ClockOutOfBounds, OutcomeUnknown
+from pydistdb.kv.requests import CommitOnePhase, EndTransaction
+from pydistdb.kv.router import Router
+from pydistdb.kv.transport import NodeUnreachable
+
+from tests.kv.test_txn_cluster import RC, World, account, leader_of, register
+
+
+@pytest.mark.parametrize("two_phases", [False, True])
+def test_a_commit_whose_answer_is_lost_stays_unknown_whatever_keeps_it_from_asking_again(
+    two_phases: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(13)
+    cluster = world.cluster
+    key, other = register(0), account(1)
+    leader = leader_of(world, key)
+    gateway = world.gateways[leader % 3 + 1]
+    txn = gateway.begin(RC)
+    txn.put(key, b"new")
+    if two_phases:
+        txn.put(other, b"100")
+
+    async def lost(self: Router, node_id: int, request: Any, observed: Any) -> Any:
+        answer = await call(self, node_id, request, observed)
+        if isinstance(request, CommitOnePhase | EndTransaction):
+            monkeypatch.setattr(Router, "_choose", refuse)
+            raise NodeUnreachable(node_id, "its answer is lost")
+        return answer
+
+    async def refuse(self: Router, search: Any) -> int:
+        raise ClockOutOfBounds("this node's clock is wrong")
+
+    call = Router._call
+    monkeypatch.setattr(Router, "_call", lost)
+    with pytest.raises(OutcomeUnknown):
+        cluster.run(txn.commit())
+    monkeypatch.undo()
+    reader = gateway.begin(RC)
+    reader.begin_statement()
+    assert cluster.run(reader.get_many([key])) == [b"new"]

@@ -1,0 +1,132 @@
+"""What happens to a simulated cluster while clients work on it (tests/kv/simulate.py): one fault more, or one less.
+
+The mild kinds keep clocks within their bound and disks slow at worst.  The harsh ones add clocks that jump beyond the bound,
+disks that are full, syncs that fail (after which nobody knows what is on the disk: half of the time the write is there), and
+replicas that move from node to node.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydistdb.kv.api import KVError
+from pydistdb.kv.descriptor import NodeId
+from pydistdb.kv.store import StoreConfig
+from pydistdb_storage.errors import StorageError, StoreFull
+
+if TYPE_CHECKING:
+    from tests.kv.simulate import Simulation
+
+KEYS = 8
+MOST_SKEW_US = 90_000
+WRONG_SKEWS_US = (-3_000_000, -400_000, -260_000, 260_000, 400_000, 3_000_000)
+HARSH = StoreConfig(log_entries_kept=20, log_entries_most=60, dead_after_ns=8_000_000_000)
+MILD_KINDS = ("crash", "crash", "all", "cut", "silence", "loss", "late", "disk", "clock", "split", "move", "heal")
+HARSH_KINDS = (*MILD_KINDS, "jump", "full", "sync", "rehome", "rehome", "deaf")
+
+
+class InjectedFailure(StorageError):
+    """The disk of this node fails because the simulation says so."""
+
+
+class Trouble:
+    """All that can happen to one simulation."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.simulation = simulation
+        self.cluster = simulation.cluster
+        self.rand = simulation.rand
+        self.faults = 0
+        self.kinds = HARSH_KINDS if simulation.harsh else MILD_KINDS
+
+    def hurt(self) -> None:
+        """One fault more, or one less."""
+        cluster, rand = self.cluster, self.rand
+        self.faults += 1
+        names = list(cluster.nodes)
+        victim = rand.choice(names)
+        others = [name for name in names if name != victim]
+        match rand.choice(self.kinds):
+            case "crash":
+                down = [name for name in names if not cluster.nodes[name].running]
+                if down:
+                    cluster.restart(*down)
+                else:
+                    cluster.crash(victim)
+            case "all":
+                cluster.crash(*[name for name in names if cluster.nodes[name].running])
+                cluster.advance(rand.uniform(0, 0.3))
+                cluster.restart(*names)
+            case "cut":
+                cluster.network.partition([victim], others)
+            case "silence":
+                cluster.network.silence(victim, rand.choice(others))
+            case "deaf":
+                for other in others:
+                    cluster.network.silence(other, victim)
+            case "loss":
+                cluster.network.loss = rand.choice((0.0, 0.02, 0.1))
+            case "late":
+                cluster.network.late = cluster.network.duplicates = rand.choice((0.0, 0.1))
+            case "disk":
+                cluster.nodes[victim].committer.delay_ns = rand.choice((500_000, 20_000_000, 300_000_000))
+            case "full":
+                committer = cluster.nodes[victim].committer
+                committer.error = None if committer.error else StoreFull("no room left, says the simulation")
+            case "sync":
+                committer = cluster.nodes[victim].committer
+                committer.error = InjectedFailure("a sync failed, says the simulation")
+                committer.applies_all_the_same = rand.random() < 0.5
+            case "clock":
+                cluster.nodes[victim].skew_us = rand.randint(-MOST_SKEW_US, MOST_SKEW_US)
+            case "jump":
+                cluster.nodes[victim].skew_us = rand.choice(WRONG_SKEWS_US)
+            case "split":
+                cluster.scheduler.spawn(self._split(self._some_key()))
+            case "move":
+                self._move(self._some_key(), cluster.nodes[victim].node_id)
+            case "rehome":
+                cluster.scheduler.spawn(self._rehome(self._some_key(), cluster.nodes[victim].node_id))
+            case "heal":
+                cluster.network.heal()
+                cluster.network.loss = cluster.network.late = cluster.network.duplicates = 0.0
+
+    def end(self) -> None:
+        """Mend everything."""
+        for node in self.cluster.nodes.values():
+            node.committer.delay_ns = self.cluster.disk_delay_ns
+            node.committer.error = None
+            if abs(node.skew_us) > MOST_SKEW_US:
+                node.skew_us = 0
+        self.cluster.mend()
+
+    def _some_key(self) -> bytes:
+        prefix = self.rand.choice((b"\x04acc%03d", b"\x04list%03d"))
+        return prefix % self.rand.randrange(KEYS)
+
+    async def _split(self, key: bytes) -> None:
+        gateway = self.simulation.gateway()
+        try:
+            if gateway is not None:
+                await gateway.split([key])
+        except KVError:
+            pass
+
+    def _move(self, key: bytes, to: NodeId) -> None:
+        replica = self.cluster.leaseholder(key)
+        name = self.cluster.leaseholder_name(key)
+        if replica is not None and name is not None and replica.owner.node_id != to:
+            self.cluster.store(name).transfer_lease(replica, to)
+
+    async def _rehome(self, key: bytes, to: NodeId) -> None:
+        """Move a replica of the range that holds ``key`` to a node that has none."""
+        replica = self.cluster.leaseholder(key)
+        gateway = self.simulation.gateway()
+        if replica is None or gateway is None:
+            return
+        descriptor = replica.descriptor
+        away = self.rand.choice(descriptor.replicas).node_id
+        try:
+            await self.simulation.operations[gateway.node_id].move_replica(descriptor.range_id, away, to)
+        except KVError:
+            pass
