@@ -14,7 +14,9 @@ B+tree below it instead of runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
+from operator import itemgetter
 
 from sortedcontainers import SortedList
 
@@ -85,14 +87,7 @@ class Layer:
                 known.remove(key)
                 if not known:
                     del self.versions[key[:-8]]
-        spans = self.cleared[space]
-        # A log is truncated piece by piece: adjoining spans become one.
-        for number, (other_start, other_end) in enumerate(spans):
-            if start <= other_end and other_start <= end:
-                spans[number] = (min(start, other_start), max(end, other_end))
-                break
-        else:
-            spans.append((start, end))
+        _unite(self.cleared[space], start, end)
         self.size += 1
 
     def order(self, space: int) -> SortedList:
@@ -105,7 +100,9 @@ class Layer:
 
     def is_cleared(self, space: int, key: bytes) -> bool:
         """Whether what lies below this layer at ``key`` was cleared."""
-        return any(start <= key < end for start, end in self.cleared[space])
+        spans = self.cleared[space]
+        place = bisect_right(spans, key, key=_start_of)
+        return place > 0 and key < spans[place - 1][1]
 
     def scan_over(self, base: ScanBase, space: int, start: bytes, end: bytes, *, reverse: bool) -> Iterator[Entry]:
         """The entries of [start, end) with ``base`` below this layer."""
@@ -119,10 +116,11 @@ class Layer:
         return _merged(first, keys, self.values[space], below, reverse=reverse)
 
     def _uncleared(self, base: ScanBase, space: int, start: bytes, end: bytes, *, reverse: bool) -> Iterator[Entry]:
-        pieces = _without(start, end, self.cleared[space])
-        if pieces == [(start, end)]:
+        spans = self.cleared[space]
+        first, last = bisect_right(spans, start, key=_end_of), bisect_left(spans, end, key=_start_of)
+        if first >= last:
             return base(space, start, end, reverse)
-        return _chained(base, space, reversed(pieces) if reverse else pieces, reverse)
+        return _chained(base, space, start, end, spans[first:last], reverse)
 
 
 ScanBase = Callable[[int, bytes, bytes, bool], Iterator[Entry]]
@@ -210,26 +208,27 @@ def _insert_falling(known: list[bytes], key: bytes) -> None:
     known.append(key)
 
 
-def _without(start: bytes, end: bytes, spans: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """[start, end) less the spans, in order."""
-    pieces = [(start, end)]
-    for cut_start, cut_end in spans:
-        left: list[tuple[bytes, bytes]] = []
-        for piece_start, piece_end in pieces:
-            if cut_end <= piece_start or piece_end <= cut_start:
-                left.append((piece_start, piece_end))
-                continue
-            if piece_start < cut_start:
-                left.append((piece_start, cut_start))
-            if cut_end < piece_end:
-                left.append((cut_end, piece_end))
-        pieces = left
-    return pieces
+_start_of, _end_of = itemgetter(0), itemgetter(1)
 
 
-def _chained(base: ScanBase, space: int, pieces: Iterable[tuple[bytes, bytes]], reverse: bool) -> Iterator[Entry]:
-    for start, end in pieces:
-        yield from base(space, start, end, reverse)
+def _unite(spans: list[tuple[bytes, bytes]], start: bytes, end: bytes) -> None:
+    """Add a span to sorted ones that neither overlap nor adjoin: it becomes one with those that it touches."""
+    first, last = bisect_left(spans, start, key=_end_of), bisect_right(spans, end, key=_start_of)
+    if first < last:
+        start, end = min(start, spans[first][0]), max(end, spans[last - 1][1])
+    spans[first:last] = [(start, end)]
+
+
+def _chained(
+    base: ScanBase, space: int, start: bytes, end: bytes, cut: list[tuple[bytes, bytes]], reverse: bool
+) -> Iterator[Entry]:
+    """The entries of [start, end) outside of sorted spans, one piece between two of them after the other."""
+    count = len(cut)
+    for number in range(count, -1, -1) if reverse else range(count + 1):
+        piece_start = cut[number - 1][1] if number else start
+        piece_end = cut[number][0] if number < count else end
+        if piece_start < piece_end:
+            yield from base(space, piece_start, piece_end, reverse)
 
 
 def _merged(

@@ -212,3 +212,45 @@ def test_check_definitions_keep_one_pair_of_parentheses() -> None:
 
 def test_context_is_needed() -> None:
     assert EvalContext().catalog is None
+
+
+DESCRIBES = (
+    "SELECT c.oid, n.nspname, c.relname FROM pg_class c LEFT JOIN pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE c.relname OPERATOR(pg_catalog.~) '^(t)$' COLLATE pg_catalog.default AND pg_table_is_visible(c.oid)",
+    "SELECT c.relchecks, am.amname FROM pg_class c LEFT JOIN pg_class tc ON (c.reltoastrelid = tc.oid) "
+    "LEFT JOIN pg_am am ON (c.relam = am.oid) WHERE c.oid = 't'::regclass",
+    "SELECT c2.relname, contype FROM pg_class c, pg_class c2, pg_index i LEFT JOIN pg_constraint con "
+    "ON (conrelid = i.indrelid AND conindid = i.indexrelid AND contype IN ('p', 'u', 'x')) "
+    "WHERE c.oid = 't'::regclass AND c.oid = i.indrelid AND i.indexrelid = c2.oid",
+    "SELECT t.typname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = 't'::regclass",
+)
+
+
+@pytest.mark.parametrize("query", DESCRIBES)
+def test_a_table_among_thousands_is_described_by_look_ups(query: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = SqlServer().connect()
+    client.execute("create table t (a int primary key, b text)")
+    few = client.rows(query)
+    monkeypatch.setattr(StateView, "table_count", lambda view: 10_000)
+    client.execute("create table u (a int)")  # plans are made anew
+    plan = "\n".join(client.execute(f"explain {query}"))
+    for name in ("pg_class", "pg_constraint", "pg_type"):
+        assert f"Seq Scan on {name}" not in plan, plan
+    assert sorted(client.rows(query)) == sorted(few) and few
+
+
+def test_types_are_found_by_oid_and_by_name() -> None:
+    client = SqlServer().connect()
+    long_name = "n" * 63
+    client.execute("create type mood as enum ('sad')")
+    client.execute("create domain small as int check (value < 9)")
+    client.execute("create type pair as (a int, b mood)")
+    client.execute("create table t (a int)")
+    client.execute(f"create table {long_name} (a int)")
+    rows = "select oid, typname, typarray, typelem, typrelid from pg_type"
+    every = client.rows(rows)
+    assert len(every) > 100
+    for row in every:
+        oid, name = row.split("|")[:2]
+        assert client.rows(f"{rows} where oid = {oid}") == [row]
+        assert row in client.rows(f"{rows} where typname = '{name}'")

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -387,3 +388,27 @@ def test_an_oversized_record_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     engine.apply([_put((b"b", b"1"))])
     assert [key for key, _ in engine.latest().scan(Space.VERSIONS, *ALL)] == [b"b"]
     engine.close()
+
+
+SPANS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=12)
+
+
+@given(SPANS, st.integers(0, 30), st.integers(0, 30), st.booleans())
+def test_cleared_spans_hide_what_is_below_them(
+    spans: list[tuple[int, int]], start: int, end: int, reverse: bool
+) -> None:
+    below = {bytes([number]) + bytes(8): b"v" for number in range(31)}
+    layer = Layer()
+    hidden: set[int] = set()
+    for first, last in spans:
+        layer.add(1, [([], [(Space.VERSIONS, bytes([first]), bytes([last]))])])
+        hidden.update(range(first, last))
+
+    def base(space: int, first: bytes, last: bytes, backwards: bool) -> Iterator[tuple[bytes, bytes]]:
+        return iter([(k, below[k]) for k in sorted(below, reverse=backwards) if first <= k < last])
+
+    found = [key[0] for key, _ in layer.scan_over(base, 0, bytes([start]), bytes([end]), reverse=reverse)]
+    assert found == sorted(set(range(start, end)) - hidden, reverse=reverse)
+    assert all(layer.is_cleared(0, key) == (key[0] in hidden) for key in below)
+    cleared = layer.cleared[0]
+    assert all(one[1] < other[0] for one, other in pairwise(cleared)), "sorted, and as few as can be"

@@ -250,6 +250,9 @@ class FakeCatalog:
     def tables(self) -> Sequence[Table]:
         return tuple(self._tables.values())
 
+    def table_count(self) -> int:
+        return len(self._tables)
+
     def statistics(self, table_oid: int) -> TableStatistics | None:
         return None
 

@@ -38,7 +38,7 @@ def quoted(name: str) -> str:
 
 def depending_views(ddl: DdlContext, oid: int) -> list[Table]:
     """The views whose query names the relation or function."""
-    return [view for view in ddl.view.tables() if oid in view.depends_on]
+    return [view for view in ddl.view.state.users_of(oid) if oid in view.depends_on]
 
 
 def views_broken_by(ddl: DdlContext, table: Table, candidate: Table) -> list[Table]:

@@ -153,7 +153,7 @@ async def drop_tables(ddl: DdlContext, tables: Iterable[Table]) -> None:
 def owned_sequences(ddl: DdlContext, table_oid: int, column: int | None = None) -> list[Table]:
     """The sequences owned by a table's columns (serial, identity)."""
     found = []
-    for relation in ddl.view.state.tables.values():
+    for relation in ddl.view.state.users_of(table_oid):
         if relation.kind == "S":
             definition = sequences.definition_of(relation)
             if definition.owner_table == table_oid and column in (None, definition.owner_column):

@@ -105,15 +105,17 @@ def collect(ddl: DdlContext, subjects: dict[int, TypeEntry]) -> tuple[dict[int, 
 
 def users_of_row_types(ddl: DdlContext, tables: Mapping[int, Table]) -> tuple[dict[int, TypeEntry], list[Dependent]]:
     """What outside of some tables depends on their row types, and the types that go with it."""
-    used = {column.type_oid for table in ddl.view.tables() for column in table.columns if not column.dropped}
-    for entry in ddl.view.state.types.values():
+    state = ddl.view.state
+    used: set[int] = set()
+    for entry in state.types.values():
         used.update(each.type_oid for each in entry.definition.attributes)
         used.add(entry.definition.base_oid)
     own = {table.row_type_oid for table in tables.values() if table.row_type_oid}
     entries: dict[int, TypeEntry] = {}
     for oid in own:
-        row_type = ddl.view.state.row_types.get(oid)
-        if row_type is not None and not used.isdisjoint({oid, oid + 1}):
+        row_type = state.row_types.get(oid)
+        is_used = bool(state.users_of(oid) or state.users_of(oid + 1)) or not used.isdisjoint({oid, oid + 1})
+        if row_type is not None and is_used:
             entries[oid] = row_type
     if not entries:
         return {}, []

@@ -1,8 +1,8 @@
 """An immutable state of the whole catalog, with look-ups by oid and by name.
 
-``CatalogState.apply([(key, object or None), …], version)`` gives the next state; dictionaries that do not change are
-shared between the two, those that do are copied (a copy of 10,000 entries takes about 50 µs, and DDL is rare).  The same
-method serves loading, refreshing and the uncommitted DDL of one transaction::
+``CatalogState.apply([(key, object or None), …], version)`` gives the next state; mappings that do not change are
+shared between the two, and of those that do the most part (layered.py).  The same method serves loading, refreshing and
+the uncommitted DDL of one transaction::
 
     state = CatalogState.EMPTY.apply(everything_stored, 7)
     mine = state.apply([(table_key(5, 16384), Table(…))], 7)     # what only the transaction sees
@@ -10,7 +10,7 @@ method serves loading, refreshing and the uncommitted DDL of one transaction::
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -30,7 +30,9 @@ from pydistdb.sql.catalog.descriptors import (
     TableStatistics,
 )
 from pydistdb.sql.catalog.keys import unpack_key
+from pydistdb.sql.catalog.layered import Draft, Layered
 from pydistdb.sql.catalog.roles import NO_ROLES, RoleSet
+from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.types import user
 from pydistdb.sql.types.user import Attribute, RowTypeEntry, TypeEntry, UserType
 
@@ -60,45 +62,47 @@ class DatabaseState:
     """The objects of one database."""
 
     descriptor: DatabaseDescriptor
-    schemas: Mapping[int, Schema] = field(default_factory=lambda: {s.oid: s for s in SYSTEM_SCHEMAS})
-    schemas_by_name: Mapping[str, Schema] = field(default_factory=lambda: {s.name: s for s in SYSTEM_SCHEMAS})
-    tables: Mapping[int, Table] = field(default_factory=dict)
-    relations: Mapping[tuple[int, str], Table] = field(default_factory=dict)
+    schemas: Layered[int, Schema] = field(default_factory=lambda: Layered({s.oid: s for s in SYSTEM_SCHEMAS}))
+    schemas_by_name: Layered[str, Schema] = field(default_factory=lambda: Layered({s.name: s for s in SYSTEM_SCHEMAS}))
+    tables: Layered[int, Table] = field(default_factory=Layered)
+    relations: Layered[tuple[int, str], Table] = field(default_factory=Layered)
     """Tables, views and sequences by (schema, name)."""
-    indexes: Mapping[tuple[int, str], tuple[Table, Index]] = field(default_factory=dict)
-    indexes_by_oid: Mapping[int, tuple[Table, Index]] = field(default_factory=dict)
-    types: Mapping[int, TypeEntry] = field(default_factory=dict)
+    indexes: Layered[tuple[int, str], tuple[Table, Index]] = field(default_factory=Layered)
+    indexes_by_oid: Layered[int, tuple[Table, Index]] = field(default_factory=Layered)
+    types: Layered[int, TypeEntry] = field(default_factory=Layered)
     """Enums, domains and composite types, by oid."""
-    types_by_name: Mapping[tuple[int, str], TypeEntry] = field(default_factory=dict)
+    types_by_name: Layered[tuple[int, str], TypeEntry] = field(default_factory=Layered)
     """The same by (schema, name)."""
-    row_types: Mapping[int, RowTypeEntry] = field(default_factory=dict)
+    row_types: Layered[int, RowTypeEntry] = field(default_factory=Layered)
     """The row types of tables and views, by oid."""
-    routines: Mapping[int, Routine] = field(default_factory=dict)
-    routines_by_name: Mapping[tuple[int, str], tuple[Routine, ...]] = field(default_factory=dict)
+    routines: Layered[int, Routine] = field(default_factory=Layered)
+    routines_by_name: Layered[tuple[int, str], tuple[Routine, ...]] = field(default_factory=Layered)
     """Functions and procedures by (schema, name); overloaded ones in the order of their making."""
-    comments: Mapping[tuple[int, int, int], str] = field(default_factory=dict)
+    comments: Layered[tuple[int, int, int], str] = field(default_factory=Layered)
     """By (class oid, object oid, column number)."""
-    statistics: Mapping[int, TableStatistics] = field(default_factory=dict)
-    acls: Mapping[tuple[int, int, int], Acl] = field(default_factory=dict)
+    statistics: Layered[int, TableStatistics] = field(default_factory=Layered)
+    acls: Layered[tuple[int, int, int], Acl] = field(default_factory=Layered)
     """Privileges by (class oid, object oid, column number); what is not there has the default ones."""
-    default_acls: Mapping[tuple[int, int, str], DefaultAcl] = field(default_factory=dict)
+    default_acls: Layered[tuple[int, int, str], DefaultAcl] = field(default_factory=Layered)
     """By (role, schema or 0, letter of the kind)."""
-    changed: Mapping[int, int] = field(default_factory=dict)
+    changed: Layered[int, int] = field(default_factory=Layered)
     """The catalog version in which a table last changed, as far as this node saw it."""
-    reshaped: Mapping[int, int] = field(default_factory=dict)
+    reshaped: Layered[int, int] = field(default_factory=Layered)
     """The same without changes that older snapshots need not care about: an index that nobody reads yet."""
-    building: Mapping[int, Table] = field(default_factory=dict)
+    users: Layered[int, tuple[int, ...]] = field(default_factory=Layered)
+    """The relations that name an object of users' making: as what they depend on, as a column's type, as their owner."""
+    building: Layered[int, Table] = field(default_factory=Layered)
     """Tables with an index that is being built online."""
 
     def apply(
         self, changes: Iterable[tuple[str, tuple[int, ...], Any]], version: int, committed: bool
     ) -> DatabaseState:
-        fields: dict[str, dict[Any, Any]] = {}
+        fields: dict[str, Draft[Any, Any]] = {}
         descriptor = self.descriptor
 
-        def mutable(name: str) -> dict[Any, Any]:
+        def mutable(name: str) -> Draft[Any, Any]:
             if name not in fields:
-                fields[name] = dict(getattr(self, name))
+                fields[name] = getattr(self, name).draft()
             return fields[name]
 
         for kind, numbers, value in changes:
@@ -121,7 +125,8 @@ class DatabaseState:
                     _set(mutable("default_acls"), (numbers[1], numbers[2], chr(numbers[3])), value)
                 case "A":
                     _set(mutable("statistics"), numbers[1], value)
-        return replace(self, descriptor=descriptor, **fields)
+        finished: dict[str, Any] = {name: draft.finish() for name, draft in fields.items()}
+        return replace(self, descriptor=descriptor, **finished)
 
     def object_at(self, kind: str, numbers: tuple[int, ...]) -> Any:
         match kind:
@@ -146,6 +151,10 @@ class DatabaseState:
                 return self.statistics.get(numbers[1])
         return None
 
+    def users_of(self, oid: int) -> list[Table]:
+        """The relations that name an object."""
+        return [self.tables[user] for user in self.users.get(oid, ())]
+
     def difference(self, older: DatabaseState) -> list[bytes]:
         """The keys whose objects differ."""
         oid = self.descriptor.oid
@@ -169,6 +178,9 @@ def _differing(older: Mapping[Any, Any], newer: Mapping[Any, Any]) -> Iterator[A
     """The keys with another value, or none, in one of the mappings."""
     if older is newer:
         return
+    if isinstance(older, Layered) and isinstance(newer, Layered):
+        yield from older.differing(newer)
+        return
     for key, value in newer.items():
         before = older.get(key)
         if before is not value and before != value:
@@ -176,7 +188,7 @@ def _differing(older: Mapping[Any, Any], newer: Mapping[Any, Any]) -> Iterator[A
     yield from (key for key in older if key not in newer)
 
 
-def _set(target: dict[Any, Any], key: Any, value: Any) -> None:
+def _set(target: MutableMapping[Any, Any], key: Any, value: Any) -> None:
     if value is None:
         target.pop(key, None)
     else:
@@ -217,6 +229,7 @@ def _apply_table(mutable: Any, oid: int, table: Table | None, version: int, comm
                 if found is not None and found[1].oid == index.oid:
                     del indexes[old.schema, index.name]
                 by_oid.pop(index.oid, None)
+    _apply_uses(mutable, oid, _used_by(old), _used_by(table))
     mutable("changed")[oid] = version
     if table is None or old is None or not _only_builds(old, table):
         mutable("reshaped")[oid] = version
@@ -238,6 +251,27 @@ def _apply_table(mutable: Any, oid: int, table: Table | None, version: int, comm
     for index in table.indexes:
         if index.oid:
             indexes[table.schema, index.name] = by_oid[index.oid] = (table, index)
+
+
+def _used_by(table: Table | None) -> frozenset[int]:
+    """The oids of users' objects that a relation names."""
+    if table is None:
+        return frozenset()
+    found = {column.type_oid for column in table.columns if column.type_oid >= FIRST_USER_OID and not column.dropped}
+    found.update(table.depends_on)
+    if table.kind == "S":
+        found.add(definition_of(table).owner_table)
+    return frozenset(found)
+
+
+def _apply_uses(mutable: Any, user: int, before: frozenset[int], after: frozenset[int]) -> None:
+    if before == after:
+        return
+    users = mutable("users")
+    for used in before - after:
+        _set(users, used, tuple(each for each in users[used] if each != user) or None)
+    for used in after - before:
+        users[used] = (*users.get(used, ()), user)
 
 
 def _row_type(table: Table) -> UserType:

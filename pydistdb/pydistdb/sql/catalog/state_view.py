@@ -175,6 +175,9 @@ class StateView:
     def tables(self) -> Sequence[Table]:
         return list(self._state.tables.values())
 
+    def table_count(self) -> int:
+        return len(self._state.tables)
+
     def schemas(self) -> Sequence[Schema]:
         return list(self._state.schemas.values())
 

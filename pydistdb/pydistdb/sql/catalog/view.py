@@ -79,6 +79,9 @@ class CatalogView(Protocol):
     def tables(self) -> Sequence[Table]:
         """List every table of this database."""
 
+    def table_count(self) -> int:
+        """Tell how many tables this database has."""
+
     def statistics(self, table_oid: int) -> TableStatistics | None:
         """Return what ANALYZE found about a table, if it ever ran."""
 

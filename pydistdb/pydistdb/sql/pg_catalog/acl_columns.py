@@ -27,9 +27,10 @@ def acl_column(view: StateView, object_class: int, oid: int, sub_id: int = 0) ->
 
 def with_acls(view: StateView, object_class: int, column: str, rows: Iterable[RowDict]) -> Iterator[RowDict]:
     """Rows of objects of which few have a list of their own, with the lists of those that do."""
-    listed = {oid for each_class, oid, _ in view.state.acls if each_class == object_class}
+    acls = view.state.acls
     for row in rows:
-        yield row | {column: acl_column(view, object_class, row["oid"])} if row["oid"] in listed else row
+        acl = acls.get((object_class, row["oid"], 0))
+        yield row if acl is None else row | {column: acl_array(view, acl)}
 
 
 def owner_name(view: StateView, owner: int) -> str:

@@ -25,7 +25,10 @@ from pydistdb.sql.pg_catalog.objects import OWNER_OID, single
 from pydistdb.sql.pg_catalog.type_facts import ARRAY_OF_ROW_TYPE, ROW_TYPE, TYPE_FACTS, TypeFacts
 from pydistdb.sql.types import domains
 from pydistdb.sql.types.base import EvalContext
-from pydistdb.sql.types.user import RANK_GAP, TypeEntry
+from pydistdb.sql.types.known import TYPES_BY_OID
+from pydistdb.sql.types.user import RANK_GAP, RowTypeEntry, TypeEntry, array_name
+
+MOST_NAME_BYTES = 63
 
 
 def _type(facts: TypeFacts, **more: Any) -> RowDict:
@@ -84,7 +87,7 @@ def _row_types(table: Table) -> Iterator[RowDict]:
         yield _type(
             ARRAY_OF_ROW_TYPE,
             oid=table.row_type_oid + 1,
-            typname="_" + table.name,
+            typname=array_name(table.name),
             typnamespace=table.schema,
             typowner=table.owner,
             typelem=table.row_type_oid,
@@ -136,16 +139,38 @@ def _all_row_types(view: StateView) -> Iterator[RowDict]:
         yield from _user_type(view, entry)
 
 
-def _type_by(column: str, index: dict[Any, RowDict]) -> Any:
-    def lookup(view: StateView, context: EvalContext, value: Any) -> Iterator[RowDict]:
-        found = [index[value]] if value in index else []
-        found += (row for row in _all_row_types(view) if row[column] == value)
-        return with_acls(view, PG_TYPE, "typacl", found)
+def _type_by_oid(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
+    found = [_BUILT_IN[oid]] if oid in _BUILT_IN else []
+    sql_type = TYPES_BY_OID.get(oid)
+    entry = None if sql_type is None else view.type_entry(sql_type.element_oid or oid)
+    if entry is not None:
+        found += (row for row in _rows_of_entry(view, entry) if row["oid"] == oid)
+    return with_acls(view, PG_TYPE, "typacl", found)
 
-    return lookup
+
+def _rows_of_entry(view: StateView, entry: TypeEntry) -> Iterator[RowDict]:
+    if isinstance(entry, RowTypeEntry):
+        table = view.table_by_oid(entry.relation)
+        return iter(()) if table is None else _row_types(table)
+    return _user_type(view, entry)
 
 
-@rows_of("pg_type", lookups={"oid": _type_by("oid", _BUILT_IN), "typname": _type_by("typname", _BUILT_IN_BY_NAME)})
+def _type_by_name(view: StateView, context: EvalContext, name: Any) -> Iterator[RowDict]:
+    found = [_BUILT_IN_BY_NAME[name]] if name in _BUILT_IN_BY_NAME else []
+    state = view.state
+    for schema in state.schemas:
+        for own_name in (name, name[1:]):  # arrays are called like their items, with an underscore before it
+            table = state.relations.get((schema, own_name))
+            entry = state.types_by_name.get((schema, own_name))
+            rows = list(_row_types(table)) if table is not None else []
+            rows += [] if entry is None else _user_type(view, entry)
+            found += (row for row in rows if row["typname"] == name)
+    if len(name.encode()) == MOST_NAME_BYTES and not found:  # an array's name that had to be cut off
+        found += (row for row in _all_row_types(view) if row["typname"] == name)
+    return with_acls(view, PG_TYPE, "typacl", found)
+
+
+@rows_of("pg_type", lookups={"oid": _type_by_oid, "typname": _type_by_name})
 def pg_type(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     yield from with_acls(view, PG_TYPE, "typacl", _BUILT_IN.values())
     yield from with_acls(view, PG_TYPE, "typacl", _all_row_types(view))

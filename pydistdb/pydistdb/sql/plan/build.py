@@ -48,10 +48,10 @@ from pydistdb.sql.plan.physical import (
     SubPlan,
     TableScan,
     TopN,
-    VirtualTableScan,
 )
 from pydistdb.sql.plan.returning import split_returning
 from pydistdb.sql.plan.total import total_cost
+from pydistdb.sql.plan.virtual import lookup_of, physical_scan
 from pydistdb.sql.tree import (
     Aggregate,
     Call,
@@ -290,37 +290,8 @@ class Builder:
             terms = conjuncts(relation.condition)
             scan = relation.input
         assert isinstance(scan, VirtualScan)
-        names = {
-            column.id: scan.table.columns[position][0]
-            for column, position in zip(scan.columns, scan.positions, strict=True)
-        }
-        lookup: tuple[str, Expr] | None = None
-        for term in terms:
-            found = comparison_terms(term)
-            if found is None or found[0] != "=" or has_subquery(term):
-                continue
-            for column, value in ((found[1], found[2]), (found[2], found[1])):
-                usable = isinstance(column, ColumnRef) and not columns_of(value) & names.keys()
-                if (
-                    usable
-                    and isinstance(column, ColumnRef)
-                    and names.get(column.id) in scan.table.lookups
-                    and lookup is None
-                ):
-                    lookup = (names[column.id], value)
-        physical: Rel = VirtualTableScan(
-            scan.columns,
-            scan.table,
-            scan.positions,
-            scan.alias,
-            "" if lookup is None else lookup[0],
-            None if lookup is None else lookup[1],
-            100.0 if lookup is None else 5.0,
-        )
-        # The lookup narrows the rows down; the condition still decides.
         plain = [term for term in terms if not has_subquery(term)]
-        if plain:
-            physical = Filter(physical.columns, physical, conjoin(plain))
+        physical = physical_scan(scan, plain, lookup_of(scan, plain), self.estimator.table_count())
         return self._checked(physical, [term for term in terms if has_subquery(term)])
 
     def _values(self, relation: Values) -> Rel:
@@ -541,7 +512,11 @@ class Builder:
         if isinstance(scan, Scan) and isinstance(physical, TableScan):
             terms = tuple(conjuncts(relation.condition)) if isinstance(relation, Filter) else ()
             return Side(physical, rows, physical.cost, scan, terms)
-        return self._composite(physical)
+        side = self._composite(physical)
+        if isinstance(scan, VirtualScan) and not (isinstance(relation, Filter) and has_subquery(relation.condition)):
+            terms = tuple(conjuncts(relation.condition)) if isinstance(relation, Filter) else ()
+            return replace(side, terms=terms, system_scan=scan)
+        return side
 
     def _composite(self, relation: Rel) -> Side:
         return Side(relation, self.estimator.rows(relation), total_cost(relation, self.estimator).total)

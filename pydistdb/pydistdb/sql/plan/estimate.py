@@ -101,6 +101,10 @@ class Estimator:
     def _statistics(self, table: Table) -> TableStatistics | None:
         return None if self.catalog is None else self.catalog.statistics(table.oid)
 
+    def table_count(self) -> int:
+        """How many tables there are, by which the system tables grow."""
+        return 0 if self.catalog is None else self.catalog.table_count()
+
     def knows(self, table: Table) -> bool:
         """Whether there are statistics of a table."""
         return self._statistics(table) is not None

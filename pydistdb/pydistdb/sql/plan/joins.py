@@ -5,6 +5,7 @@ methods compete:
 
 * look-up join: the right side is a table with a unique index whose columns the left side supplies, and the left is small;
 * nested loop over an index: the same with any index, one scan per left row;
+* nested loop over a system table's look-up (virtual.py);
 * hash join: any equality between the sides, the smaller one built into the table;
 * nested loop: what is left.
 """
@@ -22,7 +23,10 @@ from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.expressions import columns_of, conjoin, has_subquery, is_volatile, output_ids
 from pydistdb.sql.plan.join_order import Cluster, Plan, Probe
 from pydistdb.sql.plan.physical import HashJoin, LookupJoin, NestedLoop, TableScan
-from pydistdb.sql.tree import ColumnRef, Distinct, Expr, OutputColumn, Project, Rel, Scan
+from pydistdb.sql.plan.virtual import LOOKUP_ROWS, lookup_of, physical_scan
+from pydistdb.sql.tree import ColumnRef, Distinct, Expr, OutputColumn, Project, Rel, Scan, VirtualScan
+
+SYSTEM_LOOKUP_COST = RESTART_COST + LOOKUP_ROWS * 2 * ROW_COST
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class Side:
     scan: Scan | None = None
     terms: tuple[Expr, ...] = ()
     """The scan's own condition."""
+    system_scan: VirtualScan | None = None
+    """The scan behind it if it is a system table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +104,12 @@ def join(
     if not null_aware and kind in ("inner", "left", "semi", "anti"):
         candidates.append(_lookup(kind, left, right, terms, columns, rows, estimator))
         candidates.append(_index_loop(kind, left, right, terms, columns, rows, estimator))
+        candidates.append(_system_loop(kind, left, right, terms, columns, rows, estimator))
     if kind == "inner":
         candidates.append(_hash(kind, right, left, terms, columns, rows, False, estimator.extra("hashjoin")))
         candidates.append(_lookup(kind, right, left, terms, columns, rows, estimator))
         candidates.append(_index_loop(kind, right, left, terms, columns, rows, estimator))
+        candidates.append(_system_loop(kind, right, left, terms, columns, rows, estimator))
     if kind == "semi":
         candidates.extend(_distinct_first(left, right, terms, columns, rows, estimator))
     possible = [candidate for candidate in candidates if candidate is not None]
@@ -221,6 +229,29 @@ def _index_loop(
     return Candidate(cost + estimator.extra("nestloop"), relation)
 
 
+def _system_loop(
+    kind: str,
+    left: Side,
+    right: Side,
+    terms: Sequence[Expr],
+    columns: tuple[OutputColumn, ...],
+    rows: float,
+    estimator: Estimator,
+) -> Candidate | None:
+    """A system table looked up for each left row."""
+    scan = right.system_scan
+    if scan is None or lookup_of(scan, right.terms) is not None:
+        return None
+    left_ids = output_ids(left.relation)
+    lookup = lookup_of(scan, [term for term in terms if columns_of(term) & left_ids])
+    if lookup is None or not columns_of(lookup[1]) <= left_ids or is_volatile(lookup[1]):
+        return None
+    inner = physical_scan(scan, right.terms, lookup, estimator.table_count())
+    outer = tuple(sorted(columns_of(lookup[1])))
+    relation = NestedLoop(columns, kind, left.relation, inner, conjoin(terms), outer, rows=rows)
+    return Candidate(left.cost + left.rows * SYSTEM_LOOKUP_COST + estimator.extra("nestloop"), relation)
+
+
 def _distinct_first(
     left: Side,
     right: Side,
@@ -280,9 +311,15 @@ def order_joins(
 
 def _probes(cluster: Cluster, number: int, side: Side, estimator: Estimator) -> list[Probe]:
     """The ways to look a relation up by what other relations supply."""
+    connecting = [each for each in cluster.connecting(number) if not has_subquery(each[0])]
+    if side.system_scan is not None and lookup_of(side.system_scan, side.terms) is None:
+        return [
+            Probe(0 if is_any else mask, (mask,) if is_any else (), SYSTEM_LOOKUP_COST)
+            for term, mask, is_any in connecting
+            if lookup_of(side.system_scan, [term]) is not None
+        ]
     if side.scan is None:
         return []
-    connecting = [each for each in cluster.connecting(number) if not has_subquery(each[0])]
     sets = [connecting] if len(connecting) < 2 else [connecting, *([each] for each in connecting)]
     own = output_ids(side.relation)
     found: list[Probe] = []
