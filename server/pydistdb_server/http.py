@@ -26,6 +26,7 @@ log = logging.getLogger("pydistdb.server.http")
 _REASONS = {
     200: "OK",
     303: "See Other",
+    304: "Not Modified",
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",
@@ -113,10 +114,10 @@ class HttpServer:
     """The connections of one HTTP listener; ``routes`` maps a path to the coroutine function that answers GET and HEAD,
     ``posts`` those that answer POST."""
 
-    def __init__(self, loop: ServingLoop, routes: dict[str, Route], posts: dict[str, Route] | None = None) -> None:
+    def __init__(self, loop: ServingLoop, routes: dict[str, Route], posts: dict[str, Route]) -> None:
         self.loop = loop
         self.routes = routes
-        self.posts = posts or {}
+        self.posts = posts
         self.requests = 0
         self._open: set[_HttpConnection] = set()
 

@@ -52,6 +52,7 @@ from pydistdb_server.clients import ClientRegistry
 from pydistdb_server.commit import ThreadCommitter
 from pydistdb_server.config import Address, NodeConfig
 from pydistdb_server.connection import ClientConnection
+from pydistdb_server.console.site import Site
 from pydistdb_server.http import HttpServer
 from pydistdb_server.listener import Listener
 from pydistdb_server.loop import ServingLoop
@@ -104,7 +105,7 @@ class Node:
         """Bring the node up to the point where it serves."""
         config = self.config
         if config.http_listen is not None:
-            self._http = HttpServer(self.loop, endpoints.routes(self))
+            self._http = HttpServer(self.loop, endpoints.routes(self), {})
             self._listen(config.http_listen, self._http.accept)
         addresses = NodeAddresses(
             config.advertised(config.rpc_listen) or config.node_name,
@@ -204,6 +205,10 @@ class Node:
         listener = self._listen(
             config.listen, lambda sock, peer: _connect(ClientConnection(self.loop, sock, self.clients, peer))
         )
+        if self._http is not None:
+            routes, posts = Site(self).routes()
+            self._http.routes.update(routes)
+            self._http.posts.update(posts)
         self.ready = True
         self.started_seconds = time.time()
         host, port = config.advertise_host or config.listen.host, listener.port

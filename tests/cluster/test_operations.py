@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+import urllib.request
 from pathlib import Path
 
 import psycopg
@@ -18,6 +20,32 @@ from tests.cluster.conftest import make_cluster
 def _rows(cluster: LocalCluster, text: str, node: int = 0) -> list[tuple[object, ...]]:
     with psycopg.connect(cluster.nodes[node].url, autocommit=True) as connection:
         return connection.execute(text).fetchall()
+
+
+def test_any_node_shows_the_whole_cluster_to_people(three_nodes: LocalCluster) -> None:
+    with psycopg.connect(three_nodes.nodes[0].url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE watched (id int PRIMARY KEY)")
+        connection.execute("INSERT INTO watched SELECT generate_series(1, 10)")
+        connection.execute("SELECT proddb.split_at('watched', '5')")
+        for _ in range(3):
+            connection.execute("SELECT count(*) FROM watched AS seen_from_afar")
+    found = "SELECT calls, rows FROM proddb.statements WHERE query LIKE '%seen_from_afar'"
+    assert _rows(three_nodes, found, 1) == [(3, 3)]
+    assert _rows(three_nodes, "SELECT count(*) FROM proddb.transactions_in_doubt WHERE state = 'unknown'", 2) == [(0,)]
+    base = f"http://127.0.0.1:{three_nodes.nodes[2].http_port}/console"
+
+    def page(path: str) -> str:
+        with urllib.request.urlopen(base + path, timeout=10) as answer:
+            return str(answer.read().decode())
+
+    assert {"node1", "node2", "node3"} <= set(re.findall(r">(node\d)<", page("/nodes")))
+    assert "3 of 3" in page("")
+    assert "watched/5" in page("/ranges?find=watched")
+    statements = page("/statements?find=seen_from_afar")
+    link = re.search(r'href="/console(/statement\?id=[-.\d]+)"', statements)
+    assert link and "Aggregate" in page(link[1])
+    assert _rows(three_nodes, "SELECT pg_stat_statements_reset()", 1) == [("",)]
+    assert "No statement fits" in page("/statements?find=seen_from_afar")
 
 
 def test_every_node_shows_and_does_the_same(three_nodes: LocalCluster) -> None:

@@ -30,6 +30,7 @@ from pydistdb.kv.descriptor import (
     ReplicaRole,
 )
 from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.in_doubt import InDoubtReporter
 from pydistdb.kv.requests import RangeAround, RangeDetails
 from pydistdb.kv.store import Store, TransferLease
 from pydistdb.kv.survey import Surveyor
@@ -83,6 +84,7 @@ class Operations:
         self._store = store
         self._gateway = gateway
         self._scheduler = store.scheduler
+        self.in_doubt = InDoubtReporter(gateway)
         self.surveyor = Surveyor(store, gateway.load, version, disk)
         store.register(MoveReplica, self._on_move)
         store.register(SetDraining, self._on_draining)

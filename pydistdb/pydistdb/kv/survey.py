@@ -30,9 +30,11 @@ EXACT_TIMEOUT_NS = 60_000_000_000
 
 
 class SurveyRequest(Message):
-    """``exact``: measure every replica anew if anything was applied to it, however long that takes."""
+    """``exact``: measure every replica anew if anything was applied to it, however long that takes.  ``quick``: answer at
+    once with the sizes that are known, and bring them up to date afterwards."""
 
     exact: bool = False
+    quick: bool = False
 
 
 class ReplicaMeasure(msgspec.Struct, array_like=True):
@@ -138,22 +140,24 @@ class Surveyor:
         self.sizes = RangeSizes(store)
         store.register(SurveyRequest, self._on_request)
 
-    async def survey(self, *, exact: bool = False) -> Survey:
+    async def survey(self, *, exact: bool = False, quick: bool = False) -> Survey:
         """Ask every node."""
         store = self._store
         own = store.node_id
         node_ids = [own, *(node_id for node_id in store.live_nodes() if node_id != own)]
-        answers = await gather(store.scheduler, [self._ask(node_id, exact) for node_id in node_ids])
+        answers = await gather(
+            store.scheduler, [self._ask(node_id, SurveyRequest(exact, quick)) for node_id in node_ids]
+        )
         told = {node_id: answer for node_id, answer in zip(node_ids, answers, strict=True) if answer is not None}
         if own not in told:
             told[own] = self._answer()
         return Survey(own, told)
 
-    async def _ask(self, node_id: NodeId, exact: bool) -> NodeSurvey | None:
+    async def _ask(self, node_id: NodeId, request: SurveyRequest) -> NodeSurvey | None:
         store = self._store
         try:
-            completion: Completion[Any] = store.call(node_id, SurveyRequest(exact))
-            deadline_ns = store.scheduler.now_ns() + (EXACT_TIMEOUT_NS if exact else ANSWER_TIMEOUT_NS)
+            completion: Completion[Any] = store.call(node_id, request)
+            deadline_ns = store.scheduler.now_ns() + (EXACT_TIMEOUT_NS if request.exact else ANSWER_TIMEOUT_NS)
             answer = await with_deadline(store.scheduler, completion, deadline_ns, KVError("no answer in time"))
         except KVError:
             return None
@@ -163,6 +167,8 @@ class Surveyor:
         store = self._store
         replicas = list(store.replicas.values()) if request.exact else store.leased_replicas()
         task = store.scheduler.spawn(self.sizes.refresh(replicas, exact=request.exact), "range sizes")
+        if request.quick:
+            return self._answer()
         deadline_ns = store.scheduler.now_ns() + (EXACT_TIMEOUT_NS if request.exact else SIZES_TIMEOUT_NS)
         try:
             await with_deadline(store.scheduler, task.completion, deadline_ns, KVError("sizes take longer"))

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.catalog.view import CatalogView, VirtualTable
@@ -26,6 +26,7 @@ from pydistdb.sql.types.known import TYPES_BY_NAME
 
 RowDict = dict[str, Any]
 Rows = Callable[[StateView, EvalContext], Iterable[RowDict]]
+Gathered = TypeVar("Gathered", bound=Callable[[StateView, EvalContext, Any], Iterable[RowDict]])
 Lookup = Callable[[StateView, EvalContext, Any], Iterable[RowDict]]
 
 
@@ -116,20 +117,18 @@ def define_relation(
     )
 
 
-def rows_of_gathered(
-    name: str, gather: Callable[[EvalContext], Awaitable[Any]]
-) -> Callable[[Callable[[StateView, EvalContext, Any], Iterable[RowDict]]], object]:
+def rows_of_gathered(name: str, gather: Callable[[EvalContext], Awaitable[Any]]) -> Callable[[Gathered], Gathered]:
     """Decorate the function that makes a system table's rows of what ``gather`` has got from all nodes."""
     return gathered_relation(RELATIONS[name], gather)
 
 
 def gathered_relation(
     relation: SystemRelation, gather: Callable[[EvalContext], Awaitable[Any]]
-) -> Callable[[Callable[[StateView, EvalContext, Any], Iterable[RowDict]]], object]:
+) -> Callable[[Gathered], Gathered]:
     """The same for a relation that Postgres does not have."""
     names = tuple(column.name for column in relation.columns)
 
-    def decorate(produce: Callable[[StateView, EvalContext, Any], Iterable[RowDict]]) -> object:
+    def decorate(produce: Gathered) -> Gathered:
         def rows(view: CatalogView, context: EvalContext, gathered: Any) -> Iterator[tuple[Any, ...]]:
             for row in produce(cast(StateView, view), context, gathered):
                 yield tuple(map(row.get, names))

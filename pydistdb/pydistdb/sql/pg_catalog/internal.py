@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog import providers
 from pydistdb.sql.pg_catalog.define import RowDict, SystemColumn, SystemRelation, define_relation
+from pydistdb.sql.pg_catalog.key_names import KeyNames
 from pydistdb.sql.pg_catalog.objects import array, column_names, schema_name
 from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.known import (
@@ -23,8 +23,6 @@ from pydistdb.sql.types.known import (
 )
 
 SCHEMA = "pydistdb_internal"
-_TABLE_HEAD = struct.Struct(">BI")
-_GROUP_HEAD = struct.Struct(">BI")
 _INT4_ARRAY = TYPES_BY_OID[1007]
 
 
@@ -33,33 +31,15 @@ def _relation(name: str, oid: int, **columns: SqlType) -> SystemRelation:
     return SystemRelation(SCHEMA, name, oid, "v", described)
 
 
-def readable_key(view: StateView, key: bytes) -> str:
-    """A range boundary for people: ``users``, ``users/3f00…``, ``group 16387/5555``."""
-    if not key:
-        return "<min>"
-    if key[0] >= 0xFF:
-        return "<max>"
-    if key[0] == 4 and len(key) >= _TABLE_HEAD.size:
-        storage_id = _TABLE_HEAD.unpack_from(key)[1]
-        table = next((table for table in view.tables() if table.storage_id == storage_id), None)
-        name = table.name if table is not None else f"storage {storage_id}"
-        rest = key[_TABLE_HEAD.size :].hex()
-        return f"{name}/{rest}" if rest else name
-    if key[0] == 5 and len(key) >= _GROUP_HEAD.size:
-        rest = key[_GROUP_HEAD.size :].hex()
-        group = _GROUP_HEAD.unpack_from(key)[1]
-        return f"group {group}/{rest}" if rest else f"group {group}"
-    return key.hex()
-
-
 def _ranges(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    readable_key = KeyNames(view)
     for each in providers.ranges():
         yield {
             "range_id": each.range_id,
             "start_key": each.start,
             "end_key": each.end,
-            "start_pretty": readable_key(view, each.start),
-            "end_pretty": readable_key(view, each.end),
+            "start_pretty": readable_key(each.start),
+            "end_pretty": readable_key(each.end),
             "leaseholder": each.leaseholder,
             "replicas": array(each.replicas),
             "term": each.term,

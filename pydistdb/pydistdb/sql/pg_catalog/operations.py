@@ -1,13 +1,14 @@
 """Schema proddb, the views: what operators look at.  Each asks every node when it is read.
 
-======================== ============================================================================
-proddb.ranges            every range: where, how large, how busy, what would help
-proddb.hotspots          those that get requests, busiest first
-proddb.nodes             every node: state, load, clock, disk, version
-proddb.zones             the same by locality
-proddb.jobs              what goes on by itself: index builds, copies of replicas, nodes that leave
-proddb.doctor            checks of everything, replicas' checksums included (reads all data once)
-======================== ============================================================================
+============================= =======================================================================
+proddb.ranges                 every range: where, how large, how busy, what would help
+proddb.hotspots               those that get requests, busiest first
+proddb.nodes                  every node: state, load, clock, disk, version
+proddb.zones                  the same by locality
+proddb.jobs                   what goes on by itself: index builds, copies of replicas, nodes that leave
+proddb.transactions_in_doubt  transactions with prepared writes that are not resolved
+proddb.doctor                 checks of everything, replicas' checksums included (reads all data once)
+============================= =======================================================================
 
 They are for superusers and members of pg_monitor: ranges begin and end with keys.  The functions beside them are in
 operations_functions.py; ``proddb admin`` prints and calls nothing else.
@@ -21,12 +22,13 @@ from itertools import islice, takewhile
 from typing import Any
 
 from pydistdb.kv.doctor import Finding, examine
+from pydistdb.kv.in_doubt import InDoubt
 from pydistdb.kv.placement.hotspots import assess
 from pydistdb.kv.survey import Survey
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.clock import POSTGRES_EPOCH_US
 from pydistdb.sql.pg_catalog.define import RowDict, SystemColumn, SystemRelation, gathered_relation
-from pydistdb.sql.pg_catalog.internal import readable_key
+from pydistdb.sql.pg_catalog.key_names import KeyNames, named_tables
 from pydistdb.sql.pg_catalog.objects import array
 from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.known import BYTEA, FLOAT8, INT4, INT8, TEXT, TIMESTAMPTZ, TYPES_BY_OID
@@ -61,11 +63,11 @@ async def _examine(context: EvalContext) -> list[Finding]:
 def _spans(view: StateView) -> list[tuple[bytes, str]]:
     """Where each table begins, in key order."""
     found = []
-    for table in view.tables():
+    for table, name in named_tables(view):
         if table.kind in "rm":
             group = table.sharding.group if table.sharding is not None else None
             kind, number = (b"\x04", table.storage_id) if group is None else (b"\x05", group)
-            found.append((kind + number.to_bytes(4, "big"), table.name))
+            found.append((kind + number.to_bytes(4, "big"), name))
     return sorted(found)
 
 
@@ -80,7 +82,7 @@ def _tables_in(spans: list[tuple[bytes, str]], start: bytes, end: bytes) -> str:
 
 
 def _range_rows(view: StateView, survey: Survey) -> Iterator[RowDict]:
-    ranges, spans = survey.ranges(), _spans(view)
+    ranges, spans, readable_key = survey.ranges(), _spans(view), KeyNames(view)
     judged = assess(ranges, [node.node_id for node in survey.nodes if node.state == "live"])
     for report in ranges:
         status, judgement = report.status, judged[report.range_id]
@@ -88,8 +90,8 @@ def _range_rows(view: StateView, survey: Survey) -> Iterator[RowDict]:
             "range_id": report.range_id,
             "start_key": status.start,
             "end_key": status.end,
-            "start_pretty": readable_key(view, status.start),
-            "end_pretty": readable_key(view, status.end),
+            "start_pretty": readable_key(status.start),
+            "end_pretty": readable_key(status.end),
             "tables": _tables_in(spans, status.start, status.end),
             "leaseholder": report.leader or None,
             "replicas": array(node for node, _, role in status.replicas if role != "learner"),
@@ -280,6 +282,41 @@ def jobs(view: StateView, context: EvalContext, survey: Survey | None) -> Iterat
                 "state": "running" if node.state == "live" else node.state,
                 "details": f"{node.replica_count} replicas and {node.lease_count} leases are left",
             }
+
+
+async def _in_doubt(context: EvalContext) -> list[InDoubt]:
+    session: Any = context.extra
+    operations = session.environment.operations if session is not None else None
+    return [] if operations is None else await operations.in_doubt.list()
+
+
+@gathered_relation(
+    _relation(
+        "transactions_in_doubt",
+        13_979,
+        transaction_id=TEXT,
+        state=TEXT,
+        began_at=TIMESTAMPTZ,
+        gateway=INT4,
+        anchor_pretty=TEXT,
+        intents=INT8,
+        ranges=TYPES_BY_OID[1016],
+    ),
+    _in_doubt,
+)
+def transactions_in_doubt(view: StateView, context: EvalContext, found: list[InDoubt]) -> Iterator[RowDict]:
+    """Every transaction that has prepared writes; those that are seconds old need looking at."""
+    readable_key = KeyNames(view)
+    for each in found:
+        yield {
+            "transaction_id": each.transaction_id.hex(),
+            "state": each.state,
+            "began_at": each.began_us - POSTGRES_EPOCH_US,
+            "gateway": each.gateway,
+            "anchor_pretty": readable_key(each.anchor),
+            "intents": each.intents,
+            "ranges": array(each.ranges),
+        }
 
 
 @gathered_relation(_relation("doctor", 13_986, area=TEXT, subject=TEXT, status=TEXT, detail=TEXT), _examine)

@@ -1,0 +1,171 @@
+"""The heat map of the key space over time (the "key visualiser"), as SVG.
+
+Time runs to the right, keys run down; a cell is a span of keys in a column of time, its colour the requests per second it got,
+on a logarithmic scale of ``LEVELS``.  Ranges come and go, so cells are cut along today's boundaries: what an earlier, larger
+range got is shared out evenly among its parts.  Where there are more ranges than ``MOST_BANDS``, neighbours are drawn as one
+band, idle ones first.  A level's cells are one path, so an hour of a thousand ranges is some 60 kB.
+
+Source: the idea is Google's Key Visualizer (Bigtable), taken up by TiDB Dashboard and CockroachDB.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from pydistdb_server.console.history import HeatColumn
+from pydistdb_server.console.html import Html, escape, join, rate, tag
+
+MOST_BANDS = 80
+LEVELS = 9
+
+
+class Band(NamedTuple):
+    """A horizontal line of the map: a range, or several neighbours."""
+
+    start: bytes
+    end: bytes
+    label: str
+    """What it holds: tables."""
+    title: str
+    """From where to where, for people."""
+
+
+def make_bands(ranges: Sequence[Band], busy: set[bytes]) -> list[Band]:
+    """At most ``MOST_BANDS`` of the ranges, in key order; those that begin at a key in ``busy`` stay alone if they can."""
+    bands = list(ranges)
+    if len(bands) > MOST_BANDS:
+        bands = _merge_idle(bands, busy)
+    if len(bands) > MOST_BANDS:
+        count = math.ceil(len(bands) / MOST_BANDS)
+        bands = [_merged(bands[at : at + count]) for at in range(0, len(bands), count)]
+    return bands
+
+
+def _merge_idle(bands: Sequence[Band], busy: set[bytes]) -> list[Band]:
+    found: list[list[Band]] = []
+    for band in bands:
+        alone = band.start in busy
+        if found and not alone and found[-1][-1].start not in busy and found[-1][-1].label == band.label:
+            found[-1].append(band)
+        else:
+            found.append([band])
+    return [_merged(group) for group in found]
+
+
+def _merged(group: Sequence[Band]) -> Band:
+    if len(group) == 1:
+        return group[0]
+    labels = list(dict.fromkeys(band.label for band in group))
+    label = labels[0] if len(labels) == 1 else f"{labels[0]} … {labels[-1]}"
+    title = f"{group[0].title.partition(' – ')[0]} – {group[-1].title.rpartition(' – ')[2]} ({len(group)} ranges)"
+    return Band(group[0].start, group[-1].end, label, title)
+
+
+def make_matrix(bands: Sequence[Band], columns: Iterable[HeatColumn], slots: Sequence[int]) -> list[list[float]]:
+    """Requests per second, by band and column; what a span got is shared out among the bands that it covers."""
+    starts = [band.start for band in bands]
+    place = {slot: number for number, slot in enumerate(slots)}
+    matrix = [[0.0] * len(slots) for _ in bands]
+    for slot, spans in columns:
+        number = place.get(slot)
+        if number is None:
+            continue
+        for start, end, requests in spans:
+            first = max(bisect_right(starts, start) - 1, 0)
+            last = max(bisect_left(starts, end) - 1, first)
+            for row in range(first, last + 1):
+                matrix[row][number] += requests / (last - first + 1)
+    return matrix
+
+
+def heat_map(
+    bands: Sequence[Band], matrix: Sequence[Sequence[float]], slots: Sequence[int], column_seconds: int
+) -> Html:
+    """The map with its scale, and the figures for the script that shows them under the pointer.
+
+    ``slots``: when the columns begin, in seconds since 1970."""
+    highest = max((max(row, default=0.0) for row in matrix), default=0.0)
+    width, gutter, top = 1_000, 170, 4
+    row_height = min(max(480 / max(len(bands), 1), 7.0), 30.0)
+    cell = (width - gutter) / max(len(slots), 1)
+    height = top + row_height * len(bands) + 22
+
+    def cell_path(row: int, first: int, last: int) -> str:
+        left = f"{gutter + first * cell:.1f}"
+        return f"M{left} {top + row * row_height:.1f}h{(last - first) * cell:.1f}v{row_height:.1f}H{left}z"
+
+    cells: dict[int, list[str]] = {}
+    for row, values in enumerate(matrix):
+        column = 0
+        while column < len(values):
+            level = level_of(values[column], highest)
+            end = column + 1
+            while end < len(values) and level_of(values[end], highest) == level:
+                end += 1
+            if level:
+                cells.setdefault(level, []).append(cell_path(row, column, end))
+            column = end
+    paths = "".join(f'<path class="heat{level}" d="{"".join(parts)}"/>' for level, parts in sorted(cells.items()))
+    labels = "".join(_band_labels(bands, row_height, top, gutter, width))
+    minutes = len(slots) * column_seconds / 60
+    ticks = "".join(
+        f'<text x="{gutter + (width - gutter) * part / 4:.0f}" y="{height - 6:.0f}" text-anchor="{anchor}">'
+        f"{'now' if part == 4 else f'{minutes * (4 - part) / 4:g} min ago'}</text>"
+        for part, anchor in enumerate(("start", "middle", "middle", "middle", "end"))
+    )
+    spoken = f"Heat map: {len(bands)} spans of keys, {minutes:.0f} minutes; at most {rate(highest)} requests per second"
+    svg = Html(
+        f'<svg class="heatmap" id="heatmap" viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{spoken}">'
+        f'<rect class="heat0" x="{gutter}" y="{top}" width="{width - gutter}" height="{row_height * len(bands):.1f}"/>'
+        f"{paths}{labels}{ticks}</svg>"
+    )
+    figures = {
+        "gutter": gutter / width,
+        "top": top / height,
+        "bottom": (top + row_height * len(bands)) / height,
+        "titles": [f"{band.label}: {band.title}" for band in bands],
+        "rates": [[round(value, 1) for value in row] for row in matrix],
+        "slots": list(slots),
+    }
+    text = json.dumps(figures, separators=(",", ":")).replace("<", "\\u003c")
+    return join(svg, _scale(highest), Html(f'<script type="application/json" id="heat-figures">{text}</script>'))
+
+
+def level_of(requests: float, highest: float) -> int:
+    """The colour: 0 for nothing, then 1 to ``LEVELS`` on a logarithmic scale."""
+    if requests < 0.05 or highest <= 0:
+        return 0
+    return max(1, min(LEVELS, math.ceil(LEVELS * math.log1p(requests) / math.log1p(highest))))
+
+
+def _scale(highest: float) -> Html:
+    """What the colours mean."""
+    steps = [math.expm1(math.log1p(highest) * level / LEVELS) for level in range(1, LEVELS + 1)]
+    boxes = "".join(
+        f'<rect class="heat{level}" x="{(level - 1) * 40}" width="40" height="10"/>'
+        f'<text x="{level * 40}" y="22" text-anchor="end">{rate(step)}</text>'
+        for level, step in enumerate(steps, 1)
+    )
+    return join(
+        tag("span", "Requests per second, up to: ", class_="scale-label"),
+        Html(f'<svg class="scale" viewBox="0 0 362 26" aria-hidden="true">{boxes}</svg>'),
+    )
+
+
+def _band_labels(bands: Sequence[Band], row_height: float, top: float, gutter: int, width: int) -> Iterable[str]:
+    """A label beside the first band of each table, where there is room, and a line above it."""
+    free = 0.0
+    before = ""
+    for row, band in enumerate(bands):
+        y = top + row * row_height
+        if row and band.label != before:
+            yield f'<line class="grid" x1="{gutter}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        if band.label != before and y >= free:
+            text = band.label if len(band.label) <= 24 else band.label[:23] + "…"
+            yield f'<text x="{gutter - 8}" y="{y + min(row_height, 14) * 0.5 + 4:.1f}" text-anchor="end">{escape(text)}</text>'
+            free = y + 13
+        before = band.label
