@@ -28,49 +28,26 @@ import sys
 import time
 import traceback
 from collections import Counter
-from typing import Any
 
 from pydistdb.kv import requests
 from pydistdb.kv.api import Isolation, KVError, LockStrength, OutcomeUnknown, PreparedMissing, ReadRestart
 from pydistdb.kv.gateway import Gateway
-from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.operations import Operations
 from pydistdb.kv.store import Store
-from pydistdb.kv.txn.coordinator import Coordinator
 from pydistdb.tasks import sleep
-from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Space
 
-from tests.chaos import lists
-from tests.chaos.history import FAILED, OK, UNKNOWN, Operation
-from tests.chaos.lists import ABORTED, COMMITTED, Transaction, check
+from tests.chaos.history import OK
+from tests.chaos.lists import COMMITTED, check
 from tests.chaos.registers import check_registers
+from tests.kv.simulated_clients import ACCOUNTS, LISTS, Lists, Past, Registers, account, list_key, mark, parsed
 from tests.kv.trouble import HARSH, InjectedFailure, Trouble
 from tests.support.cluster import SECOND, Cluster
 
-LISTS = 8
-ACCOUNTS = 8
 BALANCE = 100
 CLIENTS = 8
-REGISTERS = 3
 RESTARTS = 20
 LEVELS = (Isolation.READ_COMMITTED, Isolation.REPEATABLE_READ, Isolation.SERIALIZABLE)
-
-
-def list_key(number: int) -> bytes:
-    return b"\x04list%03d" % number
-
-
-def account(number: int) -> bytes:
-    return b"\x04acc%03d" % number
-
-
-def mark(name: str) -> bytes:
-    return b"\x04mark" + name.encode()
-
-
-def register(number: int) -> bytes:
-    return b"\x04reg%03d" % number
 
 
 class Simulation:
@@ -88,17 +65,13 @@ class Simulation:
         self.cluster.on_open.append(self._open)
         self.trouble = Trouble(self)
         self.cluster.start(3 + seed % 3 if harsh else 3)
-        self.history: list[Transaction] = []
-        self.register_history: list[Operation] = []
+        self.lists = Lists(self)
+        self.past = Past(self)
+        self.registers = Registers(self)
         self.problems: list[str] = []
         self.looks_back = looks_back
-        self.stale: list[tuple[int, bytes, dict[bytes, bytes]]] = []
-        """Reads in the past: the timestamp, where they began, and all that they found."""
-        self.tokens: dict[int, int] = {}
-        """Of sessions: no read of theirs may be older."""
         self.transfers = 0
         self.snapshots = 0
-        self.served = 0
         self.clients = 0
         self.stopping = False
         self.prepares = prepares
@@ -132,63 +105,6 @@ class Simulation:
         await sleep(self.cluster.scheduler, self.rand.randint(1, most_ms) * 1_000_000)
 
     # ---------------------------------------------------------------------------------------------------- clients
-
-    async def append(self, gateway: Gateway) -> None:
-        """A transaction of one to five reads and appends."""
-        me = Transaction(f"T{len(self.history)}", outcome=ABORTED)
-        self.history.append(me)
-        txn = gateway.begin(Isolation.SERIALIZABLE)
-        own: dict[str, list[int]] = {}
-        committing = False
-        try:
-            txn.begin_statement()
-            for step in range(self.rand.randint(1, 5)):
-                await self._step(txn, me, own, step)
-                if self.rand.random() < 0.2:
-                    await self.pause(30)
-            committing = txn.has_writes
-            await txn.commit()
-            me.outcome = COMMITTED if self.is_alive(gateway) else lists.UNKNOWN
-        except OutcomeUnknown:
-            me.outcome = lists.UNKNOWN
-        except (KVError, ReadRestart) as error:
-            me.error = f"{type(error).__name__} at node {gateway.node_id}: {error}"
-            if committing and not self.is_alive(gateway):
-                me.outcome = lists.UNKNOWN
-            txn.rollback()
-
-    async def _step(self, txn: Coordinator, me: Transaction, own: dict[str, list[int]], step: int) -> None:
-        number = self.rand.randrange(LISTS)
-        choice = self.rand.random()
-        if choice < 0.2:
-            last = self.rand.randint(number, LISTS)
-            reverse = self.rand.random() < 0.5
-            batch = await txn.scan(list_key(number), list_key(last), limit=100, reverse=reverse)
-            found = dict(zip(batch.keys, batch.values, strict=True))
-            for read in range(number, last):
-                self._note_read(me, own, read, found.get(list_key(read)))
-            return
-        [value] = await txn.get_many([list_key(number)])
-        self._note_read(me, own, number, value)
-        if choice < 0.6:
-            return
-        if self.rand.random() < 0.3:
-            await txn.lock([list_key(number)], LockStrength.UPDATE)
-        name = f"x{number}"
-        appended = int(me.name[1:]) * 10 + step
-        me.appends.append((name, appended))
-        own.setdefault(name, []).append(appended)
-        txn.put(list_key(number), b"%s,%d" % (value, appended) if value else b"%d" % appended)
-
-    def _note_read(self, me: Transaction, own: dict[str, list[int]], number: int, value: bytes | None) -> None:
-        name = f"x{number}"
-        values = parsed(value)
-        mine = own.get(name, [])
-        if mine:
-            if values[-len(mine) :] != mine:
-                self.problems.append(f"{me.name} does not see its own {mine} in {values}")
-            return
-        me.reads.append((name, values))
 
     async def transfer(self, gateway: Gateway, name: str = "") -> None:
         """Move money from one account to another; with a name, prepare that and leave a mark."""
@@ -265,76 +181,6 @@ class Simulation:
             if total != ACCOUNTS * BALANCE:
                 self.problems.append(f"the accounts add up to {total} at {txn.read_timestamp}")
 
-    async def look_back(self, gateway: Gateway) -> None:
-        """Read accounts or lists as they were a while ago."""
-        rand = self.rand
-        session = rand.randrange(3)
-        token = self.tokens.get(session, 0)
-        ago = rand.randint(0, rand.choice((1_000, 100_000, 3_000_000))) << COUNTER_BITS
-        match rand.choice(("exact", "bounded", "session", "eventual")):
-            case "exact":
-                at = gateway.now() - ago
-                txn = gateway.begin_stale(Isolation.REPEATABLE_READ, lambda: at, exact=True)
-            case "bounded":
-                txn = gateway.begin_stale(Isolation.REPEATABLE_READ, lambda: gateway.now() - ago)
-            case "session":
-                txn = gateway.begin_stale(Isolation.REPEATABLE_READ, lambda: token)
-                ago = 0
-            case _:
-                txn = gateway.begin_stale(Isolation.REPEATABLE_READ, lambda: 0)
-        name = rand.choice((account, list_key))
-        found: dict[bytes, bytes] = {}
-        try:
-            txn.begin_statement()
-            if rand.random() < 0.5:
-                batch = await txn.scan(name(0), name(999), limit=100, reverse=rand.random() < 0.5)
-                found.update(zip(batch.keys, batch.values, strict=True))
-            else:
-                keys = [name(number) for number in range(ACCOUNTS)]
-                values = await txn.get_many(keys)
-                found.update({key: value for key, value in zip(keys, values, strict=True) if value is not None})
-        except KVError:
-            return
-        if not self.is_alive(gateway):
-            return
-        self.stale.append((txn.read_timestamp, name(0), found))
-        self.served += sum(txn.served.values())
-        if not ago:
-            if txn.read_timestamp < token:
-                self.problems.append(f"a session that has seen {token} reads at {txn.read_timestamp}")
-            self.tokens[session] = max(txn.read_timestamp, self.tokens.get(session, 0))
-
-    async def register(self, gateway: Gateway) -> None:
-        """One read or write of a single key, as one statement."""
-        number, me = self.rand.randrange(REGISTERS), len(self.register_history)
-        writes = self.rand.random() < 0.5
-        value: dict[str, Any] = {"key": number, "to": me} if writes else {"key": number, "value": None}
-        operation = Operation(me, "write" if writes else "read", value, OK, self.seconds(), node=str(gateway.node_id))
-        self.register_history.append(operation)
-        txn = gateway.begin(Isolation.READ_COMMITTED)
-        try:
-            at_least = 0
-            while True:
-                try:
-                    txn.begin_statement(at_least)
-                    if writes:
-                        txn.put(register(number), b"%d" % me)
-                    else:
-                        [found] = await txn.get_many([register(number)])
-                        value["value"] = None if found is None else int(found)
-                    await txn.commit()
-                    break
-                except ReadRestart as restart:
-                    at_least = restart.timestamp
-        except OutcomeUnknown:
-            operation.outcome = UNKNOWN
-        except KVError as error:
-            operation.outcome, operation.error = FAILED, repr(error)
-            txn.rollback()
-        if not self.is_alive(gateway):  # nobody has heard its answer
-            operation.outcome = UNKNOWN
-        operation.end = self.seconds()
-
     def seconds(self) -> float:
         return self.cluster.scheduler.now_ns() / SECOND
 
@@ -344,11 +190,11 @@ class Simulation:
             while not self.stopping:
                 gateway = self.gateway()
                 if gateway is not None:
-                    actions = [self.append, self.append, self.transfer, self.add_up]
+                    actions = [self.lists.step, self.lists.step, self.transfer, self.add_up]
                     if self.looks_back:
-                        actions.append(self.look_back)
+                        actions.append(self.past.step)
                     if self.harsh:
-                        actions.append(self.register)
+                        actions.append(self.registers.step)
                     action = self.rand.choice(actions)
                     if self.prepares and action == self.transfer and self.rand.random() < 0.5:
                         self.names += 1
@@ -422,11 +268,11 @@ class Simulation:
             if not isinstance(error, InjectedFailure)
         ]
         balances, lists = self.cluster.run(self._final())
-        self._check_stale()
+        self.past.check()
         if sum(map(int, balances)) != ACCOUNTS * BALANCE:
             problems.append(f"in the end the accounts are {balances}")
-        problems += check(self.history, {f"x{n}": parsed(value) for n, value in enumerate(lists)})
-        problems += check_registers(self.register_history)
+        problems += check(self.lists.history, {f"x{n}": parsed(value) for n, value in enumerate(lists)})
+        problems += check_registers(self.registers.history)
         for store in self.cluster.stores():
             left = sum(1 for _ in store.engine.latest().scan(Space.INTENTS, b"", b"\xff\xff"))
             if left:
@@ -437,20 +283,6 @@ class Simulation:
             problems += [f"a lock is left in {local.start!r}" for local in gateway.leases.all() if len(local.locks)]
         if problems:
             raise AssertionError("\n".join(problems[:10]))
-
-    def _check_stale(self) -> None:
-        """Compare what was read in the past with what the leaseholders have for that time now."""
-        for timestamp, first, found in self.stale:
-            last = first[:-3] + b"999"
-            expected: dict[bytes, bytes] = {}
-            for store in self.cluster.stores():
-                for replica in store.leased_replicas():
-                    start, end = max(first, replica.descriptor.start), min(last, replica.descriptor.end)
-                    if start < end:
-                        part = mvcc.scan(store.engine.latest(), start, end, timestamp, 100)
-                        expected.update(zip(part.keys, part.values, strict=True))
-            if found != expected:
-                self.problems.append(f"at {timestamp} a copy showed {found}, in the end it is {expected}")
 
     async def _final(self) -> tuple[list[bytes], list[bytes | None]]:
         gateway = self.gateway()
@@ -468,22 +300,18 @@ class Simulation:
         """What was done, for a summary."""
         return {
             "seeds": 1,
-            "SERIALIZABLE transactions": sum(transaction.outcome == COMMITTED for transaction in self.history),
+            "SERIALIZABLE transactions": sum(transaction.outcome == COMMITTED for transaction in self.lists.history),
             "transfers": self.transfers,
             "snapshots of all accounts": self.snapshots,
-            "reads in the past": len(self.stale),
+            "reads in the past": len(self.past.reads),
             "prepared": len(self.finished),
-            "reads and writes of registers": sum(operation.outcome == OK for operation in self.register_history),
+            "reads and writes of registers": sum(operation.outcome == OK for operation in self.registers.history),
             "faults": self.trouble.faults,
         }
 
     def digest(self) -> str:
         """Tells two histories apart."""
-        return hashlib.sha256(repr((self.history, self.register_history)).encode()).hexdigest()[:12]
-
-
-def parsed(value: bytes | None) -> list[int]:
-    return [int(item) for item in value.split(b",")] if value else []
+        return hashlib.sha256(repr((self.lists.history, self.registers.history)).encode()).hexdigest()[:12]
 
 
 def main(arguments: list[str] | None = None) -> int:

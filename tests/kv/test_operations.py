@@ -9,6 +9,7 @@ from pydistdb.kv.descriptor import NodeState
 from pydistdb.kv.doctor import diagnose, examine
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.operations import OperationRefused, Operations
+from pydistdb.kv.placement.directory import Directory
 from pydistdb.kv.placement.hotspots import assess
 from pydistdb.kv.store import Store, StoreConfig
 from pydistdb.kv.survey import RangeReport, Survey
@@ -217,3 +218,40 @@ def test_what_is_recommended() -> None:
         "one key gets all of it: a split does not help",
     )
     assert recommended(make(0, 1, size_bytes=600 << 20), make(0, 2))[0] == ("", "split: it is large")
+
+
+def test_a_replica_that_has_applied_its_own_removal_goes_though_its_leader_died_before_saying_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Operated(4)
+    cluster = world.cluster
+    leading = cluster.leaseholder(b"\x02")
+    assert leading is not None
+    leader = leading.owner.node_id
+    holders = [replica.node_id for replica in leading.descriptor.replicas]
+    away = next(node for node in holders if node != leader)
+    to = next(node for node in (1, 2, 3, 4) if node not in holders)
+    with monkeypatch.context() as silent:
+        silent.setattr(Store, "tell_removed", lambda *_: None)
+        world.run(world.operations[leader].move_replica(1, away, to))
+        cluster.advance(0.5)
+        store = next(store for store in cluster.stores() if store.node_id == away)
+        former = store.replicas[1]
+        # Mostly it does not hear of the commit any more; here it has.
+        former._descriptor = leading.descriptor
+        assert former.knows_removed(former.replica_id)
+        cluster.crash(*[name for name, node in cluster.nodes.items() if node.node_id == leader])
+    cluster.advance(4.5)  # before the dead node is replaced
+    assert former.destroyed
+
+
+def test_an_audit_goes_on_where_it_finds_replicas_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node that holds the addresses of all ranges answers its own question at once."""
+    world = Operated(3)
+    cluster = world.cluster
+    for number in range(3):
+        world.run(world.operations[1].split_at(b"\x04k%04d" % number))
+    monkeypatch.setattr(Directory, "check_soon", lambda directory, replica: directory._store.destroy(replica))
+    cluster.network.partition(["n3"], ["n1", "n2"])
+    cluster.advance(20)
+    assert not cluster.store("n3").replicas

@@ -14,14 +14,14 @@ def test_seeds(seed: int) -> None:
     """4: a lock whose coordinator died, and that nobody waits for, is released."""
     simulation = Simulation(seed, looks_back=False)
     simulation.run(20)
-    assert len(simulation.history) > 50
+    assert len(simulation.lists.history) > 50
 
 
 @pytest.mark.parametrize("seed", [1, 6])
 def test_reads_in_the_past(seed: int) -> None:
     simulation = Simulation(seed)
     simulation.run(20)
-    assert len(simulation.stale) > 50
+    assert len(simulation.past.reads) > 50
 
 
 @pytest.mark.parametrize("seed", [6, 7])
@@ -51,12 +51,7 @@ def test_a_prepared_transaction_without_a_record_would_be_found(monkeypatch: pyt
 
 @pytest.mark.parametrize("seed", [19, 64, 235])
 def test_harsh_seeds(seed: int) -> None:
-    """19: a replica that an audit of all replicas finds to be removed is destroyed at once.
-
-    64: a replica that has applied its own removal is let go though the leader died before it could say so.
-
-    235: a commit whose answer was lost does not count as failed because a wrong clock kept it from asking again."""
-    simulation = Simulation(seed, looks_back=False, harsh=True)
+    simulation = Simulation(seed, harsh=True)
     simulation.run(20)
     assert sum(simulation.counts().values()) > 100
 
