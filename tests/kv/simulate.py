@@ -55,10 +55,13 @@ class Simulation:
 
     ``harsh``: three to five nodes, short logs, and all kinds of trouble; otherwise three nodes and the milder kinds."""
 
-    def __init__(self, seed: int, *, looks_back: bool = True, prepares: bool = False, harsh: bool = False) -> None:
+    def __init__(
+        self, seed: int, *, looks_back: bool = True, prepares: bool = False, harsh: bool = False, reshapes: bool = False
+    ) -> None:
         requests._counter = itertools.count(1)  # part of every transaction's id: the history must not depend on it
         self.rand = random.Random(seed)
         self.harsh = harsh
+        self.reshapes = reshapes
         self.cluster = Cluster(seed, config=HARSH if harsh else None)
         self.gateways: dict[int, Gateway] = {}
         self.operations: dict[int, Operations] = {}
@@ -323,6 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="simulated time before everything is mended")
     parser.add_argument("--mild", action="store_true", help="three nodes, no failing disks, clocks within the bound")
     parser.add_argument("--go-on", action="store_true", help="with the next seed when one has failed")
+    parser.add_argument("--reshape", action="store_true", help="with many splits and merges")
     parser.add_argument("--rest", type=float, default=0.0, help="seconds of real time to pause between seeds")
     options = parser.parse_args(arguments)
     first, _, last = (options.seeds or f"{options.seed}..{options.seed}").partition("..")
@@ -330,11 +334,12 @@ def main(arguments: list[str] | None = None) -> int:
     totals: Counter[str] = Counter()
     for seed in range(int(first), int(last) + 1):
         try:
-            simulation = Simulation(seed, prepares=options.prepares, harsh=not options.mild)
+            simulation = Simulation(seed, prepares=options.prepares, harsh=not options.mild, reshapes=options.reshape)
             simulation.run(options.seconds)
         except Exception:
             traceback.print_exc()
             flags = f"--seconds {options.seconds:g}{' --mild' * options.mild}{' --prepares' * options.prepares}"
+            flags += " --reshape" * options.reshape
             print(f"seed {seed} failed; replay: python -m tests.kv.simulate --seed {seed} {flags}", flush=True)
             failed.append(seed)
             if not options.go_on:

@@ -58,6 +58,26 @@ def test_a_range_is_split_in_its_middle_and_sized() -> None:
         world.run(world.operations[1].split(77))
 
 
+def test_neighbours_are_merged_wherever_they_lie() -> None:
+    """From any node; replicas and lease are brought together first."""
+    world = Operated(4)
+    right = world.run(world.operations[2].split_at(b"\x04k0500"))
+    world.cluster.advance(10)
+    report = world.report(right)
+    (free,) = {1, 2, 3, 4} - set(report.nodes)
+    away = next(node for node in report.nodes if node != report.leader)
+    world.run(world.operations[2].move_replica(right, away, free))
+    assert set(world.report(right).nodes) != set(world.report(1).nodes)
+    assert world.run(world.operations[3].merge(1)) == 1
+    world.cluster.advance(15)  # a replica that was left behind finds out
+    (whole,) = world.survey().ranges()
+    assert whole.range_id == 1 and whole.keys is not None and whole.keys >= 1000
+    assert len(set(whole.nodes)) == 3
+    assert world.run(world.operations[1].merge_at(b"\x04k0500")) == 1  # done already
+    with pytest.raises(OperationRefused, match="no right neighbour"):
+        world.run(world.operations[1].merge(1))
+
+
 def test_rows_that_are_colocated_stay_together() -> None:
     world = Operated(1, 1)
     operations = world.operations[1]

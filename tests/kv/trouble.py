@@ -2,7 +2,7 @@
 
 The mild kinds keep clocks within their bound and disks slow at worst.  The harsh ones add clocks that jump beyond the bound,
 disks that are full, syncs that fail (after which nobody knows what is on the disk: half of the time the write is there), and
-replicas that move from node to node.
+replicas that move from node to node.  ``reshapes`` adds merges to either, and more splits, and mends everything now and then.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pydistdb.kv.api import KVError
 from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.store import StoreConfig
+from pydistdb.tasks import sleep
 from pydistdb_storage.errors import StorageError, StoreFull
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ MOST_SKEW_US = 90_000
 WRONG_SKEWS_US = (-3_000_000, -400_000, -260_000, 260_000, 400_000, 3_000_000)
 HARSH = StoreConfig(log_entries_kept=20, log_entries_most=60, dead_after_ns=8_000_000_000)
 MILD_KINDS = ("crash", "crash", "all", "cut", "silence", "loss", "late", "disk", "clock", "split", "move", "heal")
+RESHAPING_KINDS = ("split", "split", "split", *("merge",) * 7, "mend", "mend", "mend")
 HARSH_KINDS = (*MILD_KINDS, "jump", "full", "sync", "rehome", "rehome", "deaf")
 
 
@@ -37,7 +39,10 @@ class Trouble:
         self.cluster = simulation.cluster
         self.rand = simulation.rand
         self.faults = 0
+        self.merges = 0
         self.kinds = HARSH_KINDS if simulation.harsh else MILD_KINDS
+        if simulation.reshapes:
+            self.kinds += RESHAPING_KINDS
 
     def hurt(self) -> None:
         """One fault more, or one less."""
@@ -83,6 +88,10 @@ class Trouble:
                 cluster.nodes[victim].skew_us = rand.choice(WRONG_SKEWS_US)
             case "split":
                 cluster.scheduler.spawn(self._split(self._some_key()))
+            case "merge":
+                cluster.scheduler.spawn(self._merge())
+            case "mend":
+                self.end()
             case "move":
                 self._move(self._some_key(), cluster.nodes[victim].node_id)
             case "rehome":
@@ -111,6 +120,33 @@ class Trouble:
                 await gateway.split([key])
         except KVError:
             pass
+
+    async def _merge(self) -> None:
+        """Bring the leases of two neighbours to one node, and merge there."""
+        boundaries = {
+            replica.descriptor.start
+            for store in self.cluster.stores()
+            for replica in store.leased_replicas()
+            if replica.descriptor.start
+        }
+        if not boundaries:
+            return
+        key = self.rand.choice(sorted(boundaries))
+        for store in self.cluster.stores():
+            left, right = store.replica_ending_at(key), store.replica_for_key(key)
+            if left is None or right is None or not left.leased:
+                continue
+            for _ in range(100):
+                if right.leased or store.stopped:
+                    break
+                self._move(key, store.node_id)
+                await sleep(self.cluster.scheduler, 20_000_000)
+            try:
+                await store.merger.merge(key)
+                self.merges += 1
+            except KVError:
+                pass
+            return
 
     def _move(self, key: bytes, to: NodeId) -> None:
         replica = self.cluster.leaseholder(key)

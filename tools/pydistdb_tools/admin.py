@@ -244,6 +244,16 @@ def split(arguments: argparse.Namespace) -> int:
     return _done(arguments, f"shard {found['right']} begins there now", range_id=found["right"])
 
 
+def merge(arguments: argparse.Namespace) -> int:
+    with connected(arguments.find_url(arguments)) as connection:
+        if arguments.range is not None:
+            (found,) = rows_of(connection, "SELECT proddb.merge_range(%s) AS whole", arguments.range)
+        else:
+            text = "SELECT proddb.merge_at(%s::regclass, VARIADIC %s::text[]) AS whole"
+            (found,) = rows_of(connection, text, arguments.table, arguments.key)
+    return _done(arguments, f"shard {found['whole']} has taken in its neighbour", range_id=found["whole"])
+
+
 def move_lease(arguments: argparse.Namespace) -> int:
     with connected(arguments.find_url(arguments)) as connection:
         to = find_node(connection, arguments.to)

@@ -37,13 +37,17 @@ def add_admin_arguments(
     add("zones", "nodes, replicas and load by locality", admin.view("zones"))
     add("doctor", "check everything, checksums included (exit status 1: warnings, 2: errors)", admin.doctor)
 
-    split = add("split", "cut a shard near its middle, or a table before a key", admin.split)
-    where = split.add_mutually_exclusive_group(required=True)
-    where.add_argument("--range", type=int, metavar="SHARD")
-    where.add_argument("--table", metavar="NAME")
-    split.add_argument(
-        "--key", nargs="+", default=[], metavar="VALUE", help="with --table: the row's key, or its start"
-    )
+    for name, help_text, run in (
+        ("split", "cut a shard near its middle, or a table before a key", admin.split),
+        ("merge", "have a shard take in its right neighbour, or take the boundary before a key away", admin.merge),
+    ):
+        command = add(name, help_text, run)
+        where = command.add_mutually_exclusive_group(required=True)
+        where.add_argument("--range", type=int, metavar="SHARD")
+        where.add_argument("--table", metavar="NAME")
+        command.add_argument(
+            "--key", nargs="+", default=[], metavar="VALUE", help="with --table: the row's key, or its start"
+        )
 
     lease = add("move-lease", "let another replica lead a shard", admin.move_lease)
     lease.add_argument("--range", type=int, required=True, metavar="SHARD")

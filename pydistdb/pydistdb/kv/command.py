@@ -1,4 +1,4 @@
-"""What one entry of a range's Raft log says: bytes to write, and perhaps a split.
+"""What one entry of a range's Raft log says: bytes to write, and perhaps a split or a step of a merge.
 
 The leaseholder evaluates a request (reads, checks, picks a timestamp) and proposes only its effect, so that followers
 need no judgement of their own: they write the same bytes.  An entry can still be refused, in the same way on every
@@ -16,6 +16,7 @@ under, and a command that a split or a membership change has overtaken becomes a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 
 import msgspec
 
@@ -38,6 +39,26 @@ class SplitTrigger(msgspec.Struct, frozen=True, array_like=True):
     right_range_id: RangeId
 
 
+class MergeStepKind(IntEnum):
+    """See merging.py.  MARK, MERGE, FENCE and CLEAR are steps of the left range, FREEZE and THAW of the right one."""
+
+    MARK = 1
+    FREEZE = 2
+    MERGE = 3
+    FENCE = 4
+    THAW = 5
+    CLEAR = 6
+
+
+class MergeStep(msgspec.Struct, frozen=True, array_like=True):
+    """One step of a merge.  MERGE names the generation at which the right range is frozen, and its end."""
+
+    kind: MergeStepKind
+    right_range_id: RangeId = 0
+    right_generation: int = 0
+    right_end: bytes = b""
+
+
 class Command(msgspec.Struct, array_like=True, gc=False):
     """The effect of one or more requests.
 
@@ -51,6 +72,7 @@ class Command(msgspec.Struct, array_like=True, gc=False):
     writes: list[Write]
     clears: list[Clear] = []
     split: SplitTrigger | None = None
+    step: MergeStep | None = None
 
 
 class AddedReplica(msgspec.Struct, frozen=True, array_like=True):
@@ -114,3 +136,12 @@ def moved_records(
     return [
         (key, prefix + key[cut:], value) for key, value in records if _decode_record_head(value).anchor >= split_key
     ]
+
+
+def merged_records(
+    records: Sequence[tuple[bytes, bytes]], right: RangeId, left: RangeId
+) -> list[tuple[bytes, bytes, bytes]]:
+    """The transaction records that a merge moves: (old key, new key, value), all there are."""
+    cut = len(transaction_prefix(right))
+    prefix = transaction_prefix(left)
+    return [(key, prefix + key[cut:], value) for key, value in records]

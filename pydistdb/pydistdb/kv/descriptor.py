@@ -1,7 +1,8 @@
 r"""What a range is and who holds it; what a node is and where it answers; where both are kept.
 
-A range is a span of keys and the set of its replicas.  Each change (split, replica added or removed) makes a new
-descriptor with a greater ``generation``, so that two descriptors that name a key can always be told apart by age.
+A range is a span of keys and the set of its replicas.  Each change (split, merge, replica added or removed) makes a new
+descriptor with a greater ``generation``, so that two descriptors that name a key can always be told apart by age.  A range
+keeps its start for as long as it lives: whoever finds that key in another, younger range knows that it was merged away.
 
 A replica has an id of its own, never used twice in its range: a node that lost a replica and gets one again is a
 stranger to Raft, and late messages to the old one cannot confuse the new one.
@@ -69,6 +70,11 @@ class RangeDescriptor(msgspec.Struct, frozen=True, array_like=True):
     generation: int
     replicas: tuple[ReplicaDescriptor, ...]
     next_replica_id: ReplicaId
+    merging: RangeId = 0
+    """The right neighbour that this range is about to take in (merging.py): until that is decided neither span nor
+    replicas change otherwise."""
+    frozen: bool = False
+    """The left neighbour takes this range in: nothing is served or written meanwhile."""
 
     def contains(self, key: bytes) -> bool:
         return self.start <= key < self.end
@@ -90,6 +96,11 @@ class RangeDescriptor(msgspec.Struct, frozen=True, array_like=True):
     def is_joint(self) -> bool:
         """Tell whether a joint change is under way."""
         return any(replica.role in (ReplicaRole.INCOMING, ReplicaRole.OUTGOING) for replica in self.replicas)
+
+    @property
+    def is_changing(self) -> bool:
+        """Tell whether a change is under way that no other may come in between of."""
+        return self.is_joint or self.frozen or self.merging != 0
 
     def voters(self) -> list[ReplicaDescriptor]:
         """The replicas that vote in the newest set."""

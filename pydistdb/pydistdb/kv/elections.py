@@ -196,7 +196,7 @@ class Elections(StoreBase):
         asked: dict[NodeId, list[tuple[RangeId, int, ReplicaId]]] = {}
         for replica in list(self.replicas.values()):  # one that is found to be removed is destroyed at once
             leader = self.leader_node(replica)
-            if not leader and replica.is_initialized:
+            if (not leader or replica.leader_resigned) and replica.is_initialized:
                 self.cluster_hooks.leaderless(replica)
                 if replica.knows_removed(replica.replica_id):  # whoever leads the others now has yet to let it go
                     for other in replica.descriptor.voters():

@@ -160,12 +160,10 @@ class RangeServer:
             return Failure("RangeUnavailable", f"{type(error).__name__}: {error}")
 
     async def _release_locks(self, request: ReleaseLocks) -> Applied:
-        local = self.leases.find(request.start)
-        if local is not None:
-            if request.keys:
-                local.locks.give_back(request.transaction_id, request.keys)
-            else:
-                local.locks.release(request.transaction_id)
+        if not request.keys:
+            self.leases.release(request.transaction_id, request.start)
+        elif (local := self.leases.find(request.start)) is not None:
+            local.locks.give_back(request.transaction_id, request.keys)
         return Applied()
 
     async def _split(self, request: SplitAt) -> Applied:

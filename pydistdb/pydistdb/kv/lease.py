@@ -73,7 +73,7 @@ class RangeLease:
         return self.owner.scheduler.now_ns() < self.lease_until_ns or self._extend_lease()
 
     def _extend_lease(self) -> bool:
-        if not self.leased or self.owner.clock.out_of_bounds:
+        if not self.leased or self.owner.clock.out_of_bounds or self.descriptor.frozen:
             return False
         now = self.owner.scheduler.now_ns()
         expiry = self.raft.lease_expiry_ns

@@ -8,32 +8,39 @@ are gone is checked against the versions it expects.
 Whatever waits inside a range waits on a completion of its RangeLocal, so that the loss of the lease wakes all of it with
 NotLeaseholder, and the routers of the waiting requests go to look for the new one.
 
-``Leases`` finds the RangeLocal of a key: a memo of the last one, else one bisection (0.1 and 0.5 µs).  A split is noticed
-by the descriptor's generation: the left part keeps its RangeLocal, trimmed; the right part is a new range with a lease of
-its own.
+``Leases`` finds the RangeLocal of a key: a memo of the last one, else one bisection (0.1 and 0.5 µs).
+
+* A split is noticed by the descriptor's generation: the left part keeps its RangeLocal, trimmed; the right part is a new
+  range with a lease of its own, and inherits the row locks if that lease is the very next.
+* A merge adds what the right range's RangeLocal knew to the left one (``Inheritance``), but only when it is durable: up to
+  then the store does not show the right range's transaction records under their new names.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+import msgspec
 from pydistdb_storage.engine import Engine, Snapshot
 
-from pydistdb.kv.api import ClockOutOfBounds, RangeUnavailable, Timestamp
+from pydistdb.kv.api import ClockOutOfBounds, KVError, RangeUnavailable, Timestamp
 from pydistdb.kv.command import Clear, Command, NotLeaseholder
 from pydistdb.kv.command import Write as EngineWrite
 from pydistdb.kv.descriptor import NodeId, RangeDescriptor, RangeId
 from pydistdb.kv.hlc import ClockOffsetExceeded, HybridClock
 from pydistdb.kv.intents import IntentSet
-from pydistdb.kv.locks import LockTable
+from pydistdb.kv.locks import HeldLocks, LockTable
 from pydistdb.kv.pending import PendingWrites
-from pydistdb.kv.requests import TransactionId, TransactionState, TransactionStatus, WrongRange
+from pydistdb.kv.requests import ReleaseLocks, TransactionId, TransactionState, TransactionStatus, WrongRange
 from pydistdb.kv.transport import Message
 from pydistdb.tasks import Completion, Scheduler
 
 T = TypeVar("T")
+
+MAX_PARTED = 100
+"""Right parts of splits that row locks are kept for until their first lease."""
 
 MAX_STATUSES = 10_000
 """How many transactions' states a leaseholder remembers for its intents."""
@@ -74,6 +81,19 @@ class Sender(Protocol):
         """List the nodes that count as alive."""
 
 
+class Inheritance(NamedTuple):
+    """What the leaseholder of a range that is merged into another one leaves to that."""
+
+    start: bytes
+    end: bytes
+    lease_start: Timestamp
+    promised_floor: Timestamp
+    promises: dict[TransactionId, Timestamp] = {}
+    locks: HeldLocks = {}
+    requests: int = 0
+    request_rate: float = 0.0
+
+
 class RangeLocal:
     """What a leaseholder keeps in memory for one range."""
 
@@ -84,6 +104,7 @@ class RangeLocal:
         "end",
         "epoch",
         "generation",
+        "inheritances",
         "intents",
         "lease_start",
         "locks",
@@ -134,21 +155,66 @@ class RangeLocal:
         self.requests = 0
         """Requests since the last sample (load.py)."""
         self.request_rate = 0.0
+        self.inheritances: list[Inheritance] = []
+        """Of ranges whose merge into this one is applied, but not durable yet."""
         self.detached = False
 
     def refresh(self) -> None:
         """Follow the descriptor after a split or a change of replicas."""
         descriptor = self.replica.descriptor
         self.generation = descriptor.generation
-        if (descriptor.start, descriptor.end) == (self.start, self.end):
-            return
-        self.start, self.end = descriptor.start, descriptor.end
+        if descriptor.end >= self.end:
+            return  # it grows when the merge is durable
+        self.end = descriptor.end
         self.intents.trim(self.start, self.end)
         for waiter in self.locks.trim(self.start, self.end):
             waiter.granted.fail(self.lost())
         settled, self.settled = self.settled, {}
         for completion in settled.values():
             completion.set(None)
+        for transaction_id in list(self.staged):
+            self.unstage(transaction_id)  # it may be decided in the other part now
+
+    def leave(self) -> Inheritance:
+        """What whoever serves these keys next on this node takes over."""
+        floor = max(self.promised_floor, self.lease_start, *(floor for floor, _ in self.staged.values()), 0)
+        locks = self.locks.part_with(self.start, self.end)
+        return Inheritance(
+            self.start,
+            self.end,
+            self.lease_start,
+            floor,
+            self.promises,
+            locks,
+            self.requests,
+            self.request_rate,
+        )
+
+    def inherit(self, engine: Engine) -> None:
+        """Serve what durable merges have added."""
+        inheritances, self.inheritances = self.inheritances, []
+        for each in inheritances:
+            end = min(each.end, self.replica.descriptor.end)
+            if each.start != self.end or end <= self.end:
+                continue  # it was cut off again meanwhile
+            gained = IntentSet.load(engine.latest(), each.start, end)
+            self.intents.writes.update(gained.writes)
+            self.intents.conditions.update(gained.conditions)
+            self.lease_start = max(self.lease_start, each.lease_start)
+            self.promised_floor = max(self.promised_floor, each.promised_floor)
+            for transaction_id, floor in each.promises.items():
+                self.promise(transaction_id, floor)
+            self.locks.take(each.locks)
+            self.requests += each.requests
+            self.request_rate += each.request_rate
+            self.may_have_records = True
+            self.end = end
+
+    @property
+    def described(self) -> RangeDescriptor:
+        """The range as far as it is served here already."""
+        descriptor = self.replica.descriptor
+        return descriptor if descriptor.end == self.end else msgspec.structs.replace(descriptor, end=self.end)
 
     def detach(self) -> None:
         """Wake everything that waits here: the lease is gone."""
@@ -168,7 +234,7 @@ class RangeLocal:
     def check_span(self, first: bytes, last: bytes) -> None:
         """Raise WrongRange unless both keys lie here."""
         if not (self.start <= first and last < self.end):
-            raise WrongRange(self.replica.descriptor)
+            raise WrongRange(self.described)
 
     def check_lease(self) -> None:
         """Raise NotLeaseholder unless this is still the lease that the caller began under."""
@@ -248,11 +314,18 @@ class Leases:
         self._starts: list[bytes] = []
         self._locals: list[RangeLocal] = []
         self._last: RangeLocal | None = None
+        self._parted: dict[RangeId, tuple[int, HeldLocks]] = {}
+        """The row locks in right parts of splits, until these get their leases; and the term that the split began in."""
+        self._parted_to: dict[TransactionId, list[bytes]] = {}
+        """Where splits here have taken locks of transactions that may be released where they were taken."""
 
     def lease_acquired(self, replica: Replica) -> None:
         """Hear from the store that a replica of this node may serve its range."""
         self.lease_lost(replica)
         local = RangeLocal(replica, self.engine, self.clock)
+        epoch, locks = self._parted.pop(local.range_id, (0, {}))
+        if local.epoch <= epoch + 1:  # nobody else can have led it since the split
+            local.locks.take(locks)
         position = bisect_right(self._starts, local.start)
         self._starts.insert(position, local.start)
         self._locals.insert(position, local)
@@ -270,9 +343,61 @@ class Leases:
     def range_split(self, left: Replica, right: Replica) -> None:
         """Hear from the store that a range here was cut; the right part gets a lease of its own."""
         # Only the left part's span has changed, and where it starts has not: nothing else is looked at, however many there are.
-        position = bisect_right(self._starts, left.descriptor.start) - 1
-        if position >= 0 and (local := self._locals[position]).replica is left:
+        local = self._local_of(left)
+        if local is not None:
+            cut = right.descriptor
+            locks = local.locks.part_with(cut.start, cut.end)
+            if locks:
+                self._parted[cut.range_id] = right.lease_epoch, locks
+                if len(self._parted) > MAX_PARTED:
+                    del self._parted[next(iter(self._parted))]
+                for transaction_id in locks:
+                    self._parted_to.setdefault(transaction_id, []).append(cut.start)
+                while len(self._parted_to) > MAX_STATUSES:
+                    del self._parted_to[next(iter(self._parted_to))]
             local.refresh()
+
+    def range_merged(self, left: Replica, right: Replica) -> None:
+        """Hear from the store that ``right`` ends and its keys are the left range's from now on."""
+        heir = self._local_of(left)
+        if heir is not None:
+            local = self._local_of(right)
+            descriptor, now = right.descriptor, self.clock.now()
+            heir.inheritances.append(
+                Inheritance(descriptor.start, descriptor.end, now, now) if local is None else local.leave()
+            )
+
+    def merge_settled(self, left: Replica) -> None:
+        """Hear that the merge is durable here."""
+        local = self._local_of(left)
+        if local is not None:
+            local.inherit(self.engine)
+
+    def release(self, transaction_id: TransactionId, start: bytes) -> bool:
+        """Release a transaction's locks in the range around ``start``, and those that a split has taken from there; tells
+        whether the range is held here."""
+        local = self.find(start)
+        if local is not None:
+            local.locks.release(transaction_id)
+        if self._parted_to:
+            for parted in self._parted_to.pop(transaction_id, ()):
+                for _, locks in self._parted.values():
+                    locks.pop(transaction_id, None)
+                if not self.release(transaction_id, parted) and self.sender is not None:
+                    self.scheduler.spawn(self._release_there(transaction_id, parted), "release locks")
+        return local is not None
+
+    async def _release_there(self, transaction_id: TransactionId, start: bytes) -> None:
+        try:
+            await self.send(ReleaseLocks(transaction_id, start))
+        except KVError:
+            pass  # whoever waits for such a lock finds that the transaction is gone
+
+    def _local_of(self, replica: Replica) -> RangeLocal | None:
+        position = bisect_right(self._starts, replica.descriptor.start) - 1
+        if position >= 0 and (local := self._locals[position]).replica is replica:
+            return local
+        return None
 
     def all(self) -> list[RangeLocal]:
         """Every range held, in key order."""

@@ -1,4 +1,4 @@
-"""How replicas come, change and go on one node: loaded, split, filled by a snapshot, removed.
+"""How replicas come, change and go on one node: loaded, split, merged, filled by a snapshot, removed.
 
 Each of these is written in the same rounds as the data, so that a crash finds a replica wholly there or not at all.
 """
@@ -7,11 +7,19 @@ from __future__ import annotations
 
 import logging
 
-from pydistdb_storage.engine import Space, WriteBatch
+from pydistdb_storage.engine import Snapshot, Space, WriteBatch
+from pydistdb_storage.keys import prefix_end
 
 from pydistdb import raft
 from pydistdb.kv.api import OutcomeUnknown
-from pydistdb.kv.command import Command, ProposalLost, moved_records, transaction_prefix
+from pydistdb.kv.command import (
+    Command,
+    MergeStep,
+    ProposalLost,
+    merged_records,
+    moved_records,
+    transaction_prefix,
+)
 from pydistdb.kv.commit import Round
 from pydistdb.kv.descriptor import (
     NodeId,
@@ -19,10 +27,13 @@ from pydistdb.kv.descriptor import (
     RangeId,
     ReplicaDescriptor,
     ReplicaId,
+    decode_descriptor,
     encode_descriptor,
 )
 from pydistdb.kv.elections import Elections
+from pydistdb.kv.proposals import NonDeterministicApply
 from pydistdb.kv.range_log import (
+    DESCRIPTOR_PREFIX,
     RangeLog,
     ReplicaState,
     descriptor_key,
@@ -49,6 +60,7 @@ from pydistdb.kv.transport import (
     ReplicaWaiting,
 )
 from pydistdb.raft.messages import InstallSnapshot
+from pydistdb.tasks import Completion
 
 logger = logging.getLogger(__name__)
 
@@ -60,20 +72,26 @@ class RangeLifecycle(Elections):
 
     # ---------------------------------------------------------------------------------------------------------- loading
 
+    def finish_install(self, range_id: RangeId) -> None:
+        """Do the rest of a snapshot's installation that a crash interrupted, if there was one."""
+        state = load_state(self.engine.latest(), range_id)
+        if state is not None and state.installing:
+            self._finish_install(range_id, state)
+
     def load(self, range_id: RangeId) -> None:
         state = load_state(self.engine.latest(), range_id)
-        assert state is not None
-        if state.installing:
-            state = self._finish_install(range_id, state)
-        descriptor = load_descriptor(self.engine.latest(), range_id)
-        self._add_replica(descriptor, range_id, state)
+        if state is not None:  # else it was merged into one whose snapshot has just been installed
+            descriptor = load_descriptor(self.engine.latest(), range_id)
+            self._add_replica(descriptor, range_id, state)
 
-    def _finish_install(self, range_id: RangeId, state: ReplicaState) -> ReplicaState:
-        """Do the rest of a snapshot's installation that a crash interrupted."""
+    def _finish_install(self, range_id: RangeId, state: ReplicaState) -> None:
         view = self.engine.snapshot()
         try:
             old = load_descriptor(view, range_id)
             descriptor = staged_descriptor(view, range_id)
+            for merged in _merged_away(view, descriptor):
+                replaced = load_state(view, merged.range_id)
+                self.engine.apply([_removal_batch(merged.range_id, replaced.replica_id if replaced else 0, merged)])
             for batch in install_batches(view, range_id, state.installing, old):
                 self.engine.apply([batch])
         finally:
@@ -81,7 +99,6 @@ class RangeLifecycle(Elections):
         log = RangeLog(self.engine, range_id, state, membership_of(descriptor), self._snapshot_slots)
         meta = raft.SnapshotMeta(state.install_index, state.install_term, log.membership)
         self.engine.apply([_last_install_batch(log, descriptor, meta)])
-        return log.state
 
     def _add_replica(self, descriptor: RangeDescriptor | None, range_id: RangeId, state: ReplicaState) -> Replica:
         membership = membership_of(descriptor) if descriptor is not None else raft.Membership()
@@ -145,7 +162,56 @@ class RangeLifecycle(Elections):
         for observer in self.observers:
             observer.range_split(left, right)
 
+    # ----------------------------------------------------------------------------------------------------------- merges
+
+    def merge_applied(self, left: Replica, step: MergeStep, round: Round) -> None:
+        right_id = step.right_range_id
+        right = self.replicas.get(right_id)
+        if right is None or not right.is_initialized or right.installing:
+            raise NonDeterministicApply(f"range {left.range_id} takes in range {right_id}, which is not here")
+        descriptor = right.descriptor
+        if (descriptor.generation, descriptor.start, descriptor.end, descriptor.frozen) != (
+            step.right_generation,
+            left.descriptor.end,
+            step.right_end,
+            True,
+        ):
+            raise NonDeterministicApply(f"range {left.range_id} takes in range {right_id}, which is {descriptor}")
+        for observer in self.observers:
+            observer.range_merged(left, right)
+        records = self.current_entries(round, Space.STATE, transaction_prefix(right_id))
+        for old_key, new_key, value in merged_records(records, right_id, left.range_id):
+            round.write((Space.STATE, old_key, None))
+            round.write((Space.STATE, new_key, value))
+        self._forget(right, ProposalLost("the range was merged into its left neighbour"))
+        round.clear((Space.LOG, *log_span(right_id)))
+        round.clear((Space.STATE, *stage_span(right_id)))
+        round.states.pop(state_key(right_id), None)
+        round.write((Space.STATE, descriptor_key(right_id), None))
+        round.write((Space.STATE, state_key(right_id), None))
+        round.write((Space.STATE, tombstone_key(right_id), (right.replica_id + 1).to_bytes(8, "big")))
+        self.metrics.merges += 1
+        durable: Completion[None] = self.when_durable(round)
+        durable.on_done(lambda done: self._merge_durable(left, done))
+
+    def _merge_durable(self, left: Replica, done: Completion[None]) -> None:
+        if done.error() is None and left.leased:
+            left.read_barrier()  # its heartbeats tell the followers that the merge is committed
+            for observer in self.observers:
+                observer.merge_settled(left)
+
+    def is_merged_away(self, replica: Replica, descriptor: RangeDescriptor) -> bool:
+        """Whether ``descriptor`` proves that the replica's range has been merged into another one.
+
+        A range keeps its start as long as it lives, and generations only grow at any key."""
+        return _is_merged_away(replica.descriptor, descriptor)
+
     # -------------------------------------------------------------------------------------------------------- snapshots
+
+    def _is_free(self, descriptor: RangeDescriptor, replica: Replica | None) -> bool:
+        """Whether no other living range's replica lies here where the snapshot of a range would."""
+        others = self.overlapping(descriptor.start, descriptor.end)
+        return all(other is replica or self.is_merged_away(other, descriptor) for other in others)
 
     def admits_chunk(self, replica: Replica, message: InstallSnapshot) -> bool:
         """Check a snapshot chunk's bytes, and that what it brings does not lie where another range is."""
@@ -157,14 +223,17 @@ class RangeLifecycle(Elections):
         descriptor = chunk.descriptor
         if descriptor is None:
             return True
-        return all(other is replica for other in self.overlapping(descriptor.start, descriptor.end))
+        frozen = replica.is_initialized and replica.descriptor.frozen
+        if frozen and descriptor.generation <= replica.descriptor.generation:
+            return False  # its data is complete, and may change hands any moment
+        return self._is_free(descriptor, replica)
 
     def create_empty(self, from_node: NodeId, range_id: RangeId, message: InstallSnapshot) -> Replica | None:
         try:
             descriptor = decode_chunk(message.data).descriptor
         except SnapshotDamaged:
             return None
-        if descriptor is None or self.overlapping(descriptor.start, descriptor.end):
+        if descriptor is None or not self._is_free(descriptor, None):
             return None
         replica = self._add_replica(None, range_id, empty_state(message.to))
         replica.nodes[message.sender] = from_node
@@ -181,9 +250,12 @@ class RangeLifecycle(Elections):
         try:
             descriptor = staged_descriptor(view, range_id)
             old = load_descriptor(view, range_id)
-            if any(other is not replica for other in self.overlapping(descriptor.start, descriptor.end)):
+            if not self._is_free(descriptor, replica):
                 self.fatal(AssertionError(f"snapshot of range {range_id} overlaps another range"))
                 return
+            for other in self.overlapping(descriptor.start, descriptor.end):
+                if other is not replica:
+                    self.destroy(other)
             for batch in install_batches(view, range_id, replica.log.state.installing, old):
                 await self.write(batch)
         finally:
@@ -220,22 +292,48 @@ class RangeLifecycle(Elections):
             self.scheduler.call_at(self.scheduler.now_ns() + self.config.tick_ns, lambda: self.destroy(replica))
             return
         logger.info("node %d gives up its replica of range %d", self.node_id, range_id)
-        replica.close(OutcomeUnknown("the replica was removed"))
-        del self.replicas[range_id]
+        self._forget(replica, OutcomeUnknown("the replica was removed"))
+        self._round.states.pop(state_key(range_id), None)
+        descriptor = replica.descriptor if replica.is_initialized else None
+        self.write(_removal_batch(range_id, replica.replica_id, descriptor))
+
+    def _forget(self, replica: Replica, error: BaseException) -> None:
+        """Take a replica out of memory."""
+        replica.close(error)
+        del self.replicas[replica.range_id]
         self._active.pop(replica, None)
         self._dirty.pop(replica, None)
-        batch = WriteBatch()
-        batch.cleared.append((Space.LOG, *log_span(range_id)))
-        self._round.states.pop(state_key(range_id), None)
         if replica.is_initialized:
             self._unindex(replica)
-            batch.cleared.extend(removal(replica.descriptor))
-        else:
-            batch.cleared.append((Space.STATE, *stage_span(range_id)))
-        batch.delete(Space.STATE, descriptor_key(range_id))
-        batch.delete(Space.STATE, state_key(range_id))
-        batch.put(Space.STATE, tombstone_key(range_id), (replica.replica_id + 1).to_bytes(8, "big"))
-        self.write(batch)
+
+
+def _removal_batch(range_id: RangeId, replica_id: ReplicaId, descriptor: RangeDescriptor | None) -> WriteBatch:
+    """Delete a replica and all it had."""
+    batch = WriteBatch()
+    batch.cleared.append((Space.LOG, *log_span(range_id)))
+    if descriptor is not None:
+        batch.cleared.extend(removal(descriptor))
+    else:
+        batch.cleared.append((Space.STATE, *stage_span(range_id)))
+    batch.delete(Space.STATE, descriptor_key(range_id))
+    batch.delete(Space.STATE, state_key(range_id))
+    batch.put(Space.STATE, tombstone_key(range_id), (replica_id + 1).to_bytes(8, "big"))
+    return batch
+
+
+def _is_merged_away(known: RangeDescriptor, newer: RangeDescriptor) -> bool:
+    return (
+        newer.range_id != known.range_id
+        and newer.start <= known.start < newer.end
+        and newer.generation > known.generation
+    )
+
+
+def _merged_away(view: Snapshot, newer: RangeDescriptor) -> list[RangeDescriptor]:
+    """The ranges in a store that ``newer`` has taken in."""
+    stored = view.scan(Space.STATE, DESCRIPTOR_PREFIX, prefix_end(DESCRIPTOR_PREFIX))
+    known = [decode_descriptor(data) for _, data in stored]
+    return [descriptor for descriptor in known if _is_merged_away(descriptor, newer)]
 
 
 def _last_install_batch(log: RangeLog, descriptor: RangeDescriptor, meta: raft.SnapshotMeta) -> WriteBatch:

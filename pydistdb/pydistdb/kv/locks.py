@@ -50,6 +50,10 @@ def conflicts(left: int, right: int) -> bool:
     return right in _CONFLICTS[left]
 
 
+HeldLocks = dict[TransactionId, dict[bytes, int]]
+"""Locks by owner: key → strength."""
+
+
 class Owner:
     """One transaction's locks in this range: key → strength."""
 
@@ -295,6 +299,21 @@ class LockTable:
                 self.queued.pop(waiter, None)
             stranded.extend(held.waiters)
         return stranded
+
+    def part_with(self, start: bytes, end: bytes) -> HeldLocks:
+        """What is held in [start, end), by owner, for another table to take (the requests that wait are not part of it)."""
+        parted: HeldLocks = {}
+        for owner in self._owners.values():
+            keys = {key: strength for key, strength in owner.keys.items() if start <= key < end}
+            if keys:
+                parted[owner.transaction_id] = keys
+        return parted
+
+    def take(self, parted: HeldLocks) -> None:
+        """Hold what another table held, of keys that nobody has a lock on here."""
+        for transaction_id, keys in parted.items():
+            for key, strength in keys.items():
+                self.try_acquire(transaction_id, key, strength)
 
     def _contend(self, key: bytes) -> _Contended:
         held = self._table.get(key)

@@ -51,8 +51,11 @@ class MultiRaft(RangeLifecycle):
         """Load every replica and begin to take part."""
         view = self.engine.latest()
         found = [key for key, _ in view.scan(Space.STATE, STATE_PREFIX, prefix_end(STATE_PREFIX))]
-        for key in found:
-            self.load(int.from_bytes(key[len(STATE_PREFIX) :], "big"))
+        range_ids = [int.from_bytes(key[len(STATE_PREFIX) :], "big") for key in found]
+        for range_id in range_ids:
+            self.finish_install(range_id)
+        for range_id in range_ids:
+            self.load(range_id)
         self.started = True
         for replica in list(self.replicas.values()):
             if replica.commits_alone and replica.is_initialized:

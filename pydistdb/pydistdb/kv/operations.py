@@ -1,8 +1,10 @@
-"""What an operator may have done to ranges and nodes, from whatever node: splits, moves, draining, leaving.
+"""What an operator may have done to ranges and nodes, from whatever node: splits, merges, moves, draining, leaving.
 
 Each call returns when the thing is done, and may be given again: it finds out how far things are and goes on from there.
 ``OperationRefused`` says why something cannot be, before anything has happened.
 
+* ``merge``: the right range's replicas move to where the left one's are, its lease too, and there the left one takes it in
+  (merging.py).
 * ``move_lease``: the leaseholder hands over to another voter.  ``move_replica``: the newcomer becomes a learner, gets the
   data, and one joint change makes it a voter and removes the other; a leaseholder that is to go hands over first.
 * ``drain``: a node gives its leases away and takes none; for as long as its process runs.
@@ -32,7 +34,7 @@ from pydistdb.kv.descriptor import (
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.in_doubt import InDoubtReporter
 from pydistdb.kv.requests import RangeAround, RangeDetails
-from pydistdb.kv.store import Store, TransferLease
+from pydistdb.kv.store import MergeRange, Store, TransferLease
 from pydistdb.kv.survey import Surveyor
 from pydistdb.kv.transport import Message, register
 from pydistdb.tasks import sleep
@@ -41,6 +43,7 @@ HASH_PREFIX = b"\x05"
 HASH_KEY_BYTES = 7
 """``05 group(4) hash16(2)``: rows that have these in common stay in one range, whatever their table."""
 MOVE_TIMEOUT_NS = 120_000_000_000
+MERGE_TIMEOUT_NS = 120_000_000_000
 LEASE_TIMEOUT_NS = 10_000_000_000
 _ASK_AGAIN_NS = 1_000_000_000
 _POLL_NS = 50_000_000
@@ -102,6 +105,52 @@ class Operations:
             raise OperationRefused("this key cannot be a boundary: the cluster's own records stay in one range")
         await self._gateway.split([key])
         return (await self._around(key)).descriptor.range_id
+
+    async def merge(self, range_id: RangeId) -> RangeId:
+        """Have a range take in its right neighbour; returns its id."""
+        descriptor = await self._find(range_id)
+        if descriptor.end == KEY_MAX:
+            raise OperationRefused(f"range {range_id} is the last one: it has no right neighbour")
+        return await self.merge_at(descriptor.end)
+
+    async def merge_at(self, key: bytes) -> RangeId:
+        """Make ``key`` no boundary any more; returns the id of the range around it."""
+        deadline_ns = self._scheduler.now_ns() + MERGE_TIMEOUT_NS
+        why = "nothing was tried"
+        while self._scheduler.now_ns() < deadline_ns:
+            right = await self._around(key)
+            if right.descriptor.start != key:
+                return right.descriptor.range_id
+            if key < FIRST_SPLIT_KEY:
+                raise OperationRefused("there is nothing to the left of it")
+            left = await self._around((await self._gateway.router.locate_before(key)).start)
+            self._gateway.router.cache.insert(left.descriptor, left.leader)
+            try:
+                if left.descriptor.end == key and await self._brought_together(left, right):
+                    await self._store.call(left.leader, MergeRange(key))
+            except OperationRefused:
+                raise
+            except KVError as error:
+                why = str(error)
+            await sleep(self._scheduler, _POLL_NS)
+        raise OperationRefused(f"the ranges could not be merged in time: {why}")
+
+    async def _brought_together(self, left: RangeDetails, right: RangeDetails) -> bool:
+        """Whether both ranges are led by one node and lie on the same ones; else, one step on the way there."""
+        there = {replica.node_id for replica in left.descriptor.replicas}
+        here = {replica.node_id for replica in right.descriptor.replicas}
+        if left.descriptor.is_changing or right.descriptor.is_changing:
+            return False
+        missing, superfluous = sorted(there - here), sorted(here - there)
+        range_id = right.descriptor.range_id
+        if missing and superfluous:
+            await self.move_replica(range_id, superfluous[0], missing[0])
+            return False
+        if missing or superfluous:
+            return False  # one of them is being repaired
+        if left.leader != right.leader:
+            await self.move_lease(range_id, left.leader)
+        return True
 
     async def _middle(self, descriptor: RangeDescriptor) -> bytes:
         survey = await self.surveyor.survey()

@@ -10,6 +10,7 @@ from pydistdb import raft
 from pydistdb.kv.api import KVError
 from pydistdb.kv.command import (
     Command,
+    MergeStep,
     ProposalLost,
 )
 from pydistdb.kv.descriptor import (
@@ -54,6 +55,9 @@ class ReplicaOwner(Protocol):
 
     def split_applied(self, left: Replica, old: RangeDescriptor, command: Command, round: Round) -> None:
         """Bring the right part of a split into being."""
+
+    def merge_applied(self, left: Replica, step: MergeStep, round: Round) -> None:
+        """End this node's replica of the range that a merge takes in, and keep its data for ``left``."""
 
     def descriptor_changed(self, replica: Replica) -> None:
         """Take note of a new descriptor."""

@@ -86,7 +86,7 @@ class Reader:
         while True:
             local = self._leases.need(request.start)
             if not (local.start <= request.start and request.end <= local.end):
-                raise WrongRange(local.replica.descriptor)
+                raise WrongRange(local.described)
             try:
                 keys, values, resume = self._span(local, self._leases.latest(), request)
             except Blocked as blocked:

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from pydistdb_storage.engine import Space
 
 from pydistdb import raft
@@ -33,6 +34,8 @@ from pydistdb.kv.command import (
     Command,
     CommandTooLarge,
     MembershipContext,
+    MergeStep,
+    MergeStepKind,
     NotLeaseholder,
     ProposalLost,
     decode_command,
@@ -45,6 +48,7 @@ from pydistdb.kv.descriptor import (
     RangeDescriptor,
     RangeId,
     ReplicaId,
+    ReplicaRole,
     encode_descriptor,
 )
 from pydistdb.kv.lease import RangeLease
@@ -386,7 +390,7 @@ class Replica(RangeLease):
         elif entry.data:
             command = proposal.command if proposal is not None else None
             error = self._apply_command(command or decode_command(entry.data), round)
-            if elided and proposal is not None and command is not None and error is None and command.split is None:
+            if elided and proposal is not None and command is not None and error is None and _is_plain(command):
                 written.add_elided(proposal, command)
         else:
             error = None
@@ -397,8 +401,12 @@ class Replica(RangeLease):
         descriptor = self.descriptor
         if command.generation not in (descriptor.generation, ANY_GENERATION):
             return ProposalLost("the range's descriptor changed")
+        if command.step is not None:
+            return self._apply_merge_step(command.step, command, round)
+        if descriptor.frozen:
+            return ProposalLost("the range is being merged into its left neighbour")
         split = command.split
-        if split is not None and (descriptor.is_joint or not descriptor.start < split.split_key < descriptor.end):
+        if split is not None and (descriptor.is_changing or not descriptor.start < split.split_key < descriptor.end):
             return ProposalLost("the range cannot be split there now")
         for clear in command.clears:
             round.clear(clear)
@@ -421,13 +429,41 @@ class Replica(RangeLease):
             self.owner.split_applied(self, descriptor, command, round)
         return None
 
+    def _apply_merge_step(self, step: MergeStep, command: Command, round: Round) -> BaseException | None:
+        """Carry out one step of a merge (merging.py), or refuse it, on every replica alike."""
+        old = self.descriptor
+        changes: dict[str, Any] = {}
+        match step.kind:
+            case MergeStepKind.MARK:
+                allowed, changes = not old.is_changing, {"merging": step.right_range_id}
+            case MergeStepKind.FREEZE:
+                allowed, changes = not old.is_changing and _all_vote(old), {"frozen": True}
+            case MergeStepKind.THAW:
+                allowed, changes = True, {"frozen": False}
+            case MergeStepKind.FENCE:
+                allowed = old.merging != 0
+            case MergeStepKind.CLEAR:
+                allowed, changes = old.merging != 0, {"merging": 0}
+            case MergeStepKind.MERGE:
+                allowed, changes = old.merging == step.right_range_id, {"merging": 0, "end": step.right_end}
+        if not allowed:
+            return ProposalLost("the range cannot take part in a merge now")
+        if command.clock > self.log.state.clock:
+            self.log.state.clock = command.clock
+            self.owner.clock.raise_to(command.clock)
+        if step.kind is MergeStepKind.MERGE:
+            self.owner.merge_applied(self, step, round)
+        generation = max(old.generation, step.right_generation) + 1
+        self._set_descriptor(msgspec.structs.replace(old, generation=generation, **changes), round)
+        return None
+
     def _apply_membership(self, entry: raft.Entry, round: Round) -> BaseException | None:
         change = raft.decode_conf_change(entry.data)
         descriptor = self.descriptor
         added: dict[ReplicaId, NodeId] = {}
         if change.changes:
             context = decode_context(change.context)
-            if context.generation != descriptor.generation:
+            if context.generation != descriptor.generation or descriptor.is_changing:
                 return ProposalLost("the range's descriptor changed")
             added = {replica.replica_id: replica.node_id for replica in context.added}
         membership = self.raft.apply_membership(change)
@@ -442,6 +478,8 @@ class Replica(RangeLease):
 
     def _set_descriptor(self, descriptor: RangeDescriptor, round: Round) -> None:
         self._descriptor = descriptor
+        if descriptor.frozen:
+            self.lease_until_ns = 0
         round.write((Space.STATE, descriptor_key(self.range_id), encode_descriptor(descriptor)))
         self._learn_nodes()
         self.owner.descriptor_changed(self)
@@ -507,6 +545,15 @@ class Replica(RangeLease):
         reads, self._reads = self._reads, {}
         for read in reads.values():
             read.fail(ProposalLost("the replica is gone"))
+
+
+def _is_plain(command: Command) -> bool:
+    """Whether all that the command does is to write and clear."""
+    return command.split is None and command.step is None
+
+
+def _all_vote(descriptor: RangeDescriptor) -> bool:
+    return all(replica.role is ReplicaRole.VOTER for replica in descriptor.replicas)
 
 
 def _failed(error: BaseException) -> Completion[None]:

@@ -169,7 +169,7 @@ class Router:
         """The descriptor of the range around ``key``, perhaps a stale one."""
         local = self._leases.find(key)
         if local is not None:
-            return local.replica.descriptor
+            return local.described
         replica = self._leases.find_replica(key)
         cached = self.cache.find(key)
         if replica is not None and (cached is None or replica.descriptor.generation >= cached.descriptor.generation):
@@ -182,7 +182,7 @@ class Router:
         """The descriptor of the range that holds the keys just below ``end``, perhaps a stale one."""
         local = self._leases.find_before(end)
         if local is not None:
-            return local.replica.descriptor
+            return local.described
         cached = self.cache.find_before(end)
         if cached is not None:
             return cached.descriptor

@@ -4,7 +4,8 @@
 
 * ``membership``  who is in the cluster, pings, clocks (membership.py);
 * ``directory``   where the ranges are, and the records of range 1 (placement/directory.py);
-* ``queue``       replicas and leases in the right places (placement/queue.py).
+* ``queue``       replicas and leases in the right places (placement/queue.py);
+* ``merger``      merges of ranges that are led here (merging.py).
 
 Example (the embedded default, a cluster of one)::
 
@@ -27,6 +28,7 @@ from pydistdb.kv.commit import Committer
 from pydistdb.kv.descriptor import FIRST_RANGE_ID, FIRST_SPLIT_KEY, NodeId, NodeIdentity, RangeDescriptor
 from pydistdb.kv.hlc import HybridClock
 from pydistdb.kv.membership import Membership, NodeAddresses
+from pydistdb.kv.merging import Merger
 from pydistdb.kv.multiraft import ClusterHooks, MultiRaft, RangeObserver, StoreConfig
 from pydistdb.kv.placement.directory import Directory, Done, NotHere
 from pydistdb.kv.placement.queue import ReplicateQueue
@@ -45,6 +47,12 @@ class SplitRange(Message):
     key: bytes
 
 
+class MergeRange(Message):
+    """Make ``key`` no boundary any more; sent to the node that leads both ranges.  Answered by Done or NotHere."""
+
+    key: bytes
+
+
 class TransferLease(Message):
     """Hand the lease of the range that holds ``key`` to node ``to``; sent to the leaseholder."""
 
@@ -56,7 +64,7 @@ class StatusRequest(Message):
     """Answered by StoreStatus."""
 
 
-register(SplitRange, TransferLease, StatusRequest)
+register(SplitRange, MergeRange, TransferLease, StatusRequest)
 
 
 class Store(MultiRaft):
@@ -78,8 +86,10 @@ class Store(MultiRaft):
         self.directory = Directory(self)
         self.membership = Membership(self, self.directory, addresses)
         self.queue = ReplicateQueue(self, self.membership)
+        self.merger = Merger(self)
         self.cluster_hooks = _Hooks(self)
         self.register(SplitRange, self._on_split)
+        self.register(MergeRange, self._on_merge)
         self.register(TransferLease, self._on_transfer)
         self.register(StatusRequest, self._on_status)
 
@@ -100,6 +110,8 @@ class Store(MultiRaft):
         replica = self._leaseholder_of(key)
         if replica.descriptor.start == key:
             return None
+        if replica.descriptor.is_changing:
+            raise ProposalLost("the range is being changed")
         right_id = await self.directory.allocate(b"range")
         replica = self._leaseholder_of(key)
         descriptor = replica.descriptor
@@ -132,8 +144,15 @@ class Store(MultiRaft):
             except NotLeaseholder as error:
                 return NotHere(error.leader)
             except ProposalLost:
-                continue
+                await sleep(self.scheduler, _POLL_NS)
         return NotHere(self.node_id)
+
+    async def _on_merge(self, from_node: NodeId, request: MergeRange) -> Message:
+        try:
+            await self.merger.merge(request.key)
+        except NotLeaseholder as error:
+            return NotHere(error.leader)
+        return Done()
 
     async def _on_transfer(self, from_node: NodeId, request: TransferLease) -> Message:
         replica = self.replica_for_key(request.key)
@@ -188,6 +207,7 @@ class _Hooks(ClusterHooks):
     def lease_acquired(self, replica: Replica) -> None:
         self._store.directory.publish_soon(replica)
         self._store.queue.look_at(replica)
+        self._store.merger.look_at(replica)
         if replica.range_id == FIRST_RANGE_ID:
             self._store.membership.first_range_acquired()
 
@@ -204,4 +224,13 @@ class _Hooks(ClusterHooks):
             self._store.membership.on_pong(from_node, message)
 
 
-__all__ = ["ClusterHooks", "RangeObserver", "SplitRange", "StatusRequest", "Store", "StoreConfig", "TransferLease"]
+__all__ = [
+    "ClusterHooks",
+    "MergeRange",
+    "RangeObserver",
+    "SplitRange",
+    "StatusRequest",
+    "Store",
+    "StoreConfig",
+    "TransferLease",
+]

@@ -137,6 +137,11 @@ class StoreBase:
         replica: Replica = self._by_start.peekitem(position)[1]
         return replica if end <= replica.descriptor.end else None
 
+    def replica_ending_at(self, end: bytes) -> Replica | None:
+        """The replica here whose range ends at ``end``."""
+        replica = self.replica_before(end)
+        return replica if replica is not None and replica.descriptor.end == end else None
+
     def overlapping(self, start: bytes, end: bytes) -> list[Replica]:
         """The replicas here whose ranges overlap [start, end), in order."""
         first = max(self._by_start.bisect_right(start) - 1, 0)
@@ -319,6 +324,12 @@ class StoreBase:
         if not self._pump_scheduled:
             self._pump_scheduled = True
             self.scheduler.call_soon(self._pump)
+        return item.completion
+
+    def when_durable(self, round: Round) -> Completion[None]:
+        """Done once what ``round`` holds so far is durable and visible."""
+        item = _Notify()
+        round.items.append(item)
         return item.completion
 
     def write_error(self) -> KVError | None:

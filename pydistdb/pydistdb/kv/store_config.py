@@ -59,6 +59,12 @@ class RangeObserver(Protocol):
     def range_split(self, left: Replica, right: Replica) -> None:
         """Note that keys from ``right.descriptor.start`` on have left ``left``, which keeps its lease."""
 
+    def range_merged(self, left: Replica, right: Replica) -> None:
+        """Take over what is kept in memory for ``right``, which is about to end; ``left`` serves its keys later."""
+
+    def merge_settled(self, left: Replica) -> None:
+        """Serve the keys that a merge brought to ``left``: it is durable here."""
+
 
 class ClusterHooks:
     """What the cluster's side of a node (membership.py, placement/) wants to hear of."""
@@ -98,6 +104,7 @@ class Metrics:
     elections: int = 0
     leases_acquired: int = 0
     splits: int = 0
+    merges: int = 0
     snapshots_installed: int = 0
     replica_reads: int = 0
     """Reads answered by a copy that does not hold the lease, at a closed timestamp."""

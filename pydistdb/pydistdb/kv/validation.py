@@ -128,7 +128,7 @@ class Validator:
             raise SerializationConflict("snapshot too old")  # what was deleted since may have left no trace
         for start, end in spans:
             if not (local.start <= start < local.end and end <= local.end):
-                raise WrongRange(local.replica.descriptor)
+                raise WrongRange(local.described)
 
 
 def _check_pending(local: RangeLocal, spans: Sequence[Span], transaction_id: TransactionId) -> None:

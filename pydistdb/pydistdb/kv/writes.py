@@ -313,7 +313,7 @@ class Writer:
         leases = self._leases
         local = leases.need(request.start)
         if not (local.start <= request.start and request.end <= local.end):
-            raise WrongRange(local.replica.descriptor)
+            raise WrongRange(local.described)
         local.check_lease()
         versions = leases.latest().scan(Space.VERSIONS, request.start, request.end)
         beyond = next(islice(versions, CLEARED_VERSIONS, None), None)

@@ -75,8 +75,8 @@ def next_step(
     descriptor: RangeDescriptor, leader: NodeId, nodes: Mapping[NodeId, NodeView], replication_factor: int
 ) -> Step | None:
     """The next thing to do for a range led by ``leader``."""
-    if descriptor.is_joint:
-        return None  # Raft finishes that by itself
+    if descriptor.is_changing:
+        return None  # Raft finishes joint changes by itself, the leaseholder merges
     voters = descriptor.voters()
     learners = [replica for replica in descriptor.replicas if replica.role is ReplicaRole.LEARNER]
     gone = [voter for voter in voters if _is_gone(voter, nodes)]
@@ -98,7 +98,11 @@ def next_step(
 def rebalance_step(descriptor: RangeDescriptor, leader: NodeId, nodes: Mapping[NodeId, NodeView]) -> AddLearner | None:
     """Where a replica of a range for which ``next_step`` has nothing to do would be better placed."""
     voters = descriptor.voters()
-    if len(voters) != len(descriptor.replicas) or any(_is_gone(voter, nodes) for voter in voters):
+    if (
+        descriptor.is_changing
+        or len(voters) != len(descriptor.replicas)
+        or any(_is_gone(voter, nodes) for voter in voters)
+    ):
         return None
     candidates = _candidates(descriptor, nodes)
     return _rebalance(voters, leader, nodes, candidates) if candidates else None

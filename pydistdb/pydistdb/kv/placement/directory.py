@@ -2,8 +2,9 @@
 
 **Addressing.**  The leaseholder of a range publishes its descriptor, under ``meta_key(end)``, whenever that has a greater
 generation than what it last published, and once when it acquires the lease: so a crash between a split and its
-publication is made good by whoever leads next.  A record is only ever replaced by one of a greater generation.  A
-split's halves go out left first, so that a look-up meets the old descriptor (too wide, which its holder will say) or the
+publication is made good by whoever leads next.  A record only ever gives way to one of a greater generation over the same
+keys.  A range that has taken in its neighbour replaces that one's record and takes its own former one away.  A split's
+halves go out left first, so that a look-up meets the old descriptor (too wide, which its holder will say) or the
 new ones, but no hole::
 
     before       \\x01z → [a, z) g3
@@ -243,10 +244,7 @@ class Directory:
         def build(view: Snapshot) -> list[tuple[bytes, bytes]]:
             records: list[tuple[bytes, bytes]] = []
             for descriptor in request.descriptors:
-                key = meta_key(descriptor.end)
-                old = mvcc.get(view, key, mvcc.MAX_TIMESTAMP)[0]
-                if old is None or decode_descriptor(old).generation < descriptor.generation:
-                    records.append((key, encode_descriptor(descriptor)))
+                records += _replaced(view, descriptor)
             return records
 
         try:
@@ -267,10 +265,13 @@ class Directory:
             found = await self.look_up(start, start + b"\x00")
         finally:
             self._checking.discard(replica.range_id)
+        store = self._store
         for descriptor in found:
             newer = descriptor.range_id == replica.range_id and descriptor.generation > replica.descriptor.generation
             if newer and descriptor.replica(replica.replica_id) is None:
-                self._store.destroy(replica)
+                store.destroy(replica)
+            elif store.is_merged_away(replica, descriptor) and store.replica_ending_at(start) is None:
+                store.destroy(replica)  # else the left neighbour here will take it in, or give way to a snapshot
 
     async def _on_look_up(self, from_node: NodeId, request: LookUpRanges) -> Message:
         replica = self._store.replicas.get(FIRST_RANGE_ID)
@@ -297,6 +298,23 @@ class Directory:
         reply = await self.ask(LookUpRanges(start, end, limit))
         assert isinstance(reply, FoundRanges)
         return reply.descriptors
+
+
+def _replaced(view: Snapshot, descriptor: RangeDescriptor) -> list[tuple[bytes, bytes]]:
+    """The records to write (empty: to remove) so that ``descriptor`` is published; none if something younger is."""
+    key = meta_key(descriptor.end)
+    after = mvcc.scan(view, key, prefix_end(META_PREFIX), mvcc.MAX_TIMESTAMP, 1)
+    for value in after.values:
+        known = decode_descriptor(value)
+        if known.start < descriptor.end and known.generation >= descriptor.generation:
+            return []
+    within = mvcc.scan(view, meta_key(descriptor.start), key, mvcc.MAX_TIMESTAMP, MAX_PUBLISHED_TOGETHER)
+    records = [(key, encode_descriptor(descriptor))]
+    for record, value in zip(within.keys, within.values, strict=True):
+        known = decode_descriptor(value)
+        if known.end > descriptor.start and known.generation < descriptor.generation:
+            records.append((record, b""))
+    return records
 
 
 def _start(replica: Replica) -> bytes:

@@ -264,7 +264,9 @@ class ReplicateQueue:
             return
         moved = 0
         for replica in self._store.leased_replicas():
-            if moved >= MAX_LEASES_MOVED or replica.range_id in self._changing or replica.raft.transfer_target:
+            if moved >= MAX_LEASES_MOVED:
+                break
+            if replica.range_id in self._changing or replica.descriptor.is_changing or replica.raft.transfer_target:
                 continue
             target = lease_target(replica.descriptor, me, views, must_leave=False)
             if target is not None and self._store.transfer_lease(replica, target):

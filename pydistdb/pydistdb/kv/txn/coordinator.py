@@ -256,10 +256,7 @@ class Coordinator(WritingPart):
         if not self._id:
             return
         for start in self._lock_starts:
-            local = self._leases.find(start)
-            if local is not None:
-                local.locks.release(self._id)
-            else:
+            if not self._leases.release(self._id, start):
                 self._spawn(self._release(start))
         self._gateway.active.pop(self._id, None)
 

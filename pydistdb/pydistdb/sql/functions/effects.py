@@ -22,7 +22,17 @@ WAITING = frozenset(
     + tuple(f"pg_try_advisory_{name}" for name in _LOCK_NAMES)
     + ("pg_cancel_backend", "pg_terminate_backend")
     + ("pg_stat_statements_reset",)
-    + ("split_range", "split_at", "move_lease", "move_replica", "drain", "decommission", "recommission")
+    + (
+        "split_range",
+        "split_at",
+        "merge_range",
+        "merge_at",
+        "move_lease",
+        "move_replica",
+        "drain",
+        "decommission",
+        "recommission",
+    )
 )
 """The functions that may have to wait."""
 

@@ -2,6 +2,8 @@
 
     SELECT proddb.split_range(7);                     -- at a row near its middle; gives the right part's id
     SELECT proddb.split_at('users', '500');           -- before the row with this key (of hash-sharded tables: its hash)
+    SELECT proddb.merge_range(7);                     -- takes in its right neighbour
+    SELECT proddb.merge_at('users', '500');           -- takes away the boundary before that row
     SELECT proddb.move_lease(7, 2), proddb.move_replica(7, 2, 4);
     SELECT proddb.drain(3), proddb.decommission(3), proddb.recommission(3);
 
@@ -121,6 +123,14 @@ def split_at(context: EvalContext, relation: int, key: PgArray) -> Any:
     return _do(context, "split_at", lambda operations: operations.split_at(_boundary(context, relation, key)))
 
 
+def merge_range(context: EvalContext, range_id: int) -> Any:
+    return _do(context, "merge_range", lambda operations: operations.merge(range_id))
+
+
+def merge_at(context: EvalContext, relation: int, key: PgArray) -> Any:
+    return _do(context, "merge_at", lambda operations: operations.merge_at(_boundary(context, relation, key)))
+
+
 def move_lease(context: EvalContext, range_id: int, to: int) -> Any:
     return _do(context, "move_lease", lambda operations: operations.move_lease(range_id, to))
 
@@ -149,3 +159,5 @@ _register(3, "move_replica", (_RANGE, ("from_node", INT4), ("to_node", INT4)), V
 _register(4, "drain", (_NODE,), VOID, drain)
 _register(5, "decommission", (_NODE,), VOID, decommission)
 _register(6, "recommission", (_NODE,), VOID, recommission)
+_register(7, "merge_range", (_RANGE,), INT8, merge_range)
+_register(8, "merge_at", (("relation", REGCLASS), ("key", _TEXT_ARRAY)), INT8, merge_at, variadic=True)
