@@ -134,6 +134,7 @@ class World:
         async def read() -> tuple[Timestamp, list[Any]]:
             txn = self.gateways[name].begin_stale(RR, lambda: floor, exact=exact)
             txn.begin_statement()
+            txn.schema_checked = True
             values = await txn.get_many(keys)
             served.append(dict(txn.served))
             return txn.read_timestamp, values
@@ -153,6 +154,7 @@ def test_a_follower_answers_by_itself() -> None:
     sent = world.cluster.network.messages
     txn = world.gateways[name].begin_stale(RR, lambda: at)
     txn.begin_statement()
+    txn.schema_checked = True
     assert txn.read_timestamp > at > written
     assert txn.try_get(KEY) == b"2"
     assert txn.try_scan(b"\x04", b"\x05", limit=10).values == [b"2"]

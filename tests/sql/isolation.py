@@ -32,6 +32,7 @@ from typing import Any, Protocol
 
 import psycopg
 from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.store_config import StoreConfig
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.session.environment import Environment
@@ -154,8 +155,8 @@ class OwnBackend:
 class ClusterBackend(OwnBackend):
     """Sessions of three nodes, the first on the first node and so on."""
 
-    def __init__(self) -> None:
-        self.node = Cluster(seed=1)
+    def __init__(self, config: StoreConfig | None = None) -> None:
+        self.node = Cluster(seed=1, config=config)
         gateways: list[Gateway] = []
         self.node.on_open.append(lambda store: gateways.append(Gateway(store)))
         self.node.start(3)

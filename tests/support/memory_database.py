@@ -27,6 +27,7 @@ from pydistdb.kv.api import (
     LockedValue,
     LockStrength,
     MustWait,
+    PastIsReadOnly,
     PreparedExists,
     PreparedMissing,
     PreparedTransaction,
@@ -100,6 +101,11 @@ class MemoryDatabase:
         transaction.over = False
         if commit:
             await transaction.commit()
+
+    def begin_stale(
+        self, isolation: Isolation, floor: Callable[[], Timestamp], *, exact: bool = False
+    ) -> MemoryPastReader:
+        return MemoryPastReader(self, isolation, floor, exact)
 
     def session_locks(self, current: Callable[[], object], on_lost: Callable[[], None]) -> MemorySessionLocks:
         self.lock_owners += 1
@@ -371,3 +377,27 @@ class MemoryTransaction:
         if not self.over:
             self.buffer.clear()
         self.over = True
+
+
+class MemoryPastReader(MemoryTransaction):
+    """Reads at the floor, or now."""
+
+    def __init__(
+        self, database: MemoryDatabase, isolation: Isolation, floor: Callable[[], Timestamp], exact: bool
+    ) -> None:
+        super().__init__(database, isolation)
+        self.floor, self.exact = floor, exact
+        self.served: dict[int, int] = {}
+        self.schema_checked = False
+
+    def begin_statement(self, at_least: Timestamp = 0) -> None:
+        super().begin_statement(at_least)
+        self.schema_checked = False
+        if self.exact:
+            self.read_timestamp = max(self.floor(), at_least)
+
+    def _write(self, key: bytes, value: bytes | None, inserted: bool) -> None:
+        raise PastIsReadOnly
+
+    def try_lock(self, key: bytes, strength: LockStrength) -> LockedValue:
+        raise PastIsReadOnly

@@ -182,6 +182,13 @@ class SnapshotTooOld(KVError):
         self.timestamp = timestamp
 
 
+class PastIsReadOnly(KVError):
+    """A transaction that reads in the past was asked to write or to lock (25006)."""
+
+    def __init__(self) -> None:
+        super().__init__("a transaction that reads in the past cannot write or lock")
+
+
 class DiskFull(KVError):
     """This node's disk takes no writes at present; nothing was written, and reads go on (53100)."""
 
@@ -311,6 +318,16 @@ class Transaction(Protocol):
         """Drop the writes and release the locks (in the background where they are remote)."""
 
 
+class PastReader(Transaction, Protocol):
+    """A transaction that only reads, in the past; writing and locking raise PastIsReadOnly."""
+
+    served: dict[int, int]
+    """How many reads each node has answered."""
+    schema_checked: bool
+    """False after each ``begin_statement``: nothing is answered at once before the caller has made sure that the tables
+    were then what they are now."""
+
+
 class SessionLocks(Protocol):
     """Advisory locks of one session, which outlive its transactions; cluster-wide, and freed with the session."""
 
@@ -334,7 +351,7 @@ class Database(Protocol):
     def begin(self, isolation: Isolation, *, read_only: bool = False) -> Transaction:
         """Start a transaction."""
 
-    def begin_stale(self, isolation: Isolation, floor: Callable[[], Timestamp], *, exact: bool = False) -> Transaction:
+    def begin_stale(self, isolation: Isolation, floor: Callable[[], Timestamp], *, exact: bool = False) -> PastReader:
         """Start a transaction that only reads, at a timestamp that copies near this node can serve.
 
         ``floor`` is asked for each snapshot: what it may look back to; ``exact``: it reads at the floor itself."""

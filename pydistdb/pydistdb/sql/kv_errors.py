@@ -71,6 +71,15 @@ def _mapped(error: kv.KVError | StorageError) -> DatabaseError:
                 text or "the clock of this node differs too much from those of its peers",
                 hint="Synchronize the clock; the node serves again by itself.",
             )
+        case kv.SnapshotTooOld():
+            return DatabaseError.of(
+                "72000",
+                "snapshot too old",
+                detail="What could be seen at the time of the read may have been removed already.",
+                hint="Read a more recent time, or keep old versions for longer (--gc-ttl).",
+            )
+        case kv.PastIsReadOnly():
+            return errors.ReadOnlyTransaction("cannot write or lock rows in a transaction that reads in the past")
         case KeyTooLong():
             return errors.ProgramLimitExceeded(
                 f"index row size {error.length} exceeds maximum {error.limit}",

@@ -62,6 +62,7 @@ class CachedPlan:
 
     __slots__ = (
         "__weakref__",
+        "as_of",
         "bound",
         "catalog_state",
         "compiled",
@@ -127,10 +128,11 @@ class CachedPlan:
             bound is not None and isinstance(bound.query, Insert) and bound.query.on_conflict is not None
         )
         """ON CONFLICT: a duplicate found only at commit means to run again, and to see it then."""
+        self.as_of = parsed.as_of if parsed is not None else None
         self.is_plain_begin = utility == Begin(None, None, None)
         self.denied = denied
         """What whoever runs it is told, where the role may not: privileges are checked once, here."""
-        self.is_fast = compiled is not None and denied is None
+        self.is_fast = compiled is not None and denied is None and self.as_of is None
         """May be worth a ``try_run``; cleared by the first that is not of that kind."""
         self.counts: StatementCounts | None = None
         """What its executions add to; None until the first."""

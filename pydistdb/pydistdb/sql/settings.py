@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from zoneinfo import ZoneInfo
 
+from pydistdb.sql.consistency import parse_level, token_text
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidParameterValue, UndefinedObject
 from pydistdb.sql.settings_table import SERVER_VERSION, SETTINGS, Setting
 
@@ -298,7 +299,17 @@ def _application_name(setting: Setting, text: str) -> str:
     return "".join(chr(byte) if 32 <= byte < 127 else "?" for byte in text.encode(errors="replace"))[:63]
 
 
+def _read_consistency(setting: Setting, text: str) -> str:
+    return parse_level(setting.name, text)[1]
+
+
+def _session_token(setting: Setting, text: str) -> str:
+    return token_text(setting.name, text)
+
+
 _SPECIAL = {
+    "proddb.read_consistency": _read_consistency,
+    "proddb.session_token": _session_token,
     "client_encoding": _client_encoding,
     "datestyle": _date_style,
     "timezone": _time_zone,

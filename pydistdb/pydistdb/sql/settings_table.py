@@ -117,6 +117,8 @@ max_stack_depth|integer|superuser|2MB|kB|100|{INTEGER_MAX}
 password_encryption|enum|user|scram-sha-256|||md5,scram-sha-256
 plan_cache_mode|enum|user|auto|||auto,force_generic_plan,force_custom_plan
 pydistdb.split_new_tables|bool|user|off
+proddb.read_consistency|string|user|strong
+proddb.session_token|string|user|
 quote_all_identifiers|bool|user|off
 random_page_cost|real|user|4||0|1e308
 role|string|user|none

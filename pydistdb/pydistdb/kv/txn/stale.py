@@ -15,6 +15,8 @@ Unless it is to be exact, a statement reads at the newest timestamp that the cop
 3. the nearest node that has a copy, if this one has none (by the round trip of the last ping);
 4. the leaseholder, as any other read.
 
+A node's copy of the catalog is that of the present: ``schema_checked`` says that the tables at hand were the same then.
+
 Nothing of this raises anybody's clock or waits for a lock.  There are no writes and no locks: the session takes an
 ordinary transaction for statements that need them.
 """
@@ -26,11 +28,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydistdb.kv.api import (
     Isolation,
-    KVError,
     LockedValue,
     LockStrength,
     MustWait,
     NotClosed,
+    PastIsReadOnly,
     RangeUnavailable,
     ScanBatch,
     SnapshotTooOld,
@@ -56,7 +58,7 @@ UNKNOWN_LAG_US = 3_000_000
 class StaleReader(Coordinator):
     """kv.api.Transaction at a closed timestamp; see the module's docstring."""
 
-    __slots__ = ("_exact", "_floor", "_floor_of", "_pinned", "served")
+    __slots__ = ("_exact", "_floor", "_floor_of", "_pinned", "schema_checked", "served")
 
     def __init__(
         self, gateway: Gateway, isolation: Isolation, floor: Callable[[], Timestamp], *, exact: bool = False
@@ -69,20 +71,25 @@ class StaleReader(Coordinator):
         """Something has been read at this snapshot: it stays."""
         self.served: dict[NodeId, int] = {}
         """How many reads each node has answered (EXPLAIN)."""
+        self.schema_checked = False
 
     # ---------------------------------------------------------------------------------------------------- snapshots
 
     def begin_statement(self, at_least: Timestamp = 0) -> None:
         self._check_open()
-        if not self._first_statement and self.isolation is not Isolation.READ_COMMITTED:
+        self.schema_checked = False
+        if (
+            not self._first_statement
+            and self.isolation is not Isolation.READ_COMMITTED
+            and at_least <= self.read_timestamp
+        ):
             return
         gateway = self._gateway
         clock = self._leases.clock
         clock.check()
         # A transaction's later statements do not see less than its earlier ones.
         earlier = 0 if self._first_statement else self.read_timestamp
-        self._first_statement = False
-        self._floor = floor = max(self._floor_of(), earlier)
+        self._floor = floor = max(self._floor_of(), earlier, at_least)
         self._leases.hear(floor)
         if floor and floor < gateway.store.garbage.horizon:
             raise SnapshotTooOld(floor)
@@ -90,6 +97,7 @@ class StaleReader(Coordinator):
             self.read_timestamp = floor
         else:
             self.read_timestamp = max(floor, self._newest())
+        self._first_statement = False
         self._pinned = False
 
     def _newest(self) -> Timestamp:
@@ -107,6 +115,7 @@ class StaleReader(Coordinator):
         timestamp = self.read_timestamp
         reader = StaleReader(self._gateway, Isolation.REPEATABLE_READ, lambda: timestamp, exact=True)
         reader.begin_statement()
+        reader.schema_checked = True
         reader.served = self.served
         return reader
 
@@ -116,6 +125,8 @@ class StaleReader(Coordinator):
     # -------------------------------------------------------------------------------------------------------- reads
 
     def try_get(self, key: bytes) -> bytes | None:
+        if not self.schema_checked:
+            raise MustWait
         try:
             value = super().try_get(key)
         except MustWait:
@@ -125,6 +136,8 @@ class StaleReader(Coordinator):
         return value
 
     def try_scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool = False) -> ScanBatch:
+        if not self.schema_checked:
+            raise MustWait
         try:
             batch = super().try_scan(start, end, limit=limit, reverse=reverse)
         except MustWait:
@@ -207,9 +220,21 @@ class StaleReader(Coordinator):
     # ------------------------------------------------------------------------------------------------ what it is not for
 
     def try_lock(self, key: bytes, strength: LockStrength) -> LockedValue:
-        raise KVError("a read in the past takes no locks")
+        raise PastIsReadOnly
 
     async def lock(
         self, keys: Sequence[bytes], strength: LockStrength, wait: WaitPolicy = WaitPolicy.WAIT
     ) -> list[LockedValue]:
-        raise KVError("a read in the past takes no locks")
+        raise PastIsReadOnly
+
+    def put(self, key: bytes, value: bytes) -> None:
+        raise PastIsReadOnly
+
+    def put_all(self, entries: dict[bytes, bytes]) -> None:
+        raise PastIsReadOnly
+
+    def insert(self, key: bytes, value: bytes) -> None:
+        raise PastIsReadOnly
+
+    def delete(self, key: bytes) -> None:
+        raise PastIsReadOnly

@@ -62,7 +62,7 @@ _OFF = frozenset(
     {"SELECT", "FROM", "GROUP_P", "ORDER", "HAVING", "RETURNING", "WINDOW", "FETCH", "FOR", "ON", "UNION", "INTERSECT"}
     | {"EXCEPT", "USING", "INTO", "CASE"}
 )
-_REFUSED = frozenset({"PARAM", "WITH", "WITH_LA", "INTERVAL", "TABLESAMPLE", "OVER"})
+_REFUSED = frozenset({"PARAM", "WITH", "WITH_LA", "INTERVAL", "TABLESAMPLE", "OVER", "SYSTEM_P"})
 """Statements with these stay as they are."""
 _COMMENTS = frozenset({"SQL_COMMENT", "C_COMMENT"})
 _OPENING, _CLOSING, _COMMA, _SEMICOLON, _MINUS, _PLUS = (

@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from pglast import parser
 
+from pydistdb.sql.bind.as_of import lift_as_of
 from pydistdb.sql.bind.sharding import lift_shard_clauses
+from pydistdb.sql.consistency import AsOf
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidSyntax
 from pydistdb.sql.schema_statements import ShardBy
 
@@ -138,6 +140,8 @@ class ParsedStatement:
     source: str
     """The whole text that was parsed: error positions count in it."""
     shard_by: ShardBy | None = None
+    as_of: AsOf | None = None
+    """AS OF SYSTEM TIME: when it reads."""
     catalog: CatalogView | None = None
     """Where a utility statement's type names are looked up."""
 
@@ -158,18 +162,22 @@ class ParsedStatement:
 def parse(text: str) -> list[ParsedStatement]:
     """Parse a string of statements; raises InvalidSyntax as Postgres words it."""
     shards: list[tuple[int, ShardBy]] = []
+    times: list[tuple[int, AsOf]] = []
     plain = text
-    if "shard" in text.casefold():
+    folded = text.casefold()
+    if "shard" in folded:
         plain, shards = lift_shard_clauses(text)
+    if "system" in folded:
+        plain, times = lift_as_of(plain)
     statements = _parse_json(plain)
-    if len(statements) == 1 and not shards:
+    if len(statements) == 1 and not shards and not times:
         (name, node), *_ = statements[0]["stmt"].items()
         start = statements[0].get("stmt_location", 0)
         length = statements[0].get("stmt_len", 0)
         if not start and not length:
             return [ParsedStatement(text, 0, _kind(name, node), name, node, text)]
     data = text.encode()
-    return [_statement(text, data, statement, shards) for statement in statements]
+    return [_statement(text, data, statement, shards, times) for statement in statements]
 
 
 def stack_depth_exceeded() -> DatabaseError:
@@ -230,7 +238,9 @@ def without_collector(size: int) -> Iterator[None]:
         gc.enable()
 
 
-def _statement(text: str, data: bytes, statement: Node, shards: list[tuple[int, ShardBy]]) -> ParsedStatement:
+def _statement(
+    text: str, data: bytes, statement: Node, shards: list[tuple[int, ShardBy]], times: list[tuple[int, AsOf]]
+) -> ParsedStatement:
     (name, node), *_ = statement["stmt"].items()
     start = statement.get("stmt_location", 0)
     length = statement.get("stmt_len", 0)
@@ -243,7 +253,13 @@ def _statement(text: str, data: bytes, statement: Node, shards: list[tuple[int, 
     for offset, clause in shards:
         if position <= offset < position + len(own_text):
             shard_by = clause
-    return ParsedStatement(own_text, position, _kind(name, node), name, node, text, shard_by)
+    own_times = [time for offset, time in times if position <= offset < position + len(own_text)]
+    kind = _kind(name, node)
+    if own_times and name not in ("SelectStmt", "TransactionStmt", "VariableSetStmt", "ExplainStmt"):
+        raise FeatureNotSupported(f"AS OF SYSTEM TIME is not supported in {kind}")
+    if len(own_times) > 1:
+        raise InvalidSyntax("a statement can have only one AS OF SYSTEM TIME")
+    return ParsedStatement(own_text, position, kind, name, node, text, shard_by, own_times[0] if own_times else None)
 
 
 def _kind(name: str, node: Node) -> str:

@@ -83,6 +83,8 @@ class CatalogStore:
         self.index_jobs: Any = None
         """Who builds indexes online (index_jobs.IndexJobs), if anybody does here."""
         self._running = False
+        self._version_since = (-1, 0)
+        """A version, and a timestamp at which it was the newest one already."""
         self._used = True
         """Whether anybody has relied on the lease since it was last renewed."""
         self._unused_renewals = 0
@@ -218,6 +220,17 @@ class CatalogStore:
             raise SerializationConflict("too many read restarts")
         finally:
             transaction.rollback()
+
+    async def version_at(self, transaction: Transaction) -> int:
+        """The catalog's version at a transaction's snapshot, which lies in the past."""
+        version, since = self._version_since
+        if version == self.state.version and transaction.read_timestamp >= since:
+            return version
+        raw = (await transaction.get_many([keys.VERSION_KEY]))[0]
+        found = 0 if raw is None else int(keys.decode_object(keys.VERSION_KEY, raw))
+        if found == self.state.version:
+            self._version_since = (found, transaction.read_timestamp)
+        return found
 
     async def _read_changes(self, transaction: Transaction) -> None:
         raw = (await transaction.get_many([keys.VERSION_KEY]))[0]

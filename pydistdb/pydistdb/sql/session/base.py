@@ -70,8 +70,10 @@ class SessionBase:
         self.idle_session_timeout_ms = 0
         self.lock_timeout_ms = 0
         self.log_statement_us = self.log_plan_us = -1
-        self.logs_everything = False
-        """Every statement goes to the log: none is answered on the fast path."""
+        self.takes_long_way = False
+        """Every statement goes to the log, or may read in the past: none is answered on the fast path."""
+        self.settled = False
+        """The settings of the start have taken effect."""
         self._ran: CachedPlan | None = None
         self.search_path: tuple[str, ...] = ()
         self.transaction_status = b"I"
@@ -139,8 +141,13 @@ class SessionBase:
         self.idle_session_timeout_ms = milliseconds(values["idle_session_timeout"])
         self.log_statement_us = milliseconds(values["log_min_duration_statement"]) * 1_000
         self.log_plan_us = milliseconds(values["auto_explain.log_min_duration"]) * 1_000
-        self.logs_everything = (
-            self.log_statement_us == 0 or self.log_plan_us == 0 or self.environment.log_statement is not None
+        self.transaction.past.settle(values, at_start=not self.settled)
+        self.settled = True
+        self.takes_long_way = (
+            self.log_statement_us == 0
+            or self.log_plan_us == 0
+            or self.environment.log_statement is not None
+            or self.transaction.past.level.kind != "strong"
         )
         names = split_identifiers("search_path", values["search_path"])
         self.search_path = tuple(self.identity.current_name if name == "$user" else name for name in names)

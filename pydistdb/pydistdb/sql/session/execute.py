@@ -72,6 +72,8 @@ class Execution:
         self._held: deque[list[Row]] = deque()
         self._batches: AsyncIterator[list[Row]] | None = None
         self._run: RunContext | None = None
+        self.reader: kv.PastReader | None = None
+        """What it reads from, if that lies in the past."""
 
     @property
     def tag(self) -> str:
@@ -202,11 +204,28 @@ class Execution:
 
     async def _ready(self, sink: Sink | None) -> kv.Transaction:
         """Pin the tables and take the statement's snapshot; what the query is to read from."""
-        block = self.session.transaction
-        self.plan = await self.session.pin(self.plan)
+        session = self.session
+        block = session.transaction
+        if self.plan.as_of is not None:
+            if not self.alone:
+                raise FeatureNotSupported(
+                    "AS OF SYSTEM TIME is not supported in a query within a transaction block",
+                    hint="Use BEGIN AS OF SYSTEM TIME.",
+                )
+            if self.plan.writing_tag:
+                raise FeatureNotSupported(f"AS OF SYSTEM TIME is not supported in {self.plan.writing_tag}")
+            if not block.past.at and not block.past.floor_at:
+                block.read_as_of(self.plan.as_of)
+        block.past.only_reads = self.alone and not self.plan.writing_tag
+        self.plan = await session.pin(self.plan)
         self._check_columns(sink)
         transaction = block.open()
         transaction.begin_statement(block.least_timestamp)
+        if block.reader is not None:
+            self.reader = block.reader
+            await block.past.check_schema(
+                session.environment.catalog, block.reader, self.plan.tables, block.statements == 0
+            )
         return transaction
 
     def _check_columns(self, sink: Sink | None) -> None:
@@ -280,6 +299,10 @@ class Execution:
             return False
         if not self.alone:
             return False
+        if isinstance(error, kv.PastIsReadOnly) and self.plan.as_of is None:
+            block.past.is_suspended = True  # a function writes
+            block.restart()
+            return True
         if isinstance(error, (kv.SerializationConflict, kv.TransactionAborted)) or (
             isinstance(error, kv.KeyExists) and self.plan.retries_duplicates
         ):

@@ -12,9 +12,11 @@ import copy
 import time
 from typing import TYPE_CHECKING
 
+from pydistdb.kv.api import PastReader
 from pydistdb.sql import bind
 from pydistdb.sql import statements as st
 from pydistdb.sql.api import Sink
+from pydistdb.sql.consistency import COUNTER_BITS, timestamp_text
 from pydistdb.sql.errors import DatabaseError, InvalidParameterValue
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.exec.query import CompiledQuery
@@ -39,6 +41,7 @@ async def run(session: ClientSession, plan: CachedPlan, utility: st.Explain, sin
         return _send(plan, _no_plan(utility.format), sink, simple=simple)
     if explained.denied is not None:
         raise explained.denied.again()
+    reader: PastReader | None = None
     summary: Group = [("Planning Time", (planned_ns - started_ns) / 1e6)]
     assert explained.compiled is not None
     if utility.analyze:
@@ -46,7 +49,7 @@ async def run(session: ClientSession, plan: CachedPlan, utility: st.Explain, sin
         actuals: dict[int, Actual] = {}
         assert explained.compiled is not None
         explained.compiled = CompiledQuery(explained.compiled.plan, actuals)
-        await _execute(session, explained)
+        reader = await _execute(session, explained)
         summary.append(("Execution Time", (time.perf_counter_ns() - planned_ns) / 1e6))
     if not _option(utility, "summary", utility.analyze):
         summary = []
@@ -59,8 +62,12 @@ async def run(session: ClientSession, plan: CachedPlan, utility: st.Explain, sin
     )
     if utility.format == "text":
         lines = text_lines(root, style) + [f"{name}: {value:.3f} ms" for name, value in summary]
+        if reader is not None:
+            lines += [f"{name}: {shown}" for name, shown in _past(session, reader)]
     else:
-        rounded = [(name, fixed(value)) for name, value in summary]
+        rounded: Group = [(name, fixed(value)) for name, value in summary]
+        if reader is not None:
+            rounded += _past(session, reader)
         lines = [structured(utility.format, root, style, [*([("Triggers", [])] if utility.analyze else []), *rounded])]
     return _send(plan, lines, sink, simple=simple)
 
@@ -85,7 +92,8 @@ def _prepared(session: ClientSession, utility: st.Explain) -> CachedPlan | None:
     return explained if explained.compiled is not None else None
 
 
-async def _execute(session: ClientSession, explained: CachedPlan) -> None:
+async def _execute(session: ClientSession, explained: CachedPlan) -> PastReader | None:
+    """Run the statement; what it read from, if that lay in the past."""
     if explained.parameter_types:
         raise DatabaseError.of("42P02", "there is no parameter $1")
     if explained.writing_tag:
@@ -96,6 +104,17 @@ async def _execute(session: ClientSession, explained: CachedPlan) -> None:
     except BaseException:
         await execution.close()
         raise
+    return execution.reader
+
+
+def _past(session: ClientSession, reader: PastReader) -> list[tuple[str, str]]:
+    """When and where a statement has read."""
+    age_us = session.environment.database.now() - reader.read_timestamp >> COUNTER_BITS
+    served = ", ".join(f"node {node} ({count})" for node, count in sorted(reader.served.items()))
+    return [
+        ("Read Timestamp", f"{timestamp_text(reader.read_timestamp)} ({age_us / 1000:.0f} ms ago)"),
+        ("Reads Served By", served or "none"),
+    ]
 
 
 async def _tree(session: ClientSession, explained: CachedPlan, utility: st.Explain) -> PlanNode:

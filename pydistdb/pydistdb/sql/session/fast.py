@@ -31,7 +31,7 @@ class FastSession(SessionBase):
         view = self.view()
         if (
             not plan.is_fast
-            or self.logs_everything
+            or self.takes_long_way
             or block.failed
             or not catalog.is_fresh
             or plan.catalog_state is not view.catalog_state
@@ -93,7 +93,7 @@ class FastSession(SessionBase):
     def _try_begin(self, plan: CachedPlan, sink: Sink) -> bool:
         """BEGIN as almost everybody writes it, outside a block."""
         block = self.transaction
-        if not plan.is_plain_begin or self.logs_everything or block.in_block or block.failed or block.kv is not None:
+        if not plan.is_plain_begin or self.takes_long_way or block.in_block or block.failed or block.kv is not None:
             return False
         now = now_us()
         context = self.context

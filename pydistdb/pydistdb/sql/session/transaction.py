@@ -30,15 +30,18 @@ from pydistdb.sql.catalog.drop_plan import drop_tables
 from pydistdb.sql.catalog.overlay import OverlayMark
 from pydistdb.sql.catalog.temporary import TemporaryObjects
 from pydistdb.sql.catalog.transaction import DdlTransaction
+from pydistdb.sql.consistency import COUNTER_BITS, AsOf, resolve_time
 from pydistdb.sql.errors import (
     ActiveTransaction,
     DatabaseError,
+    InvalidParameterValue,
     NoActiveTransaction,
     ProgramLimitExceeded,
     ReadOnlyTransaction,
 )
 from pydistdb.sql.session.environment import Environment
 from pydistdb.sql.session.participant import Participant
+from pydistdb.sql.session.past import PastReads
 from pydistdb.sql.session.settings import SessionSettings
 from pydistdb.sql.types.base import EvalContext
 
@@ -75,6 +78,9 @@ class SessionTransaction:
         self._database_name = database_name
         self._temporary = temporary_objects
         self.kv: kv.Transaction | None = None
+        self.reader: kv.PastReader | None = None
+        """The same, if it reads in the past."""
+        self.past = PastReads(environment.database)
         self.ddl: DdlTransaction | None = None
         self.explicit = False
         self.implicit = False
@@ -148,8 +154,10 @@ class SessionTransaction:
             if self.statements:
                 raise ActiveTransaction("SET TRANSACTION [NOT] DEFERRABLE must be called before any query")
             self._settings.set_characteristic("transaction_deferrable", "on" if deferrable else "off")
-        if not self.statements and self.kv is not None and self.kv.isolation is not self.isolation:
-            self._drop()
+        if not self.statements and self.kv is not None:
+            reads_in_past = self.past.applies and self.read_only
+            if self.kv.isolation is not self.isolation or reads_in_past is not (self.reader is not None):
+                self._drop()
 
     def defaults_changed(self) -> None:
         """A default_transaction_… setting was set: outside a block it is what the next transaction is."""
@@ -162,10 +170,26 @@ class SessionTransaction:
         """The kv transaction, begun if need be."""
         transaction = self.kv
         if transaction is None:
-            transaction = self.kv = self._environment.database.begin(self.isolation, read_only=self.read_only)
+            past = self.past
+            if past.applies and (self.read_only or past.only_reads):
+                transaction = self.kv = self.reader = past.begin(self.isolation)
+            else:
+                transaction = self.kv = self._environment.database.begin(self.isolation, read_only=self.read_only)
             transaction.lock_timeout_ns = self.lock_timeout_ns
             transaction.process_id = self.process_id
         return transaction
+
+    def read_as_of(self, asked: AsOf) -> None:
+        """AS OF SYSTEM TIME: what has not read anything yet does so as of that time."""
+        now = self._environment.database.now()
+        timestamp = resolve_time(asked, now >> COUNTER_BITS, self._settings.values["timezone"])
+        if self.statements or (self.kv is not None and self.kv.has_writes):
+            raise ActiveTransaction("AS OF SYSTEM TIME must be set before any query")
+        if timestamp > now:
+            raise InvalidParameterValue(f'AS OF SYSTEM TIME: "{asked.text}" lies in the future')
+        self._drop()
+        past = self.past
+        past.at, past.floor_at = (0, timestamp) if asked.kind == "staleness" else (timestamp, 0)
 
     def set_lock_timeout(self, timeout_ns: int) -> None:
         """lock_timeout was set; it counts from the next lock on."""
@@ -264,7 +288,7 @@ class SessionTransaction:
                 await ddl.prepare_commit()
             if transaction.has_writes:
                 await self._environment.catalog.check_commit(transaction)
-                await transaction.commit()
+                self.past.note_end(await transaction.commit())
             else:
                 transaction.rollback()  # nothing to make durable: just release what it holds
         except BaseException as error:
@@ -332,10 +356,11 @@ class SessionTransaction:
     def _drop(self) -> None:
         """Let go of the kv transaction; uncommitted DDL is cleaned up in the background."""
         transaction, ddl = self.kv, self.ddl
-        self.kv = None
+        self.kv = self.reader = None
         self.ddl = None
         if transaction is None:
             return
+        self.past.note_end(transaction.read_timestamp)
         transaction.rollback()
         self._environment.catalog.gate.leave(transaction)
         if ddl is not None:
@@ -344,8 +369,10 @@ class SessionTransaction:
     def _ended(self, *, committed: bool) -> None:
         if self.kv is not None:
             self._environment.catalog.gate.leave(self.kv)
-        self.kv = None
+            self.past.note_end(self.kv.read_timestamp)
+        self.kv = self.reader = None
         self.ddl = None
+        self.past.ended()
         self.explicit = self.implicit = self.failed = self.has_run = False
         self.statements = 0
         self.least_timestamp = 0

@@ -48,6 +48,8 @@ async def control(session: ClientSession, plan: CachedPlan, utility: st.Utility,
             else:
                 block.begin(utility.isolation, utility.read_only, utility.deferrable)
                 session.context.transaction_timestamp = session.context.statement_timestamp
+            if plan.as_of is not None:
+                block.read_as_of(plan.as_of)
             return plan.kind
         case st.Commit():
             return await _commit(session, utility.chain, sink)
@@ -105,7 +107,7 @@ def _rollback(session: ClientSession, chain: bool, sink: Sink) -> str:
     return "ROLLBACK"
 
 
-def set_transaction(session: ClientSession, utility: st.SetTransaction, sink: Sink) -> str:
+def set_transaction(session: ClientSession, plan: CachedPlan, utility: st.SetTransaction, sink: Sink) -> str:
     block = session.transaction
     if utility.session:
         if utility.isolation is not None:
@@ -122,6 +124,8 @@ def set_transaction(session: ClientSession, utility: st.SetTransaction, sink: Si
         if not block.in_block:
             return "SET"
     block.set_characteristics(utility.isolation, utility.read_only, utility.deferrable)
+    if plan.as_of is not None:
+        block.read_as_of(plan.as_of)
     return "SET"
 
 

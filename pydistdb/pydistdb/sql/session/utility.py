@@ -51,7 +51,7 @@ async def run(
         case st.Begin() | st.Commit() | st.Rollback() | st.Savepoint() | st.PrepareTransaction() | st.FinishPrepared():
             return await control(session, plan, utility, sink)
         case st.SetTransaction():
-            return set_transaction(session, utility, sink)
+            return set_transaction(session, plan, utility, sink)
         case st.SetConstraints():
             return await set_constraints(session, utility, lambda warning: session.send_warning(sink, warning))
         case st.SetVariable():

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 from pydistdb.sql import statements as st
 from pydistdb.sql.api import Sink
 from pydistdb.sql.catalog.temporary import drop_everything
-from pydistdb.sql.errors import InvalidParameterValue, NoActiveTransaction
+from pydistdb.sql.errors import ActiveTransaction, InvalidParameterValue, NoActiveTransaction
 from pydistdb.sql.pg_catalog.functions_sequences import forget_values
 from pydistdb.sql.plan_cache import CachedPlan
+from pydistdb.sql.session.past import LEVEL, TOKEN
 from pydistdb.sql.session.schema_changes import ddl_context
 from pydistdb.sql.session.settings import IDENTITY
-from pydistdb.sql.settings import SETTINGS, canonical, find, join_identifiers
+from pydistdb.sql.settings import SETTINGS, Setting, canonical, find, join_identifiers
 
 if TYPE_CHECKING:
     from pydistdb.sql.session.session import ClientSession
@@ -78,8 +79,15 @@ def assign(session: ClientSession, name: str, text: str, *, local: bool) -> str:
         case "transaction_deferrable":
             block.set_characteristics(None, None, canonical(setting, text) == "on")
         case _:
+            _check_level(session, setting)
             return session.settings.set(setting, text, local=local)
     return session.settings.values[setting.key]
+
+
+def _check_level(session: ClientSession, setting: Setting) -> None:
+    """A transaction that has read something goes on as it began."""
+    if setting.key == LEVEL and session.transaction.in_block and session.transaction.statements:
+        raise ActiveTransaction(f"{setting.name} must be set before any query")
 
 
 def show(session: ClientSession, plan: CachedPlan, utility: st.ShowVariable, sink: Sink, *, simple: bool) -> str:
@@ -89,7 +97,8 @@ def show(session: ClientSession, plan: CachedPlan, utility: st.ShowVariable, sin
             (setting.name, values[key], "") for key, setting in sorted(SETTINGS.items()) if key in values
         ]
     else:
-        rows = [(session.settings.show(utility.name)[1],)]
+        setting, value = session.settings.show(utility.name)
+        rows = [(session.transaction.past.shown_token() if setting.key == TOKEN else value,)]
     assert plan.fields is not None
     if simple:
         sink.row_description(plan.fields)
