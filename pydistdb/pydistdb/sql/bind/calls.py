@@ -34,6 +34,7 @@ from pydistdb.sql.errors import (
     WrongObjectType,
 )
 from pydistdb.sql.functions import registry as functions
+from pydistdb.sql.functions.spread import spread
 from pydistdb.sql.routines import RoutineFunction
 from pydistdb.sql.tree import ArrayLiteral, Call, Const, Expr, Param, RowExpr, SetCall
 from pydistdb.sql.types import registry
@@ -212,6 +213,9 @@ def make_call(
     if isinstance(function, RoutineFunction):
         return _routine_call(b, scope, function, converted, location)
     result = found.result
+    if variadic_array:
+        types = tuple(argument.type for argument in converted)
+        function = spread(function.oid, types, result) or function
     if function.out_columns and len(function.out_columns) > 1:
         result = RECORD
     if function.returns_set:

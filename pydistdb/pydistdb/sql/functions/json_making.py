@@ -32,7 +32,7 @@ from pydistdb.sql.types.calendar import (
 )
 from pydistdb.sql.types.composite import to_record
 from pydistdb.sql.types.datetime import format_timestamp, is_finite_timestamp, session_zone
-from pydistdb.sql.types.json import canonical, quote
+from pydistdb.sql.types.json import canonical, elements, members, quote
 from pydistdb.sql.types.pseudo import Record, field_types
 from pydistdb.sql.types.registry import element_of, io
 from pydistdb.sql.types.user import derived_from_types
@@ -160,17 +160,24 @@ def _array_to_json_pretty(argument_types: tuple[SqlType, ...], return_type: SqlT
     whole = encoder(argument_types[0])
 
     def encode(context: EvalContext, array: PgArray, pretty: bool) -> str:
-        if not pretty or len(array.dimensions) != 1:
+        if not pretty:
             return whole(array, context)
+        if len(array.dimensions) != 1:
+            return "[" + ",\n ".join(elements(whole(array, context))) + "]"
         return "[" + ",\n ".join(["null" if v is None else item(v, context) for v in array.items]) + "]"
 
     return encode
 
 
+def _record_in_lines(context: EvalContext, value: Any, pretty: bool) -> str:
+    text = encode_record(value, context)
+    return "{" + ",\n ".join(f"{quote(name)}:{part}" for name, part in members(text)) + "}" if pretty else text
+
+
 define("row_to_json(record)", lambda context, value: encode_record(value, context), context=True)
 define(
     "row_to_json(record,bool)",
-    lambda context, value, pretty: encode_record(value, context),
+    _record_in_lines,
     context=True,
 )
 

@@ -32,6 +32,7 @@ from pydistdb.sql.functions import (  # noqa: F401
     enums,
     json_changing,
     json_making,
+    json_path,
     json_reading,
     json_records,
     mathematics,
