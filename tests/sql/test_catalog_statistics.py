@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydistdb.sql.catalog.analyze import describe_column, estimate_distinct
 from pydistdb.sql.catalog.descriptors import Column, Table
+from pydistdb.sql.sampling import Sample, SampleRun, decode_answer
 
 from tests.support.sql_client import SqlServer
 
@@ -92,3 +93,36 @@ def test_analyze_of_a_hash_sharded_table_counts_only_its_rows() -> None:
     client.execute("analyze")
     rows = client.rows("select relname, reltuples from pg_class where relname in ('a', 'b') order by 1")
     assert rows == ["a|700", "b|30"]
+
+
+def test_a_sample_is_the_same_however_it_is_cut() -> None:
+    keys = [b"key %d" % number for number in range(5_000)]
+    values = [b"value %d" % number for number in range(5_000)]
+
+    def taken(part: int) -> Sample:
+        sample = Sample(300, 7)
+        for start in range(0, len(keys), part):
+            run = SampleRun(sample.arguments(None))
+            run.take(keys[start : start + part], values[start : start + part])
+            sample.add(decode_answer(run.finish()))
+        sample.trim()
+        return sample
+
+    whole, cut = taken(5_000), taken(100)
+    assert whole.values == cut.values and len(cut.values) == 300
+    assert cut.count == 5_000 and cut.size == sum(map(len, keys)) + sum(map(len, values))
+    half = sum(int(value.split()[1]) < 2_500 for value in cut.values)
+    assert 100 < half < 200, "a fair share comes from each half"
+
+
+def test_tables_of_other_nodes_are_sampled_there() -> None:
+    server = SqlServer()
+    client = server.connect()
+    client.execute(
+        "create table t (a int primary key, b text); insert into t select i, i % 9 from generate_series(1, 900) i"
+    )
+    client.execute("analyze t")
+    near = client.rows("select * from pg_stats where tablename = 't'")
+    server.database.distant = True
+    client.execute("analyze t")
+    assert server.database.answers and client.rows("select * from pg_stats where tablename = 't'") == near

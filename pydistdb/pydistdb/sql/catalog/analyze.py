@@ -1,15 +1,15 @@
 """ANALYZE: what the planner wants to know about a table, from one pass over its rows.
 
-Rows are counted exactly; columns are described from a reservoir sample (Vitter's algorithm R) of SAMPLE_ROWS rows, with
-Postgres's own estimators: Haas and Stokes's for the number of distinct values, common values with their frequencies, and
-an equi-depth histogram of the rest (their documentation: manual 76.1; analyze.c's comments name the paper).
+Rows are counted exactly, and a sample of SAMPLE_ROWS of them is taken, where they lie (sampling.py); columns are described
+from the sample with Postgres's own estimators: Haas and Stokes's for the number of distinct values, common values with
+their frequencies, and an equi-depth histogram of the rest (their documentation: manual 76.1; analyze.c's comments name the
+paper).  Tables that change are analysed again by themselves (auto_analyze.py).
 
 VACUUM has nothing to do here: old versions go by themselves (kv garbage collection).
 """
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +25,8 @@ from pydistdb.sql.catalog.descriptors import Column, ColumnStatistics, Table, Ta
 from pydistdb.sql.catalog.queries import live_columns
 from pydistdb.sql.catalog.state import CatalogState, Change
 from pydistdb.sql.errors import ActiveTransaction, FeatureNotSupported, UndefinedColumn
-from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, TableLayout
+from pydistdb.sql.layout import TableLayout
+from pydistdb.sql.sampling import SAMPLE_TEXT, Sample, SampleRun, decode_answer, encode_arguments
 from pydistdb.sql.statements import Vacuum
 from pydistdb.sql.types import registry
 from pydistdb.tasks import pause
@@ -84,35 +85,46 @@ def _may_process(ddl: DdlContext, statement: Vacuum, table: Table) -> bool:
 
 
 async def gather_statistics(ddl: DdlContext, table: Table) -> TableStatistics:
-    """Read the whole table; describe it."""
+    """Count the table's rows and take a sample of them; describe it."""
     layout = TableLayout.of(table)
-    span = layout.table_span()
-    sample: list[bytes] = []
-    generator = random.Random(table.oid)
-    count = size = 0
-    position: bytes | None = span.start
-    while position is not None:
-        batch = await ddl.transaction.scan(position, span.end, limit=CHUNK_ROWS)
-        for key, value in zip(batch.keys, batch.values, strict=True):
-            if span.identity is not None and key[HASH_IDENTITY_START:HASH_IDENTITY_END] != span.identity:
-                continue
-            count += 1
-            size += len(key) + len(value)
-            if len(sample) < SAMPLE_ROWS:
-                sample.append(value)
-            else:
-                place = generator.randrange(count)
-                if place < SAMPLE_ROWS:
-                    sample[place] = value
-        position = batch.resume
-        ddl.ddl.check_interrupt()
-        await pause(ddl.store.scheduler)
-    rows = [layout.decode(value) for value in sample]
+    sample = await take_sample(ddl, layout, table.oid)
+    rows = [layout.decode(value) for value in sample.values]
     columns = {}
     for column in live_columns(table):
-        columns[column.number] = describe_column(column, [row[column.number - 1] for row in rows], count)
+        columns[column.number] = describe_column(column, [row[column.number - 1] for row in rows], sample.count)
         await pause(ddl.store.scheduler)
-    return TableStatistics(float(count), size / count if count else 0.0, columns, ddl.context.statement_timestamp)
+    bytes_per_row = sample.size / sample.count if sample.count else 0.0
+    return TableStatistics(float(sample.count), bytes_per_row, columns, ddl.context.statement_timestamp)
+
+
+async def take_sample(ddl: DdlContext, layout: TableLayout, seed: int) -> Sample:
+    """Ranges that other nodes lead count and sample their rows themselves."""
+    transaction = ddl.transaction
+    span = layout.table_span()
+    sample = Sample(SAMPLE_ROWS, seed)
+    start = span.start
+    while start < span.end:
+        part = await transaction.part_at(start, span.end)
+        start, end = part.start, part.end
+        while start < end:
+            ddl.ddl.check_interrupt()
+            arguments = sample.arguments(span.identity)
+            answer = None
+            if not part.is_local:
+                answer = await transaction.evaluate(SAMPLE_TEXT, encode_arguments(arguments), start, end)
+            if answer is not None:
+                sample.add(decode_answer(answer.output))
+                resume = answer.resume
+            else:
+                batch = await transaction.scan(start, end, limit=CHUNK_ROWS)
+                run = SampleRun(arguments)
+                run.take(batch.keys, batch.values)
+                sample.add(run)
+                resume = batch.resume
+            await pause(ddl.store.scheduler)
+            start = end if resume is None else resume
+    sample.trim()
+    return sample
 
 
 def describe_column(column: Column, values: Sequence[Any], total: int) -> ColumnStatistics:

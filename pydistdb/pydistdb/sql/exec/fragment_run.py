@@ -24,6 +24,8 @@ from pydistdb.sql.exec.setops import row_keys
 from pydistdb.sql.exec.sort import MOST_TOP_ROWS, Sorter
 from pydistdb.sql.exec.tree_codec import load, runtime_form
 from pydistdb.sql.plan.physical import Access, TableScan
+from pydistdb.sql.sampling import SAMPLE_TEXT, SampleRun
+from pydistdb.sql.sampling import decode_arguments as decode_sample_arguments
 from pydistdb.sql.tree import Aggregate, AggregateCall, ColumnRef, Expr, OutputColumn, Param, SortKey
 from pydistdb.sql.types.base import EvalContext
 
@@ -107,6 +109,8 @@ compiled = lru_cache(maxsize=MOST_COMPILED)(CompiledFragment)
 
 def run_fragment(text: bytes, arguments: bytes) -> FragmentRun:
     """Begin a run; raises whatever is wrong with the fragment."""
+    if text == SAMPLE_TEXT:
+        return SampleRun(decode_sample_arguments(arguments))
     fragment = compiled(text)
     values = decode_arguments(arguments)
     return fragment.make(fragment, fragment.state(values), values)

@@ -1,0 +1,119 @@
+"""A random sample of rows, taken where they lie, that can be put together from any number of parts.
+
+Every row draws a number: a hash of its key.  The sample is the rows with the SAMPLE lowest numbers, which is a fair sample
+without replacement, and needs no knowledge of how many rows there are.  A leaseholder counts all of its part and sends only
+rows below the bound that is known so far, so that a large table sends little more than the sample::
+
+    1,000,000 rows, 30,000 wanted        part 1 (100,000 rows): bound 1.0     30,000 kept of what came, bound 0.3
+                                         part 2 (100,000 rows): 30,000 come   bound 0.15
+                                         part 10:                3,300 come   bound 0.03
+
+Source: Cohen and Kaplan, "Summarizing Data using Bottom-k Sketches" (2007).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from xxhash import xxh3_64_intdigest
+
+from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START
+
+SAMPLE_TEXT = b"sample rows"
+"""What this fragment is called (kv/fragments.py)."""
+HIGHEST = 1 << 64
+MOST_BYTES = 1 << 20
+SLACK = 1.25
+"""How many times the rows asked for are held before the surplus goes: finding out which costs a sort."""
+
+
+class SampleArguments(msgspec.Struct, array_like=True, frozen=True):
+    """Rows whose numbers are ``below`` the bound; of a hash-sharded table, those with its ``identity``."""
+
+    seed: int
+    below: int | None
+    """None: all."""
+    identity: bytes | None
+
+
+class SampleAnswer(msgspec.Struct, array_like=True, frozen=True):
+    count: int
+    size: int
+    """Bytes of all rows counted, keys included."""
+    numbers: list[int]
+    values: list[bytes]
+
+
+class SampleRun:
+    """The part of a sample that one span has; a fragment run."""
+
+    def __init__(self, arguments: SampleArguments) -> None:
+        self._arguments = arguments
+        self._below = HIGHEST if arguments.below is None else arguments.below
+        self.count = self.size = self._bytes = 0
+        self.numbers: list[int] = []
+        self.values: list[bytes] = []
+
+    def take(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        identity = self._arguments.identity
+        if identity is not None:
+            pairs = [
+                (key, value)
+                for key, value in zip(keys, values, strict=True)
+                if key[HASH_IDENTITY_START:HASH_IDENTITY_END] == identity
+            ]
+            keys, values = [key for key, _ in pairs], [value for _, value in pairs]
+        self.count += len(keys)
+        self.size += sum(map(len, keys)) + sum(map(len, values))
+        seed, below = self._arguments.seed, self._below
+        for key, value in zip(keys, values, strict=True):
+            number = xxh3_64_intdigest(key, seed)
+            if number < below:
+                self.numbers.append(number)
+                self.values.append(value)
+                self._bytes += len(value)
+
+    @property
+    def is_full(self) -> bool:
+        return self._bytes >= MOST_BYTES
+
+    def finish(self) -> bytes:
+        return encode_answer(SampleAnswer(self.count, self.size, self.numbers, self.values))
+
+
+class Sample:
+    """The sample so far: at most ``most`` rows, in the order they came."""
+
+    def __init__(self, most: int, seed: int) -> None:
+        self.count = self.size = 0
+        self.values: list[bytes] = []
+        self._numbers: list[int] = []
+        self._most = most
+        self._seed = seed
+        self._below: int | None = None
+
+    def arguments(self, identity: bytes | None) -> SampleArguments:
+        return SampleArguments(self._seed, self._below, identity)
+
+    def add(self, answer: SampleAnswer | SampleRun) -> None:
+        self.count += answer.count
+        self.size += answer.size
+        self._numbers += answer.numbers
+        self.values += answer.values
+        if len(self._numbers) > self._most * SLACK:
+            self.trim()
+
+    def trim(self) -> None:
+        """Keep no more rows than were asked for."""
+        if len(self._numbers) > self._most:
+            below = self._below = sorted(self._numbers)[self._most]
+            kept = [place for place, number in enumerate(self._numbers) if number < below]
+            self.values = [self.values[place] for place in kept]
+            self._numbers = [self._numbers[place] for place in kept]
+
+
+encode_arguments = msgspec.msgpack.Encoder().encode
+decode_arguments = msgspec.msgpack.Decoder(SampleArguments).decode
+encode_answer = msgspec.msgpack.Encoder().encode
+decode_answer = msgspec.msgpack.Decoder(SampleAnswer).decode
