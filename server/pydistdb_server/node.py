@@ -193,6 +193,7 @@ class Node:
         self.environment = Environment(self.gateway, self.loop, self.catalog)
         self.environment.operations = self.operations
         self.environment.sweeper.start()
+        self.environment.auto_analyze.start()
         self.clients = ClientRegistry(self.node_identity.node_id, self._open_session, config.max_connections)
         self.environment.cancel_backend = self.clients.cancel_backend
         self.environment.terminate_backend = self.clients.terminate_backend
@@ -273,6 +274,7 @@ class Node:
         await self._until(lambda: not clients.clients, DRAIN_SECONDS, self._shut_idle_clients)
         clients.shut_down()
         self.environment.sweeper.stop()
+        self.environment.auto_analyze.stop()
         self.catalog.stop()
         if len(self.store.live_nodes()) > 1:
             self.store.drain()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydistdb.sql.catalog.analyze import describe_column, estimate_distinct
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.sampling import Sample, SampleRun, decode_answer
+from pydistdb.tasks import sleep
 
 from tests.support.sql_client import SqlServer
 
@@ -74,6 +75,12 @@ def test_analyze_and_what_shows_of_it() -> None:
     assert client.rows("select most_common_vals, most_common_freqs from pg_stats where attname = 'word'") == [
         "{w0,w1,w2}|{0.25,0.25,0.25}"
     ]
+    slots = "stakind1, staop1, stacoll1, stanumbers1, stavalues1, stakind2, stavalues2 is null"
+    assert client.rows(f"select staattnum, {slots} from pg_statistic where starelid = 't'::regclass order by 1") == [
+        "1|2|97|0|NULL|" + client.rows("select histogram_bounds from pg_stats where attname = 'id'")[0] + "|0|t",
+        "2|1|98|100|{0.25,0.25,0.25}|{w0,w1,w2}|0|t",
+        "3|2|1754|0|NULL|" + client.rows("select histogram_bounds from pg_stats where attname = 'n'")[0] + "|0|t",
+    ]
     view = server.catalog.view("postgres", ("public",))
     table = view.relation("t")
     assert isinstance(table, Table)
@@ -126,3 +133,33 @@ def test_tables_of_other_nodes_are_sampled_there() -> None:
     server.database.distant = True
     client.execute("analyze t")
     assert server.database.answers and client.rows("select * from pg_stats where tablename = 't'") == near
+
+
+def test_tables_that_change_are_analysed_by_themselves() -> None:
+    server = SqlServer()
+    client = server.connect()
+    auto_analyze = server.environment.auto_analyze
+    auto_analyze.start()
+    client.execute("create table t (a int primary key, b text); create temporary table mine (a int)")
+    client.execute(
+        "insert into t select i, i % 9 from generate_series(1, 60) i; insert into mine select generate_series(1, 99)"
+    )
+
+    def minutes_pass() -> list[str]:
+        server.scheduler.run_until(sleep(server.scheduler, 61_000_000_000), 70_000_000_000)
+        return client.rows("select reltuples from pg_class where relname in ('t', 'mine') order by relname")
+
+    assert minutes_pass() == ["-1", "60"]
+    shown = "select last_analyze is null, last_autoanalyze is null from pg_stat_user_tables where relname = 't'"
+    assert client.rows(shown) == ["t|f"]
+    client.execute("update t set b = b where a < 50")
+    assert minutes_pass()[1] == "60" and sum(auto_analyze.changes().values()) == 49
+    for number in range(61, 75):
+        client.execute(f"insert into t values ({number}, '')")
+    assert minutes_pass()[1] == "74" and not auto_analyze.changes()
+    client.execute("delete from t where a > 2")
+    client.execute("analyze t")
+    assert not auto_analyze.changes() and client.rows(shown) == ["f|t"]
+    client.execute("drop table t")
+    assert not auto_analyze.changes()
+    auto_analyze.stop()

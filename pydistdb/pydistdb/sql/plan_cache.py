@@ -26,6 +26,7 @@ from typing import Any
 
 from pydistdb.sql.api import Field
 from pydistdb.sql.bind import CursorQuery, Normalized, ParsedStatement
+from pydistdb.sql.catalog.auto_analyze import TableChanges
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import CompiledQuery
 from pydistdb.sql.plan.expressions import all_relations
@@ -65,6 +66,7 @@ class CachedPlan:
         "as_of",
         "bound",
         "catalog_state",
+        "changes",
         "compiled",
         "counts",
         "cursor",
@@ -102,6 +104,7 @@ class CachedPlan:
         normalized: Normalized | None = None,
         cursor: tuple[CursorQuery, CachedPlan] | None = None,
         denied: DatabaseError | None = None,
+        changes: TableChanges | None = None,
     ) -> None:
         self.text = text
         self.parsed = parsed
@@ -134,6 +137,8 @@ class CachedPlan:
         """What whoever runs it is told, where the role may not: privileges are checked once, here."""
         self.is_fast = compiled is not None and denied is None and self.as_of is None
         """May be worth a ``try_run``; cleared by the first that is not of that kind."""
+        self.changes = changes or TableChanges()
+        """Where the rows that it changes are counted."""
         self.counts: StatementCounts | None = None
         """What its executions add to; None until the first."""
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from msgspec.structs import replace
 from pydistdb_storage.keys import key_encoder
 
 from pydistdb.sql.catalog import keys
@@ -55,16 +56,22 @@ async def vacuum(ddl: DdlContext, statement: Vacuum) -> str:
     tables = [table for table in tables if _may_process(ddl, statement, table)]
     if not statement.analyze:
         return tag
+    await analyze_tables(ddl, tables)
+    return tag
+
+
+async def analyze_tables(ddl: DdlContext, tables: Sequence[Table], *, automatic: bool = False) -> None:
+    """Gather the statistics of tables and write them down."""
     changes: list[Change] = []
     for table in tables:
-        statistics = await gather_statistics(ddl, table)
+        ddl.store.analyze_begins(table.oid)
+        statistics = replace(await gather_statistics(ddl, table), automatic=automatic)
         changes.append((keys.statistics_key(table.database, table.oid), statistics))
     # Reading takes long and locks nothing: some of the tables may be gone.
     await ddl.store.refresh()
     newest = ddl.store.state
     base = ddl.ddl.overlay.base
     ddl.apply([change for change in changes if _is_alive(change[0], base, newest)])
-    return tag
 
 
 def _is_alive(key: bytes, base: CatalogState, newest: CatalogState) -> bool:

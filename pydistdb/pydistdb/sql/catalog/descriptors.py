@@ -249,6 +249,8 @@ class TableStatistics(msgspec.Struct, frozen=True, array_like=True):
     """By column number."""
     analyzed_at: int = 0
     """timestamptz: microseconds since 2000-01-01 UTC."""
+    automatic: bool = False
+    """Nobody asked for it."""
 
 
 class ColocationGroup(msgspec.Struct, frozen=True, array_like=True):

@@ -82,6 +82,8 @@ class CatalogStore:
         self._free_oids: list[int] = []
         self.index_jobs: Any = None
         """Who builds indexes online (index_jobs.IndexJobs), if anybody does here."""
+        self.analyze_begins: Callable[[int], None] = lambda table: None
+        """Told when this node begins to analyse a table (auto_analyze.AutoAnalyze)."""
         self._running = False
         self._version_since = (-1, 0)
         """A version, and a timestamp at which it was the newest one already."""

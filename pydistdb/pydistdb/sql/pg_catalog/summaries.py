@@ -8,6 +8,7 @@ from typing import Any
 from pydistdb.sql.catalog.descriptors import Column, ColumnStatistics, Table
 from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.catalog.state_view import StateView
+from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog import registry
 from pydistdb.sql.pg_catalog.acl_columns import owner_name
 from pydistdb.sql.pg_catalog.define import RowDict, define, facts_of, rows_of
@@ -17,7 +18,7 @@ from pydistdb.sql.pg_catalog.objects import OWNER_NAME, all_indexes, array, sche
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext
-from pydistdb.sql.types.known import TYPES_BY_OID
+from pydistdb.sql.types.known import BPCHAR, TEXT, TYPES_BY_OID, VARCHAR
 
 
 @rows_of("pg_tables")
@@ -165,6 +166,54 @@ def pg_stats(view: StateView, context: EvalContext) -> Iterator[RowDict]:
                     yield _statistics_row(view, context, table, column, found.columns[column.number])
 
 
+DEFAULT_COLLATION = 100
+_COLLATED = frozenset({TEXT.oid, VARCHAR.oid, BPCHAR.oid})
+_COMMON_VALUES, _HISTOGRAM = 1, 2
+"""Kinds of statistics: STATISTIC_KIND_MCV and STATISTIC_KIND_HISTOGRAM."""
+
+
+def _operator_of(column: Column, name: str) -> int:
+    """The oid of a type's ``=`` or ``<``; 0 if it has none of its own."""
+    for operator in functions.operators(name):
+        types_of = [argument.oid for argument in operator.function.argument_types]
+        if operator.left is not None and types_of == [column.type_oid, column.type_oid]:
+            return operator.oid
+    return 0
+
+
+@rows_of("pg_statistic")
+def pg_statistic(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for table in view.tables():
+        found = view.statistics(table.oid)
+        for column in table.columns if found is not None else ():
+            if found is None or column.dropped or column.number not in found.columns:
+                continue
+            statistics = found.columns[column.number]
+            row: RowDict = {
+                "starelid": table.oid,
+                "staattnum": column.number,
+                "stainherit": False,
+                "stanullfrac": single(statistics.null_fraction),
+                "stawidth": statistics.average_width,
+                "stadistinct": single(statistics.distinct),
+            }
+            slots: list[tuple[int, str, RowDict]] = []
+            if statistics.common_values:
+                values = _as_array_text(column, statistics.common_values, context)
+                numbers = array(map(single, statistics.common_frequencies))
+                slots.append((_COMMON_VALUES, "=", {"stanumbers": numbers, "stavalues": values}))
+            if statistics.histogram:
+                bounds = _as_array_text(column, statistics.histogram, context)
+                slots.append((_HISTOGRAM, "<", {"stavalues": bounds}))
+            for slot in range(1, 6):
+                kind, operator, parts = slots[slot - 1] if slot <= len(slots) else (0, "", {})
+                row[f"stakind{slot}"] = kind
+                row[f"staop{slot}"] = _operator_of(column, operator) if operator else 0
+                row[f"stacoll{slot}"] = DEFAULT_COLLATION if kind and column.type_oid in _COLLATED else 0
+                row.update({f"{name}{slot}": value for name, value in parts.items()})
+            yield row
+
+
 def _user_tables(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     """Nobody counts scans and changed rows per table: those columns are NULL rather than wrong."""
     for table in view.tables():
@@ -175,7 +224,8 @@ def _user_tables(view: StateView, context: EvalContext) -> Iterator[RowDict]:
                 "schemaname": schema_name(view, table.schema),
                 "relname": table.name,
                 "n_live_tup": int(statistics.rows) if statistics is not None else None,
-                "last_analyze": statistics.analyzed_at if statistics is not None else None,
+                "last_analyze": statistics.analyzed_at if statistics and not statistics.automatic else None,
+                "last_autoanalyze": statistics.analyzed_at if statistics and statistics.automatic else None,
             }
 
 

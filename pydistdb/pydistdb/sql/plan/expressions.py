@@ -14,16 +14,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
+from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.tree import (
     And,
     Call,
     ColumnRef,
     Const,
+    Delete,
     Expr,
+    Insert,
+    LockRows,
+    Merge,
     Param,
     Rel,
     SetCall,
     Subquery,
+    Update,
 )
 from pydistdb.sql.types.known import BOOL
 
@@ -272,7 +278,7 @@ def is_volatile(expression: Expr) -> bool:
 
 def relation_is_volatile(relation: Rel) -> bool:
     for part in all_relations(relation):
-        if type(part).__name__ in ("Insert", "Update", "Delete", "Merge", "LockRows"):
+        if isinstance(part, Insert | Update | Delete | Merge | LockRows):
             return True
         function = getattr(part, "function", None)
         if getattr(function, "volatility", "i") == "v":
@@ -280,6 +286,14 @@ def relation_is_volatile(relation: Rel) -> bool:
         if any(is_volatile_alone(expression) for expression in direct_parts(part)[0]):
             return True
     return False
+
+
+def changed_table(relation: Rel) -> Table | None:
+    """The first table that a statement changes."""
+    for part in all_relations(relation):
+        if isinstance(part, Insert | Update | Delete | Merge):
+            return part.table
+    return None
 
 
 def is_volatile_alone(expression: Expr) -> bool:

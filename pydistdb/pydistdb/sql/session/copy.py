@@ -167,7 +167,7 @@ async def _copy_from(
             raise session.explain_error(error) from error
         raise
     block.statements += 1
-    environment.statistics.rows_changed += importer.count
+    environment.statistics.changes.of(table.oid).rows += importer.count
     return importer.count
 
 

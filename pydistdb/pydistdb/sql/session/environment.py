@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import Database
 from pydistdb.kv.operations import Operations
+from pydistdb.sql.catalog.auto_analyze import AutoAnalyze, ChangeCounters
 from pydistdb.sql.catalog.index_jobs import IndexJobs
 from pydistdb.sql.catalog.schemas import END_SESSIONS_TOPIC, SESSIONS_TOPIC
 from pydistdb.sql.catalog.store import CatalogStore
@@ -36,8 +37,12 @@ class SessionStatistics:
     errors: int = 0
     retries: int = 0
     rows_sent: int = 0
-    rows_changed: int = 0
+    changes: ChangeCounters = field(default_factory=ChangeCounters)
     fast_statements: int = 0
+
+    @property
+    def rows_changed(self) -> int:
+        return self.changes.rows
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +66,7 @@ class Environment:
     activity: ClusterActivity = field(init=False)
     cluster_statements: ClusterStatements = field(init=False)
     sweeper: Sweeper = field(init=False)
+    auto_analyze: AutoAnalyze = field(init=False)
     operations: Operations | None = None
     """What operators may do; None where there is no cluster (tests)."""
     log_statement: Callable[[str, str, int], None] | None = None
@@ -74,6 +80,7 @@ class Environment:
         self.database.on_broadcast(END_SESSIONS_TOPIC, self._end_sessions)
         IndexJobs(self.catalog)
         self.sweeper = Sweeper(self.catalog, self._temporary_schemas)
+        self.auto_analyze = AutoAnalyze(self.catalog, self.statistics.changes)
         self.database.on_broadcast(ROLE_SESSIONS_TOPIC, self._count_sessions_of)
         self.database.on_broadcast(DATABASE_SESSIONS_TOPIC, self._count_sessions)
 

@@ -166,7 +166,7 @@ class Execution:
         assert self._run is not None
         self.affected_rows = self._run.affected_rows
         if self.plan.writes:
-            self.session.environment.statistics.rows_changed += self.affected_rows
+            self.plan.changes.rows += self.affected_rows
         if self.alone:
             await self.session.transaction.commit()
 

@@ -78,7 +78,7 @@ class FastSession(SessionBase):
         counts = plan.counts or counts_of(self, plan)
         if plan.writes:
             counts.count_fast(run.affected_rows, now)
-            statistics.rows_changed += run.affected_rows
+            plan.changes.rows += run.affected_rows
             sink.complete(f"{'INSERT 0' if plan.tag == 'INSERT' else plan.tag} {run.affected_rows}")
             return True
         if announce:

@@ -20,6 +20,7 @@ from pydistdb.sql.exec import compile_plan
 from pydistdb.sql.plan import disabled_ways
 from pydistdb.sql.plan import plan as make_plan
 from pydistdb.sql.plan.access import literals_may_matter
+from pydistdb.sql.plan.expressions import changed_table
 from pydistdb.sql.plan_cache import MAX_CACHED_TEXT_BYTES, CachedPlan
 from pydistdb.sql.session.fields import fields_of, utility_fields
 from pydistdb.sql.statements import Execute, Fetch, Utility
@@ -187,13 +188,17 @@ class SessionPlans:
         view: StateView,
         normalized: bind.Normalized | None,
     ) -> CachedPlan:
+        compiled = compile_plan(make_plan(bound, view, self.disabled))
+        changed = changed_table(compiled.plan.root)
+        counters = self._session.environment.statistics.changes
         return CachedPlan(
             text,
             parsed,
             self.environment,
             view.catalog_state,
             bound=bound,
-            compiled=compile_plan(make_plan(bound, view, self.disabled)),
+            compiled=compiled,
+            changes=None if changed is None else counters.of(changed.oid),
             denied=denial(bound.needs, view),
             fields=fields_of(bound),
             parameter_types=bound.parameter_types,
