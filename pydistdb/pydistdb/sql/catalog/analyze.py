@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from msgspec.structs import replace
+from msgspec import structs
 from pydistdb_storage.keys import key_encoder
 
 from pydistdb.sql.catalog import keys
@@ -65,7 +65,7 @@ async def analyze_tables(ddl: DdlContext, tables: Sequence[Table], *, automatic:
     changes: list[Change] = []
     for table in tables:
         ddl.store.analyze_begins(table.oid)
-        statistics = replace(await gather_statistics(ddl, table), automatic=automatic)
+        statistics = structs.replace(await gather_statistics(ddl, table), automatic=automatic)
         changes.append((keys.statistics_key(table.database, table.oid), statistics))
     # Reading takes long and locks nothing: some of the tables may be gone.
     await ddl.store.refresh()
