@@ -309,6 +309,19 @@ def pause(scheduler: Scheduler) -> Completion[None]:
     return completion
 
 
+BUSY_NS = 500_000
+AWAY_FACTOR = 3
+
+
+async def give_way(scheduler: Scheduler, work_ns: int) -> None:
+    """Await this in housekeeping, after each piece of about ``work_ns``: where others have kept the scheduler busy
+    meanwhile, it stays away for some times that long."""
+    started_ns = scheduler.now_ns()
+    await pause(scheduler)
+    if scheduler.now_ns() - started_ns > BUSY_NS:
+        await sleep(scheduler, AWAY_FACTOR * work_ns)
+
+
 def with_deadline(
     scheduler: Scheduler, completion: Completion[T], deadline_ns: int, error: BaseException
 ) -> Completion[T]:

@@ -11,6 +11,7 @@ Clients, each through some node's gateway:
 * stale: reads in the past, at the nearest copy: by session token, within a bound, at an exact time, or at any.  Each must
   show what the leaseholders' stores show at its timestamp in the end, so nothing may have been written below it since;
 * prepare (``--prepares``): transfers that are prepared by name, and later committed or rolled back through some other node;
+* load (tests/kv/loads.py): rows laid down early on keys that nobody else knows; whoever scans them sees all or none;
 * register: single reads and writes at READ COMMITTED; each key must be linearizable (tests/chaos/registers.py);
 * trouble (tests/kv/trouble.py): crashes, partitions of both and of one direction, loss and delay, disks that are slow, full or
   fail, clocks that jump, splits, replicas and leases that move.
@@ -40,6 +41,7 @@ from pydistdb_storage.engine import Space
 from tests.chaos.history import OK
 from tests.chaos.lists import COMMITTED, check
 from tests.chaos.registers import check_registers
+from tests.kv.loads import MIDDLE_ROW, Loads
 from tests.kv.simulated_clients import ACCOUNTS, LISTS, Lists, Past, Registers, account, list_key, mark, parsed
 from tests.kv.trouble import HARSH, InjectedFailure, Trouble
 from tests.support.cluster import SECOND, Cluster
@@ -56,7 +58,14 @@ class Simulation:
     ``harsh``: three to five nodes, short logs, and all kinds of trouble; otherwise three nodes and the milder kinds."""
 
     def __init__(
-        self, seed: int, *, looks_back: bool = True, prepares: bool = False, harsh: bool = False, reshapes: bool = False
+        self,
+        seed: int,
+        *,
+        looks_back: bool = True,
+        prepares: bool = False,
+        harsh: bool = False,
+        reshapes: bool = False,
+        loads: bool = False,
     ) -> None:
         requests._counter = itertools.count(1)  # part of every transaction's id: the history must not depend on it
         self.rand = random.Random(seed)
@@ -78,6 +87,7 @@ class Simulation:
         self.clients = 0
         self.stopping = False
         self.prepares = prepares
+        self.loads = Loads(self) if loads else None
         self.names = 0
         self.prepared: dict[str, bool] = {}
         """Transfers that somebody is to finish by name, and whether it is certain that they are prepared now."""
@@ -87,7 +97,8 @@ class Simulation:
         """Whether a prepared transfer was committed, where that was acknowledged."""
         gateway = self.gateways[1]
         self.cluster.run(gateway.ingest([(account(n), b"%d" % BALANCE) for n in range(ACCOUNTS)]))
-        self.cluster.run(gateway.split([account(3), list_key(0), list_key(3), list_key(6)]))
+        splits = [account(3), list_key(0), list_key(3), list_key(6)]
+        self.cluster.run(gateway.split([*splits, MIDDLE_ROW] if loads else splits))
 
     def _open(self, store: Store) -> None:
         old = self.gateways.get(store.node_id)
@@ -198,6 +209,8 @@ class Simulation:
                         actions.append(self.past.step)
                     if self.harsh:
                         actions.append(self.registers.step)
+                    if self.loads is not None:
+                        actions += [self.loads.load, self.loads.look]
                     action = self.rand.choice(actions)
                     if self.prepares and action == self.transfer and self.rand.random() < 0.5:
                         self.names += 1
@@ -272,6 +285,8 @@ class Simulation:
         ]
         balances, lists = self.cluster.run(self._final())
         self.past.check()
+        if self.loads is not None and (known := self.gateway()):
+            self.cluster.run(self.loads.look(known))
         if sum(map(int, balances)) != ACCOUNTS * BALANCE:
             problems.append(f"in the end the accounts are {balances}")
         problems += check(self.lists.history, {f"x{n}": parsed(value) for n, value in enumerate(lists)})
@@ -334,7 +349,9 @@ def main(arguments: list[str] | None = None) -> int:
     totals: Counter[str] = Counter()
     for seed in range(int(first), int(last) + 1):
         try:
-            simulation = Simulation(seed, prepares=options.prepares, harsh=not options.mild, reshapes=options.reshape)
+            simulation = Simulation(
+                seed, prepares=options.prepares, harsh=not options.mild, reshapes=options.reshape, loads=True
+            )
             simulation.run(options.seconds)
         except Exception:
             traceback.print_exc()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from pydistdb.kv import closed, follower, validation
+from pydistdb.kv.intents import IntentSet
 from pydistdb.kv.txn.two_phase import TwoPhase
 
 from tests.kv.simulate import Simulation
@@ -37,6 +38,19 @@ def test_a_copy_that_is_not_complete_would_be_found(seed: int, monkeypatch: pyte
     monkeypatch.setattr(closed._Range, "usable", lambda known, _, timestamp: timestamp if known.sender else known.ready)
     with pytest.raises(AssertionError, match="a copy showed"):
         Simulation(seed).run(20)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_large_loads(seed: int) -> None:
+    simulation = Simulation(seed, looks_back=False, loads=True)
+    simulation.run(20)
+    assert simulation.loads is not None and simulation.loads.acknowledged
+
+
+def test_a_load_that_is_overlooked_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(IntentSet, "add_fresh", lambda *_: None)
+    with pytest.raises(AssertionError, match="are gone"):
+        Simulation(1, looks_back=False, loads=True).run(20)
 
 
 @pytest.mark.parametrize("seed", [13, 16, 20])

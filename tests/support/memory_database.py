@@ -298,6 +298,11 @@ class MemoryTransaction:
         assert value, "a value is never empty: an empty one stands for a delete"
         self._write(key, value, key in self.inserted)
 
+    can_lay_down = True
+
+    async def lay_down_fresh(self, entries: list[tuple[bytes, bytes]]) -> None:
+        self.put_all(dict(entries))
+
     def put_all(self, entries: dict[bytes, bytes]) -> None:
         for key, value in entries.items():
             self.put(key, value)

@@ -271,6 +271,15 @@ class Transaction(Protocol):
     def put(self, key: bytes, value: bytes) -> None:
         """Buffer a write; the key should have been locked before, or nobody else can know it."""
 
+    @property
+    def can_lay_down(self) -> bool:
+        """Whether ``lay_down_fresh`` is possible: not while a savepoint may still be rolled back to."""
+
+    async def lay_down_fresh(self, entries: list[tuple[bytes, bytes]]) -> None:
+        """Write entries past the buffer, sorted by keys that nobody else can know before the commit.
+
+        The transaction's own statements see them once this has returned."""
+
     def put_all(self, entries: dict[bytes, bytes]) -> None:
         """Buffer many writes at once."""
 

@@ -179,7 +179,12 @@ class Gateway:
     def try_get(self, key: bytes) -> bytes | None:
         leases = self.leases
         local = leases.find(key)
-        if local is None or key in local.pending.by_key or key in local.intents.writes:
+        if (
+            local is None
+            or key in local.pending.by_key
+            or key in local.intents.writes
+            or (local.intents.fresh and local.intents.may_hold(key))
+        ):
             raise MustWait
         local.requests += 1
         found = mvcc.get(leases.latest(), key, MAX_TIMESTAMP)[0]

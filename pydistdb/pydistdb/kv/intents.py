@@ -13,12 +13,15 @@ no other key can look like it)::
     key ‖ T        →  kind 0x10 + lock strength ‖ T ‖ P ‖ sequence ‖ length of A ‖ A
 
 The leaseholder keeps all of its range's keys with an intent in a dictionary, built from the store when it gets the
-lease: the usual read pays one look-up.  Intents of one proposal share one ``IntentInfo``.
+lease: the usual read pays one look-up.  Intents of one proposal share one ``IntentInfo``.  Of *fresh* intents, on keys
+that nobody else can know before the commit (rows of a large COPY), only the span is kept, one for each transaction::
+
+    fresh     T → (first key, last key, info)      whoever comes near asks the store
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from pydistdb_storage.engine import Snapshot, Space
@@ -90,24 +93,34 @@ def intent_info(data: bytes) -> IntentInfo:
     )
 
 
+class FreshSpan(NamedTuple):
+    """Where the fresh intents of a transaction lie; ``info`` has their least timestamp."""
+
+    first: bytes
+    last: bytes
+    info: IntentInfo
+
+
 class IntentSet:
-    """The keys of one range that carry intents or conditions."""
+    """The keys of one range that carry intents or conditions; ``latest`` gives the store."""
 
-    __slots__ = ("conditions", "writes")
+    __slots__ = ("_latest", "conditions", "fresh", "writes")
 
-    def __init__(self) -> None:
+    def __init__(self, latest: Callable[[], Snapshot]) -> None:
+        self._latest = latest
         self.writes: dict[bytes, IntentInfo] = {}
         self.conditions: dict[bytes, dict[TransactionId, ConditionInfo]] = {}
+        self.fresh: dict[TransactionId, FreshSpan] = {}
 
     def __bool__(self) -> bool:
-        return bool(self.writes) or bool(self.conditions)
+        return bool(self.writes) or bool(self.conditions) or bool(self.fresh)
 
     @classmethod
-    def load(cls, snapshot: Snapshot, start: bytes, end: bytes) -> IntentSet:
+    def load(cls, latest: Callable[[], Snapshot], start: bytes, end: bytes) -> IntentSet:
         """Read what the store holds of [start, end); about 1 µs an intent."""
-        loaded = cls()
+        loaded = cls(latest)
         shared: dict[bytes, IntentInfo] = {}
-        for key, data in snapshot.scan(Space.INTENTS, start, end):
+        for key, data in latest().scan(Space.INTENTS, start, end):
             head = data[: _HEADER_BYTES + int.from_bytes(data[29:31], "big")]
             info = shared.get(head)
             if info is None:
@@ -120,6 +133,32 @@ class IntentSet:
 
     def add_writes(self, keys: Iterable[bytes], info: IntentInfo) -> None:
         self.writes.update(dict.fromkeys(keys, info))
+
+    def add_fresh(self, first: bytes, last: bytes, info: IntentInfo) -> None:
+        """Note that the transaction has intents on keys from ``first`` to ``last`` that are nobody else's business."""
+        known = self.fresh.get(info.transaction_id)
+        if known is not None:
+            first, last, info = min(first, known.first), max(last, known.last), known.info
+        self.fresh[info.transaction_id] = FreshSpan(first, last, info)
+
+    def drop_fresh(self, transaction_id: TransactionId, start: bytes, end: bytes) -> None:
+        """All intents of the transaction in [start, end) are gone."""
+        span = self.fresh.get(transaction_id)
+        if span is not None and start <= span.first and span.last < end:
+            del self.fresh[transaction_id]
+
+    def may_hold(self, key: bytes) -> bool:
+        """Whether there may be a write intent on ``key``: the store knows for sure."""
+        return key in self.writes or (bool(self.fresh) and self._is_near_fresh(key))
+
+    def _is_near_fresh(self, key: bytes) -> bool:
+        return any(first <= key <= last for first, last, _ in self.fresh.values())
+
+    def _fresh_at(self, key: bytes) -> IntentInfo | None:
+        if not self._is_near_fresh(key):
+            return None
+        data = self._latest().get(Space.INTENTS, key)
+        return None if data is None or is_condition(data) else intent_info(data)
 
     def add_condition(self, key: bytes, info: IntentInfo, strength: int) -> None:
         self.conditions.setdefault(key, {})[info.transaction_id] = ConditionInfo(info, strength)
@@ -140,6 +179,8 @@ class IntentSet:
     def blocking_write(self, key: bytes, transaction_id: TransactionId, strength: int) -> IntentInfo | None:
         """The intent or condition of another transaction that a lock of ``strength`` on ``key`` must wait for."""
         info = self.writes.get(key)
+        if info is None and self.fresh:
+            info = self._fresh_at(key)
         if info is not None and info.transaction_id != transaction_id:
             return info
         if self.conditions:
@@ -148,11 +189,14 @@ class IntentSet:
                     return condition.intent
         return None
 
-    def forget(self, entries: Iterable[bytes]) -> None:
-        """Forget what stands under these keys of ``Space.INTENTS``, whosever it is."""
-        for entry in entries:
-            if self.writes.pop(entry, None) is None:
-                self.conditions.pop(entry[:-16], None)
+    def forget(self, start: bytes, end: bytes) -> None:
+        """Forget what stands in [start, end), whosever it is: it was cleared."""
+        for key in [key for key in self.writes if start <= key < end]:
+            del self.writes[key]
+        for key in [key for key in self.conditions if start <= key < end]:
+            del self.conditions[key]
+        for transaction_id in list(self.fresh):
+            self.drop_fresh(transaction_id, start, end)
 
     def trim(self, start: bytes, end: bytes) -> None:
         """Forget what lies outside [start, end)."""
@@ -160,3 +204,8 @@ class IntentSet:
             del self.writes[key]
         for key in [key for key in self.conditions if not start <= key < end]:
             del self.conditions[key]
+        for transaction_id, (first, last, info) in list(self.fresh.items()):
+            if last < start or end <= first:
+                del self.fresh[transaction_id]
+            else:
+                self.fresh[transaction_id] = FreshSpan(max(first, start), min(last, end), info)

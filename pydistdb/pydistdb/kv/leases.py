@@ -141,7 +141,7 @@ class RangeLocal:
         """Transactions that are to commit at an exact timestamp, as soon as their reads are validated at it."""
         self.locks = LockTable()
         self.pending = PendingWrites()
-        self.intents = IntentSet.load(engine.latest(), self.start, self.end)
+        self.intents = IntentSet.load(engine.latest, self.start, self.end)
         self.statuses: dict[TransactionId, TransactionStatus] = {}
         self.deciding: dict[TransactionId, Completion[None]] = {}
         """Transactions whose record is being proposed."""
@@ -197,7 +197,7 @@ class RangeLocal:
             end = min(each.end, self.replica.descriptor.end)
             if each.start != self.end or end <= self.end:
                 continue  # it was cut off again meanwhile
-            gained = IntentSet.load(engine.latest(), each.start, end)
+            gained = IntentSet.load(engine.latest, each.start, end)
             self.intents.writes.update(gained.writes)
             self.intents.conditions.update(gained.conditions)
             self.lease_start = max(self.lease_start, each.lease_start)

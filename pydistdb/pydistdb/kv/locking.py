@@ -117,7 +117,7 @@ class Locker:
                 values.append(None)
                 versions.append(SKIPPED)
                 continue
-            data = snapshot.get(Space.INTENTS, key) if key in local.intents.writes else None
+            data = snapshot.get(Space.INTENTS, key) if local.intents.may_hold(key) else None
             if data is not None:
                 values.append(intent_value(data))
                 versions.append(OWN_INTENT)

@@ -27,9 +27,13 @@ _FINISHED: Completion[None] = completed(None)
 class PendingGroup:
     """The keys of one proposal; ``done`` once it is applied or lost."""
 
-    __slots__ = ("_done", "keys", "timestamp", "transaction_id")
+    __slots__ = ("_done", "fresh", "keys", "timestamp", "transaction_id")
 
-    def __init__(self, transaction_id: TransactionId, keys: list[bytes], timestamp: Timestamp) -> None:
+    def __init__(
+        self, transaction_id: TransactionId, keys: list[bytes], timestamp: Timestamp, fresh: bool = False
+    ) -> None:
+        self.fresh = fresh
+        """Nobody else can know the keys: they are not in ``PendingWrites.by_key``."""
         self.transaction_id = transaction_id
         self.keys = keys
         self.timestamp = timestamp
@@ -71,11 +75,17 @@ class PendingWrites:
         self._groups[group] = None
         return group
 
+    def add_fresh(self, transaction_id: TransactionId, keys: list[bytes], timestamp: Timestamp) -> PendingGroup:
+        """Register a proposal of fresh keys (intents.py)."""
+        group = PendingGroup(transaction_id, keys, timestamp, True)
+        self._groups[group] = None
+        return group
+
     def remove(self, group: PendingGroup) -> None:
         """Take out a proposal that is applied or lost, and let its waiters go on."""
         self._groups.pop(group, None)
         by_key = self.by_key
-        for key in group.keys:
+        for key in () if group.fresh else group.keys:
             if by_key.get(key) is group:
                 del by_key[key]
         group.finish()

@@ -120,9 +120,11 @@ class Reader:
         transaction_id: TransactionId,
     ) -> bytes | None:
         group = local.pending.by_key.get(key)
+        if group is None and local.intents.fresh:
+            group = local.pending.in_span(key, key + b"\0", read_timestamp)
         if group is not None and group.timestamp <= read_timestamp:
             raise Blocked(group)
-        if key in local.intents.writes:
+        if local.intents.may_hold(key):
             data = snapshot.get(Space.INTENTS, key)
             if data is not None and _visible(local, data, read_timestamp, limit, uncertainty_limit, transaction_id):
                 return intent_value(data)
@@ -149,7 +151,7 @@ class Reader:
             if newest:
                 raise ReadRestart(newest)
         chunk = (found.keys, found.values, found.resume)
-        if not local.intents.writes:
+        if not local.intents.writes and not local.intents.fresh:
             return chunk
         overlay: list[tuple[bytes, bytes | None]] = []
         for key, data in snapshot.scan(Space.INTENTS, first, last, reverse=reverse):

@@ -41,6 +41,7 @@ from pydistdb.kv.command import ProposalLost, transaction_prefix
 from pydistdb.kv.command import Write as EngineWrite
 from pydistdb.kv.descriptor import RangeId
 from pydistdb.kv.hlc import COUNTER_BITS
+from pydistdb.kv.intents import IntentInfo
 from pydistdb.kv.leases import Leases, RangeLocal, bounded
 from pydistdb.kv.locking import Locker
 from pydistdb.kv.requests import (
@@ -55,7 +56,7 @@ from pydistdb.kv.requests import (
     begin_of,
 )
 from pydistdb.kv.resolution import resolve_span
-from pydistdb.tasks import Completion, sleep
+from pydistdb.tasks import Completion, pause, sleep
 
 EXPIRY_NS = 20_000_000_000
 ABORTED_RETENTION_US = 120_000_000
@@ -73,6 +74,8 @@ _GONE_TEXT = "the transaction was aborted because its coordinator seemed to be g
 
 SWEEP_INTERVAL_NS = 5_000_000_000
 MAX_RECORDS_PER_SWEEP = 1_000
+SWEPT_PER_TURN = 20_000
+"""Intents in memory that are looked at in a row: about a millisecond."""
 
 
 class RecordState(IntEnum):
@@ -328,7 +331,13 @@ class Records:
     async def sweep_intents(self, local: RangeLocal) -> None:
         """Resolve intents here whose transactions have ended without their coordinators coming by."""
         old = (self._leases.clock.physical_us() - ORPHAN_AGE_US) << COUNTER_BITS
-        suspects = {info.transaction_id: info for info in local.intents.writes.values() if info.timestamp < old}
+        suspects: dict[TransactionId, IntentInfo] = {}
+        infos = [*local.intents.writes.values(), *(span.info for span in local.intents.fresh.values())]
+        for number, info in enumerate(infos, 1):
+            if info.timestamp < old:
+                suspects[info.transaction_id] = info
+            if number % SWEPT_PER_TURN == 0:
+                await pause(self._leases.scheduler)
         for conditions in local.intents.conditions.values():
             suspects.update(
                 (info.intent.transaction_id, info.intent) for info in conditions.values() if info.intent.timestamp < old

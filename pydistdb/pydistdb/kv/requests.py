@@ -172,6 +172,21 @@ class Prepare(Message):
         return self.writes[0][0] if self.writes else self.conditions[0][0]
 
 
+class PrepareFresh(Message):
+    """Lay down intents on keys, sorted, that nobody else can know before the transaction commits: there is nothing to check.
+
+    It may be repeated."""
+
+    transaction_id: TransactionId
+    anchor: bytes
+    sequence: int
+    entries: list[tuple[bytes, bytes]]
+
+    @property
+    def routing_key(self) -> bytes:
+        return self.entries[0][0]
+
+
 class EndTransaction(Message):
     """Decide: commit at ``timestamp`` or later, or abort.  Refused after ``expires`` (see records.py).
 
@@ -350,6 +365,7 @@ Request = (
     | Lock
     | CommitOnePhase
     | Prepare
+    | PrepareFresh
     | EndTransaction
     | PrepareRecord
     | PushTransaction
@@ -566,6 +582,7 @@ register(
     Lock,
     CommitOnePhase,
     Prepare,
+    PrepareFresh,
     EndTransaction,
     PrepareRecord,
     PushTransaction,

@@ -23,10 +23,12 @@ from pydistdb.kv.command import Write as EngineWrite
 from pydistdb.kv.intents import intent_transaction, intent_value, is_condition
 from pydistdb.kv.leases import Leases, RangeLocal
 from pydistdb.kv.requests import Resolved, ResolveIntents, TransactionId
-from pydistdb.tasks import Completion, pause
+from pydistdb.tasks import Completion, give_way, pause
 
 CHUNK_BYTES = 512 << 10
-MAX_CHUNK_INTENTS = 5_000
+MAX_CHUNK_INTENTS = 2_000
+INTENT_NS = 4_000
+"""What it takes to resolve one, roughly."""
 CALL_NS = 1_000_000_000
 """After this time one call gives what it has done so far."""
 
@@ -63,7 +65,8 @@ class Resolver:
                 if position is not None:
                     if leases.scheduler.now_ns() > stop_ns:
                         return Resolved(position)
-                    await pause(leases.scheduler)
+                    await give_way(leases.scheduler, len(resolved[0]) // 2 * INTENT_NS)
+            local.intents.drop_fresh(transaction_id, request.start, request.end)
         local.locks.release(transaction_id)
         local.note_settled(transaction_id)
         local.unstage(transaction_id)
@@ -101,7 +104,7 @@ class Resolver:
             return
         if commit_timestamp > local.lease_start:
             infos = local.intents.writes
-            if any((info := infos.get(key)) and info.timestamp < local.lease_start for key in keys):
+            if infos and any((info := infos.get(key)) and info.timestamp < local.lease_start for key in keys):
                 # Prepared under an earlier lease: a read that began here before may not have been told of the commit.
                 local.lease_start = commit_timestamp
         proposed = local.propose(writes, commit_timestamp)
@@ -109,7 +112,7 @@ class Resolver:
         def forget(done: Completion[None]) -> None:
             # At once, not when this task runs again: whoever meets an intent in memory expects it in the store.
             if done.error() is None:
-                for key in keys:
+                for key in keys if local.intents.writes else ():
                     local.intents.remove(key, transaction_id)
                 for key in condition_keys:
                     local.intents.remove_condition(key, transaction_id)

@@ -144,9 +144,12 @@ def _check_pending(local: RangeLocal, spans: Sequence[Span], transaction_id: Tra
 def _foreign_intents(local: RangeLocal, spans: Sequence[Span], transaction_id: TransactionId) -> list[IntentInfo]:
     """One intent of each other transaction that has any in the spans."""
     writes = local.intents.writes
-    if not writes:
+    if not writes and not local.intents.fresh:
         return []
     found: dict[TransactionId, IntentInfo] = {}
+    for first, last, fresh in local.intents.fresh.values():
+        if any(start <= last and (end or start + b"\0") > first for start, end in spans):
+            found[fresh.transaction_id] = fresh
     keys: list[bytes] | None = None
     for start, end in spans:
         if not end:

@@ -63,6 +63,7 @@ from pydistdb.kv.requests import (
     Ingest,
     Number,
     Prepare,
+    PrepareFresh,
     QueryVersion,
     TransactionId,
     Write,
@@ -291,6 +292,28 @@ class Writer:
         local.locks.release_keys(transaction_id, touched)
         return Applied(timestamp)
 
+    async def prepare_fresh(self, request: PrepareFresh) -> Applied:
+        """As ``prepare``, of what cannot be in anybody's way."""
+        leases = self._leases
+        leases.clock.check()
+        entries = request.entries
+        keys = [key for key, _ in entries]
+        local = leases.need(keys[0])
+        local.check_span(keys[0], keys[-1])
+        local.check_lease()
+        timestamp = leases.clock.now()
+        info = IntentInfo(request.transaction_id, timestamp, request.sequence, request.anchor)
+        header = intent_header(info)
+        local.intents.add_fresh(keys[0], keys[-1], info)
+        group = local.pending.add_fresh(request.transaction_id, keys, timestamp)
+        try:
+            await self._finish(
+                local, group, local.propose([(_INTENTS, key, header + value) for key, value in entries], timestamp)
+            )
+        except CommitAmbiguous:
+            raise ProposalLost("the outcome of a proposal is not known yet") from None
+        return Applied(timestamp)
+
     # ------------------------------------------------------------------------------------------------- everything else
 
     async def ingest(self, request: Ingest) -> Applied:
@@ -309,23 +332,25 @@ class Writer:
         return Applied(timestamp)
 
     async def clear_range(self, request: ClearRange) -> Applied:
-        """Clear the first CLEARED_VERSIONS of the span; a larger one would hold up everybody's commits for seconds."""
+        """Clear the first CLEARED_VERSIONS of the span, or so many intents: more would hold up everybody's commits."""
         leases = self._leases
         local = leases.need(request.start)
         if not (local.start <= request.start and request.end <= local.end):
             raise WrongRange(local.described)
         local.check_lease()
-        versions = leases.latest().scan(Space.VERSIONS, request.start, request.end)
-        beyond = next(islice(versions, CLEARED_VERSIONS, None), None)
-        resume = b"" if beyond is None else beyond[0][:-8]
+        snapshot = leases.latest()
+        ends = []
+        for space, suffix_bytes in ((Space.VERSIONS, 8), (Space.INTENTS, 0)):
+            beyond = next(islice(snapshot.scan(space, request.start, request.end), CLEARED_VERSIONS, None), None)
+            if beyond is not None:
+                ends.append(beyond[0][: len(beyond[0]) - suffix_bytes])
+        resume = min(ends, default=b"")
         if resume == request.start:  # a single row with that many versions
             resume = prefix_end(resume)
         span = (request.start, resume or request.end)
         clears = [(_VERSIONS, *span), (_INTENTS, *span)]
-        # Named by the store: a walk over all intents in memory for every piece would cost more than the clearing.
-        intents = [key for key, _ in leases.latest().scan(Space.INTENTS, *span)]
         await _repeatable(local.propose([], leases.clock.now(), clears))
-        local.intents.forget(intents)
+        local.intents.forget(*span)
         return Applied(0, resume)
 
     async def increment(self, request: Increment) -> Number:
@@ -384,7 +409,9 @@ def _first_blocker(
     intents = local.intents if local.intents else None
     if len(writes) > BULK_WRITES and not any_locks and not conditions:
         keys = [write[0] for write in writes]
-        free_of_intents = intents is None or (not intents.conditions and intents.writes.keys().isdisjoint(keys))
+        free_of_intents = intents is None or not (
+            intents.conditions or intents.fresh or not intents.writes.keys().isdisjoint(keys)
+        )
         if free_of_intents and pending.keys().isdisjoint(keys):
             return None
     for key, _, _ in writes:

@@ -1,4 +1,4 @@
-"""Many entries on their way into storage that only the current transaction knows.
+"""Many entries on their way into storage, past the transaction's buffer.
 
 Entries are gathered, because each write waits for the disk once, and one gathered batch is written while the next is being
 made: so whoever makes them never waits, unless the disk is slower.
@@ -7,9 +7,9 @@ made: so whoever makes them never waits, unless the disk is slower.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
-from pydistdb.kv.api import Database
 from pydistdb.tasks import Scheduler, Task
 
 INGEST_ENTRIES = 5_000
@@ -17,13 +17,17 @@ INGEST_BYTES = 4 << 20
 """Keys and values gathered for one write, whichever comes first."""
 
 
-class Ingest:
-    """Gathers (key, value) pairs and hands them to ``Database.ingest``."""
+Entries = list[tuple[bytes, bytes]]
 
-    def __init__(self, database: Database, scheduler: Scheduler) -> None:
-        self._database = database
+
+class Ingest:
+    """Gathers (key, value) pairs and hands them to ``write``: ``Database.ingest`` for storage that only the current
+    transaction knows, ``Transaction.lay_down_fresh`` for rows that nobody else can know."""
+
+    def __init__(self, write: Callable[[Entries], Coroutine[Any, None, None]], scheduler: Scheduler) -> None:
+        self._write_entries = write
         self._scheduler = scheduler
-        self._gathered: list[tuple[bytes, bytes]] = []
+        self._gathered: Entries = []
         self._gathered_bytes = 0
         self._writing: Task[None] | None = None
 
@@ -52,7 +56,7 @@ class Ingest:
         await self._written()
         gathered, self._gathered = self._gathered, []
         self._gathered_bytes = 0
-        self._writing = self._scheduler.spawn(self._database.ingest(gathered), "ingest")
+        self._writing = self._scheduler.spawn(self._write_entries(gathered), "ingest")
 
     async def _written(self) -> None:
         writing, self._writing = self._writing, None

@@ -56,6 +56,7 @@ class ReadingPart(TransactionBase):
             local is None
             or key in local.pending.by_key
             or key in local.intents.writes
+            or (local.intents.fresh and local.intents.may_hold(key))
             or local.lease_start > read_timestamp
             or leases.threshold() > read_timestamp
         ):

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TypeVar
 
 import msgspec
 from pydistdb_storage.keys import prefix_end
@@ -41,6 +42,7 @@ from pydistdb.kv.requests import (
     EndTransaction,
     ForgetRecord,
     Prepare,
+    PrepareFresh,
     PrepareRecord,
     PushTransaction,
     RaiseClock,
@@ -60,6 +62,8 @@ MAX_KEPT_KEYS = 2_000
 """Up to so many intents are resolved by key; more by walking their spans."""
 
 MAX_KEPT_SPANS = 200
+_Keyed = TypeVar("_Keyed", Write, tuple[bytes, bytes])
+
 MAX_EXACT_ATTEMPTS = 5
 """How often a SERIALIZABLE transaction validates at a later timestamp because readers were promised it."""
 
@@ -110,6 +114,26 @@ class TwoPhase:
             first = bisect_left(keys, part[0])
             for chunk in _even_chunks(writes[first : first + len(part)]):
                 await self._prepare(chunk, [], sequence)
+
+        await self._router.each_range(keys, prepare_range)
+
+    async def lay_down_fresh(self, entries: list[tuple[bytes, bytes]]) -> None:
+        """Lay down entries, sorted, on keys that nobody else can know before the commit."""
+        if not self.anchor:
+            self.anchor = entries[0][0]
+        self._sequence += 1
+        sequence = self._sequence
+        self._keys_complete = False
+        keys = [key for key, _ in entries]
+
+        async def prepare_range(part: list[bytes]) -> None:
+            await self._note_span(part)
+            first = bisect_left(keys, part[0])
+            for chunk in _even_chunks(entries[first : first + len(part)]):
+                done: Applied = await self._router.send(
+                    PrepareFresh(self._id, self.anchor, sequence, chunk), served=self._served
+                )
+                self._timestamp = max(self._timestamp, done.timestamp)
 
         await self._router.each_range(keys, prepare_range)
 
@@ -259,7 +283,7 @@ class TwoPhase:
                 await sleep(self._leases.scheduler, 1_000_000_000)
 
 
-def _even_chunks(writes: Sequence[Write]) -> Iterator[list[Write]]:
+def _even_chunks(writes: Sequence[_Keyed]) -> Iterator[list[_Keyed]]:
     """Cut a range's writes into proposals of bounded size, all of about the same number of writes."""
     count = len(writes)
     sizes = [len(write[0]) + len(write[1] or b"") + 60 for write in writes]

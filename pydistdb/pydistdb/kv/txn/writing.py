@@ -45,6 +45,24 @@ class WritingPart(LockingPart):
         assert value, "a value is never empty: an empty one stands for a delete"
         self._write(key, value, False)
 
+    @property
+    def can_lay_down(self) -> bool:
+        return not self._buffer.has_savepoint
+
+    async def lay_down_fresh(self, entries: list[tuple[bytes, bytes]]) -> None:
+        self._check_open()
+        size_bytes = sum(len(key) + len(value) for key, value in entries)
+        if self._spilled_bytes + size_bytes > MAX_TRANSACTION_BYTES:
+            raise TransactionTooLarge("the transaction writes too much")
+        self._spilled_bytes += size_bytes
+        longest = max(len(key) for key, _ in entries)
+        if longest > MAX_MVCC_KEY_BYTES:
+            raise KeyTooLong(longest, MAX_MVCC_KEY_BYTES)
+        if self._two_phase is None:
+            self._two_phase = TwoPhase(self._leases, self._gateway.router, self.transaction_id)
+        entries.sort(key=_key_of)
+        await self._two_phase.lay_down_fresh(entries)
+
     def put_all(self, entries: dict[bytes, bytes]) -> None:
         if self._over or self._failure is not None:
             self._check_open()
@@ -176,5 +194,5 @@ class WritingPart(LockingPart):
             self._check_open()
 
 
-def _key_of(write: Write) -> bytes:
+def _key_of(write: Write | tuple[bytes, bytes]) -> bytes:
     return write[0]

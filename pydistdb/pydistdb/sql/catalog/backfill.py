@@ -58,7 +58,7 @@ class BulkWriter:
     def __init__(self, ddl: DdlContext) -> None:
         self._ddl = ddl
         self._direct = ddl.transaction.isolation is Isolation.READ_COMMITTED
-        self._ingest = Ingest(ddl.store.database, ddl.store.scheduler)
+        self._ingest = Ingest(ddl.store.database.ingest, ddl.store.scheduler)
 
     async def write(self, entries: Sequence[tuple[bytes, bytes]]) -> None:
         if self._direct:

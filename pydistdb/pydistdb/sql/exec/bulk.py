@@ -4,7 +4,8 @@ Rows are checked in batches by one generated function, then written
 
 * past the transaction (sql/ingest.py) where the table's storage was made by this very transaction, so that nobody
   else can see it, and rows need no unique key: nothing is buffered, whatever the number of rows;
-* to the transaction in one call per batch where nothing but the row itself is written;
+* to the transaction in one call per batch where nothing but the row itself is written, and past its buffer once that
+  holds BUFFERED_ROWS: nobody else can know the keys of rows without a unique key, so they need no checks;
 * through ``TableWriter`` otherwise: unique keys, secondary indexes, foreign keys.
 """
 
@@ -23,6 +24,9 @@ from pydistdb.sql.exec.writer import TableWriter
 from pydistdb.sql.ingest import Ingest
 
 Row = list[Any]
+
+BUFFERED_ROWS = 5_000
+"""Up to so many rows commit in one phase, if they lie in one range."""
 
 
 class BulkInsert:
@@ -44,8 +48,9 @@ class BulkInsert:
         loop = "\n".join(["for r in rows:", *("    " + line for line in lines)])
         self._check: Callable[[Sequence[Row], State], None] | None = code.build("f(rows, S)", loop) if lines else None
         self._only_rows = layout.has_row_id and not layout.secondary and not table.foreign_keys
+        transaction = self._state.transaction
         self._ingests = self._only_rows and private_storage
-        self._ingest = Ingest(run.database, run.scheduler)
+        self._ingest = Ingest(run.database.ingest if self._ingests else transaction.lay_down_fresh, run.scheduler)
 
     async def insert(self, rows: Sequence[Row]) -> None:
         """Check and write rows; raises what the first bad row violates, before any of them is written."""
@@ -58,7 +63,7 @@ class BulkInsert:
         else:
             keys = await self._writer.keys_of(rows, state)
             entries = zip(keys, map(self._writer.layout.row_value, rows), strict=True)
-            if self._ingests:
+            if self._ingests or (self._run.affected_rows >= BUFFERED_ROWS and state.transaction.can_lay_down):
                 await self._ingest.add(entries)
             else:
                 state.transaction.put_all(dict(entries))
