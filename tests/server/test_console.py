@@ -247,19 +247,21 @@ def _bands(count: int) -> list[Band]:
     def key(number: int) -> bytes:
         return number.to_bytes(2, "big")
 
-    return [Band(key(n), key(n + 1), f"t{n // 100}", f"{n} – {n + 1}") for n in range(count)]
+    return [Band(key(n), key(n + 1), f"t{n // 100}", f"{n}", f"{n + 1}") for n in range(count)]
 
 
 def test_a_thousand_ranges_become_few_bands_and_busy_ones_stay_alone() -> None:
     bands = _bands(1_000)
-    busy = {bands[n].start for n in range(300, 320)}
-    made = heat_map.make_bands(bands, busy)
-    assert len(made) <= heat_map.MOST_BANDS
-    assert busy <= {band.start for band in made}
-    assert (made[0].start, made[-1].end) == (bands[0].start, bands[-1].end)
+    made = heat_map.make_bands(bands, {bands[n].start: 50.0 for n in range(300, 320)})
+    assert len(made) == heat_map.MOST_BANDS
+    assert [band.title for band in made if 300 <= int(band.first) < 320] == [f"{n} – {n + 1}" for n in range(300, 320)]
+    assert (made[0].start, made[-1].end, sum(band.ranges for band in made)) == (bands[0].start, bands[-1].end, 1_000)
     assert all(one.end == other.start for one, other in pairwise(made))
-    everything = heat_map.make_bands(bands, {band.start for band in bands})
-    assert len(everything) <= heat_map.MOST_BANDS and everything[0].title == "0 – 13 (13 ranges)"
+    assert max(band.ranges for band in made) < 40  # the cold ones are cut evenly, and most of them within their table
+    assert sum("…" in band.label for band in made) < 5
+    cold = heat_map.make_bands(_bands(50_000), {})
+    assert len(cold) == heat_map.MOST_BANDS and sum(band.ranges for band in cold) == 50_000
+    assert heat_map.make_bands(bands[:7], {}) == bands[:7]
 
 
 def test_what_a_range_got_before_its_split_is_shared_out() -> None:
@@ -269,9 +271,11 @@ def test_what_a_range_got_before_its_split_is_shared_out() -> None:
         HeatColumn(11, [(bands[1].start, bands[1].end, 7.0), (bands[2].start, bands[3].end, 2.0)]),
         HeatColumn(99, [(bands[1].start, bands[1].end, 7.0)]),
     ]
-    matrix = heat_map.make_matrix(bands, columns, [10, 11])
-    assert matrix == [[10.0, 0.0], [10.0, 7.0], [10.0, 1.0], [10.0, 1.0]]
-    drawn = heat_map.heat_map(bands, matrix, [50, 55], 5)
+    matrix = heat_map.Matrix(bands, [10, 11])
+    for column in columns:
+        matrix.add(column)
+    assert matrix.rows == [[10.0, 0.0], [10.0, 7.0], [10.0, 1.0], [10.0, 1.0]]
+    drawn = heat_map.heat_map(bands, matrix.rows, [50, 55], 5)
     assert 'class="heat9"' in drawn and "at most 10.0 requests per second" in drawn
     assert heat_map.level_of(0, 100) == 0 and heat_map.level_of(0.1, 100) == 1 and heat_map.level_of(100, 100) == 9
     assert "<svg" in heat_map.heat_map([], [], [], 5)

@@ -24,6 +24,7 @@ from pydistdb.kv.store import Store
 from pydistdb.kv.transport import Message, register
 from pydistdb.tasks import Completion, gather, with_deadline
 
+QUICK_TIMEOUT_NS = 700_000_000
 ANSWER_TIMEOUT_NS = 3_000_000_000
 SIZES_TIMEOUT_NS = 1_500_000_000
 EXACT_TIMEOUT_NS = 60_000_000_000
@@ -157,7 +158,8 @@ class Surveyor:
         store = self._store
         try:
             completion: Completion[Any] = store.call(node_id, request)
-            deadline_ns = store.scheduler.now_ns() + (EXACT_TIMEOUT_NS if request.exact else ANSWER_TIMEOUT_NS)
+            timeout_ns = QUICK_TIMEOUT_NS if request.quick else EXACT_TIMEOUT_NS if request.exact else ANSWER_TIMEOUT_NS
+            deadline_ns = store.scheduler.now_ns() + timeout_ns
             answer = await with_deadline(store.scheduler, completion, deadline_ns, KVError("no answer in time"))
         except KVError:
             return None

@@ -104,11 +104,11 @@ class ClusterView:
         context.extra = SimpleNamespace(environment=self._node.environment, is_active=True)
         return context
 
-    async def sliced(self, items: Iterable[T]) -> AsyncIterator[T]:
+    async def sliced(self, items: Iterable[T], at_once: int = ITEMS_PER_SLICE) -> AsyncIterator[T]:
         """The same items, with a turn for others every so often."""
         for number, item in enumerate(items, 1):
             yield item
-            if number % ITEMS_PER_SLICE == 0:
+            if number % at_once == 0:
                 await pause(self._node.loop)
 
     # ------------------------------------------------------------------------------------------ health
@@ -179,4 +179,4 @@ def _point(slot: int, loads: list[Load]) -> Point:
 
 
 def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number != 1 else ''}"
+    return f"{number:,} {what}{'s' if number != 1 else ''}"

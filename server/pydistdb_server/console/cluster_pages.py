@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 RANGES_PER_PAGE = 100
 HEAT_MINUTES = (5, 15, 60)
 HEAT_COLUMNS = 60
+COLUMNS_PER_SLICE = 5
 MOST_SPANS = 15
 
 _STATES = {"live": "ok", "dead": "error"}
@@ -173,11 +174,12 @@ def _split_button(row: Row, visitor: Visitor) -> Part:
     """For ranges of several rows, or of who knows how many."""
     if not visitor.may_act or (row["keys"] is not None and row["keys"] < 2):
         return ""
+    kind = None if row["heat"] or row["recommendation"] else "quiet"
     return tag(
         "form",
         secret(visitor),
         empty("input", type="hidden", name="range", value=row["range_id"]),
-        tag("button", "Split", type="submit", aria_label=f"Split range {row['range_id']}"),
+        tag("button", "Split", type="submit", aria_label=f"Split range {row['range_id']}", class_=kind),
         method="post",
         action=BASE + "/split",
         data_confirm=f"Split range {row['range_id']} near its middle?",
@@ -224,19 +226,24 @@ async def keys(site: Site, request: Request) -> Page:
     slots = [slot * width for slot in range(first, last)]
     columns = await site.cluster.history.heat(slots[0], width)
     totals: dict[tuple[bytes, bytes], float] = {}
-    async for column in site.cluster.sliced(columns):
+    async for column in site.cluster.sliced(columns, COLUMNS_PER_SLICE):
         add_spans(totals, column.spans, 1 / len(slots))
+    heat: dict[bytes, float] = {}
+    for (start, _), requests in totals.items():
+        heat[start] = heat.get(start, 0.0) + requests
     rows = await site.cluster.ranges()
     bands = heat_map.make_bands(
         [
-            Band(row["start_key"], row["end_key"], row["tables"] or "–", f"{row['start_pretty']} – {row['end_pretty']}")
+            Band(row["start_key"], row["end_key"], row["tables"] or "–", row["start_pretty"], row["end_pretty"])
             for row in rows
         ],
-        {start for start, _ in totals},
+        heat,
     )
-    matrix = heat_map.make_matrix(bands, columns, slots)
+    matrix = heat_map.Matrix(bands, slots)
+    async for column in site.cluster.sliced(columns, COLUMNS_PER_SLICE):
+        matrix.add(column)
     began = [slot * INTERVAL_SECONDS for slot in slots]
-    drawn = heat_map.heat_map(bands, matrix, began, width * INTERVAL_SECONDS)
+    drawn = heat_map.heat_map(bands, matrix.rows, began, width * INTERVAL_SECONDS)
     choices = [
         tag("a", f"{each} min", href=f"{BASE}/keys?minutes={each}", aria_current="true" if each == minutes else None)
         for each in HEAT_MINUTES
@@ -245,7 +252,7 @@ async def keys(site: Site, request: Request) -> Page:
     body = join(
         tag("p", explained, *_spaced(choices), class_="choices"),
         tag("div", drawn, class_="card map"),
-        section("Busiest spans", _span_table(bands, matrix, minutes)),
+        section("Busiest spans", _span_table(bands, matrix.rows, minutes)),
     )
     return Page("Key space", body, "/keys", renew_seconds=10)
 

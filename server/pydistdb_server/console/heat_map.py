@@ -3,7 +3,7 @@
 Time runs to the right, keys run down; a cell is a span of keys in a column of time, its colour the requests per second it got,
 on a logarithmic scale of ``LEVELS``.  Ranges come and go, so cells are cut along today's boundaries: what an earlier, larger
 range got is shared out evenly among its parts.  Where there are more ranges than ``MOST_BANDS``, neighbours are drawn as one
-band, idle ones first.  A level's cells are one path, so an hour of a thousand ranges is some 60 kB.
+band, cold ones first.  A level's cells are one path, so an hour of a thousand ranges is some 60 kB.
 
 Source: the idea is Google's Key Visualizer (Bigtable), taken up by TiDB Dashboard and CockroachDB.
 """
@@ -13,14 +13,17 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from pydistdb_server.console.history import HeatColumn
 from pydistdb_server.console.html import Html, escape, join, rate, tag
 
 MOST_BANDS = 80
+MOST_MERGED = 800
 LEVELS = 9
+LABEL_HEIGHT = 13
 
 
 class Band(NamedTuple):
@@ -30,30 +33,64 @@ class Band(NamedTuple):
     end: bytes
     label: str
     """What it holds: tables."""
-    title: str
-    """From where to where, for people."""
+    first: str
+    last: str
+    """Where it begins and ends, for people."""
+    ranges: int = 1
+
+    @property
+    def title(self) -> str:
+        return f"{self.first} – {self.last}" + (f" ({self.ranges} ranges)" if self.ranges > 1 else "")
 
 
-def make_bands(ranges: Sequence[Band], busy: set[bytes]) -> list[Band]:
-    """At most ``MOST_BANDS`` of the ranges, in key order; those that begin at a key in ``busy`` stay alone if they can."""
+def make_bands(ranges: Sequence[Band], heat: Mapping[bytes, float]) -> list[Band]:
+    """At most ``MOST_BANDS`` of the ranges, in key order.  ``heat``: requests per second by where a range begins.
+
+    The cheapest neighbours are drawn as one, again and again: cold ones before hot ones, small groups before large ones, and
+    those of one table before others.  So what is hot stays alone, and what is cold is cut evenly."""
     bands = list(ranges)
-    if len(bands) > MOST_BANDS:
-        bands = _merge_idle(bands, busy)
-    if len(bands) > MOST_BANDS:
-        count = math.ceil(len(bands) / MOST_BANDS)
+    if len(bands) > MOST_MERGED:  # to keep the work bounded
+        count = math.ceil(len(bands) / MOST_MERGED)
         bands = [_merged(bands[at : at + count]) for at in range(0, len(bands), count)]
-    return bands
+    if len(bands) <= MOST_BANDS:
+        return bands
+    total = sum(heat.values()) or 1.0
+    groups: list[_Group | None] = [_Group([band], heat.get(band.start, 0.0) / total) for band in bands]
+    following = list(range(1, len(groups) + 1))
+    preceding = list(range(-1, len(groups) - 1))
+
+    def offer(left: int) -> tuple[float, int, int, int]:
+        one, other = groups[left], groups[following[left]]
+        assert one is not None and other is not None
+        alike = one.bands[-1].label == other.bands[0].label
+        size = len(one.bands) + len(other.bands)
+        cost = one.heat + other.heat + size / len(bands) + (0 if alike else 1 / MOST_BANDS)
+        return cost, left, following[left], size
+
+    offers = [offer(left) for left in range(len(groups) - 1)]
+    heapify(offers)
+    left_over = len(groups)
+    while left_over > MOST_BANDS:
+        _, left, right, size = heappop(offers)
+        one, other = groups[left], groups[right]
+        if one is None or other is None or len(one.bands) + len(other.bands) != size:
+            continue  # one of them has been merged since
+        groups[left] = _Group(one.bands + other.bands, one.heat + other.heat)
+        groups[right] = None
+        following[left] = following[right]
+        if following[left] < len(groups):
+            preceding[following[left]] = left
+            heappush(offers, offer(left))
+        if preceding[left] >= 0:
+            heappush(offers, offer(preceding[left]))
+        left_over -= 1
+    return [_merged(group.bands) for group in groups if group is not None]
 
 
-def _merge_idle(bands: Sequence[Band], busy: set[bytes]) -> list[Band]:
-    found: list[list[Band]] = []
-    for band in bands:
-        alone = band.start in busy
-        if found and not alone and found[-1][-1].start not in busy and found[-1][-1].label == band.label:
-            found[-1].append(band)
-        else:
-            found.append([band])
-    return [_merged(group) for group in found]
+class _Group(NamedTuple):
+    bands: list[Band]
+    heat: float
+    """Their share of all requests."""
 
 
 def _merged(group: Sequence[Band]) -> Band:
@@ -61,25 +98,30 @@ def _merged(group: Sequence[Band]) -> Band:
         return group[0]
     labels = list(dict.fromkeys(band.label for band in group))
     label = labels[0] if len(labels) == 1 else f"{labels[0]} … {labels[-1]}"
-    title = f"{group[0].title.partition(' – ')[0]} – {group[-1].title.rpartition(' – ')[2]} ({len(group)} ranges)"
-    return Band(group[0].start, group[-1].end, label, title)
+    return Band(
+        group[0].start, group[-1].end, label, group[0].first, group[-1].last, sum(band.ranges for band in group)
+    )
 
 
-def make_matrix(bands: Sequence[Band], columns: Iterable[HeatColumn], slots: Sequence[int]) -> list[list[float]]:
-    """Requests per second, by band and column; what a span got is shared out among the bands that it covers."""
-    starts = [band.start for band in bands]
-    place = {slot: number for number, slot in enumerate(slots)}
-    matrix = [[0.0] * len(slots) for _ in bands]
-    for slot, spans in columns:
-        number = place.get(slot)
+class Matrix:
+    """Requests per second, by band and column of time; what a span got is shared out among the bands that it covers."""
+
+    def __init__(self, bands: Sequence[Band], slots: Sequence[int]) -> None:
+        self._starts = [band.start for band in bands]
+        self._place = {slot: number for number, slot in enumerate(slots)}
+        self.rows = [[0.0] * len(slots) for _ in bands]
+
+    def add(self, column: HeatColumn) -> None:
+        """Take in what one node tells of one column: up to a third of a millisecond."""
+        number = self._place.get(column.slot)
         if number is None:
-            continue
-        for start, end, requests in spans:
+            return
+        starts, rows = self._starts, self.rows
+        for start, end, requests in column.spans:
             first = max(bisect_right(starts, start) - 1, 0)
             last = max(bisect_left(starts, end) - 1, first)
             for row in range(first, last + 1):
-                matrix[row][number] += requests / (last - first + 1)
-    return matrix
+                rows[row][number] += requests / (last - first + 1)
 
 
 def heat_map(
@@ -157,15 +199,17 @@ def _scale(highest: float) -> Html:
 
 
 def _band_labels(bands: Sequence[Band], row_height: float, top: float, gutter: int, width: int) -> Iterable[str]:
-    """A label beside the first band of each table, where there is room, and a line above it."""
+    """A line above the first band of each table, and a label there, or at the next where there is room for one."""
     free = 0.0
-    before = ""
+    before = labelled = ""
     for row, band in enumerate(bands):
         y = top + row * row_height
         if row and band.label != before:
             yield f'<line class="grid" x1="{gutter}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        if band.label != before and y >= free:
-            text = band.label if len(band.label) <= 24 else band.label[:23] + "…"
-            yield f'<text x="{gutter - 8}" y="{y + min(row_height, 14) * 0.5 + 4:.1f}" text-anchor="end">{escape(text)}</text>'
-            free = y + 13
         before = band.label
+        if band.label != labelled and y >= free:
+            labelled = band.label
+            free = y + LABEL_HEIGHT
+            text = escape(labelled if len(labelled) <= 24 else labelled[:23] + "…")
+            middle = y + min(row_height, 14) * 0.5 + 4
+            yield f'<text x="{gutter - 8}" y="{middle:.1f}" text-anchor="end">{text}</text>'

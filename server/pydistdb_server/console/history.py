@@ -29,7 +29,7 @@ MOST_SPANS = 300
 LEAST_RATE = 0.2
 LOADS_TOPIC = "console.loads"
 HEAT_TOPIC = "console.heat"
-ANSWER_TIMEOUT_NS = 2_000_000_000
+ANSWER_TIMEOUT_NS = 700_000_000
 
 Span = tuple[bytes, bytes, float]
 
