@@ -250,6 +250,7 @@ def test_a_frozen_range_is_served_by_nobody() -> None:
     command = Command(right.lease_epoch, right.descriptor.generation, 0, [], [], None, MergeStep(MergeStepKind.FREEZE))
     world.run(done(right.propose(command)))
     other = next(each for each in world.cluster.stores() if each is not store)
+    world.cluster.wait_until(lambda: right.range_id in other.replicas)
     store.transfer_lease(right, other.node_id)
     world.cluster.wait_until(lambda: other.replicas[right.range_id].leased)
     world.cluster.advance(3)

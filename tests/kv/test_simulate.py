@@ -18,7 +18,7 @@ def test_seeds(seed: int) -> None:
     assert len(simulation.lists.history) > 50
 
 
-@pytest.mark.parametrize("seed", [1, 6])
+@pytest.mark.parametrize("seed", [5, 6])
 def test_reads_in_the_past(seed: int) -> None:
     simulation = Simulation(seed)
     simulation.run(20)

@@ -72,10 +72,11 @@ class Placement:
         match next_step(descriptor, leader, self.nodes, command.integer("factor", 3)):
             case AddLearner(node_id):
                 return f"add learner on {node_id}"
-            case Promote(learner, remove):
-                return f"promote {learner.node_id}" + (f", remove {remove.node_id}" if remove else "")
-            case Remove(replica):
-                return f"remove {replica.node_id}"
+            case Promote(learners, remove):
+                promoted = " ".join(str(learner.node_id) for learner in learners)
+                return f"promote {promoted}" + (f", remove {remove.node_id}" if remove else "")
+            case Remove(replicas):
+                return "remove " + " ".join(str(replica.node_id) for replica in replicas)
         return "nothing"
 
     def _rebalance(self, command: golden.Command) -> str:

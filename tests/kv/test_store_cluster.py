@@ -129,8 +129,8 @@ def test_an_idle_cluster_keeps_its_leases_without_group_messages(cluster: Cluste
         ticks, sent, rounds = before[store.node_id]
         assert store.metrics.ticks == ticks
         assert store.metrics.rounds == rounds
-        # 5 pings and 5 pongs a second to each of two peers, and some audits.
-        assert store.metrics.messages_sent - sent < 10 * 2 * (5 + 5) + 20
+        # 5 pings, 5 pongs and 2 closed timestamps a second to each of two peers, and some audits.
+        assert store.metrics.messages_sent - sent < 10 * 2 * (5 + 5 + 2) + 20
 
 
 def test_all_nodes_restart_at_once(cluster: Cluster) -> None:

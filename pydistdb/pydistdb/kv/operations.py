@@ -128,10 +128,8 @@ class Operations:
             try:
                 if left.descriptor.end == key and await self._brought_together(left, right):
                     await self._store.call(left.leader, MergeRange(key))
-            except OperationRefused:
-                raise
             except KVError as error:
-                why = str(error)
+                why = str(error)  # placement was at work on one of them, or a lease moved
             await sleep(self._scheduler, _POLL_NS)
         raise OperationRefused(f"the ranges could not be merged in time: {why}")
 
@@ -235,7 +233,10 @@ class Operations:
     async def _find(self, range_id: RangeId) -> RangeDescriptor:
         replica = self._store.replicas.get(range_id)
         if replica is not None and replica.is_initialized:
-            return replica.descriptor
+            # A follower may be behind: the leaseholder knows.
+            descriptor = (await self._around(replica.descriptor.start)).descriptor
+            if descriptor.range_id == range_id:
+                return descriptor
         for each in await self._gateway.ranges(KEY_MIN, KEY_MAX):
             if each.range_id == range_id:
                 return (await self._around(each.start)).descriptor

@@ -16,6 +16,10 @@ A replacement is one step for safety: the newcomer becomes a learner, gets the d
 a voter and removes the other::
 
     voters 1 2 3, node 3 gone, node 4 free:   AddLearner(4) → (caught up) → Promote(4, remove=3)
+
+Growing does not pass through an even number of voters either, where one more node that must not fail helps nobody::
+
+    voters 1, nodes 2 and 3 come:             AddLearner(2), AddLearner(3) → (both caught up) → Promote(2 3)
 """
 
 from __future__ import annotations
@@ -57,15 +61,17 @@ class AddLearner:
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """Make a learner that has caught up a voter, and remove another in the same change."""
+    """Make learners that have caught up voters, and remove another replica in the same change."""
 
-    learner: ReplicaDescriptor
+    learners: tuple[ReplicaDescriptor, ...]
     remove: ReplicaDescriptor | None
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    replica: ReplicaDescriptor
+    """Remove replicas in one change."""
+
+    replicas: tuple[ReplicaDescriptor, ...]
 
 
 Step: TypeAlias = AddLearner | Promote | Remove
@@ -80,18 +86,31 @@ def next_step(
     voters = descriptor.voters()
     learners = [replica for replica in descriptor.replicas if replica.role is ReplicaRole.LEARNER]
     gone = [voter for voter in voters if _is_gone(voter, nodes)]
-    if learners:
-        learner = learners[0]
+    for learner in learners:
         node = nodes.get(learner.node_id)
         if node is None or not node.takes_replicas:
-            return Remove(learner)
-        return Promote(learner, _to_remove_with(learner, voters, gone, leader, nodes, replication_factor))
+            return Remove((learner,))
     usable = sum(1 for node in nodes.values() if node.takes_replicas)
+    missing = wanted_voters(replication_factor, usable) - len(voters)
+    if learners:
+        if gone:
+            return Promote((learners[0],), gone[0])
+        if missing > 0 and len(learners) >= missing:
+            return Promote(tuple(learners[:missing]), None)
+        if missing <= 0 and len(voters) >= replication_factor:
+            return Promote((learners[0],), _worst(voters, gone, leader, nodes))
+        if missing <= 0:
+            return None  # it waits for another one: an even number of voters is no gain
     candidates = _candidates(descriptor, nodes)
-    if (len(voters) < wanted_voters(replication_factor, usable) or gone) and candidates:
+    if (missing > 0 or gone) and candidates:
         return AddLearner(candidates[0].node_id)
-    if len(voters) > max(replication_factor, 1):
-        return Remove(_worst(voters, gone, leader, nodes))
+    excess = len(voters) - max(replication_factor, 1)
+    if excess > 0:
+        first = _worst(voters, gone, leader, nodes)
+        if excess == 1:
+            return Remove((first,))
+        rest = [voter for voter in voters if voter is not first]
+        return Remove((first, _worst(rest, [voter for voter in gone if voter is not first], leader, nodes)))
     return None
 
 
@@ -166,22 +185,6 @@ def _worst(
         )
 
     return min(voters, key=merit)
-
-
-def _to_remove_with(
-    learner: ReplicaDescriptor,
-    voters: list[ReplicaDescriptor],
-    gone: list[ReplicaDescriptor],
-    leader: NodeId,
-    nodes: Mapping[NodeId, NodeView],
-    replication_factor: int,
-) -> ReplicaDescriptor | None:
-    """Whom the promoted learner replaces; None if it comes in addition."""
-    if gone:
-        return gone[0]
-    if len(voters) + 1 > max(replication_factor, 1):
-        return _worst(voters, gone, leader, nodes)
-    return None
 
 
 def _rebalance(

@@ -16,7 +16,7 @@ import dataclasses
 from pydistdb import raft
 from pydistdb.kv.api import KVError
 from pydistdb.kv.command import AddedReplica
-from pydistdb.kv.descriptor import NodeId, NodeState, RangeDescriptor, RangeId
+from pydistdb.kv.descriptor import NodeId, NodeState, RangeDescriptor, RangeId, ReplicaRole
 from pydistdb.kv.membership import Membership
 from pydistdb.kv.multiraft import MultiRaft
 from pydistdb.kv.placement.allocator import (
@@ -86,10 +86,12 @@ class ReplicateQueue:
         if leaving is None or node is None or not node.takes_replicas or self._store.scheduler.now_ns() > deadline_ns:
             del self._moves[descriptor.range_id]
             return step
-        if step is None and descriptor.replica_on(to) is None:
+        newcomer = descriptor.replica_on(to)
+        if step is None and newcomer is None and not descriptor.is_changing:
             return AddLearner(to)
-        if isinstance(step, Promote) and step.learner.node_id == to:
-            return Promote(step.learner, leaving)
+        learns = newcomer is not None and newcomer.role is ReplicaRole.LEARNER
+        if newcomer is not None and learns and (step is None or isinstance(step, Promote)):
+            return Promote((newcomer,), leaving)
         return step
 
     def _run_soon(self) -> None:
@@ -134,10 +136,11 @@ class ReplicateQueue:
                 step = self._directed(replica.descriptor, step)
             if step is None:
                 self._settled[replica.range_id] = state
-            elif isinstance(step, AddLearner) and learning >= MAX_LEARNERS_AT_ONCE:
-                continue
+            elif isinstance(step, AddLearner) and not replica.log.membership.learners:
+                if learning < MAX_LEARNERS_AT_ONCE:
+                    learning += 1
+                    self._take(replica, step)
             else:
-                learning += isinstance(step, AddLearner)
                 self._take(replica, step)
 
     def _rebalance(self) -> None:
@@ -209,17 +212,17 @@ class ReplicateQueue:
                 replica_id = descriptor.next_replica_id
                 added = (AddedReplica(node_id, replica_id),)
                 changes: tuple[raft.Change, ...] = (raft.Change(raft.ADD_LEARNER, replica_id),)
-            case Promote(learner, remove):
-                if not self._has_caught_up(replica, learner.replica_id):
+            case Promote(learners, remove):
+                if not all(self._has_caught_up(replica, learner.replica_id) for learner in learners):
                     return
-                changes = (raft.Change(raft.ADD_VOTER, learner.replica_id),)
+                changes = tuple(raft.Change(raft.ADD_VOTER, learner.replica_id) for learner in learners)
                 if remove is not None:
                     changes = (*changes, raft.Change(raft.REMOVE, remove.replica_id))
                     if self._leaves_first(replica, remove.node_id):
                         return
             case Remove(gone):
-                changes = (raft.Change(raft.REMOVE, gone.replica_id),)
-                if self._leaves_first(replica, gone.node_id):
+                changes = tuple(raft.Change(raft.REMOVE, former.replica_id) for former in gone)
+                if any(self._leaves_first(replica, former.node_id) for former in gone):
                     return
         self._store.background(self._change(replica, changes, added), "change replicas")
 
