@@ -263,8 +263,12 @@ class ClientStatements(ClientSocket):
             await session.execute("", 0, self._for_portal(portal), True)
         except Exception as error:
             await self._statement_failed(session, error)
-        if not self._closed:
-            self.wire.state = State.SYNCING
+        if self._closed:
+            return
+        self.wire.state = State.SYNCING
+        if session.try_sync():
+            self._ready()
+        else:
             await self._run_sync(session)
 
     def _for_portal(self, portal: Portal) -> ClientSink:

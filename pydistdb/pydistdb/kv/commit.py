@@ -101,6 +101,9 @@ class RoundItem(Protocol):
         """Fail the commands that may still be taken back after a failed write; return their writes and clears."""
 
 
+_SPACES = range(len(Space))
+
+
 class Round:
     """What the next apply will write, for all ranges together, as one atomic batch.
 
@@ -117,7 +120,7 @@ class Round:
         self.states: dict[bytes, Callable[[], bytes]] = {}
         """STATE records that are written once, however often they changed: key → current value."""
         self.size = 0
-        self._writes: tuple[list[Write], ...] = tuple([] for _ in Space)
+        self._writes: list[list[Write]] = [[] for _ in _SPACES]
         self._cleared: list[Clear] = []
 
     def write(self, write: Write) -> None:

@@ -21,7 +21,13 @@ from enum import Enum, auto
 from pydistdb_server.pgwire import messages as m
 
 
-class State(Enum):
+class _Quick(Enum):
+    """Members are looked up by identity: Enum's own hash is a Python function, and this is asked for every message."""
+
+    __hash__ = object.__hash__
+
+
+class State(_Quick):
     STARTUP = auto()
     AUTHENTICATING = auto()
     READY = auto()
@@ -34,7 +40,7 @@ class State(Enum):
     CLOSED = auto()
 
 
-class ServerStep(Enum):
+class ServerStep(_Quick):
     READY = auto()
     """ReadyForQuery was sent."""
     ERROR = auto()

@@ -116,21 +116,25 @@ class SessionSettings:
         """Where the journal stands (for a savepoint)."""
         return len(self._journal)
 
-    def commit(self) -> None:
-        """Keep what SET did; what SET LOCAL did ends."""
+    def commit(self) -> bool:
+        """Keep what SET did; what SET LOCAL did ends.  Tells whether anything was set."""
+        if not self._journal and not self._transaction:
+            return False
         self._journal.clear()
-        if self._transaction:
-            keys = list(self._transaction)
-            self._transaction.clear()
-            self._refresh(keys)
+        keys = list(self._transaction)
+        self._transaction.clear()
+        self._refresh(keys)
+        return True
 
-    def rollback(self) -> None:
-        """Undo everything since the transaction began."""
-        if self._journal or self._transaction:
-            keys = dict.fromkeys((*self._transaction, *(undo.key for undo in self._journal)))
-            self._play_back(0)
-            self._transaction.clear()
-            self._refresh(keys)
+    def rollback(self) -> bool:
+        """Undo everything since the transaction began.  Tells whether there was anything."""
+        if not self._journal and not self._transaction:
+            return False
+        keys = dict.fromkeys((*self._transaction, *(undo.key for undo in self._journal)))
+        self._play_back(0)
+        self._transaction.clear()
+        self._refresh(keys)
+        return True
 
     def rollback_to(self, mark: int) -> None:
         """Undo everything since ``mark``."""

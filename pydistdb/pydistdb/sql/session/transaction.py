@@ -100,6 +100,8 @@ class SessionTransaction:
         """What a restarted transaction must be able to see."""
         self._savepoints: list[_Savepoint] = []
         self._participants: list[Participant] = []
+        self._is_default = False
+        """The characteristics are those of ``default_transaction_…``."""
         self._take_defaults()
 
     @property
@@ -119,6 +121,7 @@ class SessionTransaction:
     # ------------------------------------------------------------------------------------------ characteristics
 
     def _take_defaults(self) -> None:
+        self._is_default = True
         values = self._settings.values
         self._set_isolation(values["default_transaction_isolation"])
         self._set_read_only(values["default_transaction_read_only"] == "on")
@@ -134,6 +137,9 @@ class SessionTransaction:
 
     def set_characteristics(self, isolation: str | None, read_only: bool | None, deferrable: bool | None) -> None:
         """BEGIN's options, or SET TRANSACTION."""
+        if isolation is None and read_only is None and deferrable is None:
+            return
+        self._is_default = False
         if isolation is not None:
             if isolation != self._settings.values["transaction_isolation"]:
                 if self.statements:
@@ -383,12 +389,13 @@ class SessionTransaction:
                 participant.ended(committed)
         statistics = self._environment.statistics
         if committed:
-            self._settings.commit()
+            changed = self._settings.commit()
             statistics.commits += 1
         else:
-            self._settings.rollback()
+            changed = self._settings.rollback()
             statistics.rollbacks += 1
-        self._take_defaults()
+        if changed or not self._is_default:
+            self._take_defaults()
 
     # ------------------------------------------------------------------------------------------ savepoints
 
