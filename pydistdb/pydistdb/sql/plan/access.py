@@ -23,13 +23,23 @@ from pydistdb.sql.index_expressions import BoundIndex, bound_index
 from pydistdb.sql.plan.comparisons import MIRRORED, comparison, family
 from pydistdb.sql.plan.cost import ROW_COST, SECONDARY_ROW_COST, SORT_ROW_COST, START_COST
 from pydistdb.sql.plan.estimate import RANGE_SELECTIVITY, TWO_SIDED_SELECTIVITY, Estimator, array_length
-from pydistdb.sql.plan.expressions import all_relations, columns_of, conjoin, has_subquery, is_volatile, substitute
+from pydistdb.sql.plan.expressions import (
+    all_relations,
+    columns_of,
+    conjoin,
+    conjuncts,
+    has_subquery,
+    is_volatile,
+    substitute,
+)
 from pydistdb.sql.plan.implication import implied, same
 from pydistdb.sql.plan.inverted import inverted_access
 from pydistdb.sql.plan.physical import Access, TableScan, Term
-from pydistdb.sql.tree import AnyAll, Call, ColumnRef, Const, Expr, InList, IsNull, Rel, Scan
+from pydistdb.sql.tree import AnyAll, BooleanTest, Call, ColumnRef, Const, Expr, InList, IsNull, Or, Rel, Scan
 from pydistdb.sql.types import registry as types
+from pydistdb.sql.types.known import BOOL
 
+MOST_ARMS = 20
 MOST_POINTS = 20_000
 """An IN list that spans more keys than this is checked row by row."""
 
@@ -355,6 +365,30 @@ def choose(
             best = (cost, path, direction)
     assert best is not None, "the primary index always gives a path"
     return build_scan(scan, best[1], terms, estimator, reverse=best[2] == -1)
+
+
+def by_arms(scan: Scan, terms: Sequence[Expr], estimator: Estimator, whole: TableScan) -> tuple[TableScan, ...] | None:
+    """An OR whose arms have an index each, as scans of their own; None if one scan is cheaper.
+
+    ``a = 1 OR b = 2`` becomes the rows of ``a = 1`` and those of ``b = 2 AND (a = 1) IS NOT TRUE``: none comes twice."""
+    if whole.access.is_point or scan.current_of:
+        return None
+    for term in terms:
+        if not isinstance(term, Or) or len(term.arguments) > MOST_ARMS:
+            continue
+        rest = [other for other in terms if other is not term]
+        arms: list[TableScan] = []
+        cost = 0.0
+        for position, arm in enumerate(term.arguments):
+            earlier = [BooleanTest(BOOL, other, True, True) for other in term.arguments[:position]]
+            chosen = choose(scan, [*conjuncts(arm), *rest, *earlier], estimator)
+            cost += chosen.cost
+            arms.append(chosen)
+            if cost >= whole.cost:
+                break
+        else:
+            return tuple(arms)
+    return None
 
 
 def build_scan(scan: Scan, path: Path, terms: Sequence[Expr], estimator: Estimator, reverse: bool = False) -> TableScan:

@@ -88,6 +88,9 @@ from pydistdb.sql.types.registry import type_by_oid
 
 R = TypeVar("R", bound="Rel | OnConflict")
 
+MOST_EARLY_JOINS = 2
+"""With more semi and anti joins than this in a cluster, none is tried in two places: the work doubles with each."""
+MOST_EXTREMES = 8
 LARGEST_CLUSTER = 40
 """More relations than this in one inner join are joined in the order written."""
 
@@ -264,6 +267,10 @@ class Builder:
         # A scan decodes and filters in one go; nextval() may have to wait, and needs a filter of its own.
         plain = [term for term in terms if not has_subquery(term) and not is_volatile(term)]
         chosen = access.choose(scan, plain, self.estimator, wish.order, wish.rows)
+        arms = None if wish.most_rows else access.by_arms(scan, plain, self.estimator, chosen)
+        if arms is not None:
+            union = self._union(scan, arms)
+            return self._checked(union, [term for term in terms if term not in plain])
         if not free_columns(chosen):
             self.estimator.note_filtered(chosen, plain)
         if wish.most_rows and chosen.condition is None and len(plain) == len(terms):
@@ -271,6 +278,13 @@ class Builder:
             if delivers:
                 chosen = replace(chosen, most_rows=wish.most_rows)
         return self._checked(chosen, [term for term in terms if term not in plain])
+
+    @staticmethod
+    def _union(scan: Scan, arms: Sequence[TableScan]) -> Rel:
+        result: Rel = arms[0]
+        for arm in arms[1:]:
+            result = SetOperation(scan.columns, "union", True, result, arm)
+        return result
 
     def _checked(self, source: Rel, terms: Sequence[Expr]) -> Rel:
         """``source`` filtered by terms with queries in them; the Apply's columns are dropped again."""
@@ -390,8 +404,10 @@ class Builder:
 
     def _extreme(self, relation: Aggregate) -> Rel | None:
         """``SELECT min(x)`` over an index on x: aggregate the first entry only."""
-        if relation.groups or relation.grouping_sets or len(relation.calls) != 1:
+        if relation.groups or relation.grouping_sets or not relation.calls:
             return None
+        if len(relation.calls) > 1:
+            return self._extremes(relation)
         call = relation.calls[0]
         if call.function.name not in ("min", "max") or call.filter is not None or len(call.arguments) != 1:
             return None
@@ -417,6 +433,21 @@ class Builder:
         if access.satisfies(offered, constant, wish.order) != 1:
             return None
         return replace(relation, input=Limit(built.columns, built, one, None))
+
+    def _extremes(self, relation: Aggregate) -> Rel | None:
+        """``SELECT min(x), max(x)``: each by itself, if all of them can be had from an index."""
+        if len(relation.calls) > MOST_EXTREMES or relation.groupings:
+            return None
+        found: Rel | None = None
+        for column, call in zip(relation.columns, relation.calls, strict=True):
+            extreme = self._extreme(replace(relation, columns=(column,), calls=(call,)))
+            if extreme is None:
+                return None
+            if found is None:
+                found = extreme
+            else:
+                found = NestedLoop(found.columns + extreme.columns, "inner", found, extreme, None, rows=1.0)
+        return found
 
     def _merge(self, relation: Merge) -> Rel:
         source, lifted = self._lift(self.build(relation.source), relation)
@@ -467,9 +498,25 @@ class Builder:
         if len(plain) < len(terms):
             return self._join_on_subquery(relation)
         left, right = self._side(relation.left), self._side(relation.right)
-        return joins.join(
-            relation.kind, left, right, plain, relation.columns, self.estimator, relation.null_aware
-        ).relation
+        joined = joins.join(relation.kind, left, right, plain, relation.columns, self.estimator, relation.null_aware)
+        early = self._join_early(relation)
+        return joined.relation if early is None or joined.cost <= early.cost else early.relation
+
+    def _join_early(self, relation: Join) -> Side | None:
+        """A semi or anti join of one relation of a cluster, done on that relation before it is joined with the others.
+
+        It is worth it where it leaves few rows, and not where the other joins do."""
+        nested = sum(isinstance(part, Join) and part.kind in ("semi", "anti") for part in all_relations(relation.left))
+        if relation.kind not in ("semi", "anti") or nested >= MOST_EARLY_JOINS:
+            return None
+        parts: list[Rel] = []
+        _flatten(relation.left, parts, [])
+        used = columns_of(relation.condition) - output_ids(relation.right)
+        part = next((part for part in parts if used and used <= output_ids(part)), None)
+        if part is None or len(parts) < 2:
+            return None
+        early = replace(relation, left=part, columns=part.columns)
+        return self._side(_with_part(relation.left, part, early))
 
     def _join_on_subquery(self, relation: Join) -> Rel:
         """A query in the condition: of the right row alone if it can be, else evaluated for every pair."""
@@ -544,6 +591,16 @@ def _flatten(relation: Rel, sides: list[Rel], terms: list[Expr]) -> None:
         _flatten(relation.right, sides, terms)
     else:
         sides.append(relation)
+
+
+def _with_part(relation: Rel, part: Rel, other: Rel) -> Rel:
+    """Nested inner joins with one of their relations exchanged."""
+    if relation is part:
+        return other
+    if isinstance(relation, Join) and relation.kind == "inner" and not relation.lateral:
+        left, right = _with_part(relation.left, part, other), _with_part(relation.right, part, other)
+        return replace(relation, left=left, right=right)
+    return relation
 
 
 def _own_expressions(relation: Rel) -> list[Expr]:

@@ -36,6 +36,7 @@ from pydistdb.sql.tree import (
     And,
     AnyAll,
     ArrayLiteral,
+    BooleanTest,
     Call,
     ColumnRef,
     Const,
@@ -212,6 +213,9 @@ class Estimator:
             case IsNull():
                 facts = self.facts(term.argument)
                 share = NULL_SELECTIVITY if facts is None else facts.nulls
+                return 1 - share if term.negated else share
+            case BooleanTest(value=True):
+                share = self.selectivity(term.argument, rows)
                 return 1 - share if term.negated else share
             case Subquery():
                 return 0.5

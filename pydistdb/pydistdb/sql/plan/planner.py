@@ -13,6 +13,7 @@ from pydistdb.sql.plan.build import Builder
 from pydistdb.sql.plan.cost import NOTHING_DISABLED, Disabled
 from pydistdb.sql.plan.depth import deep_stack
 from pydistdb.sql.plan.rules.decorrelate import decorrelate
+from pydistdb.sql.plan.rules.drop_joins import drop_joins
 from pydistdb.sql.plan.rules.factor import factor
 from pydistdb.sql.plan.rules.fold import fold
 from pydistdb.sql.plan.rules.inline_ctes import inline_ctes
@@ -33,6 +34,7 @@ RULES: tuple[Rule, ...] = (
     simplify_outer_joins,
     push_down,
     merge_projects,
+    drop_joins,
     prune,
 )
 
