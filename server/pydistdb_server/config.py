@@ -78,6 +78,7 @@ class NodeConfig:
     max_connections: int = DEFAULT_MAX_CONNECTIONS
     max_clock_offset_ns: int = DEFAULT_MAX_OFFSET_NS
     gc_ttl_ns: int = int(DEFAULT_TTL_SECONDS * 1e9)
+    closed_interval_ns: int = 600_000_000
     """How long a replaced row version stays readable (for transactions that began before)."""
     log_statements: bool = False
     log_format: str = "text"
@@ -96,6 +97,8 @@ class NodeConfig:
             raise ConfigError("--max-clock-offset must be between 1ms and 10s")
         if not SHORTEST_GC_TTL_NS <= self.gc_ttl_ns <= LONGEST_GC_TTL_NS:
             raise ConfigError("--gc-ttl must be between 10s and 720h")
+        if not 200_000_000 <= self.closed_interval_ns <= 60_000_000_000:
+            raise ConfigError("--closed-timestamp-interval must be between 200ms and 1min")
         if self.join and self.rpc_listen is None:
             raise ConfigError("--join needs --rpc-listen: the other nodes must be able to reach this one")
         for option, address in (
@@ -144,6 +147,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> NodeConfig:
         max_connections=given.max_connections,
         max_clock_offset_ns=_duration_ns(given.max_clock_offset, "--max-clock-offset"),
         gc_ttl_ns=_duration_ns(given.gc_ttl, "--gc-ttl"),
+        closed_interval_ns=_duration_ns(given.closed_timestamp_interval, "--closed-timestamp-interval"),
         log_statements=given.log_statements,
         log_format=given.log_format,
         auth=given.auth,
@@ -205,6 +209,12 @@ def _parser() -> argparse.ArgumentParser:
         default="5min",
         metavar="TIME",
         help="how long replaced row versions are kept for older transactions (default %(default)s)",
+    )
+    parser.add_argument(
+        "--closed-timestamp-interval",
+        default="600ms",
+        metavar="TIME",
+        help="how often followers are told up to when they are complete (default %(default)s)",
     )
     parser.add_argument("--log-format", choices=logs.FORMATS, default="text", help="of the log (default %(default)s)")
     parser.add_argument("--log-statements", action="store_true", help="write every statement to the log")

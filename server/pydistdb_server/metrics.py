@@ -69,6 +69,9 @@ raft_leases_acquired_total|counter|Leases that came to this node.
 raft_snapshots_installed_total|counter|Snapshots taken in.
 raft_lag_entries|gauge|Entries that the slowest follower of any range led here has not acknowledged.
 range_splits_total|counter|Ranges cut in two.
+replica_reads_total|counter|Reads answered by copies that do not hold the lease, at closed timestamps.
+replica_refusals_total|counter|Reads that such a copy had to pass on: it was not complete up to then.
+closed_timestamp_lag_seconds|gauge|How long ago every copy on this node was complete (0: not known).
 commit_groups_total|counter|Group commits: one write to disk each.
 commit_batches_total|counter|Batches in them.
 commit_busy_seconds_total|counter|Time that the commit thread spent writing.
@@ -244,6 +247,10 @@ def _raft_and_store(node: Node) -> Found:
     for name in _RAFT:
         yield f"raft_{name}_total", values[name]
     yield "range_splits_total", values["splits"]
+    yield "replica_reads_total", values["replica_reads"]
+    yield "replica_refusals_total", values["replica_refusals"]
+    resolved = node.store.closed.resolved()
+    yield "closed_timestamp_lag_seconds", max(0, node.clock.last() - resolved >> 12) / 1e6 if resolved else 0
     committer, engine = node.committer, node.engine
     yield "commit_groups_total", committer.groups
     yield "commit_batches_total", committer.batches

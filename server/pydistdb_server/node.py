@@ -153,7 +153,7 @@ class Node:
             self.transport,
             self.committer,
             rand.randint,
-            StoreConfig(garbage_ttl_seconds=self.config.gc_ttl_ns / 1e9),
+            StoreConfig(garbage_ttl_seconds=self.config.gc_ttl_ns / 1e9, closed_ns=self.config.closed_interval_ns),
             addresses,
         )
         self.store.on_fatal = self._fatal

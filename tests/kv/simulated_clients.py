@@ -139,6 +139,7 @@ class Past:
         found: dict[bytes, bytes] = {}
         try:
             txn.begin_statement()
+            txn.schema_checked = True
             if rand.random() < 0.5:
                 batch = await txn.scan(name(0), name(999), limit=100, reverse=rand.random() < 0.5)
                 found.update(zip(batch.keys, batch.values, strict=True))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydistdb.kv.api import KVError
+from pydistdb.kv.api import ClockOutOfBounds, Isolation, KVError
 from pydistdb.kv.command import ANY_GENERATION, Command, ProposalLost
 from pydistdb.kv.descriptor import (
     NODE_PREFIX,
@@ -15,6 +15,7 @@ from pydistdb.kv.descriptor import (
     ReplicaRole,
     decode_node,
 )
+from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.replica import Replica
 from pydistdb.kv.store import StoreConfig
 from pydistdb.tasks import Completion
@@ -341,8 +342,10 @@ def test_a_handover_is_quick(cluster: Cluster) -> None:
     assert cluster.wait_until(lambda: cluster.leaseholder_name(b"\x04") == target, step=0.001) < 0.1
 
 
-def test_a_node_whose_clock_is_off_stops_serving(cluster: Cluster) -> None:
+def test_a_node_whose_clock_is_off_stops_serving(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     victim = holder(cluster)
+    number = cluster.nodes[victim].node_id
+    gateway = Gateway(cluster.store(victim))
     cluster.nodes[victim].skew_us = 600_000
     cluster.wait_until(lambda: holder_or_none(cluster) not in (None, victim), 10)
     cluster.wait_until(lambda: cluster.nodes[victim].clock.out_of_bounds, 5)
@@ -350,8 +353,15 @@ def test_a_node_whose_clock_is_off_stops_serving(cluster: Cluster) -> None:
         if name != victim:
             assert not node.clock.out_of_bounds
             assert (node.clock.last() >> 12) - node.clock.physical_us() < 300_000
+    for txn in (gateway.begin(Isolation.READ_COMMITTED), gateway.begin_stale(Isolation.READ_COMMITTED, lambda: 0)):
+        with pytest.raises(ClockOutOfBounds):
+            txn.begin_statement()
+    [logged] = [record.getMessage() for record in caplog.records if "clock" in record.getMessage()]
+    assert logged.startswith(f"the clock of node {number} differs too much")
+    assert ", node" in logged and " ms; at most 250 ms are allowed" in logged
     cluster.nodes[victim].skew_us = 0
     cluster.wait_until(lambda: not cluster.nodes[victim].clock.out_of_bounds, 10)
+    assert any("the node serves again" in record.getMessage() for record in caplog.records)
 
 
 def holder_or_none(cluster: Cluster) -> str | None:

@@ -147,6 +147,9 @@ class MemoryDatabase:
             if left < end and start < right
         ]
 
+    async def await_copies(self, spans: Sequence[tuple[bytes, bytes]], timeout_ns: int) -> list[int]:
+        return []
+
     async def allocate_ids(self, counter: bytes, count: int = 1) -> int:
         first = self.counters.get(counter, 1)
         self.counters[counter] = first + count
@@ -345,6 +348,9 @@ class MemoryTransaction:
         reader._first_statement = False
         reader.buffer = SortedDict(self.buffer)
         return reader
+
+    def written_spans(self) -> list[tuple[bytes, bytes]]:
+        return [(key, key + b"\0") for key in self.buffer]
 
     @property
     def has_writes(self) -> bool:

@@ -307,6 +307,9 @@ class Transaction(Protocol):
     def has_writes(self) -> bool:
         """Tell whether anything is buffered."""
 
+    def written_spans(self) -> list[tuple[bytes, bytes]]:
+        """Return spans that hold all that the transaction has written so far."""
+
     async def relieve(self) -> None:
         """Wait while much more is buffered than could be passed on; bulk writers await this between batches."""
 
@@ -412,6 +415,9 @@ class Database(Protocol):
 
     async def ranges(self, start: bytes, end: bytes) -> list[RangeInfo]:
         """Return the ranges that overlap [start, end), in order."""
+
+    async def await_copies(self, spans: Sequence[tuple[bytes, bytes]], timeout_ns: int) -> list[int]:
+        """Wait until every copy of the ranges around the spans has what they hold now; the nodes still missing in the end."""
 
     async def allocate_ids(self, counter: bytes, count: int = 1) -> int:
         """Advance the named cluster-wide counter by ``count`` durably; returns the first of the new numbers.

@@ -36,6 +36,7 @@ from pydistdb.kv.api import (
     Timestamp,
     TransactionTooLarge,
 )
+from pydistdb.kv.copies import AwaitCopies, CopyWaiter
 from pydistdb.kv.descriptor import COUNTER_PREFIX, KEY_MAX, NodeId
 from pydistdb.kv.evaluate import RangeServer
 from pydistdb.kv.follower import FollowerReader, ReadAtReplica, ReplicaStore
@@ -116,6 +117,7 @@ class Gateway:
         self._handlers: dict[str, BroadcastHandler] = {}
         self._scheduler = store.scheduler
         self.follower = FollowerReader(self.server, store)
+        self.copies = CopyWaiter(store, self.router, store.scheduler)
         self.leases.sender = self.router
         self.leases.closed = lambda: store.closed.last
         self.leases.find_replica = store.replica_for_key
@@ -130,6 +132,7 @@ class Gateway:
             Broadcast: self._on_broadcast,
             HeldAdvisory: self.lock_keeper.on_held,
             ReadAtReplica: self.follower.answer,
+            AwaitCopies: self.copies.answer,
         }
         store.observers.append(self.leases)
         for request in self.server.request_classes():
@@ -242,6 +245,9 @@ class Gateway:
             )
             position = descriptor.end
         return found
+
+    async def await_copies(self, spans: Sequence[tuple[bytes, bytes]], timeout_ns: int) -> list[NodeId]:
+        return await self.copies.wait(spans, timeout_ns)
 
     async def allocate_ids(self, counter: bytes, count: int = 1) -> int:
         before: Number = await self.router.send(Increment(COUNTER_PREFIX + counter, count))

@@ -94,6 +94,8 @@ class OffsetMonitor:
 
     def __init__(self, clock: HybridClock) -> None:
         self._clock = clock
+        self.judged: Callable[[bool], None] = lambda out_of_bounds: None
+        """Told when this node's clock leaves the bound (True), or is back within it."""
         self._offsets_us: dict[int, tuple[float, float]] = {}
         self._answered_us: dict[int, int] = {}
         self._unanswered: dict[int, int] = {}
@@ -136,4 +138,7 @@ class OffsetMonitor:
     def _judge(self) -> None:
         bound = self._clock.max_offset_us * _TOLERATED_OFFSET
         strange = sum(1 for offset, error in self._offsets_us.values() if abs(offset) - max(error, 0.0) > bound)
-        self._clock.out_of_bounds = strange * 2 > len(self._offsets_us)
+        out_of_bounds = strange * 2 > len(self._offsets_us)
+        if out_of_bounds is not self._clock.out_of_bounds:
+            self._clock.out_of_bounds = out_of_bounds
+            self.judged(out_of_bounds)

@@ -84,6 +84,7 @@ class Membership:
         self._directory = directory
         self._addresses = addresses
         self.offsets = OffsetMonitor(store.clock)
+        self.offsets.judged = self._clock_judged
         self.nodes: dict[NodeId, NodeRecord] = {}
         self.replication_factor = DEFAULT_REPLICATION_FACTOR
         self.draining = False
@@ -264,6 +265,27 @@ class Membership:
         self.offsets.record(from_node, pong.sent_us, pong.physical_us, store.clock.physical_us())
         if store.liveness.ponged(from_node, pong):
             store.wake_led_with(from_node)
+
+    def _clock_judged(self, out_of_bounds: bool) -> None:
+        """This node's clock has left the bound, or is back."""
+        offsets = self.offsets.offsets_us()
+        shown = ", ".join(f"node {peer} {offset / 1_000:+.1f} ms" for peer, offset in sorted(offsets.items()))
+        most_ms = self._store.clock.max_offset_us / 1_000
+        if out_of_bounds:
+            logger.error(
+                "the clock of node %d differs too much from those of most others (%s; at most %.0f ms are allowed): "
+                "the node stops serving until its clock is right",
+                self._store.node_id,
+                shown,
+                most_ms,
+            )
+        else:
+            logger.warning(
+                "the clock of node %d is within %.0f ms of the others again (%s): the node serves again",
+                self._store.node_id,
+                most_ms,
+                shown,
+            )
 
     def _take_settings(self, version: Timestamp, replication_factor: int) -> None:
         self._settings_version = version

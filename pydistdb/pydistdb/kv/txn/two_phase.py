@@ -172,7 +172,8 @@ class TwoPhase:
             spans = self._spans.values()
             self._spans = {b"": (min(span[0] for span in spans), max(span[1] for span in spans))}
 
-    def _span_list(self) -> list[tuple[bytes, bytes]]:
+    def laid_down_spans(self) -> list[tuple[bytes, bytes]]:
+        """Where the intents are."""
         if self._kept_spans is not None:
             return self._kept_spans
         return [(first, prefix_end(last)) for first, last in self._spans.values()]
@@ -197,7 +198,7 @@ class TwoPhase:
 
     async def keep(self) -> None:
         """Write the record by which the transaction stays prepared until ``end_prepared``."""
-        request = PrepareRecord(self._id, self.anchor, self._timestamp, self._expiry(), self._span_list())
+        request = PrepareRecord(self._id, self.anchor, self._timestamp, self._expiry(), self.laid_down_spans())
         await self._router.send(request)
 
     async def end_prepared(self, commit: bool) -> Timestamp:
@@ -206,7 +207,7 @@ class TwoPhase:
         If it has been decided already, that stands, and is returned or raised as TransactionAborted."""
         anchored: set[NodeId] = set()
         request = EndTransaction(
-            self._id, self.anchor, commit, self._timestamp, 0, self._span_list(), exact=False, prepared=True
+            self._id, self.anchor, commit, self._timestamp, 0, self.laid_down_spans(), exact=False, prepared=True
         )
         done: Applied = await self._router.send(request, served=anchored)
         self._leases.hear(done.timestamp)
@@ -214,7 +215,7 @@ class TwoPhase:
 
     def kept(self) -> KeptPrepared:
         """What another node needs to know to end it."""
-        return KeptPrepared(self._id, self.anchor, self._timestamp, self._span_list(), sorted(self._served))
+        return KeptPrepared(self._id, self.anchor, self._timestamp, self.laid_down_spans(), sorted(self._served))
 
     @classmethod
     def of(cls, leases: Leases, router: Router, kept: KeptPrepared) -> TwoPhase:
@@ -231,7 +232,7 @@ class TwoPhase:
         return self._leases.clock.now() + (EXPIRY_NS // 1_000 << COUNTER_BITS)
 
     async def _end(self, timestamp: Timestamp, anchored: set[NodeId], *, exact: bool = False) -> Applied:
-        request = EndTransaction(self._id, self.anchor, True, timestamp, self._expiry(), self._span_list(), exact)
+        request = EndTransaction(self._id, self.anchor, True, timestamp, self._expiry(), self.laid_down_spans(), exact)
         done: Applied = await self._router.send(request, served=anchored)
         self._leases.hear(done.timestamp)
         return done
@@ -262,7 +263,7 @@ class TwoPhase:
         else:
             await gather(
                 self._leases.scheduler,
-                [resolve_span(self._leases, self._id, commit_timestamp, *span) for span in self._span_list()],
+                [resolve_span(self._leases, self._id, commit_timestamp, *span) for span in self.laid_down_spans()],
             )
         if commit_timestamp:
             await self._router.send(ForgetRecord(self._id, self.anchor))

@@ -36,6 +36,10 @@ MAX_BUFFER_BYTES = 256 << 20
 MAX_TRANSACTION_BYTES = 8 << 30
 
 
+MOST_SPANS = 1_000
+"""More keys than this are named by one span around them all."""
+
+
 class WritingPart(LockingPart):
     """The writes of a transaction (kv.api.Transaction)."""
 
@@ -117,6 +121,17 @@ class WritingPart(LockingPart):
         return bool(self._buffer.entries) or self._two_phase is not None
 
     # -------------------------------------------------------------------------------------------- what a commit checks
+
+    def written_spans(self) -> list[tuple[bytes, bytes]]:
+        keys = [*self._buffer.entries, *(self._spilling_buffer.entries if self._spilling_buffer is not None else ())]
+        if len(keys) > MOST_SPANS:
+            keys.sort()
+            spans = [(keys[0], keys[-1] + b"\0")]
+        else:
+            spans = [(key, key + b"\0") for key in keys]
+        if self._two_phase is not None:
+            spans += self._two_phase.laid_down_spans()
+        return spans
 
     def _writes_of(self, buffer: WriteBuffer) -> list[Write]:
         inserted = buffer.inserted

@@ -97,6 +97,7 @@ class SessionBase:
         self.settings = SessionSettings(startup, user, self._setting_changed)
         self.transaction = SessionTransaction(environment, self.settings, database_name, self.temporary)
         self.transaction.process_id = process_id
+        self.transaction.warn = self.warn
         self.checks = PendingChecks(self)
         self.plans = SessionPlans(self)
         self.routines = RoutineRunner(self)
@@ -141,6 +142,7 @@ class SessionBase:
         self.idle_session_timeout_ms = milliseconds(values["idle_session_timeout"])
         self.log_statement_us = milliseconds(values["log_min_duration_statement"]) * 1_000
         self.log_plan_us = milliseconds(values["auto_explain.log_min_duration"]) * 1_000
+        self.transaction.awaits_all_copies = values["proddb.write_ack"] == "all"
         self.transaction.past.settle(values, at_start=not self.settled)
         self.settled = True
         self.takes_long_way = (

@@ -43,6 +43,7 @@ from pydistdb.sql.session.environment import Environment
 from pydistdb.sql.session.participant import Participant
 from pydistdb.sql.session.past import PastReads
 from pydistdb.sql.session.settings import SessionSettings
+from pydistdb.sql.settings import milliseconds
 from pydistdb.sql.types.base import EvalContext
 
 MAX_SAVEPOINTS = 1_000
@@ -81,6 +82,9 @@ class SessionTransaction:
         self.reader: kv.PastReader | None = None
         """The same, if it reads in the past."""
         self.past = PastReads(environment.database)
+        self.awaits_all_copies = False
+        """proddb.write_ack = all"""
+        self.warn: Callable[[DatabaseError], None] = lambda warning: None
         self.ddl: DdlTransaction | None = None
         self.explicit = False
         self.implicit = False
@@ -294,7 +298,10 @@ class SessionTransaction:
                 await ddl.prepare_commit()
             if transaction.has_writes:
                 await self._environment.catalog.check_commit(transaction)
+                spans = transaction.written_spans() if self.awaits_all_copies else []
                 self.past.note_end(await transaction.commit())
+                if spans:
+                    await self._await_copies(spans)
             else:
                 transaction.rollback()  # nothing to make durable: just release what it holds
         except BaseException as error:
@@ -309,6 +316,22 @@ class SessionTransaction:
             await self._committed()
         finally:
             self.is_committing = False
+
+    async def _await_copies(self, spans: list[tuple[bytes, bytes]]) -> None:
+        """proddb.write_ack = all: the commit stands, but is not acknowledged before every copy has it on its disk."""
+        values = self._settings.values
+        timeout_ns = milliseconds(values["proddb.write_ack_timeout"]) * 1_000_000
+        missing = await self._environment.database.await_copies(spans, timeout_ns)
+        if missing:
+            nodes = ", ".join(map(str, missing))
+            self.warn(
+                DatabaseError.of(
+                    "01000",
+                    "not all copies have confirmed the transaction",
+                    detail="The transaction has already committed on a majority, but might not have reached "
+                    f"{'node' if len(missing) == 1 else 'nodes'} {nodes}.",
+                )
+            )
 
     async def prepare(self, keep: Callable[[kv.Transaction], Awaitable[None]]) -> None:
         """End the transaction with its effects kept for later (prepared.py), or raise and end it without."""
