@@ -23,7 +23,6 @@ from pydistdb.sql.catalog.drop_plan import DependentText, forget_table, owned_se
 from pydistdb.sql.catalog.index_elements import check_key, columns_of_index, rebound_indexes
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.options import collation_named
-from pydistdb.sql.catalog.qualify import qualified_text
 from pydistdb.sql.catalog.queries import first_row, full_name, quote, type_text
 from pydistdb.sql.catalog.renaming import rename_in_expression
 from pydistdb.sql.catalog.rewrite import computed_rows, contains_nulls, rewrite
@@ -282,9 +281,7 @@ def change_default(ddl: DdlContext, table: Table, action: AlterTableAction) -> N
             f'column "{column.name}" of relation "{table.name}" is a generated column',
             hint=None if action.expression else "Use ALTER TABLE ... ALTER COLUMN ... DROP EXPRESSION instead.",
         )
-    if action.expression is not None:
-        expressions.check_default(ddl, action.expression, column)
-    text = None if action.expression is None else qualified_text(ddl.view, action.expression)
+    text = None if action.expression is None else expressions.stored_default(ddl, action.expression, column)
     ddl.put_table(_with_column(table, replace(column, default=text)))
 
 
@@ -317,8 +314,19 @@ async def alter_type(ddl: DdlContext, table: Table, action: AlterTableAction) ->
     assert action.name is not None and action.type is not None
     old_column = existing_column(table, action.name)
     number = old_column.number
-    if old_column.generated:
-        raise FeatureNotSupported("changing the type of a generated column is not supported")
+    if old_column.generated and action.expression is not None:
+        raise InvalidTableDefinition(
+            "cannot specify USING when altering type of generated column",
+            detail=f'Column "{old_column.name}" is a generated column.',
+        )
+    for reader in table.columns:
+        if not reader.generated or reader.dropped or reader.number == number or reader.default is None:
+            continue
+        if number in expressions.column_numbers_used(ddl, table, reader.default):
+            raise FeatureNotSupported(
+                "cannot alter type of a column used by a generated column",
+                detail=f'Column "{old_column.name}" is used by generated column "{reader.name}".',
+            )
     holding = columns_holding(ddl, table.row_type_oid) if table.row_type_oid else []
     if holding:
         user = f"{holding[0][0].name}.{holding[0][1].name}"
@@ -336,7 +344,7 @@ async def alter_type(ddl: DdlContext, table: Table, action: AlterTableAction) ->
         for each in index.columns:
             if each.column == number:
                 check_key(column.type_oid, index.method, each.operator_class)
-    column = _converted_default(ddl, old_column, column)
+    column = _converted_default(ddl, table, old_column, column)
     new = _with_column(table, column)
     depending = [
         index for index in table.indexes if not index.is_plain and number in columns_of_index(ddl, table, index)
@@ -376,7 +384,7 @@ def _check_conversion(old: Column, new: Column, using: str | None) -> None:
         target = registry.format_type(new.type_oid, new.modifier)
         raise DatatypeMismatch(
             f'column "{old.name}" cannot be cast automatically to type {registry.format_type(new.type_oid, -1)}',
-            hint=f'You might need to specify "USING {quote_if_needed(old.name)}::{target}".',
+            hint=None if old.generated else f'You might need to specify "USING {quote_if_needed(old.name)}::{target}".',
         )
 
 
@@ -386,17 +394,21 @@ def quote_if_needed(name: str) -> str:
     return quoted(name)
 
 
-def _converted_default(ddl: DdlContext, old: Column, new: Column) -> Column:
+def _converted_default(ddl: DdlContext, table: Table, old: Column, new: Column) -> Column:
     if new.default is None:
         return new
+    what = "generation expression for" if new.generated else "default for"
     try:
-        expressions.check_default(ddl, new.default, new)
+        if new.generated:
+            target = expressions.column_type(new)
+            bind.bind_expression(new.default, ddl.view.state.tables[table.oid], ddl.view, ddl.context, target)
+        else:
+            expressions.check_default(ddl, new.default, new)
     except DatabaseError as error:
         if error.sqlstate not in ("42804", "42846", "22P02"):
             raise
         raise DatatypeMismatch(
-            f'default for column "{old.name}" cannot be cast automatically to type '
-            f"{registry.format_type(new.type_oid, -1)}"
+            f'{what} column "{old.name}" cannot be cast automatically to type {registry.format_type(new.type_oid, -1)}'
         ) from None
     return new
 

@@ -212,8 +212,7 @@ async def with_defaults(ddl: DdlContext, table: Table, specs: Sequence[ColumnSpe
         elif spec.generated is not None:
             columns[position] = replace(column, default=qualified_text(ddl.view, spec.generated), generated=True)
         elif spec.default is not None:
-            expressions.check_default(ddl, spec.default, column)
-            columns[position] = replace(column, default=qualified_text(ddl.view, spec.default))
+            columns[position] = replace(column, default=expressions.stored_default(ddl, spec.default, column))
     table = replace(table, columns=tuple(columns))
     for column in columns[len(columns) - len(specs) :]:
         if column.generated:

@@ -7,14 +7,18 @@ statement and not from the first INSERT.
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from pydistdb.sql import bind
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Table
+from pydistdb.sql.catalog.qualify import qualified_text
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
 from pydistdb.sql.tree import Call, ColumnRef, Expr, SetCall, Subquery
 from pydistdb.sql.types import registry
-from pydistdb.sql.types.base import SqlType
+from pydistdb.sql.types.base import EvalContext, SqlType
+
+_LITERAL = re.compile(r"'(?:[^'\\]|'')*'")
 
 
 def column_type(column: Column) -> SqlType:
@@ -41,6 +45,18 @@ def check_default(ddl: DdlContext, text: str, column: Column) -> Expr:
         raise
     _collect(expression, set(), "DEFAULT expression")
     return expression
+
+
+def stored_default(ddl: DdlContext, text: str, column: Column) -> str:
+    """Check a column's default; returns the text to keep.
+
+    A literal date or time means what it means now (``'now'``, ``'tomorrow'``), so its value is kept."""
+    check_default(ddl, text, column)
+    if _LITERAL.fullmatch(text) and column_type(column).category in "DT":
+        io = registry.io(column.type_oid)
+        value = io.parse(text[1:-1].replace("''", "'"), -1, ddl.context)
+        return f"'{io.format(value, EvalContext())}'"
+    return qualified_text(ddl.view, text)
 
 
 def refuse_unstorable(expression: Expr, where: str) -> None:

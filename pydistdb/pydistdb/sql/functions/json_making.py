@@ -31,7 +31,7 @@ from pydistdb.sql.types.calendar import (
     time_text,
 )
 from pydistdb.sql.types.composite import to_record
-from pydistdb.sql.types.datetime import format_timestamp, is_finite_timestamp, session_zone
+from pydistdb.sql.types.datetime import format_date, format_timestamp, is_finite_timestamp, session_zone
 from pydistdb.sql.types.json import canonical, elements, members, quote
 from pydistdb.sql.types.pseudo import Record, field_types
 from pydistdb.sql.types.registry import element_of, io
@@ -45,6 +45,10 @@ _NOT_FINITE = frozenset(("NaN", "Infinity", "-Infinity"))
 
 def _encode_bool(value: bool, context: EvalContext | None) -> str:
     return "true" if value else "false"
+
+
+def _encode_date(value: int, context: EvalContext | None) -> str:
+    return quote(format_date(value, None))  # whatever DateStyle says
 
 
 def _encode_timestamp(value: int, context: EvalContext | None) -> str:
@@ -81,6 +85,7 @@ def encode_record(value: tuple[Any, ...], context: EvalContext | None) -> str:
 
 _ENCODERS: dict[int, Encoder] = {
     known.BOOL.oid: _encode_bool,
+    known.DATE.oid: _encode_date,
     known.TIMESTAMP.oid: _encode_timestamp,
     known.TIMESTAMPTZ.oid: _encode_timestamptz,
     known.JSON.oid: _encode_json,

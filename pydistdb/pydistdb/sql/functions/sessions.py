@@ -43,6 +43,22 @@ def pg_notification_queue_usage(context: EvalContext) -> float:
     return 0.0 if context.extra is None else float(context.extra.environment.notifications.usage())
 
 
+# ------------------------------------------------------------------------------------------------ transaction numbers
+
+
+@implements("txid_current()", "pg_current_xact_id()", context=True)
+def transaction_number(context: EvalContext) -> int:
+    """Unique in the cluster and growing with time; it says nothing of the order of commits."""
+    number: int = active_session(context).transaction.take_number()
+    return number
+
+
+@implements("txid_current_if_assigned()", "pg_current_xact_id_if_assigned()", context=True)
+def transaction_number_if_assigned(context: EvalContext) -> int | None:
+    number: int | None = active_session(context).transaction.number
+    return number
+
+
 # ------------------------------------------------------------------------------------------------ advisory locks
 
 

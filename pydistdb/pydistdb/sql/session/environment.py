@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from pydistdb.sql.session.base import SessionBase
 
 
+NODE_BITS = 12
+
+
 @dataclass(slots=True)
 class SessionStatistics:
     """Counters since the node started (pg_stat_database, /metrics)."""
@@ -71,6 +74,13 @@ class Environment:
     """What operators may do; None where there is no cluster (tests)."""
     log_statement: Callable[[str, str, int], None] | None = None
     """Called with (user, text, duration in ns) of every statement if statements are to be logged."""
+
+    last_number: int = 0
+
+    def next_transaction_number(self) -> int:
+        """A number that no transaction of any node has had: the time in microseconds, and the node's number behind it."""
+        self.last_number = max(now_us(), self.last_number + 1)
+        return self.last_number << NODE_BITS | self.database.node_id & (1 << NODE_BITS) - 1
 
     def __post_init__(self) -> None:
         self.activity = ClusterActivity(self)

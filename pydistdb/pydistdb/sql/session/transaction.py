@@ -100,6 +100,8 @@ class SessionTransaction:
         self.read_only = False
         self.statements = 0
         """How many statements have run in it: characteristics can be set before the first."""
+        self.number: int | None = None
+        """What txid_current() has told."""
         self.least_timestamp: kv.Timestamp = 0
         """What a restarted transaction must be able to see."""
         self._savepoints: list[_Savepoint] = []
@@ -116,6 +118,12 @@ class SessionTransaction:
     def in_block(self) -> bool:
         """In an explicit or implicit block: a statement is not a transaction of its own."""
         return self.explicit or self.implicit
+
+    def take_number(self) -> int:
+        """The transaction's number, unique in the cluster: given when somebody first asks for it."""
+        if self.number is None:
+            self.number = self._environment.next_transaction_number()
+        return self.number
 
     def join(self, participant: Participant) -> None:
         """Have a participant told of savepoints and of the end."""
@@ -399,6 +407,7 @@ class SessionTransaction:
         if self.kv is not None:
             self._environment.catalog.gate.leave(self.kv)
             self.past.note_end(self.kv.read_timestamp)
+        self.number = None
         self.kv = self.reader = None
         self.ddl = None
         self.past.ended()

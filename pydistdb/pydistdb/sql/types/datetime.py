@@ -32,6 +32,7 @@ from pydistdb.sql.types.calendar import (
     offset_text,
     time_text,
 )
+from pydistdb.sql.types.date_styles import style_of, styled_date, styled_timestamp
 from pydistdb.sql.types.datetime_parse import Moment, Rules, field_overflow, invalid, read
 from pydistdb.sql.types.integers import packed, wrong_binary_length
 from pydistdb.sql.types.zones import Zone
@@ -236,6 +237,9 @@ _COMPACT_TIME = re.compile(r"[ \t]*T?(\d{2})(\d{2})(\d{2})?(?:\.(\d*))?[ \t]*([+
 
 def read_time_of_day(text: str, rules: Rules) -> Moment:
     """Read a time that may stand without a date: ``040506`` is a time here, not a date of the year 4."""
+    bare = text.lstrip(" \t")
+    if bare[:1] in ("T", "t") and bare[1:2].isdigit():
+        text = bare[1:]
     match = _COMPACT_TIME.fullmatch(text)
     if match is not None and (match[3] is None or len(match[0].strip()) >= 6):
         rewritten = f"{match[1]}:{match[2]}:{match[3] or '00'}" + (f".{match[4]}" if match[4] else "")
@@ -269,6 +273,9 @@ def format_date(value: int, context: EvalContext | None) -> str:
         return "infinity"
     if value == DATE_NEGATIVE_INFINITY:
         return "-infinity"
+    style = style_of(context)
+    if style is not None:
+        return styled_date(value, style)
     text, era = date_text(value)
     return text + era
 
@@ -287,6 +294,9 @@ def format_timestamp(value: int, context: EvalContext | None) -> str:
     if value == TIMESTAMP_NEGATIVE_INFINITY:
         return "-infinity"
     days, microseconds = divmod(value, MICROSECONDS_PER_DAY)
+    style = style_of(context)
+    if style is not None:
+        return styled_timestamp(days, microseconds, "", style)
     text, era = date_text(days)
     return f"{text} {time_text(microseconds)}{era}"
 
@@ -296,8 +306,13 @@ def format_timestamptz(value: int, context: EvalContext | None) -> str:
         return "infinity"
     if value == TIMESTAMP_NEGATIVE_INFINITY:
         return "-infinity"
-    east = session_zone(context).offset_at(value)
+    zone = session_zone(context)
+    east = zone.offset_at(value)
     days, microseconds = divmod(value + east * MICROSECONDS_PER_SECOND, MICROSECONDS_PER_DAY)
+    style = style_of(context)
+    if style is not None:
+        shown = zone.abbreviation_at(value) or offset_text(east)
+        return styled_timestamp(days, microseconds, shown, style)
     text, era = date_text(days)
     return f"{text} {time_text(microseconds)}{offset_text(east)}{era}"
 
