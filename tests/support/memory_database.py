@@ -384,7 +384,7 @@ class MemoryTransaction:
             raise PreparedExists(name)
         prepared[name] = (PreparedTransaction(name, len(prepared) + 1, facts), self)
 
-    def rollback(self) -> None:
+    def rollback(self, reason: str = "") -> None:
         if not self.over:
             self.buffer.clear()
         self.over = True

@@ -179,7 +179,8 @@ def jobs_report(jobs: Sequence[Row]) -> str:
     return _plain(shown) if shown else "no jobs"
 
 
-def _print(rows: Sequence[Row], report: Callable[[Sequence[Row]], str], arguments: argparse.Namespace) -> None:
+def print_rows(rows: Sequence[Row], report: Callable[[Sequence[Row]], str], arguments: argparse.Namespace) -> None:
+    """Write rows as the command's ``--format`` says."""
     if arguments.format == "json":
         print(json.dumps(list(rows), indent=2, default=_json_value))
     else:
@@ -197,7 +198,7 @@ def shards(arguments: argparse.Namespace) -> int:
     with connected(arguments.find_url(arguments)) as connection:
         names = node_names(connection)
         found = rows_of(connection, "SELECT * FROM proddb.ranges")
-    _print(found, lambda rows: shards_report(rows, names), arguments)
+    print_rows(found, lambda rows: shards_report(rows, names), arguments)
     return 0
 
 
@@ -205,7 +206,7 @@ def rebalance(arguments: argparse.Namespace) -> int:
     with connected(arguments.find_url(arguments)) as connection:
         names = node_names(connection)
         found = rows_of(connection, "SELECT * FROM proddb.ranges")
-    _print(found, lambda rows: balance_report(rows, names), arguments)
+    print_rows(found, lambda rows: balance_report(rows, names), arguments)
     return 0
 
 
@@ -214,7 +215,7 @@ def view(name: str, report: Callable[[Sequence[Row]], str] = _plain) -> Callable
 
     def show(arguments: argparse.Namespace) -> int:
         with connected(arguments.find_url(arguments)) as connection:
-            _print(rows_of(connection, f"SELECT * FROM proddb.{name}"), report, arguments)
+            print_rows(rows_of(connection, f"SELECT * FROM proddb.{name}"), report, arguments)
         return 0
 
     return show
@@ -224,7 +225,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     """0: all is well; 1: warnings; 2: errors."""
     with connected(arguments.find_url(arguments)) as connection:
         findings = rows_of(connection, "SELECT * FROM proddb.doctor")
-    _print(findings, _plain, arguments)
+    print_rows(findings, _plain, arguments)
     states = {row["status"] for row in findings}
     return 2 if "error" in states else 1 if "warning" in states else 0
 

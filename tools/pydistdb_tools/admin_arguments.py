@@ -1,11 +1,11 @@
-"""The command lines of ``proddb admin …`` and ``proddb node …``."""
+"""The command lines of ``proddb admin …``, ``proddb node …`` and ``proddb txn …``."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 
-from pydistdb_tools import admin, failover
+from pydistdb_tools import admin, failover, transactions
 
 Run = Callable[[argparse.Namespace], int]
 AddPlace = Callable[[argparse.ArgumentParser], None]
@@ -80,3 +80,14 @@ def add_node_arguments(
         command.add_argument("node", metavar="NODE")
         command.add_argument("--no-wait", action="store_true", help="begin it only")
     add("recommission", "take drain or decommission back", admin.recommission).add_argument("node", metavar="NODE")
+
+
+def add_txn_arguments(
+    parser: argparse.ArgumentParser, add_place: AddPlace, find_url: Callable[[argparse.Namespace], str]
+) -> None:
+    add = _adder(parser, add_place, find_url)
+    log = add("log", "transactions over several shards: participants, votes, times", transactions.log)
+    log.add_argument("--limit", type=int, default=20, metavar="N", help="so many of the latest (default 20)")
+    show = add("show", "one of them, and what shards still hold of it", transactions.show)
+    show.add_argument("id", metavar="ID", help="its number, its full id, or the name it was prepared under")
+    add("recover", "finish transactions whose coordinators are gone, and say what was done", transactions.recover)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydistdb_sqllogictest.arguments import add_arguments as add_slt_arguments
 
-from pydistdb_tools.admin_arguments import add_admin_arguments, add_node_arguments
+from pydistdb_tools.admin_arguments import add_admin_arguments, add_node_arguments, add_txn_arguments
 from pydistdb_tools.local_cluster import (
     DEFAULT_FOLDER,
     ClusterError,
@@ -250,6 +250,12 @@ def _parser() -> argparse.ArgumentParser:
         "node", "see nodes, empty them, take them back", "proddb node ls\nproddb node decommission node4 --dir data"
     )
     add_node_arguments(node, _where_to_connect, _url)
+    transactions = add(
+        "txn",
+        "see transactions over several shards, and finish those in doubt",
+        "proddb txn log --dir data\nproddb txn show 4294967299\nproddb txn recover --format json",
+    )
+    add_txn_arguments(transactions, _where_to_connect, _url)
     return parser
 
 

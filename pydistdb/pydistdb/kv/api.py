@@ -326,8 +326,10 @@ class Transaction(Protocol):
         ``facts``: whatever the caller wants to find with it.  Raises what ``commit`` raises, PreparedExists, TooManyPrepared
         and CannotPrepare; after any error the transaction is over and without effect, but for OutcomeUnknown."""
 
-    def rollback(self) -> None:
-        """Drop the writes and release the locks (in the background where they are remote)."""
+    def rollback(self, reason: str = "") -> None:
+        """Drop the writes and release the locks (in the background where they are remote).
+
+        ``reason``: what the log of transactions says of it."""
 
 
 class PastReader(Transaction, Protocol):

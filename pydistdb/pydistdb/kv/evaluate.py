@@ -25,6 +25,7 @@ from pydistdb.kv.deadlock import WaitGraph
 from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.fragments import Evaluate, FragmentServer
 from pydistdb.kv.hlc import ClockOffsetExceeded, HybridClock
+from pydistdb.kv.journal import Journal
 from pydistdb.kv.leases import Leases
 from pydistdb.kv.locking import Locker
 from pydistdb.kv.reads import Reader
@@ -77,7 +78,8 @@ class RangeServer:
         self.resolver = Resolver(self.leases)
         self.locker = Locker(self.leases, self.resolver, self.graph)
         self.advisory = AdvisoryLocker(self.leases, self.locker)
-        self.records = Records(self.leases, self.locker)
+        self.journal = Journal(node_id, clock.physical_us)
+        self.records = Records(self.leases, self.locker, self.journal)
         self.reader = Reader(self.leases)
         self.fragments = FragmentServer(self.leases, self.reader)
         self.validator = Validator(self.leases)

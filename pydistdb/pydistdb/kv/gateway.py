@@ -41,6 +41,7 @@ from pydistdb.kv.descriptor import COUNTER_PREFIX, KEY_MAX, NodeId
 from pydistdb.kv.evaluate import RangeServer
 from pydistdb.kv.follower import FollowerReader, ReadAtReplica, ReplicaStore
 from pydistdb.kv.hlc import HybridClock
+from pydistdb.kv.journal import TOPIC as JOURNAL_TOPIC
 from pydistdb.kv.leases import Leases
 from pydistdb.kv.load import LoadMeter
 from pydistdb.kv.requests import (
@@ -64,6 +65,7 @@ from pydistdb.kv.session_locks import LockKeeper, SessionLocks
 from pydistdb.kv.transport import Message, NodeUnreachable, RemoteError, Transport
 from pydistdb.kv.txn.coordinator import Coordinator
 from pydistdb.kv.txn.prepared import PreparedTransactions
+from pydistdb.kv.txn.recovery import Recovery
 from pydistdb.kv.txn.serializable import SerializableCoordinator
 from pydistdb.kv.txn.stale import StaleReader
 from pydistdb.tasks import Completion, Scheduler, gather, sleep, with_deadline
@@ -125,6 +127,7 @@ class Gateway:
         self.server.advisory.known_nodes = store.known_nodes
         self.lock_keeper = LockKeeper(self)
         self.prepared = PreparedTransactions(self)
+        self.journal = self.server.journal
         self.server.graph.links = self.lock_keeper.links
         self.server.extra_handlers = {
             QueryTransaction: self._query_transaction,
@@ -134,6 +137,8 @@ class Gateway:
             ReadAtReplica: self.follower.answer,
             AwaitCopies: self.copies.answer,
         }
+        self.recovery = Recovery(self)
+        self.on_broadcast(JOURNAL_TOPIC, self.journal.answer)
         store.observers.append(self.leases)
         for request in self.server.request_classes():
             store.register(request, self.server.handle_remote)

@@ -29,13 +29,16 @@ MOST_INTENTS = 20_000
 """Looked at per node: a bulk load has more, and the picture is then a part of it."""
 MOST_TRANSACTIONS = 500
 
+_STATES: dict[int, str] = {RecordState.ABORTED: "aborted", RecordState.PREPARED: "prepared"}
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_question = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]]).decode
 _decode = msgspec.msgpack.Decoder(list[tuple[bytes, bytes, int, list[int], str]]).decode
 
 
 class InDoubt(NamedTuple):
-    """``state``: undecided, committed (its intents are being resolved), aborted, or unknown (its anchor did not answer)."""
+    """``state``: undecided, prepared (it waits for COMMIT PREPARED or ROLLBACK PREPARED), committed (its intents are being
+    resolved), aborted, or unknown (its anchor did not answer)."""
 
     transaction_id: bytes
     anchor: bytes
@@ -114,7 +117,7 @@ class InDoubtReporter:
         record = self._gateway.server.records.find(local, transaction_id)
         if record is None:
             return "undecided"
-        return "aborted" if record.state == RecordState.ABORTED else "committed"
+        return _STATES.get(record.state, "committed")
 
 
 def joined(parts: Iterable[InDoubt]) -> list[InDoubt]:

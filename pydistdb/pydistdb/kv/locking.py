@@ -43,7 +43,7 @@ HOLDER_CHECK_INTERVAL_NS = 1_500_000_000
 """How often a waiter asks whether the holders' gateways still know them; more often than a remote waiter's call ends
 (evaluate.CALL_WAIT_NS)."""
 
-SILENCE_NS = 5_000_000_000
+SILENCE_NS = 2_500_000_000
 """A coordinator that could not be reached for this long counts as dead."""
 
 
@@ -247,6 +247,16 @@ class Locker:
             ):
                 return
             interval_ns = min(interval_ns * 2, LONGEST_PUSH_INTERVAL_NS)
+
+    async def is_reachable(self, transaction_id: TransactionId) -> bool:
+        """Whether the transaction's gateway answers."""
+        sender = self._leases.sender
+        try:
+            if sender is not None:
+                await sender.ask_node(gateway_of(transaction_id), QueryTransaction(transaction_id))
+        except (NodeUnreachable, RemoteError):
+            return False
+        return True
 
     async def is_alive(self, transaction_id: TransactionId, silence_ns: int = SILENCE_NS) -> bool:
         """Ask the transaction's gateway whether it still coordinates it; silence counts as yes for a while."""

@@ -37,6 +37,7 @@ from pydistdb.kv.requests import RangeAround, RangeDetails
 from pydistdb.kv.store import MergeRange, Store, TransferLease
 from pydistdb.kv.survey import Surveyor
 from pydistdb.kv.transport import Message, register
+from pydistdb.kv.txn.recovery import Recovered
 from pydistdb.tasks import sleep
 
 HASH_PREFIX = b"\x05"
@@ -229,6 +230,12 @@ class Operations:
             raise KVError("the range is leased elsewhere")
         self._store.queue.move(replica, request.away, request.to)
         return OperationBegun()
+
+    # ---------------------------------------------------------------------------------------------------- transactions
+
+    async def recover_transactions(self) -> list[Recovered]:
+        """Finish the transactions that nobody else will; tells of all that are in doubt."""
+        return await self._gateway.recovery.recover()
 
     async def _find(self, range_id: RangeId) -> RangeDescriptor:
         replica = self._store.replicas.get(range_id)

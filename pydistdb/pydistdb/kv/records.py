@@ -42,6 +42,7 @@ from pydistdb.kv.command import Write as EngineWrite
 from pydistdb.kv.descriptor import RangeId
 from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.intents import IntentInfo
+from pydistdb.kv.journal import Journal
 from pydistdb.kv.leases import Leases, RangeLocal, bounded
 from pydistdb.kv.locking import Locker
 from pydistdb.kv.requests import (
@@ -54,6 +55,7 @@ from pydistdb.kv.requests import (
     TransactionState,
     TransactionStatus,
     begin_of,
+    gateway_of,
 )
 from pydistdb.kv.resolution import resolve_span
 from pydistdb.tasks import Completion, pause, sleep
@@ -110,8 +112,9 @@ def record_write(range_id: RangeId, transaction_id: TransactionId, record: Recor
 class Records:
     """Evaluates EndTransaction, PrepareRecord, PushTransaction and ForgetRecord, and sweeps up after the dead."""
 
-    def __init__(self, leases: Leases, locker: Locker) -> None:
+    def __init__(self, leases: Leases, locker: Locker, journal: Journal) -> None:
         self._leases = leases
+        self._journal = journal
         self._locker = locker
         self._sweeping = False
         self._stopped = False
@@ -185,6 +188,7 @@ class Records:
                 if record is None:
                     now = leases.clock.now()
                     await self._write(local, transaction_id, Record(request.anchor, RecordState.ABORTED, 0, _us(now)))
+                    self._note_recovered(transaction_id, "ABORTED")
                     continue
             local.check_lease()
             if record.state == RecordState.ABORTED:
@@ -326,7 +330,12 @@ class Records:
             return False
         for start, end in record.spans:
             await resolve_span(self._leases, transaction_id, record.timestamp, start, end)
+        self._note_recovered(transaction_id, "COMMITTED")
         return True
+
+    def _note_recovered(self, transaction_id: TransactionId, state: str) -> None:
+        detail = f"its coordinator, node {gateway_of(transaction_id)}, was gone"
+        self._journal.note(transaction_id, state, [], detail=detail, recovered=True)
 
     async def sweep_intents(self, local: RangeLocal) -> None:
         """Resolve intents here whose transactions have ended without their coordinators coming by."""

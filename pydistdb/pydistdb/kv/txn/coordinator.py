@@ -23,6 +23,7 @@ from pydistdb.kv.api import (
     Timestamp,
 )
 from pydistdb.kv.command import ProposalLost
+from pydistdb.kv.journal import Participant
 from pydistdb.kv.leases import RangeLocal
 from pydistdb.kv.requests import (
     Applied,
@@ -82,9 +83,9 @@ class Coordinator(WritingPart):
                 return self.read_timestamp
             else:
                 timestamp = await self._commit_buffer()
-        except BaseException:
+        except BaseException as error:
             if not self._over:
-                self.rollback()
+                self.rollback(str(error))
             raise
         return timestamp
 
@@ -177,13 +178,21 @@ class Coordinator(WritingPart):
                 timestamp = await two_phase.decide_exactly(self._validate)
             else:
                 timestamp = await two_phase.decide()
-        except OutcomeUnknown:
+        except OutcomeUnknown as error:
             self._over = True
+            self._log_end(two_phase, "UNKNOWN", detail=str(error))
             self._spawn(self._finish(two_phase, None))
             raise
         self._over = True
+        self._log_end(two_phase, "COMMITTED")
         self._spawn(self._finish(two_phase, timestamp))
         return timestamp
+
+    def _log_end(self, two_phase: TwoPhase, state: str, *, name: str = "", detail: str = "") -> None:
+        """Enter it in this node's log (journal.py)."""
+        self._gateway.journal.note(
+            self.transaction_id, state, two_phase.listed(), two_phase.began_us, name=name, detail=detail
+        )
 
     async def prepare(self, name: str, facts: bytes) -> None:
         """Make it last until somebody finishes it by name (prepared.py)."""
@@ -202,16 +211,18 @@ class Coordinator(WritingPart):
             elif not two_phase.anchor:
                 two_phase.anchor = entry_key(name)
             await prepared.enter(name, two_phase, facts)
-        except BaseException:
+        except BaseException as error:
             if not self._over:
-                self.rollback()
+                self.rollback(f"{type(error).__name__}: {error}")
             raise
         self._over = True
         try:
             await two_phase.keep()
-        except KVError:
+        except KVError as error:
+            self._log_end(two_phase, "UNKNOWN", name=name, detail=str(error))
             self._spawn(self._withdraw(name, two_phase))
             raise
+        self._log_end(two_phase, "PREPARED", name=name)
         self._end()
 
     async def _withdraw(self, name: str, two_phase: TwoPhase) -> None:
@@ -233,14 +244,27 @@ class Coordinator(WritingPart):
         finally:
             self._end()
 
-    def rollback(self) -> None:
+    def rollback(self, reason: str = "") -> None:
         if self._over:
             return
         self._over = True
+        if self._two_phase is not None:
+            self._log_end(self._two_phase, "ABORTED", detail=reason or "rolled back")
+        elif reason and len(self._lock_starts) > 1:
+            self._note_unasked(reason)
         if self._two_phase is None and self._spilling is None:
             self._end()
         else:
             self._spawn(self._abort())
+
+    def _note_unasked(self, reason: str) -> None:
+        """It held locks in several ranges, and failed before any of them was asked to prepare."""
+        found = (self._leases.find(start) or self._gateway.router.cache.find(start) for start in self._lock_starts)
+        ranges = {
+            known.range_id if isinstance(known, RangeLocal) else known.descriptor.range_id for known in found if known
+        }
+        participants = [Participant(range_id) for range_id in sorted(ranges)]
+        self._gateway.journal.note(self.transaction_id, "ABORTED", participants, detail=reason)
 
     async def _abort(self) -> None:
         if self._spilling is not None:

@@ -90,6 +90,10 @@ class PreparedTransactions:
         entries = await self._prepared(await self._entries())
         return [_shown(name, entry) for name, entry in entries.items()]
 
+    async def names(self) -> dict[TransactionId, str]:
+        """By id, of those that are prepared and those that are on the way to it."""
+        return {entry.kept.transaction_id: name for name, entry in (await self._entries()).items()}
+
     # ------------------------------------------------------------------------------------------------------ prepare
 
     async def enter(self, name: str, two_phase: TwoPhase, facts: bytes) -> None:
@@ -145,6 +149,8 @@ class PreparedTransactions:
         await self._delete(transaction, key)
         if timestamp is None:
             raise PreparedMissing(name)
+        state = "COMMITTED" if commit else "ABORTED"
+        self._gateway.journal.note(entry.kept.transaction_id, state, two_phase.listed(), name=name)
         self._gateway.leases.scheduler.spawn(_resolve(two_phase, timestamp), "end of a prepared transaction")
 
     async def _decide(self, two_phase: TwoPhase, commit: bool) -> Timestamp | None:

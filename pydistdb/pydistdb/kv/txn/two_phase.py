@@ -32,8 +32,9 @@ import msgspec
 from pydistdb_storage.keys import prefix_end
 
 from pydistdb.kv.api import KVError, OutcomeUnknown, ReadConflict, Timestamp, TransactionAborted
-from pydistdb.kv.descriptor import NodeId
+from pydistdb.kv.descriptor import NodeId, RangeId
 from pydistdb.kv.hlc import COUNTER_BITS
+from pydistdb.kv.journal import Participant
 from pydistdb.kv.leases import Leases
 from pydistdb.kv.records import EXPIRY_NS, STAGED
 from pydistdb.kv.requests import (
@@ -50,6 +51,7 @@ from pydistdb.kv.requests import (
     TransactionId,
     TransactionState,
     Write,
+    WrongRange,
 )
 from pydistdb.kv.resolution import resolve_span
 from pydistdb.kv.router import Router
@@ -94,6 +96,9 @@ class TwoPhase:
         self._keys: list[bytes] = []
         self._keys_complete = True
         self._spans: dict[bytes, tuple[bytes, bytes]] = {}
+        self.participants: dict[RangeId, Participant] = {}
+        self.began_us = 0
+        """When the ranges were first asked to prepare."""
         self._kept_spans: list[tuple[bytes, bytes]] | None = None
         """Where the intents are, of a transaction that was prepared elsewhere."""
 
@@ -101,6 +106,7 @@ class TwoPhase:
         """Check and write intents for one round of writes (sorted by key) and conditions, in every range they touch."""
         if not self.anchor:
             self.anchor = writes[0][0] if writes else conditions[0][0]
+            self.began_us = self._leases.clock.physical_us()
         self._sequence += 1
         sequence = self._sequence
         if conditions:
@@ -110,10 +116,10 @@ class TwoPhase:
         self._note_keys(keys)
 
         async def prepare_range(part: list[bytes]) -> None:
-            await self._note_span(part)
+            participant = await self._note_span(part)
             first = bisect_left(keys, part[0])
             for chunk in _even_chunks(writes[first : first + len(part)]):
-                await self._prepare(chunk, [], sequence)
+                await self._prepare(participant, chunk, [], sequence)
 
         await self._router.each_range(keys, prepare_range)
 
@@ -144,17 +150,26 @@ class TwoPhase:
         self._note_keys(keys)
 
         async def prepare_range(part: list[bytes]) -> None:
-            await self._note_span(part)
+            participant = await self._note_span(part)
             for chunk in _chunks(part, writes_by_key):
                 own_writes = [write for key in chunk if (write := writes_by_key.get(key))]
                 own_conditions = [condition for key in chunk if (condition := conditions_by_key.get(key))]
-                await self._prepare(own_writes, own_conditions, sequence)
+                await self._prepare(participant, own_writes, own_conditions, sequence)
 
         await self._router.each_range(keys, prepare_range)
 
-    async def _prepare(self, writes: list[Write], conditions: list[Condition], sequence: int) -> None:
+    async def _prepare(
+        self, participant: Participant, writes: list[Write], conditions: list[Condition], sequence: int
+    ) -> None:
         request = Prepare(self._id, self.anchor, sequence, writes, conditions)
-        done: Applied = await self._router.send(request, served=self._served)
+        try:
+            done: Applied = await self._router.send(request, served=self._served)
+        except WrongRange:
+            raise  # asked again where it lies now
+        except KVError:
+            participant.vote = "no"
+            raise
+        participant.vote = participant.vote or "yes"
         self._timestamp = max(self._timestamp, done.timestamp)
 
     def _note_keys(self, keys: list[bytes]) -> None:
@@ -164,13 +179,15 @@ class TwoPhase:
                 self._keys_complete = False
                 self._keys = []
 
-    async def _note_span(self, part: list[bytes]) -> None:
+    async def _note_span(self, part: list[bytes]) -> Participant:
         descriptor = await self._router.locate(part[0])
+        participant = self.participants.setdefault(descriptor.range_id, Participant(descriptor.range_id))
         first, last = self._spans.get(descriptor.start, (part[0], part[-1]))
         self._spans[descriptor.start] = (min(first, part[0]), max(last, part[-1]))
         if len(self._spans) > MAX_KEPT_SPANS:
             spans = self._spans.values()
             self._spans = {b"": (min(span[0] for span in spans), max(span[1] for span in spans))}
+        return participant
 
     def laid_down_spans(self) -> list[tuple[bytes, bytes]]:
         """Where the intents are."""
@@ -212,6 +229,10 @@ class TwoPhase:
         done: Applied = await self._router.send(request, served=anchored)
         self._leases.hear(done.timestamp)
         return await self._decided(done.timestamp, anchored) if done.timestamp else 0
+
+    def listed(self) -> list[Participant]:
+        """The ranges that were asked, with their votes."""
+        return sorted((each for each in self.participants.values() if each.vote), key=lambda each: each.range_id)
 
     def kept(self) -> KeptPrepared:
         """What another node needs to know to end it."""

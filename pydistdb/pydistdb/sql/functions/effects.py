@@ -32,6 +32,7 @@ WAITING = frozenset(
         "drain",
         "decommission",
         "recommission",
+        "recover_transactions",
     )
 )
 """The functions that may have to wait."""

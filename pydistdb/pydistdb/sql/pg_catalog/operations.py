@@ -1,15 +1,6 @@
 """Schema proddb, the views: what operators look at.  Each asks every node when it is read.
 
-============================= =======================================================================
-proddb.ranges                 every range: where, how large, how busy, what would help
-proddb.hotspots               those that get requests, busiest first
-proddb.nodes                  every node: state, load, clock, disk, version
-proddb.zones                  the same by locality
-proddb.jobs                   what goes on by itself: index builds, copies of replicas, nodes that leave
-proddb.transactions_in_doubt  transactions with prepared writes that are not resolved
-proddb.doctor                 checks of everything, replicas' checksums included (reads all data once)
-============================= =======================================================================
-
+============================= ================================================================
 They are for superusers and members of pg_monitor: ranges begin and end with keys.  The functions beside them are in
 operations_functions.py; ``proddb admin`` prints and calls nothing else.
 """
@@ -40,7 +31,7 @@ _INT4_ARRAY = TYPES_BY_OID[1007]
 Gather = Callable[[EvalContext], Awaitable[Any]]
 
 
-def _relation(name: str, oid: int, **columns: SqlType) -> SystemRelation:
+def operator_relation(name: str, oid: int, **columns: SqlType) -> SystemRelation:
     described = tuple(SystemColumn(column, sql_type, False) for column, sql_type in columns.items())
     return SystemRelation(SCHEMA, name, oid, "v", described)
 
@@ -118,7 +109,7 @@ _LOAD_COLUMNS: dict[str, SqlType] = {
 
 
 @gathered_relation(
-    _relation(
+    operator_relation(
         "ranges",
         13_981,
         range_id=INT8,
@@ -142,7 +133,9 @@ def ranges(view: StateView, context: EvalContext, survey: Survey | None) -> Iter
 
 
 @gathered_relation(
-    _relation("hotspots", 13_982, range_id=INT8, start_pretty=TEXT, tables=TEXT, leaseholder=INT4, **_LOAD_COLUMNS),
+    operator_relation(
+        "hotspots", 13_982, range_id=INT8, start_pretty=TEXT, tables=TEXT, leaseholder=INT4, **_LOAD_COLUMNS
+    ),
     _survey,
 )
 def hotspots(view: StateView, context: EvalContext, survey: Survey | None) -> Iterator[RowDict]:
@@ -166,7 +159,7 @@ def _loads(survey: Survey) -> dict[int, float]:
 
 
 @gathered_relation(
-    _relation(
+    operator_relation(
         "nodes",
         13_983,
         node_id=INT4,
@@ -221,7 +214,8 @@ def nodes(view: StateView, context: EvalContext, survey: Survey | None) -> Itera
 
 
 @gathered_relation(
-    _relation("zones", 13_984, locality=TEXT, nodes=INT4, live=INT4, replicas=INT8, leases=INT8, qps=FLOAT8), _survey
+    operator_relation("zones", 13_984, locality=TEXT, nodes=INT4, live=INT4, replicas=INT8, leases=INT8, qps=FLOAT8),
+    _survey,
 )
 def zones(view: StateView, context: EvalContext, survey: Survey | None) -> Iterator[RowDict]:
     if survey is None:
@@ -246,7 +240,7 @@ def zones(view: StateView, context: EvalContext, survey: Survey | None) -> Itera
 
 
 @gathered_relation(
-    _relation("jobs", 13_985, kind=TEXT, subject=TEXT, state=TEXT, progress=FLOAT8, details=TEXT), _survey
+    operator_relation("jobs", 13_985, kind=TEXT, subject=TEXT, state=TEXT, progress=FLOAT8, details=TEXT), _survey
 )
 def jobs(view: StateView, context: EvalContext, survey: Survey | None) -> Iterator[RowDict]:
     """Progress is between 0 and 1, NULL where it is not known."""
@@ -291,7 +285,7 @@ async def _in_doubt(context: EvalContext) -> list[InDoubt]:
 
 
 @gathered_relation(
-    _relation(
+    operator_relation(
         "transactions_in_doubt",
         13_979,
         transaction_id=TEXT,
@@ -319,7 +313,7 @@ def transactions_in_doubt(view: StateView, context: EvalContext, found: list[InD
         }
 
 
-@gathered_relation(_relation("doctor", 13_986, area=TEXT, subject=TEXT, status=TEXT, detail=TEXT), _examine)
+@gathered_relation(operator_relation("doctor", 13_986, area=TEXT, subject=TEXT, status=TEXT, detail=TEXT), _examine)
 def doctor(view: StateView, context: EvalContext, findings: list[Finding]) -> Iterator[RowDict]:
     for finding in findings:
         yield finding._asdict()

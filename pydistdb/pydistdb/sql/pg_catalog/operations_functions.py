@@ -5,6 +5,7 @@
     SELECT proddb.merge_range(7);                     -- takes in its right neighbour
     SELECT proddb.merge_at('users', '500');           -- takes away the boundary before that row
     SELECT proddb.move_lease(7, 2), proddb.move_replica(7, 2, 4);
+    SELECT proddb.recover_transactions();             -- finishes what is in doubt, and tells of it in JSON
     SELECT proddb.drain(3), proddb.decommission(3), proddb.recommission(3);
 
 They take effect at once and are not undone by ROLLBACK: ranges and nodes are no rows.  Each waits until its deed is done,
@@ -13,11 +14,14 @@ but for the last three, which only begin it (proddb.jobs shows how far they are)
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pydistdb.kv.api import KVError
 from pydistdb.kv.operations import HASH_KEY_BYTES, Operations
+from pydistdb.kv.requests import shown_id
+from pydistdb.kv.txn.recovery import Recovered
 from pydistdb.sql.errors import (
     FeatureNotSupported,
     InsufficientPrivilege,
@@ -34,7 +38,7 @@ from pydistdb.sql.pg_catalog.provide import view_of
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext, Function, SqlType
-from pydistdb.sql.types.known import INT4, INT8, REGCLASS, TYPES_BY_OID, VOID
+from pydistdb.sql.types.known import INT4, INT8, JSON, REGCLASS, TYPES_BY_OID, VOID
 
 _TEXT_ARRAY = TYPES_BY_OID[1009]
 _FIRST_OID = 13_960
@@ -151,6 +155,29 @@ def recommission(context: EvalContext, node_id: int) -> Any:
     return _do(context, "recommission", lambda operations: operations.recommission(node_id))
 
 
+def recover_transactions(context: EvalContext) -> Any:
+    async def recover(operations: Operations) -> str:
+        return json.dumps([_reported(each) for each in await operations.recover_transactions()])
+
+    return _do(context, "recover_transactions", recover)
+
+
+def _reported(found: Recovered) -> dict[str, Any]:
+    """One transaction in the report, as a JSON object."""
+    return {
+        "transaction_id": shown_id(found.transaction_id),
+        "full_id": found.transaction_id.hex(),
+        "gid": found.name or None,
+        "coordinator": found.coordinator,
+        "participants": [
+            {"range_id": each.range_id, "node_id": each.node, "writes": each.writes, "locks": each.locks}
+            for each in found.participants
+        ],
+        "outcome": found.outcome,
+        "detail": found.detail,
+    }
+
+
 _RANGE, _NODE = ("range_id", INT8), ("node_id", INT4)
 _register(0, "split_range", (_RANGE,), INT8, split_range)
 _register(1, "split_at", (("relation", REGCLASS), ("key", _TEXT_ARRAY)), INT8, split_at, variadic=True)
@@ -161,3 +188,4 @@ _register(5, "decommission", (_NODE,), VOID, decommission)
 _register(6, "recommission", (_NODE,), VOID, recommission)
 _register(7, "merge_range", (_RANGE,), INT8, merge_range)
 _register(8, "merge_at", (("relation", REGCLASS), ("key", _TEXT_ARRAY)), INT8, merge_at, variadic=True)
+_register(9, "recover_transactions", (), JSON, recover_transactions)

@@ -33,6 +33,7 @@ MODULES: tuple[str, ...] = tuple(
         "internal",
         "operations",
         "operations_functions",
+        "transaction_log",
         "statements",
         "functions_definitions",
         "functions_routines",

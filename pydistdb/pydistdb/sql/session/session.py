@@ -335,7 +335,7 @@ class ClientSession(FastSession):
     async def failed(self, error: DatabaseError) -> None:
         self.environment.statistics.errors += 1
         await self._drop_portals()
-        self.transaction.fail()
+        self.transaction.fail(error.message)
         self._end_statement()
 
     async def close(self) -> None:

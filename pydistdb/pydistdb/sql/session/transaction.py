@@ -268,7 +268,7 @@ class SessionTransaction:
             self.implicit = True
             self.is_pipeline = pipeline
 
-    def fail(self) -> None:
+    def fail(self, reason: str = "") -> None:
         """A statement failed: mark a block as failed, and roll back what no savepoint can need."""
         if self.explicit:
             self.failed = True
@@ -277,11 +277,11 @@ class SessionTransaction:
                     # What the innermost subtransaction has done is void from here on, and others may have its locks.
                     self.kv.rollback_to(self._savepoints[-1].kv_mark, release_locks=True)
                 return
-            self._drop()
+            self._drop(reason)
             for participant in self._participants:
                 participant.rollback_to(0)
         else:
-            self._drop()
+            self._drop(reason)
             self._ended(committed=False)
 
     async def commit(self) -> None:
@@ -291,8 +291,8 @@ class SessionTransaction:
             try:
                 for participant in participants:
                     await participant.before_commit()
-            except BaseException:
-                self.rollback()
+            except BaseException as error:
+                self.rollback(str(error))
                 raise
         transaction, ddl = self.kv, self.ddl
         if transaction is None:
@@ -380,9 +380,9 @@ class SessionTransaction:
             await participant.after_commit()
         self._ended(committed=True)
 
-    def rollback(self) -> None:
+    def rollback(self, reason: str = "") -> None:
         """End the transaction without effects."""
-        self._drop()
+        self._drop(reason)
         self._ended(committed=False)
 
     def restart(self, least_timestamp: kv.Timestamp = 0) -> None:
@@ -390,7 +390,7 @@ class SessionTransaction:
         self._drop()
         self.least_timestamp = max(self.least_timestamp, least_timestamp)
 
-    def _drop(self) -> None:
+    def _drop(self, reason: str = "") -> None:
         """Let go of the kv transaction; uncommitted DDL is cleaned up in the background."""
         transaction, ddl = self.kv, self.ddl
         self.kv = self.reader = None
@@ -398,7 +398,7 @@ class SessionTransaction:
         if transaction is None:
             return
         self.past.note_end(transaction.read_timestamp)
-        transaction.rollback()
+        transaction.rollback(reason)
         self._environment.catalog.gate.leave(transaction)
         if ddl is not None:
             self._environment.scheduler.spawn(ddl.rolled_back(), "roll back DDL")
