@@ -1,60 +1,45 @@
 """From the rewritten tree to physical operators.
 
 Bottom-up, with two wishes handed down: the order that a Sort above would like to find (so that an index that delivers it
-can win), and how many rows a Limit above will take.  Queries that are still in expressions are lifted out into an
-``Apply`` below the operator, which sees their values as columns::
+can win), and how many rows a Limit above will take::
 
-    Project([a + (SELECT max(x) …)], t)   ->   Project([a + $7], Apply([7: SELECT max(x) …], t))
+    Limit 3 (Sort by b (Filter a = 1 (t)))   ->   Limit 3 (Scan t by the index on (a, b), a = 1, about 3 rows)
+
+Joins are in build_joins.py, queries in expressions in build_subqueries.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 from pydistdb.kv.api import WaitPolicy
-from pydistdb.sql.catalog.view import CatalogView
-from pydistdb.sql.plan import access, joins
+from pydistdb.sql.plan import access
 from pydistdb.sql.plan.access import OrderKey
-from pydistdb.sql.plan.comparisons import comparison_terms
-from pydistdb.sql.plan.cost import NOTHING_DISABLED, Disabled
-from pydistdb.sql.plan.estimate import Estimator
+from pydistdb.sql.plan.build_joins import JoinBuilder
 from pydistdb.sql.plan.expressions import (
-    all_relations,
-    columns_of,
     conjoin,
     conjuncts,
     direct_parts,
     free_columns,
-    greatest_id,
     has_subquery,
     is_constant,
     is_volatile,
     map_parts,
     output_ids,
-    relation_is_volatile,
 )
-from pydistdb.sql.plan.grouped import grouped
-from pydistdb.sql.plan.guards import map_guarded
-from pydistdb.sql.plan.joins import Side
 from pydistdb.sql.plan.ordering import ordering, useful_keys
 from pydistdb.sql.plan.physical import (
-    Apply,
-    HashJoin,
     LockedRows,
     NestedLoop,
-    SubPlan,
     TableScan,
     TopN,
 )
 from pydistdb.sql.plan.returning import split_returning
-from pydistdb.sql.plan.total import total_cost
 from pydistdb.sql.plan.virtual import lookup_of, physical_scan
 from pydistdb.sql.tree import (
     Aggregate,
-    Call,
     ColumnRef,
     Const,
     Cte,
@@ -77,7 +62,6 @@ from pydistdb.sql.tree import (
     Scan,
     SetOperation,
     Sort,
-    Subquery,
     Update,
     Values,
     VirtualScan,
@@ -86,13 +70,7 @@ from pydistdb.sql.tree import (
 from pydistdb.sql.types.known import BOOL, INT8
 from pydistdb.sql.types.registry import type_by_oid
 
-R = TypeVar("R", bound="Rel | OnConflict")
-
-MOST_EARLY_JOINS = 2
-"""With more semi and anti joins than this in a cluster, none is tried in two places: the work doubles with each."""
 MOST_EXTREMES = 8
-LARGEST_CLUSTER = 40
-"""More relations than this in one inner join are joined in the order written."""
 
 
 class Wish:
@@ -118,12 +96,8 @@ class Wish:
 NO_WISH = Wish()
 
 
-class Builder:
+class Builder(JoinBuilder):
     """Builds the physical plan of one statement."""
-
-    def __init__(self, catalog: CatalogView | None, statement: Rel, disabled: Disabled = NOTHING_DISABLED) -> None:
-        self.estimator = Estimator(catalog, disabled)
-        self.ids = count(greatest_id(statement) + 1)
 
     def build(self, relation: Rel, wish: Wish = NO_WISH) -> Rel:
         match relation:
@@ -168,92 +142,6 @@ class Builder:
             return NestedLoop(relation.columns, "inner", source, inner, None, tuple(sorted(output_ids(source))))
         return map_parts(relation, on_relation=self.build)
 
-    # ------------------------------------------------------------------------------------------ subqueries
-
-    def _lift(self, source: Rel, relation: R) -> tuple[Rel, R]:
-        """Turn queries in the expressions of ``relation`` into columns of an Apply over ``source``.
-
-        ``(SELECT …) IN (SELECT …)`` needs the first value to judge the second query's rows: another Apply above."""
-        plans: list[SubPlan] = []
-        columns: list[OutputColumn] = []
-
-        def lift(expression: Expr, guard: Expr | None) -> Expr:
-            nonlocal source
-            if not isinstance(expression, Subquery):
-                return map_guarded(expression, lift, guard) if has_subquery(expression) else expression
-            if expression.test is not None:
-                expression = replace(expression, test=lift(expression.test, guard))
-            joined = self._grouped(source, expression)
-            if joined is not None:
-                source = joined[0]
-                return joined[1]
-            plan = replace(self._subplan(expression), guard=guard)
-            asked_first = [part for part in (plan.test, plan.guard) if part is not None]
-            if any(columns_of(part) & {below.id for below in plans} for part in asked_first):
-                source = Apply(source.columns + tuple(columns), source, tuple(plans))
-                plans.clear()
-                columns.clear()
-            plans.append(plan)
-            columns.append(OutputColumn(plan.id, "", expression.type))
-            return ColumnRef(expression.type, plan.id)
-
-        lifted = map_parts(relation, lambda expression: lift(expression, None))
-        if not plans:
-            return source, lifted
-        return Apply(source.columns + tuple(columns), source, tuple(plans)), lifted
-
-    def _grouped(self, source: Rel, subquery: Subquery) -> tuple[Rel, Expr] | None:
-        """A correlated query as a join with its groups, and its value there; None where running it per value is cheaper."""
-        found = grouped(subquery, output_ids(source), self.ids)
-        if found is None:
-            return None
-        rows = self.estimator.rows(source)
-        join = HashJoin(
-            source.columns + found.right.columns,
-            "left",
-            source,
-            self.build(found.right),
-            found.outer_keys,
-            found.inner_keys,
-            condition=found.terms,
-            rows=rows,
-        )
-        plan = self._subplan(subquery)
-        if any(self._looks_up_unknown(part) for part in all_relations(plan.query)):
-            return None
-        applied = Apply(source.columns, source, (plan,))
-        if total_cost(applied, self.estimator).total <= total_cost(join, self.estimator).total:
-            return None
-        return join, found.value
-
-    def _looks_up_unknown(self, part: Rel) -> bool:
-        """Bounds keep a look-up short, however large a table is of which nothing is known."""
-        return (
-            isinstance(part, TableScan)
-            and bool(part.access.equal)
-            and bool(free_columns(part))
-            and not self.estimator.knows(part.table)
-        )
-
-    def _subplan(self, subquery: Subquery) -> SubPlan:
-        query = subquery.query
-        if subquery.kind == "exists":
-            query = Limit(query.columns, query, Const(INT8, 1), None)
-        probe = None
-        if subquery.kind == "any" and subquery.test is not None:
-            probe = _probe(subquery.test, query)
-        physical = self.build(query)
-        return SubPlan(
-            next(self.ids),
-            subquery.kind,
-            physical,
-            tuple(sorted(free_columns(subquery.query))),
-            subquery.test,
-            probe,
-            relation_is_volatile(subquery.query)
-            and (subquery.kind in ("call", "rows") or bool(free_columns(subquery.query))),
-        )
-
     # ------------------------------------------------------------------------------------------ leaves
 
     def _scan(self, relation: Scan | Filter, wish: Wish) -> Rel:
@@ -285,17 +173,6 @@ class Builder:
         for arm in arms[1:]:
             result = SetOperation(scan.columns, "union", True, result, arm)
         return result
-
-    def _checked(self, source: Rel, terms: Sequence[Expr]) -> Rel:
-        """``source`` filtered by terms with queries in them; the Apply's columns are dropped again."""
-        if not terms:
-            return source
-        condition = Filter(source.columns, source, conjoin(terms))
-        applied, lifted = self._lift(source, condition)
-        filtered = replace(lifted, input=applied, columns=applied.columns)
-        if applied is source:
-            return filtered
-        return Project(source.columns, filtered, tuple(ColumnRef(c.type, c.id, c.name) for c in source.columns))
 
     def _virtual_scan(self, relation: VirtualScan | Filter) -> Rel:
         terms: list[Expr] = []
@@ -482,126 +359,6 @@ class Builder:
         lifted_row, lifted = self._lift(CteScan(columns, row_id), conflict)
         return replace(lifted, row=lifted_row, row_id=row_id)
 
-    # ------------------------------------------------------------------------------------------ joins
-
-    def _join(self, relation: Join) -> Rel:
-        if relation.lateral:
-            return self._lateral(relation)
-        if relation.kind == "inner":
-            sides: list[Rel] = []
-            terms: list[Expr] = []
-            _flatten(relation, sides, terms)
-            if len(sides) <= LARGEST_CLUSTER:
-                return self._cluster(relation, sides, terms)
-        terms = conjuncts(relation.condition)
-        plain = [term for term in terms if not has_subquery(term)]
-        if len(plain) < len(terms):
-            return self._join_on_subquery(relation)
-        left, right = self._side(relation.left), self._side(relation.right)
-        joined = joins.join(relation.kind, left, right, plain, relation.columns, self.estimator, relation.null_aware)
-        early = self._join_early(relation)
-        return joined.relation if early is None or joined.cost <= early.cost else early.relation
-
-    def _join_early(self, relation: Join) -> Side | None:
-        """A semi or anti join of one relation of a cluster, done on that relation before it is joined with the others.
-
-        It is worth it where it leaves few rows, and not where the other joins do."""
-        nested = sum(isinstance(part, Join) and part.kind in ("semi", "anti") for part in all_relations(relation.left))
-        if relation.kind not in ("semi", "anti") or nested >= MOST_EARLY_JOINS:
-            return None
-        parts: list[Rel] = []
-        _flatten(relation.left, parts, [])
-        used = columns_of(relation.condition) - output_ids(relation.right)
-        part = next((part for part in parts if used and used <= output_ids(part)), None)
-        if part is None or len(parts) < 2:
-            return None
-        early = replace(relation, left=part, columns=part.columns)
-        return self._side(_with_part(relation.left, part, early))
-
-    def _join_on_subquery(self, relation: Join) -> Rel:
-        """A query in the condition: of the right row alone if it can be, else evaluated for every pair."""
-        terms = conjuncts(relation.condition)
-        queries = [term for term in terms if has_subquery(term)]
-        if all(not columns_of(term) & output_ids(relation.left) for term in queries) and relation.kind != "full":
-            checked = self._checked(self.build(relation.right), queries)
-            plain = [term for term in terms if not has_subquery(term)]
-            side = self._composite(checked)
-            return joins.join(
-                relation.kind, self._side(relation.left), side, plain, relation.columns, self.estimator
-            ).relation
-        left = self.build(relation.left)
-        inner = self._checked(self.build(relation.right), terms)
-        outer = tuple(sorted(output_ids(left) & set().union(*map(columns_of, terms), set())))
-        return NestedLoop(relation.columns, relation.kind, left, inner, None, outer)
-
-    def _lateral(self, relation: Join) -> Rel:
-        left = self.build(relation.left)
-        terms = conjuncts(relation.condition)
-        queries = [term for term in terms if has_subquery(term)]
-        plain = [term for term in terms if not has_subquery(term)]
-        right = self._checked(self.build(relation.right), queries)
-        outer = free_columns(relation.right).union(*map(columns_of, queries)) & output_ids(left)
-        rows = self.estimator.rows(left) * self.estimator.rows(right)
-        return NestedLoop(
-            relation.columns,
-            relation.kind,
-            left,
-            right,
-            conjoin(plain) if plain else None,
-            tuple(sorted(outer)),
-            rows=rows,
-        )
-
-    def _side(self, relation: Rel) -> Side:
-        scan = relation.input if isinstance(relation, Filter) else relation
-        physical = self.build(relation)
-        rows = self.estimator.rows(physical)
-        if isinstance(scan, Scan) and isinstance(physical, TableScan):
-            terms = tuple(conjuncts(relation.condition)) if isinstance(relation, Filter) else ()
-            return Side(physical, rows, physical.cost, scan, terms)
-        side = self._composite(physical)
-        if isinstance(scan, VirtualScan) and not (isinstance(relation, Filter) and has_subquery(relation.condition)):
-            terms = tuple(conjuncts(relation.condition)) if isinstance(relation, Filter) else ()
-            return replace(side, terms=terms, system_scan=scan)
-        return side
-
-    def _composite(self, relation: Rel) -> Side:
-        return Side(relation, self.estimator.rows(relation), total_cost(relation, self.estimator).total)
-
-    def _cluster(self, relation: Join, relations: list[Rel], terms: list[Expr]) -> Rel:
-        queries = [term for term in terms if has_subquery(term)]
-        plain = [term for term in terms if not has_subquery(term)]
-        later = output_ids(relation).union(*map(columns_of, queries))
-
-        def wanted(columns: Sequence[OutputColumn]) -> tuple[OutputColumn, ...]:
-            return tuple(column for column in columns if column.id in later)
-
-        side, rest = joins.order_joins([self._side(part) for part in relations], plain, wanted, self.estimator)
-        joined = side.relation
-        if rest:
-            joined = Filter(joined.columns, joined, conjoin(rest))
-        return self._checked(joined, queries)
-
-
-def _flatten(relation: Rel, sides: list[Rel], terms: list[Expr]) -> None:
-    """Collect the relations and terms of nested inner joins (and of filters between them)."""
-    if isinstance(relation, Join) and relation.kind == "inner" and not relation.lateral:
-        terms.extend(conjuncts(relation.condition))
-        _flatten(relation.left, sides, terms)
-        _flatten(relation.right, sides, terms)
-    else:
-        sides.append(relation)
-
-
-def _with_part(relation: Rel, part: Rel, other: Rel) -> Rel:
-    """Nested inner joins with one of their relations exchanged."""
-    if relation is part:
-        return other
-    if isinstance(relation, Join) and relation.kind == "inner" and not relation.lateral:
-        left, right = _with_part(relation.left, part, other), _with_part(relation.right, part, other)
-        return replace(relation, left=left, right=right)
-    return relation
-
 
 def _own_expressions(relation: Rel) -> list[Expr]:
     return direct_parts(relation)[0]
@@ -609,18 +366,6 @@ def _own_expressions(relation: Rel) -> list[Expr]:
 
 def _is_not_null(column: ColumnRef) -> Expr:
     return IsNull(BOOL, column, True)
-
-
-def _probe(test: Expr, query: Rel) -> Expr | None:
-    """The outer operand of ``operand = (first column of the query)``."""
-    found = comparison_terms(test)
-    if found is None or found[0] != "=" or len(query.columns) != 1 or not isinstance(test, Call):
-        return None
-    inner = query.columns[0].id
-    for column, value in ((found[1], found[2]), (found[2], found[1])):
-        if isinstance(column, ColumnRef) and column.id == inner and inner not in columns_of(value):
-            return value
-    return None
 
 
 def _frame_offsets(relation: Window) -> list[Expr]:

@@ -1,0 +1,139 @@
+"""What the catalog and the plan so far know of a statement's columns: where they come from, their statistics, how many values.
+
+A column's id leads to its table; a projection that hands a column on under a new id is followed back.  A scan that has been
+chosen bounds the distinct values of its columns by the rows it lets through, and ``x = 5`` leaves one::
+
+    part [p_brand = 'Brand#23']: 80 rows of 2,000      p_partkey, 2,000 distinct values in the table: 80 from here on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydistdb.sql.catalog.descriptors import Table, TableStatistics
+from pydistdb.sql.catalog.view import CatalogView
+from pydistdb.sql.plan.column_facts import ColumnFacts
+from pydistdb.sql.plan.comparisons import operator_name
+from pydistdb.sql.plan.cost import DISABLED_COST, NOTHING_DISABLED, Disabled
+from pydistdb.sql.plan.physical import (
+    TableScan,
+)
+from pydistdb.sql.tree import (
+    Call,
+    ColumnRef,
+    Const,
+    Expr,
+    Param,
+    Project,
+    Scan,
+)
+
+DEFAULT_ROWS = 1000.0
+DEFAULT_DISTINCT = 200.0
+
+
+class Known:
+    """What is known of the tables and columns of one statement."""
+
+    def __init__(self, catalog: CatalogView | None, disabled: Disabled = NOTHING_DISABLED) -> None:
+        self.catalog = catalog
+        self._disabled = disabled
+        self._columns: dict[int, tuple[Table, int]] = {}
+        """Where a column comes from, by id."""
+        self._filtered: dict[int, float] = {}
+        """How many rows of its scan pass, by column: there are no more distinct values than that."""
+        self._facts: dict[int, ColumnFacts | None] = {}
+        self._sources: dict[int, Expr] = {}
+        """Columns that are another one's values, under a new id."""
+
+    def extra(self, way: str) -> float:
+        """What it costs more to do a thing in a way that may be ruled out by an ``enable_`` setting."""
+        return DISABLED_COST if way in self._disabled else 0.0
+
+    # ------------------------------------------------------------------------------------------ what is known
+
+    def _statistics(self, table: Table) -> TableStatistics | None:
+        return None if self.catalog is None else self.catalog.statistics(table.oid)
+
+    def table_count(self) -> int:
+        """How many tables there are, by which the system tables grow."""
+        return 0 if self.catalog is None else self.catalog.table_count()
+
+    def knows(self, table: Table) -> bool:
+        """Whether there are statistics of a table."""
+        return self._statistics(table) is not None
+
+    def table_rows(self, table: Table) -> float:
+        found = self._statistics(table)
+        return max(float(found.rows), 1.0) if found is not None else DEFAULT_ROWS
+
+    def note_scan(self, scan: Scan | TableScan) -> None:
+        for column, number in zip(scan.columns, scan.numbers, strict=True):
+            self._columns[column.id] = (scan.table, number)
+
+    def note_filtered(self, scan: TableScan, terms: Sequence[Expr] = ()) -> None:
+        """A scan has been chosen: what it lets through bounds how many values its columns have."""
+        for column in scan.columns:
+            self._filtered[column.id] = scan.rows
+        for term in terms:
+            if isinstance(term, Call) and operator_name(term.function) == "=":
+                left, right = term.arguments
+                for fixed, value in ((left, right), (right, left)):
+                    if isinstance(fixed, ColumnRef) and isinstance(value, Const | Param):
+                        self._filtered[fixed.id] = 1.0
+
+    def note_renamed(self, relation: Project) -> None:
+        for column, expression in zip(relation.columns, relation.expressions, strict=True):
+            if isinstance(expression, ColumnRef) and expression.id != column.id:
+                self._sources[column.id] = expression
+
+    def origin(self, expression: Expr) -> tuple[Table, int] | None:
+        """The table and the number of a column that comes straight from one."""
+        while isinstance(expression, ColumnRef):
+            if expression.id in self._columns:
+                return self._columns[expression.id]
+            expression = self._sources.get(expression.id, Const(expression.type, None))
+        return None
+
+    def facts(self, expression: Expr) -> ColumnFacts | None:
+        """What statistics say of a column; None for other expressions, and where there are none."""
+        if not isinstance(expression, ColumnRef):
+            return None
+        if expression.id not in self._facts:
+            self._facts[expression.id] = self._look_up(expression)
+        return self._facts[expression.id]
+
+    def _look_up(self, column: ColumnRef) -> ColumnFacts | None:
+        origin = self.origin(column)
+        if origin is None:
+            return None
+        table, number = origin
+        found = self._statistics(table)
+        if found is None or number not in found.columns:
+            return None
+        oid = next(each.type_oid for each in table.columns if each.number == number)
+        return ColumnFacts(oid, found.columns[number], found.rows)
+
+    def distinct(self, expression: Expr, rows: float, *, unfiltered: bool = False) -> float:
+        """How many different values an expression has among ``rows`` rows (``unfiltered``: of its whole table)."""
+        if isinstance(expression, Const):
+            return 1.0
+        origin = self.origin(expression)
+        if origin is not None and isinstance(expression, ColumnRef):
+            table, number = origin
+            most = rows if unfiltered else min(rows, self._most(expression))
+            if any(
+                index.unique and index.is_plain and [c.column for c in index.columns] == [number]
+                for index in table.indexes
+            ):
+                return max(min(self.table_rows(table), most), 1.0)
+            facts = self.facts(expression)
+            return max(min(DEFAULT_DISTINCT if facts is None else facts.distinct, most), 1.0)
+        return max(min(DEFAULT_DISTINCT, rows), 1.0)
+
+    def _most(self, expression: Expr) -> float:
+        while isinstance(expression, ColumnRef):
+            if expression.id in self._filtered:
+                return self._filtered[expression.id]
+            expression = self._sources.get(expression.id, Const(expression.type, None))
+        return float("inf")
