@@ -18,6 +18,8 @@ from pydistdb.sql.settings import SETTINGS, base_value, canonical, find, join_id
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.known import BOOL, BYTEA, INT4, INT8, NUMERIC, TEXT
 
+from tests.support.sql_client import SqlServer
+
 CONTEXT = EvalContext()
 
 # ---------------------------------------------------------------------------------------------- settings
@@ -218,3 +220,27 @@ def test_unusual_integers_are_refused_as_postgres_does() -> None:
         assert caught.value.where == f'COPY t, line 2, column a: "{text}"'
     reader = copy_reader(CopyOptions(), "t", [CopyColumn("a", INT8), CopyColumn("b", BOOL)], CONTEXT)
     assert reader.feed(b" 12 \tt\n-9223372036854775808\tf\n").rows == [[12, True], [-(2**63), False]]
+
+
+def test_prepared_statements_that_read_much_are_planned_for_their_values() -> None:
+    client = SqlServer().connect()
+    client.execute("create table t (id int primary key, kind int, v int); create index on t (kind)")
+    client.execute("insert into t select i, case when i % 10 < 9 then 1 else i end, i from generate_series(1, 12000) i")
+    client.execute("analyze t; prepare p (int) as select count(*), sum(v) from t where kind = $1 or v < 0")
+    session = client.session
+    plan = session.names.statement("p").plan
+
+    def lines(value: int) -> str:
+        chosen = session.plans.for_values(plan, (value,))
+        assert chosen.compiled is not None
+        return "\n".join(chosen.compiled.explain())
+
+    assert "$1" not in lines(1) and plan.gains_by_values and not session.plans.for_values(plan, (1,)).gains_by_values
+    assert client.rows("execute p (1)") == ["10800|64801200"]
+    assert client.rows("execute p (19)") == ["1|19"] and client.rows("execute p (null)") == ["0|NULL"]
+    client.execute(
+        "set plan_cache_mode = force_generic_plan; prepare q (int) as select count(*) from t where v + $1 = 5"
+    )
+    assert not session.names.statement("q").plan.gains_by_values and client.rows("execute q (1)") == ["1"]
+    client.execute("set plan_cache_mode = force_custom_plan; prepare r (int) as select v from t where id = $1")
+    assert session.names.statement("r").plan.gains_by_values and client.rows("execute r (7)") == ["7"]

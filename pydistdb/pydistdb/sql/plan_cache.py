@@ -73,6 +73,7 @@ class CachedPlan:
         "denied",
         "environment",
         "fields",
+        "gains_by_values",
         "is_fast",
         "is_plain_begin",
         "kind",
@@ -139,6 +140,8 @@ class CachedPlan:
         """May be worth a ``try_run``; cleared by the first that is not of that kind."""
         self.changes = changes or TableChanges()
         """Where the rows that it changes are counted."""
+        self.gains_by_values = compiled is not None and bool(parameter_types)
+        """Whether to plan anew for the values of its parameters; decided by who makes it."""
         self.counts: StatementCounts | None = None
         """What its executions add to; None until the first."""
 
@@ -153,6 +156,8 @@ class PlanCache:
         self._text_bytes = 0
         self._environments: dict[tuple[Any, ...], int] = {}
         self._next_environment = 1
+        self._literal: dict[Any, object] = {}
+        """Normalised texts whose plans are made for their literals, with the state of the catalog for which that was found."""
         self.hits = 0
         self.misses = 0
 
@@ -192,6 +197,16 @@ class PlanCache:
             _, dropped = self._plans.popitem(last=False)
             self._text_bytes -= len(dropped.text)
 
+    def note_literal(self, key: Any, catalog_state: object) -> None:
+        """The statements of this form are planned with their own literals."""
+        if len(self._literal) >= MAX_PLANS:
+            self._literal.clear()
+        self._literal[key] = catalog_state
+
+    def is_literal(self, key: Any, catalog_state: object) -> bool:
+        return self._literal.get(key) is catalog_state
+
     def clear(self) -> None:
+        self._literal.clear()
         self._plans.clear()
         self._text_bytes = 0

@@ -217,7 +217,7 @@ class Execution:
             if not block.past.at and not block.past.floor_at:
                 block.read_as_of(self.plan.as_of)
         block.past.only_reads = self.alone and not self.plan.writing_tag
-        self.plan = await session.pin(self.plan)
+        self.plan = session.plans.for_values(await session.pin(self.plan), self.parameters)
         self._check_columns(sink)
         transaction = block.open()
         transaction.begin_statement(block.least_timestamp)

@@ -8,7 +8,9 @@ text.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydistdb.kv.api import KVError
@@ -20,11 +22,11 @@ from pydistdb.sql.exec import compile_plan
 from pydistdb.sql.plan import disabled_ways
 from pydistdb.sql.plan import plan as make_plan
 from pydistdb.sql.plan.access import literals_may_matter
-from pydistdb.sql.plan.expressions import changed_table
+from pydistdb.sql.plan.expressions import changed_table, rewrite_relation_expressions
 from pydistdb.sql.plan_cache import MAX_CACHED_TEXT_BYTES, CachedPlan
 from pydistdb.sql.session.fields import fields_of, utility_fields
 from pydistdb.sql.statements import Execute, Fetch, Utility
-from pydistdb.sql.tree import BoundStatement
+from pydistdb.sql.tree import BoundStatement, Const, Expr, Param
 
 if TYPE_CHECKING:
     from pydistdb.sql.session.base import SessionBase
@@ -58,6 +60,7 @@ class SessionPlans:
             session.identity.restricted,
             session.identity.current,
             self.disabled,
+            values["plan_cache_mode"],
         )
 
     # ------------------------------------------------------------------------------------------ finding
@@ -103,6 +106,8 @@ class SessionPlans:
         if lifted is None:
             return None
         view = self._session.view()
+        if self._cache.is_literal((self.environment, lifted.key), view.catalog_state):
+            return None
         normalized = bind.bind_normalized(lifted.key, view, self._session.context)
         if normalized is None:
             return None
@@ -111,6 +116,7 @@ class SessionPlans:
         except DatabaseError:
             return None
         if plan.compiled is not None and literals_may_matter(plan.compiled.plan.root):
+            self._cache.note_literal((self.environment, lifted.key), view.catalog_state)
             return None
         self._cache.put((self.environment, None, lifted.key), plan)
         return self._with_values(plan, lifted.literals)
@@ -191,7 +197,7 @@ class SessionPlans:
         compiled = compile_plan(make_plan(bound, view, self.disabled))
         changed = changed_table(compiled.plan.root)
         counters = self._session.environment.statistics.changes
-        return CachedPlan(
+        plan = CachedPlan(
             text,
             parsed,
             self.environment,
@@ -204,6 +210,25 @@ class SessionPlans:
             parameter_types=bound.parameter_types,
             normalized=normalized,
         )
+        mode = self._session.settings.values["plan_cache_mode"]
+        plan.gains_by_values &= mode == "force_custom_plan" or (
+            mode == "auto" and literals_may_matter(compiled.plan.root)
+        )
+        return plan
+
+    def for_values(self, plan: CachedPlan, parameters: Parameters) -> CachedPlan:
+        """The plan for these very values of its parameters, where it is worth making one."""
+        if not plan.gains_by_values or plan.bound is None:
+            return plan
+
+        def with_value(part: Expr) -> Expr:
+            return Const(part.type, parameters[part.index]) if isinstance(part, Param) else part
+
+        query = rewrite_relation_expressions(plan.bound.query, with_value)
+        made = copy.copy(plan)
+        made.compiled = compile_plan(make_plan(replace(plan.bound, query=query), self._session.view(), self.disabled))
+        made.gains_by_values = False
+        return made
 
     def empty(self, text: str) -> CachedPlan:
         """The plan of a text without a statement."""
