@@ -273,6 +273,7 @@ class Builder(JoinBuilder):
         return replace(relation, input=source, columns=source.columns)
 
     def _aggregate(self, relation: Aggregate) -> Rel:
+        self.estimator.note_renamed(relation)
         extreme = self._extreme(relation)
         if extreme is not None:
             return extreme

@@ -135,6 +135,7 @@ class Explainer(ExpressionText):
                 for column, expression in zip(relation.columns, relation.expressions, strict=True):
                     self.names.setdefault(column.id, self.text(expression))
             case Aggregate():
+                self.estimator.note_renamed(relation)
                 count = len(relation.groups)
                 for column, group in zip(relation.columns, relation.groups, strict=False):
                     self.names.setdefault(column.id, self.text(group))

@@ -19,6 +19,7 @@ from pydistdb.sql.plan.physical import (
     TableScan,
 )
 from pydistdb.sql.tree import (
+    Aggregate,
     Call,
     ColumnRef,
     Const,
@@ -82,8 +83,10 @@ class Known:
                     if isinstance(fixed, ColumnRef) and isinstance(value, Const | Param):
                         self._filtered[fixed.id] = 1.0
 
-    def note_renamed(self, relation: Project) -> None:
-        for column, expression in zip(relation.columns, relation.expressions, strict=True):
+    def note_renamed(self, relation: Project | Aggregate) -> None:
+        """Columns that go on under a new id."""
+        expressions = relation.expressions if isinstance(relation, Project) else relation.groups
+        for column, expression in zip(relation.columns, expressions, strict=False):
             if isinstance(expression, ColumnRef) and expression.id != column.id:
                 self._sources[column.id] = expression
 
