@@ -16,7 +16,7 @@ from typing import Any
 from pydistdb.sql.errors import CardinalityViolation
 from pydistdb.sql.exec.codegen import Code
 from pydistdb.sql.exec.operator import Batch, Operator, Row, collect
-from pydistdb.sql.exec.run import State
+from pydistdb.sql.exec.run import MOST_PAIRS, State
 from pydistdb.sql.exec.spill import RowBuffer
 from pydistdb.sql.exec.support import flat_array, nested_array
 from pydistdb.sql.exec.values import sort_template
@@ -61,7 +61,9 @@ class SubPlanRunner:
             remembered = state.shared.get(self.plan.id, _MISSING)
             if remembered is _MISSING:
                 remembered = state.shared[self.plan.id] = await self._result(state)
-            return [remembered] * len(batch) if judge is None else [judge(row, remembered, state) for row in batch]
+            if judge is None:
+                return [remembered] * len(batch)
+            return await self._judged(judge, batch, remembered, state)
         memory: dict[Row, Any] = state.shared.setdefault(self.plan.id, {})
         values: list[Any] = []
         for row in batch:
@@ -75,8 +77,25 @@ class SubPlanRunner:
                     memory.clear()
                 memory[key] = result
                 await state.breathe()
-            values.append(result if judge is None else judge(row, result, state))
+            if judge is None:
+                values.append(result)
+            else:
+                values += await self._judged(judge, [row], result, state)
         return values
+
+    async def _judged(
+        self, judge: Callable[[Row, Any, State], Any], batch: Batch, result: Any, state: State
+    ) -> list[Any]:
+        """The truth for each row of a batch; where every value has to be looked at, with breaths between."""
+        if self.plan.probe is not None or len(batch) * len(result) <= MOST_PAIRS:
+            found = [judge(row, result, state) for row in batch]
+        else:
+            at_once = max(1, MOST_PAIRS // len(result))
+            found = []
+            for start in range(0, len(batch), at_once):
+                found += [judge(row, result, state) for row in batch[start : start + at_once]]
+                await state.breathe()
+        return found
 
     async def _result(self, state: State) -> Any:
         """What the query comes to for the outer values now in the state."""

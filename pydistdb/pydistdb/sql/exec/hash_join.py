@@ -18,7 +18,7 @@ from typing import Any
 from pydistdb.sql.exec.codegen import Code
 from pydistdb.sql.exec.join import JoinOperator, key_source
 from pydistdb.sql.exec.operator import Batch, Operator, Row
-from pydistdb.sql.exec.run import BATCH_ROWS, State
+from pydistdb.sql.exec.run import BATCH_ROWS, MOST_PAIRS, State
 from pydistdb.sql.exec.spill import SpillFile, in_batches
 from pydistdb.sql.exec.values import batch_bytes
 from pydistdb.sql.plan.physical import HashJoin
@@ -164,15 +164,18 @@ class HashJoinOperator(JoinOperator):
     async def _joined(self, state: State, table: Table, left: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
         probe = self.probe
         matched: set[int] = set()
+        at_once = _probed_at_once(table)
         async for batch in left:
-            output = probe(batch, table, matched, state)
-            for part in in_batches(output, 4 * BATCH_ROWS):
-                yield part
-            await state.breathe()
+            for start in range(0, len(batch), at_once):
+                output = probe(batch[start : start + at_once] if at_once < len(batch) else batch, table, matched, state)
+                for part in in_batches(output, 4 * BATCH_ROWS):
+                    yield part
+                await state.breathe()
         if self.kind == "full":
             rest = [row for rows in table.values() for row in rows if id(row) not in matched]
             for part in in_batches(rest):
                 yield self.unmatched(part)
+                await state.breathe()
 
     # ------------------------------------------------------------------------------------------ on disk
 
@@ -253,6 +256,11 @@ class HashJoinOperator(JoinOperator):
         for left_part, right_part in zip(left_files, right_files, strict=True):
             async for output in self._join_files(state, left_part, right_part, level + 1):
                 yield output
+
+
+def _probed_at_once(table: Table) -> int:
+    """How many left rows can be probed in one go: a key that many rows share makes many pairs of each."""
+    return max(1, MOST_PAIRS // max(map(len, table.values()), default=1))
 
 
 class _NullKey:

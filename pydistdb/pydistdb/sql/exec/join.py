@@ -229,13 +229,13 @@ class NestedLoopOperator(JoinOperator):
                         if self.kind == "full":
                             matched.update(map(id, rows))
                             rows = [self.make_pair(left, row) for row in rows]
+                    await state.breathe()
                     if found and self.kind in ("semi", "anti"):
                         break
                     output += rows
                     if len(output) >= BATCH_ROWS:
                         yield output
                         output = []
-                    await state.breathe()
                 if (self.kind == "semi" and found) or (not found and self.kind == "anti"):
                     output.append(self.make_pair(left, ()))
                 elif not found and self.kind in ("left", "full"):
@@ -246,6 +246,7 @@ class NestedLoopOperator(JoinOperator):
         if self.kind == "full" and buffer is not None:
             for batch in buffer.read():
                 output += [self.make_pair(self.null_left, row) for row in batch if id(row) not in matched]
+                await state.breathe()
         if output:
             yield output
 

@@ -18,6 +18,8 @@ from pydistdb.tasks import Scheduler, pause
 
 BATCH_ROWS = 1_024
 PAUSE_NS = 3_000_000
+MOST_PAIRS = 64 * BATCH_ROWS
+"""So many pairs of rows, or rows of window frames, may be looked at between two breaths: some 10 ms."""
 """A loop that ran this long gives other tasks a turn."""
 DEFAULT_WORK_MEMORY_BYTES = 4 << 20
 

@@ -9,20 +9,22 @@ frames only grow at their end, as by default, one state is carried along; equal 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from pydistdb.sql.exec.codegen import tuple_source
 from pydistdb.sql.exec.frames import Frame, Peers, frames
 from pydistdb.sql.exec.grouping import group_key_source
 from pydistdb.sql.exec.operator import Batch, Operator, ProjectOperator, Row
-from pydistdb.sql.exec.run import State
+from pydistdb.sql.exec.run import MOST_PAIRS, State
 from pydistdb.sql.exec.sort import SortOperator
 from pydistdb.sql.exec.spill import in_batches
 from pydistdb.sql.functions.window import USES_FRAME, Partition
 from pydistdb.sql.tree import ColumnRef, OutputColumn, SortKey, Window, WindowCall
 from pydistdb.sql.types.base import AggregateFunction, Function
+
+T = TypeVar("T")
 
 
 class WindowOperator(Operator):
@@ -115,7 +117,7 @@ class StageOperator(Operator):
             for position, key in enumerate(keys):
                 if (rows or position) and key != last:
                     rows += batch[start:position]
-                    for output in in_batches(self._partition(rows, state)):
+                    for output in in_batches(await self._partition(rows, state)):
                         yield output
                     rows = []
                     start = position
@@ -123,33 +125,47 @@ class StageOperator(Operator):
             rows += batch[start:]
             await state.breathe()
         if rows:
-            for output in in_batches(self._partition(rows, state)):
+            for output in in_batches(await self._partition(rows, state)):
                 yield output
 
-    def _partition(self, rows: Batch, state: State) -> Batch:
+    async def _partition(self, rows: Batch, state: State) -> Batch:
         """The rows of a partition with the calls' values."""
-        keys = self.order_keys(rows, state) if self.order_by else [()] * len(rows)
+        keys = await _for_each(self.order_keys, rows, state) if self.order_by else [()] * len(rows)
         peers = Peers.from_keys(keys)
         columns: list[Sequence[Any]] = []
         for number, call in enumerate(self.calls):
-            arguments = self.arguments[number](rows, state)
+            arguments = await _for_each(self.arguments[number], rows, state)
             needs_frames = isinstance(call.function, AggregateFunction) or call.function.name in USES_FRAME
             chosen: list[Frame] = []
             has_offsets = bool(call.frame) and any(bound[1] is not None for bound in call.frame[1:3])
             if needs_frames or has_offsets:  # row_number() has no use for its frame, but bad offsets are an error
-                values = self.order_values(rows, state) if has_offsets and self.order_by else ()
+                values = await _for_each(self.order_values, rows, state) if has_offsets and self.order_by else ()
                 chosen = frames(call.frame, peers, values, self.order_by, state)
             if isinstance(call.function, Function):
                 partition = Partition(len(rows), peers.of, chosen)
                 columns.append(call.function.implementation(partition, *zip(*arguments, strict=True)))
             else:
                 passes = self.filters[number]
-                kept = None if passes is None else passes(rows, state)
-                columns.append(_over_frames(call.function, arguments, kept, chosen, state))
+                kept = None if passes is None else await _for_each(passes, rows, state)
+                columns.append(await over_frames(call.function, arguments, kept, chosen, state))
+            await state.breathe()
         return [row + values for row, values in zip(rows, zip(*columns, strict=True), strict=True)]
 
 
-def _over_frames(
+async def _for_each(function: Callable[[Batch, State], list[T]], rows: Batch, state: State) -> list[T]:
+    """What a function of batches gives for all rows."""
+    found: list[T] = []
+    for part in in_batches(rows):
+        found += function(part, state)
+        await state.breathe()
+    return found
+
+
+def _parts(positions: Frame) -> Iterator[Frame]:
+    return (positions[first : first + MOST_PAIRS] for first in range(0, len(positions), MOST_PAIRS))
+
+
+async def over_frames(
     function: AggregateFunction,
     arguments: list[Row],
     kept: list[bool] | None,
@@ -162,6 +178,8 @@ def _over_frames(
     value: Any = None
     start = end = -1
     previous: Frame | None = None
+    looked_at = 0
+    """Rows, since the last breath."""
     for frame in chosen:
         if previous is not None and frame == previous:
             results.append(results[-1])
@@ -169,10 +187,18 @@ def _over_frames(
         grows = isinstance(frame, range) and frame.start == start and frame.stop >= end
         if not grows:
             value = function.initial()
-        for position in range(end, frame.stop) if grows and isinstance(frame, range) else frame:
-            row = arguments[position]
-            if (kept is None or kept[position]) and not (strict and None in row):
-                value = accumulate(value, *row)
+        positions = range(end, frame.stop) if grows and isinstance(frame, range) else frame
+        for part in (positions,) if len(positions) <= MOST_PAIRS else _parts(positions):
+            if part is not positions:
+                await state.breathe()
+            for position in part:
+                row = arguments[position]
+                if (kept is None or kept[position]) and not (strict and None in row):
+                    value = accumulate(value, *row)
+        looked_at += len(frame)  # of all the frame: an array is made of as many
+        if looked_at >= MOST_PAIRS:
+            await state.breathe()
+            looked_at = 0
         start, end = (frame.start, frame.stop) if isinstance(frame, range) else (-1, -1)
         previous = frame
         finish: Callable[..., Any] = function.finish
