@@ -2,8 +2,9 @@
 
 Once a second (and as soon as something relevant changes) the queue asks the allocator for the next step of ranges leased
 here and carries it out: a few ranges at a time, so that a node that joins is not flooded with snapshots.  A range for
-which there is nothing to do is not looked at again before nodes, settings or its descriptor have changed, so thousands
-of settled ranges cost one comparison each.
+which there is nothing to do is not looked at again before nodes, settings or its descriptor have changed: thousands of
+settled ranges cost one comparison each in the round of a second, and nothing when one of them changes (a split looks at
+its two halves).
 
 Leases spread the same way: a node that leads more ranges than another voter's node hands some over, a bounded number
 per second.
@@ -53,12 +54,16 @@ class ReplicateQueue:
         """range → (its generation, version of the surroundings) when there was nothing to do."""
         self._balanced: dict[RangeId, tuple[int, int]] = {}
         """The same for rebalancing."""
+        self._due: set[RangeId] = set()
+        """Ranges that may have something to do: those that changed, or had to wait."""
         self._version = 0
         self._views: dict[NodeId, NodeView] = {}
         self._changing: set[RangeId] = set()
         self._moves: dict[RangeId, tuple[NodeId, NodeId, int]] = {}
         """Replicas that an operator moves: from a node to another, until a deadline."""
         self._soon = False
+        self._is_all_due = True
+        """The surroundings have changed."""
         membership.changed = self._surroundings_changed
 
     def start(self) -> None:
@@ -66,11 +71,13 @@ class ReplicateQueue:
 
     def _surroundings_changed(self) -> None:
         self._version += 1
+        self._is_all_due = True
         self._run_soon()
 
     def look_at(self, replica: Replica) -> None:
         """Something about this range has changed."""
         self._settled.pop(replica.range_id, None)
+        self._due.add(replica.range_id)
         self._run_soon()
 
     def move(self, replica: Replica, away: NodeId, to: NodeId) -> None:
@@ -109,6 +116,7 @@ class ReplicateQueue:
             store.scheduler.call_at(store.scheduler.now_ns() + store.config.replicate_ns, self._periodic)
 
     def _periodic(self) -> None:
+        self._is_all_due = True
         self._run()
         if not self._store.stopped:
             self._rebalance()
@@ -121,27 +129,36 @@ class ReplicateQueue:
         store = self._store
         if store.stopped or store.write_error() is not None:
             return
-        self._refresh()
-        learning = sum(1 for replica in store.leased_replicas() if replica.log.membership.learners)
-        for replica in list(store.replicas.values()):
-            if not replica.leased or replica.range_id in self._changing:
+        if self._is_all_due:
+            self._is_all_due = False
+            self._refresh()
+            self._due.update(
+                replica.range_id
+                for replica in store.leased_replicas()
+                if self._settled.get(replica.range_id) != (replica.descriptor.generation, self._version)
+            )
+        learning: int | None = None
+        for range_id in sorted(self._due - self._changing):
+            replica = store.replicas.get(range_id)
+            if replica is None or not replica.leased:
+                self._due.discard(range_id)
                 continue
             if len(self._changing) >= MAX_CHANGES_AT_ONCE:
                 break
-            state = (replica.descriptor.generation, self._version)
-            if self._settled.get(replica.range_id) == state:
-                continue
             step = next_step(replica.descriptor, store.node_id, self._views, self._membership.replication_factor)
-            if replica.range_id in self._moves:
+            if range_id in self._moves:
                 step = self._directed(replica.descriptor, step)
             if step is None:
-                self._settled[replica.range_id] = state
-            elif isinstance(step, AddLearner) and not replica.log.membership.learners:
-                if learning < MAX_LEARNERS_AT_ONCE:
-                    learning += 1
-                    self._take(replica, step)
-            else:
-                self._take(replica, step)
+                self._settled[range_id] = (replica.descriptor.generation, self._version)
+                self._due.discard(range_id)
+                continue
+            if isinstance(step, AddLearner) and not replica.log.membership.learners:
+                if learning is None:
+                    learning = sum(1 for each in store.leased_replicas() if each.log.membership.learners)
+                if learning >= MAX_LEARNERS_AT_ONCE:
+                    continue
+                learning += 1
+            self._take(replica, step)
 
     def _rebalance(self) -> None:
         """Now and then, begin to move one replica to a better place.
