@@ -1,0 +1,143 @@
+"""What planning and answering cost in CPU time, in one process and without sockets: ``python -m tests.sql.costs``.
+
+The database is a gateway over one in-memory store (tests/support/one_node.py), so what is timed is the session, the planner,
+the executor, the read path and the encoding of the answer.  Every figure is the median of some rounds of
+``time.process_time``, with the garbage collector off.  docs/benchmarks.md quotes it; nothing here decides a test.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pydistdb.sql.bind import parse
+from pydistdb.sql.catalog.store import CatalogStore
+from pydistdb.sql.session.environment import Environment
+from pydistdb_server.pgwire import WireProtocol
+from pydistdb_server.rows import row_encoder
+from pydistdb_server.sink import ClientSink
+
+from tests.support.one_node import OneNode
+from tests.support.sql_client import SqlClient
+
+SETUP = """
+CREATE TABLE customers (id int PRIMARY KEY, name text NOT NULL, city text, joined timestamptz DEFAULT now());
+CREATE TABLE orders (id int PRIMARY KEY, customer int REFERENCES customers, amount numeric(10, 2), status text, day date);
+CREATE INDEX ON orders (customer);
+CREATE INDEX ON orders (status, day);
+CREATE TABLE facts (a int PRIMARY KEY, b bigint, c float8, d text, e timestamptz);
+INSERT INTO customers SELECT g, 'name ' || g, 'city ' || g % 20 FROM generate_series(1, 500) g;
+INSERT INTO orders SELECT g, 1 + g % 500, g * 1.5, 'open', date '2024-01-01' + g % 300 FROM generate_series(1, 2000) g;
+INSERT INTO facts SELECT g, g * 1000000007::bigint, g / 7.0, 'text of row ' || g, timestamptz '2024-01-01' + g * interval '1 min'
+FROM generate_series(1, 1000) g
+"""
+STATEMENTS = {
+    "point select": "SELECT name, city FROM customers WHERE id = {n}",
+    "update by key": "UPDATE customers SET city = 'x' WHERE id = {n}",
+    "insert": "INSERT INTO customers (id, name) VALUES ({n}, 'n') ON CONFLICT DO NOTHING",
+    "range and order": "SELECT id, amount FROM orders WHERE status = 'open' AND day > '2024-05-0{d}' ORDER BY day LIMIT 10",
+    "join of two": "SELECT c.name, o.amount FROM customers c JOIN orders o ON o.customer = c.id WHERE c.id = {n}",
+    "join and group": (
+        "SELECT c.city, count(*), sum(o.amount) FROM customers c JOIN orders o ON o.customer = c.id "
+        "WHERE o.day >= '2024-02-0{d}' GROUP BY c.city HAVING count(*) > {n} ORDER BY 2 DESC"
+    ),
+    "correlated": (
+        "SELECT name FROM customers c WHERE EXISTS (SELECT 1 FROM orders o WHERE o.customer = c.id AND o.amount > {n})"
+    ),
+}
+ROUNDS = 60
+
+
+class _Server:
+    """What SqlClient wants of a server."""
+
+    def __init__(self) -> None:
+        self.node = OneNode()
+        self.scheduler = self.node.scheduler
+        catalog = CatalogStore(self.node.gateway, self.scheduler)
+        self.node.run(catalog.start(renew=False))
+        self.environment = Environment(self.node.gateway, self.scheduler, catalog)
+
+
+def median_us(work: Callable[[int], object], rounds: int = ROUNDS, repeated: int = 1) -> float:
+    """The median CPU time of ``work(round)`` in microseconds; ``repeated``: how often each call does its thing."""
+    for number in range(3):
+        work(number)
+    taken = []
+    for number in range(3, 3 + rounds):
+        started = time.process_time_ns()
+        work(number)
+        taken.append(time.process_time_ns() - started)
+    return statistics.median(taken) / 1_000 / repeated
+
+
+def planning(client: SqlClient) -> None:
+    """Parse, bind, plan and compile a text never seen before; then find it again."""
+    plans: Any = client.session.plans
+    for name, text in STATEMENTS.items():
+        fresh = median_us(lambda n, text=text: plans.make(parse(text.format(n=n, d=1 + n % 9))[0], ()))
+        known = text.format(n=7, d=1)
+
+        def first_run(number: int, text: str = known) -> None:
+            client.session.environment.plans.clear()
+            client.execute(text)
+
+        first = median_us(first_run)
+        client.execute(known)
+        again = median_us(lambda n, known=known: client.execute(known))
+        found = median_us(lambda n, known=known: [plans.try_find(known) for _ in range(100)], 20, 100)
+        other = [text.format(n=n, d=1 + n % 9) for n in range(100)]
+        for each in other:
+            client.execute(each)
+        lifted = median_us(lambda n, other=other: [plans.try_find(each) for each in other], 20, 100)
+        print(
+            f"{name:18} planned {fresh / 1000:5.2f} ms  first run {first / 1000:6.2f}, again {again / 1000:6.2f} ms  "
+            f"found by text {found:5.1f} µs, with other literals {lifted:5.1f} µs"
+        )
+
+
+def result(client: SqlClient) -> None:
+    """A thousand rows of five columns by Bind and Execute, in binary, up to the bytes that a socket would get."""
+    session: Any = client.session
+    sent = 0
+
+    def send(data: bytes | memoryview) -> int:
+        nonlocal sent
+        sent += len(data)
+        return len(data)
+
+    sink = ClientSink(WireProtocol(), send, lambda on: None)
+    sink.context = session.context
+    run = client.server.scheduler.run
+    run(session.prepare("s", "SELECT * FROM facts WHERE b > $1", ()))
+
+    def once(number: int) -> None:
+        portal = run(session.bind("", "s", (b"5",), (0,), (1,)))
+        sink.encoder = row_encoder(tuple([field.type_oid for field in portal.fields]), portal.result_formats)
+        run(session.execute("", 0, sink, True))
+        run(session.sync())
+        sink.flush()
+
+    taken = median_us(once, 30)
+    print(f"1,000 rows of five columns, extended protocol, binary: {taken / 1000:.2f} ms, {sent // 33} bytes")
+
+
+def main() -> None:
+    sys.setrecursionlimit(10_000)
+    server: Any = _Server()
+    client = SqlClient(server, "postgres", "postgres", {}, 1)
+    for statement in SETUP.split(";"):
+        print(client.execute(statement)[-1])
+    client.execute("ANALYZE")
+    gc.collect()
+    gc.disable()
+    planning(client)
+    result(client)
+
+
+if __name__ == "__main__":
+    main()
