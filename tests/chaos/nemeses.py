@@ -66,6 +66,8 @@ def _bring_back(world: World) -> None:
 class Kill(Nemesis):
     """kill -9 of one node, which is started again later."""
 
+    settles = True
+
     def begin(self, world: World) -> str:
         node = world.leader_or_other()
         node.is_wanted = False
@@ -80,7 +82,6 @@ class KillLeader(Kill):
     """kill -9 of the node that leads most ranges: how long does nothing succeed?"""
 
     seconds = (4.0, 5.0)
-    settles = True
 
     def begin(self, world: World) -> str:
         node = world.cluster.leader_of_most()
@@ -267,6 +268,8 @@ class SlowSync(Nemesis):
 class FailedSync(Nemesis):
     """A sync fails: the node must stop, for nobody knows what is on its disk; it is started again."""
 
+    settles = True
+
     def begin(self, world: World) -> str:
         node = world.leader_or_other()
         node.is_wanted = False
@@ -365,9 +368,8 @@ class Mixed(Nemesis):
         self._lock = threading.Lock()
 
     def begin(self, world: World) -> str:
-        possible = [
-            kind for name, kind in NEMESES.items() if name not in ("mixed", "none") and is_possible(kind, world)
-        ]
+        alone = ("mixed", "none", "rolling-restart")  # the last waits for what the other fault keeps away
+        possible = [kind for name, kind in NEMESES.items() if name not in alone and is_possible(kind, world)]
         chosen = [kind() for kind in world.rand.sample(possible, world.rand.randint(1, 2))]
         said = []
         for nemesis in chosen:

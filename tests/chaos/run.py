@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ import psycopg
 from tests.chaos.check import verdict as verdict_of
 from tests.chaos.client import Client, Clock
 from tests.chaos.cluster import ChaosCluster
-from tests.chaos.history import History, Operation, Recorder
+from tests.chaos.history import OK, History, Operation, Recorder
 from tests.chaos.nemeses import NEMESES, Nemesis, World, is_possible
 from tests.chaos.report import Fault, note_gaps, timeline, words
 from tests.chaos.workloads import WORKLOADS, Workload
@@ -109,9 +110,11 @@ class Run:
         return client
 
     def _make_trouble(self, world: World) -> None:
-        nemesis: Nemesis = NEMESES[self.nemesis_name]()
         end = self.clock.now() + self.options.seconds
-        while (now := self.clock.now()) < end:
+        for nemesis in cycle(possible_nemeses(self.nemesis_name, world)):
+            now = self.clock.now()
+            if now >= end:
+                break
             name = nemesis.begin(world)
             time.sleep(self.rand.uniform(*nemesis.seconds))
             nemesis.end(world)
@@ -194,6 +197,7 @@ class Run:
             "seconds": seconds,
             "faults": len(self.faults),
             "longest_gap_seconds": note_gaps(self.faults, operations),
+            "slowest_success_seconds": max((op.end - op.start for op in operations if op.outcome == OK), default=0.0),
             "gaps_seconds": [round(fault.gap_seconds, 3) for fault in self.faults],
             "problems": self.problems,
             "skipped": self.cluster.skipped,
@@ -215,19 +219,28 @@ def _quietly(workload: Workload, client: Client) -> None:
         pass
 
 
+def possible_nemeses(names: str, world: World) -> list[Nemesis]:
+    """Those of ``kill+one-way`` that this machine allows."""
+    return [NEMESES[name]() for name in names.split("+") if is_possible(NEMESES[name], world)]
+
+
 def run_one(nemesis: str, options: argparse.Namespace) -> dict[str, Any] | None:
     """Run one nemesis; None if this machine does not allow it."""
     folder = options.folder / nemesis
     shutil.rmtree(folder, ignore_errors=True)
     with ChaosCluster(folder, options.nodes) as cluster:
-        if not is_possible(NEMESES[nemesis], World(cluster, random.Random(), [])):
+        if not possible_nemeses(nemesis, World(cluster, random.Random(), [])):
             return None
         return Run(cluster, folder, nemesis, options).run()
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make chaos", description="Real processes, real faults, and a verdict.")
-    parser.add_argument("--nemesis", default=",".join(name for name in NEMESES if name != "none"))
+    parser.add_argument(
+        "--nemesis",
+        help="a run for each of a,b+c (b and c take turns)",
+        default=",".join(name for name in NEMESES if name != "none"),
+    )
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
     parser.add_argument("--seconds", type=float, default=60.0, help="of trouble per nemesis")
     parser.add_argument("--seed", type=int, default=1)
@@ -238,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     options.workloads = options.workloads.split(",")
     names = options.nemesis.split(",")
-    for name in names + options.workloads:
+    for name in [*"+".join(names).split("+"), *options.workloads]:
         if name not in NEMESES and name not in WORKLOADS:
             parser.error(f"there is no {name}; nemeses: {', '.join(NEMESES)}; workloads: {', '.join(WORKLOADS)}")
     options.folder = options.folder or Path(tempfile.mkdtemp(prefix="pydistdb-chaos-"))
@@ -255,7 +268,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             f"{name}: {'valid' if found['valid'] else 'INVALID'}, {found['faults']} faults, "
             f"{counts['ok']} ok, {counts['failed']} failed, {counts['unknown']} unknown, "
-            f"longest gap {found['longest_gap_seconds']:.1f} s",
+            f"longest gap {found['longest_gap_seconds']:.1f} s, "
+            f"slowest success {found['slowest_success_seconds']:.1f} s",
             flush=True,
         )
         for problem in [*found["problems"], *(p for item in found["workloads"] for p in item["problems"])][:10]:
