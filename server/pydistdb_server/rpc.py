@@ -28,7 +28,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-from pydistdb.kv.api import KVError
+from pydistdb.kv.api import KVError, Timestamp
 from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.hlc import ClockOffsetExceeded, HybridClock
 from pydistdb.kv.transport import (
@@ -75,7 +75,7 @@ class _Incoming(RpcStream):
             return
         if not self._greeted:
             raise BadFrame("no greeting")
-        believed = transport.hear_clock(received.clock)
+        believed = transport.hear_clock(received.clock, self._node_id)
         if received.kind == frames.RAFT:
             if believed:
                 transport.receive_raft(self._node_id, decode_envelopes(received.body))
@@ -165,6 +165,7 @@ class RpcTransport:
         self._by_address: dict[str, Peer] = {}
         self._last_call = 0
         self.refused_clocks = 0
+        self.clock_refused: Callable[[NodeId, Timestamp], None] = lambda node_id, reading: None
 
     # ------------------------------------------------------------------------------------------ Transport
 
@@ -204,12 +205,14 @@ class RpcTransport:
         """A peer has dialled this node."""
         self.incoming.add(_Incoming(self, sock, address))
 
-    def hear_clock(self, reading: int) -> bool:
-        """Take in a peer's clock; False if it cannot be believed."""
+    def hear_clock(self, reading: Timestamp, node_id: NodeId) -> bool:
+        """Take in a peer's clock (0: of a node not known yet); False if it cannot be believed."""
         try:
             self.clock.update(reading)
         except ClockOffsetExceeded:
             self.refused_clocks += 1
+            if node_id:
+                self.clock_refused(node_id, reading)
             return False
         return True
 

@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pydistdb.kv.api import Timestamp
 from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.hlc import HybridClock
 from pydistdb.kv.transport import (
@@ -58,7 +59,7 @@ class Network(Protocol):
     clock: HybridClock
     identity: RpcIdentity
 
-    def hear_clock(self, reading: int) -> bool:
+    def hear_clock(self, reading: Timestamp, node_id: NodeId) -> bool:
         """Take in a peer's clock; False if it cannot be believed."""
 
     def next_call(self) -> int:
@@ -78,7 +79,7 @@ class _Outgoing(RpcStream):
 
     def on_frame(self, received: Frame) -> None:
         transport = self._peer.transport
-        if not transport.hear_clock(received.clock):
+        if not transport.hear_clock(received.clock, self._peer.node_id):
             self._peer.answer(received.call, RemoteError("the peer's clock is too far ahead"))
             return
         if received.kind == frames.RESPONSE:

@@ -93,13 +93,14 @@ class ChaosCluster:
         self._tag = f"pc{os.getpid() % 100_000:05}"
         self.nodes: list[Node] = []
         self.has_network = can_make_namespaces()
+        self._net = _free_net() if self.has_network else ""
         if not self.has_network:
             self.skipped.append("no network namespaces (root, ip and /dev/net/tun are needed): faults of the network")
         base = 5433 if self.has_network else free_base_port(_FIRST_PORT, count)
         for number in range(1, count + 1):
             offset = 0 if self.has_network else number - 1
             ports = (base + offset, base + 100 + offset, base + 200 + offset)
-            address = f"10.211.{number}.2" if self.has_network else "127.0.0.1"
+            address = f"{self._net}.{number}.2" if self.has_network else "127.0.0.1"
             data_address = f"10.212.0.{number}" if self.has_network else "127.0.0.1"
             namespace = f"{self._tag}n{number}" if self.has_network else ""
             self.nodes.append(Node(number, folder / f"n{number}", address, data_address, ports, namespace))
@@ -130,7 +131,7 @@ class ChaosCluster:
             cable = f"{self._tag}c{node.number}"
             _ip("netns", "add", node.namespace)
             _ip("link", "add", cable, "type", "veth", "peer", "name", "ctl", "netns", node.namespace)
-            _ip("addr", "add", f"10.211.{node.number}.1/30", "dev", cable)
+            _ip("addr", "add", f"{self._net}.{node.number}.1/30", "dev", cable)
             _ip("link", "set", cable, "up")
             _ip("-n", node.namespace, "addr", "add", f"{node.address}/30", "dev", "ctl")
             for device in ("lo", "ctl"):
@@ -278,5 +279,12 @@ def can_make_namespaces() -> bool:
     return True
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+def _free_net() -> str:
+    """The beginning of the addresses of this cluster's cables: no other run on this machine may have the same."""
+    taken = _ip("-4", "addr")
+    first = os.getpid() % 100
+    return next(net for n in range(100) if f" {(net := f'10.{100 + (first + n) % 100}')}." not in taken)
+
+
+def _ip(*arguments: str) -> str:
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout

@@ -18,6 +18,7 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -254,6 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in [*"+".join(names).split("+"), *options.workloads]:
         if name not in NEMESES and name not in WORKLOADS:
             parser.error(f"there is no {name}; nemeses: {', '.join(NEMESES)}; workloads: {', '.join(WORKLOADS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))  # so that nothing is left behind
     options.folder = options.folder or Path(tempfile.mkdtemp(prefix="pydistdb-chaos-"))
     valid = True
     for name in names:

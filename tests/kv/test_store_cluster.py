@@ -342,11 +342,15 @@ def test_a_handover_is_quick(cluster: Cluster) -> None:
     assert cluster.wait_until(lambda: cluster.leaseholder_name(b"\x04") == target, step=0.001) < 0.1
 
 
-def test_a_node_whose_clock_is_off_stops_serving(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("skew_us", [600_000, -600_000, -30_000_000])
+def test_a_node_whose_clock_is_off_stops_serving(
+    cluster: Cluster, skew_us: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that is ahead is refused by the others; one that is behind refuses them, and must notice all the same."""
     victim = holder(cluster)
     number = cluster.nodes[victim].node_id
     gateway = Gateway(cluster.store(victim))
-    cluster.nodes[victim].skew_us = 600_000
+    cluster.nodes[victim].skew_us = skew_us
     cluster.wait_until(lambda: holder_or_none(cluster) not in (None, victim), 10)
     cluster.wait_until(lambda: cluster.nodes[victim].clock.out_of_bounds, 5)
     for name, node in cluster.nodes.items():

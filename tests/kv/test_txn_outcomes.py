@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from pydistdb.kv.api import ClockOutOfBounds, OutcomeUnknown
-from pydistdb.kv.requests import CommitOnePhase, EndTransaction
+from pydistdb.kv.requests import CommitOnePhase, EndTransaction, GetMany
 from pydistdb.kv.router import Router
 from pydistdb.kv.transport import NodeUnreachable
 
 from tests.kv.test_txn_cluster import RC, World, account, leader_of, register
+from tests.support.cluster import SECOND
 
 
 @pytest.mark.parametrize("two_phases", [False, True])
@@ -45,3 +46,18 @@ def test_a_commit_whose_answer_is_lost_stays_unknown_whatever_keeps_it_from_aski
     reader = gateway.begin(RC)
     reader.begin_statement()
     assert cluster.run(reader.get_many([key])) == [b"new"]
+
+
+@pytest.mark.parametrize("skew_us", [600_000, -600_000])
+def test_a_node_whose_clock_is_off_says_so_at_once(skew_us: int) -> None:
+    world = World(14)
+    cluster = world.cluster
+    leader = leader_of(world, register(0))
+    gateway = world.gateways[leader % 3 + 1]
+    node = next(node for node in cluster.nodes.values() if node.node_id == gateway.node_id)
+    node.skew_us = skew_us
+    cluster.wait_until(lambda: node.clock.out_of_bounds, 5)
+    begun_ns = cluster.scheduler.now_ns()
+    with pytest.raises(ClockOutOfBounds):
+        cluster.run(gateway.router.send(GetMany([register(0)], gateway.now(), 0)))
+    assert cluster.scheduler.now_ns() - begun_ns < SECOND // 10

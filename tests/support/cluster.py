@@ -117,6 +117,7 @@ class LocalTransport:
         self.node_id = 0
         self.store: Store | None = None
         self.alive = True
+        self.clock_refused: Callable[[int, int], None] = lambda node_id, reading: None
         self._addresses: dict[int, str] = {}
         network.endpoints[name] = self
 
@@ -134,15 +135,16 @@ class LocalTransport:
             endpoint = self._network.endpoints.get(address)
             if endpoint is None or not endpoint.alive or endpoint.store is None or endpoint.node_id != node_id:
                 return
-            if endpoint.hears(reading):
+            if endpoint.hears(reading, self.node_id):
                 endpoint.store.receive_raft(self.node_id, decode_envelopes(data))
 
         self._network.deliver(self.name, address, arrive, one_way=True)
 
-    def hears(self, reading: int) -> bool:
+    def hears(self, reading: int, node_id: int) -> bool:
         try:
             self.clock.update(reading)
         except ClockOffsetExceeded:
+            self.clock_refused(node_id, reading)
             return False
         return True
 
@@ -172,7 +174,7 @@ class LocalTransport:
             endpoint = network.endpoints.get(address)
             if endpoint is None or not endpoint.alive or endpoint.store is None:
                 return
-            if (node_id and endpoint.node_id != node_id) or not endpoint.hears(reading):
+            if (node_id and endpoint.node_id != node_id) or not endpoint.hears(reading, self.node_id):
                 return
             task = scheduler.spawn(endpoint.serve(self.node_id, data), f"serve {type(request).__name__}")
             task.completion.on_done(lambda done: reply(endpoint, done.result()))
@@ -181,7 +183,7 @@ class LocalTransport:
             back = endpoint.clock.now()
 
             def come_back() -> None:
-                if not self.alive or not self.hears(back):
+                if not self.alive or not self.hears(back, endpoint.node_id):
                     return
                 if result[0] is not None:
                     answer.set(decode_message(result[0]))

@@ -111,7 +111,8 @@ class OffsetMonitor:
 
         Counts only when it comes again and again without a round trip in between, and for what it says if the message
         took no more than ONE_WAY_US."""
-        if received_us - self._answered_us.get(peer, received_us - 2 * _ANSWER_FRESH_US) < _ANSWER_FRESH_US:
+        # Less than nothing: this node's clock was set back meanwhile.
+        if 0 <= received_us - self._answered_us.get(peer, received_us - 2 * _ANSWER_FRESH_US) < _ANSWER_FRESH_US:
             return
         self._unanswered[peer] = count = self._unanswered.get(peer, 0) + 1
         if count >= _UNANSWERED_BELIEVED:

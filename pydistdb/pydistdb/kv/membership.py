@@ -39,7 +39,7 @@ from pydistdb.kv.descriptor import (
     encode_node,
     node_key,
 )
-from pydistdb.kv.hlc import OffsetMonitor
+from pydistdb.kv.hlc import COUNTER_BITS, OffsetMonitor
 from pydistdb.kv.joining import (
     DEFAULT_REPLICATION_FACTOR,
     REGISTRY_KEY,
@@ -85,6 +85,7 @@ class Membership:
         self._addresses = addresses
         self.offsets = OffsetMonitor(store.clock)
         self.offsets.judged = self._clock_judged
+        store.transport.clock_refused = self._clock_refused
         self.nodes: dict[NodeId, NodeRecord] = {}
         self.replication_factor = DEFAULT_REPLICATION_FACTOR
         self.draining = False
@@ -259,6 +260,10 @@ class Membership:
             self._directory.learn_first_range(decode_descriptor(ping.first_range), ping.first_range_leader)
         if ping.registry_digest != self._digest and from_node not in self._exchanging:
             store.background(self._exchange(from_node), "registry exchange")
+
+    def _clock_refused(self, from_node: NodeId, reading: Timestamp) -> None:
+        """A node that is behind refuses all others, and would never hear of a ping."""
+        self.offsets.record_one_way(from_node, reading >> COUNTER_BITS, self._store.clock.physical_us())
 
     def on_pong(self, from_node: NodeId, pong: Pong) -> None:
         store = self._store

@@ -287,6 +287,7 @@ class Router:
 
         ``observed`` is consulted and kept up for reads; ``served`` learns which node answered.  Raises what the
         leaseholder raised, WrongRange, RangeUnavailable, OutcomeUnknown (commits only)."""
+        self._leases.clock.check()
         search = _Search(request.routing_key, self._scheduler.now_ns() + (timeout_ns or self.timeout_ns))
         while True:
             node_id = 0
@@ -376,6 +377,8 @@ class Router:
             cached.leader = leader if leader != asked else 0
 
     async def _back_off(self, search: _Search, request: Any) -> None:
+        if not (search.ambiguous and isinstance(request, _COMMITS)):
+            self._leases.clock.check()  # nobody answers a node whose clock is wrong
         search.attempts += 1
         search.redirects = 0
         pause_ns = min(FIRST_BACKOFF_NS << min(search.attempts, 10), LONGEST_BACKOFF_NS)

@@ -138,6 +138,9 @@ Handler: TypeAlias = Callable[[NodeId, Any], Awaitable[Message]]
 class Transport(Protocol):
     """One node's side of the network."""
 
+    clock_refused: Callable[[NodeId, Timestamp], None]
+    """Called with the sender and the reading of every message that is dropped because its clock is too far ahead."""
+
     def send_raft(self, node_id: NodeId, envelopes: list[RaftEnvelope]) -> None:
         """Send without an answer: best effort, in order per peer, bounded by MAX_ENVELOPES."""
 
