@@ -21,7 +21,7 @@ from pydistdb_server.console.history import HeatColumn
 from pydistdb_server.console.html import Html, escape, join, rate, tag
 
 MOST_BANDS = 80
-MOST_MERGED = 800
+MOST_MERGED = 1_500
 LEVELS = 9
 LABEL_HEIGHT = 13
 
@@ -48,14 +48,16 @@ def make_bands(ranges: Sequence[Band], heat: Mapping[bytes, float]) -> list[Band
 
     The cheapest neighbours are drawn as one, again and again: cold ones before hot ones, small groups before large ones, and
     those of one table before others.  So what is hot stays alone, and what is cold is cut evenly."""
-    bands = list(ranges)
-    if len(bands) > MOST_MERGED:  # to keep the work bounded
-        count = math.ceil(len(bands) / MOST_MERGED)
-        bands = [_merged(bands[at : at + count]) for at in range(0, len(bands), count)]
-    if len(bands) <= MOST_BANDS:
-        return bands
+    if len(ranges) <= MOST_BANDS:
+        return list(ranges)
     total = sum(heat.values()) or 1.0
-    groups: list[_Group | None] = [_Group([band], heat.get(band.start, 0.0) / total) for band in bands]
+    count = math.ceil(len(ranges) / MOST_MERGED)  # more than one only to keep the work bounded
+    chunks = [ranges[at : at + count] for at in range(0, len(ranges), count)]
+    bands = [_merged(chunk) for chunk in chunks]
+    groups: list[_Group | None] = [
+        _Group([band], sum(heat.get(part.start, 0.0) for part in chunk) / total)
+        for band, chunk in zip(bands, chunks, strict=True)
+    ]
     following = list(range(1, len(groups) + 1))
     preceding = list(range(-1, len(groups) - 1))
 
