@@ -61,10 +61,6 @@ class Histogram:
         self.counts = [0] * (len(BUCKETS_US) + 1)
         self.total_us = 0
 
-    def add(self, duration_us: int, weight: int) -> None:
-        self.counts[bisect_left(BUCKETS_US, duration_us)] += weight
-        self.total_us += duration_us * weight
-
 
 def quantile_us(counts: Iterable[int], fraction: float) -> float:
     """An estimate from a histogram's counts, linear within a bucket; 0 without any."""
@@ -132,10 +128,13 @@ class StatementCounts:
     def _took(self, duration_us: int, weight: int) -> None:
         if not self.is_kept:
             self.statistics.keep(self)
-        self.histogram.add(duration_us, weight)
+        spent_us = duration_us * weight
+        histogram = self.histogram
+        histogram.counts[bisect_left(BUCKETS_US, duration_us)] += weight
+        histogram.total_us += spent_us
         self.timed += weight
-        self.total_us += duration_us * weight
-        self.squares += duration_us * duration_us * weight
+        self.total_us += spent_us
+        self.squares += duration_us * spent_us
         if duration_us > self.longest_us:
             self.longest_us = duration_us
         if duration_us < self.shortest_us or self.shortest_us < 0:

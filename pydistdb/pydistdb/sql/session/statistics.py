@@ -58,8 +58,8 @@ def counts_of(session: SessionBase, plan: CachedPlan) -> StatementCounts:
 def count(session: SessionBase, plan: CachedPlan, tag: str, duration_ns: int) -> None:
     """A statement was executed off the fast path, and ended with this command tag."""
     if plan.kind not in _UNCOUNTED:
-        number = tag.rpartition(" ")[2]
-        (plan.counts or counts_of(session, plan)).count(int(number) if number.isdigit() else 0, duration_ns // 1_000)
+        rows = int(tag.rpartition(" ")[2]) if tag[-1:].isdigit() else 0
+        (plan.counts or counts_of(session, plan)).count(rows, duration_ns // 1_000)
 
 
 def log_slow(session: SessionBase, plan: CachedPlan | None, duration_us: int) -> None:
