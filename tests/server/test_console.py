@@ -123,6 +123,18 @@ def test_what_pages_show(node: Process) -> None:
         browser.get(bad)
 
 
+def test_prepared_transactions_wait_for_their_clients(node: Process) -> None:
+    with node.connect() as connection:
+        connection.execute("BEGIN")
+        connection.execute("""INSERT INTO "<b>&table" VALUES (9999, 'x')""")
+        connection.execute("PREPARE TRANSACTION 'left <behind>'")
+        in_doubt = "SELECT state, intents > 0, anchor_pretty FROM proddb.transactions_in_doubt"
+        assert connection.execute(in_doubt).fetchall() == [("prepared", True, "<b>&table/9999")]
+        assert "<code>left &lt;behind&gt;</code>" in Browser(node).get("/console/transactions")
+        connection.execute("ROLLBACK PREPARED 'left <behind>'")
+    assert "Nobody has prepared a transaction" in Browser(node).get("/console/transactions")
+
+
 def test_files_are_cached_by_their_content(node: Process) -> None:
     browser = Browser(node)
     for name in ("console.css", "console.js", "icon.svg"):

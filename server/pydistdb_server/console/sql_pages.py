@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pydistdb.sql.clock import now_us
+from pydistdb.sql.pg_catalog.activity import pg_prepared_xacts
 from pydistdb.sql.pg_catalog.key_names import KeyNames
 from pydistdb.sql.statement_statistics import StatementReport
 
@@ -197,11 +198,25 @@ async def transactions(site: Site, request: Request) -> Page:
         class_="explained",
     )
     columns = ("Transaction", "State", "#Age", "Coordinator", "Anchor", "#Writes", "Ranges")
-    return Page(
-        "Transactions in doubt",
-        join(explained, html.table("Transactions in doubt", columns, rows, nothing="None is in doubt.")),
-        "/transactions",
+    body = join(
+        explained,
+        html.table("Transactions in doubt", columns, rows, nothing="None is in doubt."),
+        section("Prepared by clients", await _prepared(site)),
     )
+    return Page("Transactions in doubt", body, "/transactions")
+
+
+async def _prepared(site: Site) -> Html:
+    """PREPARE TRANSACTION: these wait for COMMIT PREPARED or ROLLBACK PREPARED, however long that takes."""
+    found = await site.node.gateway.prepared_transactions()
+    listed = pg_prepared_xacts(site.cluster.view(), site.cluster.context(), found[:MOST_TRANSACTIONS])
+    now = now_us()
+    rows = [
+        (tag("code", row["gid"]), row["owner"] or "–", row["database"] or "–", _ago(now, row["prepared"]))
+        for row in sorted(listed, key=lambda row: row["prepared"])
+    ]
+    columns = ("Name", "Owner", "Database", "#Age")
+    return html.table("Prepared transactions", columns, rows, nothing="Nobody has prepared a transaction.")
 
 
 # ------------------------------------------------------------------------------------------------ jobs
