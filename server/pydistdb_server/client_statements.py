@@ -50,6 +50,8 @@ class ClientStatements(ClientSocket):
         self.session: Session | None = None
         self._has_notifications = False
         self._known: dict[bytes, _Known] = {}
+        self._must_wait = False
+        """What has just arrived was tried already, and its answer is not at hand."""
         self._task: Task[None] | None = None
 
     def terminate(self, error: DatabaseError) -> None:
@@ -180,6 +182,7 @@ class ClientStatements(ClientSocket):
     def _bind(self, message: m.Bind) -> None:
         session = self.session
         assert session is not None
+        tried, self._must_wait = self._must_wait, False
         portal_name, statement, parameter_formats, parameters, result_formats = message
         portal = session.try_bind(portal_name, statement, parameters, parameter_formats, result_formats)
         if portal is None:
@@ -197,7 +200,8 @@ class ClientStatements(ClientSocket):
             if described:
                 description = self._portal_description(session, portal)
                 write(description)
-            answered = session.try_execute("", 0, self._for_portal(portal), True)
+            sink = self._for_portal(portal)
+            answered = not tried and session.try_execute("", 0, sink, True)
         except Exception as error:
             self._start(self._run_failed_batch(session, error))
             return
@@ -234,6 +238,7 @@ class ClientStatements(ClientSocket):
             return True
         if not answered:
             sink.take_back()
+            self._must_wait = True
             return False
         sink.write(encode.READY[session.transaction_status])
         return True

@@ -170,7 +170,10 @@ class LayeredSnapshot:
 
     def _is_hidden(self, key: bytes, above: int) -> bool:
         """Whether one of the first ``above`` layers says something else about a version."""
-        return any(key in layer.values[0] or layer.is_cleared(0, key) for layer in self._layers[:above])
+        for layer in self._layers[:above]:  # noqa: SIM110  (a generator takes longer than all of this)
+            if key in layer.values[0] or (layer.cleared[0] and layer.is_cleared(0, key)):
+                return True
+        return False
 
     def seek(self, space: Space, key: bytes) -> Entry | None:
         for layer in self._layers:
