@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.garbage import table_garbage
-from pydistdb.sql.catalog.naming import choose
+from pydistdb.sql.catalog.naming import choose, clip
 from pydistdb.sql.catalog.sequence_numbers import (
     TYPE_LIMITS,
     SequenceDefinition,
@@ -17,9 +17,20 @@ from pydistdb.sql.catalog.sequence_numbers import (
     new_sequence,
 )
 from pydistdb.sql.catalog.sequence_options import Options, apply_options
-from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
+from pydistdb.sql.errors import DatabaseError, DuplicateTable
 
 __all__ = ["SequenceDefinition", "definition_of", "next_value_expression", "owned_sequence"]
+
+
+def _given_name(ddl: DdlContext, table: Table, written: str, taken: set[str]) -> str:
+    """What SEQUENCE NAME (which pg_dump writes) asks for; the sequence stands in the table's schema."""
+    schema, _, name = written.rpartition(".")
+    if schema and ddl.schema(schema).oid != table.schema:
+        raise DatabaseError.of("55000", "sequence must be in same schema as table it is linked to")
+    name = clip(name)
+    if name in taken or ddl.view.is_name_taken(table.schema, name):
+        raise DuplicateTable(f'relation "{name}" already exists')
+    return name
 
 
 async def owned_sequence(
@@ -44,10 +55,11 @@ async def owned_sequence(
         identity=identity,
     )
     if options:
-        named = dict(options).pop("sequence_name", None)
+        named = dict(options).get("sequence_name")
         if named is not None:
-            raise FeatureNotSupported("sequence option SEQUENCE NAME of identity columns is not supported")
-        definition = apply_options(ddl, None, options, base=definition)
+            name = _given_name(ddl, table, str(named), taken)
+        rest = tuple(pair for pair in options if pair[0] != "sequence_name")
+        definition = apply_options(ddl, None, rest, base=definition)
     sequence = new_sequence(oid, name, table.schema, table.database, definition)
     sequence = replace(sequence, persistence=table.persistence, owner=table.owner)
     for garbage in table_garbage(sequence):
