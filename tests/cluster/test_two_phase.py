@@ -102,6 +102,29 @@ def test_a_participant_that_votes_no_aborts_both(cluster: LocalCluster, capsys: 
     assert aborted["state"] == "ABORTED" and "dependencies" in aborted["detail"]
 
 
+def test_a_traced_transaction_tells_where_it_goes(cluster: LocalCluster) -> None:
+    with _connect(cluster, 1) as connection:
+        ranges = "SELECT range_id FROM proddb.ranges WHERE tables LIKE '%accounts%' ORDER BY start_key"
+        first, second = [row[0] for row in connection.execute(ranges)]
+        said: list[str] = []
+        connection.add_notice_handler(lambda notice: said.append((notice.message_primary or "").partition(": ")[2]))
+        connection.execute("SET proddb.trace_txn = on")
+        connection.execute("UPDATE accounts SET balance = 100 WHERE id = 3")
+        assert said[0].startswith(f"locks in range {first} at node")
+        assert said[1].startswith(f"one phase, checks and writes in range {first}") and said[2:] == ["COMMITTED"]
+        said.clear()
+        connection.execute("BEGIN; UPDATE accounts SET balance = 100 WHERE id IN (3, 18); COMMIT")
+        votes = [f"  range {number}: VOTE YES" for number in sorted((first, second))]
+        assert said[-4:] == ["two phases, PREPARE", *votes, "COMMITTED"]
+        said.clear()
+        connection.execute("BEGIN; UPDATE accounts SET balance = 100 WHERE id = 3; ROLLBACK")
+        assert said[-1] == "rolled back"
+        connection.execute("SET proddb.trace_txn = off")
+        said.clear()
+        connection.execute("UPDATE accounts SET balance = 100 WHERE id = 3")
+        assert said == []
+
+
 def test_psycopg_prepares_on_one_node_and_recovers_on_another(cluster: LocalCluster) -> None:
     with _connect(cluster, 0, autocommit=False) as first:
         for number, balance in enumerate((60, 70)):

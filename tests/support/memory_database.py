@@ -86,7 +86,9 @@ class MemoryDatabase:
     def write(self, key: bytes, value: bytes | None, timestamp: Timestamp) -> None:
         self.versions.setdefault(key, []).append((timestamp, value))
 
-    def begin(self, isolation: Isolation, *, read_only: bool = False) -> MemoryTransaction:
+    def begin(
+        self, isolation: Isolation, *, read_only: bool = False, trace: Callable[[str], None] | None = None
+    ) -> MemoryTransaction:
         return MemoryTransaction(self, isolation)
 
     async def prepared_transactions(self) -> list[PreparedTransaction]:

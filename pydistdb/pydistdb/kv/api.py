@@ -362,8 +362,10 @@ class SessionLocks(Protocol):
 class Database(Protocol):
     """The gateway's door to the cluster's key space."""
 
-    def begin(self, isolation: Isolation, *, read_only: bool = False) -> Transaction:
-        """Start a transaction."""
+    def begin(
+        self, isolation: Isolation, *, read_only: bool = False, trace: Callable[[str], None] | None = None
+    ) -> Transaction:
+        """Start a transaction.  ``trace`` is told what it does, and where."""
 
     def begin_stale(self, isolation: Isolation, floor: Callable[[], Timestamp], *, exact: bool = False) -> PastReader:
         """Start a transaction that only reads, at a timestamp that copies near this node can serve.

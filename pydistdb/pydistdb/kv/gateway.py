@@ -68,6 +68,7 @@ from pydistdb.kv.txn.prepared import PreparedTransactions
 from pydistdb.kv.txn.recovery import Recovery
 from pydistdb.kv.txn.serializable import SerializableCoordinator
 from pydistdb.kv.txn.stale import StaleReader
+from pydistdb.kv.txn.tracing import begin_traced
 from pydistdb.tasks import Completion, Scheduler, gather, sleep, with_deadline
 
 INGEST_CHUNK_BYTES = 512 << 10
@@ -154,7 +155,11 @@ class Gateway:
 
     # ------------------------------------------------------------------------------------------------ transactions
 
-    def begin(self, isolation: Isolation, *, read_only: bool = False) -> Coordinator:
+    def begin(
+        self, isolation: Isolation, *, read_only: bool = False, trace: Callable[[str], None] | None = None
+    ) -> Coordinator:
+        if trace is not None:
+            return begin_traced(self, isolation, read_only, trace)
         if isolation is Isolation.SERIALIZABLE:
             return SerializableCoordinator(self, read_only)
         return Coordinator(self, isolation, read_only)

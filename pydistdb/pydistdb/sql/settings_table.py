@@ -119,6 +119,7 @@ plan_cache_mode|enum|user|auto|||auto,force_generic_plan,force_custom_plan
 pydistdb.split_new_tables|bool|user|off
 proddb.read_consistency|string|user|strong
 proddb.session_token|string|user|
+proddb.trace_txn|bool|user|off
 proddb.write_ack|enum|user|quorum|||quorum,all
 proddb.write_ack_timeout|integer|user|10s|ms|1|{INTEGER_MAX}
 quote_all_identifiers|bool|user|off

@@ -13,7 +13,7 @@ One line of inheritance and one set of slots, so that a call costs what it would
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from pydistdb.kv.api import (
@@ -59,6 +59,7 @@ class TransactionBase:
         "_spilled_bytes",
         "_spilling",
         "_spilling_buffer",
+        "_trace",
         "_two_phase",
         "isolation",
         "lock_timeout_ns",
@@ -67,6 +68,9 @@ class TransactionBase:
         "read_timestamp",
         "waits_for_lock",
     )
+
+    _trace: tuple[Callable[[str], None], set[str]]
+    """Whom to tell, and what the statement has told (tracing.py); set where it is traced only."""
 
     def __init__(self, gateway: Gateway, isolation: Isolation, read_only: bool) -> None:
         self._gateway = gateway

@@ -145,7 +145,8 @@ class SessionBase:
         self.transaction.awaits_all_copies = values["proddb.write_ack"] == "all"
         self.transaction.past.settle(values, at_start=not self.settled)
         self.settled = True
-        self.takes_long_way = (
+        self.transaction.trace = self._trace if values["proddb.trace_txn"] == "on" else None
+        self.takes_long_way = self.transaction.trace is not None or (
             self.log_statement_us == 0
             or self.log_plan_us == 0
             or self.environment.log_statement is not None
@@ -292,6 +293,11 @@ class SessionBase:
         """A function has a WARNING for the client."""
         if self.shows("WARNING"):
             self._notice(warning, "WARNING")
+
+    def _trace(self, text: str) -> None:
+        """A transaction tells what it does."""
+        if self.shows("NOTICE"):
+            self._notice(DatabaseError.of("00000", text), "NOTICE")
 
     def send_notice(self, sink: Sink, notice: DatabaseError, severity: str = "NOTICE") -> None:
         """A statement has a notice for the client."""

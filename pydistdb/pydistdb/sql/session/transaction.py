@@ -96,6 +96,8 @@ class SessionTransaction:
         self.is_committing = False
         self.lock_timeout_ns = 0
         self.process_id = 0
+        self.trace: Callable[[str], None] | None = None
+        """Told what the transactions do, and where (proddb.trace_txn)."""
         self.isolation = kv.Isolation.READ_COMMITTED
         self.read_only = False
         self.statements = 0
@@ -192,7 +194,9 @@ class SessionTransaction:
             if past.applies and (self.read_only or past.only_reads):
                 transaction = self.kv = self.reader = past.begin(self.isolation)
             else:
-                transaction = self.kv = self._environment.database.begin(self.isolation, read_only=self.read_only)
+                transaction = self.kv = self._environment.database.begin(
+                    self.isolation, read_only=self.read_only, trace=self.trace
+                )
             transaction.lock_timeout_ns = self.lock_timeout_ns
             transaction.process_id = self.process_id
         return transaction
