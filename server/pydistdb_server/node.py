@@ -165,6 +165,7 @@ class Node:
         self.transport.receive_raft = self.store.receive_raft
         self.store.start()
         self.gateway.start()
+        self.operations.reshaper.start()
 
     @property
     def http_requests(self) -> int:
@@ -280,6 +281,7 @@ class Node:
             self.store.drain()
             await self._until(lambda: not self.store.leased_replicas(), LEASE_TRANSFER_SECONDS, lambda: None)
         self.gateway.stop()
+        self.operations.reshaper.stop()
 
     def _shut_idle_clients(self) -> None:
         for client in list(self.clients.clients.values()):

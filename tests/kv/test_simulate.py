@@ -10,7 +10,7 @@ from pydistdb.kv.txn.two_phase import TwoPhase
 from tests.kv.simulate import Simulation
 
 
-@pytest.mark.parametrize("seed", [0, 3, 4])
+@pytest.mark.parametrize("seed", [0, 4, 8])
 def test_seeds(seed: int) -> None:
     """4: a lock whose coordinator died, and that nobody waits for, is released."""
     simulation = Simulation(seed, looks_back=False)

@@ -202,14 +202,6 @@ def shards(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def rebalance(arguments: argparse.Namespace) -> int:
-    with connected(arguments.find_url(arguments)) as connection:
-        names = node_names(connection)
-        found = rows_of(connection, "SELECT * FROM proddb.ranges")
-    print_rows(found, lambda rows: balance_report(rows, names), arguments)
-    return 0
-
-
 def view(name: str, report: Callable[[Sequence[Row]], str] = _plain) -> Callable[[argparse.Namespace], int]:
     """The command that prints a whole view."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from pydistdb_tools import admin, failover, transactions
+from pydistdb_tools import admin, failover, rebalance, transactions
 
 Run = Callable[[argparse.Namespace], int]
 AddPlace = Callable[[argparse.ArgumentParser], None]
@@ -58,8 +58,14 @@ def add_admin_arguments(
     replica.add_argument("--from", dest="away", required=True, metavar="NODE")
     replica.add_argument("--to", required=True, metavar="NODE")
 
-    rebalance = add("rebalance", "how even the shards are, and what would help", admin.rebalance)
-    rebalance.add_argument("--check", action="store_true", required=True, help="look only")
+    even = add("rebalance", "how even the shards are, and what would help", rebalance.run)
+    what = even.add_mutually_exclusive_group(required=True)
+    what.add_argument("--check", action="store_true", help="look only")
+    what.add_argument("--execute", action="store_true", help="do what --check recommends; Ctrl-C and again is fine")
+    what.add_argument(
+        "--pause", action="store_true", help="stop splits, merges and moves that the cluster makes itself"
+    )
+    what.add_argument("--resume", action="store_true", help="let them go on")
 
     simulated = add("failover", "stop a node of a local cluster, see what that costs, and bring it back", failover.run)
     simulated.add_argument("--simulate", action="store_true", required=True, help="with a node made by proddb init")

@@ -37,6 +37,7 @@ class SplitTrigger(msgspec.Struct, frozen=True, array_like=True):
 
     split_key: bytes
     right_range_id: RangeId
+    automatic: bool = False
 
 
 class MergeStepKind(IntEnum):

@@ -75,6 +75,8 @@ class RangeDescriptor(msgspec.Struct, frozen=True, array_like=True):
     replicas change otherwise."""
     frozen: bool = False
     """The left neighbour takes this range in: nothing is served or written meanwhile."""
+    automatic: bool = False
+    """Cut off its left neighbour by itself, so it may be merged with that by itself (placement/reshaping.py)."""
 
     def contains(self, key: bytes) -> bool:
         return self.start <= key < self.end

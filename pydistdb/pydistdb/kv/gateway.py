@@ -88,6 +88,7 @@ class NodeStore(ReplicaStore, Protocol):
     scheduler: Scheduler
     transport: Transport
     observers: list[Any]
+    range_rates: Callable[[], dict[int, float]]
 
     def register(self, request: type[Message], handler: Callable[[NodeId, Any], Awaitable[Message]]) -> None:
         """Answer requests of a class."""
@@ -114,6 +115,7 @@ class Gateway:
         self.server = RangeServer(store.node_id, store.engine, store.clock, store.scheduler)
         self.leases: Leases = self.server.leases
         self.load = LoadMeter(self.leases)
+        store.range_rates = self.load.rates
         self.router = Router(self.server, store.transport, store.live_nodes)
         self.active: dict[TransactionId, object] = {}
         """What other nodes may ask about: transactions that hold locks, and sessions that do."""
@@ -200,6 +202,8 @@ class Gateway:
         ):
             raise MustWait
         local.requests += 1
+        if local.sampler is not None:
+            local.sampler.note(key)
         found = mvcc.get(leases.latest(), key, MAX_TIMESTAMP)[0]
         if not local.replica.is_leaseholder():
             raise MustWait

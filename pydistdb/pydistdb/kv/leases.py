@@ -33,6 +33,7 @@ from pydistdb.kv.hlc import ClockOffsetExceeded, HybridClock
 from pydistdb.kv.intents import IntentSet
 from pydistdb.kv.locks import HeldLocks, LockTable
 from pydistdb.kv.pending import PendingWrites
+from pydistdb.kv.placement.splitting import KeySampler
 from pydistdb.kv.requests import ReleaseLocks, TransactionId, TransactionState, TransactionStatus, WrongRange
 from pydistdb.kv.transport import Message
 from pydistdb.tasks import Completion, Scheduler
@@ -104,6 +105,7 @@ class RangeLocal:
         "end",
         "epoch",
         "generation",
+        "hot_key",
         "inheritances",
         "intents",
         "lease_start",
@@ -117,6 +119,7 @@ class RangeLocal:
         "request_rate",
         "requests",
         "resolving",
+        "sampler",
         "settled",
         "staged",
         "start",
@@ -155,6 +158,10 @@ class RangeLocal:
         self.requests = 0
         """Requests since the last sample (load.py)."""
         self.request_rate = 0.0
+        self.sampler: KeySampler | None = None
+        """Notes the keys of requests, while there are many."""
+        self.hot_key = b""
+        """What gets most of them, where that cannot be divided."""
         self.inheritances: list[Inheritance] = []
         """Of ranges whose merge into this one is applied, but not durable yet."""
         self.detached = False
@@ -442,6 +449,8 @@ class Leases:
         if local is not None:
             if local.replica.is_leaseholder():
                 local.requests += 1
+                if local.sampler is not None:
+                    local.sampler.note(key)
                 return local
             raise local.lost()
         replica = self.find_replica(key)

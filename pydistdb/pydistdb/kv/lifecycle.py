@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
 from pydistdb_storage.engine import Snapshot, Space, WriteBatch
 from pydistdb_storage.keys import prefix_end
 
@@ -127,8 +128,8 @@ class RangeLifecycle(Elections):
         split = command.split
         assert split is not None
         right_id = split.right_range_id
-        descriptor = RangeDescriptor(
-            right_id, split.split_key, old.end, old.generation + 1, old.replicas, old.next_replica_id
+        descriptor = msgspec.structs.replace(
+            old, range_id=right_id, start=split.split_key, generation=old.generation + 1, automatic=split.automatic
         )
         records = self.current_entries(round, Space.STATE, transaction_prefix(old.range_id))
         for old_key, new_key, value in moved_records(records, old.range_id, right_id, split.split_key):

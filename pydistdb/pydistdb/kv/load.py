@@ -40,6 +40,10 @@ class LoadMeter:
         """Requests per second by range."""
         return {local.range_id: local.request_rate for local in self._leases.all()}
 
+    def hot_key(self, range_id: int) -> bytes:
+        """The key that gets most of a range's requests, if they cannot be divided; empty otherwise."""
+        return next((local.hot_key for local in self._leases.all() if local.range_id == range_id), b"")
+
     def _later(self) -> None:
         scheduler = self._leases.scheduler
         self._timer = scheduler.call_at(scheduler.now_ns() + SAMPLE_NS, self._sample)

@@ -29,7 +29,7 @@ from pydistdb.kv.descriptor import (
     FIRST_RANGE_ID,
     NODE_COUNTER_KEY,
     NODE_PREFIX,
-    REPLICATION_FACTOR_KEY,
+    SETTING_PREFIX,
     NodeId,
     NodeRecord,
     NodeState,
@@ -58,12 +58,14 @@ from pydistdb.kv.joining import (
 )
 from pydistdb.kv.multiraft import MultiRaft
 from pydistdb.kv.placement.directory import Directory
+from pydistdb.kv.settings import ClusterSettings
 from pydistdb.kv.transport import Message, Ping, Pong, RaftEnvelope, register
 from pydistdb.tasks import Timer
 
 logger = logging.getLogger(__name__)
 
 MAX_NODES = 1_000
+MAX_SETTINGS = 100
 _RECONCILE_PINGS = 5
 
 
@@ -88,6 +90,7 @@ class Membership:
         store.transport.clock_refused = self._clock_refused
         self.nodes: dict[NodeId, NodeRecord] = {}
         self.replication_factor = DEFAULT_REPLICATION_FACTOR
+        self.settings = ClusterSettings({"server.time_until_dead": store.config.dead_after_ns / 1e9})
         self.draining = False
         self.changed: Callable[[], None] = lambda: None
         """Called when a record or the replication factor has changed."""
@@ -182,7 +185,7 @@ class Membership:
         for record in self.records():
             if record.state is not NodeState.LEAVING or record.node_id == store.node_id:
                 continue
-            if store.liveness.silent_ns(record.node_id) > store.config.dead_after_ns:
+            if store.liveness.silent_ns(record.node_id) > self.dead_after_ns:
                 self.set_state(record.node_id, NodeState.DRAINED)
 
     async def _on_exchange(self, from_node: NodeId, request: RegistryExchange) -> Message:
@@ -243,6 +246,8 @@ class Membership:
             self.sheds_leases,
             descriptor,
             leader,
+            sum(store.range_rates().values()),
+            self.settings.given,
         )
 
     def on_ping(self, from_node: NodeId, ping: Ping) -> None:
@@ -255,7 +260,7 @@ class Membership:
             self._next_ping.cancel()
             self._ping()  # goes out together with the answer: both nodes wake up once for the two of them
         if ping.settings_version > self._settings_version:
-            self._take_settings(ping.settings_version, ping.replication_factor)
+            self._take_settings(ping.settings_version, ping.replication_factor, ping.settings)
         if ping.first_range:
             self._directory.learn_first_range(decode_descriptor(ping.first_range), ping.first_range_leader)
         if ping.registry_digest != self._digest and from_node not in self._exchanging:
@@ -292,11 +297,17 @@ class Membership:
                 shown,
             )
 
-    def _take_settings(self, version: Timestamp, replication_factor: int) -> None:
+    def _take_settings(self, version: Timestamp, replication_factor: int, given: dict[str, str]) -> None:
         self._settings_version = version
-        if replication_factor != self.replication_factor:
-            self.replication_factor = replication_factor
+        changed = self.settings.take(given) or replication_factor != self.replication_factor
+        self.replication_factor = replication_factor
+        if changed:
             self.changed()
+
+    @property
+    def dead_after_ns(self) -> int:
+        """A node silent for this long is given up."""
+        return int(self.settings.value("server.time_until_dead") * 1e9)
 
     # ------------------------------------------------------------------------------------------------------- reconcile
 
@@ -317,13 +328,25 @@ class Membership:
         first = store.replicas.get(FIRST_RANGE_ID)
         if first is None or not first.leased or not first.is_leaseholder():
             return
-        value, version = mvcc.get(store.engine.latest(), REPLICATION_FACTOR_KEY, mvcc.MAX_TIMESTAMP)
-        if value is not None and version != self._settings_version and value.isdigit():
-            self._take_settings(version, int(value))
+        self._read_settings()
         self._retire()
         if not self._reconciled:
             self._reconciled = True
             store.background(self._record_nodes(), "record nodes")
+
+    def _read_settings(self) -> None:
+        """Note the settings in range 1, if any is newer than what is known."""
+        view = self._store.engine.latest()
+        found = mvcc.scan(view, SETTING_PREFIX, prefix_end(SETTING_PREFIX), mvcc.MAX_TIMESTAMP, MAX_SETTINGS)
+        version = max((mvcc.newest_timestamp(view, key) for key in found.keys), default=0)
+        if version == self._settings_version:
+            return
+        texts = {
+            key[len(SETTING_PREFIX) :].decode(): value.decode()
+            for key, value in zip(found.keys, found.values, strict=True)
+        }
+        factor = texts.pop("replication_factor", "")
+        self._take_settings(version, int(factor) if factor.isdigit() else self.replication_factor, texts)
 
     async def _record_nodes(self) -> None:
         try:

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pydistdb.kv.api import KVError
+from pydistdb.kv.api import Isolation, KVError
 from pydistdb.kv.descriptor import (
     FIRST_SPLIT_KEY,
     KEY_MAX,
     KEY_MIN,
+    SETTING_PREFIX,
     NodeId,
     NodeRecord,
     NodeState,
@@ -33,7 +34,9 @@ from pydistdb.kv.descriptor import (
 )
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.in_doubt import InDoubtReporter
+from pydistdb.kv.placement.reshaping import Reshaper
 from pydistdb.kv.requests import RangeAround, RangeDetails
+from pydistdb.kv.settings import parse
 from pydistdb.kv.store import MergeRange, Store, TransferLease
 from pydistdb.kv.survey import Surveyor
 from pydistdb.kv.transport import Message, register
@@ -89,7 +92,9 @@ class Operations:
         self._gateway = gateway
         self._scheduler = store.scheduler
         self.in_doubt = InDoubtReporter(gateway)
+        self.store, self.gateway = store, gateway
         self.surveyor = Surveyor(store, gateway.load, version, disk)
+        self.reshaper = Reshaper(self)
         store.register(MoveReplica, self._on_move)
         store.register(SetDraining, self._on_draining)
 
@@ -150,6 +155,11 @@ class Operations:
         if left.leader != right.leader:
             await self.move_lease(range_id, left.leader)
         return True
+
+    @staticmethod
+    def boundary(key: bytes) -> bytes:
+        """The boundary at or before ``key`` that cuts no row and no colocated rows in two."""
+        return row_boundary(key)
 
     async def _middle(self, descriptor: RangeDescriptor) -> bytes:
         survey = await self.surveyor.survey()
@@ -252,6 +262,16 @@ class Operations:
     async def _around(self, key: bytes) -> RangeDetails:
         details: RangeDetails = await self._gateway.router.send(RangeAround(key))
         return details
+
+    # -------------------------------------------------------------------------------------------------------- settings
+
+    async def set(self, name: str, text: str) -> None:
+        """Give a setting of the cluster a value; every node goes by it within a second or so."""
+        parse(name, text)
+        transaction = self._gateway.begin(Isolation.READ_COMMITTED)
+        transaction.begin_statement()
+        transaction.put(SETTING_PREFIX + name.encode(), text.strip().encode())
+        await transaction.commit()
 
     # ----------------------------------------------------------------------------------------------------------- nodes
 

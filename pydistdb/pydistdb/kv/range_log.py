@@ -135,7 +135,7 @@ def descriptor_for(
         ReplicaDescriptor(nodes[peer], peer, _role_in(membership, peer)) for peer in sorted(membership.peers())
     )
     next_id = max([old.next_replica_id, *(replica_id + 1 for replica_id in added)])
-    return RangeDescriptor(old.range_id, old.start, old.end, old.generation + 1, replicas, next_id)
+    return msgspec.structs.replace(old, generation=old.generation + 1, replicas=replicas, next_replica_id=next_id)
 
 
 def _role_in(membership: raft.Membership, peer: ReplicaId) -> ReplicaRole:

@@ -417,14 +417,7 @@ class Replica(RangeLease):
             self.log.state.clock = command.clock
             self.owner.clock.raise_to(command.clock)
         if split is not None:
-            left = RangeDescriptor(
-                descriptor.range_id,
-                descriptor.start,
-                split.split_key,
-                descriptor.generation + 1,
-                descriptor.replicas,
-                descriptor.next_replica_id,
-            )
+            left = msgspec.structs.replace(descriptor, end=split.split_key, generation=descriptor.generation + 1)
             self._set_descriptor(left, round)
             self.owner.split_applied(self, descriptor, command, round)
         return None

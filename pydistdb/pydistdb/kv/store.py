@@ -101,7 +101,7 @@ class Store(MultiRaft):
 
     # ---------------------------------------------------------------------------------------------------------- splits
 
-    async def split(self, key: bytes) -> RangeDescriptor | None:
+    async def split(self, key: bytes, *, automatic: bool = False) -> RangeDescriptor | None:
         """Make ``key`` a boundary of the range leased here that holds it; returns the right part, None if it was one.
 
         Raises NotLeaseholder; ProposalLost if another change got in the way (try again)."""
@@ -117,7 +117,7 @@ class Store(MultiRaft):
         descriptor = replica.descriptor
         if descriptor.start == key:
             return None
-        command = Command(replica.lease_epoch, descriptor.generation, 0, [], [], SplitTrigger(key, right_id))
+        command = Command(replica.lease_epoch, descriptor.generation, 0, [], [], SplitTrigger(key, right_id, automatic))
         await replica.propose(command)
         right = self.replicas.get(right_id)
         if right is None:

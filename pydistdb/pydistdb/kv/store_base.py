@@ -84,6 +84,8 @@ class StoreBase:
         self.observers: list[RangeObserver] = []
         self.on_fatal: Callable[[BaseException], None] = lambda error: None
         self.cluster_hooks = ClusterHooks()
+        self.range_rates: Callable[[], dict[RangeId, float]] = dict
+        """Tells the requests per second to the ranges leased here (the gateway counts them)."""
         self.liveness = Liveness(
             node.incarnation, self.config.election_timeout_ns, scheduler.now_ns, self.node_lost, self.node_found
         )

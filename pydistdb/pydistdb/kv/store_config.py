@@ -38,8 +38,8 @@ class StoreConfig:
     log_entries_most: int = 3_000
     log_bytes_most: int = 8 << 20
     quiesce_after_ticks: int = 4
-    dead_after_ns: int = 60_000 * _MILLISECOND
-    """A node silent for this long is given up: its replicas are replaced."""
+    dead_after_ns: int = 300_000 * _MILLISECOND
+    """A node silent for this long is given up: its replicas are replaced (unless ``server.time_until_dead`` says otherwise)."""
     replicate_ns: int = 1_000 * _MILLISECOND
     snapshots_at_once: int = 16
     """Snapshots that this node sends at a time; each pins old pages of the engine."""

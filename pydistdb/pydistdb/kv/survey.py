@@ -48,6 +48,8 @@ class ReplicaMeasure(msgspec.Struct, array_like=True):
     checksum: int | None = None
     applied_index: int = 0
     middle: bytes = b""
+    hot_key: bytes = b""
+    """What gets most of the requests, where that is too much for one range and cannot be divided."""
 
 
 class NodeSurvey(Message):
@@ -74,6 +76,7 @@ class RangeReport:
     keys: int | None
     size_bytes: int | None
     middle: bytes
+    hot_key: bytes = b""
 
     @property
     def range_id(self) -> RangeId:
@@ -126,6 +129,7 @@ def _joined(replicas: list[tuple[NodeId, RangeStatus, ReplicaMeasure]]) -> Range
         measure.keys if measure.keys >= 0 else None,
         measure.size_bytes if measure.size_bytes >= 0 else None,
         measure.middle,
+        measure.hot_key,
     )
 
 
@@ -187,8 +191,9 @@ class Surveyor:
 
     def _measure(self, range_id: RangeId, rate: float) -> ReplicaMeasure:
         size = self.sizes.known(range_id)
+        hot_key = self._load.hot_key(range_id)
         if size is None:
-            return ReplicaMeasure(range_id, rate)
+            return ReplicaMeasure(range_id, rate, hot_key=hot_key)
         return ReplicaMeasure(
-            range_id, rate, size.keys, size.size_bytes, size.checksum, size.applied_index, size.middle
+            range_id, rate, size.keys, size.size_bytes, size.checksum, size.applied_index, size.middle, hot_key
         )

@@ -60,6 +60,10 @@ class Ping(msgspec.Struct, array_like=True, tag=100, frozen=True):
     first_range: bytes = b""
     """Descriptor of range 1, from nodes that hold it; the way into the meta range."""
     first_range_leader: NodeId = 0
+    load: float = 0.0
+    """Requests per second to the ranges that the sender leases."""
+    settings: dict[str, str] = {}
+    """Those of the cluster's settings that were ever set (settings.py), as of ``settings_version``."""
 
 
 class Pong(msgspec.Struct, array_like=True, tag=101, frozen=True):

@@ -10,6 +10,7 @@ from pydistdb_storage.errors import KeyTooLong, StorageError, StoreFull, StoreRe
 
 from pydistdb.kv import api as kv
 from pydistdb.kv.operations import OperationRefused
+from pydistdb.kv.settings import SettingRefused
 from pydistdb.sql import errors
 from pydistdb.sql.errors import DatabaseError
 
@@ -49,6 +50,8 @@ def _mapped(error: kv.KVError | StorageError) -> DatabaseError:
             return errors.LockNotAvailable(text or "could not obtain lock on row")
         case OperationRefused():
             return DatabaseError.of("55000", text)
+        case SettingRefused():
+            return errors.InvalidParameterValue(text)
         case kv.OutcomeUnknown():
             return errors.StatementCompletionUnknown(
                 "the outcome of the transaction is unknown",

@@ -48,6 +48,8 @@ class NodeView:
     locality: Locality = ()
     replica_count: int = 0
     lease_count: int = 0
+    load: float = 0.0
+    """Requests per second to the ranges that it leases."""
 
     @property
     def takes_replicas(self) -> bool:

@@ -22,7 +22,7 @@ from pydistdb.kv.survey import RangeReport
 LEAST_RATE = 50.0
 HOT_FACTOR = 2.0
 WARM_FACTOR = 1.3
-LARGE_BYTES = 512 << 20
+LARGE_BYTES = 128 << 20
 _MOST_OF_NODE = 0.5
 _BUSIER = 1.25
 
@@ -56,6 +56,8 @@ def _assess(
     heat = _heat(rate, (total - rate) / (count - 1)) if count > 1 else ""
     if report.size_bytes is not None and report.size_bytes > LARGE_BYTES:
         return Assessment(share, heat, "split: it is large")
+    if heat and report.hot_key:
+        return Assessment(share, heat, "one key gets most of it: a split does not help")
     if heat != "hot":
         return Assessment(share, heat)
     if rate > _MOST_OF_NODE * load[report.leader]:

@@ -119,7 +119,8 @@ class ReplicateQueue:
         self._is_all_due = True
         self._run()
         if not self._store.stopped:
-            self._rebalance()
+            if self._membership.settings.value("rebalance.enabled"):
+                self._rebalance()
             self._spread_leases()
         self._later()
 
@@ -202,7 +203,8 @@ class ReplicateQueue:
                 draining = self._membership.sheds_leases
                 leaving = not record.is_member or record.state is NodeState.LEAVING
                 count = len(store.replicas)
-                views[node_id] = NodeView(node_id, True, leaving, draining, record.locality, count, leases)
+                load = sum(store.range_rates().values())
+                views[node_id] = NodeView(node_id, True, leaving, draining, record.locality, count, leases, load)
                 continue
             if not record.is_member:
                 views[node_id] = NodeView(node_id, False, True, False, record.locality)
@@ -213,11 +215,12 @@ class ReplicateQueue:
                 node_id,
                 live=store.liveness.is_live(node_id),
                 gone=record.state is NodeState.LEAVING
-                or store.liveness.silent_ns(node_id) > store.config.dead_after_ns,
+                or store.liveness.silent_ns(node_id) > self._membership.dead_after_ns,
                 draining=ping is not None and ping.draining,
                 locality=record.locality,
                 replica_count=ping.replica_count if ping is not None else 0,
                 lease_count=ping.lease_count if ping is not None else 0,
+                load=ping.load if ping is not None else 0.0,
             )
         return views
 
@@ -277,13 +280,16 @@ class ReplicateQueue:
         if self._membership.sheds_leases or self._store.write_error() is not None:
             self.shed_leases()
             return
+        if not self._membership.settings.value("rebalance.enabled"):
+            return
         views = self.node_views()
         me = self._store.node_id
         others = [view.lease_count for view in views.values() if view.takes_replicas and view.node_id != me]
         if not others or views[me].lease_count - min(others) < REBALANCE_DIFFERENCE:
             return
-        moved = 0
-        for replica in self._store.leased_replicas():
+        moved, rates = 0, self._store.range_rates()
+        # The quiet ones: those with load are evened out by their load (reshaping.py).
+        for replica in sorted(self._store.leased_replicas(), key=lambda replica: rates.get(replica.range_id, 0.0)):
             if moved >= MAX_LEASES_MOVED:
                 break
             if replica.range_id in self._changing or replica.descriptor.is_changing or replica.raft.transfer_target:

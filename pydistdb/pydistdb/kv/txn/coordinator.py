@@ -106,6 +106,8 @@ class Coordinator(WritingPart):
             and (self._reads is None or self._reads.lies_in(local.start, local.end))
         ):
             local.requests += 1
+            if local.sampler is not None:
+                local.sampler.note(writes[0][0])
             request = CommitOnePhase(self._id or self.transaction_id, writes, conditions, False)
             if self._reads is not None:
                 request.spans, request.since = tuple(self._reads.spans()), self.read_timestamp

@@ -55,6 +55,8 @@ class LockingPart(ReadingPart):
         if local is None or self._two_phase is not None or not local.replica.is_leaseholder():
             raise MustWait
         local.requests += 1
+        if local.sampler is not None:
+            local.sampler.note(key)
         self._lock_starts[local.start] = None
         if not self._gateway.server.locker.try_lock_one(local, self._id or self.transaction_id, key, strength):
             raise MustWait

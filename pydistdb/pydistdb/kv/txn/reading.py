@@ -62,6 +62,8 @@ class ReadingPart(TransactionBase):
         ):
             raise MustWait
         local.requests += 1
+        if local.sampler is not None:
+            local.sampler.note(key)
         found = mvcc.get(leases.latest(), key, read_timestamp)[0]
         if not local.replica.is_leaseholder():
             raise MustWait
@@ -107,6 +109,8 @@ class ReadingPart(TransactionBase):
         if local is None or local.lease_start > self.read_timestamp:
             raise MustWait
         local.requests += 1
+        if local.sampler is not None:
+            local.sampler.note(start)
         first, last = max(start, local.start), min(end, local.end)
         now = self.read_timestamp
         try:

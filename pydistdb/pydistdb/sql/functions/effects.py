@@ -27,6 +27,7 @@ WAITING = frozenset(
         "split_at",
         "merge_range",
         "merge_at",
+        "set_setting",
         "move_lease",
         "move_replica",
         "drain",

@@ -1,6 +1,16 @@
 """Schema proddb, the views: what operators look at.  Each asks every node when it is read.
 
-============================= ================================================================
+============================= ========================================================================
+proddb.ranges                 every range: where, how large, how busy, what would help
+proddb.hotspots               those that get requests, busiest first
+proddb.nodes                  every node: state, load, clock, disk, version
+proddb.zones                  the same by locality
+proddb.settings               settings of the whole cluster: what is set, and what it means
+proddb.jobs                   what goes on by itself: index builds, copies of replicas, nodes that leave
+proddb.transactions_in_doubt  transactions with prepared writes that are not resolved
+proddb.doctor                 checks of everything, replicas' checksums included (reads all data once)
+============================= ========================================================================
+
 They are for superusers and members of pg_monitor: ranges begin and end with keys.  The functions beside them are in
 operations_functions.py; ``proddb admin`` prints and calls nothing else.
 """
@@ -15,6 +25,7 @@ from typing import Any
 from pydistdb.kv.doctor import Finding, examine
 from pydistdb.kv.in_doubt import InDoubt
 from pydistdb.kv.placement.hotspots import assess
+from pydistdb.kv.settings import SETTINGS, ClusterSettings, shown
 from pydistdb.kv.survey import Survey
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.clock import POSTGRES_EPOCH_US
@@ -31,7 +42,7 @@ _INT4_ARRAY = TYPES_BY_OID[1007]
 Gather = Callable[[EvalContext], Awaitable[Any]]
 
 
-def operator_relation(name: str, oid: int, **columns: SqlType) -> SystemRelation:
+def operator_relation(name: str, oid: int, /, **columns: SqlType) -> SystemRelation:
     described = tuple(SystemColumn(column, sql_type, False) for column, sql_type in columns.items())
     return SystemRelation(SCHEMA, name, oid, "v", described)
 
@@ -234,6 +245,29 @@ def zones(view: StateView, context: EvalContext, survey: Survey | None) -> Itera
             "leases": sum(node.lease_count for node in members),
             "qps": round(sum(loads.get(node.node_id, 0.0) for node in members), 1),
         }
+
+
+# ------------------------------------------------------------------------------------------------ settings
+
+
+async def _settings(context: EvalContext) -> ClusterSettings | None:
+    session: Any = context.extra
+    operations = session.environment.operations if session is not None else None
+    return None if operations is None else operations.store.membership.settings
+
+
+@gathered_relation(
+    operator_relation("settings", 13_978, name=TEXT, value=TEXT, default_value=TEXT, description=TEXT), _settings
+)
+def settings(view: StateView, context: EvalContext, known: ClusterSettings | None) -> Iterator[RowDict]:
+    if known is not None:
+        for name, setting in sorted(SETTINGS.items()):
+            yield {
+                "name": name,
+                "value": known.given.get(name) or shown(name, known.value(name)),
+                "default_value": shown(name, setting.default),
+                "description": setting.meaning,
+            }
 
 
 # ------------------------------------------------------------------------------------------------ jobs and checks

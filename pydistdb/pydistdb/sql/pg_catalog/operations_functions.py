@@ -6,6 +6,7 @@
     SELECT proddb.merge_at('users', '500');           -- takes away the boundary before that row
     SELECT proddb.move_lease(7, 2), proddb.move_replica(7, 2, 4);
     SELECT proddb.recover_transactions();             -- finishes what is in doubt, and tells of it in JSON
+    SELECT proddb.set_setting('rebalance.enabled', 'off');
     SELECT proddb.drain(3), proddb.decommission(3), proddb.recommission(3);
 
 They take effect at once and are not undone by ROLLBACK: ranges and nodes are no rows.  Each waits until its deed is done,
@@ -38,7 +39,7 @@ from pydistdb.sql.pg_catalog.provide import view_of
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext, Function, SqlType
-from pydistdb.sql.types.known import INT4, INT8, JSON, REGCLASS, TYPES_BY_OID, VOID
+from pydistdb.sql.types.known import INT4, INT8, JSON, REGCLASS, TEXT, TYPES_BY_OID, VOID
 
 _TEXT_ARRAY = TYPES_BY_OID[1009]
 _FIRST_OID = 13_960
@@ -178,6 +179,10 @@ def _reported(found: Recovered) -> dict[str, Any]:
     }
 
 
+def set_setting(context: EvalContext, name: str, value: str) -> Any:
+    return _do(context, "set_setting", lambda operations: operations.set(name, value))
+
+
 _RANGE, _NODE = ("range_id", INT8), ("node_id", INT4)
 _register(0, "split_range", (_RANGE,), INT8, split_range)
 _register(1, "split_at", (("relation", REGCLASS), ("key", _TEXT_ARRAY)), INT8, split_at, variadic=True)
@@ -187,5 +192,6 @@ _register(4, "drain", (_NODE,), VOID, drain)
 _register(5, "decommission", (_NODE,), VOID, decommission)
 _register(6, "recommission", (_NODE,), VOID, recommission)
 _register(7, "merge_range", (_RANGE,), INT8, merge_range)
+_register(10, "set_setting", (("name", TEXT), ("value", TEXT)), VOID, set_setting)
 _register(8, "merge_at", (("relation", REGCLASS), ("key", _TEXT_ARRAY)), INT8, merge_at, variadic=True)
 _register(9, "recover_transactions", (), JSON, recover_transactions)

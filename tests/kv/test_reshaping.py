@@ -1,0 +1,228 @@
+"""Ranges that look after themselves: split by load and size, merged when quiet, leases that follow the load."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from pydistdb.kv.api import Isolation, KVError
+from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.operations import Operations
+from pydistdb.kv.placement.allocator import NodeView
+from pydistdb.kv.placement.hotspots import assess
+from pydistdb.kv.placement.reshaping import lease_for_load
+from pydistdb.kv.placement.splitting import hot_key, split_point
+from pydistdb.kv.settings import SETTINGS, SettingRefused, parse, shown
+from pydistdb.kv.store import Store
+from pydistdb.kv.survey import RangeReport
+from pydistdb.tasks import sleep
+
+from tests.support.cluster import Cluster
+
+KEYS = 3_000
+
+
+def row(number: int) -> bytes:
+    return b"\x04k%04d" % number
+
+
+class World:
+    """A cluster that reshapes itself: KEYS rows in three ranges."""
+
+    def __init__(self, nodes: int = 3, settings: dict[str, str] | None = None) -> None:
+        self.cluster = Cluster(seed=5)
+        self.gateways: dict[int, Gateway] = {}
+        self.operations: dict[int, Operations] = {}
+        self.cluster.on_open.append(self._open)
+        self.cluster.start(nodes)
+        self.run = self.cluster.run
+        self.rand = random.Random(1)
+        self.failed: list[str] = []
+        self.served = 0
+        self.stopping = False
+        self.run(self.gateways[1].ingest([(row(number), b"v" * 100) for number in range(KEYS)]))
+        self.run(self.gateways[1].split([row(0), row(1_000), row(2_000)]))
+        for name, text in (settings or {"range.split_qps": "100"}).items():
+            self.run(self.operations[1].set(name, text))
+        self.cluster.advance(15)
+
+    def _open(self, store: Store) -> None:
+        gateway = self.gateways[store.node_id] = Gateway(store)
+        gateway.start()
+        operations = self.operations[store.node_id] = Operations(store, gateway)
+        operations.reshaper.start()
+
+    async def client(self, node: int, first: int, last: int, per_second: int) -> None:
+        """Reads and writes of rows first to last."""
+        while not self.stopping:
+            key = row(self.rand.randrange(first, last))
+            try:
+                transaction = self.gateways[node].begin(Isolation.READ_COMMITTED)
+                transaction.begin_statement()
+                await transaction.get_many([key])
+                if self.rand.random() < 0.1:
+                    transaction.put(key, b"w" * 100)
+                    await transaction.commit()
+                self.served += 1
+            except KVError as error:
+                self.failed.append(f"{type(error).__name__}: {error}")
+            await sleep(self.cluster.scheduler, 1_000_000_000 // per_second)
+
+    def load(self, first: int, last: int, per_second: int) -> None:
+        """So many requests a second through every node."""
+        for node in self.gateways:
+            for _ in range(5):
+                self.cluster.scheduler.spawn(self.client(node, first, last, per_second // 5))
+
+    def reports(self) -> list[RangeReport]:
+        reports = self.run(self.operations[1].surveyor.survey()).ranges()
+        return [report for report in reports if report.status.start >= row(0)]
+
+    def totals(self) -> tuple[int, int, int]:
+        reshapers = [operations.reshaper for operations in self.operations.values()]
+        return (
+            sum(r.splits for r in reshapers),
+            sum(r.merges for r in reshapers),
+            sum(r.leases_moved for r in reshapers),
+        )
+
+
+def test_a_hot_tenth_is_split_and_spread_by_itself_within_a_minute() -> None:
+    """The second acceptance of rebalancing, at small scale: nothing fails, and the nodes come to share the load."""
+    world = World()
+    assert len(world.reports()) == 3
+    world.load(0, KEYS, 20)
+    world.load(1_000, 1_100, 100)
+    world.cluster.advance(60)
+    splits, _, moved = world.totals()
+    assert splits >= 1 and moved >= 1
+    cuts = [report.status.start for report in world.reports()]
+    assert any(row(1_000) < cut < row(1_100) for cut in cuts), "the hot tenth itself was divided"
+    served = world.served
+    world.cluster.advance(20)
+    # At least 70 % of what was asked for; a request takes its time too.
+    assert world.served - served > 0.7 * 20 * 3 * 120
+    loads: dict[int, float] = {}
+    for report in world.reports():
+        loads[report.leader] = loads.get(report.leader, 0.0) + report.requests_per_second
+    mean = sum(loads.values()) / 3
+    assert len(loads) == 3 and max(loads.values()) < 1.5 * mean
+    assert not world.failed
+    splits_then = world.totals()[0]
+    world.cluster.advance(30)
+    assert world.totals()[0] <= splits_then + 2, "it comes to rest"
+
+
+def test_a_single_hot_key_is_told_and_not_split_for_ever() -> None:
+    world = World()
+    world.load(1_500, 1_501, 100)
+    world.cluster.advance(40)
+    assert world.totals()[0] == 0
+    reports = world.reports()
+    (hot,) = [report for report in reports if report.hot_key]
+    assert hot.hot_key == row(1_500)
+    judged = assess(reports, [1, 2, 3])[hot.range_id]
+    assert judged.recommendation == "one key gets most of it: a split does not help"
+
+
+def test_what_was_split_by_itself_is_merged_when_it_is_quiet() -> None:
+    world = World(settings={"range.split_qps": "50", "range.merge_after": "30s"})
+    world.load(0, 1_000, 40)
+    world.cluster.advance(40)
+    grown = len(world.reports())
+    assert grown > 3
+    world.stopping = True
+    world.cluster.advance(180)
+    assert [report.status.start for report in world.reports()] == [row(0), row(1_000), row(2_000)], "cut by command"
+    assert world.totals()[1] >= grown - 3
+    assert not world.failed
+
+
+def test_a_large_range_is_split_by_its_size() -> None:
+    world = World(nodes=1, settings={"range.max_bytes": "512kB"})
+    for first in range(3_000, 17_000, 1_000):
+        rows = [(b"\x04l%05d" % number, b"v" * 100) for number in range(first, first + 1_000)]
+        for each in rows:  # one command each, as transactions would
+            world.run(world.gateways[1].ingest([each]))
+    world.cluster.advance(60)
+    sizes = [report.size_bytes or 0 for report in world.reports()]
+    assert world.totals()[0] >= 2 and max(sizes) < 1.2 * (512 << 10)
+    assert world.failed == []
+
+
+def test_it_can_be_paused() -> None:
+    world = World(settings={"range.split_qps": "100", "rebalance.enabled": "off"})
+    world.load(1_000, 1_100, 100)
+    world.cluster.advance(40)
+    assert world.totals() == (0, 0, 0)
+    world.run(world.operations[2].set("rebalance.enabled", "on"))
+    world.cluster.advance(40)
+    assert world.totals()[0] >= 1
+
+
+def test_where_a_busy_range_is_cut() -> None:
+    def same(key: bytes) -> bytes:
+        return key
+
+    even = [b"%02d" % (number % 100) for number in range(500)]
+    assert split_point(even, b"00", same) == b"50"
+    assert split_point(even[:50], b"00", same) is None, "too few to tell"
+    assert split_point([b"k"] * 200, b"a", same) is None
+    assert hot_key([b"k"] * 200 + even, same) == b"k"
+    # Two rows share the load: the cut is between them, also where the range begins at one of them.
+    assert split_point([b"a", b"b"] * 100, b"a", same) == b"b"
+    # Colocated rows are one.
+    assert split_point([b"h1a", b"h1b", b"h1c"] * 100, b"a", lambda key: key[:2]) is None
+
+
+def test_which_lease_goes_where() -> None:
+    def nodes(*loads: float) -> dict[int, NodeView]:
+        return {number: NodeView(number, True, load=load) for number, load in enumerate(loads, 1)}
+
+    voters = {7: [1, 2, 3], 8: [1, 2, 3], 9: [1, 2]}
+    rates = {7: 500.0, 8: 400.0, 9: 100.0}
+    assert lease_for_load(1, rates, voters, nodes(1000, 200, 300), 50) == (8, 2)
+    assert lease_for_load(1, rates, voters, nodes(1000, 900, 950), 50) is None, "nearly even"
+    assert lease_for_load(1, {7: 1000.0}, {7: [1, 2]}, nodes(1000, 0), 50) is None, "it would only change sides"
+    assert lease_for_load(1, rates, {7: [1]}, nodes(1000, 0, 0), 50) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("server.time_until_dead", "90s", 90),
+        ("server.time_until_dead", "5 min", 300),
+        ("range.max_bytes", "64MB", 64 << 20),
+        ("range.split_qps", "250", 250),
+        ("rebalance.enabled", "off", 0),
+    ],
+)
+def test_values_of_settings(name: str, text: str, value: float) -> None:
+    assert parse(name, text) == value
+    assert parse(name, shown(name, value)) == value
+    assert all(parse(each, shown(each, setting.default)) == setting.default for each, setting in SETTINGS.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("nonsense", "1"),
+        ("range.max_bytes", "64 furlongs"),
+        ("range.max_bytes", "1"),
+        ("server.time_until_dead", "-5"),
+        ("server.time_until_dead", ""),
+        ("rebalance.enabled", "maybe"),
+    ],
+)
+def test_values_that_settings_cannot_have(name: str, text: str) -> None:
+    with pytest.raises(SettingRefused):
+        parse(name, text)
+
+
+def test_settings_reach_every_node_and_outlive_restarts() -> None:
+    world = World(settings={"server.time_until_dead": "20s"})
+    assert {store.membership.dead_after_ns for store in world.cluster.stores()} == {20_000_000_000}
+    world.cluster.crash("n1", "n2", "n3")
+    world.cluster.restart("n1", "n2", "n3")
+    world.cluster.advance(10)
+    assert {store.membership.dead_after_ns for store in world.cluster.stores()} == {20_000_000_000}
