@@ -24,6 +24,7 @@ from pydistdb.kv.transport import (
 )
 
 _MILLISECOND = 1_000_000
+LONGEST_PAUSE_NS = 300 * _MILLISECOND
 
 
 class Elections(StoreBase):
@@ -126,8 +127,8 @@ class Elections(StoreBase):
         rank = (voters.index(self.node_id) + replica.range_id) % len(voters)
         return rank * self.config.campaign_stagger_ns + self.rand(0, self.config.campaign_stagger_ns // 3)
 
-    def campaign_for(self, replica: Replica, delay_ns: int, attempts: int, pause_ns: int = 300 * _MILLISECOND) -> None:
-        """Campaign, again and again until somebody leads."""
+    def campaign_for(self, replica: Replica, delay_ns: int, attempts: int, pause_ns: int = LONGEST_PAUSE_NS) -> None:
+        """Campaign, again and again until somebody leads; the pauses grow."""
 
         def campaign() -> None:
             node = replica.raft
@@ -141,7 +142,8 @@ class Elections(StoreBase):
                 node.campaign()
                 self.wake(replica)
             if attempts > 1:
-                self.campaign_for(replica, pause_ns + self.rand(0, pause_ns), attempts - 1, pause_ns)
+                later_ns = max(pause_ns, min(pause_ns * 3 // 2, LONGEST_PAUSE_NS))
+                self.campaign_for(replica, pause_ns + self.rand(0, pause_ns), attempts - 1, later_ns)
 
         if delay_ns:
             self.scheduler.call_at(self.scheduler.now_ns() + delay_ns, campaign)

@@ -154,7 +154,7 @@ class RangeLifecycle(Elections):
                 if not right.commits_alone:
                     left.read_barrier()  # its heartbeats tell the followers that the split is committed
             # The followers may not have applied the split when the first request for votes comes.
-            self.campaign_for(right, 0, 40, 25 * _MILLISECOND)
+            self.campaign_for(right, 0, 40, 4 * _MILLISECOND)
         else:
             right.expected_leader = leader = self.leader_node(left)
             self.activate(right)
