@@ -178,8 +178,35 @@ def test_as_of_system_time(cluster: Cluster) -> None:
     cluster.settle()
 
 
+def test_a_deferrable_transaction_waits_for_a_snapshot_that_cannot_fail(cluster: Cluster) -> None:
+    """The writer's clock is ahead: other transactions of the reader's may be restarted, and fail in their second query."""
+    session = followers(cluster)[0]
+    node = cluster.backend.node
+    ahead = next(n for n in node.nodes.values() if n.node_id == node.leaseholder(b"\x04\x00").owner.node_id)
+    ahead.skew_us = 150_000
+    try:
+        cluster.run("1", "UPDATE t SET b = 'safe'")
+        cluster.run(session, "BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE")
+        before = node.scheduler.now_ns()
+        assert cluster.run(session, "SELECT 1") == ["1", "SELECT 1"]
+        assert node.scheduler.now_ns() - before >= 250_000_000
+        cluster.run("1", "UPDATE t SET b = 'unsafe'")
+        assert cluster.run(session, "SELECT b FROM t") == ["safe", "safe", "SELECT 2"]
+        assert cluster.run(session, "SELECT count(*) FROM t WHERE b = 'safe'") == ["2", "SELECT 1"]
+        assert cluster.run(session, "COMMIT") == ["COMMIT"]
+        assert cluster.run(session, "SELECT b FROM t WHERE a = 1") == ["unsafe", "SELECT 1"]
+    finally:
+        ahead.skew_us = 0
+    cluster.run("1", "UPDATE t SET b = 'old'")
+    cluster.settle()
+
+
 def test_a_table_is_not_read_by_another_definition(cluster: Cluster) -> None:
     session = followers(cluster)[0]
+    cluster.run(
+        "1", "CREATE FUNCTION r() RETURNS SETOF int LANGUAGE sql AS 'SELECT a FROM t WHERE b = ''old'' ORDER BY a'"
+    )
+    cluster.settle()
     [token, _] = cluster.run(session, "SHOW proddb.session_token")
     cluster.settle()
     cluster.run(session, "SET proddb.read_consistency = 'eventual'")
@@ -187,6 +214,9 @@ def test_a_table_is_not_read_by_another_definition(cluster: Cluster) -> None:
     cluster.run("1", "CREATE INDEX by_b ON t (b)")
     assert cluster.run(session, "SELECT a, c FROM t WHERE b = 'old' ORDER BY a") == ["1|7", "2|7", "SELECT 2"]
     assert "0A000" in cluster.run(session, f"SELECT * FROM t AS OF SYSTEM TIME {token}")[0]
+    assert cluster.run(session, "SELECT array(SELECT r())") == ["{1,2}", "SELECT 1"]
+    assert "0A000" in cluster.run(session, f"SELECT r() AS OF SYSTEM TIME {token}")[0]
+    cluster.run("1", "DROP FUNCTION r")
     assert cluster.run(session, f"SELECT 1 AS OF SYSTEM TIME {token}") == ["1", "SELECT 1"]
     cluster.settle()
     assert cluster.served(session, "SELECT c FROM t WHERE b = 'old'").startswith(f"node {session}")

@@ -71,6 +71,8 @@ class MemoryDatabase:
         self.lock_owners = 0
         self.prepared: dict[str, tuple[PreparedTransaction, MemoryTransaction]] = {}
 
+    max_clock_offset_us = 0
+
     def now(self) -> Timestamp:
         """A timestamp above every one given out before."""
         self.clock = max(self.clock + 1, time.time_ns() // 1000 << 12)

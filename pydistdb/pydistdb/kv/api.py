@@ -375,6 +375,10 @@ class Database(Protocol):
     def now(self) -> Timestamp:
         """Read this node's clock: later than everything that it has heard of."""
 
+    @property
+    def max_clock_offset_us(self) -> int:
+        """Tell how far the clocks of two nodes may differ."""
+
     def session_locks(self, current: Callable[[], object], on_lost: Callable[[], None]) -> SessionLocks:
         """Return the advisory locks of a new session.
 

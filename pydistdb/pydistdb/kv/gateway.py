@@ -175,6 +175,11 @@ class Gateway:
     async def finish_prepared(self, name: str, commit: bool, check: Callable[[PreparedTransaction], None]) -> None:
         await self.prepared.finish(name, commit, check)
 
+    @property
+    def max_clock_offset_us(self) -> int:
+        alone = len(list(self.store.known_nodes())) == 1
+        return 0 if alone else self.leases.clock.max_offset_us
+
     def session_locks(self, current: Callable[[], object], on_lost: Callable[[], None]) -> SessionLocks:
         return SessionLocks(self.lock_keeper, current, on_lost)
 

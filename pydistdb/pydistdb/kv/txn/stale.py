@@ -90,6 +90,8 @@ class StaleReader(Coordinator):
         # A transaction's later statements do not see less than its earlier ones.
         earlier = 0 if self._first_statement else self.read_timestamp
         self._floor = floor = max(self._floor_of(), earlier, at_least)
+        if self._exact and floor > clock.now():
+            raise MustWait  # that time has not come yet
         self._leases.hear(floor)
         if floor and floor < gateway.store.garbage.horizon:
             raise SnapshotTooOld(floor)

@@ -220,6 +220,9 @@ class Execution:
         self.plan = session.plans.for_values(await session.pin(self.plan), self.parameters)
         self._check_columns(sink)
         transaction = block.open()
+        while (left_ns := block.past.left_ns()) > 0:
+            await sleep(session.environment.scheduler, min(left_ns, LONGEST_BACKOFF_NS))
+            session.check_interrupt()
         transaction.begin_statement(block.least_timestamp)
         if block.reader is not None:
             self.reader = block.reader
@@ -300,7 +303,7 @@ class Execution:
         if not self.alone:
             return False
         if isinstance(error, kv.PastIsReadOnly) and self.plan.as_of is None:
-            block.past.is_suspended = True  # a function writes
+            block.past.is_suspended = True  # a function writes, or reads a table that has changed since
             block.restart()
             return True
         if isinstance(error, (kv.SerializationConflict, kv.TransactionAborted)) or (

@@ -6,6 +6,7 @@ What reads in the past, and what does not (docs/sql.md, "Consistency of reads"):
     strong     now, at the leaseholders                   now
     others     at a closed timestamp, at the nearest copy now: a transaction that may write reads what it will validate
     AS OF      at that very time, at the nearest copy     refused
+    (strong, SERIALIZABLE READ ONLY DEFERRABLE: now, after a wait until no clock is behind)
 
 The **token** stands for what the session has seen and written: at level ``session`` no read is older.  It moves with every
 transaction at that level.  At other levels nothing is kept: what is shown is this node's clock, which is later than all
@@ -94,6 +95,17 @@ class PastReads:
             case _:
                 return 0
 
+    def wait_for_safety(self, deferrable: bool) -> None:
+        """SERIALIZABLE READ ONLY DEFERRABLE: read at a time that no clock has reached yet, once all of them have.
+
+        Nothing that was committed before can be later than that, so the transaction is never restarted and never fails."""
+        if deferrable:
+            self.at = self._database.now() + (self._database.max_clock_offset_us << COUNTER_BITS)
+
+    def left_ns(self) -> int:
+        """How long the time of the transaction at work is still to come."""
+        return max(0, (self.at - self._database.now() >> COUNTER_BITS) + 1) * 1_000 if self.at else 0
+
     def note_end(self, timestamp: kv.Timestamp) -> None:
         """A transaction has seen, or written, what is there at ``timestamp``."""
         if self.level.kind == "session" and not self.at and timestamp > self.token:
@@ -111,18 +123,34 @@ class PastReads:
     ) -> None:
         """Make sure that the tables were, at the snapshot, what they are now; moves it forward if need be."""
         for _ in range(2):
-            version = await catalog.version_at(transaction)
-            if version == catalog.state.version or not catalog.state.reshaped_since(version, tables):
-                transaction.schema_checked = True
+            if await self._is_same(catalog, transaction, tables):
                 return
-            if self.at:
-                raise FeatureNotSupported(
-                    "a table cannot be read as of a time before its definition last changed",
-                    detail="Old rows are read by the definition of today.",
-                )
             if not is_first and transaction.isolation is not kv.Isolation.READ_COMMITTED:
                 break
             transaction.begin_statement(self._database.now())
         raise SerializationFailure(
             "could not serialize access due to a change of a table's definition", hint=RETRY_HINT
         )
+
+    async def check_body(self, catalog: CatalogStore, transaction: kv.PastReader, tables: Iterable[int]) -> None:
+        """The same for what a function reads in the middle of a query, whose snapshot stays.
+
+        A query alone runs again, in the present; a transaction has to be repeated."""
+        if not await self._is_same(catalog, transaction, tables):
+            if self.only_reads:
+                raise kv.PastIsReadOnly
+            raise kv.SerializationConflict("could not serialize access due to concurrent update")
+
+    async def _is_same(self, catalog: CatalogStore, transaction: kv.PastReader, tables: Iterable[int]) -> bool:
+        """Whether the tables were at the snapshot what they are now."""
+        transaction.schema_checked = True  # the catalog's version may be read at hand, too
+        version = await catalog.version_at(transaction)
+        if version == catalog.state.version or not catalog.state.reshaped_since(version, tables):
+            return True
+        transaction.schema_checked = False
+        if self.at:
+            raise FeatureNotSupported(
+                "a table cannot be read as of a time before its definition last changed",
+                detail="Old rows are read by the definition of today.",
+            )
+        return False

@@ -136,6 +136,9 @@ class RoutineRunner:
             if not gate.try_enter(transaction, body.tables, body.writes):
                 await gate.enter(transaction, body.tables, body.writes, session.lock_deadline_ns())
             if body.catalog_state is session.view().catalog_state:
+                block = session.transaction
+                if block.reader is not None:
+                    await block.past.check_body(session.environment.catalog, block.reader, body.tables)
                 return body
 
     def _prepared(self, function: RoutineFunction, context: EvalContext) -> _Body:

@@ -191,6 +191,8 @@ class SessionTransaction:
         transaction = self.kv
         if transaction is None:
             past = self.past
+            if self.read_only and self.isolation is kv.Isolation.SERIALIZABLE and not past.applies:
+                past.wait_for_safety(self._settings.values["transaction_deferrable"] == "on")
             if past.applies and (self.read_only or past.only_reads):
                 transaction = self.kv = self.reader = past.begin(self.isolation)
             else:
