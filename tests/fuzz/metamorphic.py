@@ -3,6 +3,7 @@
 No second database is needed; what is compared are two ways of asking one thing of one node, in process:
 
 * plans: the same query with ways to join, scan and sort ruled out at random (``enable_`` settings);
+* changes: the same of UPDATE, DELETE, INSERT and MERGE, and what they leave;
 * norec: ``count(*) … WHERE p`` against counting where ``p`` is true over all rows, which leaves the optimiser nothing to do;
 * tlp: the rows are those where ``p`` is true, those where it is false, and those where it is NULL.
 
@@ -61,14 +62,24 @@ def plans(client: SqlClient, random: Random) -> Difference | None:
     return _with_switches(client, random, text)
 
 
+def changes(client: SqlClient, random: Random) -> Difference | None:
+    """What a change returns, and what the table is then."""
+    text = Grammar(random).change().sql()
+    found = _with_switches(client, random, f"BEGIN; {text}; SELECT * FROM t1 ORDER BY a")
+    client.execute("ROLLBACK")
+    return found
+
+
 def _with_switches(client: SqlClient, random: Random, text: str) -> Difference | None:
     expected = rows(client, text)
+    client.execute("ROLLBACK")
     if expected is None:
         return None
     off = [name for name in SWITCHES if random.random() < 0.5]
     for name in off:
         client.execute(f"SET enable_{name} = off")
     got = rows(client, text)
+    client.execute("ROLLBACK")
     for name in off:
         client.execute(f"RESET enable_{name}")
     return (text, f"without {', '.join(off)}", expected, got) if got is not None and got != expected else None
@@ -166,7 +177,12 @@ def _subquery(random: Random, grammar: Grammar, scope: Scope) -> str:
     return f"(SELECT count(*) + coalesce(sum({inner}), 0) {body}) > 1"
 
 
-CHECKS: dict[str, Callable[[SqlClient, Random], Difference | None]] = {"plans": plans, "norec": norec, "tlp": tlp}
+CHECKS: dict[str, Callable[[SqlClient, Random], Difference | None]] = {
+    "plans": plans,
+    "changes": changes,
+    "norec": norec,
+    "tlp": tlp,
+}
 
 
 def check(name: str, client: SqlClient, seed: int) -> Difference | None:

@@ -288,7 +288,7 @@ def order_joins(
         terms,
         estimator,
     )
-    for number, side in enumerate(sides):
+    for number, side in enumerate(sides if len(sides) > 2 else ()):  # two are joined in one way only
         cluster.probes[number] = _probes(cluster, number, side, estimator)
 
     def build(plan: Plan) -> Side:
