@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from pydistdb.sql.catalog.analyze import describe_column, estimate_distinct
@@ -163,3 +164,30 @@ def test_tables_that_change_are_analysed_by_themselves() -> None:
     client.execute("drop table t")
     assert not auto_analyze.changes()
     auto_analyze.stop()
+
+
+def test_the_node_with_most_changes_analyses() -> None:
+    server = SqlServer()
+    client = server.connect()
+    client.execute("create table t (a int primary key); insert into t select generate_series(1, 40)")
+    view = server.catalog.view("postgres", ("public",))
+    table = view.relation("t")
+    assert isinstance(table, Table)
+    here = server.database.node_id
+    others: dict[int, bytes | None] = {}
+
+    async def broadcast(topic: str, payload: bytes, timeout_ns: int) -> dict[int, bytes | None]:
+        return {here: msgspec.msgpack.encode(list(server.environment.auto_analyze.changes().items())), **others}
+
+    server.database.broadcast = broadcast  # type: ignore[method-assign]
+
+    def looked_at() -> bool:
+        server.scheduler.run(server.environment.auto_analyze.look())
+        return client.rows("select reltuples from pg_class where relname = 't'") == ["40"]
+
+    assert not looked_at(), "40 rows are too few"
+    others[here + 1] = msgspec.msgpack.encode([(table.oid, 41)])
+    others[here + 2] = None
+    assert not looked_at(), "the other node has more of them"
+    others[here + 1] = msgspec.msgpack.encode([(table.oid, 15)])
+    assert looked_at() and not server.environment.auto_analyze.changes()
