@@ -201,3 +201,15 @@ def test_pins_cost_little() -> None:
         gate.try_enter(owner, T, False)
         gate.leave(owner)
     assert (time.perf_counter() - started) / 10_000 < 20e-6
+
+
+def test_a_block_that_was_given_up_is_asked_for_again() -> None:
+    nodes, (first, second) = gates(2)
+    reader, ddl = Owner(), Owner()
+    assert second.try_enter(reader, T, writes=False)
+    for _ in range(2):  # the first time before a savepoint is rolled back to
+        with pytest.raises(LockNotAvailable):
+            nodes.run(first.block(ddl, T, deadline_ns=nodes.scheduler.now_ns() + SECOND))
+    second.leave(reader)
+    nodes.run(first.block(ddl, T))
+    assert not second.try_enter(Owner(), T, writes=False)

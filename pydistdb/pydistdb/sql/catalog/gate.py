@@ -250,12 +250,28 @@ class TableGate:
         }
         if not wanted:
             return
+        before = dict(held.tables)
         held.tables.update(wanted)
         self._start_renewal(transaction, held)
+        try:
+            await self._block(transaction, held, list(wanted), exclusive, deadline_ns, check_interrupt)
+        except BaseException:
+            held.tables = before  # what was asked for lapses; a savepoint may let the transaction ask again
+            raise
+
+    async def _block(
+        self,
+        transaction: Any,
+        held: _Held,
+        wanted: list[int],
+        exclusive: bool,
+        deadline_ns: int | None,
+        check_interrupt: Callable[[], None] | None,
+    ) -> None:
         since_ns = self._scheduler.now_ns()
         in_the_way: list[bytes] = []
         while True:
-            asking = self._scheduler.spawn(self._round(held, list(wanted), exclusive, ROUND_NS), "table lock")
+            asking = self._scheduler.spawn(self._round(held, wanted, exclusive, ROUND_NS), "table lock")
             found = asking.completion
             if not found.done:
                 done: Completion[None] = Completion()
