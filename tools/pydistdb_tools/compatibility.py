@@ -159,8 +159,8 @@ HEAD = """# Compatibility
 
 Test suites of drivers and frameworks, run against one node. Written by `python -m pydistdb_tools.compatibility` (its text
 says how to run it); do not edit by hand. Failures are not compared with a run against Postgres: some are of the suite's
-surroundings. At most eight kinds of errors are listed for each suite. pgjdbc and node-postgres are tested by programs of
-our own (tests/drivers).
+surroundings. At most eight kinds of errors are listed for each suite. pgjdbc, node-postgres,
+psycopg 3 and Alembic are tested by programs of our own (tests/drivers).
 
 | suite | passed | failed | skipped |
 |---|---:|---:|---:|

@@ -236,7 +236,7 @@ async def _copy_to(session: ClientSession, utility: Copy, options: CopyOptions, 
     output = _CopyOut(sink, encodings.encoded(write, options.encoding))
     sink.copy_out(options.binary, len(names))
     if options.binary:
-        sink.copy_data(formats.BINARY_HEADER)
+        output.head = formats.BINARY_HEADER
     elif options.header:
         sink.copy_data(encodings.encode_line(formats.header_line(options, names), options.encoding))
     execution = Execution(session, plan, (), alone=not session.transaction.in_block)
@@ -246,7 +246,7 @@ async def _copy_to(session: ClientSession, utility: Copy, options: CopyOptions, 
         await execution.close()
         raise
     if options.binary:
-        sink.copy_data(formats.BINARY_TRAILER)
+        sink.copy_data(output.head + formats.BINARY_TRAILER)
     sink.copy_done()
     return execution.rows_sent
 
@@ -257,10 +257,17 @@ class _CopyOut:
     def __init__(self, sink: Sink, write: formats.RowWriter) -> None:
         self._sink = sink
         self._write = write
+        self.head = b""
+        """What is to stand before the first row, in one message with it: so Postgres sends the header of the binary format,
+        and drivers take a message for a row."""
 
     def rows(self, batch: list[tuple[Any, ...]]) -> None:
         copy_data = self._sink.copy_data
-        for line in self._write(batch):
+        lines = self._write(batch)
+        if self.head and lines:
+            lines[0] = self.head + lines[0]
+            self.head = b""
+        for line in lines:
             copy_data(line)
 
     async def drain(self) -> None:
