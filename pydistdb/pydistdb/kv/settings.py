@@ -42,7 +42,7 @@ SETTINGS: dict[str, Setting] = {
     ),
     "range.max_bytes": Setting(128 << 20, 64 << 10, 64 << 30, "B", "a range is split when it is larger"),
     "range.split_qps": Setting(
-        1_000, 10, 1_000_000, "", "a range is split, or its lease moved, above so many requests a second"
+        10_000, 10, 1_000_000, "", "a range is split, or its lease moved, above so many requests a second"
     ),
     "range.merge_after": Setting(
         300,

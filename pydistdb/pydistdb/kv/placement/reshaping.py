@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from math import inf
 from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import KVError
@@ -103,7 +104,7 @@ class Reshaper:
 
     def _sample(self, held: list[RangeLocal]) -> None:
         """Note keys where they may be wanted soon."""
-        rate = self.setting("range.split_qps")
+        rate = self._split_rate()
         for local in held:
             if local.request_rate < rate / 4:
                 local.sampler, local.hot_key = None, b""
@@ -135,9 +136,15 @@ class Reshaper:
 
     # ---------------------------------------------------------------------------------------------------------- splits
 
+    def _split_rate(self) -> float:
+        """Above so many requests a second a range is to be cut, so that other nodes can take a part of the load.
+
+        A node without others serves one range better than two: transactions over both would need two phases."""
+        return self.setting("range.split_qps") if len(self._store.live_nodes()) > 1 else inf
+
     def _cut_by_load(self, local: RangeLocal) -> bytes | None:
         looks = self._busy_looks.get(local.range_id, 0)
-        busy = local.request_rate > self.setting("range.split_qps")
+        busy = local.request_rate > self._split_rate()
         self._busy_looks[local.range_id] = looks = looks + 1 if busy else 0
         if looks < PATIENCE or local.sampler is None:
             return None
