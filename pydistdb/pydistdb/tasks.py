@@ -309,8 +309,8 @@ def pause(scheduler: Scheduler) -> Completion[None]:
     return completion
 
 
-BUSY_NS = 500_000
-AWAY_FACTOR = 3
+BUSY_NS = 100_000
+AWAY_FACTOR = 10
 
 
 async def give_way(scheduler: Scheduler, work_ns: int) -> None:

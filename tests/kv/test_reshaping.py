@@ -139,7 +139,7 @@ def test_what_was_split_by_itself_is_merged_when_it_is_quiet() -> None:
 
 
 def test_a_large_range_is_split_by_its_size() -> None:
-    world = World(nodes=1, settings={"range.max_bytes": "512kB"})
+    world = World(settings={"range.max_bytes": "512kB"})
     for first in range(3_000, 17_000, 1_000):
         rows = [(b"\x04l%05d" % number, b"v" * 100) for number in range(first, first + 1_000)]
         for each in rows:  # one command each, as transactions would

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydistdb.sql.errors import DatabaseError
 from pydistdb_server.pgwire import ServerStep, State, WireProtocol, encode
 from pydistdb_server.pgwire import messages as m
-from pydistdb_server.pgwire.protocol import DESCRIBE_EXECUTE_SYNC, MAX_MESSAGE_BYTES
+from pydistdb_server.pgwire.protocol import DESCRIBE_EXECUTE_SYNC, MAX_MESSAGE_BYTES, plain_bind
 from pydistdb_server.pgwire.states import CLIENT, SERVER
 
 from tests.server import packets as p
@@ -190,3 +190,40 @@ def test_the_tables_are_whole() -> None:
         assert set(table.values()) <= set(State)
     for transitions in SERVER.values():
         assert transitions.get(ServerStep.FATAL) in (State.CLOSED, None)
+
+
+@pytest.mark.parametrize("result_formats", [[], [0]])
+@pytest.mark.parametrize("parameters", [[], [b"7"], [b"", None, b"x" * 300], [b"\0\1\0\0"], [b"\0\1", b"\0\0"]])
+def test_a_plain_bind_is_recognised(result_formats: list[int], parameters: list[bytes | None]) -> None:
+    """With no result format, and with the one that libpq sends."""
+    data = p.bind("", "P0_1", parameters, [], result_formats) + DESCRIBE_EXECUTE_SYNC
+    assert plain_bind(data) == (b"P0_1", parameters)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        p.bind("", "s", [b"7"], [], [1]) + DESCRIBE_EXECUTE_SYNC,
+        p.bind("", "s", [b"7"], [1], [0]) + DESCRIBE_EXECUTE_SYNC,
+        p.bind("p", "s", [b"7"], [], [0]) + DESCRIBE_EXECUTE_SYNC,
+        p.bind("", "s", [b"7"], [], [0, 0]) + DESCRIBE_EXECUTE_SYNC,
+        p.bind("", "s", [b"7"], [], [0]) + DESCRIBE_EXECUTE_SYNC + p.query("SELECT 1"),
+        p.query("SELECT 1") + DESCRIBE_EXECUTE_SYNC,
+        DESCRIBE_EXECUTE_SYNC,
+        b"B\0\0\0\6\0s" + DESCRIBE_EXECUTE_SYNC,
+    ],
+)
+def test_what_is_no_plain_bind(data: bytes) -> None:
+    assert plain_bind(data) is None
+
+
+@given(st.binary(max_size=40))
+def test_garbage_is_no_plain_bind_or_decodes_to_the_same(data: bytes) -> None:
+    whole = b"B" + struct.pack("!i", len(data) + 4) + data
+    found = plain_bind(whole + DESCRIBE_EXECUTE_SYNC)
+    if found is not None:
+        wire = ready()
+        wire.receive(whole)
+        [message] = take(wire)
+        assert isinstance(message, m.Bind)
+        assert (message.statement.encode(), list(message.parameters)) == found and not any(message.result_formats)

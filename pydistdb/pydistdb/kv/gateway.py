@@ -69,11 +69,13 @@ from pydistdb.kv.txn.recovery import Recovery
 from pydistdb.kv.txn.serializable import SerializableCoordinator
 from pydistdb.kv.txn.stale import StaleReader
 from pydistdb.kv.txn.tracing import begin_traced
-from pydistdb.tasks import Completion, Scheduler, gather, sleep, with_deadline
+from pydistdb.tasks import Completion, Scheduler, gather, give_way, sleep, with_deadline
 
 INGEST_CHUNK_BYTES = 512 << 10
 INGEST_CHUNK_ENTRIES = 5_000
 CLEAR_INTERVAL_NS = 50_000_000
+CLEAR_NS = 15_000_000
+"""What one piece takes, roughly."""
 """Between two proposals that clear a large span, so that others have the commit thread most of the time."""
 
 MAX_BROADCAST_BYTES = 16 << 20
@@ -243,6 +245,7 @@ class Gateway:
                 first = cleared.resume or last
                 if cleared.resume:
                     await sleep(self._scheduler, CLEAR_INTERVAL_NS)
+                    await give_way(self._scheduler, CLEAR_NS)
 
         await self.router.each_span(start, min(end, KEY_MAX), clear)
 

@@ -24,9 +24,11 @@ from pydistdb_storage import mvcc
 from pydistdb.kv.descriptor import RangeId
 from pydistdb.kv.multiraft import MultiRaft
 from pydistdb.kv.replica import Replica
-from pydistdb.tasks import Completion, pause
+from pydistdb.tasks import Completion, give_way
 
 SLICE_KEYS = 1_000
+SLICE_NS = 1_500_000
+"""What a slice takes, roughly."""
 RESCAN_FACTOR = 50
 LEAST_AGE_NS = 1_000_000_000
 MOST_SAMPLES = 4_096
@@ -122,7 +124,7 @@ class RangeSizes:
                 checksum = crc32(value, crc32(key, checksum))
             keys += len(found.keys)
             position = found.resume
-            await pause(store.scheduler)
+            await give_way(store.scheduler, SLICE_NS)
         now_ns = store.scheduler.now_ns()
         unchanged = replica.applied_index == applied and replica.descriptor is descriptor
         self._known[replica.range_id] = RangeSize(

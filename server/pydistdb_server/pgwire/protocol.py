@@ -55,7 +55,8 @@ DESCRIBE_EXECUTE_SYNC = b"D\0\0\0\x06P\0" + EXECUTE_SYNC
 """What libpq sends behind every Bind of the unnamed portal; recognised whole, it saves three decodings."""
 
 _NO_FORMATS = b"\0\0"
-_PLAIN_BIND_TAIL = _NO_FORMATS + DESCRIBE_EXECUTE_SYNC
+_TEXT_FORMAT = b"\0\1\0\0"
+"""One format for all results, which is text: so libpq says it."""
 _BIND = ord("B")
 
 
@@ -211,14 +212,21 @@ class WireProtocol:
 def plain_bind(data: bytes) -> tuple[bytes, list[bytes | None]] | None:
     """The statement's name and the parameters, if ``data`` is exactly what libpq sends to run a prepared statement: a Bind
     of the unnamed portal with everything in text format, Describe, Execute, Sync.  None for anything else."""
-    if not data.endswith(_PLAIN_BIND_TAIL):
+    if not data.endswith(DESCRIBE_EXECUTE_SYNC):
         return None
     kind, length = _FRAME(data)
     body_end = len(data) - len(DESCRIBE_EXECUTE_SYNC)
+    formats = _TEXT_FORMAT if data.startswith(_TEXT_FORMAT, body_end - 4) else _NO_FORMATS
+    last = body_end - len(formats)
     end = data.find(b"\0", 6)
-    if kind != _BIND or length + 1 != body_end or data[5] or data[end + 1 : end + 3] != _NO_FORMATS:
+    if (
+        kind != _BIND
+        or length + 1 != body_end
+        or data[5]
+        or data[end + 1 : end + 3] != _NO_FORMATS
+        or not data.startswith(formats, last)
+    ):
         return None
-    last = body_end - 2
     position = end + 5
     parameters: list[bytes | None] = []
     while position + 4 <= last:

@@ -104,7 +104,7 @@ class Reshaper:
 
     def _sample(self, held: list[RangeLocal]) -> None:
         """Note keys where they may be wanted soon."""
-        rate = self._split_rate()
+        rate = self.setting("range.split_qps") if self._has_company else inf
         for local in held:
             if local.request_rate < rate / 4:
                 local.sampler, local.hot_key = None, b""
@@ -120,7 +120,7 @@ class Reshaper:
         if replica is None or replica.descriptor.is_changing:
             return
         try:
-            cut = self._cut_by_load(local) or await self._cut_by_size(local, replica)
+            cut = (self._cut_by_load(local) or await self._cut_by_size(local, replica)) if self._has_company else None
             if cut is not None and max(local.start, USER_KEYS) < cut < local.end:
                 right = await self._store.split(cut, automatic=True)
                 self.splits += 1
@@ -136,15 +136,15 @@ class Reshaper:
 
     # ---------------------------------------------------------------------------------------------------------- splits
 
-    def _split_rate(self) -> float:
-        """Above so many requests a second a range is to be cut, so that other nodes can take a part of the load.
-
-        A node without others serves one range better than two: transactions over both would need two phases."""
-        return self.setting("range.split_qps") if len(self._store.live_nodes()) > 1 else inf
+    @property
+    def _has_company(self) -> bool:
+        """Ranges are cut so that other nodes can take a part.  A node without others serves one range better than two:
+        transactions over both would need two phases."""
+        return len(self._store.live_nodes()) > 1
 
     def _cut_by_load(self, local: RangeLocal) -> bytes | None:
         looks = self._busy_looks.get(local.range_id, 0)
-        busy = local.request_rate > self._split_rate()
+        busy = local.request_rate > self.setting("range.split_qps")
         self._busy_looks[local.range_id] = looks = looks + 1 if busy else 0
         if looks < PATIENCE or local.sampler is None:
             return None
