@@ -106,6 +106,15 @@ class MustWait(Exception):
     """A ``try_`` call cannot be answered at once: call the awaitable form."""
 
 
+class RowLocked(MustWait):
+    """It is the lock of one row that must be waited for."""
+
+    def __init__(self, key: bytes, strength: LockStrength) -> None:
+        super().__init__()
+        self.key = key
+        self.strength = strength
+
+
 class SerializationConflict(KVError):
     """Another transaction won; the whole transaction may be retried (40001)."""
 

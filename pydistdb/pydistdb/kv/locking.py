@@ -123,6 +123,7 @@ class Locker:
                 versions.append(OWN_INTENT)
             else:
                 value, version = mvcc.get(snapshot, key, mvcc.MAX_TIMESTAMP)
+                local.locks.note_version(transaction_id, key, version)
                 values.append(value)
                 versions.append(version)
         return Locked(values, versions)

@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from pydistdb.kv.api import KVError
+from pydistdb.kv.api import KVError, LockStrength
 from pydistdb.kv.requests import StillWaiting, TransactionId
 from pydistdb.tasks import Completion
 
@@ -57,11 +57,23 @@ HeldLocks = dict[TransactionId, dict[bytes, int]]
 class Owner:
     """One transaction's locks in this range: key → strength."""
 
-    __slots__ = ("keys", "transaction_id")
+    __slots__ = ("keys", "seen", "transaction_id")
 
     def __init__(self, transaction_id: TransactionId) -> None:
         self.transaction_id = transaction_id
         self.keys: dict[bytes, int] = {}
+        self.seen: dict[bytes, int] = {}
+        """The newest version that was found under a lock, as long as the lock is the same: gone as soon as it is taken anew,
+        or more strongly."""
+
+    def gain(self, key: bytes, strength: int) -> None:
+        self.keys[key] = strength
+        if self.seen:
+            self.seen.pop(key, None)
+
+    def keeps(self, key: bytes, version: int) -> bool:
+        """Whether ``version`` was found under a lock that has kept every other writer out ever since."""
+        return self.seen.get(key) == version and self.keys.get(key, 0) >= LockStrength.NO_KEY_UPDATE
 
 
 class Waiter:
@@ -127,13 +139,19 @@ class LockTable:
         held = self._table.get(key)
         if held is None:
             self._table[key] = owner
-            owner.keys[key] = strength
+            owner.gain(key, strength)
             return True
         if held is owner:
             if owner.keys[key] < strength:
-                owner.keys[key] = strength
+                owner.gain(key, strength)
             return True
         return self._try_contended(owner, held, key, strength)
+
+    def note_version(self, transaction_id: TransactionId, key: bytes, version: int) -> None:
+        """The newest version of a key that the transaction holds, as it is now."""
+        owner = self._owners.get(transaction_id)
+        if owner is not None and key in owner.keys:
+            owner.seen[key] = version
 
     def is_free(self, transaction_id: TransactionId, key: bytes, strength: int) -> bool:
         """Tell whether the transaction could have the lock at once."""
@@ -154,7 +172,7 @@ class LockTable:
             return False
         contended = self._contend(key)
         contended.holders[owner.transaction_id] = owner
-        owner.keys[key] = strength
+        owner.gain(key, strength)
         return True
 
     def enqueue(self, transaction_id: TransactionId, key: bytes, strength: int) -> Waiter:
@@ -335,7 +353,7 @@ class LockTable:
             owner = self._owners.get(waiter.transaction_id)
             if owner is None:
                 owner = self._owners[waiter.transaction_id] = Owner(waiter.transaction_id)
-            owner.keys[key] = max(owner.keys.get(key, 0), waiter.strength)
+            owner.gain(key, max(owner.keys.get(key, 0), waiter.strength))
             contended.holders[waiter.transaction_id] = owner
             waiter.granted.set(None)
         if not waiters and len(contended.holders) <= 1:

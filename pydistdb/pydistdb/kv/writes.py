@@ -226,7 +226,7 @@ class Writer:
         # Not only at the start: the range may have been split while this waited.
         local.check_span(*span)
         snapshot = self._leases.latest()
-        _check_writes(local, writes, snapshot, sequence)
+        _check_writes(local, transaction_id, writes, snapshot, sequence)
         if conditions:
             _check_conditions(conditions, snapshot)
 
@@ -438,11 +438,15 @@ def _first_blocker(
     return None
 
 
-def _check_writes(local: RangeLocal, writes: list[Write], snapshot: Snapshot, sequence: int) -> None:
+def _check_writes(
+    local: RangeLocal, transaction_id: TransactionId, writes: list[Write], snapshot: Snapshot, sequence: int
+) -> None:
     """Raise KeyExists or SerializationConflict where the store is not as the writer expects.
 
-    Inserts in key order skip the seek as long as they stay below the next key that exists (bulk loads)."""
+    What was locked and has stayed so under this lease need not be looked up again.  Inserts in key order skip the seek as
+    long as they stay below the next key that exists (bulk loads)."""
     own_intents = local.intents.writes
+    owner = local.locks.owner(transaction_id)
     free_from, free_to = b"\xff", b""
     for key, _, expected in writes:
         if expected in (BLIND, OWN_INTENT):
@@ -464,7 +468,7 @@ def _check_writes(local: RangeLocal, writes: list[Write], snapshot: Snapshot, se
                     raise KeyExists(key)
             else:
                 free_from, free_to = key, following
-        elif mvcc.newest_timestamp(snapshot, key) != expected:
+        elif (owner is None or not owner.keeps(key, expected)) and mvcc.newest_timestamp(snapshot, key) != expected:
             raise SerializationConflict(_CONFLICT_TEXT)
 
 

@@ -22,6 +22,7 @@ from pydistdb.kv.api import (
     LockedValue,
     LockStrength,
     MustWait,
+    RowLocked,
     SerializationConflict,
     WaitPolicy,
 )
@@ -59,8 +60,9 @@ class LockingPart(ReadingPart):
             local.sampler.note(key)
         self._lock_starts[local.start] = None
         if not self._gateway.server.locker.try_lock_one(local, self._id or self.transaction_id, key, strength):
-            raise MustWait
+            raise RowLocked(key, strength)
         value, version = mvcc.get(leases.latest(), key, MAX_TIMESTAMP)
+        local.locks.note_version(self._id, key, version)
         return self._note_lock(key, value, version, strength)
 
     async def lock(

@@ -30,9 +30,11 @@ from pydistdb.sql.layout import TableLayout
 from pydistdb.sql.sampling import SAMPLE_TEXT, Sample, SampleRun, decode_answer, encode_arguments
 from pydistdb.sql.statements import Vacuum
 from pydistdb.sql.types import registry
-from pydistdb.tasks import pause
+from pydistdb.tasks import give_way
 
 SAMPLE_ROWS = 30_000
+TURN_NS = 5_000_000
+"""What one step takes, roughly."""
 MOST_COMMON_VALUES = 100
 HISTOGRAM_BUCKETS = 100
 WIDEST_VALUE_BYTES = 1_000
@@ -99,7 +101,7 @@ async def gather_statistics(ddl: DdlContext, table: Table) -> TableStatistics:
     columns = {}
     for column in live_columns(table):
         columns[column.number] = describe_column(column, [row[column.number - 1] for row in rows], sample.count)
-        await pause(ddl.store.scheduler)
+        await give_way(ddl.store.scheduler, TURN_NS)
     bytes_per_row = sample.size / sample.count if sample.count else 0.0
     return TableStatistics(float(sample.count), bytes_per_row, columns, ddl.context.statement_timestamp)
 
@@ -128,7 +130,7 @@ async def take_sample(ddl: DdlContext, layout: TableLayout, seed: int) -> Sample
                 run.take(batch.keys, batch.values)
                 sample.add(run)
                 resume = batch.resume
-            await pause(ddl.store.scheduler)
+            await give_way(ddl.store.scheduler, TURN_NS)
             start = end if resume is None else resume
     sample.trim()
     return sample

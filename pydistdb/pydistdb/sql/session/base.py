@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+from pydistdb.kv.api import RowLocked
 from pydistdb.sql.api import Sink
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.catalog.temporary import TemporaryObjects
@@ -75,6 +77,8 @@ class SessionBase:
         self.settled = False
         """The settings of the start have taken effect."""
         self._ran: CachedPlan | None = None
+        self._locked_row: tuple[RowLocked, CachedPlan, Sequence[Any]] | None = None
+        """What the last change by key found locked, if that made it wait."""
         self.search_path: tuple[str, ...] = ()
         self.transaction_status = b"I"
         self.query = ""

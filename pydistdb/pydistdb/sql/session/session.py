@@ -269,6 +269,13 @@ class ClientSession(FastSession):
             block.check_writable(plan.writing_tag)
         execution = portal.execution
         if execution is None:
+            if (
+                plan.writes
+                and self._locked_row is not None
+                and await self._try_behind_lock(plan, portal.parameters, sink)
+            ):
+                portal.done = True
+                return
             if most_rows and not alone and not plan.writes:
                 execution = await open_piecemeal(self, plan, portal.parameters)
             else:
