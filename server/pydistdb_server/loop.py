@@ -18,7 +18,8 @@ trio's ``wait_readable(epoll)``, or, told that it is ``alone`` in trio, in the e
 while nobody asks it anything is to wake up, and trio's way there and back is dearer than taking in a ping.
 
 Everything the database runs belongs to this one thread.  The commit thread, or any other, hands over a callback with
-``call_from_thread``: an append to a deque and, only if the loop has not been told already, one write to an eventfd.
+``call_from_thread``: an append to a deque, which every pass looks at, and one write to an eventfd if the loop may be asleep
+and has not been told already.  A busy loop is spared both ends of that, each of which gives the interpreter's lock away.
 
 Example::
 
@@ -77,6 +78,8 @@ class ServingLoop(BaseScheduler):
         self._wake_up = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._outgoing: list[Callback] = []
         self._told = False
+        self._may_wait = True
+        """The loop is waiting for descriptors, or about to, or not running: another thread must wake it."""
         self._asleep = False
         self._stopping = False
         self.passes = 0
@@ -107,8 +110,9 @@ class ServingLoop(BaseScheduler):
 
     def call_from_thread(self, callback: Callback) -> None:
         """Run ``callback`` in the loop's thread; the one method that other threads and signal handlers may call."""
+        # The order matters, here and where the loop goes to sleep: either it sees the call, or this sees that it may wait.
         self._thread_calls.append(callback)
-        if not self._told:
+        if self._may_wait and not self._told:
             self._told = True
             os.eventfd_write(self._wake_up, 1)
 
@@ -119,6 +123,9 @@ class ServingLoop(BaseScheduler):
         except BlockingIOError:
             pass
         self._told = False
+        self._run_thread_calls()
+
+    def _run_thread_calls(self) -> None:
         calls = self._thread_calls
         while calls:
             calls.popleft()()
@@ -152,7 +159,15 @@ class ServingLoop(BaseScheduler):
     def run_once(self, wait_seconds: float = 0) -> bool:
         """One pass: everything that is ready now, or within ``wait_seconds``.  Tells whether there was anything."""
         callbacks = self._callbacks
+        if wait_seconds:
+            self._may_wait = True
+            if self._thread_calls:
+                wait_seconds = 0
         events = self._epoll.poll(wait_seconds, EVENTS_PER_POLL)
+        self._may_wait = False
+        called = bool(self._thread_calls)
+        if called:
+            self._run_thread_calls()
         for descriptor, mask in events:
             callback = callbacks.get(descriptor)
             if callback is not None:  # else a callback before it in this batch has closed it
@@ -166,7 +181,7 @@ class ServingLoop(BaseScheduler):
             self.run_last()
             ran += 1
         self.passes += 1
-        return bool(events) or ran > 0
+        return bool(events) or called or ran > 0
 
     def send_later(self, send: Callback) -> None:
         """Call ``send`` at the end of the pass, or earlier if many wait for that."""
@@ -218,8 +233,10 @@ class ServingLoop(BaseScheduler):
     async def _sleep(self) -> None:
         deadline_ns = self.next_deadline_ns()
         self.sleeps += 1
-        self._asleep = True
+        self._asleep = self._may_wait = True
         try:
+            if self._thread_calls:
+                return
             if deadline_ns is None:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
                 return
@@ -228,7 +245,7 @@ class ServingLoop(BaseScheduler):
                 with trio.move_on_after(remaining_ns / 1e9):
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
         finally:
-            self._asleep = False
+            self._asleep = self._may_wait = False
 
     def close(self) -> None:
         """Give the descriptors back; the loop cannot run again."""
