@@ -174,6 +174,27 @@ def test_a_follower_that_was_away_for_long_gets_a_snapshot() -> None:
     assert cluster.store(away).metrics.snapshots_installed == 1
 
 
+def test_a_snapshot_brings_the_clock_along() -> None:
+    """Whoever leads the range next must write above all that is in it, however slow its own clock is."""
+    cluster = Cluster(seed=3, config=StoreConfig(log_entries_kept=20, log_entries_most=50))
+    cluster.start(3)
+    old = holder(cluster)
+    away = next(name for name in cluster.nodes if name != old)
+    cluster.crash(away)
+    for i in range(200):
+        cluster.run(cluster.put(b"\x04%03d" % i, b"v" * 20_000))
+    cluster.nodes[away].skew_us = -200_000
+    cluster.restart(away)
+    cluster.wait_until(lambda: cluster.store(away).metrics.snapshots_installed == 1)
+    newest = max(mvcc.split_version(key)[1] for key, _ in versions(cluster, away))
+    replica = cluster.store(away).replica_for_key(b"\x04000")
+    assert replica is not None and replica.log.state.clock >= newest
+    assert cluster.store(away).clock.now() > newest
+    cluster.crash(away)
+    cluster.restart(away)
+    assert cluster.store(away).clock.now() > newest, "also after a restart"
+
+
 @pytest.mark.parametrize("moment", range(6))
 def test_an_interrupted_snapshot_is_repeated_or_finished(tmp_path: Path, moment: int) -> None:
     def engine(name: str) -> Engine:

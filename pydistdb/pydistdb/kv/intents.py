@@ -144,8 +144,12 @@ class IntentSet:
     def drop_fresh(self, transaction_id: TransactionId, start: bytes, end: bytes) -> None:
         """All intents of the transaction in [start, end) are gone."""
         span = self.fresh.get(transaction_id)
-        if span is not None and start <= span.first and span.last < end:
+        if span is None or span.first < start:
+            return
+        if span.last < end:
             del self.fresh[transaction_id]
+        elif span.first < end:
+            self.fresh[transaction_id] = span._replace(first=end)
 
     def may_hold(self, key: bytes) -> bool:
         """Whether there may be a write intent on ``key``: the store knows for sure."""

@@ -12,7 +12,7 @@ from pydistdb_storage.engine import Snapshot, Space, WriteBatch
 from pydistdb_storage.keys import prefix_end
 
 from pydistdb import raft
-from pydistdb.kv.api import OutcomeUnknown
+from pydistdb.kv.api import OutcomeUnknown, Timestamp
 from pydistdb.kv.command import (
     Command,
     MergeStep,
@@ -54,7 +54,7 @@ from pydistdb.kv.snapshot import (
     install_batches,
     removal,
     stage_span,
-    staged_descriptor,
+    staged_head,
 )
 from pydistdb.kv.transport import (
     RaftEnvelope,
@@ -89,7 +89,7 @@ class RangeLifecycle(Elections):
         view = self.engine.snapshot()
         try:
             old = load_descriptor(view, range_id)
-            descriptor = staged_descriptor(view, range_id)
+            descriptor, clock = staged_head(view, range_id)
             for merged in _merged_away(view, descriptor):
                 replaced = load_state(view, merged.range_id)
                 self.engine.apply([_removal_batch(merged.range_id, replaced.replica_id if replaced else 0, merged)])
@@ -99,7 +99,7 @@ class RangeLifecycle(Elections):
             view.close()
         log = RangeLog(self.engine, range_id, state, membership_of(descriptor), self._snapshot_slots)
         meta = raft.SnapshotMeta(state.install_index, state.install_term, log.membership)
-        self.engine.apply([_last_install_batch(log, descriptor, meta)])
+        self.engine.apply([_last_install_batch(log, descriptor, meta, clock)])
 
     def _add_replica(self, descriptor: RangeDescriptor | None, range_id: RangeId, state: ReplicaState) -> Replica:
         membership = membership_of(descriptor) if descriptor is not None else raft.Membership()
@@ -249,7 +249,7 @@ class RangeLifecycle(Elections):
         range_id = replica.range_id
         view = self.engine.snapshot()
         try:
-            descriptor = staged_descriptor(view, range_id)
+            descriptor, clock = staged_head(view, range_id)
             old = load_descriptor(view, range_id)
             if not self._is_free(descriptor, replica):
                 self.fatal(AssertionError(f"snapshot of range {range_id} overlaps another range"))
@@ -263,7 +263,8 @@ class RangeLifecycle(Elections):
             view.close()
         if self.stopped or replica.destroyed:
             return
-        await self.write(_last_install_batch(replica.log, descriptor, meta))
+        self.clock.raise_to(clock)
+        await self.write(_last_install_batch(replica.log, descriptor, meta, clock))
         self.metrics.snapshots_installed += 1
         replica.installed(descriptor, meta)
 
@@ -337,10 +338,12 @@ def _merged_away(view: Snapshot, newer: RangeDescriptor) -> list[RangeDescriptor
     return [descriptor for descriptor in known if _is_merged_away(descriptor, newer)]
 
 
-def _last_install_batch(log: RangeLog, descriptor: RangeDescriptor, meta: raft.SnapshotMeta) -> WriteBatch:
+def _last_install_batch(
+    log: RangeLog, descriptor: RangeDescriptor, meta: raft.SnapshotMeta, clock: Timestamp
+) -> WriteBatch:
     """The batch that makes an installed snapshot the replica's state."""
     range_id = log.range_id
-    log.reset(raft.SnapshotMeta(meta.index, meta.term, membership_of(descriptor)))
+    log.reset(raft.SnapshotMeta(meta.index, meta.term, membership_of(descriptor)), clock)
     batch = WriteBatch()
     batch.cleared.append((Space.LOG, *log_span(range_id)))
     batch.cleared.append((Space.STATE, *stage_span(range_id)))

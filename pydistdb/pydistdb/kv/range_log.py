@@ -226,7 +226,7 @@ class RangeLog:
             self._slots.give_back()
             return None
         meta = raft.SnapshotMeta(state.applied_index, state.applied_term, membership_of(descriptor))
-        return RangeSnapshotReader(view, descriptor, meta, self._slots)
+        return RangeSnapshotReader(view, descriptor, meta, state.clock, self._slots)
 
     # --------------------------------------------------------------------------------------------------------- writing
 
@@ -264,9 +264,10 @@ class RangeLog:
         state.truncated_index = index
         state.truncated_term = term
 
-    def reset(self, meta: raft.SnapshotMeta) -> None:
+    def reset(self, meta: raft.SnapshotMeta, clock: Timestamp) -> None:
         """Stand where the snapshot stands (its installer clears the records)."""
         state = self.state
+        state.clock = max(state.clock, clock)
         state.applied_index = state.truncated_index = state.commit = self.last = meta.index
         state.applied_term = state.truncated_term = meta.term
         state.installing = state.install_index = state.install_term = 0

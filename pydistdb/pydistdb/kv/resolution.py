@@ -62,11 +62,11 @@ class Resolver:
                 entries = leases.latest().scan(Space.INTENTS, position, min(request.end, local.end))
                 resolved, position = _chunk(entries, transaction_id, request.commit_timestamp)
                 await self._apply(local, transaction_id, resolved, request.commit_timestamp)
+                local.intents.drop_fresh(transaction_id, request.start, position or request.end)
                 if position is not None:
                     if leases.scheduler.now_ns() > stop_ns:
                         return Resolved(position)
                     await give_way(leases.scheduler, len(resolved[0]) // 2 * INTENT_NS)
-            local.intents.drop_fresh(transaction_id, request.start, request.end)
         local.locks.release(transaction_id)
         local.note_settled(transaction_id)
         local.unstage(transaction_id)

@@ -25,6 +25,7 @@ from pydistdb_storage.engine import Snapshot, Space, WriteBatch
 from pydistdb_storage.keys import prefix_end
 
 from pydistdb import raft
+from pydistdb.kv.api import Timestamp
 from pydistdb.kv.command import transaction_prefix
 from pydistdb.kv.descriptor import RangeDescriptor, RangeId
 
@@ -33,10 +34,12 @@ INSTALL_BATCH_CHUNKS = 8
 
 
 class SnapshotChunk(msgspec.Struct, array_like=True):
-    """One piece.  Piece 0 names the descriptor (and the rows that fit)."""
+    """One piece.  Piece 0 names the descriptor and the range's clock (and the rows that fit)."""
 
     descriptor: RangeDescriptor | None
     rows: list[tuple[int, bytes, bytes]]
+    clock: Timestamp = 0
+    """The greatest timestamp in the range: whoever leads it next writes above that."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -106,12 +109,18 @@ class RangeSnapshotReader:
     """Reads a range from an engine snapshot, front to back (``raft.SnapshotReader``)."""
 
     def __init__(
-        self, view: Snapshot, descriptor: RangeDescriptor, meta: raft.SnapshotMeta, slots: SnapshotSlots
+        self,
+        view: Snapshot,
+        descriptor: RangeDescriptor,
+        meta: raft.SnapshotMeta,
+        clock: Timestamp,
+        slots: SnapshotSlots,
     ) -> None:
         self._view: Snapshot | None = view
         self._slots = slots
         self._descriptor: RangeDescriptor | None = descriptor
         self._meta = meta
+        self._clock = clock
         self._rows = _rows(view, descriptor)
         self._ahead = next(self._rows, None)
 
@@ -120,7 +129,7 @@ class RangeSnapshotReader:
         return self._meta
 
     def read(self, max_bytes: int) -> tuple[bytes, bool]:
-        chunk = SnapshotChunk(self._descriptor, [])
+        chunk = SnapshotChunk(self._descriptor, [], self._clock)
         self._descriptor = None
         row = self._ahead
         while row is not None and max_bytes > 0:
@@ -168,11 +177,11 @@ def install_batches(view: Snapshot, range_id: RangeId, count: int, old: RangeDes
         yield batch
 
 
-def staged_descriptor(view: Snapshot, range_id: RangeId) -> RangeDescriptor:
-    """The descriptor in the stage's first chunk."""
-    descriptor = next(staged_chunks(view, range_id, 1)).descriptor
-    assert descriptor is not None, "the first chunk names the descriptor"
-    return descriptor
+def staged_head(view: Snapshot, range_id: RangeId) -> tuple[RangeDescriptor, Timestamp]:
+    """The descriptor and the clock in the stage's first chunk."""
+    head = next(staged_chunks(view, range_id, 1))
+    assert head.descriptor is not None, "the first chunk names the descriptor"
+    return head.descriptor, head.clock
 
 
 def removal(descriptor: RangeDescriptor) -> list[tuple[Space, bytes, bytes]]:
