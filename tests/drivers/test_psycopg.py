@@ -144,6 +144,40 @@ def test_notifications_and_cancelling(url: str) -> None:
         assert listener.execute("SELECT 1").fetchone() == (1,)
 
 
+def test_a_prepared_change_waits_for_a_locked_row(url: str) -> None:
+    """It goes on when the row is free, sees it as its holder has left it, and waits no longer than lock_timeout."""
+    change = "UPDATE numbers SET half = half * 10 WHERE n = %s"
+    with psycopg.connect(url, autocommit=True) as holder, psycopg.connect(url, autocommit=True) as other:
+        for connection in (holder, other):
+            connection.execute("BEGIN")
+            for n in (5, 6):
+                connection.execute(change, (n,), prepare=True)
+            connection.execute("ROLLBACK")
+        holder.execute("BEGIN")
+        holder.execute("UPDATE numbers SET half = half + 1 WHERE n = 2")
+        other.execute("BEGIN")
+        timer = threading.Timer(0.3, lambda: holder.execute("COMMIT"))
+        timer.start()
+        assert other.execute(change, (2,), prepare=True).rowcount == 1
+        timer.join()
+        other.execute("COMMIT")
+        assert other.execute("SELECT half FROM numbers WHERE n = 2").fetchone() == (20.0,)
+        holder.execute("BEGIN")
+        holder.execute("DELETE FROM numbers WHERE n IN (2, 3)")
+        other.execute("SET lock_timeout = '50ms'")
+        other.execute("BEGIN")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            other.execute(change, (3,), prepare=True)
+        other.execute("ROLLBACK")
+        other.execute("RESET lock_timeout")
+        other.execute("BEGIN")
+        timer = threading.Timer(0.3, lambda: holder.execute("COMMIT"))
+        timer.start()
+        assert other.execute(change, (2,), prepare=True).rowcount == 0
+        timer.join()
+        other.execute("ROLLBACK")
+
+
 def test_asynchronous_connections(url: str) -> None:
     async def work() -> None:
         async with await psycopg.AsyncConnection.connect(url) as connection:

@@ -10,7 +10,7 @@ from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.operations import Operations
 from pydistdb.kv.placement.allocator import NodeView
 from pydistdb.kv.placement.hotspots import assess
-from pydistdb.kv.placement.reshaping import lease_for_load
+from pydistdb.kv.placement.reshaping import Reshaper, lease_for_load
 from pydistdb.kv.placement.splitting import hot_key, split_point
 from pydistdb.kv.settings import SETTINGS, SettingRefused, parse, shown
 from pydistdb.kv.store import Store
@@ -138,8 +138,9 @@ def test_what_was_split_by_itself_is_merged_when_it_is_quiet() -> None:
     assert not world.failed
 
 
-def test_a_large_range_is_split_by_its_size() -> None:
-    world = World(settings={"range.max_bytes": "512kB"})
+def test_a_large_range_is_split_by_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reshaper, "_has_company", True)  # with other nodes leases would move meanwhile
+    world = World(nodes=1, settings={"range.max_bytes": "512kB"})
     for first in range(3_000, 17_000, 1_000):
         rows = [(b"\x04l%05d" % number, b"v" * 100) for number in range(first, first + 1_000)]
         for each in rows:  # one command each, as transactions would
@@ -226,3 +227,12 @@ def test_settings_reach_every_node_and_outlive_restarts() -> None:
     world.cluster.restart("n1", "n2", "n3")
     world.cluster.advance(10)
     assert {store.membership.dead_after_ns for store in world.cluster.stores()} == {20_000_000_000}
+
+
+def test_a_node_without_others_keeps_its_ranges_whole() -> None:
+    world = World(nodes=1, settings={"range.max_bytes": "512kB", "range.split_qps": "50"})
+    world.load(1_000, 2_000, 100)
+    for number in range(3_000, 11_000):
+        world.run(world.gateways[1].ingest([(b"\x04l%05d" % number, b"v" * 100)]))
+    world.cluster.advance(60)
+    assert world.totals()[0] == 0

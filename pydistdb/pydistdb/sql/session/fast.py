@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydistdb.kv.api import Isolation, KVError, MustWait, RowLocked
+from pydistdb.kv.api import DeadlockDetected, Isolation, KVError, LockNotAvailable, MustWait, RowLocked
 from pydistdb.sql.api import PreparedStatement, Sink
 from pydistdb.sql.clock import now_us
 from pydistdb.sql.errors import DatabaseError
@@ -111,8 +111,10 @@ class FastSession(SessionBase):
             return False
         try:
             await transaction.lock([found[0].key], found[0].strength)
+        except (LockNotAvailable, DeadlockDetected):
+            raise
         except KVError:
-            return False  # the long way meets it again, and knows what to say
+            return False  # the long way meets it again, and knows whether to try once more
         self.check_interrupt()
         return self._try_run(plan, parameters, sink, announce=False)
 
