@@ -77,6 +77,11 @@ def intent_value(data: bytes) -> bytes | None:
     return data[_HEADER_BYTES + int.from_bytes(data[29:31], "big") :] or None
 
 
+def intent_head(data: bytes) -> bytes:
+    """All of an intent but its value: the same for all writes of one proposal."""
+    return data[: _HEADER_BYTES + int.from_bytes(data[29:31], "big")]
+
+
 def intent_transaction(data: bytes) -> TransactionId:
     return data[1:17]
 
@@ -121,7 +126,7 @@ class IntentSet:
         loaded = cls(latest)
         shared: dict[bytes, IntentInfo] = {}
         for key, data in latest().scan(Space.INTENTS, start, end):
-            head = data[: _HEADER_BYTES + int.from_bytes(data[29:31], "big")]
+            head = intent_head(data)
             info = shared.get(head)
             if info is None:
                 info = shared[head] = intent_info(data)

@@ -34,6 +34,9 @@ def lay_over(
     keys, values, resume = chunk
     if not overlay:
         return chunk
+    if not keys and len(overlay) <= limit:
+        live = sorted((entry for entry in overlay if entry[1] is not None), reverse=reverse)
+        return [key for key, _ in live], [value for _, value in live if value is not None], resume
     merged: dict[bytes, bytes | None] = dict(zip(keys, values, strict=True))
     merged.update(overlay)
     ordered = sorted(merged, reverse=reverse)

@@ -21,7 +21,7 @@ from pydistdb_storage.engine import Snapshot, Space
 from pydistdb_storage.keys import prefix_end
 
 from pydistdb.kv.api import ReadRestart, SerializationConflict, Timestamp
-from pydistdb.kv.intents import IntentInfo, intent_info, intent_transaction, intent_value, is_condition
+from pydistdb.kv.intents import IntentInfo, intent_head, intent_info, intent_transaction, intent_value, is_condition
 from pydistdb.kv.leases import Leases, RangeLocal
 from pydistdb.kv.overlay import Chunk, covered_span, lay_over
 from pydistdb.kv.pending import PendingGroup
@@ -154,11 +154,15 @@ class Reader:
         if not local.intents.writes and not local.intents.fresh:
             return chunk
         overlay: list[tuple[bytes, bytes | None]] = []
+        head, seen = b"", False
         for key, data in snapshot.scan(Space.INTENTS, first, last, reverse=reverse):
-            if not is_condition(data) and _visible(
-                local, data, read_timestamp, limit, request.uncertainty_limit, request.transaction_id
-            ):
-                overlay.append((key, intent_value(data)))
+            if is_condition(data):
+                continue
+            if not head or not data.startswith(head):  # else it is of the same proposal as the one before
+                head = intent_head(data)
+                seen = _visible(local, data, read_timestamp, limit, request.uncertainty_limit, request.transaction_id)
+            if seen:
+                overlay.append((key, data[len(head) :] or None))
                 if len(overlay) >= count:
                     # Many intents between two versions: speak only for the span up to here.
                     return lay_over(_cut(chunk, key, reverse), overlay, count, reverse=reverse)
