@@ -227,24 +227,25 @@ def _done(arguments: argparse.Namespace, text: str, **facts: object) -> int:
     return 0
 
 
-def split(arguments: argparse.Namespace) -> int:
+def _at_border(arguments: argparse.Namespace, verb: str) -> object:
+    """Split or merge a range, or the one of a table's row; the id of the range that the server names."""
     with connected(arguments.find_url(arguments)) as connection:
         if arguments.range is not None:
-            (found,) = rows_of(connection, "SELECT proddb.split_range(%s) AS right", arguments.range)
+            (found,) = rows_of(connection, f"SELECT proddb.{verb}_range(%s) AS id", arguments.range)
         else:
-            text = "SELECT proddb.split_at(%s::regclass, VARIADIC %s::text[]) AS right"
+            text = f"SELECT proddb.{verb}_at(%s::regclass, VARIADIC %s::text[]) AS id"
             (found,) = rows_of(connection, text, arguments.table, arguments.key)
-    return _done(arguments, f"shard {found['right']} begins there now", range_id=found["right"])
+    return found["id"]
+
+
+def split(arguments: argparse.Namespace) -> int:
+    right = _at_border(arguments, "split")
+    return _done(arguments, f"shard {right} begins there now", range_id=right)
 
 
 def merge(arguments: argparse.Namespace) -> int:
-    with connected(arguments.find_url(arguments)) as connection:
-        if arguments.range is not None:
-            (found,) = rows_of(connection, "SELECT proddb.merge_range(%s) AS whole", arguments.range)
-        else:
-            text = "SELECT proddb.merge_at(%s::regclass, VARIADIC %s::text[]) AS whole"
-            (found,) = rows_of(connection, text, arguments.table, arguments.key)
-    return _done(arguments, f"shard {found['whole']} has taken in its neighbour", range_id=found["whole"])
+    whole = _at_border(arguments, "merge")
+    return _done(arguments, f"shard {whole} has taken in its neighbour", range_id=whole)
 
 
 def move_lease(arguments: argparse.Namespace) -> int:
