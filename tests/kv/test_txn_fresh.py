@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from pydistdb.kv.api import Isolation, KVError, LockStrength, ReadConflict
-from pydistdb.kv.requests import PrepareFresh
+from pydistdb.kv.requests import PrepareFresh, ResolveIntents
 from pydistdb.kv.txn.coordinator import Coordinator
 from pydistdb_storage.errors import KeyTooLong
 
@@ -160,3 +160,17 @@ def test_what_is_too_long_or_too_late_is_refused(node: OneNode) -> None:
     txn.rollback()
     with pytest.raises(KVError):
         node.run(txn.lay_down_fresh([(key(0), b"x")]))
+
+
+def test_rows_that_arrive_behind_a_resolution_are_remembered(node: OneNode) -> None:
+    """Somebody resolves the transaction while its rows are on their way: what is laid down after all is not forgotten."""
+    txn = begin(node)
+    on_its_way = node.scheduler.spawn(load(txn, 0, 10))
+    resolved = ResolveIntents(txn.transaction_id, 0, b"\x04", b"\x05")
+    node.run(node.gateway.router.send(resolved), seconds=0.0001)
+    node.advance(0.1)
+    assert on_its_way.completion.done
+    assert node.intents() == 10 and remembered(node) == 1
+    txn.rollback()
+    node.advance(5)
+    assert node.intents() == 0 and remembered(node) == 0

@@ -306,10 +306,16 @@ class Writer:
         header = intent_header(info)
         local.intents.add_fresh(keys[0], keys[-1], info)
         group = local.pending.add_fresh(request.transaction_id, keys, timestamp)
+        proposed = local.propose([(_INTENTS, key, header + value) for key, value in entries], timestamp)
+
+        def remember(done: Completion[None]) -> None:
+            # Once more: somebody may have resolved the transaction while this was on its way.
+            if done.error() is None:
+                local.intents.add_fresh(keys[0], keys[-1], info)
+
+        proposed.on_done(remember)
         try:
-            await self._finish(
-                local, group, local.propose([(_INTENTS, key, header + value) for key, value in entries], timestamp)
-            )
+            await self._finish(local, group, proposed)
         except CommitAmbiguous:
             raise ProposalLost("the outcome of a proposal is not known yet") from None
         return Applied(timestamp)
