@@ -12,11 +12,12 @@ from pydistdb_tools.local_cluster import (
     ClusterError,
     LocalCluster,
     LocalNode,
-    _is_replicated,
     free_base_port,
+    is_replicated,
+    parse_localities,
     plan_cluster,
 )
-from pydistdb_tools.status import cluster_report, raft_report
+from pydistdb_tools.status import cluster_report, raft_report, topology_report
 
 
 def test_ports_follow_the_base_port(tmp_path: Path) -> None:
@@ -56,6 +57,17 @@ def test_the_file_comes_back_as_it_went(tmp_path: Path) -> None:
 def test_a_recycled_pid_is_not_ours() -> None:
     node = LocalNode("n", 1, 2, 3, "store", "log", pid=os.getpid(), started=1)
     assert not node.running
+
+
+def test_localities_are_given_per_node_or_as_zones(tmp_path: Path) -> None:
+    assert parse_localities(["region=eu,zone=a", "region=us"]) == ["region=eu,zone=a", "region=us"]
+    zones = parse_localities(["us-east-1a,us-east-1b, eu"])
+    assert zones == ["region=us-east-1,zone=us-east-1a", "region=us-east-1,zone=us-east-1b", "region=eu,zone=eu"]
+    cluster = plan_cluster(tmp_path, 3, 3, free_base_port(31_000, 3), zones[:2])
+    assert [node.locality for node in cluster.nodes] == [zones[0], zones[1], zones[0]]
+    for wrong in ("", "a=b,c", "c,a=b"):
+        with pytest.raises(ClusterError, match="--locality"):
+            parse_localities([wrong])
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"nodes": [{"x": 1}], "replication_factor": 1}', "\0"])
@@ -114,6 +126,41 @@ def test_the_topology_names_leader_and_followers() -> None:
     assert last.split() == ["1", "[min,", "max)", "node2", "2", "node1,", "node3", "0"]
 
 
+def test_the_topology_is_a_tree_of_shards() -> None:
+    nodes = [{"id": n, "name": f"node{n}", "locality": {"region": "eu", "zone": f"eu-{n}"}} for n in (1, 2)]
+    shards = [
+        {"id": 1, "span": "[/min, /group 1)", "table": "system", "leader": 1, "followers": [2]},
+        {"id": 2, "span": "", "table": "", "leader": 2, "followers": [1]},
+        {"id": 3, "span": "", "table": "users", "leader": 0, "followers": [1, 2]},
+        {"id": 4, "span": "[/group 2, /max)", "table": "", "leader": 2, "followers": [1]},
+    ]
+    spans = [
+        ("", "0500000001"),
+        ("0500000001", "05000000015555"),
+        ("05000000015555", "0500000002"),
+        ("0500000002", "ff"),
+    ]
+    for shard, (start, end) in zip(shards, spans, strict=True):
+        shard.update(start=start, end=end)
+    assert topology_report({"nodes": nodes, "ranges": shards}).splitlines()[3:] == [
+        "  ├── node1 (leader, eu-1)",
+        "  └── node2 (follower, eu-2)",
+        "",
+        "Shard 2 (range: 0x0000-0x5555)",
+        "  ├── node2 (leader, eu-2)",
+        "  └── node1 (follower, eu-1)",
+        "",
+        "Shard 3 (range: 0x5555-0xFFFF, users)",
+        "  ├── (none) (leader)",
+        "  ├── node1 (follower, eu-1)",
+        "  └── node2 (follower, eu-2)",
+        "",
+        "Shard 4 (keys from /group 2 on)",
+        "  ├── node2 (leader, eu-2)",
+        "  └── node1 (follower, eu-1)",
+    ]
+
+
 def test_the_raft_report_shows_each_replica() -> None:
     lines = raft_report(STATUS).splitlines()
     assert lines[0] == "Range 1 [min, max)  leader node2 (term=2)"
@@ -129,7 +176,7 @@ def test_a_range_with_a_learner_is_not_replicated_yet() -> None:
     """It could not bear the loss of one node more than before."""
 
     def replicated(*roles: str, leader: int = 1) -> bool:
-        return _is_replicated({"leader": leader, "replicas": [{"role": role} for role in roles]}, 3)
+        return is_replicated({"leader": leader, "replicas": [{"role": role} for role in roles]}, 3)
 
     assert replicated("leader", "follower", "follower")
     assert not replicated("leader", "follower", "learner")

@@ -24,6 +24,7 @@ from pydistdb_tools.local_cluster import (
     ClusterError,
     LocalCluster,
     free_base_port,
+    parse_localities,
     plan_cluster,
     start_cluster,
     stop_cluster,
@@ -56,22 +57,35 @@ def _start(arguments: argparse.Namespace) -> int:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from pydistdb_tools.status import cluster_report
+    from pydistdb_tools.first_shards import prepare_shards
+    from pydistdb_tools.status import cluster_report, topology_report
 
     folder: Path = arguments.dir
-    if (folder / "cluster.json").exists():
+    is_new = not (folder / "cluster.json").exists()
+    if is_new:
+        factor = arguments.replication_factor or min(3, arguments.nodes)
+        localities = parse_localities(arguments.locality)
+        cluster = plan_cluster(folder, arguments.nodes, factor, arguments.base_port, localities)
+        _report(f"[INFO] Initializing a database cluster in {folder}")
+        _report(f"[INFO] {_plural(arguments.nodes, 'node')}, {factor}-way replication per shard")
+    else:
         cluster = LocalCluster.load(folder)
         _report(f"{folder} has a cluster of {len(cluster.nodes)} nodes already; starting what is not running")
-    else:
-        factor = arguments.replication_factor or min(3, arguments.nodes)
-        cluster = plan_cluster(folder, arguments.nodes, factor, arguments.base_port)
     start_cluster(cluster, _report)
-    print(cluster_report(cluster.status()))
+    status = prepare_shards(cluster, _report) if is_new else cluster.status()
+    print(cluster_report(status))
     print()
+    if is_new:
+        print(topology_report(status))
+        print()
     print("Connect to any node:")
     for node in cluster.nodes:
         print(f"  psql {node.url}")
     return 0
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _stop(arguments: argparse.Namespace) -> int:
@@ -172,11 +186,24 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("node_arguments", nargs=argparse.REMAINDER)
     start.set_defaults(run=_start)
 
-    init = add("init", "make and start a local cluster", "proddb init --nodes 3 --replication-factor 3 --dir data")
+    init = add(
+        "init",
+        "make and start a local cluster",
+        "proddb init --nodes 3 --replication-factor 3 --dir data\n"
+        "proddb init --nodes 9 --locality us-east-1a,us-east-1b,us-east-1c,us-west-2a,us-west-2b,us-west-2c,"
+        "eu-west-1a,eu-west-1b,eu-west-1c",
+    )
     init.add_argument("--nodes", type=int, default=3, help="how many node processes (default 3)")
     init.add_argument("--replication-factor", type=int, help="replicas of each range (default 3, or --nodes if fewer)")
     init.add_argument(
         "--dir", type=Path, default=DEFAULT_FOLDER, help=f"folder for everything (default {DEFAULT_FOLDER})"
+    )
+    init.add_argument(
+        "--locality",
+        action="append",
+        default=[],
+        metavar="PLACE",
+        help="where the nodes stand, in turn: zones (eu-west-1a,us-east-1b), or one region=R,zone=Z for each time it is given",
     )
     init.add_argument("--base-port", type=int, default=DEFAULT_PORT, help=f"first SQL port (default {DEFAULT_PORT})")
     init.set_defaults(run=_init)

@@ -18,9 +18,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from string import ascii_letters
 from typing import Any
 
 FILE_NAME = "cluster.json"
@@ -46,6 +47,7 @@ class LocalNode:
     rpc_port: int
     store: str
     log: str
+    locality: str = ""
     pid: int = 0
     started: int = 0
 
@@ -118,8 +120,30 @@ def _start_time(pid: int) -> int:
     return 0 if fields[0] == "Z" else int(fields[19])
 
 
-def plan_cluster(folder: Path, nodes: int, replication_factor: int, base_port: int) -> LocalCluster:
-    """Lay out a new cluster; raises ClusterError for impossible numbers or ports in use."""
+def parse_localities(given: Sequence[str]) -> list[str]:
+    """Where the nodes stand, in order, as ``proddb start --locality`` takes it.
+
+    Each text is the place of one node, ``region=eu-west-1,zone=eu-west-1a``, or a list of zones, ``eu-west-1a,us-east-1b``,
+    one per node, whose last letter names them within their region."""
+    found: list[str] = []
+    for text in given:
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        if not parts or (any("=" in part for part in parts) and not all("=" in part[1:-1] for part in parts)):
+            raise ClusterError(f"--locality: {text!r} is neither KEY=VALUE,… nor a list of zones such as eu-west-1a,…")
+        if "=" in parts[0]:
+            found.append(",".join(parts))
+        else:
+            found += [
+                f"region={zone.rstrip(ascii_letters) if zone[-2:-1].isdigit() else zone},zone={zone}" for zone in parts
+            ]
+    return found
+
+
+def plan_cluster(
+    folder: Path, nodes: int, replication_factor: int, base_port: int, localities: Sequence[str] = ()
+) -> LocalCluster:
+    """Lay out a new cluster, with the nodes in the given places in turn; raises ClusterError for impossible numbers or
+    ports in use."""
     if not 1 <= nodes <= MAX_NODES:
         raise ClusterError(f"--nodes must be between 1 and {MAX_NODES}")
     if not 1 <= replication_factor <= nodes:
@@ -132,7 +156,15 @@ def plan_cluster(folder: Path, nodes: int, replication_factor: int, base_port: i
         name = f"node{number}"
         home = cluster.folder / name
         cluster.nodes.append(
-            LocalNode(name, port, port + 100, port + 200, str(home / "store"), str(cluster.folder / f"{name}.log"))
+            LocalNode(
+                name,
+                port,
+                port + 100,
+                port + 200,
+                str(home / "store"),
+                str(cluster.folder / f"{name}.log"),
+                localities[(number - 1) % len(localities)] if localities else "",
+            )
         )
     _require_free_ports(cluster.nodes)
     return cluster
@@ -168,6 +200,8 @@ def start_node(cluster: LocalCluster, node: LocalNode) -> None:
     command = [sys.executable, "-m", "pydistdb_server", "--store", node.store, "--node-name", node.name]
     command += ["--listen", f"127.0.0.1:{node.sql_port}", "--http-listen", f"127.0.0.1:{node.http_port}"]
     command += ["--rpc-listen", f"127.0.0.1:{node.rpc_port}"]
+    if node.locality:
+        command += ["--locality", node.locality]
     first = node is cluster.nodes[0]
     if not first or (Path(node.store).exists() and others):
         command += ["--join", ",".join(others)]
@@ -195,11 +229,11 @@ def start_cluster(cluster: LocalCluster, report: Report) -> None:
             _wait_healthy(node)  # the others join it
     for node in waiting:
         _wait_healthy(node)
-    _wait_replicated(cluster, report)
+    wait_replicated(cluster, report)
 
 
 def _wait_healthy(node: LocalNode) -> None:
-    for _ in _until(START_TIMEOUT_SECONDS):
+    for _ in until(START_TIMEOUT_SECONDS):
         if not node.running:
             raise ClusterError(f"{node.name} ended while starting; its log {node.log} ends with:\n{_tail(node.log)}")
         try:
@@ -210,15 +244,16 @@ def _wait_healthy(node: LocalNode) -> None:
     raise ClusterError(f"{node.name} did not become ready; its log {node.log} ends with:\n{_tail(node.log)}")
 
 
-def _wait_replicated(cluster: LocalCluster, report: Report) -> None:
+def wait_replicated(cluster: LocalCluster, report: Report) -> None:
+    """Wait until every range has a leader and its full number of voters."""
     told = time.monotonic()
     missing = "no status yet"
-    for _ in _until(START_TIMEOUT_SECONDS):
+    for _ in until(START_TIMEOUT_SECONDS):
         try:
             ranges = cluster.status()["ranges"]
         except ClusterError:
             continue
-        short = [item for item in ranges if not _is_replicated(item, cluster.replication_factor)]
+        short = [item for item in ranges if not is_replicated(item, cluster.replication_factor)]
         if ranges and not short:
             return
         missing = f"{len(short)} of {len(ranges)} ranges wait for replicas or a leader"
@@ -228,7 +263,7 @@ def _wait_replicated(cluster: LocalCluster, report: Report) -> None:
     raise ClusterError(f"the cluster serves, but is not fully replicated yet: {missing}")
 
 
-def _is_replicated(item: dict[str, Any], replication_factor: int) -> bool:
+def is_replicated(item: dict[str, Any], replication_factor: int) -> bool:
     """Whether a range has a leader and its full number of voters: a learner does not count if a node dies."""
     voters = [replica for replica in item["replicas"] if replica["role"] in ("leader", "follower")]
     return bool(item["leader"]) and len(voters) >= replication_factor and len(voters) == len(item["replicas"])
@@ -239,7 +274,7 @@ def stop_cluster(cluster: LocalCluster, report: Report) -> None:
     running = [node for node in cluster.nodes if node.running]
     for node in running:
         os.kill(node.pid, signal.SIGTERM)
-    for _ in _until(STOP_TIMEOUT_SECONDS):
+    for _ in until(STOP_TIMEOUT_SECONDS):
         _reap(running)
         if not any(node.running for node in running):
             break
@@ -261,7 +296,8 @@ def _reap(nodes: list[LocalNode]) -> None:
             pass  # started by another proddb; init reaps it
 
 
-def _until(timeout_seconds: float) -> Iterator[float]:
+def until(timeout_seconds: float) -> Iterator[float]:
+    """Go round ten times a second, with the seconds that are left."""
     deadline = time.monotonic() + timeout_seconds
     while (left := deadline - time.monotonic()) > 0:
         yield left

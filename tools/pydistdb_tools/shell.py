@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import sqlparse
@@ -31,90 +32,19 @@ from pydistdb_tools.remote import Result, connect, run_text
 HISTORY_FILE = Path.home() / ".proddb_history"
 MAX_COLUMN_CHARACTERS = 10_000
 _NUMERIC_OIDS = {20, 21, 23, 26, 700, 701, 790, 1700}
-_KEYWORDS = [
-    "SELECT",
-    "FROM",
-    "WHERE",
-    "GROUP",
-    "BY",
-    "HAVING",
-    "ORDER",
-    "LIMIT",
-    "OFFSET",
-    "JOIN",
-    "LEFT",
-    "RIGHT",
-    "FULL",
-    "INNER",
-    "OUTER",
-    "ON",
-    "USING",
-    "UNION",
-    "ALL",
-    "INSERT",
-    "INTO",
-    "VALUES",
-    "RETURNING",
-    "UPDATE",
-    "SET",
-    "DELETE",
-    "CREATE",
-    "TABLE",
-    "INDEX",
-    "UNIQUE",
-    "PRIMARY",
-    "KEY",
-    "REFERENCES",
-    "NOT",
-    "NULL",
-    "DEFAULT",
-    "CHECK",
-    "SHARD",
-    "HASH",
-    "ALTER",
-    "ADD",
-    "DROP",
-    "COLUMN",
-    "CONSTRAINT",
-    "TRUNCATE",
-    "BEGIN",
-    "COMMIT",
-    "ROLLBACK",
-    "EXPLAIN",
-    "ANALYZE",
-    "COPY",
-    "AND",
-    "OR",
-    "IN",
-    "EXISTS",
-    "BETWEEN",
-    "LIKE",
-    "ILIKE",
-    "IS",
-    "CASE",
-    "WHEN",
-    "THEN",
-    "ELSE",
-    "END",
-    "DISTINCT",
-    "AS",
-    "COUNT",
-    "SUM",
-    "AVG",
-    "MIN",
-    "MAX",
-    "NOW",
-    "DATABASE",
-    "SCHEMA",
-    "SHOW",
-    "VACUUM",
-    "WITH",
-]
+_KEYWORDS = """
+SELECT FROM WHERE GROUP BY HAVING ORDER LIMIT OFFSET JOIN LEFT RIGHT FULL INNER OUTER ON USING UNION ALL
+INSERT INTO VALUES RETURNING UPDATE SET DELETE CREATE TABLE INDEX UNIQUE PRIMARY KEY REFERENCES NOT NULL
+DEFAULT CHECK SHARD HASH ALTER ADD DROP COLUMN CONSTRAINT TRUNCATE BEGIN COMMIT ROLLBACK EXPLAIN ANALYZE COPY
+AND OR IN EXISTS BETWEEN LIKE ILIKE IS CASE WHEN THEN ELSE END DISTINCT AS COUNT SUM AVG MIN MAX NOW DATABASE
+SCHEMA SHOW VACUUM WITH
+"""
 
 HELP = """\
   statement;        run SQL (it may span lines; a semicolon ends it)
   \\d [NAME]         describe a table; \\dt tables, \\di indexes, \\dn schemas, \\l databases, \\du roles
   \\timing           show how long statements take
+  \\trace            show what transactions do, and in which shards
   \\x                expanded output
   \\i FILE           run a file
   \\c DATABASE       connect to another database
@@ -192,7 +122,7 @@ class NameCompleter(Completer):
         for name in self._shell.names():
             if name.lower().startswith(word.lower()):
                 yield Completion(name, start_position=-len(word))
-        for keyword in _KEYWORDS:
+        for keyword in _KEYWORDS.split():
             if keyword.startswith(word.upper()):
                 yield Completion(keyword if word.isupper() else keyword.lower(), start_position=-len(word))
 
@@ -202,8 +132,9 @@ class Shell:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.connection = connect(url)
         self.timing = False
+        self.tracing = False
+        self.connection = self._listened(connect(url))
         self.expanded = False
         self.failed = False
         self._special = PGSpecial()
@@ -259,6 +190,19 @@ class Shell:
         if self.connection.closed or self.connection.pgconn.status != psycopg.pq.ConnStatus.OK:
             self._reconnect()
 
+    def _listened(self, connection: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+        """Have the server's notices shown among the results, and what transactions do if that is wanted."""
+        connection.add_notice_handler(_show_notice)
+        if self.tracing:
+            connection.execute("SET proddb.trace_txn = on")
+        return connection
+
+    def _trace(self, argument: str) -> None:
+        self.tracing = argument.lower() in ("on", "true") if argument else not self.tracing
+        word = "on" if self.tracing else "off"
+        self._statement(f"SET proddb.trace_txn = {word};")
+        print(f"Tracing of transactions is {word}.")
+
     def _show(self, result: Result) -> None:
         if result.error is not None:
             self.failed = True
@@ -274,7 +218,7 @@ class Shell:
 
     def _reconnect(self) -> None:
         print("The connection was lost. Trying again ...")
-        self.connection = connect(self.url)
+        self.connection = self._listened(connect(self.url))
         print("Connected; an open transaction was rolled back.")
 
     def _command(self, text: str) -> bool:
@@ -291,6 +235,8 @@ class Shell:
             case "\\x":
                 self.expanded = not self.expanded
                 print(f"Expanded display is {'on' if self.expanded else 'off'}.")
+            case "\\trace":
+                self._trace(argument)
             case "\\i":
                 self._run_file(argument)
             case "\\c":
@@ -318,7 +264,7 @@ class Shell:
             print(f'cannot connect to "{database}": {str(error).strip()}')
             return
         self.connection.close()
-        self.url, self.connection, self._names = url, connection, None
+        self.url, self.connection, self._names = url, self._listened(connection), None
         print(f'You are now connected to database "{database}".')
 
     def _special_command(self, text: str) -> None:
@@ -340,6 +286,13 @@ class Shell:
             print(f"{text}: {error or 'unknown command'} (try \\?)")
         if self.timing:
             print(f"Time: {(time.perf_counter() - started) * 1000:.3f} ms")
+
+
+def _show_notice(notice: psycopg.errors.Diagnostic) -> None:
+    lines = [f"{notice.severity}:  {notice.message_primary}"]
+    lines += [f"DETAIL:  {notice.message_detail}"] * bool(notice.message_detail)
+    lines += [f"HINT:  {notice.message_hint}"] * bool(notice.message_hint)
+    print("\n".join(lines))
 
 
 def _interactive(shell: Shell) -> None:

@@ -25,6 +25,12 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([line(headings), line(["-" * width for width in widths]), *(line(row) for row in texts)])
 
 
+def _natural(name: str) -> tuple[str, int]:
+    """Sorts node2 before node10."""
+    head = name.rstrip("0123456789")
+    return head, int(name[len(head) :] or 0)
+
+
 def _names(status: Status) -> dict[int, str]:
     return {int(node["id"]): str(node["name"]) for node in status["nodes"]}
 
@@ -34,7 +40,7 @@ def cluster_report(status: Status) -> str:
     names = _names(status)
     nodes = [
         [node["name"], node["state"], node.get("pid"), node["sql_address"], node["http_address"], node["rpc_address"]]
-        for node in status["nodes"]
+        for node in sorted(status["nodes"], key=lambda node: _natural(str(node["name"])))
     ]
     ranges = [
         [
@@ -57,6 +63,42 @@ def cluster_report(status: Status) -> str:
             table(["range", "span", "table", "leader", "term", "followers", "lag"], ranges),
         ]
     )
+
+
+def topology_report(status: Status) -> str:
+    """Every shard with the nodes that hold it, leader first, and where they stand.
+
+    Shard 2 (range: 0x0000-0x1C71)
+      ├── node4 (leader, us-west-2a)
+      └── node1 (follower, us-east-1a)"""
+    names = _names(status)
+    places = {int(node["id"]): _place(node.get("locality") or {}) for node in status["nodes"]}
+    parts = ["Cluster Topology", "================"]
+    for item in status["ranges"]:
+        parts.append(f"Shard {item['id']} ({_shard_span(item)})")
+        members = [(item["leader"], "leader"), *((follower, "follower") for follower in item["followers"])]
+        for position, (node_id, role) in enumerate(members, 1):
+            branch = "└──" if position == len(members) else "├──"
+            place = ", ".join(part for part in (role, places.get(node_id, "")) if part)
+            parts.append(f"  {branch} {names.get(node_id, '(none)')} ({place})")
+        parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def _place(locality: dict[str, str]) -> str:
+    """The narrowest tier of a locality: it names the others by custom (us-east-1a)."""
+    return list(locality.values())[-1] if locality else ""
+
+
+def _shard_span(item: dict[str, Any]) -> str:
+    """``range: 0x0000-0x5555`` of the hash values where it holds some, else its tables or its first key."""
+    start, end = bytes.fromhex(item["start"]), bytes.fromhex(item["end"])
+    is_hash = start[:1] == b"\x05" and end[:1] == b"\x05" and len(end) in (5, 7)
+    if is_hash and (len(end) == 7 or int.from_bytes(end[1:5], "big") == int.from_bytes(start[1:5], "big") + 1):
+        first = start[5:7].hex().upper() or "0000"
+        last = end[5:7].hex().upper() or "FFFF"
+        return f"range: 0x{first}-0x{last}" + (f", {item['table']}" if item.get("table") else "")
+    return str(item.get("table") or f"keys from {item['span'].strip('[)').split(', ')[0]} on")
 
 
 def raft_report(status: Status) -> str:

@@ -146,7 +146,13 @@ def _candidates(descriptor: RangeDescriptor, nodes: Mapping[NodeId, NodeView]) -
     held = {replica.node_id for replica in descriptor.replicas}
     present = [nodes[node_id].locality for node_id in held if node_id in nodes and not nodes[node_id].gone]
     free = [node for node in nodes.values() if node.takes_replicas and node.node_id not in held]
-    return sorted(free, key=lambda node: (-diversity(node.locality, present), node.replica_count, node.node_id))
+
+    def merit(node: NodeView) -> tuple[float, int, int]:
+        # Among equals every range prefers another one, so that what several leaseholders decide at once spreads.
+        spread = (descriptor.range_id * 40_503 + node.node_id * 2_654_435_761) & 0xFFFF
+        return -diversity(node.locality, present), node.replica_count, spread
+
+    return sorted(free, key=merit)
 
 
 def diversity(locality: Locality, others: list[Locality]) -> float:

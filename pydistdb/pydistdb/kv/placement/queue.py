@@ -162,26 +162,35 @@ class ReplicateQueue:
             self._take(replica, step)
 
     def _rebalance(self) -> None:
-        """Now and then, begin to move one replica to a better place.
+        """Now and then, begin to move replicas to better places.
 
-        The nodes take turns by chance, one a second on average: they all see the same empty node."""
+        All leaseholders see the same empty node, so the more even the nodes are, the more the leaseholders take turns by
+        chance, one a second on average at the end, and the fewer moves each has under way."""
         store = self._store
         nodes = sum(1 for view in self._views.values() if view.takes_replicas)
-        if nodes < 2 or store.rand(1, nodes) > 1 or self._changing or store.write_error() is not None:
+        if nodes < 2 or store.write_error() is not None:
+            return
+        excess = max(_imbalance(self._views) - 1, 1)
+        if store.rand(1, nodes) > excess:
             return
         leased = [replica for replica in store.leased_replicas() if replica.is_leaseholder()]
-        if any(replica.log.membership.learners or replica.descriptor.is_joint for replica in leased):
-            return
+        moving = sum(1 for each in leased if each.log.membership.learners or each.descriptor.is_joint)
         for replica in leased:
-            if self._settled.get(replica.range_id) != (replica.descriptor.generation, self._version):
+            if moving >= min(MAX_LEARNERS_AT_ONCE, (excess + 1) // 2):
+                return
+            state = (replica.descriptor.generation, self._version)
+            if replica.range_id in self._changing or self._settled.get(replica.range_id) != state:
                 continue
-            if self._balanced.get(replica.range_id) == (replica.descriptor.generation, self._version):
+            if self._balanced.get(replica.range_id) == state:
                 continue
             step = rebalance_step(replica.descriptor, store.node_id, self._views)
             if step is not None:
+                view = self._views[step.node_id]
+                self._views[step.node_id] = dataclasses.replace(view, replica_count=view.replica_count + 1)
                 self._take(replica, step)
-                return
-            self._balanced[replica.range_id] = (replica.descriptor.generation, self._version)
+                moving += 1
+                continue
+            self._balanced[replica.range_id] = state
 
     def _refresh(self) -> None:
         """Bring the view of the nodes up to date; a change of more than load counts as new surroundings."""
