@@ -13,6 +13,7 @@ from pydistdb.kv.api import KVError
 from pydistdb.kv.status import RangeStatus, StoreStatus
 from pydistdb.kv.store import StatusRequest, Store
 from pydistdb.sql.catalog.state import CatalogState
+from pydistdb.sql.layout import storage_prefix
 from pydistdb.tasks import Completion, gather, with_deadline
 from pydistdb_storage.keys import prefix_end
 
@@ -73,9 +74,7 @@ def _table_spans(catalog: CatalogState) -> list[tuple[bytes, bytes, str]]:
     for database in catalog.databases.values():
         for table in database.tables.values():
             if table.kind == "r":
-                group = table.sharding.group if table.sharding is not None else None
-                kind, number = (b"\x04", table.storage_id) if group is None else (b"\x05", group)
-                prefix = kind + number.to_bytes(4, "big")
+                prefix = storage_prefix(table)
                 spans.append((prefix, prefix_end(prefix), table.name))
     return spans
 

@@ -3,7 +3,8 @@
 A *row* here is a list of runtime values by (column number - 1).  Keys of a range-sharded table start with
 ``04 table(4) index(2)``, those of a SHARD BY HASH table with ``05 group(4) hash16(2) table(4) index(2)``; the index's
 columns follow.  Equal shard columns give equal hash16 in every table of a group, since it is the CRC-32 of the encoded
-shard columns (upper half).
+shard columns (upper half).  Tables that are sharded by range, list or directory have ``06 group(4) shard(2) table(4)
+index(2)``: shards are numbered, and a group is one table's own (shard_map.py).
 
 * Primary entries: key = primary key columns (or the hidden 8-byte row id); value = msgpack array headed by the version
   of the descriptor that wrote it, then the storage value of every column at position ``number``.  A row written before
@@ -27,22 +28,24 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-from zlib import crc32
 
 from pydistdb_storage import keys, rows
 
-from pydistdb.sql.catalog.descriptors import Index, Table
-from pydistdb.sql.errors import FeatureNotSupported, InternalError, ProgramLimitExceeded
+from pydistdb.sql.catalog.descriptors import Index, Sharding, Table
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InternalError, ProgramLimitExceeded
 from pydistdb.sql.generate import build
 from pydistdb.sql.inverted import TokenClass, token_class, tokens_of
+from pydistdb.sql.shard_map import NOWHERE, ShardMap
 from pydistdb.sql.types import registry
-from pydistdb.sql.types.base import TypeIO
+from pydistdb.sql.types.base import EvalContext, TypeIO
 
 MOST_KEY_BYTES = 503
 """LMDB's 511 less the 8 bytes of the version timestamp."""
 MOST_LAYOUTS = 2_000
 RANGE_HEAD = struct.Struct(">BIH")
 HASH_HEAD = struct.Struct(">BIHIH")
+GROUP_HEAD = struct.Struct(">BI")
+SHARD_TAIL = struct.Struct(">HIH")
 IDENTITY = struct.Struct(">IH")
 ROW_ID = struct.Struct(">Q")
 HASH_IDENTITY_START, HASH_IDENTITY_END = 7, 13
@@ -182,16 +185,16 @@ class TableLayout:
         self.missing: list[Any] = [None] * (self.column_count + 1)
         for column in table.columns:
             self.missing[column.number] = column.missing
-        self._shard_encode: Callable[[Sequence[Any]], bytes] | None = None
+        self.shards: ShardMap | None = None
+        """Which shard a row belongs to."""
         self._shard_positions: tuple[int, ...] = ()
-        self._shard_trims: tuple[bool, ...] = ()
+        self._shard_prefix = b""
         if table.sharding is not None:
             numbers = table.sharding.columns
-            oids = {column.number: column.type_oid for column in table.columns}
-            trims = tuple(oids[number] == _BPCHAR_OID for number in numbers)
-            encoder = keys.key_encoder([_key_kind(self.types[number], oids[number]) for number in numbers])
-            self._shard_encode = _trimming(encoder, trims) if any(trims) else encoder
             self._shard_positions = tuple(number - 1 for number in numbers)
+            self.shards = self._shard_map(table.sharding, {column.number: column.type_oid for column in table.columns})
+            self.shard_number = self.shards.number
+            self._shard_prefix = storage_prefix(table)
         self.row_value: Callable[[Row], bytes] = self._build_row_value()
         self.decode: Callable[[bytes], list[Any]] = self._build_decode()
 
@@ -206,22 +209,47 @@ class TableLayout:
             layout = _LAYOUTS[id(table)] = TableLayout(table)
         return layout
 
-    # ------------------------------------------------------------------------------------------ keys
+    def _shard_map(self, sharding: Sharding, oids: dict[int, int]) -> ShardMap:
+        numbers = sharding.columns
+        trims = tuple(oids[number] == _BPCHAR_OID for number in numbers)
+        encode = keys.key_encoder([_key_kind(self.types[number], oids[number]) for number in numbers])
+        type_io = self.types[numbers[0]]
+        return ShardMap(
+            sharding,
+            _trimming(encode, trims) if any(trims) else encode,
+            lambda text: type_io.parse(text, -1, EvalContext()),
+        )
 
-    def hash16(self, shard_values: Sequence[Any]) -> int:
-        """The hash prefix of a row with these shard column values."""
-        assert self._shard_encode is not None
-        return crc32(self._shard_encode(shard_values)) >> 16
+    # ------------------------------------------------------------------------------------------ keys
 
     def head_of_row(self, index: IndexLayout, row: Row) -> bytes:
         """The bytes before the columns in ``row``'s entry of ``index``."""
         if not index.hashed:
             return index.head
-        return self.hash_head(index, self.hash16([row[position] for position in self._shard_positions]))
+        number = self.shard_number([row[position] for position in self._shard_positions])
+        if number == NOWHERE and self.shards is not None and not self.shards.is_hash:
+            raise self._no_shard(row)
+        return self.shard_head(index, number)
 
-    def hash_head(self, index: IndexLayout, hash16: int) -> bytes:
-        assert self.table.sharding is not None
-        return HASH_HEAD.pack(5, self.table.sharding.group, hash16, self.table.storage_id, index.index.storage_id)
+    def shard_head(self, index: IndexLayout, number: int) -> bytes:
+        """The bytes before the columns in the entries of one shard."""
+        return self._shard_prefix + SHARD_TAIL.pack(number, self.table.storage_id, index.index.storage_id)
+
+    def shard_span(self, number: int) -> Span:
+        """Everything of one numbered shard, or of one hash value: whichever tables and indexes."""
+        start = self._shard_prefix + number.to_bytes(2, "big")
+        return Span(start, keys.prefix_end(start))
+
+    def _no_shard(self, row: Row) -> DatabaseError:
+        column = self._shard_positions[0]
+        name = next(each.name for each in self.table.columns if each.number == column + 1)
+        value = row[column]
+        text = "null" if value is None else self.types[column + 1].format(value, EvalContext())
+        return DatabaseError.of(
+            "23514",
+            f'no shard of relation "{self.table.name}" found for row',
+            detail=f"Shard key of the failing row contains ({name}) = ({text}).",
+        )
 
     def head_of_prefix(self, index: IndexLayout, values: Sequence[Any]) -> bytes | None:
         """The bytes before the columns, from the values of the first index columns; None if they do not decide it."""
@@ -230,7 +258,7 @@ class TableLayout:
         positions = index.shard_positions
         if positions is None or any(position >= len(values) for position in positions):
             return None
-        return self.hash_head(index, self.hash16([values[position] for position in positions]))
+        return self.shard_head(index, self.shard_number([values[position] for position in positions]))
 
     def primary_key(self, row: Row, row_id: int | None = None) -> bytes:
         """The key of ``row``; ``row_id`` for a table without primary key."""
@@ -311,9 +339,7 @@ class TableLayout:
         """Everything of one index.  In a colocation group the other tables' keys lie in between: mind ``identity``."""
         layout = self.by_storage_id[index.storage_id]
         if layout.hashed:
-            assert self.table.sharding is not None
-            start = HASH_HEAD.pack(5, self.table.sharding.group, 0, 0, 0)[:5]
-            return Span(start, keys.prefix_end(start), layout.identity)
+            return Span(self._shard_prefix, keys.prefix_end(self._shard_prefix), layout.identity)
         return Span(layout.head, keys.prefix_end(layout.head))
 
     def point_key(self, index: IndexLayout, values: Sequence[Any]) -> bytes | None:
@@ -327,11 +353,13 @@ class TableLayout:
         equal: Sequence[Any],
         lower: tuple[Any, bool] | None = None,
         upper: tuple[Any, bool] | None = None,
+        shard: int | None = None,
     ) -> Span | None:
         """The span of entries whose first columns equal ``equal``; the next lies between (value, inclusive) bounds.
 
-        None if there can be none.  NULLs of the bounded column are left out; a None among ``equal`` means IS NULL."""
-        head = self.head_of_prefix(index, equal)
+        None if there can be none.  NULLs of the bounded column are left out; a None among ``equal`` means IS NULL.
+        ``shard``: in this shard, where ``equal`` does not say which."""
+        head = self.head_of_prefix(index, equal) if shard is None else self.shard_head(index, shard)
         if head is None:
             return self.index_span(index.index)
         count = len(equal)
@@ -397,6 +425,14 @@ class TableLayout:
         source = f"def decode_row(value):\n    row = {padded}\n    return [{', '.join(cells)}]\n"
         function: Callable[[bytes], list[Any]] = build(source, namespace, "decode_row")
         return function
+
+
+def storage_prefix(table: Table) -> bytes:
+    """What the keys of all rows of a table begin with (and those of the others of its colocation group)."""
+    sharding = table.sharding
+    if sharding is None:
+        return GROUP_HEAD.pack(4, table.storage_id)
+    return GROUP_HEAD.pack(5 if sharding.strategy == "hash" else 6, sharding.group)
 
 
 _LAYOUTS: dict[int, TableLayout] = {}

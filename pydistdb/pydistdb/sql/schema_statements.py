@@ -103,12 +103,38 @@ class ColumnSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardSpec:
+    """``SHARD name VALUES (…) [PLACED IN (…)]``; DEFAULT in place of values."""
+
+    name: str
+    values: tuple[str | None, ...] = ()
+    is_default: bool = False
+    placement: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ShardBy:
-    """``SHARD BY HASH (columns) [SHARDS n] [COLOCATE WITH table]``."""
+    """A SHARD BY clause; bind/sharding.py has its grammar."""
 
     columns: tuple[str, ...]
     shards: int | None = None
     colocate_with: Name | None = None
+    strategy: str = "hash"
+    """hash, range, list, directory, reference or none."""
+    split_values: tuple[str, ...] = ()
+    """RANGE: what its shards but the first begin with, as text."""
+    pieces: tuple[ShardSpec, ...] = ()
+    """LIST: the shards."""
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reshard(Utility):
+    """ALTER TABLE … SHARD BY …"""
+
+    name: Name
+    shard_by: ShardBy
+    missing_ok: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,15 @@ from pydistdb.sql.bind.options import OptionList, sequence_options
 from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
 from pydistdb.sql.bind.roles import role_spec
 from pydistdb.sql.bind.typenames import resolve_type
+from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.role_statements import RenameRole
 from pydistdb.sql.schema_statements import ConstraintSpec
 
 
 def alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
     """ALTER TABLE with one or more actions (renaming is a node of its own)."""
+    if parsed.shard_by is not None:
+        return _reshard(parsed, node, parsed.shard_by)
     definitions = Definitions(parsed)
     actions = []
     cursor = 0
@@ -38,6 +41,12 @@ def alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
         node.get("missing_ok", False),
         object_kind(node.get("objtype", "OBJECT_TABLE")),
     )
+
+
+def _reshard(parsed: ParsedStatement, node: Node, shard_by: schema_statements.ShardBy) -> statements.Utility:
+    if len(node["cmds"]) > 1 or object_kind(node.get("objtype", "OBJECT_TABLE")) != "table":
+        raise FeatureNotSupported("SHARD BY must be the only action of an ALTER TABLE", position=shard_by.position)
+    return schema_statements.Reshard(name_of(node["relation"], parsed), shard_by, node.get("missing_ok", False))
 
 
 _BY_NAME = {

@@ -13,6 +13,7 @@ from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.bind.naming import constant_value, name_of, strings
 from pydistdb.sql.bind.options import OptionList, sequence_options
 from pydistdb.sql.bind.parse import Node, ParsedStatement
+from pydistdb.sql.bind.sharding import shard_clause
 from pydistdb.sql.bind.typenames import COLLATABLE, resolve_type, serial_kind
 from pydistdb.sql.errors import DatatypeMismatch, FeatureNotSupported, InvalidSyntax, InvalidTableDefinition
 from pydistdb.sql.schema_statements import ColumnSpec, ConstraintSpec, ForeignKeySpec
@@ -231,15 +232,17 @@ def create_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
                 source = name_of(element["relation"], parsed)
                 like.append(schema_statements.LikeClause(source, element.get("options", 0), len(columns)))
     relation = node["relation"]
+    options = storage_options(node.get("options", []))
+    written = options.pop("shard_by", None)
     return schema_statements.CreateTable(
         name_of(relation, parsed),
         tuple(columns),
         tuple(constraints),
         node.get("if_not_exists", False),
         relation["relpersistence"] == "t",
-        parsed.shard_by,
+        parsed.shard_by or (shard_clause(written) if written is not None else None),
         tuple(like),
-        storage_options(node.get("options", [])),
+        options,
         on_commit_action(node, relation["relpersistence"]),
         relation["relpersistence"] == "u",
     )

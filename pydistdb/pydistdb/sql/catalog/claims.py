@@ -208,7 +208,7 @@ def _of_table(database: DatabaseState, table: Table) -> Iterator[bytes]:
     yield from _types(database, (column.type_oid for column in table.columns if not column.dropped))
     yield from _relations(database, table.depends_on)
     yield from _relations(database, (key.referenced_table for key in table.foreign_keys))
-    if table.sharding is not None:
+    if table.sharding is not None and table.sharding.strategy == "hash":
         yield keys.group_key(table.sharding.group)
     if table.kind == "S":
         yield from _relations(database, (definition_of(table).owner_table,))

@@ -57,7 +57,7 @@ async def create_table(ddl: DdlContext, statement: CreateTable) -> str:
     temporary.note_commit_action(ddl, table)
     if statement.shard_by is not None:
         if table.persistence == "t":
-            raise FeatureNotSupported("temporary tables cannot be sharded by hash")
+            raise FeatureNotSupported("temporary tables cannot be sharded")
         table = await sharding.shard(ddl, table, statement.shard_by)
     table = await add_constraints(ddl, table, specs, [*like.constraints, *statement.constraints])
     await copy_the_rest(ddl, table, like)

@@ -32,6 +32,7 @@ from pydistdb.sql.catalog.schemas import (
     create_schema,
     drop_database,
 )
+from pydistdb.sql.catalog.sharding import reshard
 from pydistdb.sql.catalog.truncate import truncate
 from pydistdb.sql.catalog.views import create_view
 from pydistdb.sql.errors import FeatureNotSupported
@@ -53,6 +54,7 @@ from pydistdb.sql.schema_statements import (
     DropObjects,
     RefreshView,
     Reindex,
+    Reshard,
     Truncate,
 )
 from pydistdb.sql.statements import Unsupported, Utility, Vacuum
@@ -84,6 +86,7 @@ _EXECUTORS = {
     DropObjects: drop_objects,
     DropRoutines: drop_routines,
     Reindex: reindex,
+    Reshard: reshard,
     RefreshView: refresh_view,
     Truncate: truncate,
     Vacuum: vacuum,

@@ -122,10 +122,28 @@ class ForeignKey(msgspec.Struct, frozen=True, array_like=True):
     """The columns that ON DELETE SET NULL or SET DEFAULT sets, if not all of them."""
 
 
+class Shard(msgspec.Struct, frozen=True, array_like=True):
+    """One of the numbered shards of a table that is sharded by range, list or directory."""
+
+    name: str
+    values: tuple[str | None, ...] = ()
+    """Range: the first value it holds (none: it is the lowest); list: the values it holds.  As text."""
+    is_default: bool = False
+    """List: it holds what no other shard does."""
+    placement: tuple[tuple[str, str], ...] = ()
+    """Where its replicas must be: ("region", "eu"), ("zone", "a") or ("node", "node3"); all of them hold."""
+
+
 class Sharding(msgspec.Struct, frozen=True, array_like=True):
     columns: tuple[int, ...]
     group: int
-    """Colocation group: tables of one group share the hash prefix."""
+    """Hash: the colocation group, whose tables share the hash prefix.  Otherwise a number of the table's own."""
+    strategy: str = "hash"
+    """hash, range, list or directory."""
+    shards: tuple[Shard, ...] = ()
+    """By number, unless it is hash."""
+    directory: tuple[tuple[str, int], ...] = ()
+    """Directory: the shards of values that were assigned to one, as text and number; others go by their hash."""
 
 
 class Table(msgspec.Struct, frozen=True, array_like=True):
@@ -160,6 +178,8 @@ class Table(msgspec.Struct, frozen=True, array_like=True):
     """False for a materialized view that has no rows yet, and cannot be read."""
     options: tuple[str, ...] = ()
     """A view's options as in pg_class.reloptions: check_option=local, security_barrier=true."""
+    reference: bool = False
+    """SHARD BY REFERENCE: every node has a copy."""
 
 
 class Argument(msgspec.Struct, frozen=True, array_like=True):

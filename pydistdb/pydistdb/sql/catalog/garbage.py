@@ -12,7 +12,7 @@ from pydistdb_storage.keys import prefix_end
 from pydistdb.kv.api import Database, Isolation, KVError
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.descriptors import Garbage, Index, Table
-from pydistdb.sql.layout import HASH_HEAD, HASH_IDENTITY_END, HASH_IDENTITY_START, IDENTITY, RANGE_HEAD
+from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, IDENTITY, RANGE_HEAD, storage_prefix
 from pydistdb.tasks import Scheduler, pause, sleep
 
 ATTEMPTS = 20
@@ -45,8 +45,7 @@ def index_garbage(table: Table, index: Index) -> Garbage:
 
 
 def _group_span(table: Table) -> tuple[bytes, bytes]:
-    assert table.sharding is not None
-    start = HASH_HEAD.pack(5, table.sharding.group, 0, 0, 0)[:5]
+    start = storage_prefix(table)
     return start, prefix_end(start)
 
 

@@ -1,34 +1,69 @@
-"""SHARD BY HASH: choosing the colocation group of a new table, and cutting a new group's key space into shards.
+"""SHARD BY: from the clause to a table's descriptor, and cutting a new key space into shards.
 
-Tables whose shard columns have the same key kinds share a group unless they say otherwise, so ``orders SHARD BY HASH
-(user_id)`` lies beside ``users SHARD BY HASH (id)`` without being told.  ``SHARDS n`` asks for a group of n pieces;
-``COLOCATE WITH t`` names the group.  The 65,536 hash values are cut evenly; the ranges then live, split and move like
-all others.
+* HASH: tables whose shard columns have the same key kinds share a colocation group unless they say otherwise, so ``orders
+  SHARD BY HASH (user_id)`` lies beside ``users SHARD BY HASH (id)`` without being told.  ``SHARDS n`` asks for a group of n
+  pieces; ``COLOCATE WITH t`` names the group.  The 65,536 hash values are cut evenly.
+* RANGE, LIST and DIRECTORY: the table has a group of its own, whose shards are numbered and begin each with a range.
+
+The ranges then live, split and move like all others.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 from msgspec.structs import replace
-from pydistdb_storage.keys import prefix_end
+from pydistdb_storage.keys import key_encoder, prefix_end
 
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.constraints import column_named, column_numbered
 from pydistdb.sql.catalog.context import DdlContext
-from pydistdb.sql.catalog.descriptors import ColocationGroup, Sharding, Table
-from pydistdb.sql.errors import DuplicateColumn, InvalidTableDefinition, UndefinedColumn
-from pydistdb.sql.layout import HASH_HEAD
-from pydistdb.sql.schema_statements import ShardBy
+from pydistdb.sql.catalog.descriptors import ColocationGroup, Column, Shard, Sharding, Table
+from pydistdb.sql.errors import (
+    DuplicateColumn,
+    FeatureNotSupported,
+    InvalidTableDefinition,
+    UndefinedColumn,
+)
+from pydistdb.sql.layout import HASH_HEAD, storage_prefix
+from pydistdb.sql.schema_statements import Reshard, ShardBy
+from pydistdb.sql.shard_map import MOST_NUMBERED
 from pydistdb.sql.types import registry
+from pydistdb.sql.types.base import EvalContext
 
 LEAST_SHARDS = 3
-MOST_SHARDS = 1_024
 PING_TOPIC = "catalog.ping"
 PING_TIMEOUT_NS = 1_000_000_000
+FIRST_USER_OID = 16_384
 
 
 async def shard(ddl: DdlContext, table: Table, shard_by: ShardBy) -> Table:
-    """The new table as a hash-sharded one."""
-    numbers = []
+    """The table (which has no rows under this clause yet) as the clause asks for."""
+    if shard_by.strategy == "none":
+        return replace(table, sharding=None, reference=False)
+    if shard_by.strategy == "reference":
+        raise FeatureNotSupported("SHARD BY REFERENCE is not supported yet")
+    numbers = _shard_columns(table, shard_by)
+    if shard_by.strategy == "hash":
+        kinds = tuple(shard_kind(table, number) for number in numbers)
+        group = await _group(ddl, kinds, shard_by)
+        return replace(table, sharding=Sharding(numbers, group), reference=False)
+    if len(numbers) > 1:
+        raise FeatureNotSupported(f"SHARD BY {shard_by.strategy.upper()} takes a single column")
+    shards = await _shards(ddl, column_numbered(table, numbers[0]), table, shard_by)
+    if len(shards) > MOST_NUMBERED:
+        raise InvalidTableDefinition(f"a table can have at most {MOST_NUMBERED} shards")
+    group = await ddl.store.allocate_oids()
+    table = replace(table, sharding=Sharding(numbers, group, shard_by.strategy, shards), reference=False)
+    prefix = storage_prefix(table)
+    boundaries = [prefix + number.to_bytes(2, "big") for number in range(len(shards))]
+    await ddl.store.database.split([*boundaries, prefix_end(prefix)])
+    return table
+
+
+def _shard_columns(table: Table, shard_by: ShardBy) -> tuple[int, ...]:
+    numbers: list[int] = []
     for name in shard_by.columns:
         column = column_named(table, name)
         if column is None:
@@ -36,30 +71,91 @@ async def shard(ddl: DdlContext, table: Table, shard_by: ShardBy) -> Table:
         if column.number in numbers:
             raise DuplicateColumn(f'column "{name}" appears twice in SHARD BY')
         numbers.append(column.number)
-    kinds = tuple(shard_kind(table, number) for number in numbers)
-    group = await _group(ddl, kinds, shard_by)
-    return replace(table, sharding=Sharding(tuple(numbers), group))
+    return tuple(numbers)
 
 
-def shard_kind(table: Table, number: int) -> str:
+def shard_kind(table: Table, number: int, strategy: str = "hash") -> str:
     """The key kind of a shard column: columns of equal kinds hash alike."""
     column = column_numbered(table, number)
     kind = registry.io(column.type_oid).key_kind
-    if kind is None or kind == "interval":
+    unusual = strategy != "hash" and column.type_oid >= FIRST_USER_OID
+    if kind is None or kind == "interval" or unusual:
         name = registry.format_type(column.type_oid, -1)
-        raise InvalidTableDefinition(f'cannot use column "{column.name}" of type {name} in SHARD BY HASH')
+        raise InvalidTableDefinition(f'cannot use column "{column.name}" of type {name} in SHARD BY {strategy.upper()}')
     return kind
+
+
+# ---------------------------------------------------------------------------------------------------- numbered shards
+
+
+async def _shards(ddl: DdlContext, column: Column, table: Table, shard_by: ShardBy) -> tuple[Shard, ...]:
+    shard_kind(table, column.number, shard_by.strategy)
+    match shard_by.strategy:
+        case "range":
+            return _range_shards(column, shard_by)
+        case "list":
+            return _list_shards(ddl, column, shard_by)
+    count = shard_by.shards or max(LEAST_SHARDS, await node_count(ddl))
+    return tuple(Shard(str(number)) for number in range(1, min(count, MOST_NUMBERED + 1) + 1))
+
+
+def _range_shards(column: Column, shard_by: ShardBy) -> tuple[Shard, ...]:
+    values = [value_text(column, text) for text in shard_by.split_values]
+    type_io = registry.io(column.type_oid)
+    assert type_io.key_kind is not None
+    encode = key_encoder([type_io.key_kind])
+    encoded = [encode([type_io.parse(text, -1, EvalContext())]) for text in values]
+    if any(after <= before for before, after in itertools.pairwise(encoded)):
+        raise InvalidTableDefinition("the values of SPLIT AT must ascend")
+    return (Shard("1"), *(Shard(str(number), (text,)) for number, text in enumerate(values, 2)))
+
+
+def _list_shards(ddl: DdlContext, column: Column, shard_by: ShardBy) -> tuple[Shard, ...]:
+    shards = []
+    for piece in shard_by.pieces:
+        if piece.placement:
+            raise FeatureNotSupported("PLACED IN is not supported yet")
+        values = tuple(None if text is None else value_text(column, text) for text in piece.values)
+        shards.append(Shard(piece.name, values, piece.is_default, piece.placement))
+    _refuse_repeated([shard.name for shard in shards], 'shard "{}" is named twice')
+    _refuse_repeated(
+        [value for shard in shards for value in shard.values], 'value "{}" is listed twice in SHARD BY LIST'
+    )
+    if sum(shard.is_default for shard in shards) > 1:
+        raise InvalidTableDefinition("there can be only one DEFAULT shard")
+    return tuple(shards)
+
+
+def value_text(column: Column, text: str) -> str:
+    """A value of the column as it is kept; raises what is wrong with it."""
+    type_io = registry.io(column.type_oid)
+    context = EvalContext()
+    return type_io.format(type_io.parse(text, column.modifier, context), context)
+
+
+def _refuse_repeated(found: Sequence[str | None], message: str) -> None:
+    for position, each in enumerate(found):
+        if each in found[:position]:
+            raise InvalidTableDefinition(message.format("NULL" if each is None else each))
+
+
+# ---------------------------------------------------------------------------------------------------- hash
 
 
 async def _group(ddl: DdlContext, kinds: tuple[str, ...], shard_by: ShardBy) -> int:
     state = ddl.view.catalog_state
     if shard_by.colocate_with is not None:
         other = ddl.table(shard_by.colocate_with)
-        if other.sharding is None:
+        if other.sharding is None or other.sharding.strategy != "hash":
             raise InvalidTableDefinition(f'cannot colocate with table "{other.name}": it is not sharded by hash')
         if tuple(shard_kind(other, number) for number in other.sharding.columns) != kinds:
             raise InvalidTableDefinition(
                 f'cannot colocate with table "{other.name}": the types of the shard columns differ'
+            )
+        group = state.groups.get(other.sharding.group)
+        if shard_by.shards is not None and group is not None and group.shards != shard_by.shards:
+            raise InvalidTableDefinition(
+                f'cannot colocate with table "{other.name}": it has {group.shards} shards, not {shard_by.shards}'
             )
         return other.sharding.group
     requested = shard_by.shards or 0
@@ -85,3 +181,7 @@ async def split_group(ddl: DdlContext, group: int, shards: int) -> None:
 async def node_count(ddl: DdlContext) -> int:
     """How many nodes the cluster counts as alive."""
     return len(await ddl.store.database.broadcast(PING_TOPIC, b"", PING_TIMEOUT_NS))
+
+
+async def reshard(ddl: DdlContext, statement: Reshard) -> str:
+    raise FeatureNotSupported("ALTER TABLE … SHARD BY is not supported yet")

@@ -211,7 +211,9 @@ def _full_key(layout: TableLayout, index: IndexLayout, values: Sequence[Any]) ->
 def _referenced_index(layout: TableLayout, key: ForeignKey) -> IndexLayout:
     wanted = set(key.referenced_columns)
     for index in layout.indexes:
-        if index.index.is_arbiter and index.index.is_plain and set(index.columns) == wanted and not index.is_row_id:
+        told = not index.hashed or index.shard_positions is not None  # else another one keeps the key unique everywhere
+        usable = told and index.index.is_arbiter and index.index.is_plain and not index.is_row_id
+        if usable and set(index.columns) == wanted:
             return index
     raise FeatureNotSupported(f'the key that foreign key "{key.name}" refers to is gone')
 

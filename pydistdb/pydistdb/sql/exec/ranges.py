@@ -15,8 +15,8 @@ from pydistdb.sql.exec.scan import Bounds, TableScanOperator
 from pydistdb.sql.layout import Span, TableLayout
 from pydistdb.sql.plan.explain_gather import Gathered
 from pydistdb.sql.plan.expressions import all_relations, is_constant, walk
-from pydistdb.sql.plan.physical import Access, TableScan
-from pydistdb.sql.tree import Expr, Param, Rel
+from pydistdb.sql.plan.physical import TableScan
+from pydistdb.sql.tree import Param, Rel
 
 MOST_SPANS = 64
 """Spans looked up one by one; with more, the range from the first to the last is shown."""
@@ -40,17 +40,8 @@ async def range_notes(
     return notes, gathered
 
 
-def _expressions(access: Access) -> list[Expr]:
-    found = [pair[0] for pair in (*access.lower, *access.upper)]
-    for term in access.equal:
-        found.extend(term.alternatives)
-        if term.array is not None:
-            found.append(term.array)
-    return found
-
-
 async def _note(scan: TableScan, run: RunContext) -> tuple[str, list[RangeInfo]]:
-    expressions = _expressions(scan.access)
+    expressions = scan.access.expressions
     if not all(map(is_constant, expressions)):
         return "Ranges: by outer row", []
     known = len(run.parameters)

@@ -28,10 +28,19 @@ from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.shards import over_shards
 from pydistdb.sql.exec.tree_codec import NotPortable
-from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, MOST_KEY_BYTES, IndexLayout, Span, TableLayout
+from pydistdb.sql.layout import (
+    HASH_IDENTITY_END,
+    HASH_IDENTITY_START,
+    MOST_KEY_BYTES,
+    IndexLayout,
+    Span,
+    TableLayout,
+    storage_prefix,
+)
 from pydistdb.sql.plan.distribute import Tail
 from pydistdb.sql.plan.explain_formats import Actual
-from pydistdb.sql.plan.physical import Access, TableScan, VirtualTableScan
+from pydistdb.sql.plan.physical import Access, TableScan, Term, VirtualTableScan
+from pydistdb.sql.shard_map import Limit
 from pydistdb.sql.tree import ColumnRef, Expr, OutputColumn
 
 FIRST_CHUNK_ROWS = 256
@@ -46,22 +55,20 @@ class Bounds:
         self.access = access
         self.index: IndexLayout = layout.by_storage_id[access.index.storage_id]
         self.is_point = access.is_point
-        self.is_full = not (access.equal or access.lower or access.upper)
+        self.is_full = not (access.equal or access.lower or access.upper or access.is_routed)
+        told = self.index.shard_positions
+        self.by_shard = self.index.hashed and (told is None or max(told) >= len(access.equal))
+        """The shards to read do not follow from the index's columns."""
 
     @cached_property
     def values(self) -> Callable[[State], tuple[Any, ...]]:
-        expressions: list[Expr] = []
-        for term in self.access.equal:
-            expressions.extend(term.alternatives)
-            if term.array is not None:
-                expressions.append(term.array)
-        expressions.extend(pair[0] for pair in (*self.access.lower, *self.access.upper))
-        return evaluator(expressions)
+        return evaluator(self.access.expressions)
 
-    def _combinations(self, values: Iterator[Any]) -> Iterator[tuple[Any, ...]]:
+    @staticmethod
+    def _combinations(terms: Sequence[Term], values: Iterator[Any]) -> Iterator[tuple[Any, ...]]:
         """Every combination of values for the equality terms; NULLs equal nothing."""
         choices: list[list[Any]] = []
-        for term in self.access.equal:
+        for term in terms:
             if term.is_null:
                 choices.append([None])
                 continue
@@ -74,8 +81,8 @@ class Bounds:
 
     def points(self, state: State) -> list[bytes]:
         """Keys of a point access, in key order."""
-        layout, index = self.layout, self.index
-        keys = {layout.point_key(index, combination) for combination in self._combinations(iter(self.values(state)))}
+        layout, index, values = self.layout, self.index, iter(self.values(state))
+        keys = {layout.point_key(index, combination) for combination in self._combinations(self.access.equal, values)}
         keys.discard(None)
         return sorted(
             (key for key in keys if key is not None and len(key) <= MOST_KEY_BYTES), reverse=self.access.reverse
@@ -83,24 +90,50 @@ class Bounds:
 
     def spans(self, state: State) -> list[Span]:
         """Spans of a range access, in key order (backwards if the scan goes backwards)."""
-        if self.is_full:
-            return [self.layout.index_span(self.access.index)]
+        layout, index, access = self.layout, self.index, self.access
+        numbered = self.by_shard and layout.shards is not None and not layout.shards.is_hash
+        if self.is_full and not numbered:
+            return [layout.index_span(access.index)]
         values = iter(self.values(state))
-        combinations = list(self._combinations(values))
-        lower = upper = None
-        if self.access.lower:
-            lower = (next(values), self.access.lower[0][1])
-        if self.access.upper:
-            upper = (next(values), self.access.upper[0][1])
-        if (lower is not None and lower[0] is None) or (upper is not None and upper[0] is None):
+        combinations = list(self._combinations(access.equal, values))
+        limits = _limits(access.lower, access.upper, values)
+        shards = self._shards(values) if self.by_shard else [None]
+        if limits is None or shards is None:
             return []
-        found = {self.layout.bounds(self.index, combination, lower, upper) for combination in combinations}
+        found = {layout.bounds(index, each, *limits, shard=shard) for each in combinations for shard in shards}
         spans = [
             Span(span.start[:MOST_KEY_BYTES], span.end[:MOST_KEY_BYTES], span.identity)
             for span in found
             if span is not None
         ]
         return sorted(spans, reverse=self.access.reverse)
+
+    def _shards(self, values: Iterator[Any]) -> Sequence[int | None] | None:
+        """The shards to read; None if there are none."""
+        access, shards = self.access, self.layout.shards
+        assert shards is not None
+        combinations = list(self._combinations(access.shards, values))
+        limits = _limits(access.shard_lower, access.shard_upper, values)
+        if access.shards:
+            return sorted({shards.number(each) for each in combinations})
+        return None if limits is None else shards.between(*limits)
+
+    def shards(self, state: State) -> list[int]:
+        """The shards that a run looks into, by number."""
+        prefix = len(storage_prefix(self.layout.table))
+        keys = self.points(state) if self.is_point else [span.start for span in self.spans(state)]
+        return sorted({int.from_bytes(key[prefix : prefix + 2], "big") for key in keys})
+
+
+def _limits(
+    lower: Sequence[tuple[Expr, bool]], upper: Sequence[tuple[Expr, bool]], values: Iterator[Any]
+) -> tuple[Limit, Limit] | None:
+    """The values of bounds; None if one is NULL, which nothing is beyond."""
+    least = (next(values), lower[0][1]) if lower else None
+    most = (next(values), upper[0][1]) if upper else None
+    if (least is not None and least[0] is None) or (most is not None and most[0] is None):
+        return None
+    return least, most
 
 
 class TableScanOperator(Operator):

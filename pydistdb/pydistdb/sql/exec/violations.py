@@ -87,7 +87,7 @@ def duplicate_key(
 
 def unique_violation(catalog: CatalogView, key: bytes, context: EvalContext | None = None) -> DatabaseError:
     """The error for a key that a commit found taken (kv's KeyExists)."""
-    hashed = key[:1] == b"\x05"
+    hashed = key[:1] in (b"\x05", b"\x06")
     head = HASH_HEAD if hashed else RANGE_HEAD
     table_storage_id, index_storage_id = head.unpack_from(key)[-2:]
     for table in catalog.tables():

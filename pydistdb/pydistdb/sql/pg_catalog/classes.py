@@ -33,6 +33,7 @@ from pydistdb.sql.pg_catalog.objects import (
     table_indexes,
     vector,
 )
+from pydistdb.sql.pg_catalog.shard_text import sharding_text
 from pydistdb.sql.pg_catalog.type_facts import METHOD_OIDS, TYPE_FACTS, operator_class, operator_class_named
 from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.reg import C_COLLATION_OID, COLLATIONS
@@ -118,8 +119,16 @@ def _table_row(view: StateView, table: Table) -> RowDict:
         relhastriggers=bool(table.foreign_keys or table.referenced_by),
         relpersistence=table.persistence,
         relispopulated=table.populated,
-        reloptions=array(table.options) if table.options else None,
+        reloptions=_options(view, table),
     )
+
+
+def _options(view: StateView, table: Table) -> Any:
+    """A view's options; of a table, how it is sharded: so pg_dump and \\d+ show it."""
+    group = None if table.sharding is None else view.catalog_state.groups.get(table.sharding.group)
+    sharded = sharding_text(table, group)
+    options = table.options if sharded is None else (*table.options, f"shard_by={sharded}")
+    return array(options) if options else None
 
 
 def _index_row(view: StateView, table: Table, index: Index) -> RowDict:

@@ -75,10 +75,10 @@ def _tables(view: StateView, context: EvalContext) -> Iterator[RowDict]:
             "schema_name": schema_name(view, table.schema),
             "table_name": table.name,
             "storage_id": table.storage_id,
-            "sharding": "hash" if sharding is not None else "range",
+            "sharding": sharding.strategy if sharding is not None else "reference" if table.reference else "range",
             "shard_columns": ", ".join(column_names(table, sharding.columns)) if sharding is not None else None,
             "colocation_group": sharding.group if sharding is not None else None,
-            "shards": group.shards if group is not None else None,
+            "shards": group.shards if group is not None else len(sharding.shards) if sharding is not None else None,
         }
 
 

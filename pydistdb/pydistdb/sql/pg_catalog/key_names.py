@@ -4,6 +4,7 @@
     users/4000               before the row with this key    (04 storage index key)
     users_name_idx/anna      in an index
     accounts/hash 5555       in hash-sharded tables: where the rows of this hash begin      (05 group hash16)
+    orders/shard eu          in tables sharded by range, list, directory: where a shard begins   (06 group shard)
     <min>, <max>             the ends
 
 What cannot be read (the table is gone, the key was cut somewhere else) is shown in hexadecimal digits.
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 
 from pydistdb_storage import keys
 
-from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.catalog.descriptors import Shard, Table
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.layout import RANGE_HEAD, IndexLayout, TableLayout
 from pydistdb.sql.types import registry
@@ -42,10 +43,12 @@ class KeyNames:
     def __init__(self, view: StateView) -> None:
         self._tables: dict[int, tuple[Table, str]] = {}
         self._groups: dict[int, list[str]] = {}
+        self._shards: dict[int, tuple[Shard, ...]] = {}
         for table, name in named_tables(view):
             self._tables[table.storage_id] = table, name
             if table.sharding is not None:
                 self._groups.setdefault(table.sharding.group, []).append(name)
+                self._shards[table.sharding.group] = table.sharding.shards
         self._context = EvalContext()
 
     def __call__(self, key: bytes) -> str:
@@ -53,7 +56,7 @@ class KeyNames:
             return "<min>"
         if key[0] >= 0xFF:
             return "<max>"
-        if key[0] not in (4, 5) or len(key) < _HEAD.size:
+        if key[0] not in (4, 5, 6) or len(key) < _HEAD.size:
             return key.hex()
         number = _HEAD.unpack_from(key)[1]
         return self._in_table(number, key) if key[0] == 4 else self._in_group(number, key)
@@ -105,4 +108,8 @@ class KeyNames:
         rest = key[_HEAD.size :].hex()
         if not rest:
             return name
+        if key[0] == 6 and len(rest) >= 4:
+            number, shards = int(rest[:4], 16), self._shards.get(group, ())
+            shard = f"{name}/shard {shards[number].name if number < len(shards) else number}"
+            return f"{shard}/{rest[4:]}" if rest[4:] else shard
         return f"{name}/hash {rest}" if len(rest) == 4 else f"{name}/{rest}"

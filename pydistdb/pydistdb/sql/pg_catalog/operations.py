@@ -29,6 +29,7 @@ from pydistdb.kv.settings import SETTINGS, ClusterSettings, shown
 from pydistdb.kv.survey import Survey
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.clock import POSTGRES_EPOCH_US
+from pydistdb.sql.layout import storage_prefix
 from pydistdb.sql.pg_catalog.define import RowDict, SystemColumn, SystemRelation, gathered_relation
 from pydistdb.sql.pg_catalog.key_names import KeyNames, named_tables
 from pydistdb.sql.pg_catalog.objects import array
@@ -67,9 +68,7 @@ def _spans(view: StateView) -> list[tuple[bytes, str]]:
     found = []
     for table, name in named_tables(view):
         if table.kind in "rm":
-            group = table.sharding.group if table.sharding is not None else None
-            kind, number = (b"\x04", table.storage_id) if group is None else (b"\x05", group)
-            found.append((kind + number.to_bytes(4, "big"), name))
+            found.append((storage_prefix(table), name))
     return sorted(found)
 
 

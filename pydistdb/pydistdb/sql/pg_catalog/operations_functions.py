@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pydistdb.kv.api import KVError
-from pydistdb.kv.operations import HASH_KEY_BYTES, Operations
+from pydistdb.kv.operations import Operations
 from pydistdb.kv.requests import shown_id
 from pydistdb.kv.txn.recovery import Recovered
 from pydistdb.sql.errors import (
@@ -108,16 +108,19 @@ def _boundary(context: EvalContext, oid: int, key: PgArray) -> bytes:
     if layout.primary.is_row_id and table.sharding is None:
         raise InvalidParameterValue(f'table "{table.name}" has no primary key to split it at')
     types = {column.number: column.type_oid for column in table.columns}
-    columns = layout.primary.columns if table.sharding is None else table.sharding.columns
+    by_row = layout.shards is None or (not layout.shards.is_hash and layout.primary.shard_positions is not None)
+    columns = layout.primary.columns if table.sharding is None or by_row else table.sharding.columns
     least = 1 if table.sharding is None else len(columns)
     if not least <= len(key.items) <= len(columns) or None in key.items:
         wanted = str(len(columns)) if least == len(columns) else f"{least} to {len(columns)}"
         raise InvalidParameterValue(f'a split of table "{table.name}" needs {wanted} values, and no NULLs')
     oids = [types[column] for column in columns]
     values = [registry.io(oid).parse(text, -1, context) for oid, text in zip(oids, key.items, strict=False)]
-    if table.sharding is not None:
-        return layout.hash_head(layout.primary, layout.hash16(values))[:HASH_KEY_BYTES]
-    return layout.primary.head + layout.primary.encode(values)
+    if not by_row:
+        return layout.shard_span(layout.shard_number(values)).start
+    head = layout.head_of_prefix(layout.primary, values)
+    assert head is not None
+    return head + layout.primary.encode(values)
 
 
 def split_range(context: EvalContext, range_id: int) -> Any:

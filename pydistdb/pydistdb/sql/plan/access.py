@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pydistdb.sql.catalog.descriptors import Index, Table
+from pydistdb.sql.catalog.descriptors import Index, Sharding, Table
 from pydistdb.sql.plan.cost import ROW_COST, SECONDARY_ROW_COST, SORT_ROW_COST, START_COST
 from pydistdb.sql.plan.estimate import RANGE_SELECTIVITY, TWO_SIDED_SELECTIVITY, Estimator, array_length
 from pydistdb.sql.plan.expressions import (
@@ -125,15 +125,16 @@ def _path(
         if count == 1 and number in ids:
             constant.add(ids[number])
         rows *= _equal_share(match, ColumnRef(types.INT8, ids.get(number, -1)), count, total, estimator)
+    route: _Route | None = None
     if hashed:
         assert table.sharding is not None
-        bound = set(numbers[: len(equal)])
-        if not bound >= set(table.sharding.columns):
-            if not is_primary:
-                return None
-            # Without the shard columns there is no place to start at: read everything, check everything.
-            cost = START_COST + total * ROW_COST + estimator.extra("seqscan")
-            return Path(Access(index), total, cost, (), frozenset())
+        if not set(numbers[: len(equal)]) >= set(table.sharding.columns):
+            route = _route(table.sharding, found, ids, total, estimator)
+            if is_primary and not set(numbers) >= set(table.sharding.columns):
+                # A row's key may stand in several shards: read those that come into question, check everything.
+                return _routed_scan(index, route, total, estimator)
+            if route is None and table.sharding.strategy == "hash":
+                return _routed_scan(index, route, total, estimator) if is_primary else None
     lower: tuple[tuple[Expr, bool], ...] = ()
     upper: tuple[tuple[Expr, bool], ...] = ()
     if len(equal) < len(numbers):
@@ -144,18 +145,90 @@ def _path(
         used.extend(ranges)
         rows *= _range_share(ranges, [*lower, *upper], ids.get(numbers[len(equal)], -1), total, estimator)
     access = Access(index, tuple(equal), lower, upper, terms=tuple(dict.fromkeys(used)))
+    spans, is_one = points, points == 1
+    if hashed and table.sharding is not None and not set(numbers[: len(equal)]) >= set(table.sharding.columns):
+        spans *= max(len(table.sharding.shards), 1) if route is None else route.shards
+        is_one = is_one and route is not None and route.is_one
+        if route is not None:
+            access = replace(access, shards=route.terms, shard_lower=route.lower, shard_upper=route.upper)
+            rows = min(rows, total * route.share) if not (equal or lower or upper) else rows
     if access.is_point:
         rows = min(rows, points) if points > 1 else 1.0
     rows = max(rows, 1.0)
-    cost = START_COST * points + rows * (ROW_COST if is_primary else SECONDARY_ROW_COST)
+    cost = START_COST * spans + rows * (ROW_COST if is_primary else SECONDARY_ROW_COST)
     is_bounded = bool(equal or lower or upper)
     cost += estimator.extra("indexscan" if is_bounded or not is_primary else "seqscan")
     order = tuple(
         (ids[number], column.descending, column.nulls_first) if number in ids else (-1, False, False)
         for number, column in zip(numbers, index.columns, strict=True)
     )
-    may_order = table.sharding is None or not hashed or points == 1
+    may_order = not hashed or is_one or shards_ascend(table, index)
     return Path(access, rows, cost, order if may_order else (), frozenset(constant))
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """What the condition says of the shard columns: which shards to look into."""
+
+    terms: tuple[Term, ...]
+    lower: tuple[tuple[Expr, bool], ...]
+    upper: tuple[tuple[Expr, bool], ...]
+    shards: float
+    """How many they are, at most."""
+    share: float
+    """Of the rows."""
+
+    @property
+    def is_one(self) -> bool:
+        """Certainly a single shard."""
+        return bool(self.terms) and all(term.is_null or len(term.alternatives) == 1 for term in self.terms)
+
+
+def _route(
+    sharding: Sharding, found: dict[int, list[Match]], ids: dict[int, int], total: float, estimator: Estimator
+) -> _Route | None:
+    every = float(len(sharding.shards) or 65_536)
+    terms: list[Term] = []
+    count = share = 1.0
+    for number in sharding.columns:
+        match = _equality(found.get(number, ()), count)
+        if match is None:
+            break
+        term, values = _term(match)
+        terms.append(term)
+        count *= values
+        share *= _equal_share(match, ColumnRef(types.INT8, ids.get(number, -1)), values, total, estimator)
+    else:
+        count = min(count, every)
+        return _Route(tuple(terms), (), (), count, max(share, count / every) if sharding.shards else share)
+    if sharding.strategy not in ("range", "list"):
+        return None
+    bounds = found.get(sharding.columns[0], ())
+    lower, lower_term = _bound(bounds, (">", ">="))
+    upper, upper_term = _bound(bounds, ("<", "<="))
+    ranges = [term for term in (lower_term, upper_term) if term is not None]
+    if not ranges:
+        return None
+    part = _range_share(ranges, [*lower, *upper], ids.get(sharding.columns[0], -1), total, estimator)
+    return _Route((), lower, upper, max(part * every, 1.0), min(part + 1 / every, 1.0))
+
+
+def _routed_scan(index: Index, route: _Route | None, total: float, estimator: Estimator) -> Path:
+    """A scan of the shards that come into question."""
+    if route is None:
+        cost = START_COST + total * ROW_COST + estimator.extra("seqscan")
+        return Path(Access(index), total, cost, (), frozenset())
+    rows = max(total * route.share, 1.0)
+    cost = START_COST * route.shards + rows * ROW_COST + estimator.extra("seqscan")
+    access = Access(index, shards=route.terms, shard_lower=route.lower, shard_upper=route.upper)
+    return Path(access, rows, cost, (), frozenset())
+
+
+def shards_ascend(table: Table, index: Index) -> bool:
+    """Whether one shard after the other gives an index's order: its first column is that of a range."""
+    sharding, first = table.sharding, index.columns[0]
+    ascending = not first.descending and not first.nulls_first
+    return sharding is not None and sharding.strategy == "range" and first.column == sharding.columns[0] and ascending
 
 
 def _equal_share(match: Match, column: ColumnRef, count: float, total: float, estimator: Estimator) -> float:

@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan.depth import deep_stack
 from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.explain_formats import Actual, PlanNode, Style, Value, text_lines
 from pydistdb.sql.plan.explain_gather import Gathered, with_gather
+from pydistdb.sql.plan.explain_shards import shards_note
 from pydistdb.sql.plan.explain_text import ExpressionText
 from pydistdb.sql.plan.expressions import all_relations, conjuncts, free_columns, inputs
 from pydistdb.sql.plan.physical import (
@@ -348,19 +348,8 @@ class Explainer(ExpressionText):
         if filters:
             properties.append(("Filter", self.condition(filters)))
         if table.sharding is not None:
-            properties.append(("Shards", self._shards(scan, table)))
+            properties.append(("Shards", shards_note(access, table)))
         return title, properties
-
-    def _shards(self, scan: TableScan, table: Table) -> str:
-        assert table.sharding is not None
-        access = scan.access
-        if access.index.is_global and access.index is not table.indexes[0]:
-            return "global index"
-        numbers = [column.column for column in access.index.columns[: len(access.equal)]]
-        if not set(numbers) >= set(table.sharding.columns):
-            return "all"
-        one = all(len(term.alternatives) == 1 for term in access.equal)
-        return "one, by hash" if one else "by hash of each value"
 
 
 def _aliased(name: str, alias: str) -> str:

@@ -6,7 +6,7 @@ an index on (a, b) come ordered by (b), (a, b) and (b, a) alike.
 
 from __future__ import annotations
 
-from pydistdb.sql.plan.access import OrderKey
+from pydistdb.sql.plan.access import OrderKey, shards_ascend
 from pydistdb.sql.plan.physical import Apply, IncrementalSort, LockedRows, LookupJoin, NestedLoop, TableScan, TopN
 from pydistdb.sql.tree import ColumnRef, Const, Filter, Limit, Project, Rel, Sort, SortKey
 
@@ -73,7 +73,8 @@ def _scan_ordering(scan: TableScan) -> tuple[tuple[OrderKey, ...], frozenset[int
     ]
     sharding = scan.table.sharding
     hashed = sharding is not None and (index is scan.table.indexes[0] or not index.is_global)
-    if sharding is not None and hashed and not set(single) >= set(sharding.columns):
+    scattered = sharding is not None and hashed and not set(single) >= set(sharding.columns)
+    if scattered and not shards_ascend(scan.table, index):
         return (), frozenset()
     reverse = scan.access.reverse
     order: list[OrderKey] = []

@@ -50,6 +50,32 @@ class Access:
     """More of the condition's terms that hold for every entry, since a partial index's predicate implies them."""
     probes: tuple[Probe, ...] = ()
     """Of an inverted index: what is found are candidates, of which ``terms`` are checked."""
+    shards: tuple[Term, ...] = ()
+    """Where the index's columns do not tell the shards to read: what each shard column must equal; none: any.  These
+    terms stay in the condition."""
+    shard_lower: tuple[tuple[Expr, bool], ...] = ()
+    shard_upper: tuple[tuple[Expr, bool], ...] = ()
+    """Or the bounds of the single shard column."""
+
+    @property
+    def expressions(self) -> list[Expr]:
+        """Whatever the bounds are computed from, in order."""
+        found: list[Expr] = []
+        for terms, lower, upper in (
+            (self.equal, self.lower, self.upper),
+            (self.shards, self.shard_lower, self.shard_upper),
+        ):
+            for term in terms:
+                found.extend(term.alternatives)
+                if term.array is not None:
+                    found.append(term.array)
+            found.extend(pair[0] for pair in (*lower, *upper))
+        return found
+
+    @property
+    def is_routed(self) -> bool:
+        """Shards are chosen beside the index's columns."""
+        return bool(self.shards or self.shard_lower or self.shard_upper)
 
     def left_over(self, terms: Sequence[Expr]) -> list[Expr]:
         """The terms that are still to be checked on every row."""

@@ -27,6 +27,7 @@ _USES = {
     schema_statements.AlterTable: "ALTER TABLE",
     schema_statements.CreateIndex: "CREATE INDEX",
     schema_statements.DropObjects: "DROP TABLE",
+    schema_statements.Reshard: "ALTER TABLE",
     schema_statements.Truncate: "TRUNCATE",
 }
 
@@ -39,7 +40,7 @@ def _check_not_in_use(session: ClientSession, utility: st.Utility) -> None:
     match utility:
         case schema_statements.Truncate():
             names = utility.tables
-        case schema_statements.AlterTable():
+        case schema_statements.AlterTable() | schema_statements.Reshard():
             names = (utility.name,)
         case schema_statements.CreateIndex():
             names = (utility.table,)
