@@ -70,6 +70,15 @@ def test_a_prepared_transaction_without_a_record_would_be_found(monkeypatch: pyt
         Simulation(13, looks_back=False, prepares=True).run(5)
 
 
+@pytest.mark.parametrize(("seed", "reshapes"), [(20003, True), (20014, True), (10196, False)])
+def test_seeds_that_missed_rows(seed: int, reshapes: bool) -> None:
+    """20003, 10196: a transaction was known to be open, and had been acknowledged since; 20014: a range lay in a hole of what
+    is published (test_txn_outdated.py has both, made by hand)."""
+    simulation = Simulation(seed, harsh=True, reshapes=reshapes, loads=True)
+    simulation.run(4)
+    assert simulation.loads is not None and simulation.loads.acknowledged
+
+
 @pytest.mark.parametrize("seed", [19, 64, 235])
 def test_harsh_seeds(seed: int) -> None:
     simulation = Simulation(seed, harsh=True)

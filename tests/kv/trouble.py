@@ -40,6 +40,7 @@ class Trouble:
         self.rand = simulation.rand
         self.faults = 0
         self.merges = 0
+        self._clocks_wrong_until_ns = -1 << 62
         self.kinds = HARSH_KINDS if simulation.harsh else MILD_KINDS
         if simulation.reshapes:
             self.kinds += RESHAPING_KINDS
@@ -83,9 +84,9 @@ class Trouble:
                 committer.error = InjectedFailure("a sync failed, says the simulation")
                 committer.applies_all_the_same = rand.random() < 0.5
             case "clock":
-                cluster.nodes[victim].skew_us = rand.randint(-MOST_SKEW_US, MOST_SKEW_US)
+                self._set_clock(victim, rand.randint(-MOST_SKEW_US, MOST_SKEW_US))
             case "jump":
-                cluster.nodes[victim].skew_us = rand.choice(WRONG_SKEWS_US)
+                self._set_clock(victim, rand.choice(WRONG_SKEWS_US))
             case "split":
                 cluster.scheduler.spawn(self._split(self._some_key()))
             case "merge":
@@ -106,8 +107,21 @@ class Trouble:
             node.committer.delay_ns = self.cluster.disk_delay_ns
             node.committer.error = None
             if abs(node.skew_us) > MOST_SKEW_US:
-                node.skew_us = 0
+                self._set_clock(node.name, 0)
         self.cluster.mend()
+
+    def _set_clock(self, name: str, skew_us: int) -> None:
+        node = self.cluster.nodes[name]
+        if abs(node.skew_us) > MOST_SKEW_US:
+            self._clocks_wrong_until_ns = self.cluster.scheduler.now_ns()
+        node.skew_us = skew_us
+
+    def clocks_are_right(self, since_ns: int) -> bool:
+        """Whether no clock has been out of bounds since then, nor can there be a timestamp left of one that was before."""
+        furthest_ns = max(WRONG_SKEWS_US) * 1_000
+        return self._clocks_wrong_until_ns + furthest_ns < since_ns and all(
+            abs(node.skew_us) <= MOST_SKEW_US for node in self.cluster.nodes.values()
+        )
 
     def _some_key(self) -> bytes:
         prefix = self.rand.choice((b"\x04acc%03d", b"\x04list%03d"))

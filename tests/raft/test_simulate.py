@@ -13,6 +13,12 @@ def test_seed(seed: int) -> None:
     simulate.Simulation(seed).run(4000)
 
 
+@pytest.mark.parametrize("seed", [10511])
+def test_seeds_that_failed_once(seed: int) -> None:
+    """10511: a follower has what the snapshot brings, while the leader's log begins behind that."""
+    simulate.Simulation(seed).run(5000)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_contested(seed: int) -> None:
     simulate.Simulation(seed, contested=True).run(8000)

@@ -82,6 +82,15 @@ class Sender(Protocol):
         """List the nodes that count as alive."""
 
 
+class KnownStatus(NamedTuple):
+    """How a transaction stands, as its record's leaseholder has told this one."""
+
+    state: int
+    timestamp: Timestamp
+    asked: Timestamp
+    """When the question was put, on this node's clock: whoever began before that need not ask again."""
+
+
 class Inheritance(NamedTuple):
     """What the leaseholder of a range that is merged into another one leaves to that."""
 
@@ -145,7 +154,7 @@ class RangeLocal:
         self.locks = LockTable()
         self.pending = PendingWrites()
         self.intents = IntentSet.load(engine.latest, self.start, self.end)
-        self.statuses: dict[TransactionId, TransactionStatus] = {}
+        self.statuses: dict[TransactionId, KnownStatus] = {}
         self.deciding: dict[TransactionId, Completion[None]] = {}
         """Transactions whose record is being proposed."""
         self.resolving: set[TransactionId] = set()
@@ -292,14 +301,14 @@ class RangeLocal:
         if staged is not None:
             staged[1].set(None)
 
-    def learn(self, transaction_id: TransactionId, status: TransactionStatus) -> None:
-        """Remember how a transaction stands."""
+    def learn(self, transaction_id: TransactionId, status: TransactionStatus, asked: Timestamp) -> None:
+        """Remember how a transaction stands; ``asked``: the clock when the question was put."""
         if len(self.statuses) >= MAX_STATUSES:
             del self.statuses[next(iter(self.statuses))]
         known = self.statuses.get(transaction_id)
         if known is not None and known.state != TransactionState.PENDING:
             return
-        self.statuses[transaction_id] = status
+        self.statuses[transaction_id] = KnownStatus(status.state, status.timestamp, asked)
 
 
 class Leases:

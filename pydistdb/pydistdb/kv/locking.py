@@ -227,10 +227,11 @@ class Locker:
         since_ns = scheduler.now_ns()
         while True:
             settled = local.settling(holder)
+            asked = self._leases.clock.now()
             status = await self._leases.send(PushTransaction(holder, info.anchor))
             assert isinstance(status, TransactionStatus)
             if status.state != TransactionState.PENDING:
-                local.learn(holder, status)
+                local.learn(holder, status, asked)
                 commit_timestamp = status.timestamp if status.state == TransactionState.COMMITTED else 0
                 local.check_lease()
                 await self._resolver.resolve_keys(local, holder, keys, commit_timestamp)

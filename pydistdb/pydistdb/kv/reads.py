@@ -54,7 +54,7 @@ class Reader:
         self._leases = leases
 
     async def get_many(self, request: GetMany) -> Values:
-        observed = self._enter(request)
+        observed, since = self._enter(request)
         keys = request.keys
         first, last = min(keys), max(keys)
         while True:
@@ -72,6 +72,7 @@ class Reader:
                         limit,
                         request.uncertainty_limit,
                         request.transaction_id,
+                        since,
                     )
                     for key in keys
                 ]
@@ -82,13 +83,13 @@ class Reader:
             return Values(values, observed)
 
     async def scan(self, request: Scan) -> Entries:
-        observed = self._enter(request)
+        observed, since = self._enter(request)
         while True:
             local = self._leases.need(request.start)
             if not (local.start <= request.start and request.end <= local.end):
                 raise WrongRange(local.described)
             try:
-                keys, values, resume = self._span(local, self._leases.latest(), request)
+                keys, values, resume = self._span(local, self._leases.latest(), request, since)
             except Blocked as blocked:
                 await self._unblock(local, blocked, request.read_timestamp)
                 continue
@@ -99,15 +100,17 @@ class Reader:
         """Scan without waiting; raises Blocked and ReadRestart.  The caller checks the lease afterwards."""
         if request.read_timestamp < self._leases.threshold():
             raise SerializationConflict("snapshot too old")
-        return self._span(local, self._leases.latest(), request)
+        return self._span(local, self._leases.latest(), request, request.observed)
 
-    def _enter(self, request: GetMany | Scan) -> Timestamp:
+    def _enter(self, request: GetMany | Scan) -> tuple[Timestamp, Timestamp]:
+        """What the reader knows of this node's clock from now on, and a reading that is not before the reader began."""
         clock = self._leases.clock
         clock.check()
         self._leases.hear(request.read_timestamp)
         if request.read_timestamp < self._leases.threshold():
             raise SerializationConflict("snapshot too old")
-        return clock.now() if not request.observed else request.observed
+        now = clock.now()
+        return request.observed or now, min(request.observed or now, now)
 
     def _point(
         self,
@@ -118,6 +121,7 @@ class Reader:
         limit: Timestamp,
         uncertainty_limit: Timestamp,
         transaction_id: TransactionId,
+        since: Timestamp,
     ) -> bytes | None:
         group = local.pending.by_key.get(key)
         if group is None and local.intents.fresh:
@@ -126,14 +130,16 @@ class Reader:
             raise Blocked(group)
         if local.intents.may_hold(key):
             data = snapshot.get(Space.INTENTS, key)
-            if data is not None and _visible(local, data, read_timestamp, limit, uncertainty_limit, transaction_id):
+            if data is not None and _visible(
+                local, data, read_timestamp, limit, uncertainty_limit, transaction_id, since
+            ):
                 return intent_value(data)
         value, version = mvcc.get(snapshot, key, limit)
         if version > read_timestamp:
             raise ReadRestart(version)
         return value
 
-    def _span(self, local: RangeLocal, snapshot: Snapshot, request: Scan) -> Chunk:
+    def _span(self, local: RangeLocal, snapshot: Snapshot, request: Scan, since: Timestamp) -> Chunk:
         read_timestamp = request.read_timestamp
         start, end, reverse = request.start, request.end, request.reverse
         count = min(request.limit, MAX_SCAN_LIMIT)
@@ -160,7 +166,9 @@ class Reader:
                 continue
             if not head or not data.startswith(head):  # else it is of the same proposal as the one before
                 head = intent_head(data)
-                seen = _visible(local, data, read_timestamp, limit, request.uncertainty_limit, request.transaction_id)
+                seen = _visible(
+                    local, data, read_timestamp, limit, request.uncertainty_limit, request.transaction_id, since
+                )
             if seen:
                 overlay.append((key, data[len(head) :] or None))
                 if len(overlay) >= count:
@@ -173,9 +181,10 @@ class Reader:
         if isinstance(by, PendingGroup):
             await by.done
             return
+        asked = self._leases.clock.now()
         status = await self._leases.send(PushTransaction(by.transaction_id, by.anchor, read_timestamp))
         assert isinstance(status, TransactionStatus)
-        local.learn(by.transaction_id, status)
+        local.learn(by.transaction_id, status, asked)
 
 
 def _limit(local: RangeLocal, request: GetMany | Scan) -> Timestamp:
@@ -193,8 +202,12 @@ def _visible(
     limit: Timestamp,
     uncertainty_limit: Timestamp,
     transaction_id: TransactionId,
+    since: Timestamp,
 ) -> bool:
     """Tell whether a read sees this intent's value; raises Blocked where its record must be asked first.
+
+    That a transaction was open and promised to commit above the read counts only if it was asked at ``since`` or later, when
+    the reader had begun: it may have committed within the window and been acknowledged before that.
 
     A coordinator tells the time of its commit to the nodes that it had prepare.  This node need not be one of them if the
     intent is older than the lease: then its clock says nothing about the commit, and the whole window counts."""
@@ -213,7 +226,7 @@ def _visible(
         if read_timestamp < status.timestamp <= limit:
             raise ReadRestart(status.timestamp)
         return status.timestamp <= read_timestamp
-    if status.state == TransactionState.PENDING and status.timestamp < read_timestamp:
+    if status.state == TransactionState.PENDING and (status.timestamp < read_timestamp or status.asked < since):
         raise Blocked(info)
     return False
 

@@ -190,6 +190,19 @@ class Router:
             return await self.locate(META_PREFIX)
         return (await self._look_up_meta(meta_key(end))).descriptor
 
+    async def locate_head(self, start: bytes, end: bytes, *, reverse: bool) -> tuple[RangeDescriptor, bytes, bytes]:
+        """The descriptor of the range that holds the first keys of [start, end) (``reverse``: the last), and their bounds.
+
+        It may be stale.  What was published leaves holes while ranges are split and merged, and then a neighbour is found:
+        the bounds are those of the hole, as far as is known, and whoever is asked for them says what is there."""
+        descriptor = await (self.locate_before(end) if reverse else self.locate(start))
+        first, last = max(start, descriptor.start), min(end, descriptor.end)
+        if first >= last:
+            return descriptor, start, end if reverse else min(end, max(descriptor.start, start + b"\0"))
+        if reverse:
+            return (descriptor, first, last) if last == end else (descriptor, last, end)
+        return (descriptor, first, last) if first == start else (descriptor, start, first)
+
     async def _look_up(self, key: bytes) -> CachedRange:
         if key < FIRST_SPLIT_KEY:
             return await self._find_first_range()

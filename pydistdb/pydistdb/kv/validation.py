@@ -28,7 +28,7 @@ from pydistdb_storage.engine import Snapshot
 
 from pydistdb.kv.api import ReadConflict, SerializationConflict, Timestamp
 from pydistdb.kv.intents import IntentInfo
-from pydistdb.kv.leases import Leases, RangeLocal
+from pydistdb.kv.leases import KnownStatus, Leases, RangeLocal
 from pydistdb.kv.requests import (
     Applied,
     PushTransaction,
@@ -81,7 +81,7 @@ class Validator:
     async def _check_intent(self, local: RangeLocal, info: IntentInfo, since: Timestamp, timestamp: Timestamp) -> None:
         if info.timestamp > timestamp:
             return
-        status = local.statuses.get(info.transaction_id)
+        status: KnownStatus | TransactionStatus | None = local.statuses.get(info.transaction_id)
         if status is None or (status.state == TransactionState.PENDING and status.timestamp < timestamp):
             status = await self._ask(local, info, timestamp)
         if status.state == TransactionState.PENDING and status.timestamp < timestamp:
@@ -91,9 +91,10 @@ class Validator:
 
     async def _ask(self, local: RangeLocal, info: IntentInfo, timestamp: Timestamp) -> TransactionStatus:
         request = PushTransaction(info.transaction_id, info.anchor, timestamp, wait=False)
+        asked = self._leases.clock.now()
         status = await self._leases.send(request)
         assert isinstance(status, TransactionStatus)
-        local.learn(info.transaction_id, status)
+        local.learn(info.transaction_id, status, asked)
         return status
 
     async def learn_intents(self, local: RangeLocal, spans: Sequence[Span], transaction_id: TransactionId) -> None:

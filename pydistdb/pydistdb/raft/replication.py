@@ -19,7 +19,7 @@ from .errors import Compacted
 from .messages import NOBODY, Append, AppendResponse, HeartbeatResponse
 from .quorum import majority_value
 from .roles import become_follower
-from .snapshots import pump_snapshot, start_snapshot
+from .snapshots import pump_snapshot, restart_snapshot, snapshot_is_of_no_use, start_snapshot
 from .state import State
 from .tracker import PeerState, Progress
 from .transfer import transfer_progressed
@@ -100,6 +100,8 @@ def handle_append_response(state: State, message: AppendResponse) -> None:
         if not news and not (progress.state is PeerState.PROBE and progress.match == message.index):
             return
         if progress.state is PeerState.SNAPSHOT and not _can_resume(state, progress):
+            if snapshot_is_of_no_use(progress):
+                restart_snapshot(state, progress)
             return
         progress.become_replicate()
         state.append_wanted = True

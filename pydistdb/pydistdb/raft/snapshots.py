@@ -90,6 +90,12 @@ def restart_snapshot(state: State, progress: Progress) -> None:
     state.append_wanted = True
 
 
+def snapshot_is_of_no_use(progress: Progress) -> bool:
+    """Whether the follower has all that the snapshot brings: it takes no chunk of it then, however often it is sent."""
+    sender = progress.sender
+    return sender is not None and progress.match >= sender.reader.meta.index
+
+
 def tick_snapshot(state: State, progress: Progress) -> None:
     """Send again what was not acknowledged for too long."""
     sender = progress.sender

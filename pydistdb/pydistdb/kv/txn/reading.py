@@ -173,8 +173,7 @@ class ReadingPart(TransactionBase):
         own = self._id if self._two_phase is not None else NO_TRANSACTION
         lower, upper = start, end
         while True:
-            descriptor = await (router.locate_before(upper) if reverse else router.locate(lower))
-            first, last = max(lower, descriptor.start), min(upper, descriptor.end)
+            _, first, last = await router.locate_head(lower, upper, reverse=reverse)
             try:
                 request = Scan(first, last, limit, reverse, self.read_timestamp, self._limit(), own)
                 answer: Entries = await self._send(request)
@@ -210,12 +209,7 @@ class ReadingPart(TransactionBase):
         return True
 
     async def part_at(self, start: bytes, end: bytes, *, reverse: bool = False) -> SpanPart:
-        router = self._gateway.router
-        end = min(end, KEY_MAX)
-        descriptor = await (router.locate_before(end) if reverse else router.locate(start))
-        first, last = max(start, descriptor.start), min(end, descriptor.end)
-        if first >= last:  # a stale descriptor: whoever reads will find out
-            first, last = start, end
+        descriptor, first, last = await self._gateway.router.locate_head(start, min(end, KEY_MAX), reverse=reverse)
         return SpanPart(first, last, descriptor.range_id, self.is_local(first, last))
 
     async def evaluate(

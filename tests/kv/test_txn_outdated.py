@@ -1,0 +1,79 @@
+"""What a node knows of others may be out of date: where ranges lie, and how transactions stand.  No read may be wrong for it."""
+
+from __future__ import annotations
+
+import pytest
+from pydistdb.kv.api import ReadRestart
+from pydistdb.kv.descriptor import meta_key
+from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.router import RangeCache
+from pydistdb.kv.txn.coordinator import Coordinator
+from pydistdb.kv.txn.two_phase import TwoPhase
+
+from tests.kv.test_fragments import FragmentWorld, total_of
+from tests.kv.test_txn_cluster import ACCOUNTS, RC, RR, START_BALANCE, World, account, move_lease, register
+
+
+def test_a_hole_in_what_is_published_hides_no_rows() -> None:
+    """Between a split and the publication of both parts only neighbours may be found where a range lies."""
+    world = FragmentWorld(41)
+    cluster = world.cluster
+    cluster.add("n4")  # finds ranges that it has no replica of only by what is published
+    cluster.advance(5)
+    missing = next(end for end in (4, 8) if cluster.store("n4").replica_for_key(account(end - 1)) is None)
+    cluster.run(cluster.put(meta_key(account(missing)), b""))
+    gateway = world.gateways[cluster.nodes["n4"].node_id]
+
+    async def read(reverse: bool) -> tuple[list[bytes], tuple[int, int]]:
+        gateway.router.cache = RangeCache()
+        txn = gateway.begin(RR)
+        txn.begin_statement()
+        batch = await txn.scan(account(0), account(999), limit=100, reverse=reverse)
+        gateway.router.cache = RangeCache()
+        return batch.keys, await total_of(txn, reverse)
+
+    everybody = [account(number) for number in range(ACCOUNTS)]
+    total = (ACCOUNTS * START_BALANCE, ACCOUNTS)
+    assert cluster.run(read(False)) == (everybody, total)
+    assert cluster.run(read(True)) == (everybody[::-1], total)
+
+
+def test_that_a_transaction_was_open_once_says_nothing_to_a_later_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """n1 is told that a transaction is open, and will commit above the time of an early reader.  It does, and is acknowledged;
+    then somebody begins whose clock is behind that commit, but not behind the first reader: it must see the commit."""
+
+    async def never(two_phase: TwoPhase, commit_timestamp: int) -> None:
+        pass
+
+    monkeypatch.setattr(TwoPhase, "resolve", never)
+    world = World(43, (0, 0, -90_000))
+    cluster = world.cluster
+    cluster.advance(10)
+    for number in (0, 1, 2):
+        move_lease(world, (account(0), register(0), register(2))[number], "n1")
+    gateways: list[Gateway] = [world.gateways[cluster.nodes[name].node_id] for name in ("n1", "n2", "n3")]
+    writer = gateways[1].begin(RC)
+    writer.put(register(0), b"new")
+    writer.put(register(2), b"new")
+    cluster.run(writer._lay_down(writer._buffer, []))
+    assert writer._two_phase is not None
+
+    async def read(reader: Coordinator) -> tuple[list[bytes], list[bytes | None]]:
+        while True:
+            try:
+                batch = await reader.scan(register(0), register(1), limit=10)
+                return batch.values, await reader.get_many([register(2)])
+            except ReadRestart as restart:
+                reader.begin_statement(restart.timestamp)
+
+    cluster.network.partition(["n3"], ["n1", "n2"])  # it is not told the time meanwhile
+    cluster.advance(0.05)
+    early = gateways[0].begin(RR)
+    early.begin_statement()
+    assert cluster.run(read(early)) == ([b"0"], [b"0"])
+    cluster.run(writer._two_phase.decide())
+    late = gateways[2].begin(RR)
+    late.begin_statement()
+    assert late.read_timestamp < early.read_timestamp, "else this test shows nothing"
+    cluster.network.heal()
+    assert cluster.run(read(late)) == ([b"new"], [b"new"])
