@@ -232,8 +232,8 @@ def _ranges(node: Node) -> Found:
     yield "ranges_leaderless", leaderless
     yield "ranges_underreplicated", underreplicated
     yield "raft_lag_entries", lag
-    yield "leases", len(store.leased_replicas())
-    locals_ = list(node.gateway.leases.all())
+    yield "leases", len(store.leased)
+    locals_ = node.gateway.leases.each()
     yield "lease_requests_per_second", sum(local.request_rate for local in locals_)
     yield "locks_waiting", sum(len(local.locks.queued) for local in locals_)
     yield "intents", sum(len(local.intents.writes) for local in locals_)

@@ -158,6 +158,7 @@ class Node:
         )
         self.store.on_fatal = self._fatal
         self.gateway = Gateway(self.store)
+        self.gateway.load.cpu_ns = time.process_time_ns
         self.gateway.server.fragments.start = run_fragment
         self.gateway.leases.threshold = lambda: self.store.garbage.threshold
         self.operations = Operations(self.store, self.gateway, self.version, self.disk_space)

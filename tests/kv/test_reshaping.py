@@ -9,8 +9,9 @@ from pydistdb.kv.api import Isolation, KVError
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.operations import Operations
 from pydistdb.kv.placement.allocator import NodeView
+from pydistdb.kv.placement.evening import lease_for_load, replica_for_load
 from pydistdb.kv.placement.hotspots import assess
-from pydistdb.kv.placement.reshaping import Reshaper, lease_for_load
+from pydistdb.kv.placement.reshaping import Reshaper
 from pydistdb.kv.placement.splitting import hot_key, split_point
 from pydistdb.kv.settings import SETTINGS, SettingRefused, parse, shown
 from pydistdb.kv.store import Store
@@ -149,6 +150,37 @@ def test_a_large_range_is_split_by_its_size(monkeypatch: pytest.MonkeyPatch) -> 
     sizes = [report.size_bytes or 0 for report in world.reports()]
     assert world.totals()[0] >= 2 and max(sizes) < 1.2 * (512 << 10)
     assert world.failed == []
+
+
+def test_what_was_large_before_its_lease_came_is_split_without_being_written() -> None:
+    """The node that led it before may have been about to."""
+    world = World(settings={"rebalance.enabled": "off"})
+    rows = [(b"\x04l%05d" % number, b"v" * 100) for number in range(12_000)]
+    world.run(world.gateways[1].ingest(rows))
+    world.run(world.gateways[1].split([rows[1][0]]))  # nothing was written to the part on the right since
+    (large,) = [report for report in world.reports() if report.status.start == rows[1][0]]
+    target = next(node for node in (1, 2, 3) if node != large.leader)
+    world.run(world.operations[1].move_lease(large.range_id, target))
+    world.cluster.advance(5)
+    world.run(world.operations[1].set("range.max_bytes", "512kB"))
+    world.run(world.operations[1].set("rebalance.enabled", "on"))
+    world.cluster.advance(60)
+    sizes = [report.size_bytes or 0 for report in world.reports()]
+    assert world.totals()[0] >= 2 and max(sizes) < 1.2 * (512 << 10)
+
+
+def test_a_replica_goes_where_no_voter_can_take_the_lease() -> None:
+    """The third node is the only idle one, and has no voter of the busy ranges."""
+
+    def view(node: int, load: float, zone: str) -> NodeView:
+        return NodeView(node, True, locality=(("zone", zone),), load=load)
+
+    nodes = {1: view(1, 900, "a"), 2: view(2, 800, "b"), 3: view(3, 850, "c"), 4: view(4, 10, "c"), 5: view(5, 0, "a")}
+    rates, voters = {7: 600.0, 8: 300.0}, {7: [1, 2, 3], 8: [1, 2, 3]}
+    assert lease_for_load(1, rates, voters, nodes, 100) is None
+    # Node 5 stands in the leader's own zone; what leaves for node 4 is its neighbour in zone c.
+    assert replica_for_load(1, rates, voters, nodes, 100) == (8, 3, 4)
+    assert replica_for_load(1, rates, voters, {**nodes, 4: view(4, 700, "c")}, 100) is None, "too even for a move"
 
 
 def test_it_can_be_paused() -> None:

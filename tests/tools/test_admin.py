@@ -24,6 +24,7 @@ def _range(number: int, start: str, leader: int | None, qps: float, **more: obje
         "keys": 333_412,
         "bytes": 25_000_000,
         "qps": qps,
+        "cpu": qps / 10_000,
         "share": qps / 10_000,
         "heat": None,
         "recommendation": None,
@@ -40,11 +41,11 @@ RANGES = [
 
 def test_shards() -> None:
     assert shards_report(RANGES, NAMES).splitlines() == [
-        "shard  from              tables  leader  followers            term  keys     size   qps    heat",
-        "-----  ----------------  ------  ------  -------------------  ----  -------  -----  -----  ----",
-        "    1  <min>             users   node1   node2, node3            5  333,412  24 MB  8,500  HOT",
-        "    2  group 16387/5555  users   node2   node1, node3            5  333,412  24 MB  750    warm",
-        "    3  group 16387/aaaa  users   (none)  node1, node2, node3     5  ?        ?      0",
+        "shard  from              tables  leader  followers            term  keys     size   qps    cpu  heat",
+        "-----  ----------------  ------  ------  -------------------  ----  -------  -----  -----  ---  ----",
+        "    1  <min>             users   node1   node2, node3            5  333,412  24 MB  8,500  85%  HOT",
+        "    2  group 16387/5555  users   node2   node1, node3            5  333,412  24 MB  750    8%   warm",
+        "    3  group 16387/aaaa  users   (none)  node1, node2, node3     5  ?        ?      0      0%",
     ]
 
 
@@ -52,11 +53,11 @@ def test_the_balance_names_what_would_help() -> None:
     assert balance_report(RANGES, NAMES).splitlines() == [
         "Shard Balance Analysis",
         "======================",
-        "shard  tables  leader  keys     size   qps    load",
-        "-----  ------  ------  -------  -----  -----  ----  --------------",
-        "    1  users   node1   333,412  24 MB  8,500  85%   ← hot",
-        "    2  users   node2   333,412  24 MB  750    8%    ← slightly hot",
-        "    3  users   (none)  ?        ?      0      0%",
+        "shard  tables  leader  keys     size   qps    cpu  load",
+        "-----  ------  ------  -------  -----  -----  ---  ----  --------------",
+        "    1  users   node1   333,412  24 MB  8,500  85%  85%   ← hot",
+        "    2  users   node2   333,412  24 MB  750    8%   8%    ← slightly hot",
+        "    3  users   (none)  ?        ?      0      0%   0%",
         "",
         "Recommendations",
         "  Shard 1: split",

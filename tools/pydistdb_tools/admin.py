@@ -4,9 +4,9 @@ Every command is one SELECT from a view or of a function (docs/operations.md), s
 is only how it is written to the terminal, or with ``--format json`` for programs::
 
     $ proddb admin shards
-    shard  span                  tables  leader  followers     keys   size     qps  heat
-    -----  --------------------  ------  ------  ------------  -----  -------  ---  ----
-        2  group 16387           users   node1   node2, node3  3,334  140 kB     0
+    shard  from         tables  leader  followers     term  keys   size    qps  cpu  heat
+    -----  -----------  ------  ------  ------------  ----  -----  ------  ---  ---  ----
+        2  group 16387  users   node1   node2, node3     2  3,334  140 kB  0    0%
 
 Nodes are given by name or number.
 """
@@ -99,11 +99,12 @@ def shards_report(ranges: Sequence[Row], names: dict[int, str]) -> str:
             _count(row["keys"]),
             human_size(row["bytes"]),
             _count(row["qps"]),
+            f"{row['cpu']:.0%}",
             _heat(row),
         ]
         for row in ranges
     ]
-    return table(["shard", "from", "tables", "leader", "followers", "term", "keys", "size", "qps", "heat"], rows)
+    return table(["shard", "from", "tables", "leader", "followers", "term", "keys", "size", "qps", "cpu", "heat"], rows)
 
 
 def _heat(row: Row) -> str:
@@ -120,6 +121,7 @@ def balance_report(ranges: Sequence[Row], names: dict[int, str]) -> str:
             _count(row["keys"]),
             human_size(row["bytes"]),
             _count(row["qps"]),
+            f"{row['cpu']:.0%}",
             f"{row['share']:.0%}",
             {"hot": "← hot", "warm": "← slightly hot"}.get(row["heat"] or "", ""),
         ]
@@ -135,7 +137,7 @@ def balance_report(ranges: Sequence[Row], names: dict[int, str]) -> str:
         [
             title,
             "=" * len(title),
-            table(["shard", "tables", "leader", "keys", "size", "qps", "load", ""], rows),
+            table(["shard", "tables", "leader", "keys", "size", "qps", "cpu", "load", ""], rows),
             "",
             *(["Recommendations", *("  " + line for line in advice)] if advice else ["Recommendation: none needed"]),
         ]

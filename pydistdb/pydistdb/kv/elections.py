@@ -75,6 +75,9 @@ class Elections(StoreBase):
     def lease_changed(self, replica: Replica, acquired: bool) -> None:
         if acquired:
             self.metrics.leases_acquired += 1
+            self.leased[replica.range_id] = replica
+        else:
+            self.leased.pop(replica.range_id, None)
         for observer in self.observers:
             if acquired:
                 observer.lease_acquired(replica)

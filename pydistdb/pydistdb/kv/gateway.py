@@ -71,6 +71,7 @@ from pydistdb.kv.txn.stale import StaleReader
 from pydistdb.kv.txn.tracing import begin_traced
 from pydistdb.tasks import Completion, Scheduler, gather, give_way, sleep, with_deadline
 
+MAX_SPLITS_AT_ONCE = 32
 INGEST_CHUNK_BYTES = 512 << 10
 INGEST_CHUNK_ENTRIES = 5_000
 CLEAR_INTERVAL_NS = 50_000_000
@@ -250,8 +251,18 @@ class Gateway:
         await self.router.each_span(start, min(end, KEY_MAX), clear)
 
     async def split(self, keys: Sequence[bytes]) -> None:
-        for key in sorted(set(keys)):
-            await self.router.send(SplitAt(key))
+        await self._split(sorted(set(keys)), MAX_SPLITS_AT_ONCE)
+
+    async def _split(self, keys: Sequence[bytes], at_once: int) -> None:
+        """Cut at the middle key, then both parts side by side: splits of one range can only come one after the other."""
+        if at_once <= 1:
+            for key in keys:
+                await self.router.send(SplitAt(key))
+        elif keys:
+            middle = len(keys) // 2
+            await self.router.send(SplitAt(keys[middle]))
+            parts = [self._split(part, at_once // 2) for part in (keys[:middle], keys[middle + 1 :])]
+            await gather(self._scheduler, parts)
 
     async def ranges(self, start: bytes, end: bytes) -> list[RangeInfo]:
         found: list[RangeInfo] = []

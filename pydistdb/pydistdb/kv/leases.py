@@ -19,7 +19,7 @@ NotLeaseholder, and the routers of the waiting requests go to look for the new o
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -109,6 +109,7 @@ class RangeLocal:
 
     __slots__ = (
         "advisory_recovery",
+        "cpu_share",
         "deciding",
         "detached",
         "end",
@@ -118,6 +119,7 @@ class RangeLocal:
         "inheritances",
         "intents",
         "lease_start",
+        "load",
         "locks",
         "may_have_records",
         "pending",
@@ -128,6 +130,7 @@ class RangeLocal:
         "request_rate",
         "requests",
         "resolving",
+        "rows",
         "sampler",
         "settled",
         "staged",
@@ -166,7 +169,13 @@ class RangeLocal:
         self.may_have_records = True
         self.requests = 0
         """Requests since the last sample (load.py)."""
+        self.rows = 0
+        """Entries that scans have gone through since then."""
         self.request_rate = 0.0
+        self.load = 0.0
+        """The same with what scans go through, as requests: what counts where load is evened out."""
+        self.cpu_share = 0.0
+        """Processor time that serving the range takes, per second."""
         self.sampler: KeySampler | None = None
         """Notes the keys of requests, while there are many."""
         self.hot_key = b""
@@ -348,13 +357,13 @@ class Leases:
 
     def lease_lost(self, replica: Replica) -> None:
         """Hear from the store that it may not any more."""
-        for position, local in enumerate(self._locals):
-            if local.replica is replica:
-                del self._locals[position]
-                del self._starts[position]
-                self._last = None
-                local.detach()
-                break
+        local = self._local_of(replica)
+        if local is not None:
+            position = bisect_left(self._starts, local.start)
+            del self._locals[position]
+            del self._starts[position]
+            self._last = None
+            local.detach()
 
     def range_split(self, left: Replica, right: Replica) -> None:
         """Hear from the store that a range here was cut; the right part gets a lease of its own."""
@@ -414,6 +423,10 @@ class Leases:
         if position >= 0 and (local := self._locals[position]).replica is replica:
             return local
         return None
+
+    def each(self) -> Sequence[RangeLocal]:
+        """Every range held, in key order; not to be kept over a wait."""
+        return self._locals
 
     def all(self) -> list[RangeLocal]:
         """Every range held, in key order."""

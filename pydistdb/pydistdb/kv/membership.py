@@ -242,7 +242,7 @@ class Membership:
             self._settings_version,
             self.replication_factor,
             len(store.replicas),
-            sum(1 for replica in store.replicas.values() if replica.leased),
+            len(store.leased),
             self.sheds_leases,
             descriptor,
             leader,

@@ -145,6 +145,7 @@ class Reader:
         count = min(request.limit, MAX_SCAN_LIMIT)
         limit = _limit(local, request)
         found = mvcc.scan(snapshot, start, end, read_timestamp, count, reverse=reverse)
+        local.rows += len(found.keys)
         first, last = covered_span(start, end, found.resume, reverse)
         group = local.pending.in_span(first, last, read_timestamp)
         if group is not None:

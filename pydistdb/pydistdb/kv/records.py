@@ -279,6 +279,8 @@ class Records:
         self._sweeping = True
         try:
             for local in self._leases.all():
+                if not (local.may_have_records or local.intents or local.locks.owner_count):
+                    continue
                 if not local.replica.is_leaseholder() or local.detached:
                     continue
                 try:

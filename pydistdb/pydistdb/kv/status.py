@@ -106,7 +106,7 @@ def _nodes(store: MultiRaft, membership: Membership) -> list[NodeStatus]:
         peer = store.liveness.peers.get(node_id)
         ping = peer.ping if peer is not None else None
         if node_id == store.node_id:
-            state, replicas, leases = "live", len(store.replicas), len(store.leased_replicas())
+            state, replicas, leases = "live", len(store.replicas), len(store.leased)
         else:
             state = "live" if store.liveness.is_live(node_id) else "dead"
             replicas = ping.replica_count if ping is not None else 0

@@ -81,6 +81,8 @@ class StoreBase:
         self.closed = ClosedTimestamps(self)
         self.garbage = GarbageCollector(engine, scheduler, committer, clock, self.config.garbage_ttl_seconds)
         self.replicas: dict[RangeId, Replica] = {}
+        self.leased: dict[RangeId, Replica] = {}
+        """Those that hold the lease: nothing that is done often goes through all the others."""
         self.observers: list[RangeObserver] = []
         self.on_fatal: Callable[[BaseException], None] = lambda error: None
         self.cluster_hooks = ClusterHooks()
@@ -157,7 +159,7 @@ class StoreBase:
         return found
 
     def leased_replicas(self) -> list[Replica]:
-        return [replica for replica in self.replicas.values() if replica.leased]
+        return list(self.leased.values())
 
     def descriptor_changed(self, replica: Replica) -> None:
         self._index(replica)

@@ -17,6 +17,7 @@ import msgspec
 
 from pydistdb.kv.api import KVError
 from pydistdb.kv.descriptor import NodeId, RangeId
+from pydistdb.kv.leases import RangeLocal
 from pydistdb.kv.load import LoadMeter
 from pydistdb.kv.sizes import RangeSizes
 from pydistdb.kv.status import NodeStatus, RangeStatus, StoreStatus
@@ -50,6 +51,8 @@ class ReplicaMeasure(msgspec.Struct, array_like=True):
     middle: bytes = b""
     hot_key: bytes = b""
     """What gets most of the requests, where that is too much for one range and cannot be divided."""
+    cpu_share: float = 0.0
+    """Processor time per second, of one core."""
 
 
 class NodeSurvey(Message):
@@ -77,6 +80,7 @@ class RangeReport:
     size_bytes: int | None
     middle: bytes
     hot_key: bytes = b""
+    cpu_share: float = 0.0
 
     @property
     def range_id(self) -> RangeId:
@@ -130,6 +134,7 @@ def _joined(replicas: list[tuple[NodeId, RangeStatus, ReplicaMeasure]]) -> Range
         measure.size_bytes if measure.size_bytes >= 0 else None,
         measure.middle,
         measure.hot_key,
+        measure.cpu_share,
     )
 
 
@@ -183,17 +188,19 @@ class Surveyor:
         return self._answer()
 
     def _answer(self) -> NodeSurvey:
-        rates = self._load.rates()
+        busy = {local.range_id: local for local in self._load.busy()}
         free, total = self._disk()
         status = self._store.status()
-        measures = [self._measure(item.range_id, rates.get(item.range_id, 0.0)) for item in status.ranges]
+        measures = [self._measure(item.range_id, busy.get(item.range_id)) for item in status.ranges]
         return NodeSurvey(status, measures, free, total, self._version)
 
-    def _measure(self, range_id: RangeId, rate: float) -> ReplicaMeasure:
+    def _measure(self, range_id: RangeId, local: RangeLocal | None) -> ReplicaMeasure:
+        measure = ReplicaMeasure(range_id)
+        if local is not None:
+            measure.requests_per_second, measure.hot_key = local.request_rate, local.hot_key
+            measure.cpu_share = local.cpu_share
         size = self.sizes.known(range_id)
-        hot_key = self._load.hot_key(range_id)
-        if size is None:
-            return ReplicaMeasure(range_id, rate, hot_key=hot_key)
-        return ReplicaMeasure(
-            range_id, rate, size.keys, size.size_bytes, size.checksum, size.applied_index, size.middle, hot_key
-        )
+        if size is not None:
+            measure.keys, measure.size_bytes, measure.checksum = size.keys, size.size_bytes, size.checksum
+            measure.applied_index, measure.middle = size.applied_index, size.middle
+        return measure

@@ -105,7 +105,7 @@ class History:
         )
         busy = [
             (local.start, local.end, local.request_rate)
-            for local in self._node.gateway.leases.all()
+            for local in self._node.gateway.load.busy()
             if local.request_rate >= LEAST_RATE
         ]
         if len(busy) > MOST_SPANS:

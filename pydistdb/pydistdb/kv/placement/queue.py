@@ -116,7 +116,9 @@ class ReplicateQueue:
             store.scheduler.call_at(store.scheduler.now_ns() + store.config.replicate_ns, self._periodic)
 
     def _periodic(self) -> None:
-        self._is_all_due = True
+        before = self._version
+        self._refresh()
+        self._is_all_due = self._is_all_due or self._version != before
         self._run()
         if not self._store.stopped:
             if self._membership.settings.value("rebalance.enabled"):
@@ -208,7 +210,7 @@ class ReplicateQueue:
         for record in self._membership.records():
             node_id = record.node_id
             if node_id == store.node_id:
-                leases = sum(1 for replica in store.replicas.values() if replica.leased)
+                leases = len(store.leased)
                 draining = self._membership.sheds_leases
                 leaving = not record.is_member or record.state is NodeState.LEAVING
                 count = len(store.replicas)

@@ -1,35 +1,36 @@
-"""Ranges that look after themselves: split when large or busy, merged when small and quiet, and leases that follow the load.
+"""Ranges that look after themselves: split when large or busy, merged when small and quiet.
 
 Every node looks after the ranges that it leads, every ``LOOK_NS`` (as often as the load is sampled, load.py)::
 
     larger than range.max_bytes                        split near the middle of its bytes
     over range.split_qps for PATIENCE looks            split where the sampled keys are divided evenly (splitting.py);
                                                        a single hot key is noted for proddb.hotspots instead
-    this node much busier than another                 hand the lease of one range over that evens the two out
     cut by itself once, and small and quiet (with its  merged with its left neighbour, after range.merge_after
       left neighbour) ever since
+    this node much busier than another                 a lease or a replica goes elsewhere (evening.py)
 
 What people have cut (by command, or SHARD BY HASH) stays cut: only ranges that came into being by this module are merged.
-Each has its hysteresis: a merge waits for a quarter of the load and half of the size that call for a split; a lease moves only
-if the difference stays the same way round, one at a time, and none soon after a split or a move, when the rates say nothing yet.
+Each has its hysteresis: a merge waits for a quarter of the load and half of the size that call for a split.
 
-Sizes are counted by going through the data, so a range is measured only after many writes.
+Sizes are counted by going through the data, so a range is measured only after many writes, and once when its lease has come
+here, for whoever led it before may have been about to split it.  That takes at most one ``MEASURING_PART``th of the node's
+time: a restarted node comes round to its thousands of ranges, without its clients noticing.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from math import inf
 from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import KVError
-from pydistdb.kv.descriptor import NodeId, RangeId
+from pydistdb.kv.descriptor import RangeId
 from pydistdb.kv.leases import RangeLocal
 from pydistdb.kv.load import SAMPLE_NS
-from pydistdb.kv.placement.allocator import NodeView
+from pydistdb.kv.placement.evening import Evener
 from pydistdb.kv.placement.splitting import KeySampler, hot_key, split_point
 from pydistdb.kv.replica import Replica
+from pydistdb.kv.survey import RangeReport, Survey
 from pydistdb.tasks import Timer
 
 if TYPE_CHECKING:
@@ -39,15 +40,13 @@ logger = logging.getLogger(__name__)
 
 LOOK_NS = SAMPLE_NS
 PATIENCE = 3
-SETTLING_NS = 8_000_000_000
-"""After a split or a move the rates need so long to tell anything."""
 MEASURED_WRITES = 10_000
 """A range is measured (again) after so many writes, or a quarter of its keys."""
+MEASURING_PART = 40
+MOST_MERGES = 8
+"""Merges begun in one look."""
 USER_KEYS = b"\x04"
 """What lies below is the system's: not split by itself."""
-_BUSIER = 1.25
-_AT_ONCE = -(1 << 60)
-"""Measured when that many writes were made: the range is measured at the next look."""
 
 
 class Reshaper:
@@ -57,15 +56,22 @@ class Reshaper:
         self._operations = operations
         self._store = operations.store
         self._leases = operations.gateway.leases
+        self._evener = Evener(operations.store)
         self._busy_looks: dict[RangeId, int] = {}
         self._quiet_since_ns: dict[RangeId, int] = {}
         self._measured_writes: dict[RangeId, int] = {}
-        self._settled_ns = 0
+        """How much had been written when a range was measured; no entry: not measured under this lease."""
+        self._max_bytes = 0.0
+        self._credit_ns = 0
+        """How much time the measuring of ranges that nobody writes to may take at present."""
         self._looking = False
         self._timer: Timer | None = None
         self.splits = 0
         self.merges = 0
-        self.leases_moved = 0
+
+    @property
+    def leases_moved(self) -> int:
+        return self._evener.leases_moved
 
     def start(self) -> None:
         self._later()
@@ -92,47 +98,29 @@ class Reshaper:
 
     async def _look(self) -> None:
         try:
-            held = [local for local in self._leases.all() if local.replica.is_leaseholder()]
-            self._sample(held)
-            if self.setting("rebalance.enabled"):
-                for local in held:
-                    if not local.detached:
-                        await self._look_at(local)
-                self._even_out(held)
+            busy = [local for local in self._operations.gateway.load.busy() if local.replica.is_leaseholder()]
+            self._sample(busy)
+            if not self.setting("rebalance.enabled"):
+                return
+            self._credit_ns = min(self._credit_ns + LOOK_NS // MEASURING_PART, LOOK_NS // MEASURING_PART)
+            for replica in self._to_split(busy):
+                await self._look_at(replica)
+            await self._merge_quiet()
+            self._evener.even_out([local for local in busy if not local.detached], self.setting("range.split_qps"))
         finally:
             self._looking = False
 
-    def _sample(self, held: list[RangeLocal]) -> None:
-        """Note keys where they may be wanted soon."""
+    def _sample(self, busy: list[RangeLocal]) -> None:
+        """Note keys where they may be wanted soon, and forget what is led elsewhere by now."""
         rate = self.setting("range.split_qps") if self._has_company else inf
-        for local in held:
+        for local in busy:
             if local.request_rate < rate / 4:
                 local.sampler, local.hot_key = None, b""
             elif local.request_rate > rate / 2 and local.sampler is None:
                 local.sampler = KeySampler()
-        known = {local.range_id for local in held}
         for memory in (self._busy_looks, self._quiet_since_ns, self._measured_writes):
-            for range_id in memory.keys() - known:
+            for range_id in memory.keys() - self._store.leased.keys():
                 del memory[range_id]
-
-    async def _look_at(self, local: RangeLocal) -> None:
-        replica = self._store.replicas.get(local.range_id)
-        if replica is None or replica.descriptor.is_changing:
-            return
-        try:
-            cut = (self._cut_by_load(local) or await self._cut_by_size(local, replica)) if self._has_company else None
-            if cut is not None and max(local.start, USER_KEYS) < cut < local.end:
-                right = await self._store.split(cut, automatic=True)
-                self.splits += 1
-                if right is not None and self._measured_writes.get(local.range_id) == _AT_ONCE:
-                    self._measured_writes[right.range_id] = _AT_ONCE
-                self._settled_ns = self._store.scheduler.now_ns() + SETTLING_NS
-                logger.info("range %d was split by itself at %s", local.range_id, cut.hex())
-            elif await self._is_done_with(local, replica):
-                await self._operations.merge_at(local.start)
-                self.merges += 1
-        except KVError as error:
-            logger.info("range %d stays as it is: %s", local.range_id, error)
 
     # ---------------------------------------------------------------------------------------------------------- splits
 
@@ -142,9 +130,42 @@ class Reshaper:
         transactions over both would need two phases."""
         return len(self._store.live_nodes()) > 1
 
+    def _to_split(self, busy: list[RangeLocal]) -> list[Replica]:
+        """The ranges that may be too busy or too large."""
+        if not self._has_company:
+            return []
+        if self._max_bytes != self.setting("range.max_bytes"):
+            self._max_bytes = self.setting("range.max_bytes")
+            self._measured_writes.clear()
+        chosen = {local.range_id for local in busy}
+        measured = self._measured_writes
+        return [
+            replica
+            for range_id, replica in self._store.leased.items()
+            if range_id in chosen or replica.logged_writes - measured.get(range_id, -MEASURED_WRITES) >= MEASURED_WRITES
+        ]
+
+    async def _look_at(self, replica: Replica) -> None:
+        if not replica.leased or replica.destroyed or replica.descriptor.is_changing:
+            return
+        local = self._leases.find(replica.descriptor.start)
+        if local is None or not replica.is_leaseholder():
+            return
+        try:
+            cut = self._cut_by_load(local) or await self._cut_by_size(local, replica)
+            if cut is not None and max(local.start, USER_KEYS) < cut < local.end:
+                await self._store.split(cut, automatic=True)
+                self.splits += 1
+                self._evener.wait()
+                logger.info("range %d was split by itself at %s", local.range_id, cut.hex())
+        except KVError as error:
+            logger.info("range %d stays as it is: %s", local.range_id, error)
+
     def _cut_by_load(self, local: RangeLocal) -> bytes | None:
         looks = self._busy_looks.get(local.range_id, 0)
         busy = local.request_rate > self.setting("range.split_qps")
+        if not busy and not looks:
+            return None
         self._busy_looks[local.range_id] = looks = looks + 1 if busy else 0
         if looks < PATIENCE or local.sampler is None:
             return None
@@ -159,86 +180,75 @@ class Reshaper:
     async def _cut_by_size(self, local: RangeLocal, replica: Replica) -> bytes | None:
         sizes = self._operations.surveyor.sizes
         known = sizes.known(local.range_id)
-        written = replica.logged_writes - self._measured_writes.get(local.range_id, 0)
-        if written < max(MEASURED_WRITES, known.keys // 4 if known is not None else 0):
+        before = self._measured_writes.get(local.range_id)
+        if before is None:
+            if self._credit_ns <= 0:
+                return None  # another time
+        elif replica.logged_writes - before < max(MEASURED_WRITES, known.keys // 4 if known is not None else 0):
             return None
-        self._measured_writes[local.range_id] = replica.logged_writes
+        written = replica.logged_writes
         await sizes.refresh([replica])
         known = sizes.known(local.range_id)
-        if known is None or known.size_bytes <= self.setting("range.max_bytes"):
+        if known is None or known.generation != replica.descriptor.generation:
             return None
-        self._measured_writes[local.range_id] = _AT_ONCE  # either part may still be too large
+        if before is None:
+            self._credit_ns -= known.duration_ns
+        self._measured_writes[local.range_id] = written
+        if known.size_bytes <= self.setting("range.max_bytes"):
+            return None
+        del self._measured_writes[local.range_id]  # either part may still be too large
         return self._operations.boundary(known.middle)
 
     # ---------------------------------------------------------------------------------------------------------- merges
 
-    async def _is_done_with(self, right: RangeLocal, replica: Replica) -> bool:
-        """Whether a range that was cut off by itself is small and quiet, and so is its left neighbour, whoever leads that."""
-        if not replica.descriptor.automatic:
-            return False
-        now_ns = self._store.scheduler.now_ns()
-        quiet_rate = self.setting("range.split_qps") / 8
-        since = self._quiet_since_ns.setdefault(right.range_id, now_ns)
-        if right.request_rate > quiet_rate:
-            self._quiet_since_ns[right.range_id] = now_ns
-            return False
-        if now_ns - since < self.setting("range.merge_after") * 1e9:
-            return False
-        self._quiet_since_ns[right.range_id] = now_ns  # asking everybody is not for every look
-        survey = await self._operations.surveyor.survey()
-        pair = [report for report in survey.ranges() if right.start in (report.status.start, report.status.end)]
-        total = sum(1 << 62 if report.size_bytes is None else report.size_bytes for report in pair)
-        if len(pair) != 2 or any(report.requests_per_second > quiet_rate for report in pair):
-            return False
-        return total < self.setting("range.max_bytes") / 2
-
-    # ---------------------------------------------------------------------------------------------------------- leases
-
-    def _even_out(self, held: list[RangeLocal]) -> None:
-        """Hand one lease over, if that makes this node and another more even."""
-        store = self._store
-        now_ns = store.scheduler.now_ns()
-        if now_ns < self._settled_ns:
+    async def _merge_quiet(self) -> None:
+        """Merge ranges that were cut off by themselves and are small and quiet, as are their left neighbours."""
+        due = self._long_quiet()
+        if not due:
             return
-        rates = {local.range_id: local.request_rate for local in held}
-        voters = {
-            local.range_id: [voter.node_id for voter in local.replica.descriptor.voters()]
-            for local in held
-            if not local.replica.descriptor.is_changing
-        }
-        move = lease_for_load(
-            store.node_id, rates, voters, store.queue.node_views(), self.setting("range.split_qps") / 4
-        )
-        if move is None:
-            return
-        range_id, to = move
-        if store.transfer_lease(store.replicas[range_id], to):
-            self.leases_moved += 1
-            self._settled_ns = now_ns + SETTLING_NS
-            logger.info("the lease of range %d goes to node %d, which has less to do", range_id, to)
+        survey = await self._operations.surveyor.survey()  # one for all of them
+        merged = 0
+        for start in quiet_starts(
+            survey, due, self.setting("range.split_qps") / 8, self.setting("range.max_bytes") / 2
+        ):
+            if merged >= MOST_MERGES:
+                return
+            try:
+                await self._operations.merge_at(start)
+                self.merges += 1
+                merged += 1
+            except KVError as error:
+                logger.info("the ranges at %s are not merged: %s", start.hex(), error)
 
-
-def lease_for_load(
-    here: NodeId,
-    rates: Mapping[RangeId, float],
-    voters: Mapping[RangeId, list[NodeId]],
-    nodes: Mapping[NodeId, NodeView],
-    least: float,
-) -> tuple[RangeId, NodeId] | None:
-    """Which lease to hand over, and where to: the one that leaves the smallest difference between the two nodes.
-
-    ``least``: differences below are not worth a move."""
-    mine = sum(rates.values())
-    best: tuple[float, RangeId, NodeId] | None = None
-    for range_id, nodes_of in sorted(voters.items()):
-        rate = rates[range_id]
-        for node_id in nodes_of:
-            node = nodes.get(node_id)
-            if node_id == here or node is None or not node.takes_replicas:
+    def _long_quiet(self) -> list[bytes]:
+        """Where ranges begin that have been quiet for ``range.merge_after``."""
+        now_ns, since = self._store.scheduler.now_ns(), self._quiet_since_ns
+        quiet_rate, after_ns = self.setting("range.split_qps") / 8, int(self.setting("range.merge_after") * 1e9)
+        rates = self._store.range_rates()
+        due: list[bytes] = []
+        for range_id, replica in self._store.leased.items():
+            if not replica.descriptor.automatic:
                 continue
-            before, after = mine - node.load, abs((mine - rate) - (node.load + rate))
-            if before < least or mine < _BUSIER * node.load or after > before / 2:
-                continue
-            if best is None or after < best[0]:
-                best = (after, range_id, node_id)
-    return None if best is None else best[1:]
+            if rates.get(range_id, 0.0) > quiet_rate:
+                since[range_id] = now_ns
+            elif now_ns - since.setdefault(range_id, now_ns) >= after_ns:
+                since[range_id] = now_ns  # asking everybody is not for every look
+                due.append(replica.descriptor.start)
+        return due
+
+
+def quiet_starts(survey: Survey, due: list[bytes], most_rate: float, most_bytes: float) -> list[bytes]:
+    """Those of ``due`` at which the ranges left and right are quiet, and small together."""
+    reports = survey.ranges()
+    right = {report.status.start: report for report in reports}
+    left = {report.status.end: report for report in reports}
+
+    def is_quiet(*pair: RangeReport | None) -> bool:
+        total = 0.0
+        for report in pair:
+            if report is None or report.size_bytes is None or report.requests_per_second > most_rate:
+                return False
+            total += report.size_bytes
+        return total < most_bytes
+
+    return [start for start in due if is_quiet(left.get(start), right.get(start))]

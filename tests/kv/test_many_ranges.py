@@ -1,0 +1,103 @@
+"""What a node with many ranges does while nobody uses them must not grow with their number."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.lease import RangeLease
+from pydistdb.kv.leases import RangeLocal
+from pydistdb.kv.operations import Operations
+from pydistdb.kv.placement import queue
+from pydistdb.kv.store import Store
+
+from tests.support.cluster import Cluster
+
+RANGES = 200
+
+
+class World:
+    def __init__(self, nodes: int) -> None:
+        self.cluster = Cluster(seed=3)
+        self.gateways: dict[int, Gateway] = {}
+        self.operations: dict[int, Operations] = {}
+        self.cluster.on_open.append(self._open)
+        self.cluster.start(nodes)
+
+    def _open(self, store: Store) -> None:
+        gateway = self.gateways[store.node_id] = Gateway(store)
+        gateway.start()
+        operations = self.operations[store.node_id] = Operations(store, gateway)
+        operations.reshaper.start()
+
+    def split(self) -> list[bytes]:
+        keys = [b"\x04k%04d" % number for number in range(RANGES)]
+        self.cluster.run(self.gateways[1].split(keys))
+        return keys
+
+
+def test_an_idle_node_leaves_its_ranges_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(1)
+    world.split()
+    world.cluster.advance(30)
+    calls: Counter[str] = Counter()
+
+    def counted(owner: Any, name: str) -> None:
+        original: Callable[..., Any] = getattr(owner, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            calls[name] += 1
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(RangeLease, "is_leaseholder")
+    counted(queue, "next_step")
+    world.cluster.advance(60)
+    assert calls["next_step"] == 0
+    assert calls["is_leaseholder"] < RANGES, "in a minute, for all together"
+
+
+def test_many_splits_at_once_cut_everywhere() -> None:
+    world = World(3)
+    keys = world.split()
+    starts = {replica.descriptor.start for store in world.cluster.stores() for replica in store.leased.values()}
+    assert starts >= set(keys)
+
+
+def test_leases_are_found_after_any_of_them_is_lost() -> None:
+    world = World(1)
+    keys = world.split()
+    leases = world.gateways[1].leases
+    lost = leases.find(keys[50])
+    assert isinstance(lost, RangeLocal)
+    leases.lease_lost(lost.replica)
+    assert lost.detached and leases.find(keys[50]) is None
+    found = [leases.find(key) for key in (keys[49], keys[51])]
+    assert [local.start for local in found if local is not None] == [keys[49], keys[51]]
+
+
+def test_load_is_requests_and_what_scans_go_through() -> None:
+    world = World(1)
+    keys = world.split()
+    gateway = world.gateways[1]
+    spent = [0]
+    gateway.load.cpu_ns = lambda: spent[0]
+    world.cluster.advance(10)
+    busy, scanned = gateway.leases.find(keys[5]), gateway.leases.find(keys[9])
+    assert busy is not None and scanned is not None
+    for _ in range(30):
+        busy.requests += 200
+        scanned.requests, scanned.rows = scanned.requests + 1, scanned.rows + 3_184
+        spent[0] += 400_000_000
+        world.cluster.advance(1)
+    assert {busy.range_id, scanned.range_id} <= gateway.load.rates().keys()
+    assert busy.request_rate == pytest.approx(200, rel=0.05) and busy.load == pytest.approx(200, rel=0.05)
+    assert scanned.request_rate == pytest.approx(1, rel=0.1) and scanned.load == pytest.approx(200, rel=0.05)
+    # The process's time is divided among the two.
+    assert busy.cpu_share == pytest.approx(0.2, rel=0.1) and scanned.cpu_share == pytest.approx(0.2, rel=0.1)
+    world.cluster.advance(60)
+    assert not {busy.range_id, scanned.range_id} & gateway.load.rates().keys()
