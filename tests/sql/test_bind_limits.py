@@ -67,10 +67,10 @@ def test_deep_nesting_is_an_error_not_a_crash(shape: str) -> None:
     ids=["and", "insert", "in", "string", "comment", "name", "targets", "statements"],
 )
 def test_a_million_bytes(text: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     answer(text)
     normalize(text)
-    assert time.monotonic() - start < 30
+    assert time.process_time() - start < 30
 
 
 WORDS = """

@@ -4,11 +4,12 @@ By hand, since the suites are no dependencies of ours: unpack the source distrib
 need into an environment of its own, start a node, and::
 
     pip download --no-deps --no-binary :all: sqlalchemy django psycopg2 asyncpg pg8000
-    python -m pydistdb_tools.compatibility --sources DIR --python VENV/bin/python --port 5433 --output docs/compatibility.md
+    python -m pydistdb_tools.compatibility --sources DIR --python VENV/bin/python --port 5433 --reference 5432
 
-Suites run one after the other.  What fails is grouped by the error that it ends with, the most frequent first: a group
-names a cause, or a feature that is not there.  Every failure counts, also of tests that want another server of their own
-or rows that an earlier test's failure left behind; what is left out or changed in a suite, ``Suite.note`` says.
+Suites run one after the other, on the node and then on PostgreSQL 15 (``--reference``): a test that fails on both is one
+of the suite's surroundings (a server that it wants to start itself, a setting, rows that an earlier test left behind), and
+says nothing about us.  The others are listed by name, each with the error that it ends with; many of one class with the same
+error are one line.  What is left out or changed in a suite, ``Suite.note`` says.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,18 +27,22 @@ from pathlib import Path
 import psycopg
 
 TIMEOUT_SECONDS = 1800
-MOST_CAUSES = 8
+MOST_CAUSES = 30
+MOST_NAMES = 4
 DATABASE = "compatibility"
 
 _PYTEST_TOTAL = re.compile(r"(\d+) (passed|failed|skipped|errors?|subtests passed)\b")
+_PYTEST_FAILURE = re.compile(r"^(?:FAILED|ERROR) \S*?(::.+?|[^:\s]+)(?: - (.*))?$", re.MULTILINE)
 _UNITTEST_TOTAL = re.compile(r"Ran (\d+) tests")
 _UNITTEST_RESULT = re.compile(r"(?<!expected )(failures|errors|skipped)=(\d+)")
-_CAUSE = re.compile(
-    r"^(?:E +)?(?:[\w.]+\.)?(\w*(?:Error|NotSupported|Undefined\w+|Exception|Failure)): ?(.*)$", re.MULTILINE
+_UNITTEST_FAILURE = re.compile(r"^={70}\n(?:FAIL|ERROR): (.+)\n(?:.*\n)?-{70}\n((?:(?!={70}).*\n)*)", re.MULTILINE)
+_EXCEPTION = re.compile(
+    r"^(?:[\w.]+\.)?(\w*(?:Error|NotSupported|Undefined\w+|Exception|Failure)): ?(.*)$", re.MULTILINE
 )
 _PG8000 = re.compile(r"'C': '(\w+)', 'M': ['\"](.*?)['\"][,}]")
+_SERVER_VERSION = re.compile(r"_15_\d+(?:_\d+)*")
 
-PYTEST = ("-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:warnings", "--timeout=30")
+PYTEST = ("-m", "pytest", "-q", "-rfE", "--tb=short", "-p", "no:cacheprovider", "-p", "no:warnings", "--timeout=30")
 SQLALCHEMY = ("--maxfail=1000", "test/dialect/test_suite.py", "--dburi")
 DJANGO = "basic queries aggregation expressions lookup transactions bulk_create select_for_update schema migrations"
 DJANGO_MORE = "introspection inspectdb constraints indexes backends"
@@ -96,15 +100,14 @@ SUITES = (
     Suite(
         "psycopg2",
         "psycopg2-*",
-        (*PYTEST, "tests", "-k", "not test_suite and not test_deadlock and not segfault"),
+        (*PYTEST, "tests", "-k", "not test_suite"),
         {
             "PSYCOPG2_TESTDB": DATABASE,
             "PSYCOPG2_TESTDB_HOST": "127.0.0.1",
             "PSYCOPG2_TESTDB_PORT": "{port}",
             "PSYCOPG2_TESTDB_USER": "postgres",
         },
-        note="Left out: tests that need two transactions with uncommitted DDL, or two strong LOCK TABLEs, at the same time. "
-        "There are no large objects, and client_encoding is always UTF8.",
+        note="There are no large objects, and client_encoding is always UTF8.",
     ),
     Suite(
         "asyncpg",
@@ -157,22 +160,24 @@ DatabaseFeatures.supports_non_deterministic_collations = False
 
 HEAD = """# Compatibility
 
-Test suites of drivers and frameworks, run against one node. Written by `python -m pydistdb_tools.compatibility` (its text
-says how to run it); do not edit by hand. Failures are not compared with a run against Postgres: some are of the suite's
-surroundings. At most eight kinds of errors are listed for each suite. pgjdbc, node-postgres,
-psycopg 3 and Alembic are tested by programs of our own (tests/drivers).
+Test suites of drivers and frameworks, run against one node, and in the same surroundings against PostgreSQL 15. Written by
+`python -m pydistdb_tools.compatibility` (its text says how to run it); do not edit by hand. Tests that fail on both want a
+server of their own, or another setting, extension or locale than both have. pgjdbc, node-postgres, psycopg 3 and Alembic are
+tested by programs of our own (tests/drivers).
 
-| suite | passed | failed | skipped |
-|---|---:|---:|---:|
+| suite | passed | failed here only | failed on both | skipped |
+|---|---:|---:|---:|---:|
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
+    """``failures`` are the errors that failed tests ended with, by the tests' names."""
+
     passed: int
     failed: int
     skipped: int
-    causes: tuple[tuple[str, int], ...]
+    failures: Mapping[str, str]
 
 
 def totals(output: str) -> tuple[int, int, int]:
@@ -187,19 +192,28 @@ def totals(output: str) -> tuple[int, int, int]:
     return counts.get("passed", 0), counts.get("failed", 0) + counts.get("error", 0), counts.get("skipped", 0)
 
 
-def causes(output: str) -> list[tuple[str, int]]:
-    """The errors of the server that tests ended with; frameworks wrap them, so each is counted by the driver's line only."""
-    found: Counter[str] = Counter()
-    for match in _CAUSE.finditer(output):
-        name, text = match[1], match[2].strip()
-        plain = _PG8000.search(text)
-        if not match[0].removeprefix("E").strip().startswith(("django.", "sqlalchemy.")):
-            found[plain[2] if plain else text or name] += 1
-    return found.most_common(MOST_CAUSES)
+def failures(output: str) -> dict[str, str]:
+    """The failed tests with the last line of their errors, by pytest's short summary or unittest's reports."""
+    found = {}
+    for match in _PYTEST_FAILURE.finditer(output):
+        found[_SERVER_VERSION.sub("", match[1].removeprefix("::"))] = _cause(match[2] or "")
+    for match in _UNITTEST_FAILURE.finditer(output):
+        errors = list(_EXCEPTION.finditer(match[2]))
+        found[match[1]] = _cause(errors[-1][0]) if errors else ""
+    return found
 
 
-def run(suite: Suite, sources: Path, python: str, port: int) -> Outcome | None:
-    """Run one suite; None if its source is not there."""
+def _cause(line: str) -> str:
+    """What the error says: the server's message, where there is one."""
+    plain = _PG8000.search(line)
+    if plain is not None:
+        return plain[2]
+    exception = _EXCEPTION.match(line)
+    return (exception[2] or exception[1]) if exception is not None else line
+
+
+def run(suite: Suite, sources: Path, python: str, port: int, log: Path | None) -> Outcome | None:
+    """Run one suite; None if its source is not there.  Its output is kept in ``log``."""
     folder = next(iter(sorted(sources.glob(suite.folder))), None)
     if folder is None:
         return None
@@ -208,12 +222,15 @@ def run(suite: Suite, sources: Path, python: str, port: int) -> Outcome | None:
     known = {"url": f"postgres@127.0.0.1:{port}/{DATABASE}", "port": str(port)}
     command = [python, *(option.format_map(known) for option in suite.options)]
     environment = os.environ | {name: value.format_map(known) for name, value in suite.environment.items()}
+    environment |= {"COLUMNS": "400"}  # or pytest cuts its lines off
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
     )
     output = done.stdout + done.stderr
-    return Outcome(*totals(output), tuple(causes(output)))
+    if log is not None:
+        log.write_text(output, encoding="utf-8")
+    return Outcome(*totals(output), failures(output))
 
 
 def _prepare(suite: Suite, folder: Path) -> None:
@@ -237,19 +254,33 @@ def _fresh_database(port: int, schemas: Sequence[str]) -> None:
             connection.execute(f"CREATE SCHEMA {schema}")
 
 
-def page(outcomes: Mapping[str, Outcome]) -> str:
-    """The text of docs/compatibility.md."""
-    rows = [f"| {name} | {each.passed} | {each.failed} | {each.skipped} |" for name, each in outcomes.items()]
-    parts = [HEAD + "\n".join(rows) + "\n"]
+def page(outcomes: Mapping[str, tuple[Outcome, Outcome | None]]) -> str:
+    """The text of docs/compatibility.md, of each suite's outcome here and on PostgreSQL."""
+    rows, parts = [], []
     notes = {suite.name: suite.note for suite in SUITES}
-    for name, each in outcomes.items():
+    for name, (here, there) in outcomes.items():
+        known = there.failures if there is not None else {}
+        ours = {test: cause for test, cause in here.failures.items() if test not in known}
+        both = len(here.failures) - len(ours)
+        rows.append(f"| {name} | {here.passed} | {here.failed - both} | {both} | {here.skipped} |")
         parts.append(f"\n## {name}\n")
         if notes.get(name):
             parts.append("\n" + textwrap.fill(notes[name], 120) + "\n")
-        if each.causes:
-            lines = [f"* {count} × {cause}".rstrip() for cause, count in each.causes]
-            parts.append("\nWhat failed tests ended with:\n\n" + "\n".join(lines) + "\n")
-    return "".join(parts)
+        if ours:
+            parts.append("\nFailed here only:\n\n" + "\n".join(_listed(ours)) + "\n")
+    return HEAD + "\n".join(rows) + "\n" + "".join(parts)
+
+
+def _listed(failed: Mapping[str, str]) -> list[str]:
+    """One line for each error, the most frequent first, with the names of tests that ended with it."""
+    tests: dict[str, list[str]] = {}
+    for name, cause in failed.items():
+        tests.setdefault(cause, []).append(re.split(r"::| \(", name)[-1 if "::" in name else 0])
+    lines = []
+    for cause, names in sorted(tests.items(), key=lambda item: -len(item[1]))[:MOST_CAUSES]:
+        more = ", …" if len(names) > MOST_NAMES else ""
+        lines.append(f"* {len(names)} × {cause or '(no message)'} ({', '.join(names[:MOST_NAMES])}{more})")
+    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -257,17 +288,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sources", type=Path, required=True, help="folder of the unpacked source distributions")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has what the suites need")
     parser.add_argument("--port", type=int, default=5433)
+    parser.add_argument("--reference", type=int, help="the port of a PostgreSQL 15 to run the suites on too")
+    parser.add_argument("--logs", type=Path, help="a folder to keep the suites' output in")
     parser.add_argument("--output", type=Path, default=Path("docs/compatibility.md"))
     parser.add_argument("suites", nargs="*", help="names of suites (default: all)")
     options = parser.parse_args(arguments)
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, tuple[Outcome, Outcome | None]] = {}
     for suite in SUITES:
         if options.suites and suite.name not in options.suites:
             continue
-        outcome = run(suite, options.sources.resolve(), options.python, options.port)
-        if outcome is not None:
-            outcomes[suite.name] = outcome
-            print(suite.name, outcome.passed, outcome.failed, outcome.skipped, flush=True)
+        found = []
+        for port in (options.port, options.reference):
+            log = options.logs / f"{suite.name}.{port}.log" if options.logs else None
+            found.append(run(suite, options.sources.resolve(), options.python, port, log) if port else None)
+        here, there = found
+        if here is not None:
+            outcomes[suite.name] = here, there
+            print(suite.name, here.passed, here.failed, here.skipped, "reference:", there and there.failed, flush=True)
             options.output.write_text(page(outcomes), encoding="utf-8")
     return 0
 

@@ -100,6 +100,8 @@ class ColumnSpec:
     position: int | None = None
     identity_options: tuple[tuple[str, int | str | bool | None], ...] = ()
     """Of the sequence behind an identity column."""
+    storage: str = ""
+    compression: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +228,7 @@ class AlterTableAction:
     """``kind``: add_column, drop_column, rename_column, rename_table, rename_constraint, set_default, drop_default,
     set_not_null, drop_not_null, alter_type, add_constraint, drop_constraint, validate_constraint, alter_constraint,
     add_identity, set_identity, drop_identity, drop_expression, cluster_on, set_without_cluster, set_schema, owner_to,
-    set_options, set_statistics."""
+    set_options (a value of None: RESET), set_statistics, set_storage, set_compression, set_column_options, replica_identity."""
 
     kind: str
     name: str | None = None

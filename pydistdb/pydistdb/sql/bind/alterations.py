@@ -7,7 +7,7 @@ from __future__ import annotations
 from pydistdb.sql import schema_statements, statements
 from pydistdb.sql.bind.cutting import Cut
 from pydistdb.sql.bind.definitions import Definitions, storage_options
-from pydistdb.sql.bind.naming import name_of
+from pydistdb.sql.bind.naming import constant_value, name_of
 from pydistdb.sql.bind.options import OptionList, sequence_options
 from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
 from pydistdb.sql.bind.roles import role_spec
@@ -54,11 +54,6 @@ _BY_NAME = {
     "AT_DropNotNull": "drop_not_null",
     "AT_ValidateConstraint": "validate_constraint",
     "AT_ClusterOn": "cluster_on",
-    "AT_SetStatistics": "tune_column",
-    "AT_SetStorage": "tune_column",
-    "AT_SetCompression": "tune_column",
-    "AT_SetOptions": "tune_column",
-    "AT_ResetOptions": "tune_column",
     "AT_SetTableSpace": "set_tablespace",
 }
 """Actions that say no more than what they are about."""
@@ -114,8 +109,22 @@ def _alter_action(definitions: Definitions, command: Node, cursor: int) -> schem
             return action("owner_to", owner=role_spec(command["newowner"]))
         case "AT_SetRelOptions":
             return action("set_options", options=_options(command))
-        case "AT_ResetRelOptions" | "AT_DropOids":
+        case "AT_ResetRelOptions":
+            return action("set_options", options=tuple((option, None) for option, _ in _options(command)))
+        case "AT_DropOids":
             return action("set_options", options=())
+        case "AT_SetStatistics" if name is not None:
+            return action("set_statistics", name, options=(("", constant_value(command["def"])),))
+        case "AT_SetStorage" | "AT_SetCompression" as subtype:
+            kind = "set_storage" if subtype == "AT_SetStorage" else "set_compression"
+            return action(kind, name, new_name=constant_value(command["def"]))
+        case "AT_SetOptions":
+            return action("set_column_options", name, options=_options(command))
+        case "AT_ResetOptions":
+            return action("set_column_options", name, options=tuple((option, None) for option, _ in _options(command)))
+        case "AT_ReplicaIdentity":
+            identity = command["def"]["ReplicaIdentityStmt"]
+            return action("replica_identity", identity["identity_type"], new_name=identity.get("name"))
         case "AT_AddIdentity":
             node = command["def"]["Constraint"]
             return action(

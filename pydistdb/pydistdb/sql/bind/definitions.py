@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from pydistdb.sql import schema_statements, statements
 from pydistdb.sql.bind.cutting import Tokens
-from pydistdb.sql.bind.naming import constant_value, name_of, strings
-from pydistdb.sql.bind.options import OptionList, sequence_options
+from pydistdb.sql.bind.naming import name_of, strings
+from pydistdb.sql.bind.options import OptionList, option_value, sequence_options
 from pydistdb.sql.bind.parse import Node, ParsedStatement
 from pydistdb.sql.bind.sharding import shard_clause
 from pydistdb.sql.bind.typenames import COLLATABLE, resolve_type, serial_kind
@@ -174,6 +174,7 @@ class Definitions:
             collation,
             position,
             identity_options,
+            compression=node.get("compression", ""),
         )
 
     def collation(self, node: Node, sql_type: SqlType) -> str | None:
@@ -208,9 +209,13 @@ def _with_attribute(spec: ConstraintSpec, attribute: str) -> ConstraintSpec:
 
 
 def storage_options(elements: list[Node]) -> dict[str, str]:
-    return {
-        element["DefElem"]["defname"]: str(constant_value(element["DefElem"].get("arg", {}))) for element in elements
-    }
+    """WITH (name = value, …) as texts; a name alone is switched on."""
+    found = {}
+    for wrapper in elements:
+        element = wrapper["DefElem"]
+        value = option_value(element) if "arg" in element else True
+        found[element["defname"]] = str(value).lower() if isinstance(value, bool) else str(value)
+    return found
 
 
 def create_table(parsed: ParsedStatement, node: Node) -> statements.Utility:

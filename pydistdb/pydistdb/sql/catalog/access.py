@@ -33,7 +33,9 @@ from pydistdb.sql.catalog.view import VirtualTable
 from pydistdb.sql.pg_catalog import registry
 
 PG_CLASS, PG_NAMESPACE, PG_DATABASE, PG_PROC, PG_TYPE = 1259, 2615, 1262, 1255, 1247
-PG_LANGUAGE, PG_TABLESPACE = 2612, 1213
+PG_LANGUAGE, PG_TABLESPACE, PG_AUTHID = 2612, 1213, 1260
+SHARED_CLASSES = frozenset({PG_DATABASE, PG_AUTHID})
+"""Databases and roles: what is said about them can be read in every database."""
 
 SECRET_TABLES = frozenset({"pg_authid", "pg_shadow", "pg_statistic", "pg_user_mapping", "pg_largeobject"})
 """System tables that only superusers may read."""

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from pydistdb.sql.catalog import alter_columns, alter_constraints, identity
+from pydistdb.sql.catalog import alter_columns, alter_constraints, identity, storage_settings
 from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE
 from pydistdb.sql.catalog.acl import CREATE
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.dependencies import depending_views
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.catalog.naming import clip
-from pydistdb.sql.catalog.options import check_index_options, check_storage_options
+from pydistdb.sql.catalog.options import INDEX_PARAMETERS, merged_options
 from pydistdb.sql.catalog.owners import alter_table_owner
 from pydistdb.sql.catalog.reindex import set_clustered
 from pydistdb.sql.catalog.sequence_numbers import definition_of
+from pydistdb.sql.catalog.views import set_view_options
 from pydistdb.sql.errors import DuplicateTable, FeatureNotSupported, UndefinedObject, UndefinedTable, WrongObjectType
 from pydistdb.sql.schema_statements import AlterTable, AlterTableAction
 from pydistdb.sql.statements import Name
@@ -65,7 +66,10 @@ _PASSES = {
     "drop_default": 0,
     "set_not_null": 6,
     "set_identity": 6,
-    "tune_column": 6,
+    "set_statistics": 6,
+    "set_storage": 6,
+    "set_compression": 6,
+    "set_column_options": 6,
     "add_identity": 7,
     "add_constraint": 8,
 }
@@ -84,7 +88,10 @@ async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> Non
             assert action.owner is not None
             alter_table_owner(ddl, table, action.owner)
         case "set_options":
-            check_storage_options(name for name, _ in action.options)
+            if table.kind == "v":
+                set_view_options(ddl, table, action)
+            else:
+                storage_settings.set_options(ddl, table, action)
         case "set_tablespace":
             if action.name != "pg_default":
                 raise UndefinedObject(f'tablespace "{action.name}" does not exist')
@@ -125,8 +132,10 @@ async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> Non
             identity.drop_identity(ddl, table, action)
         case "drop_expression":
             identity.drop_expression(ddl, table, action)
-        case "tune_column":
-            alter_columns.existing_column(table, action.name or "")
+        case kind if kind in storage_settings.OF_COLUMNS:
+            storage_settings.set_column(ddl, table, action)
+        case "replica_identity":
+            storage_settings.set_replica_identity(ddl, table, action)
         case "cluster_on" | "set_without_cluster":
             set_clustered(ddl, table, action.name)
         case "set_logged":
@@ -199,7 +208,11 @@ async def _alter_index(ddl: DdlContext, statement: AlterTable) -> None:
         return
     for action in statement.actions:
         if action.kind == "set_options":
-            check_index_options({name: str(value) for name, value in action.options}, found[1].method)
+            table, index = found
+            ddl.require_owner(PG_CLASS, index.oid, "index", index.name)
+            options = merged_options(index.options, action.options, INDEX_PARAMETERS[index.method])
+            await ddl.ddl.lock_tables([table.oid])
+            ddl.put_table(storage_settings.with_index_options(ddl.view.state.tables[table.oid], index, options))
             continue
         if action.kind != "rename_table":
             raise FeatureNotSupported(f"ALTER INDEX {action.kind.replace('_', ' ').upper()} is not supported")

@@ -32,11 +32,11 @@ from pydistdb.sql.statements import Vacuum
 from pydistdb.sql.types import registry
 from pydistdb.tasks import give_way
 
+DEFAULT_TARGET = 100
+"""default_statistics_target."""
 SAMPLE_ROWS = 30_000
 TURN_NS = 5_000_000
 """What one step takes, roughly."""
-MOST_COMMON_VALUES = 100
-HISTOGRAM_BUCKETS = 100
 WIDEST_VALUE_BYTES = 1_000
 """Longer values are left out of the statistics."""
 
@@ -99,8 +99,12 @@ async def gather_statistics(ddl: DdlContext, table: Table) -> TableStatistics:
     sample = await take_sample(ddl, layout, table.oid)
     rows = [layout.decode(value) for value in sample.values]
     columns = {}
+    default_target = int(ddl.context.settings.get("default_statistics_target", DEFAULT_TARGET))
     for column in live_columns(table):
-        columns[column.number] = describe_column(column, [row[column.number - 1] for row in rows], sample.count)
+        target = column.statistics if column.statistics >= 0 else default_target
+        if target:
+            values = [row[column.number - 1] for row in rows]
+            columns[column.number] = describe_column(column, values, sample.count, target)
         await give_way(ddl.store.scheduler, TURN_NS)
     bytes_per_row = sample.size / sample.count if sample.count else 0.0
     return TableStatistics(float(sample.count), bytes_per_row, columns, ddl.context.statement_timestamp)
@@ -136,8 +140,10 @@ async def take_sample(ddl: DdlContext, layout: TableLayout, seed: int) -> Sample
     return sample
 
 
-def describe_column(column: Column, values: Sequence[Any], total: int) -> ColumnStatistics:
-    """Statistics of one column from a sample of ``total`` rows' values."""
+def describe_column(
+    column: Column, values: Sequence[Any], total: int, target: int = DEFAULT_TARGET
+) -> ColumnStatistics:
+    """Statistics of one column from a sample of ``total`` rows' values: at most ``target`` common values and buckets."""
     if not values:
         return ColumnStatistics()
     io = registry.io(column.type_oid)
@@ -155,14 +161,14 @@ def describe_column(column: Column, values: Sequence[Any], total: int) -> Column
     if io.key_kind is not None:
         ordered = _sorted(io.key_kind, io.from_storage, counts)
         counts = Counter({value: counts[value] for value in ordered})  # so equally common values come in order
-    common = _common_values(counts, len(hashable))
+    common = _common_values(counts, len(hashable), target)
     minimum = maximum = None
     histogram: tuple[Any, ...] = ()
     if ordered:
         minimum, maximum = ordered[0], ordered[-1]
         taken = {value for value, _ in common}
         rest = [value for value in ordered if value not in taken]
-        histogram = _histogram([value for value in rest for _ in range(counts[value])], len(rest))
+        histogram = _histogram([value for value in rest for _ in range(counts[value])], len(rest), target)
     return ColumnStatistics(
         null_fraction,
         distinct,
@@ -191,19 +197,19 @@ def estimate_distinct(counts: Counter[Any], sample_size: int, total: float) -> f
     return -estimate / total if total and estimate > 0.1 * total else float(round(estimate))
 
 
-def _common_values(counts: Counter[Any], sample_size: int) -> list[tuple[Any, int]]:
+def _common_values(counts: Counter[Any], sample_size: int, most: int) -> list[tuple[Any, int]]:
     """Values that are clearly more frequent than the average, most frequent first."""
-    if len(counts) <= MOST_COMMON_VALUES and all(count > 1 for count in counts.values()):
+    if len(counts) <= most and all(count > 1 for count in counts.values()):
         return counts.most_common()
     least = max(2.0, 1.25 * sample_size / len(counts))
-    return [(value, count) for value, count in counts.most_common(MOST_COMMON_VALUES) if count >= least]
+    return [(value, count) for value, count in counts.most_common(most) if count >= least]
 
 
-def _histogram(ordered: list[Any], distinct: int) -> tuple[Any, ...]:
+def _histogram(ordered: list[Any], distinct: int, target: int) -> tuple[Any, ...]:
     """Bounds that cut ``ordered`` into equally populated buckets."""
     if distinct < 2:
         return ()
-    buckets = min(HISTOGRAM_BUCKETS, distinct - 1)
+    buckets = min(target, distinct - 1)
     last = len(ordered) - 1
     return tuple(ordered[index * last // buckets] for index in range(buckets + 1))
 

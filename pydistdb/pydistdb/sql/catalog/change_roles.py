@@ -14,7 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from pydistdb.sql.catalog import keys, memberships
-from pydistdb.sql.catalog.access import PG_DATABASE
+from pydistdb.sql.catalog.access import PG_AUTHID, PG_DATABASE
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.passwords import MOST_PASSWORD_BYTES, is_empty, stored_form
@@ -37,7 +37,6 @@ from pydistdb.sql.types.datetime import parse_timestamptz
 
 MOST_ROLES = 10_000
 MOST_LISTED = 100
-PG_AUTHID = 1260
 _FLAGS = {
     "superuser": "superuser",
     "inherit": "inherit",

@@ -35,7 +35,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydistdb.sql.catalog import keys
-from pydistdb.sql.catalog.access import PG_CLASS, PG_DATABASE, PG_NAMESPACE, PG_PROC, PG_TYPE
+from pydistdb.sql.catalog.access import PG_AUTHID, PG_CLASS, PG_DATABASE, PG_NAMESPACE, PG_PROC, PG_TYPE
 from pydistdb.sql.catalog.descriptors import (
     ColocationGroup,
     DatabaseDescriptor,
@@ -50,7 +50,6 @@ from pydistdb.sql.catalog.state import FIRST_USER_OID, CatalogState, DatabaseSta
 from pydistdb.sql.types.known import TYPES_BY_OID
 from pydistdb.sql.types.user import UserType
 
-PG_AUTHID = 1260
 _DEFINED = "TFY"
 """Kinds of objects that were derived from what they refer to: a change of that matters to them."""
 _ACLS_OF = {PG_NAMESPACE: keys.schema_key, PG_PROC: keys.routine_key, PG_TYPE: keys.type_key}

@@ -14,7 +14,7 @@ from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.catalog.garbage import index_garbage
 from pydistdb.sql.catalog.index_elements import index_column, key_label, predicate_text
 from pydistdb.sql.catalog.naming import choose, clip, distinct_names, join_columns
-from pydistdb.sql.catalog.options import check_index_options
+from pydistdb.sql.catalog.options import INDEX_PARAMETERS, checked_options
 from pydistdb.sql.errors import (
     ActiveTransaction,
     DuplicateTable,
@@ -73,7 +73,8 @@ async def define_index(ddl: DdlContext, table: Table, statement: CreateIndex) ->
         method=statement.method if statement.method == "gin" else "btree",
         is_global=True if statement.method == "gin" else None,
     )
-    return draft.indexes[-1]
+    options = checked_options(statement.options.items(), INDEX_PARAMETERS[statement.method])
+    return replace(draft.indexes[-1], options=options)
 
 
 async def build_index(ddl: DdlContext, table: Table, index: Index) -> Table:
@@ -126,6 +127,6 @@ def check_method(statement: CreateIndex) -> None:
         raise UndefinedObject(f'access method "{method}" does not exist')
     if len(statement.columns) + len(statement.include) > constraints.MOST_INDEX_COLUMNS:
         raise ProgramLimitExceeded(f"cannot use more than {constraints.MOST_INDEX_COLUMNS} columns in an index")
-    check_index_options(statement.options, method)
+    checked_options(statement.options.items(), INDEX_PARAMETERS[method])
     if statement.tablespace not in (None, "pg_default"):
         raise UndefinedObject(f'tablespace "{statement.tablespace}" does not exist')

@@ -6,6 +6,7 @@ out alike.  Nothing is written here but the transaction's overlay, except the sp
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
@@ -15,8 +16,9 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Index, IndexColumn, Schema, Table
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.naming import clip
-from pydistdb.sql.catalog.options import check_storage_options, collation_named
+from pydistdb.sql.catalog.options import STORAGE_PARAMETERS, checked_options, collation_named
 from pydistdb.sql.catalog.qualify import qualified_text
+from pydistdb.sql.catalog.storage_settings import checked_compression
 from pydistdb.sql.catalog.table_like import copy_the_rest, likeness
 from pydistdb.sql.catalog.type_names import refuse_type_of_that_name
 from pydistdb.sql.errors import (
@@ -36,7 +38,7 @@ SYSTEM_COLUMNS = frozenset({"tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"})
 
 
 async def create_table(ddl: DdlContext, statement: CreateTable) -> str:
-    check_storage_options(statement.options)
+    options = checked_options(statement.options.items(), STORAGE_PARAMETERS)
     try:
         schema = await temporary.place(ddl, statement.name, statement.temporary)
     except InsufficientPrivilege as error:
@@ -52,6 +54,7 @@ async def create_table(ddl: DdlContext, statement: CreateTable) -> str:
     table = replace(
         table,
         on_commit=statement.on_commit,
+        options=options,
         persistence="u" if statement.unlogged and table.persistence == "p" else table.persistence,
     )
     temporary.note_commit_action(ddl, table)
@@ -122,7 +125,21 @@ def make_column(spec: ColumnSpec, number: int) -> Column:
         raise InvalidTableDefinition(f'column "{name}" has pseudo-type unknown')
     collation = collation_named(spec.collation)
     registry.io(spec.type.oid)  # a type that cannot be stored says so here
-    return Column(number, name, spec.type.oid, spec.type.modifier, spec.not_null, collation=collation)
+    return Column(
+        number,
+        name,
+        spec.type.oid,
+        spec.type.modifier,
+        spec.not_null,
+        collation=collation,
+        storage=spec.storage,
+        compression=checked_compression(name, spec.type.oid, spec.compression),
+    )
+
+
+def as_valid(spec: ConstraintSpec) -> ConstraintSpec:
+    """NOT VALID says nothing of a new table: it has no rows that could break the constraint."""
+    return dataclasses.replace(spec, not_valid=False)
 
 
 async def add_constraints(
@@ -141,13 +158,13 @@ async def add_constraints(
         if spec.kind == "check":
             assert spec.expression is not None
             used = expressions.check_columns(ddl, table, spec.expression)
-            table = await constraints.add_check(ddl, table, spec, used)
+            table = await constraints.add_check(ddl, table, as_valid(spec), used)
     ddl.put_table(table, *owned)
     for garbage in table_garbage(table):
         ddl.ddl.made_storage(garbage, table.storage_id)
     for spec, columns in every:
         if spec.kind == "foreign":
-            table = await put_foreign_key(ddl, table, spec, columns)
+            table = await put_foreign_key(ddl, table, as_valid(spec), columns)
     return table
 
 

@@ -11,7 +11,7 @@ from pydistdb.sql.catalog.create_table import already_exists, check_on_commit, n
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.materialized_views import bind_definition, defined, query_rows
 from pydistdb.sql.catalog.needs import require
-from pydistdb.sql.catalog.options import check_storage_options
+from pydistdb.sql.catalog.options import STORAGE_PARAMETERS, checked_options
 from pydistdb.sql.catalog.queries import bind_query
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.schema_statements import ColumnSpec, CreateTableAs
@@ -19,7 +19,7 @@ from pydistdb.sql.types import registry
 
 
 async def create_table_as(ddl: DdlContext, statement: CreateTableAs) -> str:
-    check_storage_options(statement.options)
+    options = checked_options(statement.options.items(), STORAGE_PARAMETERS)
     tag = "CREATE MATERIALIZED VIEW" if statement.materialized else "CREATE TABLE AS"
     schema = await temporary.place(ddl, statement.name, statement.temporary)
     check_on_commit(schema, statement.on_commit)
@@ -37,7 +37,7 @@ async def create_table_as(ddl: DdlContext, statement: CreateTableAs) -> str:
     specs = [ColumnSpec(name, sql_type) for name, sql_type in zip(names, types, strict=True)]
     table = await new_table(ddl, schema, statement.name.name, specs, kind="m" if statement.materialized else "r")
     persistence = "u" if statement.unlogged and table.persistence == "p" else table.persistence
-    table = replace(table, on_commit=statement.on_commit, persistence=persistence)
+    table = replace(table, on_commit=statement.on_commit, persistence=persistence, options=options)
     temporary.note_commit_action(ddl, table)
     for garbage in table_garbage(table):
         ddl.ddl.made_storage(garbage, table.storage_id)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pydistdb.sql.catalog.alter_table import alter_table
 from pydistdb.sql.catalog.alter_type import alter_type
 from pydistdb.sql.catalog.analyze import vacuum
+from pydistdb.sql.catalog.comments import comment
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_domain import create_domain
 from pydistdb.sql.catalog.create_index import create_index
@@ -26,7 +27,6 @@ from pydistdb.sql.catalog.role_ddl import ROLE_EXECUTORS
 from pydistdb.sql.catalog.routines import alter_routine, create_routine, drop_routines
 from pydistdb.sql.catalog.schemas import (
     alter_schema,
-    comment,
     create_database,
     create_extension,
     create_schema,

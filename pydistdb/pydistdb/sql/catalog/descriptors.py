@@ -30,6 +30,13 @@ class Column(msgspec.Struct, frozen=True, array_like=True):
     """Storage value of rows written before the column existed."""
     collation: str = ""
     """As given (without its schema); empty for the type's own.  Text is ordered bytewise whatever it says."""
+    storage: str = ""
+    """SET STORAGE, as pg_attribute.attstorage has it; empty for the type's own.  Kept and shown, as compression is."""
+    compression: str = ""
+    statistics: int = -1
+    """SET STATISTICS; -1 for default_statistics_target."""
+    options: tuple[str, ...] = ()
+    """n_distinct=… (pg_attribute.attoptions)."""
 
 
 class IndexColumn(msgspec.Struct, frozen=True, array_like=True):
@@ -75,6 +82,8 @@ class Index(msgspec.Struct, frozen=True, array_like=True):
     """CLUSTER used it last (pg_index.indisclustered)."""
     method: str = "btree"
     """The access method: btree (hash is kept as one) or gin, an inverted index (inverted.py)."""
+    options: tuple[str, ...] = ()
+    """Storage parameters as in pg_class.reloptions."""
 
     @property
     def is_inverted(self) -> bool:
@@ -177,9 +186,12 @@ class Table(msgspec.Struct, frozen=True, array_like=True):
     populated: bool = True
     """False for a materialized view that has no rows yet, and cannot be read."""
     options: tuple[str, ...] = ()
-    """A view's options as in pg_class.reloptions: check_option=local, security_barrier=true."""
+    """As in pg_class.reloptions: a view's check_option=local, a table's fillfactor=70."""
     reference: bool = False
     """SHARD BY REFERENCE: every node has a copy."""
+    replica_identity: str = "d"
+    """pg_class.relreplident: d default, f full, n nothing, i ``replica_index``."""
+    replica_index: int = 0
 
 
 class Argument(msgspec.Struct, frozen=True, array_like=True):

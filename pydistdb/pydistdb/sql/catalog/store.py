@@ -52,17 +52,22 @@ MOST_READ_RESTARTS = 20
 OID_COUNTER = b"oid"
 OIDS_PER_BLOCK = 32
 
-PG_NAMESPACE_OID = 2615
+PG_NAMESPACE_OID, PG_DATABASE_OID = 2615, 1262
 PUBLIC_COMMENT = "standard public schema"
 """As in every new database of Postgres: pg_dump takes notice if it is another."""
 
 BOOTSTRAP_OBJECTS: tuple[Change, ...] = tuple(
     change
-    for oid, name in ((1, "template1"), (4, "template0"), (5, "postgres"))
+    for oid, name, comment in (
+        (1, "template1", "default template for new databases"),
+        (4, "template0", "unmodifiable empty database"),
+        (5, "postgres", "default administrative connection database"),
+    )
     for change in (
         (keys.database_key(oid), DatabaseDescriptor(oid, name)),
         (keys.schema_key(oid, PUBLIC_OID), Schema(PUBLIC_OID, "public", oid, DATABASE_OWNER)),
         (keys.comment_key(oid, PG_NAMESPACE_OID, PUBLIC_OID, 0), PUBLIC_COMMENT),
+        (keys.comment_key(oid, PG_DATABASE_OID, oid, 0), comment),
     )
 )
 

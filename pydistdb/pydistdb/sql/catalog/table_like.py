@@ -92,6 +92,8 @@ def _column(column: Column, options: int) -> ColumnSpec:
         identity=identity,
         generated=generated,
         collation=column.collation or None,
+        storage=column.storage if options & STORAGE else "",
+        compression=column.compression if options & COMPRESSION else "",
     )
 
 

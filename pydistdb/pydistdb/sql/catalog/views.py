@@ -37,7 +37,7 @@ from pydistdb.sql.errors import (
     InvalidParameterValue,
     InvalidTableDefinition,
 )
-from pydistdb.sql.schema_statements import ColumnSpec, CreateView
+from pydistdb.sql.schema_statements import AlterTableAction, ColumnSpec, CreateView
 from pydistdb.sql.tree import OutputColumn
 from pydistdb.sql.types import registry
 
@@ -84,27 +84,40 @@ _OPTIONS = {"security_barrier", "security_invoker", "check_option"}
 
 def view_options(statement: CreateView) -> tuple[str, ...]:
     """The options as pg_class.reloptions has them."""
-    found = []
-    for name, value in statement.options:
+    return tuple(f"{name}={_checked_option(name, value, statement.query)}" for name, value in statement.options)
+
+
+def _checked_option(name: str, value: str, query: str) -> str:
+    if name not in _OPTIONS:
+        raise InvalidParameterValue(f'unrecognized parameter "{name}"')
+    if name == "check_option":
+        if value not in ("local", "cascaded"):
+            raise InvalidParameterValue(
+                f'invalid value for enum option "check_option": {value}',
+                detail='Valid values are "local" and "cascaded".',
+            )
+        _check_updatable(query)
+    elif value in ("none", "on", "true", "1"):
+        value = "true"
+    elif value in ("off", "false", "0"):
+        value = "false"
+    else:
+        raise InvalidParameterValue(f'invalid value for boolean option "{name}": {value}')
+    if name == "security_invoker" and value == "true":
+        raise FeatureNotSupported("views with security_invoker are not supported")
+    return value
+
+
+def set_view_options(ddl: DdlContext, view: Table, action: AlterTableAction) -> None:
+    """ALTER VIEW … SET (…) and RESET (…)."""
+    options = dict(option.split("=", 1) for option in view.options)
+    for name, value in action.options:
         if name not in _OPTIONS:
             raise InvalidParameterValue(f'unrecognized parameter "{name}"')
-        if name == "check_option":
-            if value not in ("local", "cascaded"):
-                raise InvalidParameterValue(
-                    f'invalid value for enum option "check_option": {value}',
-                    detail='Valid values are "local" and "cascaded".',
-                )
-            _check_updatable(statement.query)
-        elif value in ("none", "on", "true", "1"):
-            value = "true"
-        elif value in ("off", "false", "0"):
-            value = "false"
-        else:
-            raise InvalidParameterValue(f'invalid value for boolean option "{name}": {value}')
-        if name == "security_invoker" and value == "true":
-            raise FeatureNotSupported("views with security_invoker are not supported")
-        found.append(f"{name}={value}")
-    return tuple(found)
+        options.pop(name, None)
+        if value is not None:
+            options[name] = _checked_option(name, str(value).lower(), view.definition)
+    ddl.put_table(replace(view, options=tuple(map("=".join, options.items())), version=view.version + 1))
 
 
 def _check_updatable(query: str) -> None:

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pydistdb.sql.errors import (
+    AmbiguousFunction,
     DatabaseError,
     FeatureNotSupported,
     InvalidSchemaName,
@@ -156,15 +157,14 @@ def random_uuid() -> bytes:
 
 
 def _found(find: Finder, text: str, context: EvalContext) -> int | None:
-    """The oid of a name; None even where its schema does not exist."""
+    """The oid of a name; None even where its schema does not exist, or several objects have the name."""
     try:
         return find(text, context)
-    except InvalidSchemaName:
+    except (InvalidSchemaName, AmbiguousFunction):
         return None
 
 
-for _kind in ("regclass", "regtype", "regproc", "regprocedure", "regnamespace", "regrole", "regcollation"):
-    _find = FINDERS[_kind]
+for _kind, _find in FINDERS.items():
     define(f"to_{_kind}(text)", lambda context, text, find=_find: _found(find, text, context), context=True)
 
 

@@ -34,7 +34,13 @@ from pydistdb.sql.pg_catalog.objects import (
     vector,
 )
 from pydistdb.sql.pg_catalog.shard_text import sharding_text
-from pydistdb.sql.pg_catalog.type_facts import METHOD_OIDS, TYPE_FACTS, operator_class, operator_class_named
+from pydistdb.sql.pg_catalog.type_facts import (
+    METHOD_OIDS,
+    TYPE_FACTS,
+    facts_of_type,
+    operator_class,
+    operator_class_named,
+)
 from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.reg import C_COLLATION_OID, COLLATIONS
 from pydistdb.sql.types.user import UserType
@@ -120,11 +126,12 @@ def _table_row(view: StateView, table: Table) -> RowDict:
         relpersistence=table.persistence,
         relispopulated=table.populated,
         reloptions=_options(view, table),
+        **({"relreplident": table.replica_identity} if table.kind in "rm" else {}),
     )
 
 
 def _options(view: StateView, table: Table) -> Any:
-    """A view's options; of a table, how it is sharded: so pg_dump and \\d+ show it."""
+    """The options, and of a table how it is sharded: so pg_dump and \\d+ show it."""
     group = None if table.sharding is None else view.catalog_state.groups.get(table.sharding.group)
     sharded = sharding_text(table, group)
     options = table.options if sharded is None else (*table.options, f"shard_by={sharded}")
@@ -145,6 +152,7 @@ def _index_row(view: StateView, table: Table, index: Index) -> RowDict:
         relpersistence=table.persistence,
         reltuples=0.0 if statistics is None else single(statistics.rows),
         relpages=1,
+        reloptions=array(index.options) if index.options else None,
     )
 
 
@@ -246,7 +254,7 @@ SYSTEM_COLUMNS = (
 
 
 def _attribute(relation: int, name: str, type_oid: int, number: int, modifier: int, **more: Any) -> RowDict:
-    facts = TYPE_FACTS.get(type_oid)
+    facts = facts_of_type(type_oid) if type_oid else None
     return {
         "attrelid": relation,
         "attname": name,
@@ -289,6 +297,10 @@ def _column_row(view: StateView, table: Table, column: Column) -> RowDict:
         attidentity=column.identity,
         attgenerated="s" if column.generated else "",
         attacl=acl_column(view, PG_CLASS, table.oid, column.number),
+        attstorage=column.storage or facts_of_type(column.type_oid).storage,
+        attcompression=column.compression,
+        attstattarget=column.statistics,
+        attoptions=array(column.options) if column.options else None,
         **({"attcollation": COLLATIONS[column.collation]} if column.collation else {}),
     )
 
@@ -315,8 +327,12 @@ def _index_attributes(table: Table, index: Index) -> Iterator[RowDict]:
             count += 1
             name = f"{label}{count}"
         names.add(name)
-        modifier = columns[number].modifier if number else -1
-        yield _attribute(index.oid, name, columns[number].type_oid if number else type_oid, position, modifier)
+        more = {}
+        if number:
+            column = columns[number]
+            type_oid = column.type_oid
+            more = {"attstorage": column.storage or facts_of_type(type_oid).storage}
+        yield _attribute(index.oid, name, type_oid, position, columns[number].modifier if number else -1, **more)
 
 
 _system_attributes_by_oid: dict[int, list[RowDict]] = {}
@@ -410,7 +426,7 @@ def _index_facts(table: Table, index: Index) -> RowDict:
         "indcheckxmin": False,
         "indisready": index.state != "d",
         "indislive": True,
-        "indisreplident": False,
+        "indisreplident": table.replica_identity == "i" and table.replica_index == index.oid,
         "indkey": vector([*index_numbers(index), *index.include]),
         "indcollation": vector([TYPE_FACTS[oid].collation if oid in TYPE_FACTS else 0 for oid in type_oids]),
         "indclass": vector(

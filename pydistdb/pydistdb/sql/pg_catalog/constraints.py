@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pydistdb.sql.catalog.access import SHARED_CLASSES
 from pydistdb.sql.catalog.descriptors import Check, ForeignKey, Index, Table
 from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.functions.registry import operator_for
 from pydistdb.sql.pg_catalog.defaults import sequences_used
 from pydistdb.sql.pg_catalog.define import RowDict, rows_of
+from pydistdb.sql.pg_catalog.descriptions import built_in_descriptions, descriptions_of
 from pydistdb.sql.pg_catalog.extensions import extension_members
 from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET, array, default_oid, index_numbers, table_indexes
 from pydistdb.sql.pg_catalog.type_dependencies import type_dependencies
@@ -19,8 +21,6 @@ from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.user import UserType
 
 PG_CLASS_OID, PG_CONSTRAINT_OID, PG_ATTRDEF_OID, PG_REWRITE_OID, PG_NAMESPACE_OID = 1259, 2606, 2604, 2618, 2615
-SHARED_CLASSES = frozenset({1262, 1260})
-"""Databases and roles: what is said about them can be read in every database."""
 PG_DATABASE_OID, PG_PROC_OID, PG_TYPE_OID = 1262, 1255, 1247
 REWRITE_OID_OFFSET = 1 << 31
 """A view's rule has the view's oid plus this."""
@@ -268,9 +268,17 @@ def _comments_on(view: StateView, context: EvalContext, oid: Any) -> Iterator[Ro
             yield {"objoid": object_oid, "classoid": class_oid, "objsubid": sub_id, "description": text}
 
 
-@rows_of("pg_description", lookups={"objoid": _comments_on})
+def _descriptions_of(view: StateView, context: EvalContext, oid: Any) -> Iterator[RowDict]:
+    yield from _comments_on(view, context, oid)
+    for class_oid, text in descriptions_of(oid):
+        yield {"objoid": oid, "classoid": class_oid, "objsubid": 0, "description": text}
+
+
+@rows_of("pg_description", lookups={"objoid": _descriptions_of})
 def pg_description(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     yield from _comments_on(view, context, None)
+    for (class_oid, oid), text in built_in_descriptions().items():
+        yield {"objoid": oid, "classoid": class_oid, "objsubid": 0, "description": text}
 
 
 @rows_of("pg_shdescription")

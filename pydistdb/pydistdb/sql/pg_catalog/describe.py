@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pydistdb.sql.catalog.descriptors import Check, ForeignKey, Index, Table
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.deparse import Undeparsable, deparse, index_key
+from pydistdb.sql.functions.strings import quote_literal
 from pydistdb.sql.index_expressions import bound_index
 from pydistdb.sql.pg_catalog.objects import column_names, index_numbers, qualified_name, visible_name
 from pydistdb.sql.pg_catalog.type_facts import is_default_class
@@ -72,9 +73,23 @@ def index_definition(view: StateView, table: Table, index: Index, pretty: bool =
         definition += f" INCLUDE {_list(column_names(table, index.include))}"
     if index.nulls_not_distinct:
         definition += " NULLS NOT DISTINCT"
+    definition += _with_options(index)
     if index.predicate:
         definition += f" WHERE {predicate_definition(view, table, index, pretty)}"
     return definition
+
+
+def _with_options(index: Index) -> str:
+    if not index.options:
+        return ""
+    pairs = [option.split("=", 1) for option in index.options]
+    words = [f"{quote_identifier(name)}={_option_value(value)}" for name, value in pairs]
+    return f" WITH ({', '.join(words)})"
+
+
+def _option_value(value: str) -> str:
+    """Bare if it can be read as a name, else in quotes (flatten_reloptions in ruleutils.c)."""
+    return value if quote_identifier(value) == value else quote_literal(value)
 
 
 def _list(names: list[str]) -> str:
@@ -89,7 +104,7 @@ def key_definition(table: Table, index: Index) -> str:
     text += _list(column_names(table, index_numbers(index)))
     if index.include:
         text += f" INCLUDE {_list(column_names(table, index.include))}"
-    return text + deferrability(index.deferrable, index.deferred)
+    return text + _with_options(index) + deferrability(index.deferrable, index.deferred)
 
 
 def deferrability(deferrable: bool, deferred: bool) -> str:

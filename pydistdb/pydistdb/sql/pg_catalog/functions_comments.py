@@ -10,43 +10,46 @@ Source: PostgreSQL 15 manual, 9.26 (comment information functions).
 
 from __future__ import annotations
 
+from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE, SHARED_CLASSES
 from pydistdb.sql.catalog.descriptors import Index, Table
+from pydistdb.sql.pg_catalog.define import RELATIONS
+from pydistdb.sql.pg_catalog.descriptions import built_in_descriptions, descriptions_of
 from pydistdb.sql.pg_catalog.objects import column_names, visible_name
 from pydistdb.sql.pg_catalog.provide import provides, view_of
 from pydistdb.sql.types.base import EvalContext
 
-_CLASS_OIDS = {
-    "pg_class": 1259,
-    "pg_namespace": 2615,
-    "pg_constraint": 2606,
-    "pg_type": 1247,
-    "pg_database": 1262,
-    "pg_proc": 1255,
-    "pg_authid": 1260,
-}
+
+def _class_oid(name: str) -> int | None:
+    relation = RELATIONS.get(name)
+    return relation.oid if relation is not None else None
 
 
 @provides("obj_description(oid,name)")
 def obj_description(context: EvalContext, oid: int, class_name: str) -> str | None:
-    class_oid = _CLASS_OIDS.get(class_name)
-    return view_of(context).comment(class_oid, oid) if class_oid is not None else None
+    class_oid = _class_oid(class_name)
+    if class_oid is None or class_oid in SHARED_CLASSES:
+        return None
+    return view_of(context).comment(class_oid, oid) or built_in_descriptions().get((class_oid, oid))
 
 
 @provides("obj_description(oid)")
 def obj_description_any(context: EvalContext, oid: int) -> str | None:
-    view = view_of(context)
-    return next((text for c in _CLASS_OIDS.values() if (text := view.comment(c, oid)) is not None), None)
+    """Whatever has the oid: oids of different system tables may be alike, so this is deprecated."""
+    for (class_oid, object_oid, sub_id), text in view_of(context).state.comments.items():
+        if object_oid == oid and not sub_id and class_oid not in SHARED_CLASSES:
+            return text
+    return next((text for _, text in descriptions_of(oid)), None)
 
 
 @provides("col_description(oid,int4)")
 def col_description(context: EvalContext, oid: int, number: int) -> str | None:
-    return view_of(context).comment(_CLASS_OIDS["pg_class"], oid, number) if number else None
+    return view_of(context).comment(PG_CLASS, oid, number) if number else None
 
 
 @provides("shobj_description(oid,name)")
 def shobj_description(context: EvalContext, oid: int, class_name: str) -> str | None:
-    class_oid = _CLASS_OIDS.get(class_name)
-    if class_oid is None:
+    class_oid = _class_oid(class_name)
+    if class_oid not in SHARED_CLASSES:
         return None
     for database in view_of(context).catalog_state.databases.values():
         text = database.comments.get((class_oid, oid, 0))
@@ -66,13 +69,13 @@ def pg_describe_object(context: EvalContext, class_oid: int, oid: int, sub_id: i
     view = view_of(context)
     kinds = {"r": "table", "v": "view", "m": "materialized view", "S": "sequence"}
     table = view.table_by_oid(oid)
-    if class_oid == _CLASS_OIDS["pg_class"] and table is not None:
+    if class_oid == PG_CLASS and table is not None:
         text = f"{kinds[table.kind]} {visible_name(view, table.schema, table.name)}"
         return f"column {column_names(table, [sub_id])[0]} of {text}" if sub_id else text
     found: tuple[Table, Index] | None = view.index_by_oid(oid)
-    if class_oid == _CLASS_OIDS["pg_class"] and found is not None:
+    if class_oid == PG_CLASS and found is not None:
         return f"index {visible_name(view, found[0].schema, found[1].name)}"
     schema = view.schema_by_oid(oid)
-    if class_oid == _CLASS_OIDS["pg_namespace"] and schema is not None:
+    if class_oid == PG_NAMESPACE and schema is not None:
         return f"schema {schema.name}"
     return None

@@ -196,9 +196,14 @@ def pg_get_triggerdef_pretty(context: EvalContext, oid: int, pretty: bool) -> No
     return None
 
 
-@provides("pg_partition_ancestors(regclass)")
-def pg_partition_ancestors(context: EvalContext, oid: int) -> list[int]:
+@provides("pg_partition_ancestors(regclass)", "pg_partition_tree(regclass)")
+def no_partitions(context: EvalContext, oid: int) -> list[Any]:
     return []
+
+
+@provides("pg_partition_root(regclass)")
+def pg_partition_root(context: EvalContext, oid: int) -> None:
+    return None
 
 
 def _relation_named(context: EvalContext, name: str) -> Table:

@@ -19,6 +19,8 @@ from pydistdb.sql.pg_catalog.type_facts import METHOD_OIDS, OPERATOR_CLASSES
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.reg import COLLATIONS
 
+LANGUAGES = {"internal": 12, "c": 13, "sql": 14}
+
 
 @rows_of("pg_operator")
 def pg_operator(view: StateView, context: EvalContext) -> Iterator[RowDict]:
@@ -121,7 +123,7 @@ static_rows(
             "laninline": 0,
             "lanvalidator": 0,
         }
-        for oid, name in ((12, "internal"), (13, "c"), (14, "sql"))
+        for name, oid in LANGUAGES.items()
     ],
     by=("oid",),
 )

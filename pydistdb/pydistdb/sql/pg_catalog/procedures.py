@@ -1,7 +1,8 @@
-"""pg_proc and pg_aggregate: every function, aggregate and procedure, built in or made by a user.
+r"""pg_proc and pg_aggregate: every function, aggregate and procedure, built in or made by a user.
 
 The rows of built-in functions are made once, when somebody first asks, and kept by oid and by name; routines of users come
-from the catalog at hand (routines.py).  The functions with which types are read and written are listed too, though nobody
+from the catalog at hand (routines.py).  ``function_sources.txt`` has the names that Postgres's C functions have where these
+are not those of SQL, which \df+ shows.  The functions with which types are read and written are listed too, though nobody
 can call them here, because drivers look them up by oid.
 
     SELECT prorettype::regtype FROM pg_proc WHERE proname = 'lower'        text: one look-up by name, no scan
@@ -11,7 +12,7 @@ Source: PostgreSQL 15 manual, chapter 53.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pydistdb.sql.catalog.access import PG_PROC
@@ -19,7 +20,7 @@ from pydistdb.sql.catalog.state import INFORMATION_SCHEMA_OID, OPERATIONS_SCHEMA
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog.acl_columns import with_acls
-from pydistdb.sql.pg_catalog.define import RowDict, rows_of
+from pydistdb.sql.pg_catalog.define import RowDict, read_lines, rows_of
 from pydistdb.sql.pg_catalog.objects import OWNER_OID, array, vector
 from pydistdb.sql.pg_catalog.routines import routine_row, routine_rows
 from pydistdb.sql.pg_catalog.type_facts import IO_FUNCTIONS
@@ -107,9 +108,17 @@ def _procedures() -> dict[int, RowDict]:
             _procedures_by_oid[each.oid] = _procedure(each.oid, each.name, each.return_type, list(each.argument_types))
         for function in functions.all_functions():
             _procedures_by_oid[function.oid] = _function(function)
+        for oid, source in read_lines("function_sources.txt"):
+            row = _procedures_by_oid.get(int(oid))
+            if row is not None:
+                row["prosrc"] = source
         for row in _procedures_by_oid.values():
             _procedures_by_name.setdefault(row["proname"], []).append(row)
     return _procedures_by_oid
+
+
+def built_in_oids() -> Collection[int]:
+    return _procedures().keys()
 
 
 def is_built_in(oid: int) -> bool:

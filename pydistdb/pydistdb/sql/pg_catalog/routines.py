@@ -102,8 +102,6 @@ def _default_text(argument: Argument, context: EvalContext) -> str:
 def arguments_text(routine: Routine, context: EvalContext, *, identity: bool = False) -> str:
     """What stands in the brackets; ``identity``: as ALTER and DROP want it, without defaults and table columns."""
     shown: Sequence[Argument] = [argument for argument in routine.arguments if argument.mode != "t"]
-    if identity and routine.kind == "f":
-        shown = [argument for argument in shown if argument.mode != "o"]
     in_words = routine.kind == "p"
     return ", ".join(_argument(argument, context, in_words=in_words, default=not identity) for argument in shown)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pydistdb.sql.pg_catalog.define import read_lines
+from pydistdb.sql.types import domains
 from pydistdb.sql.types.known import TYPES_BY_OID
 
 
@@ -51,6 +52,18 @@ ROW_TYPE = TypeFacts(0, "", -1, False, "c", "C", False, ",", 0, 0, 0, 2290, 2291
 ARRAY_OF_ROW_TYPE = TypeFacts(
     0, "", -1, False, "b", "A", False, ",", 6179, 0, 0, 750, 751, 2400, 2401, 0, 0, 3816, "d", "x", 0
 )
+ENUM = TypeFacts(0, "", 4, True, "e", "E", False, ",", 0, 0, 0, 3506, 3507, 3532, 3533, 0, 0, 0, "i", "p", 0)
+
+
+def facts_of_type(oid: int) -> TypeFacts:
+    """How values of a type are kept in Postgres, of users' types too; a domain takes that over from its base."""
+    oid = domains.base_oid(oid)
+    facts = TYPE_FACTS.get(oid)
+    if facts is not None:
+        return facts
+    sql_type = TYPES_BY_OID.get(oid)
+    category = "A" if sql_type is None else sql_type.category
+    return ENUM if category == "E" else ROW_TYPE if category == "C" else ARRAY_OF_ROW_TYPE
 
 
 class OperatorClass(NamedTuple):

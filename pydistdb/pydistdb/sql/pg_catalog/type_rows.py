@@ -22,8 +22,7 @@ from pydistdb.sql.pg_catalog.acl_columns import with_acls
 from pydistdb.sql.pg_catalog.defaults import domain_default
 from pydistdb.sql.pg_catalog.define import RowDict, rows_of
 from pydistdb.sql.pg_catalog.objects import OWNER_OID, single
-from pydistdb.sql.pg_catalog.type_facts import ARRAY_OF_ROW_TYPE, ROW_TYPE, TYPE_FACTS, TypeFacts
-from pydistdb.sql.types import domains
+from pydistdb.sql.pg_catalog.type_facts import ARRAY_OF_ROW_TYPE, ENUM, ROW_TYPE, TYPE_FACTS, TypeFacts, facts_of_type
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.known import TYPES_BY_OID
 from pydistdb.sql.types.user import RANK_GAP, RowTypeEntry, TypeEntry, array_name
@@ -94,19 +93,14 @@ def _row_types(table: Table) -> Iterator[RowDict]:
         )
 
 
-_ENUM = TypeFacts(0, "", 4, True, "e", "E", False, ",", 0, 0, 0, 3506, 3507, 3532, 3533, 0, 0, 0, "i", "p", 0)
-
-
 def _user_type(view: StateView, entry: TypeEntry) -> Iterator[RowDict]:
     """A user's type and the array of it."""
     definition = entry.definition
     owned = {"typnamespace": definition.schema, "typowner": definition.owner}
     more: RowDict = {}
-    facts = _ENUM
+    facts = ENUM
     if definition.kind == "d":
-        facts = _facts_of_base(view, definition.base_oid)._replace(
-            kind="d", preferred=False, modifier_in=0, modifier_out=0
-        )
+        facts = facts_of_type(definition.base_oid)._replace(kind="d", preferred=False, modifier_in=0, modifier_out=0)
         facts = facts._replace(input=2597, receive=2598, subscript=0, element=0)
         more = {
             "typnotnull": definition.not_null,
@@ -121,15 +115,6 @@ def _user_type(view: StateView, entry: TypeEntry) -> Iterator[RowDict]:
     yield _type(facts, oid=definition.oid, typname=definition.name, typarray=definition.array_oid, **owned | more)
     array = {"oid": definition.array_oid, "typname": entry.array.name, "typelem": definition.oid}
     yield _type(ARRAY_OF_ROW_TYPE, typalign=facts.alignment, **array, **owned)
-
-
-def _facts_of_base(view: StateView, oid: int) -> TypeFacts:
-    """What a domain over this type takes over from it."""
-    oid = domains.base_oid(oid)
-    entry = view.type_entry(oid)
-    if entry is not None:
-        return _ENUM if entry.definition.kind == "e" else ROW_TYPE
-    return TYPE_FACTS.get(oid, ARRAY_OF_ROW_TYPE)
 
 
 def _all_row_types(view: StateView) -> Iterator[RowDict]:

@@ -28,6 +28,13 @@ from pydistdb.sql.errors import (
 from pydistdb.sql.types import known
 from pydistdb.sql.types.base import EvalContext, SqlType, TypeIO
 from pydistdb.sql.types.integers import packed, parse_oid
+from pydistdb.sql.types.reg_operators import (
+    find_operator,
+    find_operator_signature,
+    missing_operator,
+    operator_name,
+    operator_signature,
+)
 from pydistdb.sql.types.text import truncate_name
 
 BOOTSTRAP_USER_OID = 10
@@ -208,10 +215,6 @@ def find_collation(text: str, context: EvalContext | None) -> int | None:
     return COLLATIONS.get(name) if schema in (None, "pg_catalog") else None
 
 
-def _no_operators(text: str, context: EvalContext | None) -> int | None:
-    raise FeatureNotSupported("operators cannot be looked up by name")
-
-
 # ------------------------------------------------------------------------------------------------ naming
 
 
@@ -231,10 +234,9 @@ def class_name(oid: int, context: EvalContext | None) -> str | None:
         table = catalog.table_by_oid(oid)
         if table is not None:
             return _with_schema(catalog, table.schema, table.name)
-        for table in catalog.tables():
-            for index in table.indexes:
-                if index.oid == oid:
-                    return _with_schema(catalog, table.schema, index.name)
+        found = catalog.index_by_oid(oid)
+        if found is not None:
+            return _with_schema(catalog, found[0].schema, found[1].name)
         name = catalog.composite_name(oid)
         if name is not None:
             return _with_schema(catalog, *name)
@@ -315,24 +317,6 @@ def procedure_name(oid: int, context: EvalContext | None) -> str | None:
     return f"{quote_identifier(function.name)}({','.join(format_type(t.oid) for t in function.argument_types)})"
 
 
-def operator_name(oid: int, context: EvalContext | None) -> str | None:
-    from pydistdb.sql.functions.registry import all_operators
-
-    return next((operator.name for operator in all_operators() if operator.oid == oid), None)
-
-
-def operator_signature(oid: int, context: EvalContext | None) -> str | None:
-    """``<(integer,bigint)``; NONE stands for a side that is not there."""
-    from pydistdb.sql.functions.registry import all_operators
-    from pydistdb.sql.types.registry import format_type
-
-    found = next((operator for operator in all_operators() if operator.oid == oid), None)
-    if found is None:
-        return None
-    left = "NONE" if found.left is None else format_type(found.left.oid)
-    return f"{found.name}({left},{format_type(found.right.oid)})"
-
-
 def schema_name(oid: int, context: EvalContext | None) -> str | None:
     if context is None or context.catalog is None:
         return None
@@ -381,9 +365,9 @@ Finder = Callable[[str, EvalContext | None], int | None]
 Namer = Callable[[int, EvalContext | None], str | None]
 
 
-def _reg_io(find: Finder, name: Namer, missing: Callable[[str], DatabaseError]) -> TypeIO:
+def _reg_io(find: Finder, name: Namer, missing: Callable[[str], DatabaseError], nothing: str = "-") -> TypeIO:
     def parse(text: str, modifier: int, context: EvalContext) -> int:
-        if text == "-":
+        if text == nothing:
             return 0
         if text.isascii() and text.isdigit():
             return parse_oid(text, -1, context)
@@ -393,7 +377,7 @@ def _reg_io(find: Finder, name: Namer, missing: Callable[[str], DatabaseError]) 
         return oid
 
     def format_(value: int, context: EvalContext) -> str:
-        return "-" if value == 0 else name(value, context) or str(value)
+        return nothing if value == 0 else name(value, context) or str(value)
 
     decode, encode = packed("!I")
     return TypeIO(parse, format_, decode, encode, "int")
@@ -404,6 +388,8 @@ FINDERS: dict[str, Finder] = {
     "regtype": find_type,
     "regproc": find_function,
     "regprocedure": find_procedure,
+    "regoper": find_operator,
+    "regoperator": find_operator_signature,
     "regnamespace": find_schema,
     "regrole": find_role,
     "regcollation": find_collation,
@@ -414,8 +400,8 @@ IO = {
     "regtype": _reg_io(find_type, type_name, _missing_type),
     "regproc": _reg_io(find_function, function_name, _missing_function),
     "regprocedure": _reg_io(find_procedure, procedure_name, _missing_function),
-    "regoper": _reg_io(_no_operators, operator_name, _missing_function),
-    "regoperator": _reg_io(_no_operators, operator_signature, _missing_function),
+    "regoper": _reg_io(find_operator, operator_name, missing_operator, "0"),
+    "regoperator": _reg_io(find_operator_signature, operator_signature, missing_operator, "0"),
     "regnamespace": _reg_io(find_schema, schema_name, _missing_schema),
     "regrole": _reg_io(find_role, role_name, _missing_role),
     "regcollation": _reg_io(find_collation, collation_name, _missing_collation),
