@@ -33,6 +33,7 @@ from pydistdb.kv.operations import Operations
 from pydistdb.kv.store import Store
 from pydistdb.kv.store_config import StoreConfig
 from pydistdb.sql.api import Session
+from pydistdb.sql.catalog.residency import PlacementRules
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.clock import now_us
 from pydistdb.sql.errors import CannotConnectNow
@@ -194,6 +195,7 @@ class Node:
         config = self.config
         self.environment = Environment(self.gateway, self.loop, self.catalog)
         self.environment.operations = self.operations
+        self.store.queue.rules = PlacementRules(self.catalog)
         self.environment.sweeper.start()
         self.environment.auto_analyze.start()
         self.clients = ClientRegistry(self.node_identity.node_id, self._open_session, config.max_connections)

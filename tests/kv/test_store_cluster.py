@@ -485,7 +485,7 @@ def test_numbers_are_given_out_while_the_lease_of_the_first_range_moves(
 
 
 def test_a_split_makes_the_replicate_queue_look_at_its_halves_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pydistdb.kv.placement import queue
+    from pydistdb.kv.placement import residency
 
     cluster = Cluster(seed=3)
     cluster.start(1)
@@ -493,13 +493,13 @@ def test_a_split_makes_the_replicate_queue_look_at_its_halves_only(monkeypatch: 
         cluster.run(cluster.split(b"\x04%02d" % number))
     cluster.advance(2.5)
     looked_at: list[int] = []
-    next_step = queue.next_step
+    next_step = residency.next_step
 
     def counted(descriptor: Any, *arguments: Any) -> Any:
         looked_at.append(descriptor.range_id)
         return next_step(descriptor, *arguments)
 
-    monkeypatch.setattr(queue, "next_step", counted)
+    monkeypatch.setattr(residency, "next_step", counted)
     cluster.advance(2.5)
     assert not looked_at, "settled ranges are left alone"
     cluster.run(cluster.split(b"\x0415a"))

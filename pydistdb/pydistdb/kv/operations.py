@@ -121,6 +121,10 @@ class Operations:
 
     async def merge_at(self, key: bytes) -> RangeId:
         """Make ``key`` no boundary any more; returns the id of the range around it."""
+        if self._store.queue.residency.parts(key):
+            raise OperationRefused(
+                "a shard that is placed, or a table of which every node has a copy, begins or ends there"
+            )
         deadline_ns = self._scheduler.now_ns() + MERGE_TIMEOUT_NS
         why = "nothing was tried"
         while self._scheduler.now_ns() < deadline_ns:
@@ -197,8 +201,12 @@ class Operations:
             raise OperationRefused(f"node {away} has no replica of range {range_id}")
         if descriptor.replica_on(to) is not None:
             raise OperationRefused(f"node {to} has a replica of range {range_id} already")
-        if not self._store.queue.node_views()[to].takes_replicas:
+        queue = self._store.queue
+        views = queue.node_views()
+        if not views[to].takes_replicas:
             raise OperationRefused(f"node {to} takes no replicas: it is being drained")
+        if not queue.residency.views(descriptor, views, self._store.membership.nodes)[to].takes_replicas:
+            raise OperationRefused(f"range {range_id} belongs to a shard that is placed elsewhere")
         deadline_ns = self._scheduler.now_ns() + MOVE_TIMEOUT_NS
         asked_ns = 0
         while True:

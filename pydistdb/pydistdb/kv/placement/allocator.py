@@ -87,7 +87,8 @@ def next_step(
         return None  # Raft finishes joint changes by itself, the leaseholder merges
     voters = descriptor.voters()
     learners = [replica for replica in descriptor.replicas if replica.role is ReplicaRole.LEARNER]
-    gone = [voter for voter in voters if _is_gone(voter, nodes)]
+    # The leader last: it can only leave once another voter takes the lease.
+    gone = sorted((voter for voter in voters if _is_gone(voter, nodes)), key=lambda voter: voter.node_id == leader)
     for learner in learners:
         node = nodes.get(learner.node_id)
         if node is None or not node.takes_replicas:

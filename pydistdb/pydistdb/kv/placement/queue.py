@@ -13,6 +13,7 @@ per second.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 from pydistdb import raft
 from pydistdb.kv.api import KVError
@@ -28,9 +29,9 @@ from pydistdb.kv.placement.allocator import (
     Remove,
     Step,
     lease_target,
-    next_step,
     rebalance_step,
 )
+from pydistdb.kv.placement.residency import Residency, Rule
 from pydistdb.kv.replica import Replica
 
 MAX_CHANGES_AT_ONCE = 4
@@ -61,6 +62,10 @@ class ReplicateQueue:
         self._changing: set[RangeId] = set()
         self._moves: dict[RangeId, tuple[NodeId, NodeId, int]] = {}
         """Replicas that an operator moves: from a node to another, until a deadline."""
+        self.rules: Callable[[], Sequence[Rule]] = tuple
+        """What binds spans of keys to places (residency.py); the same object as long as nothing has changed."""
+        self._rules: Sequence[Rule] = ()
+        self.residency = Residency()
         self._soon = False
         self._is_all_due = True
         """The surroundings have changed."""
@@ -89,7 +94,7 @@ class ReplicateQueue:
         """The next step of a range that somebody moves; repairs come first."""
         away, to, deadline_ns = self._moves[descriptor.range_id]
         leaving = descriptor.replica_on(away)
-        node = self._views.get(to)
+        node = self.residency.views(descriptor, self._views, self._membership.nodes).get(to)
         if leaving is None or node is None or not node.takes_replicas or self._store.scheduler.now_ns() > deadline_ns:
             del self._moves[descriptor.range_id]
             return step
@@ -148,7 +153,13 @@ class ReplicateQueue:
                 continue
             if len(self._changing) >= MAX_CHANGES_AT_ONCE:
                 break
-            step = next_step(replica.descriptor, store.node_id, self._views, self._membership.replication_factor)
+            step = self.residency.step(
+                replica.descriptor,
+                store.node_id,
+                self._views,
+                self._membership.nodes,
+                self._membership.replication_factor,
+            )
             if range_id in self._moves:
                 step = self._directed(replica.descriptor, step)
             if step is None:
@@ -157,7 +168,7 @@ class ReplicateQueue:
                 continue
             if isinstance(step, AddLearner) and not replica.log.membership.learners:
                 if learning is None:
-                    learning = sum(1 for each in store.leased_replicas() if each.log.membership.learners)
+                    learning = sum(1 for each in store.leased_replicas() if self._is_growing(each))
                 if learning >= MAX_LEARNERS_AT_ONCE:
                     continue
                 learning += 1
@@ -176,7 +187,7 @@ class ReplicateQueue:
         if store.rand(1, nodes) > excess:
             return
         leased = [replica for replica in store.leased_replicas() if replica.is_leaseholder()]
-        moving = sum(1 for each in leased if each.log.membership.learners or each.descriptor.is_joint)
+        moving = sum(1 for each in leased if self._is_growing(each) or each.descriptor.is_joint)
         for replica in leased:
             if moving >= min(MAX_LEARNERS_AT_ONCE, (excess + 1) // 2):
                 return
@@ -185,7 +196,7 @@ class ReplicateQueue:
                 continue
             if self._balanced.get(replica.range_id) == state:
                 continue
-            step = rebalance_step(replica.descriptor, store.node_id, self._views)
+            step = rebalance_step(replica.descriptor, store.node_id, self._views_for(replica))
             if step is not None:
                 view = self._views[step.node_id]
                 self._views[step.node_id] = dataclasses.replace(view, replica_count=view.replica_count + 1)
@@ -194,9 +205,21 @@ class ReplicateQueue:
                 continue
             self._balanced[replica.range_id] = state
 
+    def _is_growing(self, replica: Replica) -> bool:
+        """Whether the range has a learner that is to become more."""
+        return bool(replica.log.membership.learners) and not self.residency.is_everywhere(replica.descriptor)
+
+    def _views_for(self, replica: Replica) -> Mapping[NodeId, NodeView]:
+        return self.residency.views(replica.descriptor, self._views, self._membership.nodes)
+
     def _refresh(self) -> None:
         """Bring the view of the nodes up to date; a change of more than load counts as new surroundings."""
         views = self.node_views()
+        rules = self.rules()
+        if rules is not self._rules:
+            self._rules = rules
+            self.residency = Residency(rules)
+            self._version += 1
         if {i: _situation(v) for i, v in views.items()} != {
             i: _situation(v) for i, v in self._views.items()
         } or _imbalance(views) != _imbalance(self._views):
@@ -246,6 +269,12 @@ class ReplicateQueue:
             case Promote(learners, remove):
                 if not all(self._has_caught_up(replica, learner.replica_id) for learner in learners):
                     return
+                if (
+                    remove is not None
+                    and len(descriptor.voters()) == 1
+                    and self._views_for(replica)[remove.node_id].gone
+                ):
+                    remove = None  # there is nobody to hand over to before the newcomer votes
                 changes = tuple(raft.Change(raft.ADD_VOTER, learner.replica_id) for learner in learners)
                 if remove is not None:
                     changes = (*changes, raft.Change(raft.REMOVE, remove.replica_id))
@@ -261,7 +290,7 @@ class ReplicateQueue:
         """A leader does not remove itself: it hands over first."""
         if node_id != self._store.node_id:
             return False
-        target = lease_target(replica.descriptor, node_id, self._views, must_leave=True)
+        target = lease_target(replica.descriptor, node_id, self._views_for(replica), must_leave=True)
         if target is not None:
             self._store.transfer_lease(replica, target)
         return True

@@ -18,6 +18,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.queries import bind_query, full_name, live_columns, quote, run_bound
+from pydistdb.sql.catalog.sharding import split_off
 from pydistdb.sql.errors import DatabaseError, NotNullViolation
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.layout import TableLayout
@@ -34,6 +35,7 @@ async def with_new_storage(ddl: DdlContext, table: Table, old: Table | None = No
         ddl.ddl.dropped_storage(garbage)
     storage_id = await ddl.store.allocate_oids()
     table = replace(table, storage_id=storage_id, version=table.version + 1)
+    await split_off(ddl, table)
     for garbage in table_garbage(table):
         ddl.ddl.made_storage(garbage, storage_id)
     return table

@@ -4,6 +4,7 @@
   SHARD BY HASH (user_id)`` lies beside ``users SHARD BY HASH (id)`` without being told.  ``SHARDS n`` asks for a group of n
   pieces; ``COLOCATE WITH t`` names the group.  The 65,536 hash values are cut evenly.
 * RANGE, LIST and DIRECTORY: the table has a group of its own, whose shards are numbered and begin each with a range.
+* REFERENCE: the rows lie as in any table without shards; every node gets a copy (kv/placement/residency.py).
 
 The ranges then live, split and move like all others.
 """
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 from pydistdb_storage.keys import key_encoder, prefix_end
 
+from pydistdb.kv.placement.residency import Place, is_at
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.constraints import column_named, column_numbered
 from pydistdb.sql.catalog.context import DdlContext
@@ -23,10 +25,12 @@ from pydistdb.sql.catalog.descriptors import ColocationGroup, Column, Shard, Sha
 from pydistdb.sql.errors import (
     DuplicateColumn,
     FeatureNotSupported,
+    InvalidParameterValue,
     InvalidTableDefinition,
     UndefinedColumn,
 )
 from pydistdb.sql.layout import HASH_HEAD, storage_prefix
+from pydistdb.sql.pg_catalog import providers
 from pydistdb.sql.schema_statements import Reshard, ShardBy
 from pydistdb.sql.shard_map import MOST_NUMBERED
 from pydistdb.sql.types import registry
@@ -43,7 +47,9 @@ async def shard(ddl: DdlContext, table: Table, shard_by: ShardBy) -> Table:
     if shard_by.strategy == "none":
         return replace(table, sharding=None, reference=False)
     if shard_by.strategy == "reference":
-        raise FeatureNotSupported("SHARD BY REFERENCE is not supported yet")
+        table = replace(table, sharding=None, reference=True)
+        await split_off(ddl, table)
+        return table
     numbers = _shard_columns(table, shard_by)
     if shard_by.strategy == "hash":
         kinds = tuple(shard_kind(table, number) for number in numbers)
@@ -60,6 +66,13 @@ async def shard(ddl: DdlContext, table: Table, shard_by: ShardBy) -> Table:
     boundaries = [prefix + number.to_bytes(2, "big") for number in range(len(shards))]
     await ddl.store.database.split([*boundaries, prefix_end(prefix)])
     return table
+
+
+async def split_off(ddl: DdlContext, table: Table) -> None:
+    """Give a table that every node has a copy of ranges of its own: a rule concerns whole ranges."""
+    if table.reference:
+        prefix = storage_prefix(table)
+        await ddl.store.database.split([prefix, prefix_end(prefix)])
 
 
 def _shard_columns(table: Table, shard_by: ShardBy) -> tuple[int, ...]:
@@ -113,8 +126,7 @@ def _range_shards(column: Column, shard_by: ShardBy) -> tuple[Shard, ...]:
 def _list_shards(ddl: DdlContext, column: Column, shard_by: ShardBy) -> tuple[Shard, ...]:
     shards = []
     for piece in shard_by.pieces:
-        if piece.placement:
-            raise FeatureNotSupported("PLACED IN is not supported yet")
+        _check_place(piece.placement)
         values = tuple(None if text is None else value_text(column, text) for text in piece.values)
         shards.append(Shard(piece.name, values, piece.is_default, piece.placement))
     _refuse_repeated([shard.name for shard in shards], 'shard "{}" is named twice')
@@ -124,6 +136,20 @@ def _list_shards(ddl: DdlContext, column: Column, shard_by: ShardBy) -> tuple[Sh
     if sum(shard.is_default for shard in shards) > 1:
         raise InvalidTableDefinition("there can be only one DEFAULT shard")
     return tuple(shards)
+
+
+def _check_place(place: Place) -> None:
+    """Raise unless a node of the cluster is there."""
+    nodes = [node for node in providers.nodes() if node.is_live]
+    if len({tier for tier, _ in place}) < len(place):
+        raise InvalidTableDefinition("PLACED IN names a tier twice")
+    for node in nodes:
+        tiers = tuple((key, value) for key, _, value in (part.partition("=") for part in node.locality.split(",")))
+        if is_at(place, node.node_id, node.name, tiers):
+            return
+    if nodes and place:
+        named = ", ".join(f"{tier} {value}" for tier, value in place)
+        raise InvalidParameterValue(f"no node is in {named}", hint="pydistdb_internal.nodes shows where the nodes are.")
 
 
 def value_text(column: Column, text: str) -> str:

@@ -293,9 +293,10 @@ def jobs(view: StateView, context: EvalContext, survey: Survey | None) -> Iterat
             }
     if survey is None:
         return
+    reference = {storage_prefix(table) for table, _ in named_tables(view) if table.reference}
     for report in survey.ranges():
         for node_id, _, role in report.status.replicas:
-            if role == "learner":
+            if role == "learner" and report.status.start[:5] not in reference:
                 follower = next((f for f in report.status.followers if f.node_id == node_id), None)
                 yield {
                     "kind": "add replica",

@@ -110,7 +110,9 @@ def _boundary(context: EvalContext, oid: int, key: PgArray) -> bytes:
     types = {column.number: column.type_oid for column in table.columns}
     by_row = layout.shards is None or (not layout.shards.is_hash and layout.primary.shard_positions is not None)
     columns = layout.primary.columns if table.sharding is None or by_row else table.sharding.columns
-    least = 1 if table.sharding is None else len(columns)
+    least = 1 if by_row else len(columns)
+    if by_row and layout.primary.shard_positions is not None:
+        least = max(layout.primary.shard_positions) + 1
     if not least <= len(key.items) <= len(columns) or None in key.items:
         wanted = str(len(columns)) if least == len(columns) else f"{least} to {len(columns)}"
         raise InvalidParameterValue(f'a split of table "{table.name}" needs {wanted} values, and no NULLs')
