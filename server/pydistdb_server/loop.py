@@ -82,12 +82,17 @@ class ServingLoop(BaseScheduler):
         """The loop is waiting for descriptors, or about to, or not running: another thread must wake it."""
         self._asleep = False
         self._stopping = False
+        self._idle_ns = 0
         self.passes = 0
         self.sleeps = 0
         self.register(self._wake_up, self._on_wake_up)
 
     def now_ns(self) -> int:
         return time.monotonic_ns()
+
+    @property
+    def idle_ns(self) -> int:
+        return self._idle_ns
 
     # ------------------------------------------------------------------------------------------ descriptors
 
@@ -163,7 +168,11 @@ class ServingLoop(BaseScheduler):
             self._may_wait = True
             if self._thread_calls:
                 wait_seconds = 0
-        events = self._epoll.poll(wait_seconds, EVENTS_PER_POLL)
+            self._idle_ns -= time.monotonic_ns()
+            events = self._epoll.poll(wait_seconds, EVENTS_PER_POLL)
+            self._idle_ns += time.monotonic_ns()
+        else:
+            events = self._epoll.poll(0, EVENTS_PER_POLL)
         self._may_wait = False
         called = bool(self._thread_calls)
         if called:
@@ -234,6 +243,7 @@ class ServingLoop(BaseScheduler):
         deadline_ns = self.next_deadline_ns()
         self.sleeps += 1
         self._asleep = self._may_wait = True
+        self._idle_ns -= self.now_ns()
         try:
             if self._thread_calls:
                 return
@@ -246,6 +256,7 @@ class ServingLoop(BaseScheduler):
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
         finally:
             self._asleep = self._may_wait = False
+            self._idle_ns += self.now_ns()
 
     def close(self) -> None:
         """Give the descriptors back; the loop cannot run again."""

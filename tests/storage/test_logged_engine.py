@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
-from pydistdb_storage import mvcc
+from pydistdb_storage import mvcc, overlay
 from pydistdb_storage.engine import Engine, Space, WriteBatch
 from pydistdb_storage.errors import StorageError, StoreCorrupt, StoreFull
 from pydistdb_storage.lmdb_engine import LMDBEngine
@@ -29,6 +30,13 @@ from tests.storage.crash import one_round
 from tests.storage.test_engine import KEYS, SPACES, EnginesAgree
 
 ALL = (b"", b"\xff" * 20)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_runs() -> Iterator[None]:
+    """Two operations in order are a run here."""
+    with mock.patch.object(overlay, "RUN_LENGTH", 2):
+        yield
 
 
 def _put(*entries: tuple[bytes, bytes], space: Space = Space.VERSIONS) -> WriteBatch:
@@ -139,6 +147,8 @@ _OPERATIONS = st.one_of(
     st.tuples(st.just("put"), st.integers(0, 2), st.integers(0, 9)),
     st.tuples(st.just("delete"), st.integers(0, 2), st.integers(0, 9)),
     st.tuples(st.just("clear"), st.integers(0, 20), st.integers(0, 30)),
+    st.tuples(st.just("load"), st.integers(0, 26), st.integers(2, 8)),
+    st.tuples(st.just("unload"), st.integers(0, 26), st.integers(2, 8)),
 )
 
 
@@ -160,6 +170,9 @@ def test_layers_over_a_tree_read_like_one_store(parts: list[list[tuple[str, int,
                     batch.put(Space.VERSIONS, _engine_key(first, second), b"%d" % number)
                 case "delete":
                     batch.delete(Space.VERSIONS, _engine_key(first, second))
+                case "load" | "unload":  # many at once, in order
+                    for key in sorted(_engine_key(place // 10, place % 10) for place in range(first, first + second)):
+                        batch.operations.append((Space.VERSIONS, key, b"%d" % number if kind == "load" else None))
                 case _:
                     spans = sorted([_engine_key(first // 10, first % 10), _engine_key(second // 10, second % 10)])
                     batch.clear_range(Space.VERSIONS, spans[0], spans[1])
