@@ -353,6 +353,10 @@ def internal_error(error: BaseException) -> DatabaseError:
     """XX000 for what should not happen, with its traceback in the log."""
     if isinstance(error, DatabaseError):
         return error
+    if isinstance(error, MemoryError):
+        return DatabaseError.of(
+            "53200", "out of memory", detail="A single value or array is too large for this machine."
+        )
     log.error("internal error", exc_info=(type(error), error, error.__traceback__))
     print(f"internal error: {type(error).__name__}: {error}", file=sys.stderr)
     return InternalError(f"internal error: {type(error).__name__}: {error}")

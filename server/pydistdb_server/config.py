@@ -12,6 +12,7 @@ from pathlib import Path
 from pydistdb.kv.descriptor import MAX_REPLICATION_FACTOR
 from pydistdb.kv.garbage import DEFAULT_TTL_SECONDS
 from pydistdb.kv.hlc import DEFAULT_MAX_OFFSET_NS
+from pydistdb.sql.resources import machine_memory_bytes
 
 from pydistdb_server import logs
 from pydistdb_server.authentication import METHODS
@@ -20,6 +21,7 @@ from pydistdb_server.clients import DEFAULT_MAX_CONNECTIONS
 DEFAULT_LISTEN = "127.0.0.1:5433"
 MAX_NAME_LENGTH = 63
 SHORTEST_GC_TTL_NS = 10_000_000_000
+SMALLEST_SQL_MEMORY_BYTES = 16 << 20
 LONGEST_GC_TTL_NS = 720 * 3_600_000_000_000
 
 
@@ -80,6 +82,8 @@ class NodeConfig:
     gc_ttl_ns: int = int(DEFAULT_TTL_SECONDS * 1e9)
     closed_interval_ns: int = 600_000_000
     """How long a replaced row version stays readable (for transactions that began before)."""
+    max_sql_memory_bytes: int = 0
+    """What all queries together may keep in memory; 0: a quarter of the machine's."""
     log_statements: bool = False
     log_format: str = "text"
     auth: str = "trust"
@@ -148,6 +152,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> NodeConfig:
         max_clock_offset_ns=_duration_ns(given.max_clock_offset, "--max-clock-offset"),
         gc_ttl_ns=_duration_ns(given.gc_ttl, "--gc-ttl"),
         closed_interval_ns=_duration_ns(given.closed_timestamp_interval, "--closed-timestamp-interval"),
+        max_sql_memory_bytes=_memory_bytes(given.max_sql_memory, "--max-sql-memory"),
         log_statements=given.log_statements,
         log_format=given.log_format,
         auth=given.auth,
@@ -173,6 +178,19 @@ def _locality(text: str) -> tuple[tuple[str, str], ...]:
             raise ConfigError(f"--locality: {tier!r} is not KEY=VALUE")
         tiers.append((key.strip(), value.strip()))
     return tuple(tiers)
+
+
+_UNITS_BYTES = {"kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
+
+
+def _memory_bytes(text: str, option: str) -> int:
+    percent = text.removesuffix("%")
+    if percent != text and percent.isdigit() and 1 <= int(percent) <= 100:
+        return machine_memory_bytes() * int(percent) // 100
+    number, unit = text[:-2], text[-2:]
+    if number.isdigit() and unit in _UNITS_BYTES and int(number) * _UNITS_BYTES[unit] >= SMALLEST_SQL_MEMORY_BYTES:
+        return int(number) * _UNITS_BYTES[unit]
+    raise ConfigError(f"{option}: {text!r} is not a size such as 512MB, 4GB or 25%, of at least 16MB")
 
 
 def _duration_ns(text: str, option: str) -> int:
@@ -215,6 +233,12 @@ def _parser() -> argparse.ArgumentParser:
         default="600ms",
         metavar="TIME",
         help="how often followers are told up to when they are complete (default %(default)s)",
+    )
+    parser.add_argument(
+        "--max-sql-memory",
+        default="25%",
+        metavar="SIZE",
+        help="what all queries together may keep in memory: 512MB, 4GB, 10%% of the machine's (default 25%%)",
     )
     parser.add_argument("--log-format", choices=logs.FORMATS, default="text", help="of the log (default %(default)s)")
     parser.add_argument("--log-statements", action="store_true", help="write every statement to the log")

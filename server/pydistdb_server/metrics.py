@@ -44,6 +44,12 @@ sql_errors_total|counter|Errors sent to clients.
 sql_retries_total|counter|Statements run again inside, after a conflict that the client need not see.
 sql_rows_sent_total|counter|Rows sent to clients.
 sql_rows_changed_total|counter|Rows inserted, updated or deleted.
+sql_memory_bytes|gauge|Memory that running queries and cursors keep rows in, as they count it.
+sql_memory_limit_bytes|gauge|How much that may be (--max-sql-memory).
+sql_temporary_files|gauge|Temporary files of queries and cursors.
+sql_temporary_bytes|gauge|Bytes in them.
+sql_temporary_files_total|counter|Temporary files ever made.
+sql_temporary_bytes_total|counter|Bytes ever written to them.
 sql_statements_tracked|gauge|Entries of pg_stat_statements.
 plan_cache_entries|gauge|Plans kept.
 plan_cache_hits_total|counter|Look-ups that found a plan.
@@ -191,6 +197,13 @@ def _sql(node: Node) -> Found:
         ],
     )
     yield "sql_statements_tracked", len(statements)
+    resources = environment.resources
+    yield "sql_memory_bytes", resources.memory_bytes
+    yield "sql_memory_limit_bytes", resources.memory_limit_bytes
+    yield "sql_temporary_files", resources.files
+    yield "sql_temporary_bytes", resources.disk_bytes
+    yield "sql_temporary_files_total", resources.files_made
+    yield "sql_temporary_bytes_total", resources.bytes_written
     statistics = environment.statistics
     yield "sql_requests_total", statistics.statements
     for name in _STATISTICS:

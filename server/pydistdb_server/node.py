@@ -40,6 +40,8 @@ from pydistdb.sql.errors import CannotConnectNow
 from pydistdb.sql.exec.fragment_run import run_fragment
 from pydistdb.sql.functions.system import release
 from pydistdb.sql.kv_errors import database_error
+from pydistdb.sql.resources import FOLDER_NAME as resources_folder
+from pydistdb.sql.resources import NodeResources
 from pydistdb.sql.session import login
 from pydistdb.sql.session.environment import Environment
 from pydistdb.sql.session.session import ClientSession
@@ -193,7 +195,8 @@ class Node:
 
     def _serve_clients(self) -> None:
         config = self.config
-        self.environment = Environment(self.gateway, self.loop, self.catalog)
+        resources = NodeResources(config.max_sql_memory_bytes, config.store / resources_folder)
+        self.environment = Environment(self.gateway, self.loop, self.catalog, resources=resources)
         self.environment.operations = self.operations
         self.store.queue.rules = PlacementRules(self.catalog)
         self.environment.sweeper.start()

@@ -3,6 +3,7 @@
 No second database is needed; what is compared are two ways of asking one thing of one node, in process:
 
 * plans: the same query with ways to join, scan and sort ruled out at random (``enable_`` settings);
+* memory: the same with next to no work_mem, so that every step that can go to disk does;
 * changes: the same of UPDATE, DELETE, INSERT and MERGE, and what they leave;
 * norec: ``count(*) … WHERE p`` against counting where ``p`` is true over all rows, which leaves the optimiser nothing to do;
 * tlp: the rows are those where ``p`` is true, those where it is false, and those where it is NULL.
@@ -20,6 +21,7 @@ import sys
 from collections.abc import Callable
 from random import Random
 
+from pydistdb.sql.exec import run as run_module
 from pydistdb.sql.plan.cost import SWITCHES
 
 from tests.fuzz.grammar import SCHEMA, Grammar, Scope
@@ -68,6 +70,26 @@ def changes(client: SqlClient, random: Random) -> Difference | None:
     found = _with_switches(client, random, f"BEGIN; {text}; SELECT * FROM t1 ORDER BY a")
     client.execute("ROLLBACK")
     return found
+
+
+def memory(client: SqlClient, random: Random) -> Difference | None:
+    text = Grammar(random).query([])[0].sql() if random.random() < 0.5 else joins(random)
+    expected = rows(client, text)
+    client.execute("ROLLBACK")
+    if expected is None:
+        return None
+    limit_bytes = random.choice((0, 200, 1_000))  # less than work_mem can be set to: the tables are small
+    ample, run_module.work_memory_bytes = run_module.work_memory_bytes, lambda context: limit_bytes
+    try:
+        got = rows(client, text)
+    finally:
+        run_module.work_memory_bytes = ample
+    client.execute("ROLLBACK")
+    resources = client.session.environment.resources
+    left = [f"{resources.files} files and {resources.memory_bytes} bytes are left"]
+    if resources.files or resources.memory_bytes:
+        return text, "what it leaves", [], left
+    return (text, f"with {limit_bytes} bytes", expected, got) if got is not None and got != expected else None
 
 
 def _with_switches(client: SqlClient, random: Random, text: str) -> Difference | None:
@@ -179,6 +201,7 @@ def _subquery(random: Random, grammar: Grammar, scope: Scope) -> str:
 
 CHECKS: dict[str, Callable[[SqlClient, Random], Difference | None]] = {
     "plans": plans,
+    "memory": memory,
     "changes": changes,
     "norec": norec,
     "tlp": tlp,

@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -196,6 +196,47 @@ def test_a_slow_reader_does_not_fill_the_memory_or_stop_others(node: Process) ->
             count += result.ntuples
         assert count == 200_000
         cursor.close()
+
+
+def _temporary(node: Process) -> tuple[int, int, int]:
+    """Temporary files as the node counts them, memory, and files as the system does."""
+    text = node.get("/metrics")
+    counted = [
+        int(re.search(rf"^pydistdb_{name} (\d+)$", text, re.MULTILINE).group(1))  # type: ignore[union-attr]
+        for name in ("sql_temporary_files", "sql_memory_bytes")
+    ]
+    assert node.popen is not None
+    folder = Path(f"/proc/{node.popen.pid}/fd")
+    links = [os.readlink(path) for path in folder.iterdir() if path.is_symlink()]
+    return counted[0], counted[1], sum("/temporary/" in link for link in links)
+
+
+@pytest.mark.parametrize("end", ["cancel", "disconnect", "timeout"])
+def test_temporary_files_go_with_their_query(node: Process, end: str) -> None:
+    def until(reached: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not reached():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    victim = node.connect()
+    victim.execute("SET work_mem = '64kB'")
+    if end == "timeout":
+        victim.execute("SET statement_timeout = '700ms'")
+    text = "SELECT count(*) FROM (SELECT * FROM generate_series(1, 3000000) g ORDER BY g % 7919, g) x"
+    victim.pgconn.send_query(text.encode())
+    until(lambda: _temporary(node)[0] > 3)
+    _, memory_bytes, found = _temporary(node)
+    assert found > 3 and memory_bytes
+    if end == "cancel":
+        victim.cancel()
+    elif end == "disconnect":
+        victim.close()
+    until(lambda: _temporary(node) == (0, 0, 0))
+    if end != "disconnect":
+        result = victim.pgconn.get_result()
+        assert result is not None and result.error_field(psycopg.pq.DiagnosticField.SQLSTATE) == b"57014"
+        victim.close()
 
 
 def test_pipelined_queries(node: Process) -> None:

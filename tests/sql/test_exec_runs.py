@@ -1,8 +1,7 @@
-"""Running compiled statements: the hot path, waiting, concurrency, spilling, sequences, COPY's door."""
+"""Running compiled statements: the hot path, waiting, concurrency, sequences, COPY's door."""
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 from pydistdb.kv.api import Isolation, LockedValue, LockStrength, MustWait, SerializationConflict, WaitPolicy
 from pydistdb.sql.errors import CheckViolation, ForeignKeyViolation, QueryCanceled, UniqueViolation
 from pydistdb.sql.exec import BulkInsert, compile_plan
-from pydistdb.sql.exec import run as run_module
 from pydistdb.sql.plan.expressions import rewrite_relation_expressions
 from pydistdb.sql.tree import Call, Expr
 
@@ -108,44 +106,6 @@ def test_a_child_that_a_snapshot_cannot_see_still_keeps_its_parent() -> None:
     overtaken(lab, "insert into c values (2, 1)", Isolation.REPEATABLE_READ)
     with pytest.raises((ForeignKeyViolation, SerializationConflict)):
         lab.run("delete from p where id = 1")
-
-
-QUERIES = [
-    "select * from a order by s desc, id",
-    "select g, count(*), sum(id), array_agg(s order by id) from a group by g",
-    "select distinct s from a",
-    "select a.id, b.id from a join b on a.s = b.s and a.id < b.id",
-    "select a.id, b.id from a left join b on a.s = b.s and b.g = 3",
-    "select a.id, b.id from a full join b on a.s = b.s",
-    "select id from a where s in (select s from b where g < 5)",
-    "select s, g from a intersect select s, g from b",
-    "select s from a except all select s from b",
-    "with x as (select * from a) select count(*) from x p, x q where p.id = q.id",
-    "select id, rank() over (partition by g order by s) from a",
-    "select a.id, b.id from a join b on a.id + 1 < b.id and b.id < 20",
-]
-
-
-@pytest.mark.parametrize("text", QUERIES)
-def test_what_does_not_fit_into_memory_comes_out_the_same(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    lab = Laboratory(
-        "create table a (id int4 primary key, g int4, s text); create table b (id int4 primary key, g int4, s text)"
-    )
-    rand = random.Random(5)
-    for table in "ab":
-        rows = ", ".join(
-            f"({number}, {rand.choice(['null', rand.randrange(20)])}, "
-            f"{rand.choice(['null', repr('text' + str(rand.randrange(60)))])})"
-            for number in range(300)
-        )
-        lab.run(f"insert into {table} values {rows}")
-    expected = lab.run(text)
-    monkeypatch.setattr(run_module, "work_memory_bytes", lambda context: 2_000)
-    actual = lab.run(text)
-    if "order by s desc" in text:
-        assert actual == expected
-    else:
-        assert sorted(map(repr, actual)) == sorted(map(repr, expected))
 
 
 def test_long_loops_pause_and_can_be_interrupted() -> None:

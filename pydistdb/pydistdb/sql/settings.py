@@ -29,6 +29,7 @@ __all__ = [
     "check_settable",
     "find",
     "join_identifiers",
+    "kilobytes",
     "merge_date_style",
     "milliseconds",
     "parse_bool",
@@ -104,6 +105,11 @@ def base_value(setting: Setting, shown: str) -> str:
 def milliseconds(shown: str) -> int:
     """A time setting's value in milliseconds."""
     return int(_scaled(shown, "ms") or 0)
+
+
+def kilobytes(shown: str) -> int:
+    """A size setting's value in kilobytes."""
+    return int(_scaled(shown, "kB") or 0)
 
 
 def parse_bool(text: str) -> bool | None:

@@ -117,6 +117,7 @@ max_stack_depth|integer|superuser|2MB|kB|100|{INTEGER_MAX}
 password_encryption|enum|user|scram-sha-256|||md5,scram-sha-256
 plan_cache_mode|enum|user|auto|||auto,force_generic_plan,force_custom_plan
 pydistdb.split_new_tables|bool|user|off
+proddb.max_query_memory|integer|superuser|1GB|kB|0|{INTEGER_MAX}
 proddb.read_consistency|string|user|strong
 proddb.session_token|string|user|
 proddb.trace_txn|bool|user|off
@@ -144,6 +145,7 @@ tcp_keepalives_count|integer|user|0||0|{INTEGER_MAX}
 tcp_keepalives_idle|integer|user|0|s|0|{INTEGER_MAX}
 tcp_keepalives_interval|integer|user|0|s|0|{INTEGER_MAX}
 temp_buffers|integer|user|8MB|8kB|100|1073741823
+temp_file_limit|integer|superuser|-1|kB|-1|{INTEGER_MAX}
 temp_tablespaces|string|user|
 *TimeZone|string|user|UTC
 timezone_abbreviations|string|user|Default

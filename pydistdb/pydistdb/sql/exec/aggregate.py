@@ -9,127 +9,31 @@ dictionary and updates them in line for the everyday aggregates, else by ``accum
         g[1] += 1                                                  # count(*)
         if (t1 := r[2]) is not None: g[2] = t1 if g[2] is None else g[2] + t1      # sum(int)
 
-Calls with DISTINCT or ORDER BY collect their arguments and are worked off at the end.  A batch of ``Partials`` holds states
-that other nodes have made of rows of theirs (fragment.py): they are combined with what is here.  The dictionary of groups,
-and what happens when it outgrows ``work_mem``, is in grouping.py.
+Calls with DISTINCT or ORDER BY are in aggregate_calls.py.  A batch of ``Partials`` holds states that other nodes have made of
+rows of theirs (fragment.py): they are combined with what is here.  The dictionary of groups, and what happens when it outgrows
+``work_mem``, is in grouping.py; where single groups grow (array_agg …), the rows are sorted by group instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from functools import cached_property
-from itertools import groupby
 from typing import Any
 
-from pydistdb.sql.exec.codegen import Code, scope, tuple_source
+from pydistdb.sql.exec.aggregate_calls import NOTHING, CallPlan, Collected
+from pydistdb.sql.exec.codegen import Code, tuple_source
 from pydistdb.sql.exec.fragment import Partials
-from pydistdb.sql.exec.grouping import GroupingRun, GroupingSet, group_key_source
-from pydistdb.sql.exec.operator import Batch, Operator, Row
+from pydistdb.sql.exec.grouping import GroupingRun, GroupingSet, Table
+from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.run import State
-from pydistdb.sql.exec.sort import Sorter
+from pydistdb.sql.exec.sort import Sorting, SortOperator
+from pydistdb.sql.exec.spill import in_batches
 from pydistdb.sql.exec.values import is_native
-from pydistdb.sql.tree import Aggregate, AggregateCall, ColumnRef, Expr, SortKey
+from pydistdb.sql.tree import Aggregate, SortKey
 from pydistdb.sql.types import registry as types
-from pydistdb.sql.types.base import HypotheticalPlace
 
 _INTEGERS = frozenset({types.INT2.oid, types.INT4.oid, types.INT8.oid})
-
-
-class CallPlan:
-    """How one aggregate call is computed."""
-
-    def __init__(self, call: AggregateCall) -> None:
-        self.call = call
-        self.function = call.function
-        self.is_star = call.function.name == "count" and not call.arguments and not call.distinct
-        self.collects = call.distinct or bool(call.order_by)
-        self.takes_batches = (
-            not self.collects
-            and len(call.arguments) == 1
-            and call.function.strict
-            and call.function.batch is not None
-            and call.function.combine is not None
-        )
-
-    def initial(self) -> Any:
-        return [] if self.collects else self.function.initial()
-
-    def joined(self, left: Any, right: Any) -> Any:
-        """The state of the rows behind two states."""
-        assert self.function.combine is not None
-        return self.function.combine(left, right)
-
-    def finish(self, value: Any, state: State) -> Any:
-        function = self.function
-        if self.collects:
-            value = self._worked_off(value, state)
-        return function.finish(value, state.context) if function.needs_context else function.finish(value)  # type: ignore[call-arg]
-
-    # ---- calls that collect: entries are (argument, …, sort value, …)
-
-    @cached_property
-    def _entry_columns(self) -> list[ColumnRef]:
-        expressions = [*self.call.arguments, *(key.expression for key in self.call.order_by)]
-        return [ColumnRef(expression.type, position) for position, expression in enumerate(expressions)]
-
-    @cached_property
-    def entry_expressions(self) -> list[Expr]:
-        return [*self.call.arguments, *(key.expression for key in self.call.order_by)]
-
-    @cached_property
-    def _sorter(self) -> Sorter:
-        count = len(self.call.arguments)
-        columns = self._entry_columns
-        keys = [
-            SortKey(columns[count + position], key.descending, key.nulls_first)
-            for position, key in enumerate(self.call.order_by)
-        ]
-        if self.call.distinct:
-            keys += [SortKey(column) for column in columns[:count]]
-        return Sorter(Code(scope(range(len(columns)), set())), keys)
-
-    @cached_property
-    def _distinct_key(self) -> Callable[[Row, State], Any]:
-        count = len(self.call.arguments)
-        code = Code(scope(range(len(self._entry_columns)), set()))
-        source = group_key_source(code, self._entry_columns[:count])
-        function: Callable[[Row, State], Any] = code.build("f(r, S)", f"return {source}")
-        return function
-
-    def _place(self, entries: list[Row], state: State) -> HypotheticalPlace:
-        """Where the row of the direct arguments would stand among the entries."""
-        if not entries:
-            return HypotheticalPlace()
-        count = len(self.call.order_by)
-        key = self._sorter.key(state)
-        mine = key((*entries[0][: 2 * count], *entries[0][:count]))
-        keys = sorted([key(entry) for entry in entries], reverse=self._sorter.reverse)
-        before = groups = peers = 0
-        for other, same in groupby(keys):
-            size = len(list(same))
-            if other == mine:
-                peers = size
-            elif (other > mine) == self._sorter.reverse:
-                before += size
-                groups += 1
-        return HypotheticalPlace(len(keys), before, groups, peers)
-
-    def _worked_off(self, entries: list[Row], state: State) -> Any:
-        if self.function.hypothetical:
-            return self._place(entries, state)
-        self._sorter.sort(entries, state)
-        count = len(self.call.arguments)
-        if self.call.distinct:
-            key = self._distinct_key
-            unique: dict[Any, Row] = {}
-            for entry in entries:
-                unique.setdefault(key(entry, state), entry)
-            entries = list(unique.values())
-        accumulate = self.function.accumulate
-        value = self.function.initial()
-        for entry in entries:
-            value = accumulate(value, *entry[:count])
-        return value
 
 
 class AggregateOperator(Operator):
@@ -151,7 +55,14 @@ class AggregateOperator(Operator):
     def batches(self, state: State) -> AsyncIterator[Batch]:
         if not self.node.groups and not self.node.grouping_sets and not self.node.groupings:
             return self._plain(state)
+        if self.grows and len(self.grouping_sets) == 1 and self.grouping_sets[0].chosen:
+            return self._growing(state)
         return self._grouped(state)
+
+    @cached_property
+    def grows(self) -> bool:
+        """Whether a group may take more memory with every row."""
+        return any(plan.grows for plan in self.calls)
 
     # ------------------------------------------------------------------------------------------ without groups
 
@@ -200,14 +111,20 @@ class AggregateOperator(Operator):
     async def _plain(self, state: State) -> AsyncIterator[Batch]:
         feed = self.feed
         states = [plan.initial() for plan in self.calls]
+        collected = Collected(self.calls, state) if self.grows else None
         async for batch in self.source.batches(state):
             if type(batch) is Partials:
                 for partial in batch:
                     states = [plan.joined(*pair) for plan, *pair in zip(self.calls, states, partial, strict=True)]
             else:
                 feed(batch, states, state)
+                if collected is not None:
+                    await collected.count(batch, states)
             await state.breathe()
-        yield [tuple([plan.finish(value, state) for plan, value in zip(self.calls, states, strict=True)])]
+        if collected is not None:
+            yield [tuple(await collected.finished(states))]
+        else:
+            yield [tuple([plan.finish(value, state) for plan, value in zip(self.calls, states, strict=True)])]
 
     # ------------------------------------------------------------------------------------------ row by row
 
@@ -261,14 +178,74 @@ class AggregateOperator(Operator):
         return [GroupingSet(self, set(chosen)) for chosen in sets]
 
     async def _grouped(self, state: State) -> AsyncIterator[Batch]:
-        runs = [GroupingRun(grouping_set) for grouping_set in self.grouping_sets]
-        async for batch in self.source.batches(state):
+        with ExitStack() as stack:
+            runs = [
+                GroupingRun(grouping_set, stack.enter_context(state.hold(self.actual, hashed=True)))
+                for grouping_set in self.grouping_sets
+            ]
+            async for batch in self.source.batches(state):
+                for run in runs:
+                    if type(batch) is Partials:
+                        run.take_partials(batch, state)
+                    else:
+                        run.take(batch, state)
+                await state.breathe()
             for run in runs:
-                if type(batch) is Partials:
-                    run.take_partials(batch, state)
-                else:
-                    run.take(batch, state)
-            await state.breathe()
-        for run in runs:
-            async for output in run.results(state):
+                async for output in run.results(state):
+                    yield output
+
+    @cached_property
+    def _by_group(self) -> SortOperator:
+        return SortOperator(self.source, [SortKey(group) for group in self.node.groups])
+
+    async def _growing(self, state: State) -> AsyncIterator[Batch]:
+        """Groups that take more memory with every row: past the limit all rows are sorted by group, and one is made at a time."""
+        groups = self.grouping_sets[0]
+        table: Table = {}
+        kept: Batch = []
+        source = self.source.batches(state)
+        with state.hold(self.actual, hashed=True) as held:
+            async for batch in source:
+                held.take(batch)
+                kept += batch
+                groups.take(batch, table, True, state)
+                await state.breathe()
+                if held.is_over:
+                    break
+            if not held.is_over:
+                del kept
+                for part in in_batches(list(table.values())):  # type: ignore[arg-type]
+                    yield groups.finished(part, state)
+                    await state.breathe()
+                return
+            table = {}
+            sorting = Sorting(self._by_group.sorter, self._by_group.codec, state, held)
+            sorting.rows, kept = kept, []
+            await sorting.spill()
+            async for batch in source:
+                held.take(batch)
+                sorting.rows += batch
+                if held.is_over:
+                    await sorting.spill()
+            async for output in self._one_by_one(sorting, state):
                 yield output
+
+    async def _one_by_one(self, sorting: Sorting, state: State) -> AsyncIterator[Batch]:
+        """The groups of sorted rows."""
+        groups = self.grouping_sets[0]
+        table: Table = {}
+        last: Any = NOTHING
+        with state.hold() as held:
+            async for batch in sorting.sorted():
+                groups.take(batch, table, True, state)
+                (key,) = groups.keys(batch[-1:], state)
+                if key != last:
+                    unfinished = table.pop(key)
+                    if table:
+                        yield groups.finished(table.values(), state)
+                    table = {key: unfinished}
+                    last = key
+                    held.clear()
+                held.take(batch)
+            if table:
+                yield groups.finished(table.values(), state)

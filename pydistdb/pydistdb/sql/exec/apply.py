@@ -15,6 +15,7 @@ from typing import Any
 
 from pydistdb.sql.errors import CardinalityViolation
 from pydistdb.sql.exec.codegen import Code
+from pydistdb.sql.exec.memory import Holding
 from pydistdb.sql.exec.operator import Batch, Operator, Row, collect
 from pydistdb.sql.exec.run import MOST_PAIRS, State
 from pydistdb.sql.exec.spill import RowBuffer
@@ -23,6 +24,8 @@ from pydistdb.sql.exec.values import sort_template
 from pydistdb.sql.plan.physical import Apply, SubPlan
 
 MOST_REMEMBERED = 20_000
+REMEMBERED_BYTES = 200
+"""What a value that is remembered takes with its key, about."""
 _MISSING: Any = object()
 
 
@@ -60,11 +63,11 @@ class SubPlanRunner:
         if not self.outer and not self.plan.volatile:
             remembered = state.shared.get(self.plan.id, _MISSING)
             if remembered is _MISSING:
-                remembered = state.shared[self.plan.id] = await self._result(state)
+                remembered = state.shared[self.plan.id] = await self._result(state, state.hold())
             if judge is None:
                 return [remembered] * len(batch)
             return await self._judged(judge, batch, remembered, state)
-        memory: dict[Row, Any] = state.shared.setdefault(self.plan.id, {})
+        memory, held = state.shared.setdefault(self.plan.id, ({}, state.hold()))
         values: list[Any] = []
         for row in batch:
             key = tuple([state.outer[column] if position is None else row[position] for column, position in self.outer])
@@ -72,9 +75,11 @@ class SubPlanRunner:
             if result is _MISSING:
                 for (column, _), value in zip(self.outer, key, strict=True):
                     state.outer[column] = value
-                result = await self._result(state)
-                if len(memory) >= MOST_REMEMBERED:
+                if len(memory) >= MOST_REMEMBERED or held.is_over:
                     memory.clear()
+                    held.clear()
+                held.resize(held.size_bytes + REMEMBERED_BYTES)
+                result = await self._result(state, held)
                 memory[key] = result
                 await state.breathe()
             if judge is None:
@@ -97,7 +102,7 @@ class SubPlanRunner:
                 await state.breathe()
         return found
 
-    async def _result(self, state: State) -> Any:
+    async def _result(self, state: State, held: Holding) -> Any:
         """What the query comes to for the outer values now in the state."""
         match self.plan.kind:
             case "exists":
@@ -107,13 +112,13 @@ class SubPlanRunner:
             case "scalar" | "call":
                 return await self._scalar(state)
             case "rows":
-                return [row[0] for row in await collect(self.query, state)]
+                return [row[0] for row in await collect(self.query, state, held)]
             case "array":
-                values = tuple([row[0] for row in await collect(self.query, state)])
+                values = tuple([row[0] for row in await collect(self.query, state, held)])
                 is_nested = self.plan.query.columns[0].type.is_array
                 return nested_array(values) if is_nested else flat_array(values)
             case _:
-                rows = await collect(self.query, state)
+                rows = await collect(self.query, state, held)
                 return self.prepare(rows) if self.plan.probe is not None else rows
 
     async def _scalar(self, state: State) -> Any:
@@ -180,7 +185,7 @@ class ApplyOperator(Operator):
             yield [row + values for row, values in zip(batch, zip(*columns, strict=True), strict=True)]
 
     async def _all_first(self, state: State) -> AsyncIterator[Batch]:
-        held = RowBuffer(lambda: self.source.codec, state.work_memory_bytes)
+        held = RowBuffer(lambda: self.source.codec, state.hold())
         async for batch in self.source.batches(state):
             held.append(batch)
         for batch in held.read():

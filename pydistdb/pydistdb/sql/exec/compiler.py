@@ -89,8 +89,7 @@ class Compiler:
         if self._actuals is not None:
             actual = self._actuals.setdefault(id(node), Actual())
             measure(made, actual)
-            if isinstance(made, TableScanOperator):
-                made.actual = actual
+            made.observe(actual)
         return made
 
     def _over_scan(self, node: Aggregate | TopN | Limit | Distinct) -> Operator:
@@ -220,7 +219,8 @@ class Compiler:
             union = UnionAllOperator(node.columns, [self.operator(arm) for arm in (first, *reversed(arms))])
             return union if node.all else DistinctOperator(union, ())
         left, right = self.operator(node.left), self.operator(node.right)
-        return IntersectExceptOperator(node.columns, node.kind, node.all, left, right)
+        combined = IntersectExceptOperator(node.columns, node.kind, node.all, left, right)
+        return combined if node.all else DistinctOperator(combined, ())
 
     def _cte(self, node: Cte) -> Operator:
         definition = self.operator(node.definition)

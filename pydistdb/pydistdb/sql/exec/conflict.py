@@ -136,7 +136,7 @@ class ConflictHandler:
         both = ((self.operator.node.row_ids, old), (node.excluded_ids, excluded))
         values = {id: row[number - 1] for ids, row in both for number, id in ids.items()}
         state.shared[node.row_id] = OneRow(tuple([values[column.id] for column in row_columns(node.row)]))
-        [row] = await collect(self.row, state)
+        [row] = await collect(self.row, state, state.hold())
         return row
 
 

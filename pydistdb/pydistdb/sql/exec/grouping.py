@@ -12,12 +12,13 @@ Source: G. Graefe, "Query evaluation techniques for large databases" (1993), 4.2
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pydistdb.sql.exec.codegen import Code, scope, tuple_source
 from pydistdb.sql.exec.fragment import Partials, PartialsCodec
+from pydistdb.sql.exec.memory import Holding
 from pydistdb.sql.exec.operator import Batch
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.spill import SpillFile, in_batches
@@ -107,6 +108,14 @@ class GroupingSet:
         )
         return function
 
+    def finished(self, groups: Iterable[Sequence[Any]], state: State) -> Batch:
+        """The rows of groups, each its values and then a state per call."""
+        calls, groupings = self.operator.calls, self.groupings
+        return [
+            (*group[0], *[plan.finish(value, state) for plan, value in zip(calls, group[1:], strict=True)], *groupings)
+            for group in groups
+        ]
+
     @cached_property
     def partial_keys(self) -> Callable[[Batch, State], list[Any]]:
         """As ``keys``, for rows that begin with the values of the groups."""
@@ -120,11 +129,12 @@ class GroupingSet:
 class GroupingRun:
     """One grouping set in one run (and, after overflow, in one partition of it)."""
 
-    def __init__(self, grouping_set: GroupingSet, level: int = 0) -> None:
+    def __init__(self, grouping_set: GroupingSet, held: Holding, level: int = 0) -> None:
         self.set = grouping_set
         self.level = level
         self.table: Table = {}
         self.overflow: list[SpillFile] = []
+        self._held = held
         self._partial_overflow: list[SpillFile] = []
         self._group_bytes = 0
 
@@ -134,7 +144,7 @@ class GroupingRun:
         if rest:
             self._spill(rest, state)
         elif room:
-            self._check_room(state)
+            self._check_room()
 
     def take_partials(self, batch: Partials, state: State) -> None:
         """Take groups with states from elsewhere in."""
@@ -153,13 +163,16 @@ class GroupingRun:
         for file, part in zip(self._partial_overflow, parts, strict=True):
             file.write(part)
         if room:
-            self._check_room(state)
+            self._check_room()
 
-    def _check_room(self, state: State) -> None:
-        if self.level < DEEPEST_PARTITION and self._used_bytes() > state.work_memory_bytes:
-            self.overflow = [SpillFile(self.set.operator.source.codec) for _ in range(PARTITIONS)]
+    def _check_room(self) -> None:
+        held = self._held
+        held.resize(self._used_bytes())
+        if held.is_over and self.level < DEEPEST_PARTITION:
+            self.overflow = [held.file(self.set.operator.source.codec) for _ in range(PARTITIONS)]
             group_types = [group.type for group in self.set.groups]
-            self._partial_overflow = [SpillFile(PartialsCodec(group_types)) for _ in range(PARTITIONS)]
+            self._partial_overflow = [held.file(PartialsCodec(group_types)) for _ in range(PARTITIONS)]
+            held.usage.batches += PARTITIONS
 
     def _used_bytes(self) -> int:
         if not self._group_bytes:
@@ -177,26 +190,21 @@ class GroupingRun:
             file.write(part)
 
     async def results(self, state: State) -> AsyncIterator[Batch]:
-        calls, groupings = self.set.operator.calls, self.set.groupings
         if not self.table and not self.set.chosen and self.level == 0:
             nulls = (None,) * len(self.set.groups)
-            yield [(*nulls, *(plan.finish(plan.initial(), state) for plan in calls), *groupings)]
+            initials = [plan.initial() for plan in self.set.operator.calls]
+            yield self.set.finished([[nulls, *initials]], state)
             return
         groups = list(self.table.values())
         self.table = {}
         for part in in_batches(groups):  # type: ignore[arg-type]
-            yield [
-                (
-                    *group[0],
-                    *[plan.finish(value, state) for plan, value in zip(calls, group[1:], strict=True)],
-                    *groupings,
-                )
-                for group in part
-            ]
+            yield self.set.finished(part, state)
             await state.breathe()
+        del groups
+        self._held.clear()
         files, self.overflow = zip(self.overflow, self._partial_overflow, strict=True), []
         for file, partial_file in files:
-            run = GroupingRun(self.set, self.level + 1)
+            run = GroupingRun(self.set, self._held, self.level + 1)
             for batch in file.read():
                 run.take(batch, state)
                 await state.breathe()

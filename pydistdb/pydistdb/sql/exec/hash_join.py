@@ -17,10 +17,10 @@ from typing import Any
 
 from pydistdb.sql.exec.codegen import Code
 from pydistdb.sql.exec.join import JoinOperator, key_source
+from pydistdb.sql.exec.memory import Holding
 from pydistdb.sql.exec.operator import Batch, Operator, Row
 from pydistdb.sql.exec.run import BATCH_ROWS, MOST_PAIRS, State
 from pydistdb.sql.exec.spill import SpillFile, in_batches
-from pydistdb.sql.exec.values import batch_bytes
 from pydistdb.sql.plan.physical import HashJoin
 from pydistdb.sql.tree import Expr
 
@@ -144,22 +144,22 @@ class HashJoinOperator(JoinOperator):
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
         table: Table = {}
-        used_bytes = 0
         add_rows = self.add_rows
-        right = self.right.batches(state)
-        async for batch in right:
-            used_bytes += batch_bytes(batch)
-            add_rows(batch, table, state)
-            if used_bytes > state.work_memory_bytes and not self.node.null_aware:
-                rows = [row for found in table.values() for row in found]
-                table = {}
-                async for output in self._partitioned(state, rows, right):
-                    yield output
+        with state.hold(self.actual, hashed=True) as held:
+            right = self.right.batches(state)
+            async for batch in right:
+                held.take(batch)
+                add_rows(batch, table, state)
+                if held.is_over:
+                    rows = [row for found in table.values() for row in found]
+                    table = {}
+                    async for output in self._partitioned(state, held, rows, right):
+                        yield output
+                    return
+            if not table and self.kind in ("inner", "semi"):
                 return
-        if not table and self.kind in ("inner", "semi"):
-            return
-        async for output in self._joined(state, table, self.left.batches(state)):
-            yield output
+            async for output in self._joined(state, table, self.left.batches(state)):
+                yield output
 
     async def _joined(self, state: State, table: Table, left: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
         probe = self.probe
@@ -179,33 +179,38 @@ class HashJoinOperator(JoinOperator):
 
     # ------------------------------------------------------------------------------------------ on disk
 
-    async def _partitioned(self, state: State, rows: Batch, right: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
-        right_files = [SpillFile(self.right.codec) for _ in range(PARTITIONS)]
-        left_files = [SpillFile(self.left.codec) for _ in range(PARTITIONS)]
-        keeps_lonely_right = self.kind == "full"
-        for part in in_batches(rows):
+    async def _partitioned(
+        self, state: State, held: Holding, rows: Batch, right: AsyncIterator[Batch]
+    ) -> AsyncIterator[Batch]:
+        right_files = self._files(held, self.right)
+        left_files = self._files(held, self.left)
+        async for batch in _then(rows, right):
             keyless: Batch = []
-            self._deal(part, self.right_keys(part, state), right_files, 0, keyless)
-            if keyless and keeps_lonely_right:
-                yield self.unmatched(keyless)
-        async for batch in right:
-            keyless = []
             self._deal(batch, self.right_keys(batch, state), right_files, 0, keyless)
-            if keyless and keeps_lonely_right:
+            if keyless and self.node.null_aware:
+                return  # NOT IN a list with a NULL: no row is known not to be in it
+            if keyless and self.kind == "full":
                 yield self.unmatched(keyless)
             await state.breathe()
-        # Left rows without a key match nothing: an outer or anti join puts them out by way of the first partition.
+        held.clear()
+        # Left rows without a key match nothing: an outer or anti join puts them out at once (NOT IN does not know).
+        puts_out = self.kind in ("left", "full", "anti") and not self.node.null_aware
         async for batch in self.left.batches(state):
             keyless = []
             self._deal(batch, self.left_keys(batch, state), left_files, 0, keyless)
-            if keyless and self.kind in ("left", "full", "anti"):
+            if keyless and puts_out:
                 output = self.probe(keyless, {}, set(), state)
                 if output:
                     yield output
             await state.breathe()
+        held.usage.batches = max(held.usage.batches, PARTITIONS)
         for left_file, right_file in zip(left_files, right_files, strict=True):
-            async for output in self._join_files(state, left_file, right_file, 1):
+            async for output in self._join_files(state, held, left_file, right_file, 1):
                 yield output
+
+    @staticmethod
+    def _files(held: Holding, side: Operator) -> list[SpillFile]:
+        return [held.file(side.codec) for _ in range(PARTITIONS)]
 
     @staticmethod
     def _deal(batch: Batch, keys: list[Any], files: list[SpillFile], level: int, keyless: Batch) -> None:
@@ -219,15 +224,15 @@ class HashJoinOperator(JoinOperator):
             file.write(part)
 
     async def _join_files(
-        self, state: State, left_file: SpillFile, right_file: SpillFile, level: int
+        self, state: State, held: Holding, left_file: SpillFile, right_file: SpillFile, level: int
     ) -> AsyncIterator[Batch]:
         table: Table = {}
-        used_bytes = 0
         for batch in right_file.read():
-            used_bytes += batch_bytes(batch)
-            if used_bytes > state.work_memory_bytes and level < DEEPEST_PARTITION:
+            held.take(batch)
+            if held.is_over and level < DEEPEST_PARTITION:
                 table = {}
-                async for output in self._split_files(state, left_file, right_file, level):
+                held.clear()
+                async for output in self._split_files(state, held, left_file, right_file, level):
                     yield output
                 return
             self.add_rows(batch, table, state)
@@ -239,23 +244,35 @@ class HashJoinOperator(JoinOperator):
 
         async for output in self._joined(state, table, left()):
             yield output
+        held.clear()
         left_file.close()
         right_file.close()
 
     async def _split_files(
-        self, state: State, left_file: SpillFile, right_file: SpillFile, level: int
+        self, state: State, held: Holding, left_file: SpillFile, right_file: SpillFile, level: int
     ) -> AsyncIterator[Batch]:
-        left_files = [SpillFile(self.left.codec) for _ in range(PARTITIONS)]
-        right_files = [SpillFile(self.right.codec) for _ in range(PARTITIONS)]
+        left_files = self._files(held, self.left)
+        right_files = self._files(held, self.right)
         for batch in left_file.read():
             self._deal(batch, self.left_keys(batch, state), left_files, level, [])
             await state.breathe()
+        left_file.close()
         for batch in right_file.read():
             self._deal(batch, self.right_keys(batch, state), right_files, level, [])
             await state.breathe()
+        right_file.close()
+        held.usage.batches += PARTITIONS - 1
         for left_part, right_part in zip(left_files, right_files, strict=True):
-            async for output in self._join_files(state, left_part, right_part, level + 1):
+            async for output in self._join_files(state, held, left_part, right_part, level + 1):
                 yield output
+
+
+async def _then(rows: Batch, rest: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
+    """Rows that were read already, and those that follow."""
+    for part in in_batches(rows):
+        yield part
+    async for batch in rest:
+        yield batch
 
 
 def _probed_at_once(table: Table) -> int:

@@ -214,7 +214,10 @@ class NestedLoopOperator(JoinOperator):
         buffer: RowBuffer | None = None
         matched: set[int] = set()
         if not self.outer_positions:
-            buffer = RowBuffer(lambda: self.right.codec, state.work_memory_bytes if self.kind != "full" else 1 << 62)
+            held = state.hold(self.actual)
+            if self.kind == "full":  # which tells rows apart by where they lie in memory
+                held.limit_bytes = 1 << 62
+            buffer = RowBuffer(lambda: self.right.codec, held)
             async for batch in self.right.batches(state):
                 buffer.append(batch)
         async for left_batch in self.left.batches(state):

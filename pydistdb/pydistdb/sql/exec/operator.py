@@ -13,9 +13,11 @@ from typing import Any
 
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec.codegen import Code, evaluator, scope, tuple_source
+from pydistdb.sql.exec.memory import Holding
 from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.spill import RowCodec, in_batches
 from pydistdb.sql.exec.waiting import may_wait, once, row_by_row
+from pydistdb.sql.plan.explain_formats import Actual
 from pydistdb.sql.plan.expressions import columns_of, conjoin, conjuncts, is_volatile
 from pydistdb.sql.tree import Const, Expr, FunctionScan, Limit, OutputColumn, Param, ProjectSet, SetCall, Values
 from pydistdb.sql.types.base import SqlType
@@ -27,11 +29,18 @@ Batch = list[Row]
 class Operator:
     """One step of a plan.  ``columns`` describes its rows; ``not_null`` names the columns that are never NULL."""
 
+    actual: Actual | None = None
+    """Where EXPLAIN ANALYZE counts (the compiler sets it)."""
+
     def __init__(self, columns: Sequence[OutputColumn], not_null: frozenset[int] = frozenset()) -> None:
         self.columns = tuple(columns)
         self.ids = tuple(column.id for column in columns)
         self.types: tuple[SqlType, ...] = tuple(column.type for column in columns)
         self.not_null = not_null
+
+    def observe(self, actual: Actual) -> None:
+        """Have EXPLAIN ANALYZE told."""
+        self.actual = actual
 
     def batches(self, state: State) -> AsyncIterator[Batch]:
         """Compute the rows."""
@@ -52,10 +61,11 @@ class Operator:
         return self.ids.index(column_id)
 
 
-async def collect(operator: Operator, state: State) -> Batch:
-    """All rows of an operator in one list (for results known to be small)."""
+async def collect(operator: Operator, state: State, held: Holding) -> Batch:
+    """All rows of an operator in one list."""
     rows: Batch = []
     async for batch in operator.batches(state):
+        held.take(batch)
         rows.extend(batch)
     return rows
 

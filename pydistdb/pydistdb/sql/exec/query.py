@@ -79,22 +79,26 @@ class CompiledQuery:
         """Run; yields batches of result rows (none without RETURNING).  Afterwards ``run.affected_rows`` is set."""
         state = State(run)
         root = self.root
-        if not self._changes_data:
-            count = 0
+        count = 0
+        try:
+            if not self._changes_data:
+                async for batch in root.batches(state):
+                    count += len(batch)
+                    run.affected_rows = count
+                    yield batch
+                return
+            held: RowBuffer | None = None
             async for batch in root.batches(state):
                 count += len(batch)
-                run.affected_rows = count
-                yield batch
-            return
-        held = RowBuffer(lambda: root.codec, state.work_memory_bytes)
-        count = 0
-        async for batch in root.batches(state):
-            count += len(batch)
-            held.append(batch)
-        await finish_statement(state)
-        run.affected_rows = count if self._is_select else state.affected_rows
-        for batch in held.read():
-            yield batch
+                held = held or RowBuffer(lambda: root.codec, state.hold())
+                held.append(batch)
+            await finish_statement(state)
+            run.affected_rows = count if self._is_select else state.affected_rows
+            if held is not None:
+                for batch in held.read():
+                    yield batch
+        finally:
+            state.close()
 
     def explain(self) -> list[str]:
         """The plan as EXPLAIN shows it, a line each."""

@@ -12,7 +12,11 @@ from typing import Any, cast
 from pydistdb.kv.api import Database, Transaction
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.exec.deferred import DeferredChecks
+from pydistdb.sql.exec.memory import Holding
 from pydistdb.sql.exec.writes import StatementWrites
+from pydistdb.sql.plan.explain_formats import Actual
+from pydistdb.sql.resources import NodeResources, QueryResources, SessionResources
+from pydistdb.sql.settings import kilobytes
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.tasks import Scheduler, pause
 
@@ -80,6 +84,7 @@ class State:
     """The executor's side of a run."""
 
     __slots__ = (
+        "_resources",
         "_work_memory_bytes",
         "affected_rows",
         "context",
@@ -106,6 +111,7 @@ class State:
         """What is computed once per run (tables of CTEs, uncorrelated subqueries), by the operator's number."""
         self.affected_rows = 0
         self.writes = StatementWrites()
+        self._resources: QueryResources | None = None
         self._work_memory_bytes = 0
         self.turn_end_ns = run.scheduler.now_ns() + PAUSE_NS
 
@@ -117,6 +123,26 @@ class State:
             known = self._work_memory_bytes = work_memory_bytes(self.context)
         return known
 
+    @property
+    def resources(self) -> QueryResources:
+        """What this run holds."""
+        found = self._resources
+        if found is None:
+            found = self._resources = query_resources(self.context)
+        return found
+
+    def hold(self, actual: Actual | None = None, *, hashed: bool = False) -> Holding:
+        """The account of a step that keeps rows; ``hashed``: it may keep hash_mem_multiplier times as much."""
+        limit_bytes = self.work_memory_bytes
+        if hashed:
+            limit_bytes = int(limit_bytes * float(self.context.settings.get("hash_mem_multiplier", 1)))
+        return Holding(self.resources, limit_bytes, actual)
+
+    def close(self) -> None:
+        """The run is over, whatever way: nothing of it stays in memory or on disk."""
+        if self._resources is not None:
+            self._resources.close()
+
     async def breathe(self) -> None:
         """Between batches: stop if interrupted, and let other tasks run if this one has had its turn."""
         if self.scheduler.now_ns() >= self.turn_end_ns:
@@ -126,14 +152,15 @@ class State:
             self.turn_end_ns = self.scheduler.now_ns() + PAUSE_NS
 
 
+_NO_SESSION = NodeResources()
+
+
+def query_resources(context: EvalContext) -> QueryResources:
+    """An account for a query of the session that evaluates in ``context``."""
+    return QueryResources(context.resources or SessionResources(_NO_SESSION))
+
+
 def work_memory_bytes(context: EvalContext) -> int:
-    """The setting work_mem: kilobytes, or a number with a unit."""
-    text = context.settings.get("work_mem", "").strip()
-    if not text:
-        return DEFAULT_WORK_MEMORY_BYTES
-    digits = text.rstrip("kKMGTB ")
-    unit = text[len(digits) :].strip()
-    scale = {"": 1 << 10, "B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}.get(unit)
-    if scale is None or not digits.isdigit():
-        return DEFAULT_WORK_MEMORY_BYTES
-    return max(int(digits) * scale, 64 << 10)
+    """The setting work_mem."""
+    text = context.settings.get("work_mem")
+    return kilobytes(text) << 10 if text else DEFAULT_WORK_MEMORY_BYTES

@@ -38,7 +38,6 @@ from pydistdb.sql.layout import (
     storage_prefix,
 )
 from pydistdb.sql.plan.distribute import Tail
-from pydistdb.sql.plan.explain_formats import Actual
 from pydistdb.sql.plan.physical import Access, TableScan, Term, VirtualTableScan
 from pydistdb.sql.shard_map import Limit
 from pydistdb.sql.tree import ColumnRef, Expr, OutputColumn
@@ -154,8 +153,6 @@ class TableScanOperator(Operator):
         self.is_projected = False
         self.tail: Tail | None = None
         """What other nodes do to the rows before they send them (the compiler sets it)."""
-        self.actual: Actual | None = None
-        """Where EXPLAIN ANALYZE counts, range by range."""
         self.source_not_null = frozenset(
             column for column, number in self.numbers.items() if number in not_null_numbers
         )

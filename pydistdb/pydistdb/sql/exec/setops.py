@@ -7,17 +7,20 @@ out to partition files by the hash of the key, and each partition is worked off 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import heapq
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from pydistdb.sql.exec.codegen import Code, scope
 from pydistdb.sql.exec.grouping import group_key_source
-from pydistdb.sql.exec.operator import Batch, Operator
-from pydistdb.sql.exec.run import State
+from pydistdb.sql.exec.memory import Holding
+from pydistdb.sql.exec.operator import Batch, Operator, Row
+from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.spill import RowCodec, SpillFile
-from pydistdb.sql.exec.values import batch_bytes
 from pydistdb.sql.tree import ColumnRef, Expr, OutputColumn
+from pydistdb.sql.types.known import INT8
 
 PARTITIONS = 16
 DEEPEST_PARTITION = 4
@@ -47,8 +50,9 @@ def deal(batch: Batch, keys: list[Any], files: list[SpillFile], level: int) -> N
         file.write(part)
 
 
-def partition_files(codec: RowCodec) -> list[SpillFile]:
-    return [SpillFile(codec) for _ in range(PARTITIONS)]
+def partition_files(codec: RowCodec, held: Holding) -> list[SpillFile]:
+    held.usage.batches += PARTITIONS
+    return [held.file(codec) for _ in range(PARTITIONS)]
 
 
 class DistinctOperator(Operator):
@@ -64,16 +68,23 @@ class DistinctOperator(Operator):
         return keys_function(self.source.code(), self.on) if self.on else row_keys(self.columns)
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
-        async for output in self._distinct(state, self.source.batches(state), 0):
-            yield output
+        with state.hold(self.actual, hashed=True) as held:
+            async for output in self._distinct(state, held, self.source.batches(state), 0):
+                yield output
 
-    async def _distinct(self, state: State, source: AsyncIterator[Batch], level: int) -> AsyncIterator[Batch]:
-        keys = self.keys
+    @cached_property
+    def numbered(self) -> RowCodec:
+        """For rows with their place in the input behind their columns: DISTINCT ON goes by that, which partitions lose."""
+        return RowCodec((*self.types, INT8))
+
+    async def _distinct(
+        self, state: State, held: Holding, source: AsyncIterator[Batch], level: int
+    ) -> AsyncIterator[Batch]:
+        keys, ordered = self.keys, bool(self.on)
+        codec = self.numbered if ordered else self.codec
         seen: set[Any] = set()
         files: list[SpillFile] = []
-        used_bytes = 0
-        # DISTINCT ON goes by the input's order, which partitions would lose: its keys stay in memory.
-        may_spill = not self.on and level < DEEPEST_PARTITION
+        dealt = 0
         async for batch in source:
             output: Batch = []
             rest: Batch = []
@@ -88,17 +99,47 @@ class DistinctOperator(Operator):
                     seen.add(key)
                     output.append(row)
             if rest:
+                if ordered and not level:
+                    rest = [(*row, number) for number, row in enumerate(rest, dealt)]
+                    dealt += len(rest)
                 deal(rest, rest_keys, files, level)
             if output:
-                used_bytes += batch_bytes(output)
-                if may_spill and used_bytes > state.work_memory_bytes:
-                    files = partition_files(self.codec)
+                held.take(output)
+                if held.is_over and level < DEEPEST_PARTITION:
+                    files = partition_files(codec, held)
                 yield output
             await state.breathe()
+        del seen
+        held.clear()
+        if not ordered:
+            for file in files:
+                async for output in self._distinct(state, held, _from_file(file), level + 1):
+                    yield output
+                file.close()
+            return
+        async for output in self._in_order(state, held, files, level):
+            yield output if level else [row[:-1] for row in output]
+
+    async def _in_order(self, state: State, held: Holding, files: list[SpillFile], level: int) -> AsyncIterator[Batch]:
+        """The first row of each key out of partitions, merged by their numbers."""
+        results: list[SpillFile] = []
         for file in files:
-            async for output in self._distinct(state, _from_file(file), level + 1):
-                yield output
+            found = held.file(self.numbered)
+            async for output in self._distinct(state, held, _from_file(file), level + 1):
+                found.write(output)
             file.close()
+            results.append(found)
+        merged = heapq.merge(*map(_rows, results), key=lambda row: row[-1])
+        while batch := list(islice(merged, BATCH_ROWS)):
+            yield batch
+            await state.breathe()
+        for found in results:
+            found.close()
+
+
+def _rows(file: SpillFile) -> Iterator[Row]:
+    for batch in file.read():
+        yield from batch
 
 
 async def _from_file(file: SpillFile) -> AsyncIterator[Batch]:
@@ -123,7 +164,8 @@ class UnionAllOperator(Operator):
 
 
 class IntersectExceptOperator(Operator):
-    """``kind``: intersect or except."""
+    """``kind``: intersect or except.  Without ``every`` the rows of the left side that belong to the result still come as
+    often as they are there: a DistinctOperator stands above."""
 
     def __init__(
         self, columns: Sequence[OutputColumn], kind: str, every: bool, left: Operator, right: Operator
@@ -139,50 +181,54 @@ class IntersectExceptOperator(Operator):
         return row_keys(self.columns)
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
-        async for output in self._combined(state, self.left.batches(state), self.right.batches(state), 0):
-            yield output
+        with state.hold(self.actual, hashed=True) as held:
+            async for output in self._combined(state, held, self.left.batches(state), self.right.batches(state), 0):
+                yield output
 
     async def _combined(
-        self, state: State, left: AsyncIterator[Batch], right: AsyncIterator[Batch], level: int
+        self, state: State, held: Holding, left: AsyncIterator[Batch], right: AsyncIterator[Batch], level: int
     ) -> AsyncIterator[Batch]:
         counts: dict[Any, int] = {}
-        held: list[Batch] = []
-        used_bytes = 0
+        kept: list[Batch] = []
         async for batch in right:
             for key in self.keys(batch, state):
                 counts[key] = counts.get(key, 0) + 1
-            held.append(batch)
-            used_bytes += batch_bytes(batch)
-            if used_bytes > state.work_memory_bytes and level < DEEPEST_PARTITION:
-                async for output in self._partitioned(state, left, right, held, level):
+            kept.append(batch)
+            held.take(batch)
+            if held.is_over and level < DEEPEST_PARTITION:
+                counts.clear()
+                async for output in self._partitioned(state, held, left, right, kept, level):
                     yield output
                 return
             await state.breathe()
-        held.clear()
-        emitted: set[Any] = set()
+        kept.clear()
         async for batch in left:
             output = []
             for row, key in zip(batch, self.keys(batch, state), strict=True):
                 count = counts.get(key, 0)
-                if self.every:
-                    if count:
-                        counts[key] = count - 1
-                elif key in emitted:
-                    continue
+                if count and self.every:
+                    counts[key] = count - 1
                 if (count == 0) == self.is_except:
                     output.append(row)
-                    if not self.every:
-                        emitted.add(key)
             if output:
                 yield output
             await state.breathe()
+        held.clear()
 
     async def _partitioned(
-        self, state: State, left: AsyncIterator[Batch], right: AsyncIterator[Batch], held: list[Batch], level: int
+        self,
+        state: State,
+        held: Holding,
+        left: AsyncIterator[Batch],
+        right: AsyncIterator[Batch],
+        kept: list[Batch],
+        level: int,
     ) -> AsyncIterator[Batch]:
-        left_files, right_files = partition_files(self.codec), partition_files(self.codec)
-        for batch in held:
+        left_files, right_files = partition_files(self.codec, held), partition_files(self.codec, held)
+        for batch in kept:
             deal(batch, self.keys(batch, state), right_files, level)
+            await state.breathe()
+        kept.clear()
         held.clear()
         async for batch in right:
             deal(batch, self.keys(batch, state), right_files, level)
@@ -191,7 +237,7 @@ class IntersectExceptOperator(Operator):
             deal(batch, self.keys(batch, state), left_files, level)
             await state.breathe()
         for left_file, right_file in zip(left_files, right_files, strict=True):
-            async for output in self._combined(state, _from_file(left_file), _from_file(right_file), level + 1):
+            async for output in self._combined(state, held, _from_file(left_file), _from_file(right_file), level + 1):
                 yield output
             left_file.close()
             right_file.close()

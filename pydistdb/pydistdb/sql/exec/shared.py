@@ -79,21 +79,26 @@ class CteOperator(Operator):
             yield batch
 
     def _buffer(self, state: State) -> RowBuffer:
-        return RowBuffer(lambda: self.definition.codec, state.work_memory_bytes)
+        return RowBuffer(lambda: self.definition.codec, state.hold(self.actual))
 
     async def _recursive(self, state: State) -> AsyncIterator[Batch]:
         assert self.step is not None
         seen: set[Any] | None = None if self.node.union_all else set()
+        known = state.hold()  # by the set, which stays in memory
         source = self.definition.batches(state)
+        working: RowBuffer | None = None
         while True:
-            working = self._buffer(state)
+            done, working = working, self._buffer(state)
             async for batch in source:
                 if seen is not None:
                     batch = self._new(batch, seen, state)
+                    known.take(batch)
                 if batch:
                     working.append(batch)
                     yield batch
                 await state.breathe()
+            if done is not None:
+                done.close()
             if working.count == 0:
                 return
             state.shared[working_table(self.node.cte_id)] = SharedTable(_nothing(), working)

@@ -17,9 +17,10 @@ from functools import cached_property
 from typing import Any
 
 from pydistdb.sql.exec.codegen import Code
+from pydistdb.sql.exec.memory import Holding
 from pydistdb.sql.exec.operator import Batch, LimitOperator, Operator, Row, limit_bounds
 from pydistdb.sql.exec.run import BATCH_ROWS, State
-from pydistdb.sql.exec.spill import SpillFile, in_batches
+from pydistdb.sql.exec.spill import RowCodec, SpillFile, in_batches
 from pydistdb.sql.exec.values import FIRST, LAST, Descending, batch_bytes, is_negatable, sort_template
 from pydistdb.sql.exec.waiting import once
 from pydistdb.sql.plan.physical import TopN
@@ -94,38 +95,70 @@ class SortOperator(Operator):
         return Sorter(self.source.code(), self.keys)
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
-        sorter = self.sorter
-        rows: Batch = []
-        runs: list[SpillFile] = []
-        used_bytes = 0
-        async for batch in self.source.batches(state):
-            rows += batch
-            used_bytes += batch_bytes(batch)
-            if used_bytes > state.work_memory_bytes:
-                sorter.sort(rows, state)
-                runs.append(await self._written(in_batches(rows), state))
-                rows = []
-                used_bytes = 0
-                if len(runs) >= MOST_RUNS:
-                    runs = [await self._written(self._merged(runs, [], state), state)]
-        sorter.sort(rows, state)
-        output = self._merged(runs, rows, state) if runs else in_batches(rows)
-        for batch in output:
-            yield batch
-            await state.breathe()
+        with state.hold(self.actual) as held:
+            sorting = Sorting(self.sorter, self.codec, state, held)
+            async for batch in self.source.batches(state):
+                held.take(batch)
+                sorting.rows += batch
+                if held.is_over:
+                    await sorting.spill()
+            async for batch in sorting.sorted():
+                yield batch
 
-    async def _written(self, batches: Iterator[Batch], state: State) -> SpillFile:
-        run = SpillFile(self.codec)
+
+class Sorting:
+    """One sort of a run: rows to be sorted, and what of them is in runs on disk already."""
+
+    def __init__(self, sorter: Sorter, codec: RowCodec, state: State, held: Holding) -> None:
+        self.rows: Batch = []
+        self._sorter = sorter
+        self._codec = codec
+        self._state = state
+        self._held = held
+        self._runs: list[SpillFile] = []
+
+    @property
+    def is_spilled(self) -> bool:
+        return bool(self._runs)
+
+    async def spill(self) -> None:
+        """Make the rows gathered so far a run."""
+        self._sorter.sort(self.rows, self._state)
+        self._runs.append(await self._written(in_batches(self.rows)))
+        self.rows = []
+        self._held.clear()
+        if len(self._runs) >= MOST_RUNS:
+            merged = await self._written(self._merged())
+            for run in self._runs:
+                run.close()
+            self._runs = [merged]
+
+    async def sorted(self) -> AsyncIterator[Batch]:
+        """All rows in order; they are given back afterwards."""
+        self._sorter.sort(self.rows, self._state)
+        usage = self._held.usage
+        usage.method = "external merge" if self._runs else usage.method or "quicksort"
+        for batch in self._merged() if self._runs else in_batches(self.rows):
+            yield batch
+            await self._state.breathe()
+        for run in self._runs:
+            run.close()
+        self._runs = []
+        self.rows = []
+        self._held.clear()
+
+    async def _written(self, batches: Iterator[Batch]) -> SpillFile:
+        run = self._held.file(self._codec)
         for batch in batches:
             run.write(batch)
-            await state.breathe()
+            await self._state.breathe()
         return run
 
-    def _merged(self, runs: list[SpillFile], rows: Batch, state: State) -> Iterator[Batch]:
-        streams: list[Iterator[Row]] = [(row for batch in run.read() for row in batch) for run in runs]
-        streams.append(iter(rows))
+    def _merged(self) -> Iterator[Batch]:
+        streams: list[Iterator[Row]] = [(row for batch in run.read() for row in batch) for run in self._runs]
+        streams.append(iter(self.rows))
         batch: Batch = []
-        for row in heapq.merge(*streams, key=self.sorter.key(state), reverse=self.sorter.reverse):
+        for row in heapq.merge(*streams, key=self._sorter.key(self._state), reverse=self._sorter.reverse):
             batch.append(row)
             if len(batch) >= BATCH_ROWS:
                 yield batch
@@ -156,18 +189,38 @@ class TopNOperator(Operator):
             async for batch in self.full_limit.batches(state):
                 yield batch
             return
-        wanted = limit + offset
-        sorter = self.full_sort.sorter
-        best: Batch = []
-        async for batch in self.source.batches(state):
-            best += batch
-            if len(best) >= 2 * wanted + BATCH_ROWS:
-                sorter.sort(best, state)
-                del best[wanted:]
-            await state.breathe()
-        sorter.sort(best, state)
-        for batch in in_batches(best[offset:wanted]):
+        async for batch in self._first(offset, limit + offset, state):
             yield batch
+
+    async def _first(self, start: int, end: int, state: State) -> AsyncIterator[Batch]:
+        """The rows from ``start`` to ``end`` of all in order.  What is too wide for memory even so is sorted on disk."""
+        sorter = self.full_sort.sorter
+        with state.hold(self.actual) as held:
+            sorting = Sorting(sorter, self.codec, state, held)
+            is_external = False
+            seen = 0
+            async for batch in self.source.batches(state):
+                seen += len(batch)
+                sorting.rows += batch
+                held.take(batch)
+                if not is_external and (held.is_over or len(sorting.rows) >= 2 * end + BATCH_ROWS):
+                    sorter.sort(sorting.rows, state)
+                    del sorting.rows[end:]
+                    held.resize(batch_bytes(sorting.rows))
+                    is_external = 2 * held.size_bytes > held.limit_bytes
+                if is_external and held.is_over:
+                    await sorting.spill()
+                await state.breathe()
+            if seen > 2 * end:
+                held.usage.method = "top-N heapsort"
+            place = 0
+            async for batch in sorting.sorted():
+                part = batch[max(0, start - place) : end - place]
+                if part:
+                    yield part
+                place += len(batch)
+                if place >= end:
+                    return
 
 
 class IncrementalSortOperator(Operator):
@@ -189,20 +242,28 @@ class IncrementalSortOperator(Operator):
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
         prefix = self.prefix.key(state)
-        pending: Batch = []
         last: Any = None
-        async for batch in self.source.batches(state):
-            output: Batch = []
-            for row in batch:
-                key = prefix(row)
-                if pending and key != last:
-                    self.sorter.sort(pending, state)
-                    output += pending
-                    pending = []
-                last = key
-                pending.append(row)
-            for part in in_batches(output):
+        with state.hold(self.actual) as held:
+            sorting = Sorting(self.sorter, self.codec, state, held)
+            async for batch in self.source.batches(state):
+                output: Batch = []
+                for row in batch:
+                    key = prefix(row)
+                    if key != last and (sorting.rows or sorting.is_spilled):
+                        if sorting.is_spilled:
+                            async for part in sorting.sorted():
+                                yield part
+                        else:
+                            self.sorter.sort(sorting.rows, state)
+                            output += sorting.rows
+                            sorting.rows = []
+                    last = key
+                    sorting.rows.append(row)
+                for part in in_batches(output):
+                    yield part
+                held.resize(batch_bytes(sorting.rows))
+                if held.is_over:
+                    await sorting.spill()
+                await state.breathe()
+            async for part in sorting.sorted():
                 yield part
-        self.sorter.sort(pending, state)
-        for part in in_batches(pending):
-            yield part

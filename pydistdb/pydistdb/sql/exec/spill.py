@@ -3,24 +3,24 @@
 A ``RowCodec`` knows the columns' types and turns a batch of rows into one msgpack block of storage values and back; a
 ``SpillFile`` is an anonymous temporary file of such blocks::
 
-    file = SpillFile(codec); file.write(batch); file.write(batch)
+    file = held.file(codec); file.write(batch); file.write(batch)
     for batch in file.read(): ...                                     # from the start, as often as wanted
 
-A ``RowBuffer`` keeps rows in memory up to a limit and the rest in such a file.
+A ``RowBuffer`` keeps rows in memory up to a limit and the rest in such a file.  Whose files they are, and how large they may
+get, is in resources.py.
 """
 
 from __future__ import annotations
 
 import pickle
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, Protocol
 
 import msgspec
 
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
+from pydistdb.sql.exec.memory import Holding
 from pydistdb.sql.exec.run import BATCH_ROWS
-from pydistdb.sql.exec.values import batch_bytes
 from pydistdb.sql.generate import build
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import SqlType
@@ -89,10 +89,11 @@ class BlockCodec(Protocol):
 class SpillFile:
     """A temporary file of blocks of rows; it goes away with the object."""
 
-    __slots__ = ("_codec", "_end", "_file", "_offsets", "rows")
+    __slots__ = ("_codec", "_end", "_file", "_held", "_offsets", "rows")
 
-    def __init__(self, codec: BlockCodec) -> None:
+    def __init__(self, codec: BlockCodec, held: Holding) -> None:
         self._codec = codec
+        self._held = held
         self._file: IO[bytes] | None = None
         self._offsets: list[int] = []
         self._end = 0
@@ -103,12 +104,14 @@ class SpillFile:
         if not rows:
             return
         block = self._codec.encode(rows)
+        self._held.wrote(len(block))
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="pydistdb-")  # noqa: SIM115
+                self._file = self._held.resources.open_file(self)
             self._file.seek(self._end)
             self._file.write(block)
         except OSError as error:
+            self._held.wrote(-len(block))
             raise DatabaseError.of("53100", f"could not write to temporary file: {error.strerror}") from error
         self._offsets.append(self._end)
         self._end += len(block)
@@ -142,33 +145,30 @@ class SpillFile:
             self._file.close()
             self._file = None
             self._offsets = []
+            self._held.resources.forget_file(self, self._end)
 
 
 class RowBuffer:
-    """A table computed once and read often: in memory up to ``limit_bytes``, the rest on disk."""
+    """A table computed once and read often: in memory as far as ``held`` lets it, the rest on disk."""
 
-    __slots__ = ("_codec", "_file", "_limit_bytes", "_used_bytes", "batches")
+    __slots__ = ("_codec", "_file", "_held", "batches")
 
-    def __init__(self, codec: Callable[[], RowCodec], limit_bytes: int) -> None:
+    def __init__(self, codec: Callable[[], RowCodec], held: Holding) -> None:
         self._codec = codec
-        self._limit_bytes = limit_bytes
-        self._used_bytes = 0
+        self._held = held
         self.batches: list[list[Row]] = []
         self._file: SpillFile | None = None
 
     def append(self, rows: list[Row]) -> None:
         if self._file is None:
-            self._used_bytes += batch_bytes(rows)
-            if self._used_bytes <= self._limit_bytes:
+            before = self._held.size_bytes
+            self._held.take(rows)
+            if not self._held.is_over:
                 self.batches.append(rows)
                 return
-            self._file = SpillFile(self._codec())
+            self._held.resize(before)
+            self._file = self._held.file(self._codec())
         self._file.write(rows)
-
-    @property
-    def file_bytes(self) -> int:
-        """What lies on disk."""
-        return 0 if self._file is None else self._file.size_bytes
 
     @property
     def count(self) -> int:
@@ -187,6 +187,14 @@ class RowBuffer:
         while number < self.count:
             yield self.batch(number)
             number += 1
+
+    def close(self) -> None:
+        """Give back the rows and the file."""
+        self.batches = []
+        self._held.clear()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def in_batches(rows: list[Row], size: int = BATCH_ROWS) -> Iterator[list[Row]]:

@@ -10,21 +10,28 @@ frames only grow at their end, as by default, one state is carried along; equal 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from pydistdb.sql.exec.codegen import tuple_source
 from pydistdb.sql.exec.frames import Frame, Peers, frames
 from pydistdb.sql.exec.grouping import group_key_source
+from pydistdb.sql.exec.memory import Holding
 from pydistdb.sql.exec.operator import Batch, Operator, ProjectOperator, Row
 from pydistdb.sql.exec.run import MOST_PAIRS, State
 from pydistdb.sql.exec.sort import SortOperator
-from pydistdb.sql.exec.spill import in_batches
+from pydistdb.sql.exec.spill import RowBuffer, in_batches
+from pydistdb.sql.exec.values import batch_bytes
 from pydistdb.sql.functions.window import USES_FRAME, Partition
+from pydistdb.sql.plan.explain_formats import Actual
 from pydistdb.sql.tree import ColumnRef, OutputColumn, SortKey, Window, WindowCall
 from pydistdb.sql.types.base import AggregateFunction, Function
 
 T = TypeVar("T")
+Parts = Callable[[], Iterator[Batch]]
+"""A partition's rows in batches, as often as wanted."""
+VALUE_BYTES = 64
+"""What an argument, a key or a frame of a row takes, about."""
 
 
 class WindowOperator(Operator):
@@ -49,6 +56,16 @@ class WindowOperator(Operator):
             stage = ProjectOperator(stage, node.columns, references)
         self.stage = stage
 
+    def observe(self, actual: Actual) -> None:
+        """The stages are no nodes of their own: what they sort and keep is told here."""
+        super().observe(actual)
+        stage: Operator = self.stage
+        while isinstance(stage, StageOperator | ProjectOperator):
+            stage.observe(actual)
+            if isinstance(stage, StageOperator) and stage.sorted is not stage.source:
+                stage.sorted.observe(actual)
+            stage = stage.source
+
     async def batches(self, state: State) -> AsyncIterator[Batch]:
         async for batch in self.stage.batches(state):
             yield batch
@@ -59,6 +76,7 @@ class StageOperator(Operator):
 
     def __init__(self, source: Operator, calls: Sequence[tuple[OutputColumn, WindowCall]]) -> None:
         super().__init__(source.columns + tuple(column for column, _ in calls), source.not_null)
+        self.source = source
         self.calls = [call for _, call in calls]
         self.partition_by = self.calls[0].partition_by
         self.order_by = self.calls[0].order_by
@@ -110,53 +128,88 @@ class StageOperator(Operator):
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
         rows: Batch = []
+        stored: RowBuffer | None = None
+        """A partition's rows before ``rows``, once they are too many for memory."""
         last: Any = None
-        async for batch in self.sorted.batches(state):
-            keys = self.partition_keys(batch, state)
-            start = 0
-            for position, key in enumerate(keys):
-                if (rows or position) and key != last:
-                    rows += batch[start:position]
-                    for output in in_batches(await self._partition(rows, state)):
-                        yield output
+        with state.hold(self.actual) as held:
+            async for batch in self.sorted.batches(state):
+                keys = self.partition_keys(batch, state)
+                start = 0
+                for position, key in enumerate(keys):
+                    if key != last and (rows or stored or position):
+                        rows += batch[start:position]
+                        async for output in self._partition(rows, stored, held, state):
+                            yield output
+                        rows, stored = [], None
+                        start = position
+                    last = key
+                rows += batch[start:]
+                if stored is not None:
+                    stored.append(rows)
                     rows = []
-                    start = position
-                last = key
-            rows += batch[start:]
-            await state.breathe()
-        if rows:
-            for output in in_batches(await self._partition(rows, state)):
-                yield output
+                else:
+                    held.resize(batch_bytes(rows))
+                    if held.is_over:
+                        stored = RowBuffer(lambda: self.sorted.codec, state.hold(self.actual))
+                        for part in in_batches(rows):
+                            stored.append(part)
+                        rows = []
+                        held.clear()
+                await state.breathe()
+            if rows or stored:
+                async for output in self._partition(rows, stored, held, state):
+                    yield output
 
-    async def _partition(self, rows: Batch, state: State) -> Batch:
-        """The rows of a partition with the calls' values."""
-        keys = await _for_each(self.order_keys, rows, state) if self.order_by else [()] * len(rows)
-        peers = Peers.from_keys(keys)
+    async def _partition(
+        self, rows: Batch, stored: RowBuffer | None, held: Holding, state: State
+    ) -> AsyncIterator[Batch]:
+        """The rows of a partition with the calls' values.  The rows may lie on disk; what the calls look at does not."""
+        parts: Parts = partial(in_batches, rows)
+        if stored is not None:
+            if rows:
+                stored.append(rows)
+            parts = stored.read
+        columns = await self._columns(parts, held, state)
+        start = 0
+        for part in parts():
+            found = zip(*[column[start : start + len(part)] for column in columns], strict=True)
+            yield [row + values for row, values in zip(part, found, strict=True)]
+            start += len(part)
+        held.clear()
+        if stored is not None:
+            stored.close()
+
+    async def _columns(self, parts: Parts, held: Holding, state: State) -> list[Sequence[Any]]:
+        """The values of each call for the rows of a partition."""
+        keys = await _for_each(self.order_keys, parts, held, state) if self.order_by else []
+        size = len(keys) if self.order_by else sum(map(len, parts()))
+        peers = Peers.from_keys(keys or [()] * size)
         columns: list[Sequence[Any]] = []
         for number, call in enumerate(self.calls):
-            arguments = await _for_each(self.arguments[number], rows, state)
+            arguments = await _for_each(self.arguments[number], parts, held, state)
             needs_frames = isinstance(call.function, AggregateFunction) or call.function.name in USES_FRAME
             chosen: list[Frame] = []
             has_offsets = bool(call.frame) and any(bound[1] is not None for bound in call.frame[1:3])
             if needs_frames or has_offsets:  # row_number() has no use for its frame, but bad offsets are an error
-                values = await _for_each(self.order_values, rows, state) if has_offsets and self.order_by else ()
+                values = await _for_each(self.order_values, parts, held, state) if has_offsets and self.order_by else ()
                 chosen = frames(call.frame, peers, values, self.order_by, state)
             if isinstance(call.function, Function):
-                partition = Partition(len(rows), peers.of, chosen)
+                partition = Partition(size, peers.of, chosen)
                 columns.append(call.function.implementation(partition, *zip(*arguments, strict=True)))
             else:
                 passes = self.filters[number]
-                kept = None if passes is None else await _for_each(passes, rows, state)
+                kept = None if passes is None else await _for_each(passes, parts, held, state)
                 columns.append(await over_frames(call.function, arguments, kept, chosen, state))
             await state.breathe()
-        return [row + values for row, values in zip(rows, zip(*columns, strict=True), strict=True)]
+        return columns
 
 
-async def _for_each(function: Callable[[Batch, State], list[T]], rows: Batch, state: State) -> list[T]:
+async def _for_each(function: Callable[[Batch, State], list[T]], parts: Parts, held: Holding, state: State) -> list[T]:
     """What a function of batches gives for all rows."""
     found: list[T] = []
-    for part in in_batches(rows):
+    for part in parts():
         found += function(part, state)
+        held.resize(held.size_bytes + VALUE_BYTES * len(part))
         await state.breathe()
     return found
 

@@ -23,6 +23,7 @@ from pydistdb.sql.plan.explain_formats import Actual, PlanNode, Style, Value, te
 from pydistdb.sql.plan.explain_gather import Gathered, with_gather
 from pydistdb.sql.plan.explain_shards import shards_note
 from pydistdb.sql.plan.explain_text import ExpressionText
+from pydistdb.sql.plan.explain_usage import usage_group, usage_text
 from pydistdb.sql.plan.expressions import all_relations, conjuncts, free_columns, inputs
 from pydistdb.sql.plan.physical import (
     Apply,
@@ -184,6 +185,10 @@ class Explainer(ExpressionText):
         node.rows = 0 if node.changes_data else max(1, round(self.estimator.rows(relation)))
         node.width = sum(c.type.length if c.type.length > 0 else TEXT_WIDTH for c in top.columns)
         node.actual = actual
+        own = self.actuals.get(id(relation))
+        if own is not None and own.usage is not None:
+            kind = str(node.head[0][1])
+            node.usage_text, node.usage = usage_text(kind, own.usage), usage_group(kind, own.usage)
         node.children = self._children(relation)
         for child in node.children:
             if node.changes_data and child.actual is not None and not child.actual.loops:

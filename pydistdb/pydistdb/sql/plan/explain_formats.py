@@ -33,6 +33,16 @@ class ShardActual:
     seconds: float = 0.0
 
 
+@dataclass(slots=True)
+class Usage:
+    """What a step kept in memory and on disk, at most.  ``method``: how it sorted; ``batches``: in how many parts it hashed."""
+
+    method: str = ""
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    batches: int = 1
+
+
 @dataclass
 class Actual:
     """What a step did: seconds to its first row and to its end, added up over all loops, and its rows."""
@@ -43,6 +53,8 @@ class Actual:
     loops: int = 0
     shards: dict[int, ShardActual] = field(default_factory=dict)
     """Of a scan that was done at several ranges, by range id."""
+    usage: Usage | None = None
+    """Of a step that keeps rows."""
 
 
 @dataclass
@@ -72,6 +84,9 @@ class PlanNode:
     label: str = ""
     """The line above it in text: ``SubPlan 1``, ``CTE c``."""
     changes_data: bool = False
+    usage: Group = field(default_factory=list)
+    """What it kept in memory and on disk, and the same as a line of text."""
+    usage_text: str = ""
     shards: list[tuple[str, ShardActual]] = field(default_factory=list)
     """Of a Gather, under ANALYZE: what was done where."""
 
@@ -118,6 +133,8 @@ def _text_node(node: PlanNode, indent: str, arrow: str, style: Style, output: li
     inner = indent + ("      " if arrow else "  ")
     for name, value in node.properties:
         output.append(f"{inner}{name}: {', '.join(value) if isinstance(value, list) else value}")
+    if style.analyze and node.usage_text:
+        output.append(f"{inner}{node.usage_text}")
     for name, shard in node.shards:
         shown = " ".join(f"{what}={value}" for what, value in _shard(shard, style))
         output.append(f"{inner}{name}: {shown}")
@@ -149,6 +166,8 @@ def groups(node: PlanNode, style: Style, relationship: bool = False) -> Group:
             result += [("Actual Startup Time", fixed(first)), ("Actual Total Time", fixed(total))]
         result += [("Actual Rows", round(rows)), ("Actual Loops", node.actual.loops)]
     result += node.properties
+    if style.analyze:
+        result += node.usage
     if node.shards:
         result.append(("Shards", [[("Shard", name), *_shard(shard, style)] for name, shard in node.shards]))
     if node.children:

@@ -14,6 +14,7 @@ from pydistdb.sql.clock import now_us
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.plan_cache import CachedPlan
+from pydistdb.sql.resources import SessionResources
 from pydistdb.sql.session import login
 from pydistdb.sql.session.activity import SignalBackend
 from pydistdb.sql.session.advisory import AdvisoryKey, SessionAdvisory
@@ -29,7 +30,7 @@ from pydistdb.sql.session.settings import IDENTITY, SessionSettings
 from pydistdb.sql.session.statements import StatementStore
 from pydistdb.sql.session.statistics import ResetStatements, count, log_slow
 from pydistdb.sql.session.transaction import SessionTransaction
-from pydistdb.sql.settings import Setting, find, milliseconds, split_identifiers
+from pydistdb.sql.settings import Setting, find, kilobytes, milliseconds, split_identifiers
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.tasks import sleep
 
@@ -113,6 +114,7 @@ class SessionBase:
         context.database_name = database_name
         context.settings = self.settings.values
         context.extra = self
+        context.resources = self.resources = SessionResources(environment.resources)
         self.settings.show_superuser(role.superuser)
         self._identify()
         self._derive_settings()
@@ -147,6 +149,8 @@ class SessionBase:
         self.log_statement_us = milliseconds(values["log_min_duration_statement"]) * 1_000
         self.log_plan_us = milliseconds(values["auto_explain.log_min_duration"]) * 1_000
         self.transaction.awaits_all_copies = values["proddb.write_ack"] == "all"
+        self.resources.memory_limit_kb = kilobytes(values["proddb.max_query_memory"])
+        self.resources.disk_limit_kb = kilobytes(values["temp_file_limit"])
         self.transaction.past.settle(values, at_start=not self.settled)
         self.settled = True
         self.transaction.trace = self._trace if values["proddb.trace_txn"] == "on" else None

@@ -18,18 +18,17 @@ from pydistdb.sql.api import Field
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.clock import now_us
 from pydistdb.sql.errors import DatabaseError
-from pydistdb.sql.exec.run import work_memory_bytes
+from pydistdb.sql.exec.memory import Holding
+from pydistdb.sql.exec.run import query_resources, work_memory_bytes
 from pydistdb.sql.exec.spill import RowBuffer
 from pydistdb.sql.plan.expressions import all_relations
 from pydistdb.sql.plan.physical import IncrementalSort, TopN
+from pydistdb.sql.resources import QueryResources
 from pydistdb.sql.session.execute import PiecemealExecution, Row
 from pydistdb.sql.tree import Sort
 
 if TYPE_CHECKING:
     from pydistdb.sql.plan_cache import CachedPlan
-
-MAX_KEPT_BYTES = 16 << 30
-"""What a cursor's temporary file may take."""
 
 FORWARD_ONLY_HINT = "Declare it with SCROLL option to enable backward scan."
 
@@ -40,6 +39,8 @@ class _Rows:
     def __init__(self, execution: PiecemealExecution, keep: bool) -> None:
         self._execution = execution
         self._buffer: RowBuffer | None = None
+        self._resources: QueryResources | None = None
+        """What the buffer holds: the query's own end with it."""
         self._starts: list[int] = []
         """The number of the first row of every batch in the buffer."""
         self._first = 1
@@ -58,8 +59,9 @@ class _Rows:
         """From the batch at hand on, keep every row."""
         compiled = self._execution.plan.compiled
         assert compiled is not None
-        limit = work_memory_bytes(self._execution.session.context)
-        self._buffer = RowBuffer(lambda: compiled.root.codec, limit)
+        context = self._execution.session.context
+        self._resources = query_resources(context)
+        self._buffer = RowBuffer(lambda: compiled.root.codec, Holding(self._resources, work_memory_bytes(context)))
         if self._batch:
             self._append(self._first, self._batch)
 
@@ -68,8 +70,6 @@ class _Rows:
         assert buffer is not None
         buffer.append(batch)
         self._starts.append(first)
-        if buffer.file_bytes > MAX_KEPT_BYTES:
-            raise DatabaseError.of("53400", f"a cursor keeps more than {MAX_KEPT_BYTES >> 30} GB of rows")
 
     async def _read(self) -> None:
         batch = await self._execution.next_batch()
@@ -100,6 +100,8 @@ class _Rows:
     async def close(self) -> None:
         self._buffer = None
         self._batch = []
+        if self._resources is not None:
+            self._resources.close()
         await self._execution.close()
 
 

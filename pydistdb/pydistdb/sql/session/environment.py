@@ -16,6 +16,7 @@ from pydistdb.sql.catalog.temporary import Sweeper
 from pydistdb.sql.clock import now_us
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.plan_cache import PlanCache
+from pydistdb.sql.resources import NodeResources
 from pydistdb.sql.session.activity import ClusterActivity
 from pydistdb.sql.session.login import DATABASE_SESSIONS_TOPIC, ROLE_SESSIONS_TOPIC
 from pydistdb.sql.session.notifications import NotificationHub
@@ -70,6 +71,8 @@ class Environment:
     cluster_statements: ClusterStatements = field(init=False)
     sweeper: Sweeper = field(init=False)
     auto_analyze: AutoAnalyze = field(init=False)
+    resources: NodeResources = field(default_factory=NodeResources)
+    """Memory and temporary files of this node's queries."""
     operations: Operations | None = None
     """What operators may do; None where there is no cluster (tests)."""
     log_statement: Callable[[str, str, int], None] | None = None

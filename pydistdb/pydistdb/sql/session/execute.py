@@ -10,8 +10,8 @@ it runs against the transaction's snapshot.  Conflicts that the client need not 
 * SerializationConflict, TransactionAborted: if the statement is a transaction of its own, that is begun anew;
 * KeyExists at commit of an ON CONFLICT statement: it runs again and finds the row.
 
-Once a row has left, nothing can be taken back.  So up to ``HELD_ROWS`` rows wait until the query has ended (and, when
-the statement is a transaction of its own, has committed); only what exceeds that is streamed.
+Once a row has left, nothing can be taken back.  So up to ``HELD_ROWS`` rows, or ``HELD_BYTES``, wait until the query has ended
+(and, when the statement is a transaction of its own, has committed); only what exceeds that is streamed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pydistdb.sql.api import Sink
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.errors import FeatureNotSupported, SerializationFailure
 from pydistdb.sql.exec import RunContext
+from pydistdb.sql.exec.values import batch_bytes
 from pydistdb.sql.kv_errors import database_error
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session.fields import check_same_columns
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 Row = tuple[Any, ...]
 
 HELD_ROWS = 2_000
+HELD_BYTES = 4 << 20
 MAX_RETRIES = 100
 LONGEST_BACKOFF_NS = 50_000_000
 
@@ -259,7 +261,7 @@ class Execution:
             session.checks,
         )
         self._held.clear()
-        held_rows = 0
+        held_rows = held_bytes = 0
         self._batches = plan.compiled.run(run)
         async for batch in self._batches:
             if session.owed_sleep_ns:
@@ -267,9 +269,10 @@ class Execution:
             if batch:
                 self._held.append(batch)
                 held_rows += len(batch)
+                held_bytes += batch_bytes(batch)
                 if plan.writes:
                     await self._effective()
-                if held_rows > enough:
+                if held_rows > enough or held_bytes > HELD_BYTES:
                     return
         self.done = True
         self._batches = None

@@ -101,6 +101,7 @@ class EvalContext:
         "database_name",
         "effects",
         "extra",
+        "resources",
         "role",
         "session_user",
         "settings",
@@ -124,6 +125,8 @@ class EvalContext:
         """The session's CatalogView (for reg* types and catalog functions)."""
         self.extra: Any = None
         """The session, for functions that act on it (set_config, pg_backend_pid)."""
+        self.resources: Any = None
+        """The session's SessionResources: what its queries may keep in memory and on disk."""
         self.effects: Any = None
         """What the row's functions with effects have given, while it may be evaluated again (functions/effects.py)."""
 

@@ -35,6 +35,10 @@ class Record(tuple[Any, ...]):
         record.names = tuple(names) or tuple(f"f{position}" for position in range(1, len(record) + 1))
         return record
 
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """For records that go to disk in the course of a query."""
+        return tuple(self), self.types, self.names
+
 
 _QUOTED_CHARACTERS = frozenset('"\\(), \t\n\r\v\f')
 
