@@ -108,7 +108,7 @@ class GarbageCollector:
                 self._hot.popitem(last=False)
             return
         versions.append(engine_key)
-        if len(versions) < 3:
+        if len(versions) < 3 or _age(versions[1], engine_key) < self._ttl:
             return
         self._raise_threshold()
         for _ in range(MAX_REMOVED_PER_WRITE):
@@ -149,3 +149,8 @@ class GarbageCollector:
         done: Completion[StorageError | None] = Completion()
         self._committer.submit(batch, done.set)
         return await done
+
+
+def _age(engine_key: bytes, younger: bytes) -> Timestamp:
+    """How much younger another version is."""
+    return int.from_bytes(engine_key[-8:], "big") - int.from_bytes(younger[-8:], "big")
