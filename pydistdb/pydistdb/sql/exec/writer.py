@@ -22,9 +22,11 @@ from pydistdb.sql.exec.index_keys import bind_layout
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.violations import duplicate_key
 from pydistdb.sql.exec.writes import ChildEvent, ParentEvent, StatementWrites
-from pydistdb.sql.layout import IndexEntry, IndexLayout, TableLayout
+from pydistdb.sql.layout import ROW_ID, IndexEntry, IndexLayout, TableLayout
 
 ROW_ID_BLOCK = 1_000
+LOAD_BATCHES = 20
+"""Batches of a load that one block of row ids is for: a block costs a durable write."""
 _MISSING: Any = object()
 
 Row = list[Any]
@@ -41,7 +43,7 @@ class RowIds:
         blocks = cls._blocks.setdefault(database, {})
         start, end = blocks.get(table.oid, (0, 0))
         if end - start < count:
-            size = max(ROW_ID_BLOCK, count)
+            size = count * LOAD_BATCHES if count >= ROW_ID_BLOCK else ROW_ID_BLOCK
             start = await database.allocate_ids(b"rowid/%d" % table.oid, size)
             end = start + size
         blocks[table.oid] = (start + count, end)
@@ -103,6 +105,9 @@ class TableWriter:
         if not layout.has_row_id:
             return [layout.primary_key(row) for row in rows]
         ids = await RowIds.take(state.run.database, self.table, len(rows))
+        if not layout.primary.hashed:
+            head, pack = layout.primary.head, ROW_ID.pack
+            return [head + pack(row_id) for row_id in ids]
         return [layout.primary_key(row, row_id) for row, row_id in zip(rows, ids, strict=True)]
 
     def unique_keys(self, row: Row, key: bytes) -> list[tuple[IndexLayout, bytes]]:
