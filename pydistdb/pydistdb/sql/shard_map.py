@@ -38,8 +38,8 @@ class ShardMap:
     def __init__(self, sharding: Sharding, encode: Encode, parse: Callable[[str], Any]) -> None:
         self.sharding = sharding
         self.is_hash = sharding.strategy == "hash"
-        self._encode = encode
-        self._parse = parse
+        self.key = encode
+        """The values as bytes: equal for equal values."""
         self._firsts: list[bytes] = []
         self._listed: dict[bytes, int] = {}
         self._default = NOWHERE
@@ -61,16 +61,16 @@ class ShardMap:
         }[sharding.strategy]
 
     def _by_hash(self, values: Sequence[Any]) -> int:
-        return crc32(self._encode(values)) >> 16
+        return crc32(self.key(values)) >> 16
 
     def _by_range(self, values: Sequence[Any]) -> int:
-        return bisect_right(self._firsts, self._encode(values))
+        return bisect_right(self._firsts, self.key(values))
 
     def _by_list(self, values: Sequence[Any]) -> int:
-        return self._listed.get(self._encode(values), self._default)
+        return self._listed.get(self.key(values), self._default)
 
     def _by_directory(self, values: Sequence[Any]) -> int:
-        encoded = self._encode(values)
+        encoded = self.key(values)
         found = self._listed.get(encoded)
         return crc32(encoded) % len(self.sharding.shards) if found is None else found
 
@@ -84,8 +84,8 @@ class ShardMap:
             last = every[-1] if upper is None else self.number([upper[0]])
             return range(first, last + 1)
         if self.sharding.strategy == "list":
-            least = b"" if lower is None else self._encode([lower[0]])
-            most = b"\xff" if upper is None else self._encode([upper[0]])
+            least = b"" if lower is None else self.key([lower[0]])
+            most = b"\xff" if upper is None else self.key([upper[0]])
             found = {number for value, number in self._listed.items() if least <= value <= most}
             return sorted(found | ({self._default} - {NOWHERE}))
         return every

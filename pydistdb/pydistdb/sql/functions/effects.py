@@ -34,6 +34,8 @@ WAITING = frozenset(
         "decommission",
         "recommission",
         "recover_transactions",
+        "directory_assign",
+        "directory_move",
     )
 )
 """The functions that may have to wait."""

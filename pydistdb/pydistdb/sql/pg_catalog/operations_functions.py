@@ -7,10 +7,13 @@
     SELECT proddb.move_lease(7, 2), proddb.move_replica(7, 2, 4);
     SELECT proddb.recover_transactions();             -- finishes what is in doubt, and tells of it in JSON
     SELECT proddb.set_setting('rebalance.enabled', 'off');
+    SELECT proddb.directory_assign('tenants', '7', 2);  -- rows with this value of the shard column go to shard 2
+    SELECT proddb.directory_move('tenants', '7', 2);    -- and those that are there move
     SELECT proddb.drain(3), proddb.decommission(3), proddb.recommission(3);
 
 They take effect at once and are not undone by ROLLBACK: ranges and nodes are no rows.  Each waits until its deed is done,
-but for the last three, which only begin it (proddb.jobs shows how far they are).
+but for the last three, which only begin it (proddb.jobs shows how far they are).  A directory can be changed by its table's
+owner, too.
 """
 
 from __future__ import annotations
@@ -23,7 +26,11 @@ from pydistdb.kv.api import KVError
 from pydistdb.kv.operations import Operations
 from pydistdb.kv.requests import shown_id
 from pydistdb.kv.txn.recovery import Recovered
+from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.directory import assign
+from pydistdb.sql.catalog.transaction import DdlTransaction, in_own_transaction
 from pydistdb.sql.errors import (
+    ActiveTransaction,
     FeatureNotSupported,
     InsufficientPrivilege,
     InvalidParameterValue,
@@ -188,6 +195,46 @@ def set_setting(context: EvalContext, name: str, value: str) -> Any:
     return _do(context, "set_setting", lambda operations: operations.set(name, value))
 
 
+class _DirectoryEntry(MustAct):
+    """A change of a table's directory, in a transaction of its own."""
+
+    def __init__(self, session: Any, relation: int, key: str, shard: int, *, move: bool) -> None:
+        super().__init__("directory entry")
+        self._session = session
+        self._arguments = relation, key, shard
+        self._move = move
+
+    async def act(self) -> Any:
+        session = self._session
+
+        async def enter(own: DdlTransaction) -> int:
+            own.check_interrupt = session.check_interrupt
+            own.lock_deadline_ns = session.lock_deadline_ns()
+            role = session.identity.current
+            context = DdlContext(own, session.database_name, session.search_path, session.context, role=role)
+            return await assign(context, *self._arguments, move=self._move)
+
+        try:
+            return await in_own_transaction(session.environment.catalog, enter)
+        except KVError as error:
+            raise database_error(error) from error
+
+
+def _enter(context: EvalContext, relation: int, key: str, shard: int, *, move: bool) -> Any:
+    session = active_session(context)
+    if session.transaction.in_block:
+        raise ActiveTransaction("a directory cannot be changed inside a transaction block")
+    return act(context, _DirectoryEntry(session, relation, key, shard, move=move))
+
+
+def directory_assign(context: EvalContext, relation: int, key: str, shard: int) -> Any:
+    return _enter(context, relation, key, shard, move=False)
+
+
+def directory_move(context: EvalContext, relation: int, key: str, shard: int) -> Any:
+    return _enter(context, relation, key, shard, move=True)
+
+
 _RANGE, _NODE = ("range_id", INT8), ("node_id", INT4)
 _register(0, "split_range", (_RANGE,), INT8, split_range)
 _register(1, "split_at", (("relation", REGCLASS), ("key", _TEXT_ARRAY)), INT8, split_at, variadic=True)
@@ -200,3 +247,6 @@ _register(7, "merge_range", (_RANGE,), INT8, merge_range)
 _register(10, "set_setting", (("name", TEXT), ("value", TEXT)), VOID, set_setting)
 _register(8, "merge_at", (("relation", REGCLASS), ("key", _TEXT_ARRAY)), INT8, merge_at, variadic=True)
 _register(9, "recover_transactions", (), JSON, recover_transactions)
+_ENTRY = (("relation", REGCLASS), ("key", TEXT), ("shard", INT4))
+_register(11, "directory_assign", _ENTRY, INT8, directory_assign)
+_register(12, "directory_move", _ENTRY, INT8, directory_move)
