@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from pydistdb.kv import sizes
 from pydistdb.kv.api import Isolation
 from pydistdb.kv.descriptor import NodeState
 from pydistdb.kv.doctor import diagnose, examine
@@ -13,7 +14,7 @@ from pydistdb.kv.placement.directory import Directory
 from pydistdb.kv.placement.hotspots import assess
 from pydistdb.kv.store import Store, StoreConfig
 from pydistdb.kv.survey import RangeReport, Survey
-from pydistdb.tasks import sleep
+from pydistdb.tasks import Scheduler, sleep
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Space, WriteBatch
 
@@ -182,6 +183,24 @@ def test_load_is_counted_where_the_lease_is() -> None:
     assert world.report(right).requests_per_second < 1
 
 
+def test_a_size_that_others_delayed_is_not_kept_the_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Operated(1, 1)
+
+    async def dawdle(scheduler: Scheduler, work_ns: int) -> None:
+        await sleep(scheduler, 20_000_000_000)
+
+    monkeypatch.setattr(sizes, "give_way", dawdle)
+    measured = world.operations[1].surveyor.sizes
+    (replica,) = world.cluster.stores()[0].replicas.values()
+    world.run(measured.refresh([replica]))
+    before = measured.known(1)
+    world.run(world.gateways[1].ingest([(b"\x04new", b"v")]))
+    world.cluster.advance(5)
+    world.run(measured.refresh([replica]))
+    after = measured.known(1)
+    assert before is not None and after is not None and after.keys == before.keys + 1
+
+
 def test_the_doctor_finds_a_replica_that_differs() -> None:
     world = Operated(3)
     world.cluster.advance(5)
@@ -231,6 +250,8 @@ def test_what_is_recommended() -> None:
     assert recommended(make(8500, 1), make(750, 2), make(750, 3)) == [("hot", "split"), ("", ""), ("", "")]
     assert recommended(make(40, 1), make(1, 2))[0] == ("", "")
     assert recommended(make(150, 1), make(100, 2))[0] == ("warm", "")
+    even = [make(180, 1), make(180, 2), make(180, 3), make(0, 1), make(0, 2), make(0, 3)]
+    assert recommended(*even)[0] == ("hot", ""), "no node would be relieved"
     busy = [make(1000, 1), make(400, 1), make(400, 1), make(300, 1), make(10, 2), make(20, 3)]
     assert recommended(*busy)[0] == ("hot", "move its lease to node 2")
     assert recommended(make(5000, 1, keys=1), make(10, 2))[0] == (

@@ -41,6 +41,7 @@ class World:
         self.failed: list[str] = []
         self.served = 0
         self.stopping = False
+        self.slowest_ns = 0
         self.run(self.gateways[1].ingest([(row(number), b"v" * 100) for number in range(KEYS)]))
         self.run(self.gateways[1].split([row(0), row(1_000), row(2_000)]))
         for name, text in (settings or {"range.split_qps": "100"}).items():
@@ -57,6 +58,7 @@ class World:
         """Reads and writes of rows first to last."""
         while not self.stopping:
             key = row(self.rand.randrange(first, last))
+            began_ns = self.cluster.scheduler.now_ns()
             try:
                 transaction = self.gateways[node].begin(Isolation.READ_COMMITTED)
                 transaction.begin_statement()
@@ -65,6 +67,7 @@ class World:
                     transaction.put(key, b"w" * 100)
                     await transaction.commit()
                 self.served += 1
+                self.slowest_ns = max(self.slowest_ns, self.cluster.scheduler.now_ns() - began_ns)
             except KVError as error:
                 self.failed.append(f"{type(error).__name__}: {error}")
             await sleep(self.cluster.scheduler, 1_000_000_000 // per_second)
@@ -112,6 +115,22 @@ def test_a_hot_tenth_is_split_and_spread_by_itself_within_a_minute() -> None:
     splits_then = world.totals()[0]
     world.cluster.advance(30)
     assert world.totals()[0] <= splits_then + 2, "it comes to rest"
+
+
+def test_nobody_waits_long_for_a_split() -> None:
+    """Not 50 ms, network included: each takes its moment at whatever commands are under way."""
+    world = World(settings={"rebalance.enabled": "off"})
+    world.load(0, KEYS, 200)
+    world.cluster.advance(2)
+    world.slowest_ns = 0
+    world.cluster.advance(5)
+    usual_ns, world.slowest_ns = world.slowest_ns, 0
+    before = len(world.reports())
+    for number in range(30):
+        world.run(world.operations[1 + number % 3].split_at(row(50 + 97 * number)))
+    assert len(world.reports()) == before + 30
+    assert 0 < usual_ns <= world.slowest_ns < 50_000_000
+    assert not world.failed
 
 
 def test_a_single_hot_key_is_told_and_not_split_for_ever() -> None:

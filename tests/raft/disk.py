@@ -51,6 +51,9 @@ class Reader:
         self._position = 0
         self.closed = False
 
+    def may_read(self) -> bool:
+        return True
+
     def read(self, max_bytes: int) -> tuple[bytes, bool]:
         assert not self.closed
         chunk = self._data[self._position : self._position + max_bytes]

@@ -97,13 +97,13 @@ class RangeLifecycle(Elections):
                 self.engine.apply([batch])
         finally:
             view.close()
-        log = RangeLog(self.engine, range_id, state, membership_of(descriptor), self._snapshot_slots)
+        log = RangeLog(self.engine, range_id, state, membership_of(descriptor), self.snapshot_budget)
         meta = raft.SnapshotMeta(state.install_index, state.install_term, log.membership)
         self.engine.apply([_last_install_batch(log, descriptor, meta, clock)])
 
     def _add_replica(self, descriptor: RangeDescriptor | None, range_id: RangeId, state: ReplicaState) -> Replica:
         membership = membership_of(descriptor) if descriptor is not None else raft.Membership()
-        log = RangeLog(self.engine, range_id, state, membership, self._snapshot_slots)
+        log = RangeLog(self.engine, range_id, state, membership, self.snapshot_budget)
         self.clock.raise_to(state.clock)
         replica = Replica(self, self._raft_config(state.replica_id), descriptor, log, self.rand)
         self.replicas[range_id] = replica

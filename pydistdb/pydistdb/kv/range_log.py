@@ -34,7 +34,7 @@ from pydistdb.kv.descriptor import (
     ReplicaRole,
     decode_descriptor,
 )
-from pydistdb.kv.snapshot import RangeSnapshotReader, SnapshotSlots
+from pydistdb.kv.snapshot import RangeSnapshotReader, SnapshotBudget
 
 DESCRIPTOR_PREFIX = b"desc/"
 STATE_PREFIX = b"raft/"
@@ -151,7 +151,7 @@ def _role_in(membership: raft.Membership, peer: ReplicaId) -> ReplicaRole:
 class RangeLog:
     """One replica's log and state; implements ``raft.LogStorage``."""
 
-    __slots__ = ("_engine", "_logged", "_slots", "last", "membership", "range_id", "state")
+    __slots__ = ("_budget", "_engine", "_logged", "last", "membership", "range_id", "state")
 
     def __init__(
         self,
@@ -159,10 +159,10 @@ class RangeLog:
         range_id: RangeId,
         state: ReplicaState,
         membership: raft.Membership,
-        slots: SnapshotSlots,
+        budget: SnapshotBudget,
     ) -> None:
         self._engine = engine
-        self._slots = slots
+        self._budget = budget
         self.range_id = range_id
         self.state = state
         self.membership = membership
@@ -216,17 +216,17 @@ class RangeLog:
         return found
 
     def snapshot(self, to: raft.PeerId) -> raft.SnapshotReader | None:
-        if not self._slots.take():
+        if not self._budget.take():
             return None
         view = self._engine.snapshot()
         descriptor = load_descriptor(view, self.range_id)
         state = load_state(view, self.range_id)
         if descriptor is None or state is None or state.installing:
             view.close()
-            self._slots.give_back()
+            self._budget.give_back()
             return None
         meta = raft.SnapshotMeta(state.applied_index, state.applied_term, membership_of(descriptor))
-        return RangeSnapshotReader(view, descriptor, meta, state.clock, self._slots)
+        return RangeSnapshotReader(view, descriptor, meta, state.clock, self._budget)
 
     # --------------------------------------------------------------------------------------------------------- writing
 

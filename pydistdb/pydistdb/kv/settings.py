@@ -51,6 +51,10 @@ SETTINGS: dict[str, Setting] = {
         "s",
         "neighbours that were split by themselves and are small and quiet for so long are merged",
     ),
+    "snapshot.bytes_per_second": Setting(
+        128 << 20, 0, 1 << 40, "B", "a node sends no more than that of the copies that others are to have; 0 stops them"
+    ),
+    "snapshot.cpu_percent": Setting(50, 1, 100, "", "reading such copies takes no more of a node's time"),
     "rebalance.enabled": Setting(
         1, 0, 1, "on", "ranges are split and merged, replicas and leases evened out by themselves"
     ),

@@ -11,6 +11,9 @@ them as one step:
                2. clear the old span and the new one, write the chunks' contents, a few chunks per engine batch
                3. one batch: new descriptor, replica state at i, stage and log removed
 
+How fast chunks are read is up to the sender's node (``SnapshotBudget``; settings ``snapshot.bytes_per_second`` and
+``snapshot.cpu_percent``): repairs and moves must not get into the way of statements.
+
 A crash before 1 leaves the old state and a stage that is thrown away; a crash after it is repaired at start by doing 2
 and 3 (again).  Memory holds a few chunks at a time, whatever the size of the range.
 """
@@ -18,7 +21,8 @@ and 3 (again).  Memory holds a few chunks at a time, whatever the size of the ra
 from __future__ import annotations
 
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from math import inf
 
 import msgspec
 from pydistdb_storage.engine import Snapshot, Space, WriteBatch
@@ -31,6 +35,8 @@ from pydistdb.kv.descriptor import RangeDescriptor, RangeId
 
 STAGE_PREFIX = b"stage/"
 INSTALL_BATCH_CHUNKS = 8
+BURST_SECONDS = 0.25
+"""Longer than Raft takes to ask again (a tick), so that no rate is lost."""
 
 
 class SnapshotChunk(msgspec.Struct, array_like=True):
@@ -89,20 +95,50 @@ def data_spans(descriptor: RangeDescriptor) -> list[tuple[Space, bytes, bytes]]:
     ]
 
 
-class SnapshotSlots:
-    """Bounds how many snapshots a node has open for sending; whoever gets none asks again later."""
+class SnapshotBudget:
+    """What the sending of snapshots may take of a node: so many at a time, bytes a second, part of its time.
 
-    def __init__(self, limit: int) -> None:
+    Two buckets fill up with time, to what ``BURST_SECONDS`` bring, and every chunk is taken out of them afterwards: as long as
+    one of them is in debt no chunk is read.  Nothing is begun while no bytes are allowed at all."""
+
+    def __init__(self, limit: int, now_ns: Callable[[], int]) -> None:
         self._free = limit
+        self._now_ns = now_ns
+        self.bytes_per_second: Callable[[], float] = lambda: inf
+        self.time_share: Callable[[], float] = lambda: 1.0
+        """How much of each second may go into reading snapshots."""
+        self._filled_ns = now_ns()
+        self._bytes = 0.0
+        self._ns = 0.0
+        self.sent_bytes = 0
 
     def take(self) -> bool:
-        if self._free <= 0:
+        """Begin a snapshot, if possible; whoever must not asks again later."""
+        if self._free <= 0 or self.bytes_per_second() <= 0:
             return False
         self._free -= 1
         return True
 
     def give_back(self) -> None:
         self._free += 1
+
+    def allows_more(self) -> bool:
+        """Whether a chunk may be read now."""
+        now_ns = self._now_ns()
+        seconds, self._filled_ns = (now_ns - self._filled_ns) / 1e9, now_ns
+        rate, share = self.bytes_per_second(), self.time_share()
+        self._bytes = min(self._bytes + rate * seconds, rate * BURST_SECONDS) if rate < inf else inf
+        self._ns = min(self._ns + share * seconds * 1e9, share * BURST_SECONDS * 1e9)
+        return rate > 0 and self._bytes >= 0 and self._ns >= 0
+
+    def spend(self, size: int, ns: int) -> None:
+        """Pay for a chunk."""
+        self.sent_bytes += size
+        self._bytes -= size
+        self._ns -= ns
+
+    def now_ns(self) -> int:
+        return self._now_ns()
 
 
 class RangeSnapshotReader:
@@ -114,10 +150,10 @@ class RangeSnapshotReader:
         descriptor: RangeDescriptor,
         meta: raft.SnapshotMeta,
         clock: Timestamp,
-        slots: SnapshotSlots,
+        budget: SnapshotBudget,
     ) -> None:
         self._view: Snapshot | None = view
-        self._slots = slots
+        self._budget = budget
         self._descriptor: RangeDescriptor | None = descriptor
         self._meta = meta
         self._clock = clock
@@ -128,7 +164,11 @@ class RangeSnapshotReader:
     def meta(self) -> raft.SnapshotMeta:
         return self._meta
 
+    def may_read(self) -> bool:
+        return self._budget.allows_more()
+
     def read(self, max_bytes: int) -> tuple[bytes, bool]:
+        begun_ns = self._budget.now_ns()
         chunk = SnapshotChunk(self._descriptor, [], self._clock)
         self._descriptor = None
         row = self._ahead
@@ -137,14 +177,16 @@ class RangeSnapshotReader:
             max_bytes -= len(row[1]) + len(row[2]) + 8
             row = next(self._rows, None)
         self._ahead = row
-        return encode_chunk(chunk), row is None
+        data = encode_chunk(chunk)
+        self._budget.spend(len(data), self._budget.now_ns() - begun_ns)
+        return data, row is None
 
     def close(self) -> None:
         if self._view is not None:
             self._rows.close()
             self._view.close()
             self._view = None
-            self._slots.give_back()
+            self._budget.give_back()
 
 
 def _rows(view: Snapshot, descriptor: RangeDescriptor) -> Generator[tuple[int, bytes, bytes], None, None]:

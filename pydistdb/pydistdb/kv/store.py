@@ -85,6 +85,9 @@ class Store(MultiRaft):
         super().__init__(node, engine, scheduler, clock, transport, committer, rand, config)
         self.directory = Directory(self)
         self.membership = Membership(self, self.directory, addresses)
+        settings = self.membership.settings
+        self.snapshot_budget.bytes_per_second = lambda: settings.value("snapshot.bytes_per_second")
+        self.snapshot_budget.time_share = lambda: settings.value("snapshot.cpu_percent") / 100
         self.queue = ReplicateQueue(self, self.membership)
         self.merger = Merger(self)
         self.cluster_hooks = _Hooks(self)

@@ -39,7 +39,7 @@ from pydistdb.kv.hlc import HybridClock
 from pydistdb.kv.liveness import Liveness
 from pydistdb.kv.replica import Replica
 from pydistdb.kv.snapshot import (
-    SnapshotSlots,
+    SnapshotBudget,
 )
 from pydistdb.kv.store_config import ClusterHooks, Metrics, RangeObserver, StoreConfig
 from pydistdb.kv.transport import (
@@ -93,7 +93,7 @@ class StoreBase:
         )
         self._by_start: SortedDict = SortedDict()
         self._start_of: dict[RangeId, bytes] = {}
-        self._snapshot_slots = SnapshotSlots(self.config.snapshots_at_once)
+        self.snapshot_budget = SnapshotBudget(self.config.snapshots_at_once, scheduler.now_ns)
         self._handlers: dict[type[Message], Handler] = {}
         self._dirty: dict[Replica, None] = {}
         self._active: dict[Replica, None] = {}

@@ -14,6 +14,8 @@ A chunk out of order is dropped and answered with the number that was expected; 
 the first time, later by a timer).  Every attempt has its own ``stream`` number, so chunks of an abandoned one can't be
 mixed in.  A receiver that has lost its staging (a restart) expects 0; if nothing moves until the timer runs out the
 leader starts over.
+
+The reader sets the pace: while it holds back (``may_read``) no chunk is asked of it, and every tick tries again.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ def pump_snapshot(state: State, progress: Progress) -> None:
     sender = progress.sender
     assert sender is not None, "a follower in SNAPSHOT state has a sender"
     config = state.config
-    while not sender.all_read and len(sender.unacked) < config.max_snapshot_chunks_inflight:
+    room = config.max_snapshot_chunks_inflight
+    while not sender.all_read and len(sender.unacked) < room and sender.reader.may_read():
         data, done = sender.reader.read(config.snapshot_chunk_bytes)
         chunk = (sender.next_number, data, done)
         sender.next_number += 1
@@ -101,6 +104,7 @@ def tick_snapshot(state: State, progress: Progress) -> None:
     sender = progress.sender
     if sender is None:
         return
+    pump_snapshot(state, progress)  # the reader may have held back
     sender.idle_ticks += 1
     if sender.idle_ticks < state.config.snapshot_resend_ticks:
         return

@@ -25,6 +25,9 @@ class SnapshotReader(Protocol):
     def meta(self) -> SnapshotMeta:
         """Tell the index, term and membership that the copy stands for."""
 
+    def may_read(self) -> bool:
+        """Tell whether the next chunk may be read now; if not, the node asks again with its next tick."""
+
     def read(self, max_bytes: int) -> tuple[bytes, bool]:
         """Return the next chunk (about ``max_bytes``), and whether it was the last one."""
 

@@ -4,8 +4,9 @@ A range is *hot* if it gets more than ``HOT_FACTOR`` times the requests that the
 beyond ``WARM_FACTOR``; below ``LEAST_RATE`` requests per second nothing is.  What is recommended, first match:
 
 1. a range above ``LARGE_BYTES``: split;
-2. a hot range that makes up most of its node's load: split, if it has a row boundary inside; a single key cannot be split;
-3. a hot range on a node that is busier than another one with a voter of it: move the lease there.
+2. a hot range on a node that is not busier than the nodes are on average: nothing;
+3. a hot range that makes up most of its node's load: split, if it has a row boundary inside; a single key cannot be split;
+4. a hot range on a node that is busier than another one with a voter of it: move the lease there.
 
 Example: rates 8,500, 750, 750 on three nodes.  The others' mean is 750, so the first is hot; all of its node's load is
 its own: split it.
@@ -60,6 +61,8 @@ def _assess(
         return Assessment(share, heat, "one key gets most of it: a split does not help")
     if heat != "hot":
         return Assessment(share, heat)
+    if len(load) > 1 and load[report.leader] <= _BUSIER * sum(load.values()) / len(load):
+        return Assessment(share, heat)  # the nodes share the load already
     if rate > _MOST_OF_NODE * load[report.leader]:
         if report.keys is None or report.keys > 1:
             return Assessment(share, heat, "split")
