@@ -1,44 +1,19 @@
-"""``python -m tests.tpch``: take PostgreSQL's answers, or compare a server's with them."""
+"""``python -m tests.tpch``: take PostgreSQL's answers, or compare a server's with them.
+
+``--compare`` (``make tpch``) starts PyDistDB and PostgreSQL 15, runs every query on both, and writes the ratios of their times
+into docs/benchmarks.md, with the bytes sent between nodes if there are several (``--nodes 3``).
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import psycopg
 
-from tests.tpch import HERE, QUERIES, SCALE, SCHEMA, TABLES, answer, generate
-
-Connection = psycopg.Connection[tuple[object, ...]]
-
-
-def load(connection: Connection, scale: float) -> None:
-    for table in reversed(TABLES):
-        connection.execute(f"DROP TABLE IF EXISTS {table}")
-    for statement in SCHEMA.split(";"):
-        if statement.strip():
-            connection.execute(statement)
-    with TemporaryDirectory() as folder:
-        for table, data in generate(Path(folder), scale).items():
-            with connection.cursor().copy(f"COPY {table} FROM STDIN (FORMAT csv)") as copy:
-                copy.write(data)
-    connection.execute("ANALYZE")
-
-
-def run(connection: Connection, text: str) -> list[str]:
-    """The rows as text: the simple protocol sends them so."""
-    with psycopg.RawCursor(connection) as cursor:
-        cursor.execute(text.encode())
-        result = cursor.pgresult
-        assert result is not None
-        rows: list[str] = []
-        for row in range(result.ntuples):
-            cells = [result.get_value(row, column) for column in range(result.nfields)]
-            rows.append("|".join(["NULL" if cell is None else bytes(cell).decode() for cell in cells]))
-        return rows
+from tests.tpch import HERE, QUERIES, SCALE, answer
+from tests.tpch.compare import compare, load, run
 
 
 def main() -> int:
@@ -47,7 +22,11 @@ def main() -> int:
     parser.add_argument("--url", help="compare this server's answers with those")
     parser.add_argument("--scale", type=float, default=SCALE)
     parser.add_argument("--loaded", action="store_true", help="the tables are there already")
+    parser.add_argument("--compare", action="store_true", help="start both systems and compare their times")
+    parser.add_argument("--nodes", type=int, default=1, help="of PyDistDB, with --compare")
     given = parser.parse_args()
+    if given.compare:
+        return compare(given.scale, given.nodes)
     failures = 0
     with psycopg.connect(given.postgres or given.url, autocommit=True) as connection:
         if not given.loaded:

@@ -10,7 +10,7 @@ from pydistdb_tools.local_cluster import stop_cluster
 
 from tests.cluster.conftest import make_cluster
 from tests.tpch import QUERIES, SCALE, answer
-from tests.tpch.__main__ import Connection, load, run
+from tests.tpch.compare import Connection, load, run
 
 
 @pytest.fixture(scope="module")

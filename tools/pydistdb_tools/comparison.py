@@ -11,40 +11,25 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import pwd
 import re
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 
-from pydistdb_tools.local_cluster import LocalCluster, free_base_port, plan_cluster, start_cluster, stop_cluster
+from pydistdb_tools import comparison_queries as queries
+from pydistdb_tools.comparison_systems import POSTGRES_BIN, Target, alternate, postgres, pydistdb, run
+from pydistdb_tools.local_cluster import free_base_port
 
-POSTGRES_BIN = Path("/usr/lib/postgresql/15/bin")
 PAGE = Path("docs/benchmarks.md")
 BEGIN_MARK, END_MARK = "<!-- figures: begin -->", "<!-- figures: end -->"
 COPY_ROWS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A running system that psql and pgbench reach on a loopback port."""
-
-    name: str
-    port: int
-    processes: Callable[[], list[int]]
-
-    @property
-    def url(self) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,102 +47,13 @@ class Row:
         return "" if not self.theirs else f"{self.ours / self.theirs:.2f}"
 
 
-# ---------------------------------------------------------------------------------------------------------- systems
-
-
-def _as_postgres(command: list[str]) -> list[str]:
-    """PostgreSQL refuses to run as root."""
-    return (
-        ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", *command] if os.geteuid() == 0 else command
-    )
-
-
-def _run(command: list[str], **options: object) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", **options)  # type: ignore[call-overload]
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    return str(done.stdout)
-
-
-class Postgres:
-    """PostgreSQL servers under one temporary folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.running: list[Path] = []
-        if os.geteuid() == 0:
-            account = pwd.getpwnam("postgres")
-            os.chown(folder, account.pw_uid, account.pw_gid)
-        folder.chmod(0o755)
-
-    def start_primary(self, port: int, standbys: int = 0) -> Target:
-        data = self.folder / f"primary{port}"
-        _run(_as_postgres([str(POSTGRES_BIN / "initdb"), "-D", str(data), "-A", "trust", "--locale=C.UTF-8"]))
-        settings = {"shared_buffers": "1GB", "max_wal_size": "4GB"}
-        self._start(data, port, settings)
-        names = [f"standby{number}" for number in range(1, standbys + 1)]
-        for number, name in enumerate(names, 1):
-            self._add_standby(port, port + number, name)
-        if names:
-            with psycopg.connect(f"host=127.0.0.1 port={port} user=postgres", autocommit=True) as connection:
-                connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 ({', '.join(names)})'")
-                connection.execute("SELECT pg_reload_conf()")
-        return Target("PostgreSQL 15", port, lambda: [])
-
-    def _add_standby(self, primary_port: int, port: int, name: str) -> None:
-        data = self.folder / name
-        backup = [str(POSTGRES_BIN / "pg_basebackup"), "-h", "127.0.0.1", "-p", str(primary_port), "-U", "postgres"]
-        _run(_as_postgres([*backup, "-D", str(data), "-R", "-c", "fast"]))
-        connection = f"host=127.0.0.1 port={primary_port} user=postgres application_name={name}"
-        self._start(data, port, {"primary_conninfo": f"'{connection}'"})
-
-    def _start(self, data: Path, port: int, settings: dict[str, str]) -> None:
-        lines = [f"port = {port}", "listen_addresses = '127.0.0.1'", f"unix_socket_directories = '{self.folder}'"]
-        lines += [f"{name} = {value}" for name, value in settings.items()]
-        with open(data / "postgresql.auto.conf", "a") as file:
-            file.write("\n".join(lines) + "\n")
-        log = str(data) + ".log"
-        try:
-            _run(_as_postgres([str(POSTGRES_BIN / "pg_ctl"), "-D", str(data), "-l", log, "-w", "start"]), timeout=120)
-        except RuntimeError as error:
-            raise RuntimeError(f"{error}\n{Path(log).read_text()}") from None
-        self.running.append(data)
-
-    def stop(self) -> None:
-        for data in reversed(self.running):
-            stop = [str(POSTGRES_BIN / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop"]
-            subprocess.run(_as_postgres(stop), capture_output=True, cwd="/")
-        self.running.clear()
-
-
-@contextmanager
-def _postgres(port: int, standbys: int = 0) -> Iterator[Target]:
-    with tempfile.TemporaryDirectory(prefix="pydistdb-bench-pg-", ignore_cleanup_errors=True) as folder:
-        servers = Postgres(Path(folder))
-        try:
-            yield servers.start_primary(port, standbys)
-        finally:
-            servers.stop()
-
-
-@contextmanager
-def _pydistdb(port: int, nodes: int) -> Iterator[tuple[Target, LocalCluster]]:
-    with tempfile.TemporaryDirectory(prefix="pydistdb-bench-", ignore_cleanup_errors=True) as folder:
-        cluster = plan_cluster(Path(folder) / "cluster", nodes, nodes, port)
-        try:
-            start_cluster(cluster, lambda message: None)
-            yield Target("PyDistDB", port, lambda: [node.pid for node in cluster.nodes]), cluster
-        finally:
-            stop_cluster(cluster, lambda message: None)
-
-
 # --------------------------------------------------------------------------------------------------------- workloads
 
 
 def _pgbench(target: Target, *options: str) -> float:
     """Transactions per second, without the time to connect; raises if any transaction failed."""
     base = [str(POSTGRES_BIN / "pgbench"), "-h", "127.0.0.1", "-p", str(target.port), "-U", "postgres", "-n"]
-    output = _run([*base, *options, "postgres"])
+    output = run([*base, *options, "postgres"])
     failed = re.search(r"number of failed transactions: (\d+)", output)
     if failed and failed.group(1) != "0":
         raise RuntimeError(f"{target.name}: {failed.group(0)}")
@@ -169,7 +65,7 @@ def _pgbench(target: Target, *options: str) -> float:
 
 def _load(target: Target, scale: int) -> None:
     base = [str(POSTGRES_BIN / "pgbench"), "-h", "127.0.0.1", "-p", str(target.port), "-U", "postgres"]
-    _run([*base, "-i", "-q", "-s", str(scale), "postgres"])
+    run([*base, "-i", "-q", "-s", str(scale), "postgres"])
     _check_sums(target)
 
 
@@ -183,14 +79,6 @@ def _check_sums(target: Target) -> None:
         ]
     if rows[0] != rows[1] or rows[2] != rows[3]:
         raise RuntimeError(f"{target.name}: the sums disagree: {rows}")
-
-
-def _alternate(ours: Target, theirs: Target, rounds: int, measure: Callable[[Target], float]) -> tuple[float, float]:
-    first, second = [], []
-    for _ in range(rounds):
-        first.append(measure(ours))
-        second.append(measure(theirs))
-    return statistics.median(first), statistics.median(second)
 
 
 def _copy_rate(target: Target, data: Path) -> float:
@@ -250,8 +138,8 @@ def _one_node(rounds: int, seconds: int, scale: int, say: Callable[[str], None])
     rows = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pydistdb-bench-data-")))
-        theirs = stack.enter_context(_postgres(free_base_port(6433, 1)))
-        ours, _ = stack.enter_context(_pydistdb(free_base_port(6533, 1), 1))
+        theirs = stack.enter_context(postgres(free_base_port(6433, 1)))
+        ours, _ = stack.enter_context(pydistdb(free_base_port(6533, 1), 1))
         rows.append(Row("memory of a fresh node", _resident_megabytes(ours.processes()[0]), None, "MB", "< 120"))
         say(f"loading pgbench -i -s {scale}")
         for target in (ours, theirs):
@@ -264,35 +152,60 @@ def _one_node(rounds: int, seconds: int, scale: int, say: Callable[[str], None])
         ):
             say(name)
             load = [*options, "-c", "8", "-j", "2", "-T", str(seconds)]
-            pair = _alternate(ours, theirs, rounds, lambda target, load=load: _pgbench(target, *load))  # type: ignore[misc]
+            pair = alternate(ours, theirs, rounds, lambda target, load=load: _pgbench(target, *load))  # type: ignore[misc]
             rows.append(Row(name, *pair, "tps", floor))
         _check_sums(ours)
         data = _copy_file(folder)
         say("COPY and scan")
-        pair = _alternate(ours, theirs, rounds, lambda target: _copy_rate(target, data))
+        pair = alternate(ours, theirs, rounds, lambda target: _copy_rate(target, data))
         rows.append(Row("COPY 1,000,000 rows (bigint, int, float8, text)", *pair, "rows/s", "0.15"))
         rows.append(
-            Row("`count(*), sum(v)` of those rows", *_alternate(ours, theirs, rounds, _scan_rate), "rows/s", "0.05")
+            Row("`count(*), sum(v)` of those rows", *alternate(ours, theirs, rounds, _scan_rate), "rows/s", "0.05")
         )
+        rows += _queries(ours, theirs, rounds, say)
     return rows
+
+
+def _queries(ours: Target, theirs: Target, rounds: int, say: Callable[[str], None]) -> list[Row]:
+    """Times, so that a ratio above 1 is slower; the others are rates."""
+    say("analytical queries")
+    for target in (ours, theirs):
+        queries.load(target)
+    rows = []
+    for name, floor, text in queries.QUERIES:
+        pair = alternate(ours, theirs, rounds, lambda target, text=text: queries.milliseconds(target, text))  # type: ignore[misc]
+        rows.append(Row(name, *pair, "ms", floor))
+    name, floor, _ = queries.RANGE
+    rows.append(Row(name, *alternate(ours, theirs, rounds, queries.range_milliseconds), "ms", floor))
+    return rows
+
+
+def _only_queries(rounds: int, say: Callable[[str], None]) -> list[Row]:
+    """The analytical ones on systems of their own."""
+    with postgres(free_base_port(6433, 1)) as theirs, pydistdb(free_base_port(6533, 1), 1) as (ours, _):
+        return _queries(ours, theirs, rounds, say)
 
 
 def _three_nodes(rounds: int, seconds: int, scale: int, say: Callable[[str], None]) -> list[Row]:
     rows = []
     with ExitStack() as stack:
-        ours, _ = stack.enter_context(_pydistdb(free_base_port(6533, 3), 3))
+        ours, _ = stack.enter_context(pydistdb(free_base_port(6533, 3), 3))
         say("idle cluster")
         rows.append(Row("idle three-node cluster, CPU", _idle_cpu_percent(ours, 20), None, "% of a core", "< 3"))
-        theirs = stack.enter_context(_postgres(free_base_port(6433, 3), standbys=2))
+        theirs = stack.enter_context(postgres(free_base_port(6433, 3), standbys=2))
         say(f"loading pgbench -i -s {scale} on three nodes")
         for target in (ours, theirs):
             _load(target, scale)
         load = ["-M", "prepared", "-c", "8", "-j", "2", "-T", str(seconds)]
         name = "TPC-B `-M prepared -c 8`, three nodes RF 3 / two synchronous standbys"
         say(name)
-        rows.append(Row(name, *_alternate(ours, theirs, rounds, lambda t: _pgbench(t, *load)), "tps", "0.3"))
+        rows.append(Row(name, *alternate(ours, theirs, rounds, lambda t: _pgbench(t, *load)), "tps", "0.3"))
         _check_sums(ours)
     return rows
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def _table(rows: list[Row], rounds: int, seconds: int, scale: int) -> str:
@@ -305,26 +218,27 @@ def _table(rows: list[Row], rounds: int, seconds: int, scale: int) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        theirs = "" if row.theirs is None else f"{row.theirs:,.0f}"
-        ours = f"{row.ours:,.0f}" if row.ours >= 100 else f"{row.ours:.1f}"
+        theirs = "" if row.theirs is None else _figure(row.theirs)
+        ours = _figure(row.ours)
         lines.append(f"| {row.workload} | {ours} | {theirs} | {row.unit} | {row.ratio} | {row.floor} |")
     return "\n".join(lines)
 
 
-def _write_page(table: str) -> None:
-    text = PAGE.read_text() if PAGE.exists() else f"# Benchmarks\n\n{BEGIN_MARK}\n{END_MARK}\n"
-    before, _, rest = text.partition(BEGIN_MARK)
-    _, _, after = rest.partition(END_MARK)
+def write_page(table: str, begin_mark: str = BEGIN_MARK, end_mark: str = END_MARK) -> None:
+    """Put a table between two marks of the page."""
+    text = PAGE.read_text() if PAGE.exists() else f"# Benchmarks\n\n{begin_mark}\n{end_mark}\n"
+    before, _, rest = text.partition(begin_mark)
+    _, _, after = rest.partition(end_mark)
     PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(f"{before}{BEGIN_MARK}\n{table}\n{END_MARK}{after}")
+    PAGE.write_text(f"{before}{begin_mark}\n{table}\n{end_mark}{after}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=15, help="of each run")
+    parser.add_argument("--seconds", type=int, default=12, help="of each run")
     parser.add_argument("--scale", type=int, default=10)
-    parser.add_argument("--only", choices=["one", "three"])
+    parser.add_argument("--only", choices=["one", "three", "queries"])
     arguments = parser.parse_args()
     if not (POSTGRES_BIN / "initdb").exists() or not shutil.which("psql"):
         print("make bench needs PostgreSQL 15: apt-get install postgresql-15", file=sys.stderr)
@@ -335,14 +249,16 @@ def main() -> int:
         print(f"[{time.monotonic() - started:6.0f} s] {text}", file=sys.stderr, flush=True)
 
     rows: list[Row] = []
-    if arguments.only != "three":
+    if arguments.only == "queries":
+        rows += _only_queries(arguments.rounds, say)
+    if arguments.only not in ("three", "queries"):
         rows += _one_node(arguments.rounds, arguments.seconds, arguments.scale, say)
-    if arguments.only != "one":
+    if arguments.only not in ("one", "queries"):
         rows += _three_nodes(arguments.rounds, arguments.seconds, arguments.scale, say)
     table = _table(rows, arguments.rounds, arguments.seconds, arguments.scale)
     print(table)
     if arguments.only is None:
-        _write_page(table)
+        write_page(table)
     return 0
 
 
