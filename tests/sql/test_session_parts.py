@@ -238,6 +238,10 @@ def test_prepared_statements_that_read_much_are_planned_for_their_values() -> No
     assert "$1" not in lines(1) and plan.gains_by_values and not session.plans.for_values(plan, (1,)).gains_by_values
     assert client.rows("execute p (1)") == ["10800|64801200"]
     assert client.rows("execute p (19)") == ["1|19"] and client.rows("execute p (null)") == ["0|NULL"]
+    client.execute("prepare o (int) as select id, v from t where v > $1")
+    client.execute("prepare other (int) as select id, v from t where v > $1 or kind = 3")
+    assert not session.names.statement("o").plan.gains_by_values, "there is nothing to choose"
+    assert session.names.statement("other").plan.gains_by_values, "there is another index"
     client.execute(
         "set plan_cache_mode = force_generic_plan; prepare q (int) as select count(*) from t where v + $1 = 5"
     )

@@ -21,7 +21,6 @@ from pydistdb.sql.catalog.descriptors import Index, Sharding, Table
 from pydistdb.sql.plan.cost import ROW_COST, SECONDARY_ROW_COST, SORT_ROW_COST, START_COST
 from pydistdb.sql.plan.estimate import RANGE_SELECTIVITY, TWO_SIDED_SELECTIVITY, Estimator, array_length
 from pydistdb.sql.plan.expressions import (
-    all_relations,
     columns_of,
     conjoin,
     conjuncts,
@@ -30,16 +29,13 @@ from pydistdb.sql.plan.implication import implied
 from pydistdb.sql.plan.inverted import inverted_access
 from pydistdb.sql.plan.matching import Keys, Match, is_unusable, matches
 from pydistdb.sql.plan.physical import Access, TableScan, Term
-from pydistdb.sql.tree import BooleanTest, ColumnRef, Const, Expr, Or, Rel, Scan
+from pydistdb.sql.tree import BooleanTest, ColumnRef, Const, Expr, Or, Scan
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.known import BOOL
 
 MOST_ARMS = 20
 MOST_POINTS = 20_000
 """An IN list that spans more keys than this is checked row by row."""
-
-CUSTOM_PLAN_COST = 10_000.0
-"""What is expected to read so much (some 6 ms) is planned for its literals each time."""
 
 OrderKey = tuple[int, bool, bool]
 """(column id, descending, nulls first)"""
@@ -368,13 +364,3 @@ def _covers(index: Index, scan: Scan) -> bool:
         return False
     held = {*index.include, *(column.column for column in index.columns if not column.expression)}
     return held.issuperset(scan.numbers)
-
-
-def literals_may_matter(root: Rel) -> bool:
-    """Whether another plan might be found if it were known what the parameters are: what a partial index's predicate or
-    an index expression says of constants, a plan for any value cannot make use of; and where much is read, planning
-    by the statistics of the very values costs little beside it."""
-    scans = [part for part in all_relations(root) if isinstance(part, TableScan)]
-    if sum(scan.cost for scan in scans if not scan.access.is_point) > CUSTOM_PLAN_COST:
-        return True
-    return any(not scan.access.is_point and any(not index.is_plain for index in scan.table.indexes) for scan in scans)

@@ -21,8 +21,8 @@ from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import compile_plan
 from pydistdb.sql.plan import disabled_ways
 from pydistdb.sql.plan import plan as make_plan
-from pydistdb.sql.plan.access import literals_may_matter
 from pydistdb.sql.plan.expressions import changed_table, rewrite_relation_expressions
+from pydistdb.sql.plan.literals import literals_may_matter
 from pydistdb.sql.plan_cache import MAX_CACHED_TEXT_BYTES, CachedPlan
 from pydistdb.sql.session.fields import fields_of, utility_fields
 from pydistdb.sql.statements import Execute, Fetch, Utility

@@ -130,9 +130,9 @@ def _rounded(value: float, digits: int, context: EvalContext) -> str:
 def format_float8(value: float, context: EvalContext | None) -> str:
     if context is not None and context.settings.get("extra_float_digits") not in _EXACT:
         return _rounded(value, 15, context)
-    text = repr(value)
-    if text.endswith(".0") and len(text) <= 16:
-        return text[:-2]
+    if 1e-4 <= value < 1e15 or -1e15 < value <= -1e-4 or value == 0:  # Python and Postgres write these alike
+        text = repr(value)
+        return text[:-2] if text[-2:] == ".0" else text
     if value != value:
         return "NaN"
     if math.isinf(value):
