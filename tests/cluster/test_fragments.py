@@ -108,3 +108,101 @@ def test_cancelled_in_the_middle(filled: LocalCluster) -> None:
             connection.execute("SELECT (SELECT count(*) FROM t AS b WHERE b.v > a.v AND b.id <> a.id) FROM t AS a")
         assert time.monotonic() - begun < 3
         assert connection.execute("SELECT count(*) FROM t").fetchone() == (ROWS,)
+
+
+@pytest.fixture(scope="module")
+def sharded(filled: LocalCluster) -> LocalCluster:
+    """``users`` and ``orders`` sharded by the user, ``visits`` by something else, ``city`` small."""
+    with psycopg.connect(filled.nodes[0].url, autocommit=True) as connection:
+        for text in (
+            "CREATE TABLE users (user_id int8 PRIMARY KEY, name text, city int, age int) SHARD BY HASH (user_id) SHARDS 3",
+            "CREATE TABLE orders (id int8, user_id int8, amount numeric(9,2), note text, PRIMARY KEY (user_id, id)) "
+            "SHARD BY HASH (user_id) SHARDS 3",
+            "CREATE TABLE visits (id int8 PRIMARY KEY, user_id int8, city int) SHARD BY HASH (id) SHARDS 5",
+            "CREATE TABLE city (city int PRIMARY KEY, label text)",
+            "INSERT INTO users SELECT g, 'user ' || g, g % 20, 18 + g % 60 FROM generate_series(1, 10000) g",
+            "INSERT INTO orders SELECT g, 1 + g * 7919 % 10000, g % 1000 / 4.0, 'a note to order ' || g "
+            "FROM generate_series(1, 30000) g",
+            "INSERT INTO visits SELECT g, g % 10000, g % 23 FROM generate_series(1, 10000) g",
+            "INSERT INTO city SELECT g, 'city ' || g FROM generate_series(0, 19) g",
+            "ANALYZE",
+        ):
+            connection.execute(text)
+    time.sleep(4)  # leases spread
+    return filled
+
+
+def sum_of(explained: object) -> int:
+    """The bytes that all shards have received and sent."""
+    return sum(map(int, re.findall(r"'bytes': (\d+)", str(explained))))
+
+
+JOIN = "users u JOIN orders o ON u.user_id = o.user_id"
+
+
+def test_collocated_joins_move_a_hundredth_of_the_rows(sharded: LocalCluster) -> None:
+    query = f"SELECT u.city, count(*), sum(o.amount) FROM {JOIN} GROUP BY u.city ORDER BY 1"
+    for node in sharded.nodes:
+        with psycopg.connect(node.url, autocommit=True) as connection:
+            rows = connection.execute(query).fetchall()
+            analyzed = connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}").fetchone()
+            shipped = sum_of(connection.execute("EXPLAIN (ANALYZE, FORMAT JSON) SELECT * FROM users").fetchone())
+            shipped += sum_of(connection.execute("EXPLAIN (ANALYZE, FORMAT JSON) SELECT * FROM orders").fetchone())
+            connection.execute("SET enable_shardjoin = off")
+            assert connection.execute(query).fetchall() == rows
+        print(f"{sum_of(analyzed)} bytes instead of {shipped}")
+        assert 0 < sum_of(analyzed) <= shipped / 100
+
+
+def test_joins_say_where_they_are_done(sharded: LocalCluster) -> None:
+    with psycopg.connect(sharded.nodes[1].url, autocommit=True) as connection:
+        notices: list[str] = []
+        connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
+        connection.execute("SET proddb.trace = on")
+        for query, expected in (
+            (f"SELECT u.city, count(*) FROM {JOIN} GROUP BY 1", "collocated join, partial aggregate, 3 shards"),
+            (
+                f"SELECT u.name, count(o.id) c FROM {JOIN} GROUP BY u.user_id ORDER BY c DESC LIMIT 10",
+                "collocated join, whole groups, top-N, 3 shards",
+            ),
+            (
+                "SELECT c.label, count(*) FROM visits JOIN city c USING (city) GROUP BY 1",
+                "broadcast join, partial aggregate, 6",
+            ),
+        ):
+            connection.execute(query)
+            assert re.fullmatch(rf"\[Distributed query, {expected}.* queried\] \[\d+ ms\]", notices[-1]), notices[-1]
+        connection.execute("SELECT * FROM users WHERE user_id = 12345")
+        assert notices[-1].startswith("[Single-shard query, 1 shard queried] [")
+        plan = "\n".join(
+            line for (line,) in connection.execute(f"EXPLAIN SELECT u.city, avg(o.amount) FROM {JOIN} GROUP BY 1")
+        )  # type: ignore[misc]
+        assert "Strategy: collocated join, partial aggregate" in plan
+        assert re.search(r"Shards: Range \d+ \(node \d\), Range \d+ \(node \d\), Range \d+ \(node \d\)", plan)
+        assert re.search(
+            r"Shard Query: SELECT u.city, sum\(o.amount\) AS partial_sum, count\(o.amount\) AS partial_count", plan
+        )
+
+
+def test_ranges_split_and_move_under_a_join(sharded: LocalCluster) -> None:
+    query = f"SELECT count(*), sum(o.amount), count(DISTINCT u.user_id) FROM {JOIN}"
+    with psycopg.connect(sharded.nodes[0].url, autocommit=True) as connection:
+        expected = connection.execute(query).fetchall()
+        stop = threading.Event()
+        answers: list[object] = []
+
+        def read() -> None:
+            with psycopg.connect(sharded.nodes[2].url, autocommit=True) as other:
+                while not stop.is_set():
+                    answers.append(other.execute(query).fetchall())
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            for number in (100, 5_000, 9_000):
+                connection.execute(f"SELECT proddb.split_at('orders', '{number}')")
+                time.sleep(0.3)
+        finally:
+            stop.set()
+            reader.join()
+        assert answers and all(answer == expected for answer in answers)

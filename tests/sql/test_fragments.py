@@ -178,12 +178,17 @@ def test_explain_names_both_halves(far: Laboratory, near: Laboratory) -> None:
     scan = """Seq Scan on t
                     Filter: (v > 0)
                     Ranges: 8 of 8 (leaders: node 1, node 2)"""
+    ranges = ", ".join([f"Range {number} (node {1 + number % 2})" for number in range(1, 9)])
     assert (
         explained(far, query).replace("'0'::int8", "0")
         == f"""Finalize HashAggregate
   Group Key: g
+  Functions: sum(partial_count)
   ->  Gather
         Shards Planned: 8
+        Strategy: partial aggregate
+        Shards: {ranges}
+        Shard Query: SELECT g, count(*) AS partial_count FROM t WHERE (v > 0) GROUP BY g
         ->  Partial HashAggregate
               Group Key: g
               ->  {scan}"""

@@ -46,7 +46,7 @@ class FakeCatalog:
         self._tables: dict[tuple[str, str], Table] = {}
         self._virtual = {(table.schema, table.name): table for table in virtual}
         self._next_oid = 16384
-        self._groups = 0
+        self._groups: dict[tuple[str | None, ...], int] = {}
         self.add(ddl)
 
     def routines(self, name: str, schema: str | None = None) -> Sequence[RoutineFunction]:
@@ -135,7 +135,7 @@ class FakeCatalog:
                 if c.kind == "check"
             ),
             foreign_keys=tuple(self._foreign_key(statement.name.name, c, numbers) for c in constraints if c.foreign),
-            sharding=self._sharding(statement, numbers),
+            sharding=self._sharding(statement, numbers, columns),
             storage_id=oid - 16384 + 100,
             next_index_id=10,
         )
@@ -180,11 +180,15 @@ class FakeCatalog:
             foreign.on_update,
         )
 
-    def _sharding(self, statement: schema_statements.CreateTable, numbers: dict[str, int]) -> Sharding | None:
+    def _sharding(
+        self, statement: schema_statements.CreateTable, numbers: dict[str, int], columns: Sequence[Column]
+    ) -> Sharding | None:
         if statement.shard_by is None:
             return None
-        self._groups += 1
-        return Sharding(tuple(numbers[name] for name in statement.shard_by.columns), self._groups)
+        shard_columns = tuple(numbers[name] for name in statement.shard_by.columns)
+        types = {column.number: column.type_oid for column in columns}
+        kinds = tuple(registry.io(types[number]).key_kind for number in shard_columns)
+        return Sharding(shard_columns, self._groups.setdefault(kinds, len(self._groups) + 1))
 
     def _create_view(self, statement: schema_statements.CreateView, context: EvalContext) -> None:
         bound = analyze(parse(statement.query)[0], self, context)  # type: ignore[arg-type]

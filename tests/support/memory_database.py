@@ -40,6 +40,7 @@ from pydistdb.kv.api import (
     TransactionAborted,
     WaitPolicy,
 )
+from pydistdb.kv.fragments import Lacking
 from pydistdb.kv.locks import LockTable
 from pydistdb.sql.exec.fragment_run import run_fragment
 from pydistdb.tasks import Completion
@@ -279,7 +280,14 @@ class MemoryTransaction:
         try:
             run = run_fragment(fragment, arguments)
             run.take(keys, values)
+            while run.step():
+                pass
+            resume = run.close(resume, part.end)
+            while run.step():
+                pass
             output = run.finish()
+        except Lacking:
+            return FragmentAnswer(b"", start, 0, lacking=True)
         except Exception:
             return None
         if resume is None:

@@ -71,12 +71,14 @@ class ScanBatch(NamedTuple):
 
 
 class SpanPart(NamedTuple):
-    """The part of a span that lies in one range.  ``is_local``: the range is led by this node."""
+    """The part of a span that lies in one range.  ``is_local``: the range is led by this node.  ``leader``: the node that
+    led it last, as far as is known (0: it is not)."""
 
     start: bytes
     end: bytes
     range_id: int
     is_local: bool
+    leader: int = 0
 
 
 class FragmentAnswer(NamedTuple):
@@ -85,6 +87,8 @@ class FragmentAnswer(NamedTuple):
     output: bytes
     resume: bytes | None
     entries: int
+    lacking: bool = False
+    """Nothing came of it: the leaseholder lacks data that the arguments name (fragments.py)."""
 
 
 class RangeInfo(NamedTuple):

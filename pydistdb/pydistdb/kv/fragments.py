@@ -31,6 +31,8 @@ from pydistdb.kv.transport import Message, register
 from pydistdb.tasks import pause
 
 CHUNK_ENTRIES = 1_024
+LONGEST_NS = 1_000_000_000
+"""A chunk that keeps a run busy for longer is left to the gateway, which can be interrupted at any time."""
 TURN_NS = 100_000_000
 """How long one request is worked on: then the gateway hears of it, and asks for the rest unless it has been cancelled."""
 PAUSE_NS = 3_000_000
@@ -62,13 +64,29 @@ class Evaluated(Message):
     entries: int = 0
     observed: Timestamp = 0
     refused: bool = False
+    lacking: bool = False
+    """The arguments name data that this node has not been given, or not any more: send it along."""
+
+
+class Lacking(Exception):
+    """Raised by a run whose data is not here."""
+
+
+class TooLong(Exception):
+    """A run is not done with a chunk after LONGEST_NS."""
 
 
 class FragmentRun(Protocol):
     """One evaluation of a fragment."""
 
     def take(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        """Work on a chunk of entries."""
+        """Take a chunk of entries in."""
+
+    def step(self) -> bool:
+        """Do a piece of the work that there is; tell whether more is left."""
+
+    def close(self, resume: bytes | None, end: bytes) -> bytes | None:
+        """Told up to where entries have come (``resume``; None: up to ``end``), give where the output's span ends, likewise."""
 
     @property
     def is_full(self) -> bool:
@@ -112,9 +130,12 @@ class FragmentServer:
                 request.observed = chunk.observed
                 entries += len(chunk.keys)
                 run.take(chunk.keys, chunk.values)
+                await self._work(run)
                 now_ns = scheduler.now_ns()
                 if chunk.resume is None or run.is_full or now_ns - begun_ns > TURN_NS:
-                    return Evaluated(run.finish(), chunk.resume, entries, chunk.observed)
+                    resume = run.close(chunk.resume, end)
+                    await self._work(run)
+                    return Evaluated(run.finish(), resume, entries, chunk.observed)
                 if reverse:
                     end = chunk.resume
                 else:
@@ -124,9 +145,23 @@ class FragmentServer:
                     turn_ns = scheduler.now_ns()
         except KVError:
             raise
+        except Lacking:
+            return Evaluated(b"", request.start, 0, request.observed, lacking=True)
         except Exception:  # whatever it is, the gateway finds it out on the rows themselves
             pass
         return Evaluated(b"", request.start, 0, request.observed, True)
+
+    async def _work(self, run: FragmentRun) -> None:
+        """Have a run do all that its chunk calls for, with pauses."""
+        scheduler = self._leases.scheduler
+        begun_ns = turn_ns = scheduler.now_ns()
+        while run.step():
+            now_ns = scheduler.now_ns()
+            if now_ns - begun_ns > LONGEST_NS:
+                raise TooLong
+            if now_ns - turn_ns > PAUSE_NS:
+                await pause(scheduler)
+                turn_ns = scheduler.now_ns()
 
 
 register(Evaluate, Evaluated)

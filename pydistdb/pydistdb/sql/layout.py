@@ -48,6 +48,8 @@ GROUP_HEAD = struct.Struct(">BI")
 SHARD_TAIL = struct.Struct(">HIH")
 IDENTITY = struct.Struct(">IH")
 ROW_ID = struct.Struct(">Q")
+BUCKET_BYTES = 7
+"""The head that all keys with one hash value share, whatever their table."""
 HASH_IDENTITY_START, HASH_IDENTITY_END = 7, 13
 _BPCHAR_OID = 1042
 

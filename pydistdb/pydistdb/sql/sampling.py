@@ -74,6 +74,12 @@ class SampleRun:
                 self.values.append(value)
                 self._bytes += len(value)
 
+    def step(self) -> bool:
+        return False
+
+    def close(self, resume: bytes | None, end: bytes) -> bytes | None:
+        return resume
+
     @property
     def is_full(self) -> bool:
         return self._bytes >= MOST_BYTES

@@ -77,6 +77,7 @@ enable_nestloop|bool|user|on
 enable_partitionwise_aggregate|bool|user|off
 enable_partitionwise_join|bool|user|off
 enable_seqscan|bool|user|on
+enable_shardjoin|bool|user|on
 enable_sort|bool|user|on
 escape_string_warning|bool|user|on
 exit_on_error|bool|user|off
@@ -120,6 +121,7 @@ pydistdb.split_new_tables|bool|user|off
 proddb.max_query_memory|integer|superuser|1GB|kB|0|{INTEGER_MAX}
 proddb.read_consistency|string|user|strong
 proddb.session_token|string|user|
+proddb.trace|bool|user|off
 proddb.trace_txn|bool|user|off
 proddb.write_ack|enum|user|quorum|||quorum,all
 proddb.write_ack_timeout|integer|user|10s|ms|1|{INTEGER_MAX}

@@ -209,8 +209,11 @@ class ReadingPart(TransactionBase):
         return True
 
     async def part_at(self, start: bytes, end: bytes, *, reverse: bool = False) -> SpanPart:
-        descriptor, first, last = await self._gateway.router.locate_head(start, min(end, KEY_MAX), reverse=reverse)
-        return SpanPart(first, last, descriptor.range_id, self.is_local(first, last))
+        router = self._gateway.router
+        descriptor, first, last = await router.locate_head(start, min(end, KEY_MAX), reverse=reverse)
+        known = router.cache.find(first)
+        leader = 0 if known is None else known.leader
+        return SpanPart(first, last, descriptor.range_id, self.is_local(first, last), leader)
 
     async def evaluate(
         self, fragment: bytes, arguments: bytes, start: bytes, end: bytes, *, reverse: bool = False
@@ -221,7 +224,7 @@ class ReadingPart(TransactionBase):
             self._check_open()
             if self._spilling_buffer is not None or (self._buffer.entries and self._buffer.span(start, end)):
                 return None
-            first, last, _, _ = await self.part_at(lower, upper, reverse=reverse)
+            first, last, *_ = await self.part_at(lower, upper, reverse=reverse)
             request = Evaluate(first, last, reverse, self.read_timestamp, self._limit(), fragment, arguments, own)
             try:
                 answer: Evaluated = await self._send(request)
@@ -230,6 +233,8 @@ class ReadingPart(TransactionBase):
                 continue
             if answer.refused:
                 return None
+            if answer.lacking:
+                return FragmentAnswer(b"", start, 0, lacking=True)
             self._note_evaluated(*covered_span(first, last, answer.resume, reverse), answer.entries)
             resume = answer.resume
             if resume is None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.exec.aggregate import AggregateOperator
 from pydistdb.sql.exec.apply import ApplyOperator
+from pydistdb.sql.exec.at_shards import AtShardsOperator
 from pydistdb.sql.exec.codegen import Code
 from pydistdb.sql.exec.hash_join import HashJoinOperator
 from pydistdb.sql.exec.join import LookupJoinOperator, NestedLoopOperator
@@ -31,10 +32,12 @@ from pydistdb.sql.exec.shared import CteOperator, CteScanOperator
 from pydistdb.sql.exec.sort import IncrementalSortOperator, SortOperator, TopNOperator, tie_key
 from pydistdb.sql.exec.waiting import may_wait
 from pydistdb.sql.exec.window import WindowOperator
+from pydistdb.sql.plan.cut import cut
 from pydistdb.sql.plan.distribute import tail_of
 from pydistdb.sql.plan.explain_formats import Actual
 from pydistdb.sql.plan.physical import (
     Apply,
+    AtShards,
     HashJoin,
     IncrementalSort,
     LockedRows,
@@ -79,6 +82,8 @@ class Compiler:
         """Where EXPLAIN ANALYZE wants to find what each node did, by ``id(node)``."""
         self.scans: dict[int, TableScanOperator] = {}
         """The operator of each scan, with the projection and the tail it does, by ``id(node)``."""
+        self.parts: dict[int, AtShardsOperator] = {}
+        """The operators of what may be done at the shards."""
         self._recursive: list[int] = []
         """CTEs whose step is being compiled: their scans read the working table."""
 
@@ -95,7 +100,7 @@ class Compiler:
     def _over_scan(self, node: Aggregate | TopN | Limit | Distinct) -> Operator:
         """The input of a step of which a part can be done where the rows are."""
         source = self.operator(node.input)
-        if isinstance(source, TableScanOperator):
+        if isinstance(source, TableScanOperator | AtShardsOperator):
             source.tail = tail_of(node)
         return source
 
@@ -146,6 +151,8 @@ class Compiler:
             case LookupJoin():
                 assert isinstance(node.scan, TableScan)
                 return LookupJoinOperator(node, self.operator(node.left), TableScanOperator(node.scan))
+            case AtShards():
+                return self._at_shards(node)
             case NestedLoop():
                 return NestedLoopOperator(node, self.operator(node.left), self.operator(node.right))
             case SetOperation():
@@ -174,7 +181,7 @@ class Compiler:
         source = self._over_scan(node)
         waiting = [a for call in node.calls for a in call.arguments if may_wait([a])]
         if waiting:
-            if isinstance(source, TableScanOperator):
+            if isinstance(source, TableScanOperator | AtShardsOperator):
                 source.tail = None
             ids = {argument: -number for number, argument in enumerate(waiting, 1)}
             columns = (*source.columns, *(OutputColumn(id, "", argument.type) for argument, id in ids.items()))
@@ -207,6 +214,14 @@ class Compiler:
         if not isinstance(sort, Sort):
             raise FeatureNotSupported("WITH TIES is not supported here")
         return LimitOperator(source, node, tie_key(Code(source.scope()), sort.keys))
+
+    def _at_shards(self, node: AtShards) -> Operator:
+        found = cut(node.input)
+        assert found is not None, "the planner has found a cut"
+        plain = self.operator(node.input)
+        made = AtShardsOperator(node, found, plain, [self.operator(given) for given in found.broadcast])
+        self.parts[id(node)] = made
+        return made
 
     def _set_operation(self, node: SetOperation) -> Operator:
         if node.kind == "union":

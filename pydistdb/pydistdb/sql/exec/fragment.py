@@ -15,7 +15,7 @@ their own little code (``pack_states``), since they are of no SQL type.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,10 @@ class Arguments(msgspec.Struct, array_like=True, frozen=True):
     statement_timestamp: int
     timezone: str
     settings: dict[str, str]
+    tables: bytes = b""
+    """What the tables that a part of a plan was given are called (part.py); empty: there are none."""
+    blocks: list[bytes] = []
+    """Their rows, unless this node has them already."""
 
 
 encode_text = msgspec.msgpack.Encoder().encode
@@ -78,33 +82,22 @@ encode_arguments = msgspec.msgpack.Encoder().encode
 decode_arguments = msgspec.msgpack.Decoder(Arguments).decode
 
 
-class Fragment:
-    """The gateway's side of a scan's fragment; raises NotPortable if the scan cannot be done elsewhere."""
+class Portable:
+    """The gateway's side of what is done elsewhere: its ``data``, the values of a run, and how an answer is read."""
 
-    def __init__(self, scan: TableScanOperator, tail: Tail | None) -> None:
-        node = scan.node
+    data: bytes
+
+    def __init__(
+        self, tail: Tail | None, parts: Iterable[Expr], own: Collection[int], output_types: Sequence[SqlType]
+    ) -> None:
+        """``parts``: all expressions in it, less the tail's; ``own``: the columns that it has of itself."""
         self.tail = tail = tail or NO_TAIL
-        condition = () if node.condition is None else (node.condition,)
-        parts = [*scan.output, *condition, *_expressions(tail)]
-        own = {column.id for column in (*node.columns, *scan.columns)}
+        parts = [*parts, *_expressions(tail)]
         self.outer = list({p.id: p for p in _all(parts) if isinstance(p, ColumnRef) and p.id not in own}.values())
         self.parameters = list({p.index: p for p in _all(parts) if isinstance(p, Param)}.values())
-        for sql_type in (*scan.types, *(group.type for group in tail.groups)):
+        self.types = tuple(output_types)
+        for sql_type in (*self.types, *(group.type for group in tail.groups)):
             check_type(sql_type)
-        tree = (
-            *(node.columns, condition, scan.columns, scan.output, tuple(self.outer), tuple(self.parameters)),
-            *(tail.keys, tail.groups, tail.calls),
-        )
-        text = Text(
-            _bare(node.table, node.access.index.storage_id),
-            node.access.index.storage_id,
-            node.index_only,
-            node.numbers,
-            tail.kind,
-            dump(tree),
-        )
-        self.data = encode_text(text)
-        self.types = scan.types
 
     @cached_property
     def most(self) -> Any:
@@ -114,21 +107,19 @@ class Fragment:
     def _codec(self) -> RowCodec:
         return RowCodec(self.types)
 
-    def arguments(self, state: State, identity: bytes | None) -> bytes:
+    def arguments(self, state: State, identity: bytes | None) -> Arguments:
         """The values of this run."""
         context = state.context
         wanted = [value for value in self.most(state) if value is not None] if self.tail.most else []
-        return encode_arguments(
-            Arguments(
-                [storage_form(column.type, state.outer[column.id]) for column in self.outer],
-                [storage_form(parameter.type, state.parameters[parameter.index]) for parameter in self.parameters],
-                max(0, sum(wanted)),
-                identity or b"",
-                context.transaction_timestamp,
-                context.statement_timestamp,
-                context.timezone,
-                {name: context.settings[name] for name in SETTINGS if name in context.settings},
-            )
+        return Arguments(
+            [storage_form(column.type, state.outer[column.id]) for column in self.outer],
+            [storage_form(parameter.type, state.parameters[parameter.index]) for parameter in self.parameters],
+            max(0, sum(wanted)),
+            identity or b"",
+            context.transaction_timestamp,
+            context.statement_timestamp,
+            context.timezone,
+            {name: context.settings[name] for name in SETTINGS if name in context.settings},
         )
 
     def read(self, output: bytes) -> list[Row]:
@@ -138,7 +129,31 @@ class Fragment:
         return self._codec.decode(output)
 
 
-def _bare(table: Table, storage_id: int) -> Table:
+class Fragment(Portable):
+    """A scan's fragment; raises NotPortable if the scan cannot be done elsewhere."""
+
+    def __init__(self, scan: TableScanOperator, tail: Tail | None) -> None:
+        node = scan.node
+        condition = () if node.condition is None else (node.condition,)
+        own = {column.id for column in (*node.columns, *scan.columns)}
+        super().__init__(tail, [*scan.output, *condition], own, scan.types)
+        tail = self.tail
+        tree = (
+            *(node.columns, condition, scan.columns, scan.output, tuple(self.outer), tuple(self.parameters)),
+            *(tail.keys, tail.groups, tail.calls),
+        )
+        text = Text(
+            bare(node.table, node.access.index.storage_id),
+            node.access.index.storage_id,
+            node.index_only,
+            node.numbers,
+            tail.kind,
+            dump(tree),
+        )
+        self.data = encode_text(text)
+
+
+def bare(table: Table, storage_id: int) -> Table:
     """The descriptor, less what reading rows does not need."""
     indexes = table.indexes[:1] + tuple([index for index in table.indexes[1:] if index.storage_id == storage_id])
     columns = tuple([structs.replace(column, default=None) for column in table.columns])

@@ -164,7 +164,7 @@ class HashJoinOperator(JoinOperator):
     async def _joined(self, state: State, table: Table, left: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
         probe = self.probe
         matched: set[int] = set()
-        at_once = _probed_at_once(table)
+        at_once = probed_at_once(table)
         async for batch in left:
             for start in range(0, len(batch), at_once):
                 output = probe(batch[start : start + at_once] if at_once < len(batch) else batch, table, matched, state)
@@ -275,7 +275,7 @@ async def _then(rows: Batch, rest: AsyncIterator[Batch]) -> AsyncIterator[Batch]
         yield batch
 
 
-def _probed_at_once(table: Table) -> int:
+def probed_at_once(table: Table) -> int:
     """How many left rows can be probed in one go: a key that many rows share makes many pairs of each."""
     return max(1, MOST_PAIRS // max(map(len, table.values()), default=1))
 

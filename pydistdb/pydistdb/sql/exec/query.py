@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from pydistdb.sql.exec.at_shards import AtShardsOperator
 from pydistdb.sql.exec.compiler import Compiler
 from pydistdb.sql.exec.foreign_keys import finish_statement
 from pydistdb.sql.exec.operator import Operator
 from pydistdb.sql.exec.point import PointRead, point_read
 from pydistdb.sql.exec.point_write import PointWrite, point_write
-from pydistdb.sql.exec.ranges import range_notes
+from pydistdb.sql.exec.ranges import Touched, touched_ranges
 from pydistdb.sql.exec.run import RunContext, State
 from pydistdb.sql.exec.scan import TableScanOperator
 from pydistdb.sql.exec.spill import RowBuffer
@@ -43,6 +44,7 @@ class CompiledQuery:
         self._root: Operator | None = None
         self._scans: dict[int, TableScanOperator] = {}
         """The scans by ``id(node)``, for EXPLAIN."""
+        self._parts: dict[int, AtShardsOperator] = {}
 
     def try_run(self, run: RunContext) -> list[Row] | None:
         """Run without waiting, if this reads or changes one row by its key: the rows, with ``run.affected_rows`` set.
@@ -72,7 +74,7 @@ class CompiledQuery:
             with deep_stack():
                 compiler = Compiler(self._actuals)
                 self._root = compiler.operator(self.plan.root)
-                self._scans = compiler.scans
+                self._scans, self._parts = compiler.scans, compiler.parts
         return self._root
 
     async def run(self, run: RunContext) -> AsyncIterator[list[Row]]:
@@ -109,8 +111,13 @@ class CompiledQuery:
 
         ``run`` needs no transaction; nothing is read."""
         assert self.root is not None
-        notes, gathered = await range_notes(self.plan.root, run, self._scans)
-        return explain_tree(self.plan, notes, self._actuals, gathered, run.catalog, verbose=verbose)
+        found = await touched_ranges(self.plan.root, run, self._scans, self._parts)
+        return explain_tree(self.plan, found.notes, self._actuals, found.gathered, run.catalog, verbose=verbose)
+
+    async def touched(self, run: RunContext) -> Touched:
+        """Where the plan reads, with the parameters of ``run``."""
+        assert self.root is not None
+        return await touched_ranges(self.plan.root, run, self._scans, self._parts)
 
 
 def compile_plan(plan: PhysicalPlan) -> CompiledQuery:

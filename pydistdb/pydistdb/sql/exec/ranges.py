@@ -8,44 +8,96 @@ it) is done there, and the steps say so: ``Finalize Aggregate`` over ``Gather`` 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pydistdb.kv.api import RangeInfo
+from pydistdb.sql.exec.at_shards import AtShardsOperator
 from pydistdb.sql.exec.run import RunContext, State
 from pydistdb.sql.exec.scan import Bounds, TableScanOperator
 from pydistdb.sql.layout import Span, TableLayout
-from pydistdb.sql.plan.explain_gather import Gathered
+from pydistdb.sql.plan.explain_gather import Gathered, strategy
 from pydistdb.sql.plan.expressions import all_relations, is_constant, walk
-from pydistdb.sql.plan.physical import TableScan
-from pydistdb.sql.tree import Param, Rel
+from pydistdb.sql.plan.physical import AtShards, TableScan
+from pydistdb.sql.tree import Expr, Param, Rel
 
 MOST_SPANS = 64
 """Spans looked up one by one; with more, the range from the first to the last is shown."""
 
 
-async def range_notes(
-    root: Rel, run: RunContext, operators: Mapping[int, TableScanOperator]
-) -> tuple[dict[int, str], dict[int, Gathered]]:
-    """The note of every table scan, and what is gathered from other nodes, by ``id(node)``."""
-    notes: dict[int, str] = {}
-    gathered: dict[int, Gathered] = {}
-    for scan in all_relations(root):
-        if not isinstance(scan, TableScan):
-            continue
-        notes[id(scan)], touched = await _note(scan, run)
-        operator = operators.get(id(scan))
-        distant = any(info.leader != run.database.node_id for info in touched)
-        if distant and operator is not None and not operator.bounds.is_point and operator.fragment is not None:
-            leaders = {info.range_id: info.leader for info in touched}
-            gathered[id(scan)] = Gathered(operator.fragment.tail.kind, leaders)
-    return notes, gathered
+@dataclass(slots=True)
+class Touched:
+    """Where a plan's rows are read."""
+
+    notes: dict[int, str] = field(default_factory=dict)
+    """The note of every table scan, by ``id(node)``."""
+    gathered: dict[int, Gathered] = field(default_factory=dict)
+    """What is gathered from other nodes, by ``id(node)``."""
+    ranges: set[int] = field(default_factory=set)
+    strategies: list[str] = field(default_factory=list)
+    """Of each scan and each part done at the shards, wherever these are."""
+
+
+async def touched_ranges(
+    root: Rel,
+    run: RunContext,
+    scans: Mapping[int, TableScanOperator],
+    parts: Mapping[int, AtShardsOperator],
+) -> Touched:
+    """Where a plan reads, as far as that can be told beforehand."""
+    result = Touched()
+    inside: set[int] = set()
+    """Scans of parts that are told of as a whole."""
+    for relation in all_relations(root):
+        if isinstance(relation, AtShards) and id(relation) in parts:
+            operator = parts[id(relation)]
+            infos = await _part_ranges(operator, run)
+            if operator.part is None or not infos:
+                continue
+            tail = "" if operator.tail is None else operator.tail.kind
+            words = strategy(tail, operator.cut)
+            result.strategies.append(words)
+            inside.update(id(scan.node) for scan in operator.cut.scans)
+            if any(info.leader != run.database.node_id for info in infos):
+                leaders = {info.range_id: info.leader for info in infos}
+                result.gathered[id(relation)] = Gathered(tail or "rows", leaders, words)
+        elif isinstance(relation, TableScan):
+            result.notes[id(relation)], infos = await _note(relation, run)
+            result.ranges.update(info.range_id for info in infos)
+            scan = scans.get(id(relation))
+            if id(relation) in inside or scan is None or scan.bounds.is_point or scan.fragment is None:
+                continue
+            words = strategy(scan.fragment.tail.kind)
+            result.strategies.append(words)
+            if any(info.leader != run.database.node_id for info in infos):
+                leaders = {info.range_id: info.leader for info in infos}
+                result.gathered[id(relation)] = Gathered(scan.fragment.tail.kind, leaders, words)
+    return result
+
+
+async def _part_ranges(operator: AtShardsOperator, run: RunContext) -> list[RangeInfo]:
+    """The ranges that a part goes to; empty if its bounds are not known yet."""
+    expressions = operator.cut.scans[0].node.access.expressions
+    if not _are_known(expressions, run):
+        return []
+    found: dict[int, RangeInfo] = {}
+    for start, end in operator.spans(State(run))[:MOST_SPANS]:
+        for info in await run.database.ranges(start, end):
+            found[info.range_id] = info
+    return sorted(found.values(), key=lambda info: info.start)
+
+
+def _are_known(expressions: list[Expr], run: RunContext) -> bool:
+    known = len(run.parameters)
+    return all(map(is_constant, expressions)) and not any(
+        isinstance(node, Param) and node.index >= known for part in expressions for node in walk(part)
+    )
 
 
 async def _note(scan: TableScan, run: RunContext) -> tuple[str, list[RangeInfo]]:
     expressions = scan.access.expressions
     if not all(map(is_constant, expressions)):
         return "Ranges: by outer row", []
-    known = len(run.parameters)
-    if any(isinstance(node, Param) and node.index >= known for part in expressions for node in walk(part)):
+    if not _are_known(expressions, run):
         return "Ranges: by parameter", []
     layout = TableLayout.of(scan.table)
     bounds = Bounds(layout, scan.access)

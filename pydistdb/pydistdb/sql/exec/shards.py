@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import SpanPart
-from pydistdb.sql.exec.fragment import Fragment
+from pydistdb.sql.exec.fragment import Fragment, encode_arguments
 from pydistdb.sql.exec.operator import Batch
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.scatter import WIDTH, scatter
@@ -46,7 +46,7 @@ async def _streams(
     reverse = scan.node.access.reverse
     transaction = state.transaction
     for start, end, identity in spans:
-        arguments = b"" if fragment is None else fragment.arguments(state, identity)
+        arguments = b"" if fragment is None else encode_arguments(fragment.arguments(state, identity))
         while start < end:
             part = await transaction.part_at(start, end, reverse=reverse)
             if fragment is None or part.is_local:

@@ -21,6 +21,7 @@ import msgspec
 from pydistdb.sql import tree
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.functions import registry as functions
+from pydistdb.sql.plan.physical import HashJoin, Leaf
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import AggregateFunction, Function, SqlType
 from pydistdb.sql.types.known import REG_TYPES
@@ -32,6 +33,7 @@ _CLASSES: dict[str, type[Any]] = {
         *(tree.ColumnRef, tree.Param, tree.Call, tree.And, tree.Or, tree.Not, tree.IsNull, tree.BooleanTest),
         *(tree.IsDistinct, tree.Case, tree.Coalesce, tree.MinMax, tree.InList, tree.AnyAll, tree.ArrayLiteral),
         *(tree.Subscript, tree.SortKey, tree.AggregateCall, tree.OutputColumn),
+        *(tree.Filter, tree.Project, tree.Aggregate, tree.Distinct, HashJoin, Leaf),
     )
 }
 _NAMES = {cls: [field.name for field in fields(cls)] for cls in _CLASSES.values()}
@@ -87,7 +89,7 @@ def runtime_form(sql_type: SqlType, stored: Any) -> Any:
 
 def _packed(value: Any) -> Any:
     match value:
-        case None | bool() | int() | str() | bytes():
+        case None | bool() | int() | float() | str() | bytes():
             return value
         case SqlType():
             check_type(value)

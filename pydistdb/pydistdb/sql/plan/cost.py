@@ -23,8 +23,9 @@ DISABLED_COST = 1e10
 
 Disabled = frozenset[str]
 NOTHING_DISABLED: Disabled = frozenset()
-SWITCHES = ("seqscan", "indexscan", "indexonlyscan", "bitmapscan", "hashjoin", "nestloop", "sort")
-"""The ``enable_`` settings that the planner heeds; look-up joins count as nested loops."""
+SWITCHES = ("seqscan", "indexscan", "indexonlyscan", "bitmapscan", "hashjoin", "nestloop", "sort", "shardjoin")
+"""The ``enable_`` settings that the planner heeds; look-up joins count as nested loops, and a shard join is what is done at the
+shards with the rows of several tables."""
 
 
 def disabled_ways(settings: Mapping[str, str]) -> Disabled:

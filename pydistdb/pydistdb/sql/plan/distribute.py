@@ -12,6 +12,8 @@ The second half gives the same result whether rows come raw or worked on: aggreg
 (exec/aggregate.py).  So the plan is one and the same for local and for distant rows, and which is which is found out
 when it runs, range by range.
 
+What stands below a step may be a scan, or a part of the plan with joins that the shards do for themselves (cut.py).
+
 Source: P. Larson, "Data reduction by partial preaggregation" (2002).
 """
 
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pydistdb.sql.plan.physical import TableScan, TopN
+from pydistdb.sql.plan.physical import AtShards, TableScan, TopN
 from pydistdb.sql.tree import Aggregate, AggregateCall, Const, Distinct, Expr, Limit, Param, Project, Rel, SortKey
 
 DECOMPOSABLE = frozenset({"count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every"})
@@ -85,9 +87,11 @@ def _splits(call: AggregateCall) -> bool:
     )
 
 
-def scan_below(node: Rel) -> TableScan | None:
-    """The scan that ``node`` stands on directly, or with a projection in between."""
+def scan_below(node: Rel) -> TableScan | AtShards | None:
+    """The scan that ``node`` stands on directly, or with a projection in between; or what is done at the shards."""
     below = getattr(node, "input", None)
+    if isinstance(below, AtShards):
+        return below
     if isinstance(below, Project):
         below = below.input
     return below if isinstance(below, TableScan) else None

@@ -23,6 +23,7 @@ from pydistdb.sql.plan.cost import NOTHING_DISABLED, Disabled
 from pydistdb.sql.plan.known import DEFAULT_ROWS, Known
 from pydistdb.sql.plan.physical import (
     Apply,
+    AtShards,
     HashJoin,
     IncrementalSort,
     LockedRows,
@@ -215,7 +216,7 @@ class Estimator(Known):
             case Filter():
                 rows = self.rows(relation.input)
                 return max(rows * self.selectivity(relation.condition, rows), 1.0)
-            case Project() | Window() | Sort() | LockedRows() | Apply() | IncrementalSort():
+            case Project() | Window() | Sort() | LockedRows() | Apply() | IncrementalSort() | AtShards():
                 return self.rows(relation.input)
             case ProjectSet():
                 return self.rows(relation.input) * 10

@@ -27,6 +27,7 @@ from pydistdb.sql.plan.explain_usage import usage_group, usage_text
 from pydistdb.sql.plan.expressions import all_relations, conjuncts, free_columns, inputs
 from pydistdb.sql.plan.physical import (
     Apply,
+    AtShards,
     HashJoin,
     IncrementalSort,
     LockedRows,
@@ -162,11 +163,14 @@ class Explainer(ExpressionText):
         filters: list[Expr] = []
         top = relation
         actual = None
+        marked: Rel | None = None
         while True:
             actual = actual or self.actuals.get(id(relation))
             match relation:
                 case Project():
                     relation = relation.input
+                case AtShards():
+                    marked, relation = relation, relation.input
                 case Filter() if not isinstance(relation.input, Values):
                     filters += conjuncts(relation.condition)
                     relation = relation.input
@@ -194,7 +198,7 @@ class Explainer(ExpressionText):
             if node.changes_data and child.actual is not None and not child.actual.loops:
                 child.actual = None  # rows named by their keys are locked and read in one request, without the scan
         node.startup_cost, node.total_cost = total_cost(relation, self.estimator)
-        return with_gather(relation, node, self.gathered)
+        return with_gather(marked or relation, node, self.gathered, self)
 
     def _children(self, relation: Rel) -> list[PlanNode]:
         if isinstance(relation, Cte):

@@ -6,6 +6,8 @@ What stands below the Gather is done where the rows are, what stands above it at
       Group Key: g
       ->  Gather
             Shards Planned: 2
+            Strategy: partial aggregate
+            Shard Query: SELECT g, count(*) AS partial_count FROM t GROUP BY g
             Range 41 (node 2): scanned=5000 rows=7 bytes=912 calls=1 time=4.112
             Range 42 (node 3): scanned=5100 rows=7 bytes=915 calls=1 time=4.087
             ->  Partial HashAggregate
@@ -21,9 +23,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from pydistdb.sql.plan.cut import Cut
 from pydistdb.sql.plan.distribute import scan_below, tail_of
-from pydistdb.sql.plan.explain_formats import Actual, PlanNode
+from pydistdb.sql.plan.explain_formats import Actual, PlanNode, Value
+from pydistdb.sql.plan.explain_sql import final_functions, shard_query
+from pydistdb.sql.plan.explain_text import ExpressionText
 from pydistdb.sql.tree import Aggregate, Rel
+
+MOST_LISTED = 8
+"""So many shards are named where ANALYZE does not name them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,29 +41,58 @@ class Gathered:
     kind: str
     leaders: dict[int, int]
     """The node that leads each range, by range id, in key order."""
+    strategy: str = ""
+    """In words."""
 
 
-def _gather(found: Gathered, below: PlanNode, actual: Actual | None) -> PlanNode:
+def strategy(kind: str, found: Cut | None = None) -> str:
+    """What is done at the shards, in words."""
+    words: list[str] = []
+    if found is not None and found.joins:
+        words.append("collocated join")
+    if found is not None and found.broadcast:
+        words.append("broadcast join")
+    if found is not None and found.whole_groups:
+        words.append("whole groups")
+    words += {"aggregate": ["partial aggregate"], "sort": ["top-N"], "distinct": ["distinct"], "limit": ["limit"]}.get(
+        kind, []
+    )
+    return ", ".join(words) or "scan"
+
+
+def _gather(found: Gathered, below: PlanNode, actual: Actual | None, query: str) -> PlanNode:
     """The step that takes in what the shards give."""
     names = {number: f"Range {number} (node {leader})" for number, leader in found.leaders.items()}
-    node = PlanNode("Gather", [("Node Type", "Gather")], [("Shards Planned", len(names))])
+    properties: list[tuple[str, Value]] = [("Shards Planned", len(names)), ("Strategy", found.strategy)]
+    if actual is None or not actual.shards:
+        listed = list(names.values())
+        more = [f"and {len(listed) - MOST_LISTED} more"] if len(listed) > MOST_LISTED else []
+        properties.append(("Shards", [*listed[:MOST_LISTED], *more]))
+    node = PlanNode("Gather", [("Node Type", "Gather")], [*properties, ("Shard Query", query)])
     node.rows, node.width = below.rows, below.width
     node.startup_cost, node.total_cost = below.startup_cost, below.total_cost
     node.relationship, node.label, below.relationship, below.label = below.relationship, below.label, "Outer", ""
     node.actual = actual
     if actual is not None:
         node.shards = [(names.get(number, f"Range {number}"), shard) for number, shard in actual.shards.items()]
-        if below.actual is actual:
-            below.actual = None
+        _forget_actuals(below)
     node.children = [below]
     return node
 
 
-def with_gather(relation: Rel, node: PlanNode, gathered: Mapping[int, Gathered]) -> PlanNode:
+def _forget_actuals(node: PlanNode) -> None:
+    """What is done at the shards is told of by the Gather above."""
+    node.actual = None
+    for child in node.children:
+        if child.title != "Gather":
+            _forget_actuals(child)
+
+
+def with_gather(relation: Rel, node: PlanNode, gathered: Mapping[int, Gathered], text: ExpressionText) -> PlanNode:
     """The step of ``relation``, with a Gather in its place or below it where rows come from other nodes."""
     found = gathered.get(id(relation))
     if found is not None and found.kind == "rows":
-        return _gather(found, node, node.actual)
+        return _gather(found, node, node.actual, shard_query(relation, None, text))
     scan = scan_below(relation)
     found = gathered.get(id(scan)) if scan is not None else None
     if found is None or found.kind == "rows" or tail_of(relation) is None:
@@ -65,9 +102,17 @@ def with_gather(relation: Rel, node: PlanNode, gathered: Mapping[int, Gathered])
     if isinstance(relation, Aggregate):
         node.title, partial.title = f"Finalize {node.title}", f"Partial {node.title}"
         node.head.append(("Partial Mode", "Finalize"))
+        if relation.calls:
+            node.properties.append(("Functions", final_functions(relation.calls)))
         partial.head.append(("Partial Mode", "Partial"))
-    gather = _gather(found, partial, below.actual)
+    assert scan is not None
+    gather = _gather(found, partial, below.actual, shard_query(_projected(relation), relation, text))
     gather.relationship, gather.label = "Outer", ""
     node.children = [gather]
-    below.actual = None
     return node
+
+
+def _projected(step: Rel) -> Rel:
+    """What a step stands on."""
+    below: Rel = getattr(step, "input")  # noqa: B009  # every step that has a tail has an input
+    return below

@@ -178,6 +178,22 @@ class NestedLoop(Rel):
 
 
 @dataclass(frozen=True, slots=True)
+class AtShards(Rel):
+    """``input`` can be done range by range, each where it lies, and its rows are those of all ranges (cut.py)."""
+
+    input: Rel
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf(Rel):
+    """In a part of a plan that runs elsewhere: the rows of its scan (or, ``broadcast``, of its given table) ``number``."""
+
+    number: int
+    broadcast: bool
+    not_null: tuple[ColumnId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SubPlan:
     """A query in an expression; its value becomes the column ``id``.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan.build import Builder
 from pydistdb.sql.plan.cost import NOTHING_DISABLED, Disabled
+from pydistdb.sql.plan.cut import at_shards
 from pydistdb.sql.plan.depth import deep_stack
 from pydistdb.sql.plan.rules.decorrelate import decorrelate
 from pydistdb.sql.plan.rules.drop_joins import drop_joins
@@ -64,4 +65,5 @@ def plan(
     """Plan a bound statement against one state of the catalog; ``disabled``: ways to avoid where there is another."""
     with deep_stack():
         query = optimize(bound.query)
-        return PhysicalPlan(bound, Builder(catalog, query, disabled).build(query))
+        builder = Builder(catalog, query, disabled)
+        return PhysicalPlan(bound, at_shards(builder.build(query), builder.estimator))

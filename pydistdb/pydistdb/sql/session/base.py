@@ -73,6 +73,8 @@ class SessionBase:
         self.idle_session_timeout_ms = 0
         self.lock_timeout_ms = 0
         self.log_statement_us = self.log_plan_us = -1
+        self.traces_routes = False
+        """Tells after each query where it was done (proddb.trace)."""
         self.takes_long_way = False
         """Every statement goes to the log, or may read in the past: none is answered on the fast path."""
         self.settled = False
@@ -153,12 +155,17 @@ class SessionBase:
         self.resources.disk_limit_kb = kilobytes(values["temp_file_limit"])
         self.transaction.past.settle(values, at_start=not self.settled)
         self.settled = True
-        self.transaction.trace = self._trace if values["proddb.trace_txn"] == "on" else None
-        self.takes_long_way = self.transaction.trace is not None or (
-            self.log_statement_us == 0
-            or self.log_plan_us == 0
-            or self.environment.log_statement is not None
-            or self.transaction.past.level.kind != "strong"
+        self.transaction.trace = self.tell if values["proddb.trace_txn"] == "on" else None
+        self.traces_routes = values["proddb.trace"] == "on"
+        self.takes_long_way = (
+            self.traces_routes
+            or self.transaction.trace is not None
+            or (
+                self.log_statement_us == 0
+                or self.log_plan_us == 0
+                or self.environment.log_statement is not None
+                or self.transaction.past.level.kind != "strong"
+            )
         )
         names = split_identifiers("search_path", values["search_path"])
         self.search_path = tuple(self.identity.current_name if name == "$user" else name for name in names)
@@ -302,8 +309,8 @@ class SessionBase:
         if self.shows("WARNING"):
             self._notice(warning, "WARNING")
 
-    def _trace(self, text: str) -> None:
-        """A transaction tells what it does."""
+    def tell(self, text: str) -> None:
+        """A transaction, or a query, tells what it does (proddb.trace_txn, proddb.trace)."""
         if self.shows("NOTICE"):
             self._notice(DatabaseError.of("00000", text), "NOTICE")
 

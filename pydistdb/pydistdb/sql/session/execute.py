@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from pydistdb_storage.errors import StorageError
@@ -32,6 +33,7 @@ from pydistdb.sql.exec.values import batch_bytes
 from pydistdb.sql.kv_errors import database_error
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session.fields import check_same_columns
+from pydistdb.sql.session.routes import route_of
 from pydistdb.tasks import sleep
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ class Execution:
 
     async def fetch(self, most_rows: int, sink: Sink | None) -> bool:
         """Send up to ``most_rows`` rows (0: all); True once there are no more.  A None sink takes and drops them."""
+        started_ns = perf_counter_ns() if self.session.traces_routes else 0
         if self._batches is None and not self.done:
             await self._start(most_rows, sink)
         left = most_rows or -1
@@ -108,6 +111,10 @@ class Execution:
                 await sink.drain()
         statistics = self.session.environment.statistics
         statistics.rows_sent += self.rows_sent - sent_before
+        if started_ns and sink is not None and self.done and self._run is not None and self.plan.compiled is not None:
+            route = await route_of(self.plan.compiled, self._run, started_ns)
+            if route is not None:
+                self.session.tell(route)
         # When the limit was reached it is "suspended", even if there happens to be nothing left, as in Postgres.
         return left != 0
 

@@ -1,0 +1,252 @@
+"""A part of the plan done where its rows lie: the gateway's operator.
+
+If all its ranges are led here, the part is run as any plan is.  Otherwise it is cut into leaves and what is above them
+(plan/cut.py), tables to be given to every node are computed, and the ranges are asked side by side for what they make of
+their entries; a range that is led here is worked on here, in the same way but without answers of bounded size::
+
+    AtShards(Project(users ⋈ orders))        ranges  [05 group 0000, 5555) node 1, here      rows
+                                                     [05 group 5555, AAAA) node 2            Evaluate → groups
+                                                     [05 group AAAA, FFFF] node 3            Evaluate → groups
+
+Buckets must not be torn apart (part_run.py): spans are asked from the beginning of a bucket to the beginning of another, and
+a bucket that crosses the boundary between two ranges is read entry by entry and done here.  So is what a node refuses, and
+what the transaction itself has written in.  Every entry is read at the statement's timestamp, whatever moves meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from functools import cached_property
+from time import perf_counter
+
+from msgspec import structs
+
+from pydistdb.kv.api import MustWait, SpanPart
+from pydistdb.kv.fragments import TooLong
+from pydistdb.sql.errors import ProgramLimitExceeded
+from pydistdb.sql.exec.fragment import Row, encode_arguments
+from pydistdb.sql.exec.memory import Holding
+from pydistdb.sql.exec.operator import Batch, Operator
+from pydistdb.sql.exec.part import MOST_GIVEN_BYTES, Part
+from pydistdb.sql.exec.part_run import Buckets, CompiledPart, Entries, bucket_end, bucket_of, compiled_part
+from pydistdb.sql.exec.run import BATCH_ROWS, State
+from pydistdb.sql.exec.scan import Bounds
+from pydistdb.sql.exec.scatter import WIDTH, scatter
+from pydistdb.sql.exec.shards import shard_of
+from pydistdb.sql.exec.tree_codec import NotPortable
+from pydistdb.sql.layout import BUCKET_BYTES, TableLayout
+from pydistdb.sql.plan.cut import Cut
+from pydistdb.sql.plan.distribute import Tail
+from pydistdb.sql.plan.explain_formats import ShardActual
+from pydistdb.sql.plan.physical import AtShards
+
+MOST_BUCKET_ENTRIES = 2_000_000
+"""What lies in one bucket is held in memory at once."""
+LOCAL_ENTRIES = 4 * BATCH_ROWS
+
+
+class AtShardsOperator(Operator):
+    """See the module's introduction.  ``plain`` does the part at the gateway, ``given`` make the tables to be sent along."""
+
+    def __init__(self, node: AtShards, cut: Cut, plain: Operator, given: Sequence[Operator]) -> None:
+        super().__init__(plain.columns, plain.not_null)
+        self.node = node
+        self.cut = cut
+        self.plain = plain
+        self.given = tuple(given)
+        self.tail: Tail | None = None
+        """What is done at the shards to the part's rows (the compiler sets it)."""
+        self.layouts = [TableLayout.of(scan.node.table) for scan in cut.scans]
+
+    @cached_property
+    def part(self) -> Part | None:
+        """What is sent; None if it cannot be."""
+        identities = []
+        for scan, layout in zip(self.cut.scans, self.layouts, strict=True):
+            index = layout.by_storage_id[scan.node.access.index.storage_id]
+            identities.append(index.identity if index.hashed else b"")
+        try:
+            return Part(self.cut, identities, self.tail)
+        except NotPortable:
+            return None
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        return Bounds(self.layouts[0], self.cut.scans[0].node.access)
+
+    def spans(self, state: State) -> list[tuple[bytes, bytes]]:
+        """Where the part's entries lie."""
+        return [(span.start, span.end) for span in self.bounds.spans(state)]
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        spans = self.spans(state)
+        is_local = state.transaction.is_local
+        if self.part is None or all(is_local(start, end) for start, end in spans):
+            async for batch in self.plain.batches(state):
+                yield batch
+            return
+        with state.hold(self.actual) as held:
+            tables = await self._tables(state, held)
+            source = self.plain.batches(state) if tables is None else self._scattered(self.part, tables, spans, state)
+            async for batch in source:
+                yield batch
+                await state.breathe()
+
+    def _scattered(
+        self, part: Part, tables: Sequence[list[Row]], spans: Sequence[tuple[bytes, bytes]], state: State
+    ) -> AsyncIterator[Batch]:
+        kind = "" if self.tail is None else self.tail.kind
+        return scatter(
+            state.scheduler,
+            _Run(self, part, state, tables).streams(spans),
+            ordered=kind not in ("sort", "distinct", "aggregate"),
+            width=1 if kind == "limit" else WIDTH,
+        )
+
+    async def _tables(self, state: State, held: Holding) -> list[list[Row]] | None:
+        """The rows of the tables to be given to the shards; None if they are too many."""
+        tables: list[list[Row]] = []
+        for operator in self.given:
+            rows: list[Row] = []
+            async for batch in operator.batches(state):
+                rows += batch
+                held.take(batch)
+                if held.size_bytes > MOST_GIVEN_BYTES:
+                    held.clear()
+                    return None
+            tables.append(rows)
+        return tables
+
+
+class _Run:
+    """The operator at work for one statement."""
+
+    def __init__(self, operator: AtShardsOperator, part: Part, state: State, tables: Sequence[list[Row]]) -> None:
+        self.operator = operator
+        self.part = part
+        self.state = state
+        self.tables = tables
+        self.by_bucket = part.cut.by_bucket
+        self.reverse = not self.by_bucket and part.cut.scans[0].node.access.reverse
+        whole = part.arguments(state, None)
+        if tables:
+            name, blocks = part.given(tables)
+            whole = structs.replace(whole, tables=name, blocks=blocks)
+        self.whole = part.data, encode_arguments(whole)
+        self.named = part.name, encode_arguments(structs.replace(whole, blocks=[]))
+        self.holders: set[int] = set()
+        """The nodes that have been sent the whole of it."""
+
+    @cached_property
+    def here(self) -> CompiledPart:
+        return compiled_part(self.part.data)
+
+    async def streams(self, spans: Sequence[tuple[bytes, bytes]]) -> AsyncIterator[AsyncIterator[Batch]]:
+        for start, end in spans:
+            while start < end:
+                found = await self.state.transaction.part_at(start, end, reverse=self.reverse)
+                if self.by_bucket and len(found.end) > BUCKET_BYTES and found.end < end:
+                    # The range ends amid a bucket.
+                    edge = bucket_of(found.end)
+                    stop = edge if edge > start else min(bucket_end(start), end)
+                    found = found._replace(end=stop, is_local=found.is_local or stop > edge)
+                shard = shard_of(self.operator.actual, found)
+                if found.is_local:
+                    yield self._here(found.start, found.end, shard)
+                else:
+                    yield self._there(found, shard)
+                if self.reverse:
+                    end = found.start
+                else:
+                    start = found.end
+
+    async def _there(self, found: SpanPart, shard: ShardActual | None) -> AsyncIterator[Batch]:
+        """A span worked on by its leaseholder, answer by answer."""
+        state, reverse = self.state, self.reverse
+        start, end = found.start, found.end
+        sent = self.named
+        if found.leader not in self.holders:
+            sent = self.whole
+            self.holders.add(found.leader)
+        while start < end:
+            state.run.check_interrupt()
+            begun = perf_counter()
+            answer = await state.transaction.evaluate(*sent, start, end, reverse=reverse)
+            if shard is not None and answer is not None:
+                shard.calls += 1
+                shard.seconds += perf_counter() - begun
+                shard.bytes += len(answer.output) + sum(map(len, sent))
+            if answer is not None and answer.lacking and sent is not self.whole:
+                sent = self.whole
+                continue
+            if answer is None or answer.lacking:
+                async for batch in self._here(start, end, shard):
+                    yield batch
+                return
+            sent = self.named
+            rows = self.part.read(answer.output)
+            if shard is not None:
+                shard.entries += answer.entries
+                shard.rows += len(rows)
+            if answer.resume == start and not reverse:
+                # The range has been split amid a bucket.
+                stop = min(bucket_end(start), end)
+                async for batch in self._here(start, stop, shard):
+                    yield batch
+                start = stop
+                continue
+            if rows:
+                yield rows
+            if answer.resume is None:
+                return
+            if reverse:
+                end = answer.resume
+            else:
+                start = answer.resume
+
+    async def _here(self, start: bytes, end: bytes, shard: ShardActual | None) -> AsyncIterator[Batch]:
+        """A span read entry by entry, from whatever ranges, and worked on at this node."""
+        state = State(self.state.run)
+        state.outer.update(self.state.outer)
+        part = self.here
+        part.set_given(self.tables, state)
+        try:
+            async for entries in self._chunks(start, end, shard):
+                if part.deal(*entries, state):
+                    async for batch in part.scan.batches(state):
+                        if shard is not None:
+                            shard.rows += len(batch)
+                        yield batch
+                await state.breathe()
+        finally:
+            state.close()
+
+    async def _chunks(self, start: bytes, end: bytes, shard: ShardActual | None) -> AsyncIterator[Entries]:
+        """The entries of a span, bucket-wise if they must be."""
+        transaction = self.state.transaction
+        buckets = Buckets(self.by_bucket, MOST_BUCKET_ENTRIES)
+        while True:
+            try:
+                keys, values, resume = transaction.try_scan(start, end, limit=LOCAL_ENTRIES, reverse=self.reverse)
+            except MustWait:
+                keys, values, resume = await transaction.scan(start, end, limit=LOCAL_ENTRIES, reverse=self.reverse)
+            if shard is not None:
+                shard.entries += len(keys)
+            try:
+                ready = buckets.take(keys, values)
+            except TooLong:
+                raise ProgramLimitExceeded(
+                    f"more than {MOST_BUCKET_ENTRIES} rows have the same hash of their shard columns",
+                    hint="SET enable_shardjoin = off joins tables without regard to how they are sharded.",
+                ) from None
+            if ready is not None:
+                yield ready
+            if resume is None:
+                break
+            if self.reverse:
+                end = resume
+            else:
+                start = resume
+        rest = buckets.close(None, b"")[1]
+        if rest is not None:
+            yield rest

@@ -1,0 +1,320 @@
+"""A part of a plan at the leaseholder: joins and all, over the entries of one range.
+
+The entries of a span come in chunks, in key order.  Those of all scans of a bucket-wise part lie mixed in them, bucket after
+bucket (plan/cut.py); each chunk is cut at the last bucket that begins in it, whose rest comes with the next chunk::
+
+    chunk 1   bucket 7: u u o o o o    bucket 8: u u o          run over bucket 7, hold bucket 8 back
+    chunk 2   bucket 8: o o            bucket 9: u o            run over bucket 8, …
+    the end   of the range                                      bucket 9 is whole if the range ends where a bucket does
+
+The entries of a chunk are dealt out to the scans by the table's identity in their keys, decoded, and the operators above are
+run anew for each chunk: they never wait, so their coroutines can be stepped through by hand.  Where a range ends amid a
+bucket, its answer speaks up to the beginning of that bucket only, and the gateway does the bucket itself.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from pydistdb_storage.keys import prefix_end
+from xxhash import xxh3_128_digest
+
+from pydistdb.kv.fragments import Lacking, TooLong
+from pydistdb.sql.exec.aggregate import AggregateOperator
+from pydistdb.sql.exec.fragment import Arguments, Row
+from pydistdb.sql.exec.hash_join import HashJoinOperator, Table, probed_at_once
+from pydistdb.sql.exec.operator import Batch, FilterOperator, Operator, ProjectOperator
+from pydistdb.sql.exec.part import NAME_HEAD, decode_part
+from pydistdb.sql.exec.run import BATCH_ROWS, State
+from pydistdb.sql.exec.scan import TableScanOperator
+from pydistdb.sql.exec.setops import DistinctOperator
+from pydistdb.sql.exec.spill import RowCodec, in_batches
+from pydistdb.sql.exec.tail_run import Compiled
+from pydistdb.sql.exec.tree_codec import load
+from pydistdb.sql.exec.values import batch_bytes
+from pydistdb.sql.layout import BUCKET_BYTES, HASH_IDENTITY_END, HASH_IDENTITY_START
+from pydistdb.sql.plan.expressions import map_parts
+from pydistdb.sql.plan.physical import Access, HashJoin, Leaf, TableScan
+from pydistdb.sql.tree import Aggregate, Distinct, Filter, Project, Rel
+
+MOST_COMPILED = 256
+MOST_KEPT_BYTES = 64 << 20
+"""Parts and given tables that a node keeps, as they came."""
+MOST_HELD_ENTRIES = 100_000
+"""A larger bucket is left to the gateway."""
+MOST_CHUNK_ROWS = 200_000
+"""What a chunk may come to; what multiplies more is left to the gateway, which need not hold it."""
+
+Entries = tuple[Sequence[bytes], Sequence[bytes]]
+"""Keys and values."""
+_LEAF, _GIVEN, _BUILT = 1 << 40, 1 << 41, 1 << 42
+"""Where the rows of leaves, of given tables, and the hash tables of these are in a run's shared values."""
+
+
+class LeafOperator(Operator):
+    """The rows of a leaf, as they are at hand."""
+
+    def __init__(self, node: Leaf) -> None:
+        super().__init__(node.columns, frozenset(node.not_null))
+        self.place = (_GIVEN if node.broadcast else _LEAF) + node.number
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        for batch in in_batches(state.shared[self.place]):
+            yield batch
+
+
+class GivenJoinOperator(HashJoinOperator):
+    """A hash join with a given table: built once for all chunks of a run."""
+
+    def __init__(self, node: HashJoin, left: Operator, right: LeafOperator) -> None:
+        super().__init__(node, left, right)
+        self.place = _BUILT + right.place
+
+    async def batches(self, state: State) -> AsyncIterator[Batch]:
+        built: tuple[Table, int] | None = state.shared.get(self.place)
+        if built is None:
+            table: Table = {}
+            async for batch in self.right.batches(state):
+                self.add_rows(batch, table, state)
+            built = state.shared[self.place] = (table, probed_at_once(table))
+        table, at_once = built
+        if not table and self.kind in ("inner", "semi"):
+            return
+        async for batch in self.left.batches(state):
+            for start in range(0, len(batch), at_once):
+                output = self.probe(batch[start : start + at_once], table, set(), state)
+                for part in in_batches(output, 4 * BATCH_ROWS):
+                    yield part
+                await state.breathe()
+
+
+def operator_of(node: Rel) -> Operator:
+    """The operator of a part's relation."""
+    match node:
+        case Leaf():
+            return LeafOperator(node)
+        case Filter():
+            return FilterOperator(operator_of(node.input), node.condition)
+        case Project():
+            return ProjectOperator(operator_of(node.input), node.columns, node.expressions)
+        case HashJoin(right=Leaf(broadcast=True) as right):
+            return GivenJoinOperator(node, operator_of(node.left), LeafOperator(right))
+        case HashJoin():
+            return HashJoinOperator(node, operator_of(node.left), operator_of(node.right))
+        case Aggregate():
+            return AggregateOperator(operator_of(node.input), node)
+        case Distinct():
+            return DistinctOperator(operator_of(node.input), node.on)
+    raise AssertionError(f"{type(node).__name__} in a part of a plan")
+
+
+class CompiledPart(Compiled):
+    """The operators of a part; ``scan`` is the topmost one."""
+
+    def __init__(self, data: bytes) -> None:
+        text = decode_part(data[len(b"part") :])
+        scans, given, part, self.outer, self.parameters, keys, groups, calls = load(text.tree)
+        self.by_bucket = text.by_bucket
+        self.scans: list[TableScanOperator] = []
+        self.identities = [each.identity for each in text.scans]
+        for each, (columns, condition, output_columns, output) in zip(text.scans, scans, strict=True):
+            index = next(index for index in each.table.indexes if index.storage_id == each.index)
+            node = TableScan(
+                columns,
+                each.table,
+                each.table.name,
+                each.numbers,
+                Access(index),
+                condition[0] if condition else None,
+                index_only=each.index_only,
+            )
+            self.scans.append(TableScanOperator(node).project(output_columns, output))
+        self.given = [RowCodec([column.type for column in columns]) for columns in given]
+        self.scan = operator_of(with_not_null(part, self.scans))
+        self.set_tail(text.kind, keys, groups, calls)
+
+    def deal(self, keys: Sequence[bytes], values: Sequence[bytes], state: State) -> bool:
+        """Put the rows behind entries before the leaves; False: there are none."""
+        if len(self.scans) == 1 and not self.identities[0]:
+            rows = state.shared[_LEAF] = self.scans[0].decode(keys, values, state)
+            return bool(rows)
+        dealt: dict[bytes, tuple[list[bytes], list[bytes]]] = {identity: ([], []) for identity in self.identities}
+        get = dealt.get
+        for key, value in zip(keys, values, strict=True):
+            mine = get(key[HASH_IDENTITY_START:HASH_IDENTITY_END])
+            if mine is not None:
+                mine[0].append(key)
+                mine[1].append(value)
+        some = False
+        for number, (scan, identity) in enumerate(zip(self.scans, self.identities, strict=True)):
+            mine = dealt[identity]
+            rows = state.shared[_LEAF + number] = scan.decode(*mine, state) if mine[0] else []
+            some = some or bool(rows)
+        return some
+
+    def set_given(self, tables: Sequence[list[Row]], state: State) -> None:
+        for number, rows in enumerate(tables):
+            state.shared[_GIVEN + number] = rows
+
+
+def with_not_null(part: Rel, scans: Sequence[TableScanOperator]) -> Rel:
+    """The part with what is known of its leaves' columns."""
+
+    def known(relation: Rel) -> Rel:
+        if isinstance(relation, Leaf):
+            return (
+                relation if relation.broadcast else replace(relation, not_null=tuple(scans[relation.number].not_null))
+            )
+        return map_parts(relation, on_relation=known)
+
+    return known(part)
+
+
+compiled_part = lru_cache(maxsize=MOST_COMPILED)(CompiledPart)
+
+
+class Kept:
+    """What this node was sent, by its digest; what was asked for last stays longest."""
+
+    def __init__(self) -> None:
+        self._items: OrderedDict[bytes, list[bytes]] = OrderedDict()
+        self._size_bytes = 0
+
+    def put(self, name: bytes, blocks: list[bytes]) -> None:
+        if name not in self._items:
+            self._items[name] = blocks
+            self._size_bytes += sum(map(len, blocks))
+            while self._size_bytes > MOST_KEPT_BYTES and len(self._items) > 1:
+                _, gone = self._items.popitem(last=False)
+                self._size_bytes -= sum(map(len, gone))
+
+    def get(self, name: bytes) -> list[bytes]:
+        """Raises Lacking."""
+        if name not in self._items:
+            raise Lacking
+        self._items.move_to_end(name)
+        return self._items[name]
+
+    def clear(self) -> None:
+        self._items.clear()
+        self._size_bytes = 0
+
+
+kept = Kept()
+
+
+def part_run(text: bytes, arguments: Arguments) -> PartRun:
+    """Begin the run of a part that came, or is known, by ``text``."""
+    if text.startswith(NAME_HEAD):
+        (text,) = kept.get(text)
+    else:
+        kept.put(NAME_HEAD + xxh3_128_digest(text), [text])
+    return PartRun(compiled_part(text), arguments)
+
+
+def bucket_of(key: bytes) -> bytes:
+    """Where the bucket that a key lies in begins."""
+    return key[:BUCKET_BYTES]
+
+
+def bucket_end(key: bytes) -> bytes:
+    """Where the bucket that a key lies in ends."""
+    return prefix_end(bucket_of(key))
+
+
+class Buckets:
+    """Cuts chunks of entries into whole buckets and what may go on in the next chunk."""
+
+    def __init__(self, by_bucket: bool, most_entries: int) -> None:
+        self._by_bucket = by_bucket
+        self._most_entries = most_entries
+        self.keys: list[bytes] = []
+        self.values: list[bytes] = []
+
+    def take(self, keys: Sequence[bytes], values: Sequence[bytes]) -> Entries | None:
+        """The entries to work on now that these have come."""
+        if not keys:
+            return None
+        if not self._by_bucket:
+            return keys, values
+        whole = bisect_left(keys, bucket_of(keys[-1]))
+        same = bool(self.keys) and bucket_of(self.keys[0]) == bucket_of(keys[-1])
+        if same or (not whole and not self.keys):
+            self.keys += keys
+            self.values += values
+            if len(self.keys) > self._most_entries:
+                raise TooLong
+            return None
+        ready = self.keys + list(keys[:whole]), self.values + list(values[:whole])
+        self.keys, self.values = list(keys[whole:]), list(values[whole:])
+        return ready
+
+    def close(self, resume: bytes | None, end: bytes) -> tuple[bytes | None, Entries | None]:
+        """How far whole buckets reach, if entries have come up to ``resume`` (None: ``end``), and the last ones to work on."""
+        if not self._by_bucket:
+            return resume, None
+        held = self.keys, self.values
+        self.keys, self.values = [], []
+        if resume is None and len(end) <= BUCKET_BYTES:
+            return None, held if held[0] else None
+        return bucket_of(held[0][0] if held[0] else end if resume is None else resume), None
+
+
+class PartRun:
+    """One evaluation of a part over a span; a fragment run."""
+
+    def __init__(self, part: CompiledPart, arguments: Arguments) -> None:
+        self.part = part
+        self.state = part.state(arguments)
+        self.tail = part.make(part, self.state, arguments.most)
+        if arguments.tables:
+            if arguments.blocks:
+                kept.put(arguments.tables, arguments.blocks)
+            blocks = kept.get(arguments.tables)
+            part.set_given([codec.decode(block) for codec, block in zip(part.given, blocks, strict=True)], self.state)
+        self._buckets = Buckets(part.by_bucket, MOST_HELD_ENTRIES)
+        self._work: AsyncIterator[Batch] | None = None
+        self._rows = 0
+
+    def take(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        self._begin(self._buckets.take(keys, values))
+
+    def _begin(self, entries: Entries | None) -> None:
+        self._rows = 0
+        if entries is not None and self.part.deal(*entries, self.state):
+            self._work = self.part.scan.batches(self.state)
+
+    def step(self) -> bool:
+        if self._work is None:
+            return False
+        try:
+            self._work.__anext__().__await__().send(None)
+        except StopIteration as found:
+            batch: Batch = found.value
+        except StopAsyncIteration:
+            self._work = None
+            return False
+        else:
+            raise AssertionError("a part of a plan never waits")
+        self._rows += len(batch)
+        if self._rows > MOST_CHUNK_ROWS:
+            raise TooLong
+        self.tail.bytes += batch_bytes(batch)
+        self.tail.add(batch)
+        return True
+
+    def close(self, resume: bytes | None, end: bytes) -> bytes | None:
+        covered, entries = self._buckets.close(resume, end)
+        self._begin(entries)
+        return covered
+
+    @property
+    def is_full(self) -> bool:
+        return self.tail.is_full
+
+    def finish(self) -> bytes:
+        return self.tail.finish()

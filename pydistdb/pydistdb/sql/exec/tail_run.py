@@ -1,0 +1,187 @@
+"""What is done at the leaseholder to the rows of a fragment: nothing, or the first half of the step above (distribute.py).
+
+A tail takes batches of rows and gives one answer of bounded size: MOST_ROWS rows, MOST_BYTES of them, or MOST_GROUPS groups,
+whatever comes first; the gateway asks for the rest of the span again::
+
+    GroupsTail    add([(3, 'a'), (3, 'b')]), add([(4, 'c')])     finish() = [[3, 2], [4, 1]]        count(*) by the first column
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from pydistdb.sql.exec.aggregate import AggregateOperator
+from pydistdb.sql.exec.fragment import Arguments, pack_states
+from pydistdb.sql.exec.grouping import GroupingSet
+from pydistdb.sql.exec.operator import Operator
+from pydistdb.sql.exec.run import RunContext, State
+from pydistdb.sql.exec.setops import row_keys
+from pydistdb.sql.exec.sort import MOST_TOP_ROWS, Sorter
+from pydistdb.sql.exec.tree_codec import runtime_form
+from pydistdb.sql.tree import Aggregate, AggregateCall, ColumnRef, Expr, OutputColumn, Param, SortKey
+from pydistdb.sql.types.base import EvalContext
+
+MOST_ROWS = 4_096
+MOST_BYTES = 256 << 10
+MOST_GROUPS = 10_000
+
+Row = tuple[Any, ...]
+
+
+class Compiled:
+    """An operator (``scan``) and the functions of the tail on it; shared by all runs."""
+
+    scan: Operator
+    outer: tuple[ColumnRef, ...]
+    parameters: tuple[Param, ...]
+
+    def set_tail(
+        self, kind: str, keys: tuple[SortKey, ...], groups: tuple[Expr, ...], calls: tuple[AggregateCall, ...]
+    ) -> None:
+        """Say what is done to the operator's rows (plan/distribute.py)."""
+        self.make: Callable[[Compiled, State, int], RowsTail] = RowsTail
+        if kind == "sort":
+            self.sorter = Sorter(self.scan.code(), keys)
+            self.make = TopTail
+        elif kind == "distinct":
+            self.keys = row_keys(self.scan.columns)
+            self.make = DistinctTail
+        elif kind == "aggregate":
+            self.operator = AggregateOperator(self.scan, _aggregate(groups, calls))
+            self.set = GroupingSet(self.operator, set(range(len(groups))))
+            self.group_types = [group.type for group in groups]
+            self.make = GroupsTail if groups else AggregateTail
+
+    def state(self, arguments: Arguments) -> State:
+        context = EvalContext()
+        context.transaction_timestamp = arguments.transaction_timestamp
+        context.statement_timestamp = arguments.statement_timestamp
+        context.timezone = arguments.timezone
+        context.settings = arguments.settings
+        count = max((parameter.index for parameter in self.parameters), default=-1) + 1
+        values: list[Any] = [None] * count
+        for parameter, stored in zip(self.parameters, arguments.parameters, strict=True):
+            values[parameter.index] = runtime_form(parameter.type, stored)
+        nothing = cast(Any, None)
+        state = State(RunContext(None, nothing, nothing, context, values, _NoClock()))
+        for column, stored in zip(self.outer, arguments.outer, strict=True):
+            state.outer[column.id] = runtime_form(column.type, stored)
+        return state
+
+
+def _aggregate(groups: tuple[Expr, ...], calls: tuple[AggregateCall, ...]) -> Aggregate:
+    parts = [*(group.type for group in groups), *(call.function.return_type for call in calls)]
+    columns = tuple([OutputColumn(-1 - number, "", kind) for number, kind in enumerate(parts)])
+    return Aggregate(columns, cast(Any, None), groups, calls)
+
+
+class _NoClock:
+    """A fragment is given its turns from outside."""
+
+    def now_ns(self) -> int:
+        return 0
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotImplementedError(name)
+
+
+class RowsTail:
+    """The rows themselves; the first of them, if no more than ``most`` are wanted."""
+
+    def __init__(self, fragment: Compiled, state: State, most: int) -> None:
+        self.fragment = fragment
+        self.state = state
+        self.most = most
+        self.rows: list[Row] = []
+        self.bytes = 0
+
+    def add(self, rows: list[Row]) -> None:
+        self.rows += rows
+
+    @property
+    def is_full(self) -> bool:
+        count = len(self.rows)
+        return count >= MOST_ROWS or self.bytes >= MOST_BYTES or (self.most > 0 and count >= self.most)
+
+    def finish(self) -> bytes:
+        rows = self.rows[: self.most] if self.most else self.rows
+        return self.fragment.scan.codec.encode(rows)
+
+
+class TopTail(RowsTail):
+    """The first ``most`` rows of an order."""
+
+    def add(self, rows: list[Row]) -> None:
+        self.rows += rows
+        if 0 < self.most <= MOST_TOP_ROWS and len(self.rows) >= 2 * self.most + MOST_ROWS:
+            self._cut()
+
+    def _cut(self) -> None:
+        self.fragment.sorter.sort(self.rows, self.state)
+        del self.rows[self.most :]
+
+    @property
+    def is_full(self) -> bool:
+        return not 0 < self.most <= MOST_TOP_ROWS and (len(self.rows) >= MOST_ROWS or self.bytes >= MOST_BYTES)
+
+    def finish(self) -> bytes:
+        if 0 < self.most <= MOST_TOP_ROWS:
+            self._cut()
+        return self.fragment.scan.codec.encode(self.rows)
+
+
+class DistinctTail(RowsTail):
+    """One row of each kind."""
+
+    def __init__(self, fragment: Compiled, state: State, most: int) -> None:
+        super().__init__(fragment, state, most)
+        self.seen: dict[Any, Row] = {}
+
+    def add(self, rows: list[Row]) -> None:
+        setdefault = self.seen.setdefault
+        for key, row in zip(self.fragment.keys(rows, self.state), rows, strict=True):
+            setdefault(key, row)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.seen) >= MOST_GROUPS
+
+    def finish(self) -> bytes:
+        return self.fragment.scan.codec.encode(list(self.seen.values()))
+
+
+class AggregateTail(RowsTail):
+    """The states of aggregates over all rows."""
+
+    def __init__(self, fragment: Compiled, state: State, most: int) -> None:
+        super().__init__(fragment, state, most)
+        self.states = [plan.initial() for plan in fragment.operator.calls]
+
+    def add(self, rows: list[Row]) -> None:
+        self.fragment.operator.feed(rows, self.states, self.state)
+
+    @property
+    def is_full(self) -> bool:
+        return False
+
+    def finish(self) -> bytes:
+        return pack_states([((), *self.states)], ())
+
+
+class GroupsTail(RowsTail):
+    """Groups with the states of their aggregates."""
+
+    def __init__(self, fragment: Compiled, state: State, most: int) -> None:
+        super().__init__(fragment, state, most)
+        self.table: dict[Any, list[Any]] = {}
+
+    def add(self, rows: list[Row]) -> None:
+        self.fragment.set.take(rows, self.table, True, self.state)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.table) >= MOST_GROUPS
+
+    def finish(self) -> bytes:
+        return pack_states(self.table.values(), self.fragment.group_types)

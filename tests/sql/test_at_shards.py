@@ -1,0 +1,265 @@
+"""Parts of plans done at the shards, joins included: the same answers as where all rows are, whatever is split how."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from pydistdb.sql.exec import at_shards, part_run
+from pydistdb.sql.plan import cut
+from pydistdb_storage.keys import prefix_end
+
+from tests.sql.laboratory import Laboratory
+from tests.sql.test_fragments import answer, explained
+
+DDL = """create table users (user_id int8 primary key, name text, city int4) shard by hash (user_id);
+create table orders (id int8, user_id int8, amount numeric(10,2), primary key (user_id, id)) shard by hash (user_id);
+create table items (user_id int8, id int8, n int8 not null, what text, primary key (user_id, id, n)) shard by hash (user_id);
+create table pairs (a int4, b text, v int4) shard by hash (a, b);
+create table others (a int4, b text, w int4) shard by hash (a, b);
+create table visits (id int8 primary key, user_id int8, city int4);
+create table nation (city int4 primary key, label text)"""
+FILL = """insert into users select g, 'user ' || g, case when g % 11 = 0 then null else g % 7 end from generate_series(1, 60) g;
+insert into orders select g, g % 70 + 1, g * 3.25 from generate_series(1, 300) g;
+insert into items select g % 50 + 1, g % 9, g, 'w' || g % 5 from generate_series(1, 200) g;
+insert into pairs select nullif(g % 6, 5), 'b' || g % 4, g from generate_series(1, 40) g;
+insert into others select nullif(g % 6, 5), nullif('b' || g % 4, 'b3'), g from generate_series(1, 30) g;
+insert into visits select g, g % 90, g % 9 from generate_series(1, 200) g;
+insert into nation select g, 'city ' || g from generate_series(0, 6) g"""
+
+
+def laboratory(**options: Any) -> Laboratory:
+    lab = Laboratory(DDL, **options)
+    for text in FILL.split(";"):
+        lab.run(text)
+    return lab
+
+
+def cut_up(lab: Laboratory, seed: int) -> None:
+    """Split at the beginnings of buckets, and within them."""
+    rand = random.Random(seed)
+    keys = [key for key in lab.database.versions if key[:1] == b"\x05"]
+    chosen = [key[:7] if rand.random() < 0.5 else key for key in rand.sample(keys, 12)]
+    lab.scheduler.run(lab.database.split(chosen))
+
+
+@pytest.fixture(scope="module")
+def near() -> Laboratory:
+    return laboratory()
+
+
+@pytest.fixture(scope="module")
+def far() -> Laboratory:
+    lab = laboratory(distant=True)
+    cut_up(lab, 1)
+    return lab
+
+
+@pytest.fixture(autouse=True)
+def small_tables_count_as_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cut, "BROADCAST_RATIO", 0.1)
+
+
+QUERIES = [
+    "select u.name, count(o.id) from users u join orders o on u.user_id = o.user_id group by u.user_id",
+    "select u.city, count(*), sum(o.amount), avg(o.id) from users u join orders o using (user_id) group by 1",
+    "select u.name, o.id from users u left join orders o on u.user_id = o.user_id and o.id > 20",
+    "select o.id, u.name from users u right join orders o on u.user_id = o.user_id where o.amount > 50",
+    "select u.name, o.id from users u full join orders o on u.user_id = o.user_id",
+    "select id from orders o where not exists (select 1 from users u where u.user_id = o.user_id)",
+    "select id from orders o where exists (select 1 from users u where u.user_id = o.user_id and u.city = 3)",
+    "select count(*) from users join orders o using (user_id) join items i using (user_id) where i.id = o.id % 9",
+    "select n.label, count(*) from users u join orders o using (user_id) join nation n using (city) group by 1",
+    "select n.label, o.id from orders o join users u using (user_id) left join nation n on n.city = u.city + 1",
+    "select u.user_id from users u where u.city not in (select city from nation where city > 3)",
+    "select u.user_id from users u where u.city not in (select nullif(city, 2) from nation)",
+    "select user_id, count(*) from orders group by 1 having count(*) > 4",
+    "select a.user_id, count(*) from orders a join orders b on a.user_id = b.user_id and a.id < b.id group by 1",
+    "select p.v, o.w from pairs p join others o on p.a = o.a and p.b = o.b",
+    "select p.v, o.w from pairs p left join others o on p.a = o.a and p.b = o.b",
+    "select p.v, o.w from pairs p join others o on p.a = o.a",
+    "select a, b, count(*), max(v) from pairs group by a, b having max(v) > 30",
+    "select distinct u.user_id, u.city from users u join orders o using (user_id)",
+    "select distinct u.city from users u join orders o using (user_id)",
+    "select v.id, n.label from visits v join nation n using (city) where v.id > 100",
+    "select n.label, count(*), max(v.id) from visits v join nation n using (city) group by 1",
+    "select count(*) from visits v join users u using (user_id)",
+    "select u.city, (select max(o.amount) from orders o where o.user_id = u.user_id) from users u",
+    "select user_id, c from (select user_id, count(*) c from orders group by 1) g join users using (user_id) where c > 3",
+    "select city, sum(c) from (select user_id, count(*) c from orders group by 1) g join users using (user_id) group by 1",
+]
+ORDERED = [
+    "select u.name, count(o.id) c from users u join orders o using (user_id) group by u.user_id order by c desc, 1 limit 5",
+    "select u.city, count(o.id) c from users u join orders o using (user_id) group by u.city order by c desc, 1 limit 2",
+    "select u.name, o.id from users u join orders o using (user_id) order by o.id desc limit 7 offset 3",
+    "select user_id, count(*) from orders group by 1 order by 2 desc, 1 limit 4",
+    "select v.id, n.label from visits v join nation n using (city) order by v.id limit 9",
+]
+
+
+@pytest.mark.parametrize("query", QUERIES + ORDERED)
+def test_same_answers(near: Laboratory, far: Laboratory, query: str) -> None:
+    ordered = query in ORDERED
+    assert answer(far, query, ordered) == answer(near, query, ordered)
+    assert answer(near, query, ordered) or "nullif" in query
+
+
+def some_join(rand: random.Random) -> str:
+    """A join of tables of the group, and of one that is none, on what may or may not be the shard columns."""
+    tables = {"users": ["city"], "orders": ["id", "amount"], "items": ["id", "n"], "visits": ["id", "city"]}
+    names = [rand.choice(list(tables)) for _ in range(rand.randrange(2, 5))]
+    text = f"{names[0]} t0"
+    for number, name in enumerate(names[1:], 1):
+        other = rand.randrange(number)
+        word = rand.choice(["join", "join", "left join", "full join"])
+        left, right = f"t{other}.user_id", f"t{number}.user_id"
+        extra = ""
+        if rand.random() < 0.3:
+            left = f"t{other}.{rand.choice(tables[names[other]])}"
+        if word != "full join" and rand.random() < 0.4:
+            extra = f" and t{number}.{rand.choice(tables[name])} > {rand.randrange(90)}"
+        text += f" {word} {name} t{number} on {left} = {right}{extra}"
+    where = f" where t0.user_id {rand.choice(['<', '>', '<>'])} {rand.randrange(60)}" if rand.random() < 0.6 else ""
+    key = f"t{rand.randrange(len(names))}.user_id"
+    match rand.randrange(4):
+        case 0:
+            return f"select {key}, count(*), sum(t0.user_id) from {text}{where} group by {key}"
+        case 1:
+            return f"select {key}, count(*) from {text}{where} group by {key} having count(*) > 3"
+        case 2:
+            return f"select count(*), min({key}), max(t0.{tables[names[0]][0]}) from {text}{where}"
+    return f"select distinct {key}, t0.{tables[names[0]][0]} from {text}{where}"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_generated_joins(near: Laboratory, seed: int) -> None:
+    rand = random.Random(seed)
+    far = laboratory(distant=True)
+    cut_up(far, seed)
+    for _ in range(25):
+        query = some_join(rand)
+        assert answer(far, query, False) == answer(near, query, False), query
+
+
+def strategy_of(lab: Laboratory, query: str) -> list[str]:
+    return [line.strip() for line in explained(lab, query).splitlines() if "Strategy" in line]
+
+
+def test_what_is_done_where(far: Laboratory) -> None:
+    join = "users u join orders o on u.user_id = o.user_id"
+    assert strategy_of(far, f"select u.name, count(o.id) from {join} group by u.user_id") == [
+        "Strategy: collocated join, whole groups"
+    ]
+    assert strategy_of(far, f"select u.user_id, count(*) c from {join} group by 1 order by c limit 5") == [
+        "Strategy: collocated join, whole groups, top-N"
+    ]
+    # Groups that are spread over the shards are counted there, but only the gateway knows which are the greatest.
+    assert strategy_of(far, f"select u.city, count(*) c from {join} group by 1 order by c limit 5") == [
+        "Strategy: collocated join, partial aggregate"
+    ]
+    assert strategy_of(far, "select * from users u join orders o on u.user_id = o.id") == [
+        "Strategy: broadcast join",
+        "Strategy: scan",
+    ]
+    assert strategy_of(far, "select p.v from pairs p join others o on p.a = o.a")[0] == "Strategy: broadcast join"
+    assert strategy_of(far, "select p.v from pairs p join others o on p.a = o.a and p.b = o.b") == [
+        "Strategy: collocated join"
+    ]
+    assert (
+        strategy_of(far, "select u.name from users u join orders o on u.user_id = o.user_id where u.user_id = 5") == []
+    )
+    query = "select n.label, count(*) from visits v join nation n using (city) group by 1"
+    assert "Strategy: broadcast join, partial aggregate" in strategy_of(far, query)
+    assert "collocated" not in explained(far, "select * from users u join orders o on u.user_id + 1 = o.user_id")
+    text = explained(far, f"select u.city, count(*), avg(o.id) from {join} group by 1")
+    states = "count(*) AS partial_count, sum(o.id) AS partial_sum, count(o.id) AS partial_count"
+    assert (
+        f"Shard Query: SELECT u.city, {states} FROM users u JOIN orders o ON (u.user_id = o.user_id) GROUP BY u.city"
+        in text
+    )
+    assert "Functions: sum(partial_count), sum(partial_sum) / sum(partial_count)" in text
+
+
+def test_every_entry_is_scanned_once(far: Laboratory) -> None:
+    text = explained(far, QUERIES[1], analyze=True)
+    scanned = [int(line.split("scanned=")[1].split()[0]) for line in text.splitlines() if "scanned=" in line]
+    stored = sum(key[:5] == b"\x05\x00\x00\x00\x01" for key in far.database.versions)
+    # What came of a bucket that a range's end, or the end of an answer, cut through is thrown away and read again.
+    assert stored <= sum(scanned) <= 4 * stored
+    assert sum("scanned=" in line for line in text.splitlines()) > 5
+
+
+def test_own_writes_are_seen(near: Laboratory) -> None:
+    changes = [
+        "insert into users values (1000, 'new', 4)",
+        "insert into orders values (1, 1000, 5), (2, 1000, 6)",
+        "delete from orders where user_id = 3",
+        "update users set city = 99 where user_id = 7",
+    ]
+    answers = []
+    for lab in (laboratory(), laboratory(distant=True)):
+        lab.begin()
+        for change in changes:
+            lab.run(change)
+        answers.append([answer(lab, query, False) for query in QUERIES])
+    assert answers[0] == answers[1]
+
+
+def test_lost_parts_and_tables_are_sent_again(
+    far: Laboratory, near: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = QUERIES[8]
+    expected = answer(near, query, False)
+    put = part_run.Kept.put
+
+    def forgetful(self: part_run.Kept, name: bytes, blocks: list[bytes]) -> None:
+        self.clear()
+        put(self, name, blocks)
+
+    monkeypatch.setattr(part_run.Kept, "put", forgetful)
+    assert answer(far, query, False) == expected
+    monkeypatch.setattr(part_run.Kept, "put", lambda *_: None)
+    far.database.answers.clear()
+    assert answer(far, query, False) == expected
+
+
+def test_what_is_too_much_for_the_shards_is_done_here(
+    far: Laboratory, near: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [answer(near, query, False) for query in QUERIES]
+    monkeypatch.setattr(at_shards, "MOST_GIVEN_BYTES", 10)
+    monkeypatch.setattr(part_run, "MOST_CHUNK_ROWS", 3)
+    monkeypatch.setattr(part_run, "MOST_HELD_ENTRIES", 5)
+    assert [answer(far, query, False) for query in QUERIES] == expected
+
+
+def test_errors_are_the_gateways(far: Laboratory, near: Laboratory) -> None:
+    query = "select 1 / (u.city - 3) from users u join orders o using (user_id)"
+    assert answer(far, query, False) == answer(near, query, False)
+    assert answer(far, query, False)[1] == "division by zero"
+
+
+def test_buckets_are_cut_at_their_beginnings() -> None:
+    def entries(*buckets: int) -> tuple[list[bytes], list[bytes]]:
+        keys = [b"\5\0\0\0\1" + bucket.to_bytes(2, "big") + bytes([number]) for number, bucket in enumerate(buckets)]
+        return keys, list(keys)
+
+    for cuts in ((1, 2), (3,), (2, 5), (4, 6), (6,), ()):
+        keys, values = entries(1, 1, 1, 2, 3, 3, 4)
+        buckets = part_run.Buckets(True, 100)
+        found: list[list[bytes]] = []
+        for start, end in zip((0, *cuts), (*cuts, len(keys)), strict=True):
+            ready = buckets.take(keys[start:end], values[start:end])
+            found += [] if ready is None else [list(ready[0])]
+        resume, rest = buckets.close(None, keys[-1][:6] + b"\xff")
+        assert resume is None
+        found += [] if rest is None else [list(rest[0])]
+        assert [key for chunk in found for key in chunk] == keys
+        assert len({key[:7] for chunk in found for key in chunk}) == sum(
+            len({key[:7] for key in chunk}) for chunk in found
+        )
+    buckets = part_run.Buckets(True, 100)
+    buckets.take(*entries(1, 1, 2))
+    assert buckets.close(None, entries(1, 1, 2, 2)[0][3]) == (entries(2)[0][0][:7], None)
+    assert buckets.close(prefix_end(b"\5\0\0\0\1\0\2\1"), b"\6") == (b"\5\0\0\0\1\0\2", None)
