@@ -1,7 +1,10 @@
-"""Shards that are bound to places, on real nodes."""
+"""Shards that are bound to places, and a table that is re-sharded, on real nodes."""
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +19,7 @@ from pydistdb_tools.local_cluster import (
     stop_cluster,
 )
 
-from tests.cluster.conftest import _FIRST_PORT
+from tests.cluster.conftest import _FIRST_PORT, make_cluster
 
 REGIONS = ["region=us,zone=a", "region=us,zone=b", "region=us,zone=c", "region=eu,zone=a"]
 
@@ -118,3 +121,46 @@ def test_every_node_has_a_copy_of_a_reference_table_and_reads_it(two_regions: Lo
         connection.execute("INSERT INTO codes VALUES ('it', 'Italy')")
     _until(lambda: _rows(two_regions, copies), [(3, 1)])
     assert _rows(two_regions, "SELECT status FROM proddb.doctor WHERE area = 'checksums'", 2) == [("ok",)]
+
+
+def test_a_node_killed_in_mid_migration_is_taken_over(tmp_path: Path) -> None:
+    cluster = make_cluster(tmp_path, 3)
+    try:
+        with psycopg.connect(cluster.nodes[0].url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE moved (id int8 PRIMARY KEY, v int8, t text)")
+            connection.execute("CREATE INDEX ON moved (t)")
+            connection.execute("INSERT INTO moved SELECT g, g, 'x' || g % 100 FROM generate_series(1, 6000) g")
+        victim, other = cluster.nodes[2], cluster.nodes[1]
+
+        def alter() -> None:
+            try:
+                with psycopg.connect(victim.url, autocommit=True) as connection:
+                    connection.execute("ALTER TABLE moved SHARD BY HASH (v) SHARDS 4")
+            except psycopg.OperationalError:
+                pass  # its node dies
+
+        altering = threading.Thread(target=alter)
+        altering.start()
+        copied = "SELECT state FROM proddb.jobs WHERE kind = 're-shard'"
+        _until(lambda: _rows(cluster, copied, 1), [("copying",)])
+        os.kill(victim.pid, signal.SIGKILL)
+        altering.join(30)
+        sum_of = "SELECT count(*), sum(v) FROM moved"
+        wanted = 6_000, sum(range(1, 6_001))
+        with psycopg.connect(other.url, autocommit=True) as connection:
+            for number in range(20):
+                connection.execute("INSERT INTO moved VALUES (%s, %s, 'new')", (20_000 + number, number))
+                connection.execute("UPDATE moved SET v = v + 1 WHERE id = %s", (number * 250 + 1,))
+        wanted = wanted[0] + 20, wanted[1] + sum(range(20)) + 20
+        _until(
+            lambda: _rows(cluster, "SELECT reloptions FROM pg_class WHERE relname = 'moved'", 1),
+            [(["shard_by=HASH (v) SHARDS 4"],)],
+        )
+        for node in (0, 1):
+            assert _rows(cluster, sum_of, node) == [wanted]
+            by_index = "SELECT count(*) FROM moved WHERE t = 'new' AND v BETWEEN 0 AND 100"
+            assert _rows(cluster, by_index, node) == [(20,)]
+        assert _rows(cluster, "SELECT v FROM moved WHERE id = 501", 1) == [(502,)]
+        _until(lambda: _rows(cluster, "SELECT count(*) FROM proddb.jobs WHERE kind = 're-shard'", 1), [(0,)])
+    finally:
+        stop_cluster(cluster, print)

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 from pydistdb_storage import keys, rows
 
-from pydistdb.sql.catalog.descriptors import Index, Sharding, Table
+from pydistdb.sql.catalog.descriptors import Index, IndexColumn, Resharding, Sharding, Table, table_to_be
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InternalError, ProgramLimitExceeded
 from pydistdb.sql.generate import build
 from pydistdb.sql.inverted import TokenClass, token_class, tokens_of
@@ -81,6 +81,7 @@ class IndexLayout:
         "covered",
         "descending",
         "encode",
+        "has_many",
         "hashed",
         "head",
         "identity",
@@ -116,6 +117,8 @@ class IndexLayout:
         self.trims = tuple(oid == _BPCHAR_OID for oid in self.types)
         self.token_classes: tuple[TokenClass, ...] = _token_classes(self) if index.is_inverted else ()
         """Of an inverted index: how each key is cut into tokens."""
+        self.has_many = bool(self.token_classes)
+        """A row has any number of entries."""
         self.kinds: tuple[str, ...] = (
             ()
             if self.is_row_id or self.token_classes
@@ -162,6 +165,37 @@ class IndexLayout:
         return values if self.row_key is None else list(map(self.row_key, values))
 
 
+class ShadowIndex(IndexLayout):
+    """The table as it will be, kept up beside the one that is: for those who write rows, one more index.
+
+    A row's entries are its row and its index entries there (catalog/reshard_jobs.py)."""
+
+    __slots__ = ("target",)
+
+    def __init__(self, table: Table, resharding: Resharding) -> None:
+        super().__init__(table, Index(0, "", 0, (IndexColumn(0),), state=resharding.state), {})
+        self.hashed = False
+        self.has_many = True
+        self.target = TableLayout(table_to_be(table))
+
+    def depends_on(self, changed: set[int]) -> bool:
+        return True
+
+    def entries_of(self, row: Row, suffix: bytes, *, old: bool = False) -> list[IndexEntry]:
+        """What a row with this ``suffix`` of its primary key has there.
+
+        An ``old`` row may be one that has no shard there: it never had entries.  Unique keys are guarded by the table that is,
+        so who has a key here has it there, too, and these entries are nobody else's."""
+        target = self.target
+        if old and target.shard_of(row) == NOWHERE:
+            return []
+        key = target.checked(target.head_of_row(target.primary, row) + suffix, target.primary)
+        return [
+            IndexEntry(key, target.row_value(row), False),
+            *(IndexEntry(entry.key, entry.value, False) for entry in target.entries(row, key)),
+        ]
+
+
 class TableLayout:
     """Keys and values of one table; ``TableLayout.of(table)`` remembers them by descriptor."""
 
@@ -173,11 +207,12 @@ class TableLayout:
         }
         self.indexes = tuple(IndexLayout(table, index, self.types) for index in table.indexes)
         self.primary = self.indexes[0]
-        self.secondary = self.indexes[1:]
+        self.shadow = None if table.resharding is None else ShadowIndex(table, table.resharding)
+        self.secondary = self.indexes[1:] if self.shadow is None else (*self.indexes[1:], self.shadow)
         self.written = tuple(layout for layout in self.secondary if layout.index.state != "d")
         """The secondary indexes that new rows get entries in."""
-        self.written_ordered = tuple(layout for layout in self.written if not layout.token_classes)
-        self.written_inverted = tuple(layout for layout in self.written if layout.token_classes)
+        self.written_ordered = tuple(layout for layout in self.written if not layout.has_many)
+        self.written_inverted = tuple(layout for layout in self.written if layout.has_many)
         self.is_bound = not any(layout.is_computed for layout in self.secondary)
         """Expressions and predicates of indexes are ready (exec/computed.py)."""
         self.has_row_id = self.primary.is_row_id
@@ -232,6 +267,12 @@ class TableLayout:
         if number == NOWHERE and self.shards is not None and not self.shards.is_hash:
             raise self._no_shard(row)
         return self.shard_head(index, number)
+
+    def shard_of(self, row: Row) -> int:
+        """The number of a row's shard, NOWHERE if it has none."""
+        if self.shards is None or self.shards.is_hash:
+            return 0
+        return self.shard_number([row[position] for position in self._shard_positions])
 
     def shard_head(self, index: IndexLayout, number: int) -> bytes:
         """The bytes before the columns in the entries of one shard."""
@@ -302,11 +343,13 @@ class TableLayout:
             return None
         return self.head_of_row(index, row) + index.encode(values)
 
-    def entries_in(self, index: IndexLayout, row: Row, primary_key: bytes) -> list[IndexEntry]:
-        """The entries of a row in one secondary index: one or none, but for an inverted one."""
-        if not index.token_classes:
+    def entries_in(self, index: IndexLayout, row: Row, primary_key: bytes, *, old: bool = False) -> list[IndexEntry]:
+        """The entries of a row (``old``: that is about to go) in one secondary index: one or none, but for an inverted one."""
+        if not index.has_many:
             entry = self.entry(index, row, primary_key)
             return [] if entry is None else [entry]
+        if isinstance(index, ShadowIndex):
+            return index.entries_of(row, self.primary_suffix(primary_key), old=old)
         values = [row[position] for position in index.positions] if index.compute is None else index.compute(row)
         if values is None:
             return []

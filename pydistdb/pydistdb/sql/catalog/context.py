@@ -161,7 +161,21 @@ class DdlContext:
     # ------------------------------------------------------------------------------------------ changes
 
     def put_table(self, *tables: Table) -> None:
+        for table in tables:
+            self._check_not_resharded(table)
         self.apply([(keys.table_key(table.database, table.oid), table) for table in tables])
+
+    def _check_not_resharded(self, table: Table) -> None:
+        """Refuse changes of what is copied while a table is re-sharded."""
+        old = self.view.catalog_state.databases[table.database].tables.get(table.oid)
+        if old is None or old.resharding is None or old.resharding != table.resharding:
+            return
+        for kept in ("columns", "indexes", "storage_id", "sharding", "reference"):
+            if getattr(old, kept) != getattr(table, kept):
+                raise ObjectInUse(
+                    f'cannot change table "{table.name}" because it is being re-sharded',
+                    hint="Wait until that is done, or call proddb.reshard_cancel.",
+                )
 
     def apply(self, changes: list[Change]) -> None:
         """Make changes: new objects get default privileges, what is dropped leaves none behind."""

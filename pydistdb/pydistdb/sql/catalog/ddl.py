@@ -23,6 +23,7 @@ from pydistdb.sql.catalog.drop import drop_objects
 from pydistdb.sql.catalog.materialized_views import refresh_view
 from pydistdb.sql.catalog.presplit import split_new_indexes
 from pydistdb.sql.catalog.reindex import cluster, reindex
+from pydistdb.sql.catalog.reshard_jobs import reshard
 from pydistdb.sql.catalog.role_ddl import ROLE_EXECUTORS
 from pydistdb.sql.catalog.routines import alter_routine, create_routine, drop_routines
 from pydistdb.sql.catalog.schemas import (
@@ -32,7 +33,6 @@ from pydistdb.sql.catalog.schemas import (
     create_schema,
     drop_database,
 )
-from pydistdb.sql.catalog.sharding import reshard
 from pydistdb.sql.catalog.truncate import truncate
 from pydistdb.sql.catalog.views import create_view
 from pydistdb.sql.errors import FeatureNotSupported

@@ -155,6 +155,22 @@ class Sharding(msgspec.Struct, frozen=True, array_like=True):
     """Directory: the shards of values that were assigned to one, as text and number; others go by their hash."""
 
 
+class Resharding(msgspec.Struct, frozen=True, array_like=True):
+    """What a table that is being re-sharded will be (reshard_jobs.py)."""
+
+    job: int
+    """The job's number (IndexJob.index)."""
+    state: str
+    """'d': writers take rows away there, 'w': they keep them; as the states of an index."""
+    version: int
+    """Of the table that will be: the version in the rows that are written there."""
+    storage_id: int
+    indexes: tuple[Index, ...]
+    next_index_id: int
+    sharding: Sharding | None = None
+    reference: bool = False
+
+
 class Table(msgspec.Struct, frozen=True, array_like=True):
     oid: int
     name: str
@@ -192,6 +208,24 @@ class Table(msgspec.Struct, frozen=True, array_like=True):
     replica_identity: str = "d"
     """pg_class.relreplident: d default, f full, n nothing, i ``replica_index``."""
     replica_index: int = 0
+    resharding: Resharding | None = None
+
+
+def table_to_be(table: Table) -> Table:
+    """The table as it will be once it is re-sharded."""
+    there = table.resharding
+    assert there is not None
+    return msgspec.structs.replace(
+        table,
+        version=there.version,
+        storage_id=there.storage_id,
+        indexes=there.indexes,
+        next_index_id=there.next_index_id,
+        sharding=there.sharding,
+        reference=there.reference,
+        columns=tuple(msgspec.structs.replace(column, missing=None) for column in table.columns),
+        resharding=None,
+    )
 
 
 class Argument(msgspec.Struct, frozen=True, array_like=True):
@@ -307,7 +341,8 @@ class DefaultAcl(msgspec.Struct, frozen=True, array_like=True):
 
 
 class IndexJob(msgspec.Struct, frozen=True, array_like=True):
-    """An index that is being built while writers go on (index_jobs.py); stored under the index's oid."""
+    """An index that is being built while writers go on (index_jobs.py), stored under the index's oid; or a table that is
+    re-sharded (reshard_jobs.py), under an oid of its own."""
 
     database: int
     table: int
@@ -323,6 +358,10 @@ class IndexJob(msgspec.Struct, frozen=True, array_like=True):
     process_id: int = 0
     """The session that asked for it, as long as that is on ``node``."""
     phase: str = "initializing"
+    kind: str = ""
+    """'' an index, 'reshard' a table."""
+    canceled: bool = False
+    """Somebody wants it undone."""
 
 
 class Garbage(msgspec.Struct, frozen=True, array_like=True):

@@ -37,6 +37,8 @@ async def assign(ddl: DdlContext, oid: int, text: str, shard: int, *, move: bool
         raise InvalidParameterValue(f'table "{table.name}" is not sharded by directory')
     if not 1 <= shard <= len(sharding.shards):
         raise InvalidParameterValue(f'table "{table.name}" has shards 1 to {len(sharding.shards)}')
+    if table.resharding is not None:
+        raise ObjectInUse(f'table "{table.name}" is being re-sharded')
     text = value_text(column_numbered(table, sharding.columns[0]), text)
     after = replace(table, sharding=_with_entry(sharding, text, shard - 1), version=table.version + 1)
     count = await _move_rows(ddl, bound_layout(table, ddl.view), bound_layout(after, ddl.view), text, table, move=move)

@@ -11,7 +11,7 @@ from pydistdb_storage.keys import prefix_end
 
 from pydistdb.kv.api import Database, Isolation, KVError
 from pydistdb.sql.catalog import keys
-from pydistdb.sql.catalog.descriptors import Garbage, Index, Table
+from pydistdb.sql.catalog.descriptors import Garbage, Index, Table, table_to_be
 from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, IDENTITY, RANGE_HEAD, storage_prefix
 from pydistdb.tasks import Scheduler, pause, sleep
 
@@ -33,6 +33,8 @@ def table_garbage(table: Table) -> list[Garbage]:
         garbage.append(Garbage(((prefix, prefix_end(prefix)),)))
     if table.sharding is not None:
         garbage.append(Garbage((_group_span(table),), table.storage_id.to_bytes(4, "big")))
+    if table.resharding is not None:
+        garbage += table_garbage(table_to_be(table))
     return garbage
 
 

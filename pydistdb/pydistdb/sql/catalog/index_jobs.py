@@ -68,10 +68,10 @@ MOST_RETRIES = 200
 MOST_JOBS = 1_000
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(IndexJob).decode
+decode_job = msgspec.msgpack.Decoder(IndexJob).decode
 
 
-class _Lost(Exception):
+class Lost(Exception):
     """Somebody else builds the index now, or there is nothing left to build."""
 
 
@@ -112,15 +112,18 @@ class IndexJobs:
             return index
 
         index = await self._in_transaction(ddl, define)
-        if index is None:
-            return
-        done = self._start(index.oid)
+        if index is not None:
+            await self._finish(ddl, index.oid)
+
+    async def _finish(self, ddl: DdlContext, oid: int) -> None:
+        """Do a job while the statement waits; it is given up if that is interrupted."""
+        done = self._start(oid)
         try:
             while not done.done:
                 ddl.ddl.check_interrupt()
                 await sleep(self._store.scheduler, POLL_NS)
         except DatabaseError:
-            self._canceled.add(index.oid)
+            self._canceled.add(oid)
             try:
                 await done
             except (DatabaseError, KVError):
@@ -150,7 +153,7 @@ class IndexJobs:
     async def _run(self, oid: int, done: Completion[None]) -> None:
         try:
             await self._build(oid)
-        except _Lost:
+        except Lost:
             done.set(None)
         except DatabaseError as error:
             await self._give_up(oid)
@@ -209,17 +212,17 @@ class IndexJobs:
             if index.oid == job.index and not index.is_readable:
                 assert table is not None
                 return table, index
-        raise _Lost
+        raise Lost
 
     async def _locked_job(self, transaction: Transaction, oid: int) -> IndexJob:
         """The record, if it is this node's, locked until the transaction ends."""
         key = keys.job_key(oid)
         value = (await transaction.lock([key], LockStrength.UPDATE))[0].value
         if value is None:
-            raise _Lost
-        job = _decode(value)
+            raise Lost
+        job = decode_job(value)
         if job.node != self._store.database.node_id:
-            raise _Lost
+            raise Lost
         return job
 
     async def _own(self, oid: int) -> IndexJob:
@@ -239,7 +242,7 @@ class IndexJobs:
         """Move the index to its next state; public or invalid, the record goes."""
         database = self._store.state.databases.get(job.database)
         if database is None:
-            raise _Lost
+            raise Lost
         next_job = replace(job, beat=job.beat + 1, phase="building index")
 
         async def change(own: DdlContext) -> None:
@@ -269,7 +272,7 @@ class IndexJobs:
             job = await self._retried(lambda: self._own(oid))
             await self._retried(lambda: self._set_state(job, "i"))
             self._report(replace(job, phase=""), at_once=True)
-        except (_Lost, KVError):
+        except (Lost, KVError):
             pass
 
     # ------------------------------------------------------------------------------------------ one chunk
@@ -323,7 +326,7 @@ class IndexJobs:
             pass
 
     async def _on_progress(self, sender: int, payload: bytes) -> bytes:
-        self._note(_decode(payload))
+        self._note(decode_job(payload))
         return b"\x01"
 
     def _note(self, job: IndexJob) -> None:
@@ -375,7 +378,7 @@ class IndexJobs:
             found = await transaction.scan(keys.JOB_PREFIX, keys.JOB_PREFIX + b"\xff", limit=MOST_JOBS)
         finally:
             transaction.rollback()
-        return [_decode(value) for value in found.values]
+        return [decode_job(value) for value in found.values]
 
     async def _take_over(self, job: IndexJob) -> bool:
         """Become the builder, unless the record has moved since."""
@@ -383,7 +386,7 @@ class IndexJobs:
         try:
             key = keys.job_key(job.index)
             value = (await transaction.lock([key], LockStrength.UPDATE))[0].value
-            if value is None or _decode(value) != job:
+            if value is None or decode_job(value) != job:
                 transaction.rollback()
                 return False
             mine = replace(job, node=self._store.database.node_id, beat=job.beat + 1, process_id=0)

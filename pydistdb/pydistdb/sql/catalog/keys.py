@@ -17,7 +17,7 @@
 ``03 'V'``                             the catalog version
 ``03 'W'``                             nothing, ever: a transaction that commits DDL holds the lock of this key meanwhile
 ``03 'K' …``, ``03 'N' …``             nothing, ever: locks of objects and of names (claims.py)
-``03 'J' index``                       IndexJob: an index that is being built online
+``03 'J' index``                       IndexJob: an index that is being built online, a table that is re-sharded
 ``03 'X' garbage``                     Garbage: spans of dropped storage that are still to be cleared
 =====================================  ======================================================================
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pydistdb_storage.keys import prefix_end
 
 from pydistdb.kv.placement.residency import Rule
-from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.catalog.descriptors import Table, table_to_be
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.layout import storage_prefix
 
@@ -47,8 +47,9 @@ class PlacementRules:
                 rule
                 for database in state.databases.values()
                 for table in database.tables.values()
-                if table.reference or (table.sharding is not None and table.sharding.shards)
-                for rule in rules_of(table)
+                for each in ([table] if table.resharding is None else [table, table_to_be(table)])
+                if each.reference or (each.sharding is not None and each.sharding.shards)
+                for rule in rules_of(each)
             )
             if found != self._rules:
                 self._rules = found

@@ -31,7 +31,7 @@ from pydistdb.sql.errors import (
 )
 from pydistdb.sql.layout import HASH_HEAD, storage_prefix
 from pydistdb.sql.pg_catalog import providers
-from pydistdb.sql.schema_statements import Reshard, ShardBy
+from pydistdb.sql.schema_statements import ShardBy
 from pydistdb.sql.shard_map import MOST_NUMBERED
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import EvalContext
@@ -207,7 +207,3 @@ async def split_group(ddl: DdlContext, group: int, shards: int) -> None:
 async def node_count(ddl: DdlContext) -> int:
     """How many nodes the cluster counts as alive."""
     return len(await ddl.store.database.broadcast(PING_TOPIC, b"", PING_TIMEOUT_NS))
-
-
-async def reshard(ddl: DdlContext, statement: Reshard) -> str:
-    raise FeatureNotSupported("ALTER TABLE … SHARD BY is not supported yet")

@@ -233,7 +233,9 @@ def _apply_table(mutable: Any, oid: int, table: Table | None, version: int, comm
     mutable("changed")[oid] = version
     if table is None or old is None or not _only_builds(old, table):
         mutable("reshaped")[oid] = version
-    is_building = table is not None and any(index.state in ("d", "w") for index in table.indexes)
+    is_building = table is not None and (
+        table.resharding is not None or any(index.state in ("d", "w") for index in table.indexes)
+    )
     if is_building or oid in mutable("building"):
         _set(mutable("building"), oid, table if is_building else None)
     row_types = mutable("row_types")
@@ -309,12 +311,14 @@ def _apply_type(mutable: Any, oid: int, definition: UserType | None, committed: 
 
 
 def _only_builds(old: Table, table: Table) -> bool:
-    """Whether nothing but indexes that are not read has come, gone or changed its state."""
+    """Whether nothing but what is not read yet, an index or a table to be, has come, gone or changed its state."""
     before = [index for index in old.indexes if index.is_readable]
     after = [index for index in table.indexes if index.is_readable]
     return (
         before == after
-        and msgspec.structs.replace(table, indexes=old.indexes, version=old.version, next_index_id=old.next_index_id)
+        and msgspec.structs.replace(
+            table, indexes=old.indexes, version=old.version, next_index_id=old.next_index_id, resharding=old.resharding
+        )
         == old
     )
 

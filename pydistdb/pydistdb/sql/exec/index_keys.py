@@ -36,6 +36,8 @@ def bind_layout(layout: TableLayout, catalog: CatalogView) -> None:
     for index in layout.secondary:
         if index.is_computed:
             index.compute = _compute(layout, index, bound_index(layout.table, index.index, catalog), surroundings)
+    if layout.shadow is not None:
+        bind_layout(layout.shadow.target, catalog)
     layout.is_bound = True
 
 

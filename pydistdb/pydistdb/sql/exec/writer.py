@@ -220,8 +220,8 @@ class TableWriter:
         return new_key
 
     async def _reindex(self, index: IndexLayout, old: Row, new: Row, key: bytes, new_key: bytes, state: State) -> None:
-        if index.token_classes:
-            self._reindex_tokens(index, old, new, key, new_key, state)
+        if index.has_many:
+            self._reindex_many(index, old, new, key, new_key, state)
             return
         before = self.layout.entry(index, old, key)
         after = self.layout.entry(index, new, new_key) if index.index.state != "d" else None
@@ -234,10 +234,11 @@ class TableWriter:
                 await self._claim(index, after.key, new, state, key)
             state.writes.pending[after.key] = after.value
 
-    def _reindex_tokens(self, index: IndexLayout, old: Row, new: Row, key: bytes, new_key: bytes, state: State) -> None:
-        """Change the entries of an inverted index; while it is built, those that stay may not be there yet."""
+    def _reindex_many(self, index: IndexLayout, old: Row, new: Row, key: bytes, new_key: bytes, state: State) -> None:
+        """Change the entries of an inverted index (or of a table that is re-sharded); while it is built, those that stay may
+        not be there yet."""
         pending = state.writes.pending
-        before = {entry.key for entry in self.layout.entries_in(index, old, key)}
+        before = {entry.key for entry in self.layout.entries_in(index, old, key, old=True)}
         after = self.layout.entries_in(index, new, new_key) if index.index.state != "d" else []
         for gone in before.difference(entry.key for entry in after):
             pending[gone] = None
@@ -272,7 +273,7 @@ class TableWriter:
             self.bind(state)
         writes.pending[key] = None
         for index in layout.secondary:
-            for entry in layout.entries_in(index, old, key):
+            for entry in layout.entries_in(index, old, key, old=True):
                 self._remove(index, entry, key, state)
         writes.touched.add(key)
         if self.table.referenced_by:

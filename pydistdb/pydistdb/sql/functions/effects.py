@@ -36,6 +36,7 @@ WAITING = frozenset(
         "recover_transactions",
         "directory_assign",
         "directory_move",
+        "reshard_cancel",
     )
 )
 """The functions that may have to wait."""

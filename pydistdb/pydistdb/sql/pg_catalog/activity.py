@@ -154,7 +154,7 @@ def pg_stat_progress_create_index(view: StateView, context: EvalContext) -> Iter
     jobs = {} if environment is None else environment.catalog.index_jobs.progress
     for job in jobs.values():
         database = view.catalog_state.databases.get(job.database)
-        if database is not None and job.table in database.building:
+        if database is not None and job.table in database.building and not job.kind:
             yield {
                 "pid": job.process_id,
                 "datid": job.database,

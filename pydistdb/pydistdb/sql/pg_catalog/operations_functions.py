@@ -46,7 +46,7 @@ from pydistdb.sql.pg_catalog.provide import view_of
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext, Function, SqlType
-from pydistdb.sql.types.known import INT4, INT8, JSON, REGCLASS, TEXT, TYPES_BY_OID, VOID
+from pydistdb.sql.types.known import BOOL, INT4, INT8, JSON, REGCLASS, TEXT, TYPES_BY_OID, VOID
 
 _TEXT_ARRAY = TYPES_BY_OID[1009]
 _FIRST_OID = 13_960
@@ -235,6 +235,33 @@ def directory_move(context: EvalContext, relation: int, key: str, shard: int) ->
     return _enter(context, relation, key, shard, move=True)
 
 
+class _Cancel(MustAct):
+    """Has the re-sharding of a table undone."""
+
+    def __init__(self, jobs: Any, job: int) -> None:
+        super().__init__("reshard_cancel")
+        self._jobs = jobs
+        self._job = job
+
+    async def act(self) -> Any:
+        try:
+            return await self._jobs.cancel(self._job)
+        except KVError as error:
+            raise database_error(error) from error
+
+
+def reshard_cancel(context: EvalContext, relation: int) -> Any:
+    session, view = active_session(context), view_of(context)
+    table = view.table_by_oid(relation)
+    if table is None:
+        raise UndefinedTable(f"relation with OID {relation} does not exist")
+    if not view.catalog_state.roles.is_superuser(context.role) and table.owner != context.role:
+        raise InsufficientPrivilege(f"must be owner of table {table.name}")
+    if table.resharding is None:
+        return False
+    return act(context, _Cancel(session.environment.catalog.index_jobs, table.resharding.job))
+
+
 _RANGE, _NODE = ("range_id", INT8), ("node_id", INT4)
 _register(0, "split_range", (_RANGE,), INT8, split_range)
 _register(1, "split_at", (("relation", REGCLASS), ("key", _TEXT_ARRAY)), INT8, split_at, variadic=True)
@@ -250,3 +277,4 @@ _register(9, "recover_transactions", (), JSON, recover_transactions)
 _ENTRY = (("relation", REGCLASS), ("key", TEXT), ("shard", INT4))
 _register(11, "directory_assign", _ENTRY, INT8, directory_assign)
 _register(12, "directory_move", _ENTRY, INT8, directory_move)
+_register(13, "reshard_cancel", (("relation", REGCLASS),), BOOL, reshard_cancel)

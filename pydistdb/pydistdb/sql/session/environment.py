@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydistdb.kv.api import Database
 from pydistdb.kv.operations import Operations
 from pydistdb.sql.catalog.auto_analyze import AutoAnalyze, ChangeCounters
-from pydistdb.sql.catalog.index_jobs import IndexJobs
+from pydistdb.sql.catalog.reshard_jobs import SchemaJobs
 from pydistdb.sql.catalog.schemas import END_SESSIONS_TOPIC, SESSIONS_TOPIC
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.catalog.temporary import Sweeper
@@ -91,7 +91,7 @@ class Environment:
         self.notifications = NotificationHub(self.database, self.scheduler)
         self.database.on_broadcast(SESSIONS_TOPIC, self._count_sessions)
         self.database.on_broadcast(END_SESSIONS_TOPIC, self._end_sessions)
-        IndexJobs(self.catalog)
+        SchemaJobs(self.catalog)
         self.sweeper = Sweeper(self.catalog, self._temporary_schemas)
         self.auto_analyze = AutoAnalyze(self.catalog, self.statistics.changes)
         self.database.on_broadcast(ROLE_SESSIONS_TOPIC, self._count_sessions_of)
