@@ -201,3 +201,20 @@ def test_asynchronous_connections(url: str) -> None:
             await connection.close()
 
     asyncio.run(work())
+
+
+def test_explain_takes_the_parameters_of_its_statement(url: str) -> None:
+    with psycopg.connect(url) as connection:
+        query = "EXPLAIN (COSTS OFF) SELECT name FROM numbers WHERE n = %s AND half > %s"
+        lines = [line for (line,) in connection.execute(query, (7, 1.5))]
+        assert any("(n = 7)" in line for line in lines) and any("1.5" in line for line in lines)
+        rows = connection.execute("EXPLAIN (ANALYZE, FORMAT JSON) DELETE FROM numbers WHERE n < %s", (3,)).fetchone()
+        assert rows is not None and rows[0][0]["Plan"]["Operation"] == "Delete"
+        assert connection.execute("SELECT min(n) FROM numbers").fetchone() == (3,)
+
+
+def test_prepare_transaction_outside_a_block_prepares_nothing(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        done = connection.execute("PREPARE TRANSACTION 'nothing'", binary=True)
+        assert done.statusmessage == "ROLLBACK"
+        assert connection.execute("SELECT count(*) FROM pg_prepared_xacts WHERE gid = 'nothing'").fetchone() == (0,)

@@ -70,7 +70,7 @@ class ExpressionWriter:
         if own.oid == UNKNOWN.oid:
             return text if text.endswith(")") else f"{text}::{self.type_text(target.type)}"
         simple = bool(wrapper.keys() & {"ColumnRef", "A_Const", "FuncCall"})
-        return self.cast(text, target.type, simple)
+        return self.cast(text, target.type.with_modifier(-1), simple)
 
     def expression(self, wrapper: Node, parent: str = "") -> str:
         for kind, node in wrapper.items():

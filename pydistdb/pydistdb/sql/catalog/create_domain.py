@@ -13,6 +13,7 @@ from pydistdb.sql.catalog.expressions import refuse_unstorable
 from pydistdb.sql.catalog.naming import choose, clip
 from pydistdb.sql.catalog.options import collation_named
 from pydistdb.sql.catalog.qualify import qualified_text
+from pydistdb.sql.catalog.temporary import place
 from pydistdb.sql.catalog.type_names import put_type, refuse_taken, shown
 from pydistdb.sql.errors import DatatypeMismatch, DuplicateObject
 from pydistdb.sql.schema_statements import ConstraintSpec
@@ -23,7 +24,7 @@ from pydistdb.sql.types.user import DomainCheck, UserType
 
 
 async def create_domain(ddl: DdlContext, statement: CreateDomain) -> str:
-    schema = ddl.target_schema(statement.name)
+    schema = await place(ddl, statement.name, False)
     name = clip(statement.name.name)
     base = statement.type
     if base.category in "PX":

@@ -11,13 +11,14 @@ from pydistdb.sql.catalog.composites import attributes_of
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.enums import labels_of
 from pydistdb.sql.catalog.naming import clip
+from pydistdb.sql.catalog.temporary import place
 from pydistdb.sql.catalog.type_names import put_type, refuse_taken
 from pydistdb.sql.type_statements import CreateType
 from pydistdb.sql.types.user import UserType
 
 
 async def create_type(ddl: DdlContext, statement: CreateType) -> str:
-    schema = ddl.target_schema(statement.name)
+    schema = await place(ddl, statement.name, False)
     name = clip(statement.name.name)
     refuse_taken(ddl, schema.oid, name)
     if statement.kind == "enum":

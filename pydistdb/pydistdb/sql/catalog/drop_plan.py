@@ -142,9 +142,9 @@ async def drop_found_routines(ddl: DdlContext, routines: Sequence[Routine], casc
     await carry_out(ddl, plan, cascade, subjects)
 
 
-async def drop_tables(ddl: DdlContext, tables: Iterable[Table]) -> None:
-    """Drop relations and all that depends on them, without a word (the end of a session, ON COMMIT DROP)."""
-    plan = DropPlan({table.oid: table for table in tables})
+async def drop_tables(ddl: DdlContext, tables: Iterable[Table], routines: Iterable[Routine] = ()) -> None:
+    """Drop relations (and functions) and all that depends on them, without a word: the end of a session, ON COMMIT DROP."""
+    plan = DropPlan({table.oid: table for table in tables}, routines={routine.oid: routine for routine in routines})
     collect_dependents(ddl, plan)
     plan.dependents.clear()
     await carry_out(ddl, plan, True, [])

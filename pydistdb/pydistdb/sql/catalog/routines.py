@@ -23,6 +23,7 @@ from pydistdb.sql.catalog.drop_plan import drop_found_routines
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.recording import RecordingView, direct_uses
 from pydistdb.sql.catalog.routine_names import find_routine, missing_routine, signature
+from pydistdb.sql.catalog.temporary import place
 from pydistdb.sql.catalog.type_names import row_type_owner
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, UndefinedObject, WrongObjectType
 from pydistdb.sql.routines import RECORD_OID, VOID_OID, input_arguments, output_arguments
@@ -43,7 +44,7 @@ def _invalid(message: str, **more: Any) -> DatabaseError:
 
 async def create_routine(ddl: DdlContext, statement: CreateRoutine) -> str:
     tag = f"CREATE {_WORDS[statement.kind].upper()}"
-    schema = ddl.target_schema(statement.name)
+    schema = await place(ddl, statement.name, False)
     _check_language(statement)
     arguments = _arguments(ddl, statement.arguments)
     return_type, row_of = _result(ddl, statement, arguments)

@@ -146,8 +146,14 @@ async def delete_rows(transaction: Transaction, table: Table) -> None:
 
 async def drop_everything(ddl: DdlContext, schema: Schema, *, keep_schema: bool) -> None:
     """Drop all objects of a temporary schema, and what depends on them."""
+    from pydistdb.sql.catalog import drop_type
+
+    state = ddl.view.state
     members = [table for table in ddl.view.tables() if table.schema == schema.oid]
-    await drop_tables(ddl, members)
+    await drop_tables(ddl, members, [each for each in state.routines.values() if each.schema == schema.oid])
+    types = {oid: entry for oid, entry in state.types.items() if entry.definition.schema == schema.oid}
+    if types:
+        await drop_type.carry_out(ddl, *drop_type.collect(ddl, types))
     if not keep_schema:
         ddl.apply([(keys.schema_key(schema.database, schema.oid), None)])
 

@@ -38,6 +38,7 @@ from pydistdb.sql.pg_catalog.type_facts import (
     METHOD_OIDS,
     TYPE_FACTS,
     facts_of_type,
+    key_type,
     operator_class,
     operator_class_named,
 )
@@ -332,6 +333,9 @@ def _index_attributes(table: Table, index: Index) -> Iterator[RowDict]:
             column = columns[number]
             type_oid = column.type_oid
             more = {"attstorage": column.storage or facts_of_type(type_oid).storage}
+        if index.is_inverted:
+            type_oid = key_type(index.columns[position - 1].operator_class, type_oid)
+            more = {}
         yield _attribute(index.oid, name, type_oid, position, columns[number].modifier if number else -1, **more)
 
 

@@ -13,6 +13,7 @@ from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog.acl_columns import acl_column
 from pydistdb.sql.pg_catalog.define import RowDict, rows_of, static_rows
 from pydistdb.sql.pg_catalog.objects import OWNER_OID, array
+from pydistdb.sql.pg_catalog.provide import provides, view_of
 from pydistdb.sql.settings import SETTINGS, Setting, base_value
 from pydistdb.sql.types.base import EvalContext, Interval
 
@@ -98,6 +99,12 @@ def _setting_by_name(view: StateView, context: EvalContext, name: Any) -> Iterat
 def pg_settings(view: StateView, context: EvalContext) -> Iterator[RowDict]:
     for _, setting in sorted(SETTINGS.items()):
         yield _setting(setting, context)
+
+
+@provides("pg_timezone_names()")
+def timezone_rows(context: EvalContext) -> list[tuple[Any, ...]]:
+    """psql completes SET timezone by the function behind the view."""
+    return [tuple(row.values()) for row in pg_timezone_names(view_of(context), context)]
 
 
 @rows_of("pg_timezone_names")

@@ -8,7 +8,6 @@ from typing import Any
 from pydistdb.sql.bind.view_targets import updatable_through
 from pydistdb.sql.errors import InvalidSchemaName, UndefinedObject, UndefinedTable
 from pydistdb.sql.functions import registry as functions
-from pydistdb.sql.functions.define import OPERATIONS_SCHEMA
 from pydistdb.sql.pg_catalog.provide import provides, view_of
 from pydistdb.sql.types import reg
 from pydistdb.sql.types.base import EvalContext
@@ -53,7 +52,7 @@ def pg_function_is_visible(context: EvalContext, oid: int) -> bool | None:
     built_in = functions.function_by_oid(oid)
     if built_in is not None:
         schema = getattr(built_in, "schema", "pg_catalog")
-        return schema != OPERATIONS_SCHEMA or schema in view.search_path
+        return schema == "pg_catalog" or schema in view.search_path
     routine = view.routine_by_oid(oid)
     return None if routine is None else any(found.oid == oid for found in view.routines(routine.name))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pydistdb.sql.catalog.descriptors import Check, Table
+from pydistdb.sql.catalog.descriptors import Check, Column, Table
 from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.errors import UndefinedColumn, UndefinedTable
 from pydistdb.sql.functions import registry as functions
@@ -34,6 +34,7 @@ from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext, Function
 from pydistdb.sql.types.known import TYPES_BY_OID
+from pydistdb.sql.types.user import DomainCheck, UserType
 
 
 @provides("format_type(oid,int4)")
@@ -119,11 +120,16 @@ def _constraint(context: EvalContext, oid: int, pretty: bool) -> str | None:
     for entry in view.state.types.values():
         for domain_check in entry.definition.checks:
             if domain_check.oid == oid:
-                condition = _value_in_capitals(domain_check.expression)
-                text = check_definition(Check(oid, domain_check.name, condition))
-                text = f"CHECK ({text[8:-2]})" if pretty else text
-                return text if domain_check.validated else f"{text} NOT VALID"
+                return _domain_check(context, entry.definition, domain_check, pretty)
     return None
+
+
+def _domain_check(context: EvalContext, domain: UserType, check: DomainCheck, pretty: bool) -> str:
+    """A domain's condition, which is one over a row that has VALUE alone."""
+    value = Column(1, "value", domain.base_oid, domain.base_modifier)
+    row = Table(0, domain.name, domain.schema, domain.database, (value,), ())
+    text = _value_in_capitals(_check(context, row, Check(check.oid, check.name, check.expression), pretty))
+    return text if check.validated else f"{text} NOT VALID"
 
 
 def _value_in_capitals(expression: str) -> str:

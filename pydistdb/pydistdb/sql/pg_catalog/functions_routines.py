@@ -16,6 +16,7 @@ from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog import routines
 from pydistdb.sql.pg_catalog.provide import provides, view_of
 from pydistdb.sql.types import registry as types
+from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import AggregateFunction, EvalContext
 
 
@@ -58,6 +59,12 @@ def pg_get_function_arguments(context: EvalContext, oid: int) -> str | None:
     if not isinstance(function, AggregateFunction):
         words += [f"OUT {name} {types.format_type(each.oid)}" for name, each in function.out_columns]
     return ", ".join(words)
+
+
+@provides("oidvectortypes(oidvector)")
+def oidvectortypes(context: EvalContext, oids: PgArray) -> str:
+    """The types' names, as they stand in a function's brackets."""
+    return ", ".join(routines.type_text(oid, context) for oid in oids.items)
 
 
 _VOLATILITY = {"i": "IMMUTABLE", "s": "STABLE", "v": "VOLATILE"}

@@ -83,6 +83,7 @@ OPERATOR_CLASSES: tuple[OperatorClass, ...] = tuple(
 METHOD_OIDS = {"heap": 2, "btree": 403, "hash": 405, "gin": 2742}
 _DEFAULT_CLASSES = {(entry.method, entry.input_type): entry.oid for entry in OPERATOR_CLASSES if entry.default}
 _VARCHAR_OID, _TEXT_OID, _ANYARRAY_OID = 1043, 25, 2277
+ANYELEMENT_OID = 2283
 
 
 def operator_class(type_oid: int, method: str = "btree") -> int:
@@ -105,6 +106,16 @@ def operator_class_named(name: str, method: str = "btree") -> int:
     """The oid of an operator class; 0 if there is none of that name."""
     name = name.removeprefix("pg_catalog.")
     return next((entry.oid for entry in OPERATOR_CLASSES if entry.name == name and entry.method == method), 0)
+
+
+def key_type(class_name: str, type_oid: int) -> int:
+    """The type of what a gin index keeps for a column of a type: its tokens'; for arrays that of their elements."""
+    name = class_name.removeprefix("pg_catalog.")
+    wanted = operator_class_named(name, "gin") if name else operator_class(type_oid, "gin")
+    found = next((entry.key_type for entry in OPERATOR_CLASSES if entry.oid == wanted), 0)
+    if found == ANYELEMENT_OID:
+        return TYPES_BY_OID[type_oid].element_oid
+    return found or type_oid
 
 
 class IoFunction(NamedTuple):

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import copy
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from pydistdb.kv.api import PastReader
-from pydistdb.sql import bind
 from pydistdb.sql import statements as st
 from pydistdb.sql.api import Sink
 from pydistdb.sql.consistency import COUNTER_BITS, timestamp_text
@@ -23,6 +23,7 @@ from pydistdb.sql.exec.query import CompiledQuery
 from pydistdb.sql.plan.explain_formats import Actual, Group, PlanNode, Style, fixed, structured, text_lines
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session.execute import Execution
+from pydistdb.sql.types.base import SqlType
 
 if TYPE_CHECKING:
     from pydistdb.sql.session.session import ClientSession
@@ -31,11 +32,19 @@ FORMATS = ("text", "json", "xml", "yaml")
 _ON = frozenset({"on", "true", "1", "yes"})
 
 
-async def run(session: ClientSession, plan: CachedPlan, utility: st.Explain, sink: Sink, *, simple: bool) -> str:
-    """Send the plan; with ANALYZE, run the statement too."""
+async def run(
+    session: ClientSession,
+    plan: CachedPlan,
+    utility: st.Explain,
+    sink: Sink,
+    *,
+    simple: bool,
+    parameters: Sequence[Any] = (),
+) -> str:
+    """Send the plan, for these very ``parameters``; with ANALYZE, run the statement too."""
     _check_options(utility)
     started_ns = time.perf_counter_ns()
-    explained = _prepared(session, utility)
+    explained = _prepared(session, utility, plan.parameter_types, parameters)
     planned_ns = time.perf_counter_ns()
     if explained is None:
         return _send(plan, _no_plan(utility.format), sink, simple=simple)
@@ -72,17 +81,14 @@ async def run(session: ClientSession, plan: CachedPlan, utility: st.Explain, sin
     return _send(plan, lines, sink, simple=simple)
 
 
-def _prepared(session: ClientSession, utility: st.Explain) -> CachedPlan | None:
+def _prepared(
+    session: ClientSession, utility: st.Explain, types: Sequence[SqlType], parameters: Sequence[Any]
+) -> CachedPlan | None:
     """The plan of the statement to explain; None if it has none."""
-    try:
-        statements = bind.parse(utility.query)
-        if len(statements) != 1:
-            raise DatabaseError.of("42601", "EXPLAIN takes one statement")
-        explained = session.plans.make(statements[0], ())
-    except DatabaseError as error:
-        if error.position is not None:
-            error.position += utility.position
-        raise
+    explained = session.plans.explained(utility, tuple(sql_type.oid for sql_type in types))
+    if parameters:
+        explained = session.plans.with_constants(explained, parameters)
+        explained.parameter_types = ()
     if explained.compiled is None:
         inner = explained.utility
         if explained.cursor is not None:

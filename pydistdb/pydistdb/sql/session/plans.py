@@ -25,8 +25,9 @@ from pydistdb.sql.plan.expressions import changed_table, rewrite_relation_expres
 from pydistdb.sql.plan.literals import literals_may_matter
 from pydistdb.sql.plan_cache import MAX_CACHED_TEXT_BYTES, CachedPlan
 from pydistdb.sql.session.fields import fields_of, utility_fields
-from pydistdb.sql.statements import Execute, Fetch, Utility
+from pydistdb.sql.statements import Execute, Explain, Fetch, Utility
 from pydistdb.sql.tree import BoundStatement, Const, Expr, Param
+from pydistdb.sql.types.base import SqlType
 
 if TYPE_CHECKING:
     from pydistdb.sql.session.base import SessionBase
@@ -166,8 +167,25 @@ class SessionPlans:
                 None if isinstance(outcome, Fetch) else view.catalog_state,
                 utility=outcome,
                 fields=utility_fields(outcome, session),
+                parameter_types=self._explained_types(outcome, parameter_oids) if isinstance(outcome, Explain) else (),
             )
         return self._compiled(parsed.text, parsed, outcome, view, None)
+
+    def _explained_types(self, utility: Explain, parameter_oids: tuple[int, ...]) -> tuple[SqlType, ...]:
+        """The parameters that EXPLAIN takes are those of the statement in it."""
+        return self.explained(utility, parameter_oids).parameter_types if "$" in utility.query else ()
+
+    def explained(self, utility: Explain, parameter_oids: tuple[int, ...]) -> CachedPlan:
+        """The plan of the statement in EXPLAIN."""
+        try:
+            statements = bind.parse(utility.query)
+            if len(statements) != 1:
+                raise DatabaseError.of("42601", "EXPLAIN takes one statement")
+            return self.make(statements[0], parameter_oids)
+        except DatabaseError as error:
+            if error.position is not None:
+                error.position += utility.position
+            raise
 
     def _make_cursor(
         self, parsed: bind.ParsedStatement, view: StateView, parameter_oids: tuple[int, ...]
@@ -218,7 +236,11 @@ class SessionPlans:
 
     def for_values(self, plan: CachedPlan, parameters: Parameters) -> CachedPlan:
         """The plan for these very values of its parameters, where it is worth making one."""
-        if not plan.gains_by_values or plan.bound is None:
+        return self.with_constants(plan, parameters) if plan.gains_by_values else plan
+
+    def with_constants(self, plan: CachedPlan, parameters: Parameters) -> CachedPlan:
+        """The plan with the values of its parameters in their places."""
+        if plan.bound is None:
             return plan
 
         def with_value(part: Expr) -> Expr:

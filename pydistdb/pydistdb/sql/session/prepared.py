@@ -40,7 +40,7 @@ async def prepare(session: ClientSession, name: str, sink: Sink) -> str:
     block = session.transaction
     if not block.explicit:
         session.send_warning(sink, NoActiveTransaction("there is no transaction in progress"))
-        if not block.implicit:
+        if not block.is_block:
             return "ROLLBACK"
     if block.failed:
         block.rollback()

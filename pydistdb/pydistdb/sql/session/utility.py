@@ -61,7 +61,7 @@ async def run(
         case st.Discard():
             return await discard(session, utility)
         case st.Explain():
-            return await explain.run(session, plan, utility, sink, simple=simple)
+            return await explain.run(session, plan, utility, sink, simple=simple, parameters=parameters)
         case st.Prepare():
             return await _prepare(session, plan, utility)
         case st.Execute():
