@@ -32,7 +32,8 @@ from typing import Any
 from pydistdb.sql.errors import DatabaseError, ProgramLimitExceeded
 from pydistdb.sql.types import known, registry
 from pydistdb.sql.types.base import EvalContext
-from pydistdb.sql.types.user import derived_from_types
+from pydistdb.sql.types.composite import encode_as_seen
+from pydistdb.sql.types.user import FIRST_USER_OID, derived_from_types
 
 RowEncoder = Callable[[Sequence[tuple[Any, ...]], EvalContext], bytes]
 
@@ -139,6 +140,9 @@ def _field(index: int, oid: int, format_code: int, namespace: dict[str, Any]) ->
         expression = value
     elif not format_code and oid in _INTEGERS:
         expression = f"b'%d' % {value}"
+    elif format_code and oid >= FIRST_USER_OID:
+        namespace["encode_as_seen"] = encode_as_seen
+        expression = f"encode_as_seen({oid}, {value}, context)"
     else:
         io = registry.io(oid)
         namespace[f"write{index}"] = io.encode if format_code else io.format

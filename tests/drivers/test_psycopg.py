@@ -218,3 +218,25 @@ def test_prepare_transaction_outside_a_block_prepares_nothing(url: str) -> None:
         done = connection.execute("PREPARE TRANSACTION 'nothing'", binary=True)
         assert done.statusmessage == "ROLLBACK"
         assert connection.execute("SELECT count(*) FROM pg_prepared_xacts WHERE gid = 'nothing'").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_an_altered_type_is_written_as_its_transaction_sees_it(url: str, binary: bool) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS spots")
+        connection.execute("DROP TYPE IF EXISTS spot, shade")
+        connection.execute("CREATE TYPE shade AS ENUM ('dark')")
+        connection.execute("CREATE TYPE spot AS (x int, s shade)")
+        connection.execute("CREATE TABLE spots (p spot)")
+        connection.execute("INSERT INTO spots VALUES ((1, 'dark'))")
+        query = "SELECT p, (p).s FROM spots"
+        before = connection.execute(query, binary=binary).pgresult
+        connection.execute("BEGIN")
+        connection.execute("ALTER TYPE spot ADD ATTRIBUTE note text")
+        connection.execute("ALTER TYPE shade RENAME VALUE 'dark' TO 'dim'")
+        inside = connection.execute(query, binary=binary).pgresult
+        connection.execute("COMMIT")
+        after = connection.execute(query, binary=binary).pgresult
+        assert before is not None and inside is not None and after is not None
+        assert [inside.get_value(0, i) for i in range(2)] == [after.get_value(0, i) for i in range(2)]
+        assert inside.get_value(0, 1) == b"dim" and before.get_value(0, 1) == b"dark"

@@ -212,8 +212,11 @@ def _cause(line: str) -> str:
     return (exception[2] or exception[1]) if exception is not None else line
 
 
-def run(suite: Suite, sources: Path, python: str, port: int, log: Path | None) -> Outcome | None:
-    """Run one suite; None if its source is not there.  Its output is kept in ``log``."""
+def run(suite: Suite, sources: Path, python: str, port: int, log: Path | None, reuse: bool) -> Outcome | None:
+    """Run one suite; None if its source is not there.  Its output is kept in ``log``, or read from there (``reuse``)."""
+    if reuse and log is not None and log.exists():
+        output = log.read_text(encoding="utf-8")
+        return Outcome(*totals(output), failures(output))
     folder = next(iter(sorted(sources.glob(suite.folder))), None)
     if folder is None:
         return None
@@ -290,6 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=5433)
     parser.add_argument("--reference", type=int, help="the port of a PostgreSQL 15 to run the suites on too")
     parser.add_argument("--logs", type=Path, help="a folder to keep the suites' output in")
+    parser.add_argument("--reuse", action="store_true", help="what has a log already does not run again")
     parser.add_argument("--output", type=Path, default=Path("docs/compatibility.md"))
     parser.add_argument("suites", nargs="*", help="names of suites (default: all)")
     options = parser.parse_args(arguments)
@@ -300,7 +304,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = []
         for port in (options.port, options.reference):
             log = options.logs / f"{suite.name}.{port}.log" if options.logs else None
-            found.append(run(suite, options.sources.resolve(), options.python, port, log) if port else None)
+            sources = options.sources.resolve()
+            found.append(run(suite, sources, options.python, port, log, options.reuse) if port else None)
         here, there = found
         if here is not None:
             outcomes[suite.name] = here, there

@@ -21,7 +21,7 @@ from pydistdb.sql.types import domains, known, user
 from pydistdb.sql.types.base import EvalContext, SqlType, TypeIO
 from pydistdb.sql.types.integers import wrong_binary_length
 from pydistdb.sql.types.pseudo import Record, field_types, quote_field
-from pydistdb.sql.types.user import Attribute
+from pydistdb.sql.types.user import FIRST_USER_OID, Attribute
 
 _Row = tuple[Any, ...]
 
@@ -168,19 +168,31 @@ def _format(oid: int, value: _Row, context: EvalContext | None) -> str:
 # ------------------------------------------------------------------------------------------------ binary
 
 
-def _encode(oid: int, value: _Row) -> bytes:
-    from pydistdb.sql.types.registry import io
-
-    attributes = live_attributes(oid, None)
+def _encode(oid: int, value: _Row, context: EvalContext | None = None) -> bytes:
+    attributes = live_attributes(oid, context)
     parts = [struct.pack("!i", len(attributes))]
     for attribute in attributes:
         item = field(value, attribute.number)
         if item is None:
             parts.append(struct.pack("!Ii", attribute.type_oid, -1))
         else:
-            data = io(attribute.type_oid).encode(item)
+            data = encode_as_seen(attribute.type_oid, item, context)
             parts.append(struct.pack("!Ii", attribute.type_oid, len(data)) + data)
     return b"".join(parts)
+
+
+def encode_as_seen(oid: int, value: Any, context: EvalContext | None) -> bytes:
+    """The binary format by the definition that the session sees: its own transaction may have altered the type."""
+    from pydistdb.sql.types.registry import io
+
+    catalog = None if context is None else context.catalog
+    entry = None if catalog is None or oid < FIRST_USER_OID else catalog.type_entry(oid)
+    if entry is not None and entry.definition.oid == oid:
+        if entry.definition.kind == "c":
+            return _encode(oid, value, context)
+        if entry.definition.kind == "e":
+            return user.enum_label(oid, value, context).encode()
+    return io(oid).encode(value)
 
 
 def _decode(oid: int, data: bytes) -> _Row:
