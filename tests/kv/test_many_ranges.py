@@ -11,7 +11,7 @@ from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.lease import RangeLease
 from pydistdb.kv.leases import RangeLocal
 from pydistdb.kv.operations import Operations
-from pydistdb.kv.placement import queue
+from pydistdb.kv.placement.residency import Residency
 from pydistdb.kv.store import Store
 
 from tests.support.cluster import Cluster
@@ -55,9 +55,9 @@ def test_an_idle_node_leaves_its_ranges_alone(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(owner, name, call)
 
     counted(RangeLease, "is_leaseholder")
-    counted(queue, "next_step")
+    counted(Residency, "step")
     world.cluster.advance(60)
-    assert calls["next_step"] == 0
+    assert calls["step"] == 0
     assert calls["is_leaseholder"] < RANGES, "in a minute, for all together"
 
 

@@ -128,6 +128,7 @@ def test_nobody_waits_long_for_a_split() -> None:
     before = len(world.reports())
     for number in range(30):
         world.run(world.operations[1 + number % 3].split_at(row(50 + 97 * number)))
+        world.cluster.advance(0.1)
     assert len(world.reports()) == before + 30
     assert 0 < usual_ns <= world.slowest_ns < 50_000_000
     assert not world.failed
@@ -198,8 +199,9 @@ def test_a_replica_goes_where_no_voter_can_take_the_lease() -> None:
     rates, voters = {7: 600.0, 8: 300.0}, {7: [1, 2, 3], 8: [1, 2, 3]}
     assert lease_for_load(1, rates, voters, nodes, 100) is None
     # Node 5 stands in the leader's own zone; what leaves for node 4 is its neighbour in zone c.
-    assert replica_for_load(1, rates, voters, nodes, 100) == (8, 3, 4)
-    assert replica_for_load(1, rates, voters, {**nodes, 4: view(4, 700, "c")}, 100) is None, "too even for a move"
+    assert replica_for_load(1, rates, voters, {7: nodes, 8: nodes}, 100) == (8, 3, 4)
+    others = {**nodes, 4: view(4, 700, "c")}
+    assert replica_for_load(1, rates, voters, {7: others, 8: others}, 100) is None, "too even for a move"
 
 
 def test_it_can_be_paused() -> None:

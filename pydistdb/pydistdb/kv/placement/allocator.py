@@ -209,9 +209,13 @@ def _rebalance(
     there = nodes[victim.node_id]
     others = [nodes[voter.node_id].locality for voter in voters if voter is not victim]
     now = diversity(there.locality, others)
+    counts = [node.replica_count for node in nodes.values() if node.takes_replicas]
+    fair = sum(counts) / max(len(counts), 1)
     for candidate in candidates:
         then = diversity(candidate.locality, others)
-        lighter = there.replica_count - candidate.replica_count >= REBALANCE_DIFFERENCE
+        # Only from more to less than a fair share: whatever moves between two empty nodes would have to move again.
+        uneven = there.replica_count > fair > candidate.replica_count
+        lighter = uneven and there.replica_count - candidate.replica_count >= REBALANCE_DIFFERENCE
         if then > now + 1e-9 or (then >= now - 1e-9 and lighter):
             return AddLearner(candidate.node_id)
     return None

@@ -65,8 +65,9 @@ class Evener:
             if not local.replica.descriptor.is_changing
         }
         views, least = store.queue.node_views(), split_rate / _MUCH
+        allowed = {range_id: store.queue.views_for(store.replicas[range_id]) for range_id in voters}
         lease = lease_for_load(store.node_id, rates, voters, views, least)
-        replica = None if lease else replica_for_load(store.node_id, rates, voters, views, least)
+        replica = None if lease else replica_for_load(store.node_id, rates, voters, allowed, least)
         self._looks = self._looks + 1 if lease or replica else 0
         if self._looks < PATIENCE:
             return
@@ -112,14 +113,20 @@ def lease_for_load(
 
 
 def replica_for_load(
-    here: NodeId, rates: Mapping[RangeId, float], voters: Voters, nodes: Mapping[NodeId, NodeView], least: float
+    here: NodeId,
+    rates: Mapping[RangeId, float],
+    voters: Voters,
+    nodes_for: Mapping[RangeId, Mapping[NodeId, NodeView]],
+    least: float,
 ) -> tuple[RangeId, NodeId, NodeId] | None:
     """Which range needs a voter elsewhere to be led there, which voter is to go, and where to.
 
+    ``nodes_for``: the nodes as each range may use them.
     The voters stand as far apart afterwards as before; of several that may go, the one on the busiest node does."""
     mine = sum(rates.values())
     best: tuple[float, RangeId, NodeId, NodeId] | None = None
     for range_id, nodes_of in sorted(voters.items()):
+        nodes = nodes_for[range_id]
         others = [node_id for node_id in nodes_of if node_id != here and node_id in nodes]
         for node_id, node in sorted(nodes.items()):
             if node_id in nodes_of or not node.takes_replicas or not others:

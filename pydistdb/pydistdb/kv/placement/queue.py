@@ -39,6 +39,8 @@ MAX_LEASES_MOVED = 8
 """Leases handed over per round of the queue."""
 MAX_LEARNERS_AT_ONCE = 4
 """Ranges led here that are being copied to a new replica at a time."""
+TURNS_OF_A_NODE = 3
+"""Of what is uneven, each node begins to move one part in so many times the number of nodes."""
 MOST_MOVE_NS = 60_000_000_000
 """How long a move that was asked for is pursued without being asked for again."""
 CAUGHT_UP_ENTRIES = 100
@@ -58,6 +60,7 @@ class ReplicateQueue:
         self._due: set[RangeId] = set()
         """Ranges that may have something to do: those that changed, or had to wait."""
         self._version = 0
+        self._seen_version = 0
         self._views: dict[NodeId, NodeView] = {}
         self._changing: set[RangeId] = set()
         self._moves: dict[RangeId, tuple[NodeId, NodeId, int]] = {}
@@ -75,9 +78,8 @@ class ReplicateQueue:
         self._later()
 
     def _surroundings_changed(self) -> None:
+        # Heeded in the next round: of two nodes that are to leave one is told first, and must not give to the other.
         self._version += 1
-        self._is_all_due = True
-        self._run_soon()
 
     def look_at(self, replica: Replica) -> None:
         """Something about this range has changed."""
@@ -121,9 +123,9 @@ class ReplicateQueue:
             store.scheduler.call_at(store.scheduler.now_ns() + store.config.replicate_ns, self._periodic)
 
     def _periodic(self) -> None:
-        before = self._version
         self._refresh()
-        self._is_all_due = self._is_all_due or self._version != before
+        self._is_all_due = self._is_all_due or self._version != self._seen_version
+        self._seen_version = self._version
         self._run()
         if not self._store.stopped:
             if self._membership.settings.value("rebalance.enabled"):
@@ -177,26 +179,27 @@ class ReplicateQueue:
     def _rebalance(self) -> None:
         """Now and then, begin to move replicas to better places.
 
-        All leaseholders see the same empty node, so the more even the nodes are, the more the leaseholders take turns by
-        chance, one a second on average at the end, and the fewer moves each has under way."""
+        All leaseholders see the same empty node, and none sees what the others have begun.  So the moves under way are never
+        more than a part of what is uneven: the more even the nodes are, the fewer moves each leaseholder begins, and in the
+        end they take turns by chance."""
         store = self._store
         nodes = sum(1 for view in self._views.values() if view.takes_replicas)
         if nodes < 2 or store.write_error() is not None:
             return
-        excess = max(_imbalance(self._views) - 1, 1)
-        if store.rand(1, nodes) > excess:
-            return
-        leased = [replica for replica in store.leased_replicas() if replica.is_leaseholder()]
+        shares = TURNS_OF_A_NODE * nodes
+        excess = max(_imbalance(self._views) - 1, TURNS_OF_A_NODE)
+        allowed = min(MAX_LEARNERS_AT_ONCE, (excess + store.rand(0, shares - 1)) // shares)
+        leased = [replica for replica in store.leased_replicas() if replica.is_leaseholder()] if allowed else []
         moving = sum(1 for each in leased if self._is_growing(each) or each.descriptor.is_joint)
         for replica in leased:
-            if moving >= min(MAX_LEARNERS_AT_ONCE, (excess + 1) // 2):
+            if moving >= allowed:
                 return
             state = (replica.descriptor.generation, self._version)
             if replica.range_id in self._changing or self._settled.get(replica.range_id) != state:
                 continue
             if self._balanced.get(replica.range_id) == state:
                 continue
-            step = rebalance_step(replica.descriptor, store.node_id, self._views_for(replica))
+            step = rebalance_step(replica.descriptor, store.node_id, self.views_for(replica))
             if step is not None:
                 view = self._views[step.node_id]
                 self._views[step.node_id] = dataclasses.replace(view, replica_count=view.replica_count + 1)
@@ -209,7 +212,8 @@ class ReplicateQueue:
         """Whether the range has a learner that is to become more."""
         return bool(replica.log.membership.learners) and not self.residency.is_everywhere(replica.descriptor)
 
-    def _views_for(self, replica: Replica) -> Mapping[NodeId, NodeView]:
+    def views_for(self, replica: Replica) -> Mapping[NodeId, NodeView]:
+        """The nodes as this range may use them: those outside of where it must stay take nothing."""
         return self.residency.views(replica.descriptor, self._views, self._membership.nodes)
 
     def _refresh(self) -> None:
@@ -272,7 +276,7 @@ class ReplicateQueue:
                 if (
                     remove is not None
                     and len(descriptor.voters()) == 1
-                    and self._views_for(replica)[remove.node_id].gone
+                    and self.views_for(replica)[remove.node_id].gone
                 ):
                     remove = None  # there is nobody to hand over to before the newcomer votes
                 changes = tuple(raft.Change(raft.ADD_VOTER, learner.replica_id) for learner in learners)
@@ -290,7 +294,7 @@ class ReplicateQueue:
         """A leader does not remove itself: it hands over first."""
         if node_id != self._store.node_id:
             return False
-        target = lease_target(replica.descriptor, node_id, self._views_for(replica), must_leave=True)
+        target = lease_target(replica.descriptor, node_id, self.views_for(replica), must_leave=True)
         if target is not None:
             self._store.transfer_lease(replica, target)
         return True
