@@ -80,8 +80,8 @@ replica_refusals_total|counter|Reads that such a copy had to pass on: it was not
 closed_timestamp_lag_seconds|gauge|How long ago every copy on this node was complete (0: not known).
 commit_groups_total|counter|Group commits: one write to disk each.
 commit_batches_total|counter|Batches in them.
-commit_busy_seconds_total|counter|Time that the commit thread spent writing.
-commit_queue|gauge|Batches that wait for the commit thread.
+commit_busy_seconds_total|counter|Time in which a group was being made durable.
+commit_queue|gauge|Batches that wait for the group before them.
 store_bytes|gauge|Bytes of the tree and of what waits to be written into it.
 store_waiting_bytes|gauge|Bytes that are in the log and in memory only.
 store_checkpoints_total|counter|Times that was written into the tree.

@@ -52,12 +52,12 @@ from pydistdb_storage.logged_engine import LoggedEngine
 from pydistdb_server import endpoints, introspection, logs
 from pydistdb_server.authentication import Authentication, verifier_of
 from pydistdb_server.clients import ClientRegistry
-from pydistdb_server.commit import ThreadCommitter
 from pydistdb_server.config import Address, NodeConfig
 from pydistdb_server.connection import ClientConnection
 from pydistdb_server.console.site import Site
 from pydistdb_server.http import HttpServer
 from pydistdb_server.listener import Listener
+from pydistdb_server.log_committer import LogCommitter
 from pydistdb_server.loop import ServingLoop
 from pydistdb_server.rpc import RpcTransport
 from pydistdb_server.rpc_peer import RpcIdentity
@@ -97,7 +97,7 @@ class Node:
             self.engine = LoggedEngine(config.store)
         except StorageError as error:
             raise StartFailed(f"cannot open the store {config.store}: {error}") from error
-        self.committer = ThreadCommitter(self.engine, self.loop.call_from_thread)
+        self.committer = LogCommitter(self.engine, self.loop)
         self.clock = HybridClock(lambda: time.time_ns() // 1_000, config.max_clock_offset_ns)
         self.identity = RpcIdentity(name=config.node_name)
         self.transport = RpcTransport(self.loop, self.clock, self.identity)

@@ -39,6 +39,9 @@ SPARE_SEGMENTS = 2
 """Segment files kept for reuse beyond those that are needed."""
 
 MAX_RECORD_BYTES = 1 << 30
+MAX_SMALL_OPERATIONS = 500
+MAX_SMALL_BYTES = 128 << 10
+"""A record within both is written into the page cache in some 10 µs."""
 
 _HEADER = struct.Struct("<IIQ")
 _SEQUENCE = struct.Struct("<Q")
@@ -152,27 +155,43 @@ class LogWriter:
 
     def __init__(self, folder: Path, next_sequence: int) -> None:
         self._folder = folder
-        self._file = -1
+        self.file = -1
+        """The open segment."""
         self._position = 0
         self._firsts = [first for first in segments(folder) if first < next_sequence]
         self._spare = sorted(folder.glob("*.spare"))  # an earlier process may have left some
         while len(self._spare) > SPARE_SEGMENTS:
             self._spare.pop().unlink()
         self.next = next_sequence
+        if self._firsts:
+            # The process before may have ended between a record's write and its sync, and the record counts from now on.
+            _sync(segment_path(folder, self._firsts[-1]), os.O_RDWR)
         self._begin_segment()
 
     def append(self, batches: list[WriteBatch]) -> int:
         """Make a record of ``batches`` durable and return its sequence; raises StoreFull with nothing written."""
-        sequence = self.next
-        payload = _encode([(batch.operations, batch.cleared) for batch in batches])
+        payload = _encoded(batches)
         if len(payload) > MAX_RECORD_BYTES:
             raise StorageError(f"a log record of {len(payload)} bytes is beyond the limit of {MAX_RECORD_BYTES}")
         if self._position >= SEGMENT_BYTES:
             self._begin_segment()
+        # Written and synced by one call: each one gives the interpreter's lock away, and must get it back.
+        return self._write(payload, os.RWF_DSYNC)
+
+    def write(self, batches: list[WriteBatch]) -> int | None:
+        """Write a small record that is durable with the next sync of ``file``, and return its sequence.
+
+        None, and nothing written, where that could take long: the segment is full, or the record is large.  Raises StoreFull."""
+        if self._position >= SEGMENT_BYTES or sum(map(len, batches)) > MAX_SMALL_OPERATIONS:
+            return None
+        payload = _encoded(batches)
+        return None if len(payload) > MAX_SMALL_BYTES else self._write(payload, 0)
+
+    def _write(self, payload: bytes, flags: int) -> int:
+        sequence = self.next
         record = _HEADER.pack(len(payload), _checksum(sequence, payload), sequence) + payload
         try:
-            # Written and synced by one call: each one gives the interpreter's lock away, and must get it back.
-            written = os.pwritev(self._file, [record], self._position, os.RWF_DSYNC)
+            written = os.pwritev(self.file, [record], self._position, flags)
         except OSError as error:
             failure = translated(error)
             if isinstance(failure, StoreFull):
@@ -184,6 +203,11 @@ class LogWriter:
         self._position += len(record)
         self.next = sequence + 1
         return sequence
+
+    @property
+    def segment(self) -> int:
+        """The first sequence of the segment that is written at present."""
+        return self._firsts[-1]
 
     def release(self, applied: int) -> None:
         """The records up to ``applied`` are in the tree: reuse the segments that hold nothing else."""
@@ -198,9 +222,9 @@ class LogWriter:
                 path.unlink()
 
     def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1
         for spare in self._spare:
             spare.unlink(missing_ok=True)
 
@@ -214,11 +238,15 @@ class LogWriter:
             sync_folder(self._folder)
         except OSError as error:
             raise translated(error) from error
-        if self._file >= 0:
-            os.close(self._file)
-        self._file = file
+        if self.file >= 0:
+            os.close(self.file)
+        self.file = file
         self._position = 0
         self._firsts.append(self.next)
+
+
+def _encoded(batches: list[WriteBatch]) -> bytes:
+    return _encode([(batch.operations, batch.cleared) for batch in batches])
 
 
 def _checksum(sequence: int, payload: bytes) -> int:
@@ -227,7 +255,11 @@ def _checksum(sequence: int, payload: bytes) -> int:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    file = os.open(path, flags | os.O_CLOEXEC)
     try:
         os.fsync(file)
     finally:

@@ -2,7 +2,8 @@
 
 Theory of operation
 -------------------
-``apply`` appends one record to the log and syncs it (log_file.py): that is all a commit waits for.  What the record says
+``apply`` appends one record to the log and syncs it (log_file.py): that is all a commit waits for.  Small commits do the
+same in two steps, ``begin`` and ``finish``, and leave the sync between to a process (log_sync.py).  What the record says
 goes into a layer in memory that is laid over the tree for reads (overlay.py).  When the layer has grown enough, or a snapshot
 wants it to stay as it is, it is *frozen*, a new one takes its place, and a checkpoint writes the frozen one's records from
 the log into the tree (checkpoint.py).  Then the view of the tree is renewed, the frozen layer dropped, and its part of the
@@ -163,8 +164,25 @@ class LoggedEngine:
         with self._apply_lock:
             self._log.release(self._applied)
             sequence = self._log.append(batches)
-            record = [(batch.operations, batch.cleared) for batch in batches]
-            self._news.append((sequence, cast(Record, record)))
+            self._news.append((sequence, _record(batches)))
+
+    def begin(self, batches: list[WriteBatch]) -> tuple[int, Record] | None:
+        """Write what ``apply`` would, in the owner's thread and without waiting: it is durable, and to be told to
+        ``finish``, once ``log_file`` is synced.  None where it would have to wait; nothing else may be applied meanwhile."""
+        if self._is_full():
+            return None
+        with self._apply_lock:
+            sequence = self._log.write(batches)
+        return None if sequence is None else (sequence, _record(batches))
+
+    def finish(self, begun: tuple[int, Record]) -> None:
+        """What was begun is durable."""
+        self._news.append(begun)
+
+    @property
+    def log_file(self) -> tuple[int, int]:
+        """The descriptor of the log's segment that is written at present, and the number that tells it from others."""
+        return self._log.file, self._log.segment
 
     def _wait_for_room(self) -> None:
         """Hold the writer back while the checkpoints are far behind."""
@@ -180,6 +198,8 @@ class LoggedEngine:
             raise self._checkpoint_error or StoreFull("the store's checkpoints are too far behind")
 
     def _is_full(self) -> bool:
+        if not self._frozen:
+            return False  # a checkpoint begins when there is enough for one
         layers = self._layers()
         return (
             sum(layer.size for layer in layers) >= self._checkpoint_operations * WAIT_FACTOR
@@ -209,3 +229,7 @@ class LoggedEngine:
         self._view = None
         self._log.close()
         self._tree.close()
+
+
+def _record(batches: list[WriteBatch]) -> Record:
+    return cast(Record, [(batch.operations, batch.cleared) for batch in batches])

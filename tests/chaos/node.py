@@ -17,6 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydistdb_storage import log_sync
+
+SYNC = "--sync"
 _LAYOUT = struct.Struct("<qqq")
 
 
@@ -45,25 +48,48 @@ class Faults:
         return bool(_LAYOUT.unpack_from(self._memory)[2])
 
 
-def install(faults: Faults) -> None:
-    """Put the faults between this process and its operating system."""
+def install(path: Path) -> None:
+    """Put the faults between this process, and the one that syncs its log, and the operating system."""
+    faults = Faults(path)
     true_ns: Callable[[], int] = time.time_ns
     true_write: Callable[..., int] = os.pwritev
 
-    def write(*arguments: Any) -> int:
-        if faults.sync_us:
-            time.sleep(faults.sync_us / 1e6)
-        if faults.sync_fails:
-            raise OSError(errno.EIO, "injected: the disk fails")
-        return true_write(*arguments)
+    def write(file: int, buffers: Any, position: int, flags: int = 0) -> int:
+        if flags & os.RWF_DSYNC:
+            _suffer(faults)
+        return true_write(file, buffers, position, flags)
 
     time.time_ns = lambda: true_ns() + faults.clock_us * 1_000
     time.time = lambda: time.time_ns() / 1e9
     os.pwritev = write
+    log_sync.COMMAND = [sys.executable, "-m", "tests.chaos.node", SYNC, str(path)]
+
+
+def install_in_sync(path: Path) -> None:
+    """The same for the process that syncs the log."""
+    faults = Faults(path)
+    true_sync: Callable[[int], None] = os.fdatasync
+
+    def sync(file: int) -> None:
+        _suffer(faults)
+        true_sync(file)
+
+    os.fdatasync = sync  # type: ignore[assignment]
+
+
+def _suffer(faults: Faults) -> None:
+    if faults.sync_us:
+        time.sleep(faults.sync_us / 1e6)
+    if faults.sync_fails:
+        raise OSError(errno.EIO, "injected: the disk fails")
 
 
 def main() -> int:
-    install(Faults(Path(sys.argv[1])))
+    if sys.argv[1] == SYNC:
+        install_in_sync(Path(sys.argv[2]))
+        log_sync.main()
+        return 0
+    install(Path(sys.argv[1]))
     from pydistdb_server.__main__ import main as serve
 
     return serve(sys.argv[2:])

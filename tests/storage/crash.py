@@ -21,7 +21,7 @@ from pydistdb_storage.log_file import SPARE_SEGMENTS
 from pydistdb_storage.logged_engine import LoggedEngine
 
 WRITER = """
-import sys
+import os, sys
 import pydistdb_storage.log_file
 pydistdb_storage.log_file.SEGMENT_BYTES = 20_000
 from pydistdb_storage.engine import Space, WriteBatch
@@ -38,7 +38,12 @@ while True:
     batch.put(Space.LOG, b"%08d" % number, bytes(50))
     if number > 3:
         batch.delete(Space.VERSIONS, b"%08d" % (number - 3))
-    engine.apply([batch])
+    begun = engine.begin([batch]) if number // 50 % 2 else None
+    if begun is None:
+        engine.apply([batch])
+    else:
+        os.fdatasync(engine.log_file[0])
+        engine.finish(begun)
     engine.latest()
     print(number, flush=True)
 """

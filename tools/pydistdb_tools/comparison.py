@@ -127,8 +127,10 @@ def _idle_cpu_percent(target: Target, seconds: float) -> float:
 
 
 def _resident_megabytes(pid: int) -> float:
+    """Of a process and its children."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(found.group(1)) / 1024 if found else 0.0
+    children = " ".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")).split()
+    return (int(found.group(1)) / 1024 if found else 0.0) + sum(_resident_megabytes(int(child)) for child in children)
 
 
 # -------------------------------------------------------------------------------------------------------------- report
