@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from pydistdb.sql.exec import at_shards, part_run
+from pydistdb.sql.exec import at_shards, compiler, kept, key_filter, part_run
 from pydistdb.sql.plan import cut
 from pydistdb_storage.keys import prefix_end
 
@@ -211,15 +211,15 @@ def test_lost_parts_and_tables_are_sent_again(
 ) -> None:
     query = QUERIES[8]
     expected = answer(near, query, False)
-    put = part_run.Kept.put
+    put = kept.Kept.put
 
-    def forgetful(self: part_run.Kept, name: bytes, blocks: list[bytes]) -> None:
+    def forgetful(self: kept.Kept, name: bytes, blocks: list[bytes]) -> None:
         self.clear()
         put(self, name, blocks)
 
-    monkeypatch.setattr(part_run.Kept, "put", forgetful)
+    monkeypatch.setattr(kept.Kept, "put", forgetful)
     assert answer(far, query, False) == expected
-    monkeypatch.setattr(part_run.Kept, "put", lambda *_: None)
+    monkeypatch.setattr(kept.Kept, "put", lambda *_: None)
     far.database.answers.clear()
     assert answer(far, query, False) == expected
 
@@ -232,6 +232,75 @@ def test_what_is_too_much_for_the_shards_is_done_here(
     monkeypatch.setattr(part_run, "MOST_CHUNK_ROWS", 3)
     monkeypatch.setattr(part_run, "MOST_HELD_ENTRIES", 5)
     assert [answer(far, query, False) for query in QUERIES] == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "rows"),
+    [
+        ("select o.id, v.id from visits v join orders o on v.user_id = o.id where o.id < 4", 9),
+        ("select v.id from visits v where user_id in (select id from orders where id < 4)", 9),
+        ("select i.n from items i join (select distinct what from items where n < 2) w on i.what = w.what", 40),
+        ("select i.n from items i join users u on i.what = u.name and i.id = u.city", 0),
+    ],
+)
+def test_keys_are_sent_ahead(query: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cut, "MOST_BROADCAST_ROWS", 0)
+    monkeypatch.setattr(compiler, "MOST_PARTNERS", 100)
+    far = laboratory(distant=True)
+    near = laboratory()
+    assert "Strategy: key filter" in strategy_of(far, query)
+    assert answer(far, query, False) == answer(near, query, False)
+    assert len(far.run(query)) == rows
+    text = explained(far, query, analyze=True)
+    filtered = text[text.index("Strategy: key filter") :]
+    sent = [int(line.split(" rows=")[1].split()[0]) for line in filtered.splitlines() if "scanned=" in line]
+    assert sent and sent[0] <= rows + 20
+    monkeypatch.setattr(kept.Kept, "put", lambda *_: None)
+    kept.kept.clear()
+    assert answer(far, query, False) == answer(near, query, False)
+    far.context.settings["enable_shardjoin"] = "off"
+    assert answer(far, query, False) == answer(near, query, False)
+
+
+def test_keys_that_cannot_be_sent_are_not(far: Laboratory, near: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cut, "MOST_BROADCAST_ROWS", 0)
+    monkeypatch.setattr(compiler, "MOST_PARTNERS", 100)
+    query = "select i.n from items i join users u on i.what || i.id = u.name || '1'"
+    assert strategy_of(far, query) == ["Strategy: scan", "Strategy: scan"]
+    query = "select count(*) from orders o join visits v on o.amount = v.id"
+    assert answer(far, query, False) == answer(near, query, False)
+
+
+def test_a_filter_holds_its_keys_and_few_others() -> None:
+    rand = random.Random(7)
+    for keys in (
+        [rand.randrange(-(1 << 63), 1 << 63) for _ in range(3_000)],
+        [number * 1_000 for number in range(3_000)],
+        [f"key {number}" for number in range(3_000)],
+        [(number, f"key {number % 7}") for number in range(3_000)],
+        [5],
+    ):
+        bits = key_filter.make_filter(keys)
+        assert bits is not None and len(bits) <= max(8, 4 * len(keys))
+        held = key_filter.KeyFilter(bits)
+        assert all(map(held.may_hold, keys))
+        others = [number * 1_000 + 77 for number in range(10_000)]
+        assert sum(map(held.may_hold, others)) < 900
+        assert held.may_hold(1.5)
+    assert key_filter.make_filter([1, 2.5]) is None
+    assert key_filter.make_filter([]) is None
+
+
+def test_an_empty_table_to_be_sent_ends_the_query(far: Laboratory, near: Laboratory) -> None:
+    for query, empty in (
+        ("select v.id from visits v join nation n using (city) where n.label = 'none'", True),
+        ("select v.id, n.label from visits v left join (select * from nation where city > 99) n using (city)", False),
+        ("select v.id from visits v where city not in (select city from nation where city > 99)", False),
+        ("select count(*) from visits v join nation n using (city) where n.label = 'none'", True),
+    ):
+        far.database.answers.clear()
+        assert answer(far, query, False) == answer(near, query, False)
+        assert (sum(given.entries for given in far.database.answers) < 50) is empty
 
 
 def test_errors_are_the_gateways(far: Laboratory, near: Laboratory) -> None:

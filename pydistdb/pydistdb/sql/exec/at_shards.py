@@ -87,6 +87,8 @@ class AtShardsOperator(Operator):
             return
         with state.hold(self.actual) as held:
             tables = await self._tables(state, held)
+            if tables is not None and not all(tables[number] for number in self.cut.deciding):
+                return
             source = self.plain.batches(state) if tables is None else self._scattered(self.part, tables, spans, state)
             async for batch in source:
                 yield batch

@@ -11,6 +11,7 @@ from pydistdb.sql.exec.at_shards import AtShardsOperator
 from pydistdb.sql.exec.codegen import Code
 from pydistdb.sql.exec.hash_join import HashJoinOperator
 from pydistdb.sql.exec.join import LookupJoinOperator, NestedLoopOperator
+from pydistdb.sql.exec.key_filter import MOST_PARTNERS
 from pydistdb.sql.exec.lock import LockRowsOperator
 from pydistdb.sql.exec.measure import measure
 from pydistdb.sql.exec.merge import MergeOperator
@@ -147,7 +148,7 @@ class Compiler:
         """Operators with several inputs, and those that change data."""
         match node:
             case HashJoin():
-                return HashJoinOperator(node, self.operator(node.left), self.operator(node.right))
+                return self._hash_join(node)
             case LookupJoin():
                 assert isinstance(node.scan, TableScan)
                 return LookupJoinOperator(node, self.operator(node.left), TableScanOperator(node.scan))
@@ -214,6 +215,13 @@ class Compiler:
         if not isinstance(sort, Sort):
             raise FeatureNotSupported("WITH TIES is not supported here")
         return LimitOperator(source, node, tie_key(Code(source.scope()), sort.keys))
+
+    def _hash_join(self, node: HashJoin) -> Operator:
+        left = self.operator(node.left)
+        if isinstance(left, TableScanOperator) and left.is_span and node.kind in ("inner", "semi"):
+            # What few rows find a partner for need not be sent.
+            left.filter_keys = node.left_keys if node.rows < MOST_PARTNERS * left.node.rows else ()
+        return HashJoinOperator(node, left, self.operator(node.right))
 
     def _at_shards(self, node: AtShards) -> Operator:
         found = cut(node.input)

@@ -71,7 +71,7 @@ class Arguments(msgspec.Struct, array_like=True, frozen=True):
     timezone: str
     settings: dict[str, str]
     tables: bytes = b""
-    """What the tables that a part of a plan was given are called (part.py); empty: there are none."""
+    """What the tables that a part of a plan was given are called (part.py), or a scan's key filter; empty: there are none."""
     blocks: list[bytes] = []
     """Their rows, unless this node has them already."""
 
@@ -136,11 +136,11 @@ class Fragment(Portable):
         node = scan.node
         condition = () if node.condition is None else (node.condition,)
         own = {column.id for column in (*node.columns, *scan.columns)}
-        super().__init__(tail, [*scan.output, *condition], own, scan.types)
+        super().__init__(tail, [*scan.output, *condition, *scan.filter_keys], own, scan.types)
         tail = self.tail
         tree = (
             *(node.columns, condition, scan.columns, scan.output, tuple(self.outer), tuple(self.parameters)),
-            *(tail.keys, tail.groups, tail.calls),
+            *(tail.keys, tail.groups, tail.calls, scan.filter_keys),
         )
         text = Text(
             bare(node.table, node.access.index.storage_id),

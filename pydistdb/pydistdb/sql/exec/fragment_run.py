@@ -10,19 +10,26 @@ parts of a plan, with joins, are run by part_run.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
+from typing import Any
 
 from pydistdb.kv.fragments import FragmentRun
 from pydistdb.sql.exec.fragment import Arguments, decode_arguments, decode_text
+from pydistdb.sql.exec.join import key_source
+from pydistdb.sql.exec.kept import kept
+from pydistdb.sql.exec.key_filter import KeyFilter
+from pydistdb.sql.exec.operator import Batch
 from pydistdb.sql.exec.part import NAME_HEAD, PART_HEAD
 from pydistdb.sql.exec.part_run import part_run
+from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.scan import TableScanOperator, of_identity
 from pydistdb.sql.exec.tail_run import Compiled
 from pydistdb.sql.exec.tree_codec import load
 from pydistdb.sql.plan.physical import Access, TableScan
 from pydistdb.sql.sampling import SAMPLE_TEXT, SampleRun
 from pydistdb.sql.sampling import decode_arguments as decode_sample_arguments
+from pydistdb.sql.tree import Expr
 
 MOST_COMPILED = 256
 _ARRAY_BYTES = 16
@@ -33,7 +40,7 @@ class CompiledFragment(Compiled):
 
     def __init__(self, data: bytes) -> None:
         text = decode_text(data)
-        columns, condition, output_columns, output, outer, parameters, keys, groups, calls = load(text.tree)
+        columns, condition, output_columns, output, outer, parameters, *tail, filter_keys = load(text.tree)
         index = next(index for index in text.table.indexes if index.storage_id == text.index)
         node = TableScan(
             columns,
@@ -47,7 +54,19 @@ class CompiledFragment(Compiled):
         self.scan = self.rows = TableScanOperator(node).project(output_columns, output)
         self.outer = outer
         self.parameters = parameters
-        self.set_tail(text.kind, keys, groups, calls)
+        self.set_tail(text.kind, *tail)
+        self.filter_keys: tuple[Expr, ...] = filter_keys
+
+    @cached_property
+    def filtered(self) -> Callable[[Batch, State, Callable[[Any], bool]], Batch]:
+        """``f(batch, S, may_hold)``: the rows that may find a partner in the join that they are read for."""
+        code = self.scan.code()
+        key, tests = key_source(code, self.filter_keys)
+        test = " and ".join([*tests, f"may_hold({key})"])
+        function: Callable[[Batch, State, Callable[[Any], bool]], Batch] = code.build(
+            "f(batch, S, may_hold)", f"return [r for r in batch if {test}]"
+        )
+        return function
 
 
 compiled = lru_cache(maxsize=MOST_COMPILED)(CompiledFragment)
@@ -71,12 +90,19 @@ class ScanRun:
         self.state = fragment.state(arguments)
         self.identity = arguments.identity
         self.tail = fragment.make(fragment, self.state, arguments.most)
+        self.keys: KeyFilter | None = None
+        if arguments.tables:
+            if arguments.blocks:
+                kept.put(arguments.tables, arguments.blocks)
+            self.keys = KeyFilter(kept.get(arguments.tables)[0])
 
     def take(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         if self.identity:
             keys, values = of_identity(keys, values, self.identity)
         if keys:
             rows = self.fragment.rows.decode(keys, values, self.state)
+            if self.keys is not None:
+                rows = self.fragment.filtered(rows, self.state, self.keys.may_hold)
             if rows:
                 self.tail.bytes += len(rows) * (sum(map(len, values)) // len(values) + _ARRAY_BYTES)
                 self.tail.add(rows)

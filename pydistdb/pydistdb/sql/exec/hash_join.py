@@ -17,9 +17,11 @@ from typing import Any
 
 from pydistdb.sql.exec.codegen import Code
 from pydistdb.sql.exec.join import JoinOperator, key_source
+from pydistdb.sql.exec.key_filter import make_filter
 from pydistdb.sql.exec.memory import Holding
 from pydistdb.sql.exec.operator import Batch, Operator, Row
 from pydistdb.sql.exec.run import BATCH_ROWS, MOST_PAIRS, State
+from pydistdb.sql.exec.scan import TableScanOperator
 from pydistdb.sql.exec.spill import SpillFile, in_batches
 from pydistdb.sql.plan.physical import HashJoin
 from pydistdb.sql.tree import Expr
@@ -158,8 +160,21 @@ class HashJoinOperator(JoinOperator):
                     return
             if not table and self.kind in ("inner", "semi"):
                 return
+            if isinstance(self.left, TableScanOperator) and self.left.filter_keys:
+                self._send_keys(self.left, table, state)
             async for output in self._joined(state, table, self.left.batches(state)):
                 yield output
+
+    @staticmethod
+    def _send_keys(scan: TableScanOperator, table: Table, state: State) -> None:
+        """Have the nodes that the left side lies on know the keys (key_filter.py)."""
+        is_local = state.transaction.is_local
+        keys: bytes | None = None
+        if state.context.settings.get("enable_shardjoin") != "off" and not all(
+            is_local(span.start, span.end) for span in scan.bounds.spans(state)
+        ):
+            keys = make_filter(table)
+        state.shared[id(scan)] = keys
 
     async def _joined(self, state: State, table: Table, left: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
         probe = self.probe

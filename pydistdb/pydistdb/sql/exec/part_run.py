@@ -15,7 +15,6 @@ bucket, its answer speaks up to the beginning of that bucket only, and the gatew
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -23,10 +22,11 @@ from functools import lru_cache
 from pydistdb_storage.keys import prefix_end
 from xxhash import xxh3_128_digest
 
-from pydistdb.kv.fragments import Lacking, TooLong
+from pydistdb.kv.fragments import TooLong
 from pydistdb.sql.exec.aggregate import AggregateOperator
 from pydistdb.sql.exec.fragment import Arguments, Row
 from pydistdb.sql.exec.hash_join import HashJoinOperator, Table, probed_at_once
+from pydistdb.sql.exec.kept import kept
 from pydistdb.sql.exec.operator import Batch, FilterOperator, Operator, ProjectOperator
 from pydistdb.sql.exec.part import NAME_HEAD, decode_part
 from pydistdb.sql.exec.run import BATCH_ROWS, State
@@ -42,8 +42,6 @@ from pydistdb.sql.plan.physical import Access, HashJoin, Leaf, TableScan
 from pydistdb.sql.tree import Aggregate, Distinct, Filter, Project, Rel
 
 MOST_COMPILED = 256
-MOST_KEPT_BYTES = 64 << 20
-"""Parts and given tables that a node keeps, as they came."""
 MOST_HELD_ENTRIES = 100_000
 """A larger bucket is left to the gateway."""
 MOST_CHUNK_ROWS = 200_000
@@ -175,36 +173,6 @@ def with_not_null(part: Rel, scans: Sequence[TableScanOperator]) -> Rel:
 
 
 compiled_part = lru_cache(maxsize=MOST_COMPILED)(CompiledPart)
-
-
-class Kept:
-    """What this node was sent, by its digest; what was asked for last stays longest."""
-
-    def __init__(self) -> None:
-        self._items: OrderedDict[bytes, list[bytes]] = OrderedDict()
-        self._size_bytes = 0
-
-    def put(self, name: bytes, blocks: list[bytes]) -> None:
-        if name not in self._items:
-            self._items[name] = blocks
-            self._size_bytes += sum(map(len, blocks))
-            while self._size_bytes > MOST_KEPT_BYTES and len(self._items) > 1:
-                _, gone = self._items.popitem(last=False)
-                self._size_bytes -= sum(map(len, gone))
-
-    def get(self, name: bytes) -> list[bytes]:
-        """Raises Lacking."""
-        if name not in self._items:
-            raise Lacking
-        self._items.move_to_end(name)
-        return self._items[name]
-
-    def clear(self) -> None:
-        self._items.clear()
-        self._size_bytes = 0
-
-
-kept = Kept()
 
 
 def part_run(text: bytes, arguments: Arguments) -> PartRun:

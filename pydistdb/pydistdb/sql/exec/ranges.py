@@ -66,7 +66,7 @@ async def touched_ranges(
             scan = scans.get(id(relation))
             if id(relation) in inside or scan is None or scan.bounds.is_point or scan.fragment is None:
                 continue
-            words = strategy(scan.fragment.tail.kind)
+            words = strategy(scan.fragment.tail.kind, filters=bool(scan.filter_keys))
             result.strategies.append(words)
             if any(info.leader != run.database.node_id for info in infos):
                 leaders = {info.range_id: info.leader for info in infos}

@@ -156,8 +156,15 @@ class TableScanOperator(Operator):
         self.source_not_null = frozenset(
             column for column, number in self.numbers.items() if number in not_null_numbers
         )
+        self.filter_keys: tuple[Expr, ...] = ()
+        """What a join above may send the keys of its other side for (key_filter.py; the compiler sets it)."""
         self.output: tuple[Expr, ...] = tuple(ColumnRef(column.type, column.id) for column in node.columns)
         super().__init__(node.columns, self.source_not_null & {column.id for column in node.columns})
+
+    @property
+    def is_span(self) -> bool:
+        """Whole spans of an index are read."""
+        return not (self.bounds.is_point or self.inverted is not None or self.node.current_of)
 
     def project(self, columns: Sequence[OutputColumn], expressions: Sequence[Expr]) -> TableScanOperator:
         """The same scan computing ``expressions`` instead."""
@@ -236,6 +243,12 @@ class TableScanOperator(Operator):
         """The scan as other nodes can do it; None if they cannot."""
         if self.is_secondary:
             return None
+        try:
+            return Fragment(self, self.tail)
+        except NotPortable:
+            if not self.filter_keys:
+                return None
+        self.filter_keys = ()
         try:
             return Fragment(self, self.tail)
         except NotPortable:

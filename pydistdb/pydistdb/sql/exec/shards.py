@@ -14,7 +14,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import structs
+from xxhash import xxh3_128_digest
 
 from pydistdb.kv.api import SpanPart
 from pydistdb.sql.exec.fragment import Fragment, encode_arguments
@@ -46,10 +49,10 @@ async def _streams(
     reverse = scan.node.access.reverse
     transaction = state.transaction
     for start, end, identity in spans:
-        arguments = b"" if fragment is None else encode_arguments(fragment.arguments(state, identity))
+        arguments = None if fragment is None else _arguments(scan, fragment, identity, state)
         while start < end:
             part = await transaction.part_at(start, end, reverse=reverse)
-            if fragment is None or part.is_local:
+            if fragment is None or arguments is None or part.is_local:
                 yield _rows(scan, Span(part.start, part.end, identity), state, shard_of(scan.actual, part))
             else:
                 yield _evaluated(scan, fragment, arguments, part, identity, state)
@@ -57,6 +60,31 @@ async def _streams(
                 end = part.start
             else:
                 start = part.end
+
+
+class Sent(NamedTuple):
+    """The arguments of a run: ``whole``, and without what a node should know by now."""
+
+    whole: bytes
+    named: bytes
+    holders: set[int]
+    """The nodes that have been sent the whole."""
+
+    def for_node(self, node: int) -> bytes:
+        if node in self.holders:
+            return self.named
+        self.holders.add(node)
+        return self.whole
+
+
+def _arguments(scan: TableScanOperator, fragment: Fragment, identity: bytes | None, state: State) -> Sent:
+    arguments = fragment.arguments(state, identity)
+    keys: bytes | None = state.shared.get(id(scan)) if scan.filter_keys else None
+    if keys is None:
+        encoded = encode_arguments(arguments)
+        return Sent(encoded, encoded, set())
+    named = structs.replace(arguments, tables=xxh3_128_digest(keys))
+    return Sent(encode_arguments(structs.replace(named, blocks=[keys])), encode_arguments(named), set())
 
 
 async def _rows(scan: TableScanOperator, span: Span, state: State, shard: ShardActual | None) -> AsyncIterator[Batch]:
@@ -73,7 +101,7 @@ async def _rows(scan: TableScanOperator, span: Span, state: State, shard: ShardA
 async def _evaluated(
     scan: TableScanOperator,
     fragment: Fragment,
-    arguments: bytes,
+    sent: Sent,
     part: SpanPart,
     identity: bytes | None,
     state: State,
@@ -82,11 +110,15 @@ async def _evaluated(
     reverse = scan.node.access.reverse
     start, end = part.start, part.end
     shard = shard_of(scan.actual, part)
+    arguments = sent.for_node(part.leader)
     while start < end:
         state.run.check_interrupt()
         begun = perf_counter()
         answer = await state.transaction.evaluate(fragment.data, arguments, start, end, reverse=reverse)
-        if answer is None:
+        if answer is not None and answer.lacking and arguments is not sent.whole:
+            arguments = sent.whole
+            continue
+        if answer is None or answer.lacking:
             async for batch in _rows(scan, Span(start, end, identity), state, shard):
                 yield batch
             return
@@ -97,6 +129,7 @@ async def _evaluated(
             shard.bytes += len(answer.output) + len(fragment.data) + len(arguments)
             shard.calls += 1
             shard.seconds += perf_counter() - begun
+        arguments = sent.named
         if rows:
             yield rows
         if answer.resume is None:

@@ -82,6 +82,8 @@ class Cut:
     """How many joins are of tables of one group."""
     whole_groups: bool
     keys: Keys
+    deciding: frozenset[int]
+    """The numbers of tables sent along without whose rows there are none at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class _Piece:
     part: Rel
     group: int
     keys: Keys
+    deciding: frozenset[int] = frozenset()
 
 
 class _Cutter:
@@ -149,7 +152,7 @@ class _Cutter:
             scan = self.scans[below.part.number]
             self.scans[below.part.number] = replace(scan, columns=relation.columns, output=relation.expressions)
             part = replace(below.part, columns=relation.columns)
-        return _Piece(part, below.group, keys)
+        return _Piece(part, below.group, keys, below.deciding)
 
     def _join(self, join: HashJoin) -> _Piece | None:
         left = self.piece(join.left)
@@ -160,7 +163,10 @@ class _Cutter:
         if right is not None and not join.null_aware and _meet_in_buckets(left, right, join):
             self.joins += 1
             part = replace(join, left=left.part, right=right.part, condition=())
-            return _Piece(part, left.group, _within(_joined_keys(join.kind, left.keys, right.keys), join))
+            deciding = frozenset() if join.kind == "full" else left.deciding
+            if join.kind in ("inner", "semi"):
+                deciding |= right.deciding
+            return _Piece(part, left.group, _within(_joined_keys(join.kind, left.keys, right.keys), join), deciding)
         del self.scans[scans:], self.broadcast[broadcast:]
         self.joins, self.groups = joins, groups
         if join.kind == "full" or free_columns(join.right) or relation_is_volatile(join.right):
@@ -168,7 +174,10 @@ class _Cutter:
         self.broadcast.append(join.right)
         given = Leaf(join.right.columns, len(self.broadcast) - 1, True)
         part = replace(join, left=left.part, right=given, condition=())
-        return _Piece(part, left.group, _within(left.keys, join))
+        deciding = left.deciding
+        if join.kind in ("inner", "semi"):
+            deciding |= {given.number}
+        return _Piece(part, left.group, _within(left.keys, join), deciding)
 
     def _groups(self, relation: Aggregate | Distinct, groups: Sequence[Expr]) -> _Piece | None:
         """Groups that lie in one bucket each."""
@@ -184,7 +193,7 @@ class _Cutter:
         if not all(keys):
             return None
         self.groups += 1
-        return _Piece(replace(relation, input=below.part), below.group, keys)
+        return _Piece(replace(relation, input=below.part), below.group, keys, below.deciding)
 
 
 def _meet_in_buckets(left: _Piece, right: _Piece, join: HashJoin) -> bool:
@@ -231,6 +240,7 @@ def cut(relation: Rel) -> Cut | None:
         cutter.joins,
         bool(cutter.groups),
         found.keys,
+        found.deciding,
     )
 
 

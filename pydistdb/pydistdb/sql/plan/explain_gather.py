@@ -45,7 +45,7 @@ class Gathered:
     """In words."""
 
 
-def strategy(kind: str, found: Cut | None = None) -> str:
+def strategy(kind: str, found: Cut | None = None, *, filters: bool = False) -> str:
     """What is done at the shards, in words."""
     words: list[str] = []
     if found is not None and found.joins:
@@ -54,6 +54,8 @@ def strategy(kind: str, found: Cut | None = None) -> str:
         words.append("broadcast join")
     if found is not None and found.whole_groups:
         words.append("whole groups")
+    if filters:
+        words.append("key filter")
     words += {"aggregate": ["partial aggregate"], "sort": ["top-N"], "distinct": ["distinct"], "limit": ["limit"]}.get(
         kind, []
     )
