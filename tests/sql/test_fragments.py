@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydistdb.kv.api import FragmentAnswer
 from pydistdb.sql.exec import CompiledQuery
 from pydistdb.sql.exec.fragment import Partials, pack_states, unpack_states
 from pydistdb.sql.exec.fragment_run import run_fragment
@@ -23,6 +24,7 @@ from pydistdb.tasks import SimulatedScheduler, sleep
 from tests.sql.laboratory import Laboratory
 from tests.sql.script import Script
 from tests.support import golden
+from tests.support.memory_database import MemoryTransaction
 
 FOLDER = Path(__file__).parent / "golden"
 DDL = """create table t (id int8 primary key, g int4, v int8, n numeric(10,2), f float8, s text, d date, i interval, b bool);
@@ -205,6 +207,19 @@ def test_explain_analyze_tells_of_every_range(far: Laboratory) -> None:
     assert len(counted) == 8
     assert sum(int(scanned) for scanned, *_ in counted) == 120
     assert all(rows == calls != "0" for _, rows, _, calls in counted)  # each call gives one state
+
+
+def test_explain_analyze_tells_of_replicas(far: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = MemoryTransaction.evaluate
+
+    async def from_a_copy(self: MemoryTransaction, *given: Any, **options: Any) -> FragmentAnswer | None:
+        found = await evaluate(self, *given, **options)
+        return found and found._replace(node=2)
+
+    monkeypatch.setattr(MemoryTransaction, "evaluate", from_a_copy)
+    lines = [line for line in explained(far, "select count(*) from t", analyze=True).splitlines() if "scanned=" in line]
+    assert [line.endswith(" replica=node 2") for line in lines] == ["(node 1)" in line for line in lines]
+    assert "replica=node 2" in "".join(lines)
 
 
 def test_what_is_not_portable_is_read_here(far: Laboratory, near: Laboratory) -> None:

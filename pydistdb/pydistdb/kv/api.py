@@ -89,6 +89,8 @@ class FragmentAnswer(NamedTuple):
     entries: int
     lacking: bool = False
     """Nothing came of it: the leaseholder lacks data that the arguments name (fragments.py)."""
+    node: int = 0
+    """Who did it."""
 
 
 class RangeInfo(NamedTuple):

@@ -66,6 +66,8 @@ class Evaluated(Message):
     refused: bool = False
     lacking: bool = False
     """The arguments name data that this node has not been given, or not any more: send it along."""
+    node: int = 0
+    """Who answers: the leaseholder, or a node with a copy (follower.py)."""
 
 
 class Lacking(Exception):
@@ -135,7 +137,8 @@ class FragmentServer:
                 if chunk.resume is None or run.is_full or now_ns - begun_ns > TURN_NS:
                     resume = run.close(chunk.resume, end)
                     await self._work(run)
-                    return Evaluated(run.finish(), resume, entries, chunk.observed)
+                    node = self._leases.node_id
+                    return Evaluated(run.finish(), resume, entries, chunk.observed, node=node)
                 if reverse:
                     end = chunk.resume
                 else:

@@ -190,6 +190,7 @@ class _Run:
             if shard is not None:
                 shard.entries += answer.entries
                 shard.rows += len(rows)
+                shard.nodes.add(answer.node)
             if answer.resume == start and not reverse:
                 # The range has been split amid a bucket.
                 stop = min(bucket_end(start), end)
@@ -212,13 +213,16 @@ class _Run:
         state.outer.update(self.state.outer)
         part = self.here
         part.set_given(self.tables, state)
+        begun = perf_counter()
         try:
             async for entries in self._chunks(start, end, shard):
                 if part.deal(*entries, state):
                     async for batch in part.scan.batches(state):
                         if shard is not None:
                             shard.rows += len(batch)
+                            shard.seconds += perf_counter() - begun
                         yield batch
+                        begun = perf_counter()
                 await state.breathe()
         finally:
             state.close()

@@ -89,13 +89,16 @@ def _arguments(scan: TableScanOperator, fragment: Fragment, identity: bytes | No
 
 async def _rows(scan: TableScanOperator, span: Span, state: State, shard: ShardActual | None) -> AsyncIterator[Batch]:
     """A part read entry by entry."""
+    begun = perf_counter()
     async for keys, values in scan.chunks(state, [span]):
         output = scan.decode(keys, values, state)
         if shard is not None:
             shard.entries += len(keys)
             shard.rows += len(output)
+            shard.seconds += perf_counter() - begun
         if output:
             yield output
+        begun = perf_counter()
 
 
 async def _evaluated(
@@ -129,6 +132,7 @@ async def _evaluated(
             shard.bytes += len(answer.output) + len(fragment.data) + len(arguments)
             shard.calls += 1
             shard.seconds += perf_counter() - begun
+            shard.nodes.add(answer.node)
         arguments = sent.named
         if rows:
             yield rows

@@ -24,13 +24,16 @@ Group = list[tuple[str, Any]]
 
 @dataclass
 class ShardActual:
-    """What was done in one range: entries read, rows (or groups) that came of them, bytes sent, requests, time waited."""
+    """What was done in one range: entries read, rows (or groups) that came of them, bytes sent, requests, time waited; and the
+    nodes that did it, ``replicas`` those of them that do not lead the range."""
 
     entries: int = 0
     rows: int = 0
     bytes: int = 0
     calls: int = 0
     seconds: float = 0.0
+    nodes: set[int] = field(default_factory=set)
+    replicas: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -118,7 +121,9 @@ def actuals(node: PlanNode, style: Style) -> str:
 
 def _shard(shard: ShardActual, style: Style) -> Group:
     found: Group = [("scanned", shard.entries), ("rows", shard.rows), ("bytes", shard.bytes), ("calls", shard.calls)]
-    return [*found, ("time", fixed(shard.seconds * 1000))] if style.timing else found
+    if style.timing:
+        found.append(("time", fixed(shard.seconds * 1000)))
+    return [*found, *(("replica", f"node {node}") for node in shard.replicas)]
 
 
 def text_lines(root: PlanNode, style: Style) -> list[str]:

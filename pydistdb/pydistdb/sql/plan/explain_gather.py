@@ -15,7 +15,7 @@ What stands below the Gather is done where the rows are, what stands above it at
                   ->  Seq Scan on t
 
 The line per range comes with ANALYZE.  ``rows`` counts what came of the entries scanned: rows, or groups; no calls were needed
-where the range is led by the gateway's own node.
+where the range is led by the gateway's own node.  ``replica=node 3`` is added where node 3 answered from a copy.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ def _gather(found: Gathered, below: PlanNode, actual: Actual | None, query: str)
     node.relationship, node.label, below.relationship, below.label = below.relationship, below.label, "Outer", ""
     node.actual = actual
     if actual is not None:
+        for number, shard in actual.shards.items():
+            shard.replicas = tuple(sorted(shard.nodes - {found.leaders.get(number, 0)}))
         node.shards = [(names.get(number, f"Range {number}"), shard) for number, shard in actual.shards.items()]
         _forget_actuals(below)
     node.children = [below]
