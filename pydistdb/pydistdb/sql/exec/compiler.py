@@ -15,6 +15,7 @@ from pydistdb.sql.exec.key_filter import MOST_PARTNERS
 from pydistdb.sql.exec.lock import LockRowsOperator
 from pydistdb.sql.exec.measure import measure
 from pydistdb.sql.exec.merge import MergeOperator
+from pydistdb.sql.exec.merge_join import MergeJoinOperator
 from pydistdb.sql.exec.modify import DeleteOperator, InsertOperator, UpdateOperator
 from pydistdb.sql.exec.operator import (
     FilterOperator,
@@ -43,6 +44,7 @@ from pydistdb.sql.plan.physical import (
     IncrementalSort,
     LockedRows,
     LookupJoin,
+    MergeJoin,
     NestedLoop,
     TableScan,
     TopN,
@@ -152,6 +154,8 @@ class Compiler:
             case LookupJoin():
                 assert isinstance(node.scan, TableScan)
                 return LookupJoinOperator(node, self.operator(node.left), TableScanOperator(node.scan))
+            case MergeJoin():
+                return MergeJoinOperator(node, self.operator(node.left), self.operator(node.right))
             case AtShards():
                 return self._at_shards(node)
             case NestedLoop():

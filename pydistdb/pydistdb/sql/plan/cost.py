@@ -23,7 +23,17 @@ DISABLED_COST = 1e10
 
 Disabled = frozenset[str]
 NOTHING_DISABLED: Disabled = frozenset()
-SWITCHES = ("seqscan", "indexscan", "indexonlyscan", "bitmapscan", "hashjoin", "nestloop", "sort", "shardjoin")
+SWITCHES = (
+    "seqscan",
+    "indexscan",
+    "indexonlyscan",
+    "bitmapscan",
+    "hashjoin",
+    "nestloop",
+    "mergejoin",
+    "sort",
+    "shardjoin",
+)
 """The ``enable_`` settings that the planner heeds; look-up joins count as nested loops, and a shard join is what is done at the
 shards with the rows of several tables."""
 

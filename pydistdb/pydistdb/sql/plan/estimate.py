@@ -28,6 +28,7 @@ from pydistdb.sql.plan.physical import (
     IncrementalSort,
     LockedRows,
     LookupJoin,
+    MergeJoin,
     NestedLoop,
     TableScan,
     TopN,
@@ -203,7 +204,7 @@ class Estimator(Known):
     def rows(self, relation: Rel) -> float:
         """How many rows a relation has."""
         match relation:
-            case TableScan() | VirtualTableScan() | HashJoin() | LookupJoin() | NestedLoop():
+            case TableScan() | VirtualTableScan() | HashJoin() | MergeJoin() | LookupJoin() | NestedLoop():
                 return relation.rows
             case Scan():
                 return self.table_rows(relation.table)

@@ -32,6 +32,7 @@ from pydistdb.sql.plan.physical import (
     IncrementalSort,
     LockedRows,
     LookupJoin,
+    MergeJoin,
     NestedLoop,
     SubPlan,
     TableScan,
@@ -258,8 +259,10 @@ class Explainer(ExpressionText):
                 return [("Node Type", "Function Scan"), ("Function Name", name), ("Alias", relation.alias or name)]
             case CteScan():
                 return [("Node Type", "CTE Scan"), ("CTE Name", str(relation.cte_id))]
-            case HashJoin() | LookupJoin() | NestedLoop():
-                kind = {HashJoin: "Hash Join", LookupJoin: "Lookup Join"}.get(type(relation), "Nested Loop")
+            case HashJoin() | MergeJoin() | LookupJoin() | NestedLoop():
+                kind = {HashJoin: "Hash Join", MergeJoin: "Merge Join", LookupJoin: "Lookup Join"}.get(
+                    type(relation), "Nested Loop"
+                )
                 return [("Node Type", kind), ("Join Type", relation.kind.capitalize())]
             case Insert() | Update() | Delete() | Merge():
                 name = relation.table.name
@@ -299,6 +302,11 @@ class Explainer(ExpressionText):
                 if relation.residual is not None:
                     properties.append(("Join Filter", self.text(relation.residual)))
                 return f"Hash{JOIN_WORDS[relation.kind]} Join", properties
+            case MergeJoin():
+                merged: Properties = [("Merge Cond", self.condition(relation.condition))]
+                if relation.residual is not None:
+                    merged.append(("Join Filter", self.text(relation.residual)))
+                return f"Merge{JOIN_WORDS[relation.kind]} Join", merged
             case LookupJoin():
                 residual: Properties = []
                 if relation.residual is not None:

@@ -7,6 +7,7 @@ methods compete:
 * nested loop over an index: the same with any index, one scan per left row;
 * nested loop over a system table's look-up (virtual.py);
 * hash join: any equality between the sides, the smaller one built into the table;
+* merge join: the same where both sides come sorted by their keys, and the table would have to go to disk;
 * nested loop: what is left.
 """
 
@@ -22,10 +23,15 @@ from pydistdb.sql.plan.cost import DISABLED_COST, HASH_ROW_COST, LOOKUP_COST, RE
 from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.expressions import columns_of, conjoin, has_subquery, is_volatile, output_ids
 from pydistdb.sql.plan.join_order import Cluster, Plan, Probe
-from pydistdb.sql.plan.physical import HashJoin, LookupJoin, NestedLoop, TableScan
+from pydistdb.sql.plan.ordering import ordering
+from pydistdb.sql.plan.physical import HashJoin, LookupJoin, MergeJoin, NestedLoop, TableScan
 from pydistdb.sql.plan.virtual import LOOKUP_ROWS, lookup_of, physical_scan
 from pydistdb.sql.tree import ColumnRef, Distinct, Expr, OutputColumn, Project, Rel, Scan, VirtualScan
 
+SPILLED_ROWS = 100_000
+"""What a hash table of so many rows takes goes to disk, at the usual work_mem."""
+MERGE_SHARE_OF_HASH, MERGE_SHARE_IN_MEMORY = 0.9, 1.2
+"""What merging costs, beside a hash join that does go to disk, and one that does not."""
 SYSTEM_LOOKUP_COST = RESTART_COST + LOOKUP_ROWS * 2 * ROW_COST
 
 
@@ -110,6 +116,8 @@ def join(
         candidates.append(_lookup(kind, right, left, terms, columns, rows, estimator))
         candidates.append(_index_loop(kind, right, left, terms, columns, rows, estimator))
         candidates.append(_system_loop(kind, right, left, terms, columns, rows, estimator))
+    if not null_aware:
+        candidates.append(_merge(kind, left, right, terms, columns, rows, estimator.extra("mergejoin")))
     if kind == "semi":
         candidates.extend(_distinct_first(left, right, terms, columns, rows, estimator))
     possible = [candidate for candidate in candidates if candidate is not None]
@@ -167,6 +175,45 @@ def _hash(
     )
     # Building a row into the table costs about twice what probing with one does.
     return Candidate(left.cost + right.cost + (2 * right.rows + left.rows) * HASH_ROW_COST + extra, relation)
+
+
+def _merge(
+    kind: str,
+    left: Side,
+    right: Side,
+    terms: Sequence[Expr],
+    columns: tuple[OutputColumn, ...],
+    rows: float,
+    extra: float,
+) -> Candidate | None:
+    """Both sides come in the order of the keys."""
+    keys, rest = split_keys(terms, output_ids(left.relation), output_ids(right.relation))
+    pairs: dict[int, tuple[ColumnRef, ColumnRef, Expr]] = {}
+    for one, other, term in keys:
+        if not isinstance(one, ColumnRef) or not isinstance(other, ColumnRef) or one.type.oid != other.type.oid:
+            return None
+        pairs[one.id] = (one, other, term)
+    order = ordering(left.relation)[0][: len(keys)]
+    if not keys or len(pairs) < len(keys) or {key[0] for key in order} != set(pairs):
+        return None
+    sorted_pairs = [pairs[key[0]] for key in order]
+    wanted = [(other.id, False, False) for _, other, _ in sorted_pairs]
+    if any(key[1] or key[2] for key in order) or list(ordering(right.relation)[0][: len(keys)]) != wanted:
+        return None
+    relation = MergeJoin(
+        columns,
+        kind,
+        left.relation,
+        right.relation,
+        tuple(pair[0] for pair in sorted_pairs),
+        tuple(pair[1] for pair in sorted_pairs),
+        conjoin(rest) if rest else None,
+        tuple(pair[2] for pair in sorted_pairs),
+        rows,
+    )
+    share = MERGE_SHARE_OF_HASH if right.rows > SPILLED_ROWS else MERGE_SHARE_IN_MEMORY
+    cost = left.cost + right.cost + (2 * right.rows + left.rows) * HASH_ROW_COST * share
+    return Candidate(cost + extra, relation)
 
 
 def _inner_scan(

@@ -149,6 +149,22 @@ class HashJoin(Rel):
 
 
 @dataclass(frozen=True, slots=True)
+class MergeJoin(Rel):
+    """Joins on equality of ``left_keys`` and ``right_keys``, by which both sides come sorted, in this order.
+
+    ``kind``: inner, left, full, semi, anti."""
+
+    kind: str
+    left: Rel
+    right: Rel
+    left_keys: tuple[Expr, ...]
+    right_keys: tuple[Expr, ...]
+    residual: Expr | None = None
+    condition: tuple[Expr, ...] = ()
+    rows: float = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
 class LookupJoin(Rel):
     """For each batch of left rows, fetches the right table's rows by a unique index in one request.
 

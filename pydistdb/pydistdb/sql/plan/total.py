@@ -22,6 +22,7 @@ from pydistdb.sql.plan.physical import (
     HashJoin,
     IncrementalSort,
     LookupJoin,
+    MergeJoin,
     NestedLoop,
     TableScan,
     TopN,
@@ -53,6 +54,9 @@ def total_cost(relation: Rel, estimator: Estimator) -> Cost:
             left_rows, right_rows = estimator.rows(relation.left), estimator.rows(relation.right)
             build = below[1].total + 2 * right_rows * HASH_ROW_COST
             return Cost(below[0].startup + build, below[0].total + build + left_rows * HASH_ROW_COST)
+        case MergeJoin():
+            rows = estimator.rows(relation.left) + 2 * estimator.rows(relation.right)
+            return Cost(below[0].startup + below[1].startup, whole + rows * HASH_ROW_COST)
         case NestedLoop():
             rows = estimator.rows(relation.left)
             if relation.outer_ids:
