@@ -169,7 +169,13 @@ def parse(text: str) -> list[ParsedStatement]:
         plain, shards = lift_shard_clauses(text)
     if "system" in folded:
         plain, times = lift_as_of(plain)
-    statements = _parse_json(plain)
+    try:
+        statements = _parse_json(plain)
+    except InvalidSyntax as error:
+        for offset, _ in shards:
+            if error.position == offset + 1:  # the clause itself, not what stands in for it
+                error.message = f'syntax error at or near "{text[offset:].split()[0]}"'
+        raise
     if len(statements) == 1 and not shards and not times:
         (name, node), *_ = statements[0]["stmt"].items()
         start = statements[0].get("stmt_location", 0)
@@ -257,6 +263,8 @@ def _statement(
     kind = _kind(name, node)
     if own_times and name not in ("SelectStmt", "TransactionStmt", "VariableSetStmt", "ExplainStmt"):
         raise FeatureNotSupported(f"AS OF SYSTEM TIME is not supported in {kind}")
+    if shard_by is not None and name not in ("CreateStmt", "AlterTableStmt"):
+        raise FeatureNotSupported(f"SHARD BY is not supported in {kind}", position=shard_by.position)
     if len(own_times) > 1:
         raise InvalidSyntax("a statement can have only one AS OF SYSTEM TIME")
     return ParsedStatement(own_text, position, kind, name, node, text, shard_by, own_times[0] if own_times else None)
