@@ -178,6 +178,27 @@ def test_a_table_that_is_dropped_meanwhile_leaves_nothing(monkeypatch: pytest.Mo
     assert not stored(server.database, b"\x03J", b"\x03K") and not stored(server.database, b"\x04", b"\x07")
 
 
+def test_the_old_layout_is_cleared_afterwards_and_that_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pydistdb.sql.catalog import garbage
+
+    hold, clear = Completion[None](), garbage.clear_garbage
+
+    async def held(*arguments: object) -> bool:
+        await hold
+        return await clear(*arguments)  # type: ignore[arg-type]
+
+    server = SqlServer()
+    client = server.connect()
+    fill(client, "")
+    monkeypatch.setattr(garbage, "clear_garbage", held)
+    assert client.execute("alter table t shard by hash (id)") == ["ALTER TABLE"]
+    assert client.rows("select kind, state from proddb.jobs") == ["clear storage|cleaning up"]
+    hold.set(None)
+    server.scheduler.advance(20_000_000_000)
+    assert client.rows("select count(*) from proddb.jobs") == ["0"]
+    assert check_storage(server.database, server.catalog) == ROWS
+
+
 def test_a_copy_that_differs_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     server = SqlServer()
     client = server.connect()

@@ -33,7 +33,11 @@ def add_admin_arguments(
     add = _adder(parser, add_place, find_url)
     add("shards", "every shard: where it lies, how large and how busy it is", admin.shards)
     add("hotspots", "the shards with requests, busiest first", admin.view("hotspots"))
-    add("jobs", "index builds, replicas being copied, nodes being emptied", admin.view("jobs", admin.jobs_report))
+    add(
+        "jobs",
+        "index builds, re-sharding, replicas being copied, nodes being emptied",
+        admin.view("jobs", admin.jobs_report),
+    )
     add("zones", "nodes, replicas and load by locality", admin.view("zones"))
     add("doctor", "check everything, checksums included (exit status 1: warnings, 2: errors)", admin.doctor)
 

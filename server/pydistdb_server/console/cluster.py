@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydistdb.kv.survey import Survey
+from pydistdb.sql.catalog.garbage import recorded_garbage
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog import operations
 from pydistdb.sql.statement_statistics import quantile_us
@@ -89,8 +90,8 @@ class ClusterView:
 
     async def jobs(self) -> list[Row]:
         """The rows of proddb.jobs."""
-        survey = await self.survey()
-        return [row async for row in self.sliced(operations.jobs(self.view(), self.context(), survey))]
+        gathered = await self.survey(), await recorded_garbage(self._node.gateway)
+        return [row async for row in self.sliced(operations.jobs(self.view(), self.context(), gathered))]
 
     def view(self) -> StateView:
         """The catalog, as from the database with most tables: those of others are shown with their database's name."""

@@ -167,7 +167,8 @@ class DdlContext:
 
     def _check_not_resharded(self, table: Table) -> None:
         """Refuse changes of what is copied while a table is re-sharded."""
-        old = self.view.catalog_state.databases[table.database].tables.get(table.oid)
+        database = self.view.catalog_state.databases.get(table.database)
+        old = None if database is None else database.tables.get(table.oid)
         if old is None or old.resharding is None or old.resharding != table.resharding:
             return
         for kept in ("columns", "indexes", "storage_id", "sharding", "reference"):

@@ -23,7 +23,7 @@ from pydistdb.sql.catalog.drop import drop_objects
 from pydistdb.sql.catalog.materialized_views import refresh_view
 from pydistdb.sql.catalog.presplit import split_new_indexes
 from pydistdb.sql.catalog.reindex import cluster, reindex
-from pydistdb.sql.catalog.reshard_jobs import reshard
+from pydistdb.sql.catalog.reshard import reshard
 from pydistdb.sql.catalog.role_ddl import ROLE_EXECUTORS
 from pydistdb.sql.catalog.routines import alter_routine, create_routine, drop_routines
 from pydistdb.sql.catalog.schemas import (

@@ -99,8 +99,8 @@ async def forget_garbage(database: Database, scheduler: Scheduler, garbage_id: i
         transaction.rollback()  # the next node that starts clears it again, which does no harm
 
 
-async def clear_leftovers(database: Database, scheduler: Scheduler) -> int:
-    """Clear the garbage that earlier processes recorded and did not get to; returns how many pieces there were."""
+async def recorded_garbage(database: Database) -> list[tuple[int, Garbage]]:
+    """What is to be cleared, by number: of dropped tables and indexes, and of layouts that tables had before."""
     transaction = database.begin(Isolation.READ_COMMITTED, read_only=True)
     transaction.begin_statement()
     try:
@@ -108,7 +108,15 @@ async def clear_leftovers(database: Database, scheduler: Scheduler) -> int:
         batch = await transaction.scan(keys.GARBAGE_PREFIX, end, limit=SCAN_ROWS)
     finally:
         transaction.rollback()
-    for key, value in zip(batch.keys, batch.values, strict=True):
-        garbage_id = keys.unpack_key(key)[1][0]
-        await forget_garbage(database, scheduler, garbage_id, keys.decode_object(key, value))
-    return len(batch.keys)
+    return [
+        (keys.unpack_key(key)[1][0], keys.decode_object(key, value))
+        for key, value in zip(batch.keys, batch.values, strict=True)
+    ]
+
+
+async def clear_leftovers(database: Database, scheduler: Scheduler) -> int:
+    """Clear the garbage that earlier processes recorded and did not get to; returns how many pieces there were."""
+    found = await recorded_garbage(database)
+    for garbage_id, garbage in found:
+        await forget_garbage(database, scheduler, garbage_id, garbage)
+    return len(found)

@@ -27,6 +27,8 @@ from pydistdb.kv.in_doubt import InDoubt
 from pydistdb.kv.placement.hotspots import assess
 from pydistdb.kv.settings import SETTINGS, ClusterSettings, shown
 from pydistdb.kv.survey import Survey
+from pydistdb.sql.catalog.descriptors import Garbage
+from pydistdb.sql.catalog.garbage import recorded_garbage
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.clock import POSTGRES_EPOCH_US
 from pydistdb.sql.layout import storage_prefix
@@ -274,11 +276,28 @@ def settings(view: StateView, context: EvalContext, known: ClusterSettings | Non
 # ------------------------------------------------------------------------------------------------ jobs and checks
 
 
+async def _survey_and_garbage(context: EvalContext) -> tuple[Survey | None, list[tuple[int, Garbage]]]:
+    session: Any = context.extra
+    garbage = [] if session is None else await recorded_garbage(session.environment.catalog.database)
+    return await _survey(context), garbage
+
+
 @gathered_relation(
-    operator_relation("jobs", 13_985, kind=TEXT, subject=TEXT, state=TEXT, progress=FLOAT8, details=TEXT), _survey
+    operator_relation("jobs", 13_985, kind=TEXT, subject=TEXT, state=TEXT, progress=FLOAT8, details=TEXT),
+    _survey_and_garbage,
 )
-def jobs(view: StateView, context: EvalContext, survey: Survey | None) -> Iterator[RowDict]:
+def jobs(
+    view: StateView, context: EvalContext, gathered: tuple[Survey | None, list[tuple[int, Garbage]]]
+) -> Iterator[RowDict]:
     """Progress is between 0 and 1, NULL where it is not known."""
+    survey, garbage = gathered
+    for number, each in garbage:
+        yield {
+            "kind": "clear storage",
+            "subject": f"storage {int.from_bytes(each.identity[:4] or each.spans[0][0][1:5], 'big')}",
+            "state": "cleaning up",
+            "details": f"of a table or index that is gone, or of a layout that a table had (record {number})",
+        }
     environment = getattr(context.extra, "environment", None)
     for job in () if environment is None else environment.catalog.index_jobs.progress.values():
         database = view.catalog_state.databases.get(job.database)
