@@ -137,6 +137,11 @@ def make_column(spec: ColumnSpec, number: int) -> Column:
     )
 
 
+def _tell(ddl: DdlContext, what: str, part: str = "") -> None:
+    """What a CREATE TABLE makes beside the table, for who wants to hear it (client_min_messages = debug1)."""
+    ddl.tell(f"CREATE TABLE{part} will create {what}", severity="DEBUG1")
+
+
 def as_valid(spec: ConstraintSpec) -> ConstraintSpec:
     """NOT VALID says nothing of a new table: it has no rows that could break the constraint."""
     return dataclasses.replace(spec, not_valid=False)
@@ -147,13 +152,19 @@ async def add_constraints(
 ) -> Table:
     """Finish a new table: sequences and defaults, then all constraints; puts it into the overlay."""
     table, owned = await with_defaults(ddl, table, specs)
+    for sequence, column in zip(owned, [each for each in specs if each.serial or each.identity], strict=True):
+        _tell(ddl, f'implicit sequence "{sequence.name}" for serial column "{table.name}.{clip(column.name)}"')
     every = list(all_constraints(specs, table_constraints))
     for kind in ("primary", "unique"):
         for spec, columns in every:
             if spec.kind == kind:
                 if spec.using_index is not None:
                     raise InvalidTableDefinition("cannot use an existing index in CREATE TABLE")
+                before = table.indexes
                 table = await constraints.add_key(ddl, table, spec, columns)
+                name = next(index.name for index in table.indexes if index.oid and index not in before)
+                key = "PRIMARY KEY" if kind == "primary" else "UNIQUE"
+                _tell(ddl, f'implicit index "{name}" for table "{table.name}"', f" / {key}")
     for spec, _ in every:
         if spec.kind == "check":
             assert spec.expression is not None

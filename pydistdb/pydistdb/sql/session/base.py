@@ -317,7 +317,7 @@ class SessionBase:
     def send_notice(self, sink: Sink, notice: DatabaseError, severity: str = "NOTICE") -> None:
         """A statement has a notice for the client."""
         if self.shows(severity):
-            sink.notice(notice, severity)
+            sink.notice(notice, "DEBUG" if severity.startswith("DEBUG") else severity)
 
     def send_warning(self, sink: Sink, warning: DatabaseError) -> None:
         """A statement has a WARNING for the client."""
