@@ -107,7 +107,8 @@ SUITES = (
             "PSYCOPG2_TESTDB_PORT": "{port}",
             "PSYCOPG2_TESTDB_USER": "postgres",
         },
-        note="There are no large objects, and client_encoding is always UTF8.",
+        note="There are no large objects, and client_encoding is always UTF8. Server cursors take rows in batches, so volatile "
+        "functions are called ahead of FETCH.",
     ),
     Suite(
         "asyncpg",
