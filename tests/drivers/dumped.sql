@@ -52,3 +52,4 @@ insert into app.kinds (s, p, note) values (2, (1, 'x'), 'n'), (3, null, null);
 grant select (id, s) on app.kinds to public;
 grant usage on schema app to public;
 alter default privileges in schema app grant select on tables to public;
+create function app.pathed(n int) returns table (x int, y text) language sql rows 7 security definer set search_path = app, "$user", pg_temp as $$ select n, name from users $$;

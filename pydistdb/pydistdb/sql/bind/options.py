@@ -1,4 +1,4 @@
-"""Options as the parser gives them (DefElem): of sequences and identity columns."""
+"""Options as the parser gives them (DefElem), of sequences and identity columns, and values of settings."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ def option_value(element: Node) -> Any:
     if "TypeName" in argument:
         return argument["TypeName"]["names"][-1]["String"]["sval"]
     return constant_value(argument)
+
+
+def setting_text(wrapper: Node) -> str:
+    """A value in SET."""
+    if "TypeCast" in wrapper:  # SET TIME ZONE INTERVAL '-8' HOUR TO MINUTE
+        wrapper = wrapper["TypeCast"]["arg"]
+    value = constant_value(wrapper)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
 
 
 def sequence_options(options: Sequence[Node]) -> OptionList:

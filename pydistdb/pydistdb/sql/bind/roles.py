@@ -7,6 +7,7 @@ from typing import Any
 
 from pydistdb.sql import role_statements as roles
 from pydistdb.sql.bind.naming import constant_value, name_of, name_of_parts, strings
+from pydistdb.sql.bind.options import setting_text
 from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
 from pydistdb.sql.bind.typenames import resolve_type
 from pydistdb.sql.errors import DatabaseError, InvalidSyntax
@@ -63,7 +64,7 @@ def _settings(node: Node, role: RoleSpec | None, database: str | None) -> Utilit
     name = change.get("name")
     match change["kind"]:
         case "VAR_SET_VALUE":
-            values = tuple(_setting_text(argument) for argument in change.get("args", []))
+            values = tuple(setting_text(argument) for argument in change.get("args", []))
             return roles.AlterSettings(role, database, name, values)
         case "VAR_SET_CURRENT":
             return roles.AlterSettings(role, database, name, from_current=True)
@@ -72,13 +73,6 @@ def _settings(node: Node, role: RoleSpec | None, database: str | None) -> Utilit
         case "VAR_RESET_ALL":
             return roles.AlterSettings(role, database, None)
     return Unsupported("ALTER … SET " + str(name))
-
-
-def _setting_text(wrapper: Node) -> str:
-    if "TypeCast" in wrapper:
-        wrapper = wrapper["TypeCast"]["arg"]
-    value = constant_value(wrapper)
-    return ("on" if value else "off") if isinstance(value, bool) else str(value)
 
 
 def _alter_role_settings(parsed: ParsedStatement, node: Node) -> Utility:

@@ -10,9 +10,10 @@ from typing import Any
 from pydistdb.sql import statements, type_statements
 from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.bind.naming import constant_value, name_of_parts, strings
+from pydistdb.sql.bind.options import setting_text
 from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
 from pydistdb.sql.bind.typenames import resolve_type
-from pydistdb.sql.errors import DatabaseError, InvalidSyntax, UndefinedObject
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidSyntax, UndefinedObject
 from pydistdb.sql.statements import RoutineName, TypeReference
 from pydistdb.sql.type_statements import ArgumentSpec
 
@@ -120,12 +121,26 @@ def _options(parsed: ParsedStatement, elements: list[Node]) -> dict[str, Any]:
             if len(parts) > 1:
                 raise DatabaseError.of("42P13", 'only one AS item needed for language "sql"')
             options[name] = parts[0]
-        elif name in ("set", "support", "transform", "window"):
+        elif name == "set":
+            options[name] = (*options.get(name, ()), _setting(argument["VariableSetStmt"]))
+        elif name in ("support", "transform", "window"):
             if name != "window" or constant_value(argument):
                 options[name] = True
         else:
             options[name] = constant_value(argument)
     return options
+
+
+def _setting(node: Node) -> tuple[str | None, tuple[str, ...] | None]:
+    """SET and RESET of a function: the name (None: all) and the values, None to take the setting away."""
+    match node["kind"]:
+        case "VAR_SET_VALUE":
+            return node["name"], tuple(setting_text(argument) for argument in node.get("args", []))
+        case "VAR_SET_DEFAULT" | "VAR_RESET":
+            return node["name"], None
+        case "VAR_RESET_ALL":
+            return None, None
+    raise FeatureNotSupported("SET … FROM CURRENT of functions is not supported")
 
 
 def routine_name(parsed: ParsedStatement, node: Node) -> RoutineName:

@@ -262,7 +262,8 @@ def _single_select(function: RoutineFunction) -> Node | None:
 
 def _may_inline(b: Binder, function: RoutineFunction) -> bool:
     routine = function.routine
-    return not (routine.security_definer or routine.strict or routine.oid in b.inlining)
+    alone = routine.security_definer or routine.strict or routine.search_path is not None
+    return not (alone or routine.oid in b.inlining)
 
 
 def _inlined_value(b: Binder, function: RoutineFunction, arguments: tuple[Expr, ...]) -> Expr | None:

@@ -16,7 +16,7 @@ from typing import Any
 from pydistdb.sql import statements
 from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.bind.naming import constant_value, name_of, strings
-from pydistdb.sql.bind.options import option_value
+from pydistdb.sql.bind.options import option_value, setting_text
 from pydistdb.sql.bind.parse import Node, ParsedStatement
 from pydistdb.sql.bind.typenames import resolve_type
 from pydistdb.sql.errors import FeatureNotSupported, InvalidSyntax
@@ -56,20 +56,11 @@ def _transaction(parsed: ParsedStatement, node: Node) -> statements.Utility:
     return statements.Unsupported(parsed.kind)
 
 
-def _setting_text(wrapper: Node) -> str:
-    if "TypeCast" in wrapper:  # SET TIME ZONE INTERVAL '-8' HOUR TO MINUTE
-        wrapper = wrapper["TypeCast"]["arg"]
-    value = constant_value(wrapper)
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return str(value)
-
-
 def _set_variable(parsed: ParsedStatement, node: Node) -> statements.Utility:
     name = node.get("name", "")
     match node["kind"]:
         case "VAR_SET_VALUE":
-            values = tuple(_setting_text(argument) for argument in node.get("args", []))
+            values = tuple(setting_text(argument) for argument in node.get("args", []))
             return statements.SetVariable(name, values, node.get("is_local", False))
         case "VAR_SET_DEFAULT":
             return statements.SetVariable(name, None, node.get("is_local", False))

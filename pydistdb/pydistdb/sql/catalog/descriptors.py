@@ -268,6 +268,8 @@ class Routine(msgspec.Struct, frozen=True, array_like=True):
     version: int = 1
     depends_on: tuple[int, ...] = ()
     """oids of relations and routines that a body of the standard's form uses; string bodies depend on nothing."""
+    search_path: str | None = None
+    """SET search_path of the function, as the setting's text."""
 
 
 class Schema(msgspec.Struct, frozen=True, array_like=True):

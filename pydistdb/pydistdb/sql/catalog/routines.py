@@ -27,6 +27,7 @@ from pydistdb.sql.catalog.temporary import place
 from pydistdb.sql.catalog.type_names import row_type_owner
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, UndefinedObject, WrongObjectType
 from pydistdb.sql.routines import RECORD_OID, VOID_OID, input_arguments, output_arguments
+from pydistdb.sql.settings import join_identifiers, split_identifiers
 from pydistdb.sql.statements import Name, TypeReference
 from pydistdb.sql.type_statements import AlterRoutine, ArgumentSpec, CreateRoutine, DropRoutines
 from pydistdb.sql.types import registry
@@ -73,8 +74,7 @@ async def create_routine(ddl: DdlContext, statement: CreateRoutine) -> str:
     else:
         routine = replace(routine, oid=await ddl.store.allocate_oids(), owner=ddl.role)
     put_routine(ddl, routine)
-    recording = RecordingView(ddl.view)
-    _check_body(ddl, routine, recording, statement.body_position)
+    recording = _check_body(ddl, routine, statement.body_position)
     if routine.form:
         uses = [*direct_uses(recording.tables_found()), *(oid for oid in recording.routine_oids if oid != routine.oid)]
         put_routine(ddl, replace(routine, depends_on=tuple(uses)))
@@ -217,13 +217,23 @@ def with_options(routine: Routine, options: dict[str, Any]) -> Routine:
                 if not routine.returns_set:
                     raise DatabaseError.of("22023", "ROWS is not applicable when function does not return a set")
                 changes["rows"] = float(value)
+            case "set":
+                for setting, values in value:
+                    changes["search_path"] = _search_path(setting, values)
             case _:
                 raise FeatureNotSupported(f"{name.upper()} of functions is not supported")
-    if routine.kind == "p" and changes.keys() - {"security_definer"}:
+    if routine.kind == "p" and changes.keys() - {"security_definer", "search_path"}:
         raise _invalid("invalid attribute in procedure definition")
     if routine.returns_set and not routine.rows:
         changes.setdefault("rows", 1000.0)
     return replace(routine, **changes)
+
+
+def _search_path(setting: str | None, values: tuple[str, ...] | None) -> str | None:
+    """The text of SET search_path TO …; None for RESET."""
+    if setting is not None and setting.lower() != "search_path":
+        raise FeatureNotSupported(f"SET {setting} of functions is not supported", hint="Functions can SET search_path.")
+    return None if values is None else join_identifiers(values)
 
 
 def _same_signature(ddl: DdlContext, routine: Routine) -> Routine | None:
@@ -261,11 +271,15 @@ def _check_replacement(ddl: DdlContext, old: Routine, new: Routine) -> None:
             raise _invalid("cannot remove parameter defaults from existing function", hint=hint)
 
 
-def _check_body(ddl: DdlContext, routine: Routine, recording: RecordingView, position: int | None) -> None:
-    """Bind the body; string bodies only if check_function_bodies is on."""
+def _check_body(ddl: DdlContext, routine: Routine, position: int | None) -> RecordingView:
+    """Bind the body, and tell what it uses; string bodies only if check_function_bodies is on."""
+    recording = RecordingView(ddl.view)
     if not routine.form and ddl.context.settings.get("check_function_bodies") == "off":
-        return
+        return recording
     function = ddl.view.function_of(routine)
+    if routine.search_path is not None:
+        names = split_identifiers("search_path", routine.search_path)
+        recording = RecordingView(ddl.view.with_path([ddl.current_role.name if n == "$user" else n for n in names]))
     try:
         bind.bind_routine_body(function, recording, ddl.context, with_positions=position is not None)
     except DatabaseError as error:
@@ -273,6 +287,7 @@ def _check_body(ddl: DdlContext, routine: Routine, recording: RecordingView, pos
         if error.where is None and error.sqlstate == "42P13":
             error.where = f'SQL function "{routine.name}"'
         raise
+    return recording
 
 
 # ---------------------------------------------------------------------------------------------------- ALTER, DROP

@@ -255,6 +255,18 @@ class StateView:
             role=role,
         )
 
+    def with_path(self, search_path: Sequence[str]) -> StateView:
+        """The same with another search path: inside a function that sets it."""
+        return StateView(
+            self.catalog_state,
+            self._state.descriptor.name,
+            search_path,
+            overlaid=self.overlaid,
+            numbers=self.numbers,
+            temporary_schema=self.temporary_schema,
+            role=self.role,
+        )
+
     def readable(self, table: Table) -> frozenset[int] | None:
         role, access = self.role, self.access
         if role is None or not access.missing(role, PG_CLASS, table.oid, SELECT):

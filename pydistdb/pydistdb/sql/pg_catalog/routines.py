@@ -16,9 +16,11 @@ from collections.abc import Iterator, Sequence
 
 from pydistdb.sql.catalog.descriptors import Argument, Routine
 from pydistdb.sql.catalog.state_view import StateView
+from pydistdb.sql.functions.strings import quote_literal
 from pydistdb.sql.pg_catalog.define import RowDict
 from pydistdb.sql.pg_catalog.objects import array, schema_name, vector
 from pydistdb.sql.routines import input_arguments
+from pydistdb.sql.settings import split_identifiers
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.reg import quote_identifier
@@ -69,6 +71,7 @@ def routine_row(routine: Routine) -> RowDict:
         "proargnames": array([a.name for a in arguments]) if any(a.name for a in arguments) else None,
         "proargdefaults": ", ".join(defaults) or None,
         "prosrc": "" if routine.form else routine.body,
+        "proconfig": None if routine.search_path is None else array([f"search_path={routine.search_path}"]),
         "prosqlbody": sql_body(routine) if routine.form else None,
     }
 
@@ -139,6 +142,9 @@ def definition(view: StateView, routine: Routine, context: EvalContext) -> str:
     words = _options(routine)
     if words:
         text += f" {' '.join(words)}\n"
+    if routine.search_path is not None:
+        names = split_identifiers("search_path", routine.search_path)
+        text += f" SET search_path TO {', '.join(map(quote_literal, names))}\n"
     body = sql_body(routine)
     if body is not None:
         return text + body + "\n"

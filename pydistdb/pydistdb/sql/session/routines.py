@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Any
 from pydistdb.sql.bind.parse import stack_depth_exceeded
 from pydistdb.sql.bind.routines import bind_body
 from pydistdb.sql.catalog.needs import denial
+from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import CompiledQuery, RunContext, compile_plan
 from pydistdb.sql.plan import plan as make_plan
 from pydistdb.sql.plan.rules.inline_ctes import changes_data
 from pydistdb.sql.routines import VOID_OID, RoutineFunction
+from pydistdb.sql.settings import split_identifiers
 from pydistdb.sql.tree import BoundStatement
 from pydistdb.sql.types.base import EvalContext
 
@@ -70,8 +72,10 @@ class RoutineRunner:
 
     def __init__(self, session: SessionBase) -> None:
         self._session = session
-        self._bodies: dict[tuple[int, int], _Body] = {}
-        """By function and acting role."""
+        self._bodies: dict[tuple[int, int, str], _Body] = {}
+        """By function, acting role and search_path."""
+        self._paths: dict[tuple[int, str], tuple[StateView, StateView]] = {}
+        """Views along another search_path than the session's, with the view that each was made of."""
         self._depth = 0
 
     async def rows(
@@ -114,16 +118,37 @@ class RoutineRunner:
     def _acting(self, function: RoutineFunction, run: RunContext) -> EvalContext:
         """The evaluation context of whoever the function's statements act for."""
         routine = function.routine
-        if not routine.security_definer or routine.owner == run.context.role:
+        acts_as_owner = routine.security_definer and routine.owner != run.context.role
+        if not acts_as_owner and routine.search_path is None:
             return run.context
         context = copy(run.context)
-        context.role = routine.owner
-        context.user = self._session.view().catalog_state.roles.name_of(routine.owner)
-        context.catalog = self._session.view_of_role(routine.owner)
+        if acts_as_owner:
+            context.role = routine.owner
+            context.user = self._session.view().catalog_state.roles.name_of(routine.owner)
+        if routine.search_path is not None:
+            context.settings = {**context.settings, "search_path": routine.search_path}
+        context.catalog = self._view(context)
         return context
 
+    def _view(self, context: EvalContext) -> StateView:
+        """The catalog as the acting role sees it, along the search_path of the innermost function that sets it."""
+        session = self._session
+        view = session.view_of_role(context.role)
+        own = session.settings.values["search_path"]
+        text = context.settings.get("search_path", own)
+        if text == own:
+            return view
+        known = self._paths.get((context.role, text))
+        if known is None or known[0] is not view:
+            names = split_identifiers("search_path", text)
+            made = view.with_path([context.user if name == "$user" else name for name in names])
+            if len(self._paths) >= MOST_BODIES:
+                self._paths.clear()
+            known = self._paths[context.role, text] = view, made
+        return known[1]
+
     def _context(self, run: RunContext, context: EvalContext, values: Sequence[Any]) -> RunContext:
-        view = self._session.view_of_role(context.role)
+        view = self._view(context)
         return RunContext(run.transaction, run.database, view, context, values, run.scheduler, run.check_interrupt)
 
     async def _pinned(self, function: RoutineFunction, context: EvalContext) -> _Body:
@@ -143,8 +168,9 @@ class RoutineRunner:
 
     def _prepared(self, function: RoutineFunction, context: EvalContext) -> _Body:
         session = self._session
-        view = session.view_of_role(context.role)
-        body = self._bodies.get((function.oid, context.role))
+        view = self._view(context)
+        key = function.oid, context.role, context.settings.get("search_path", "")
+        body = self._bodies.get(key)
         if (
             body is None
             or body.catalog_state is not view.catalog_state
@@ -161,5 +187,5 @@ class RoutineRunner:
             body = _Body(view.catalog_state, session.plans.environment, statements)
             if len(self._bodies) >= MOST_BODIES:
                 self._bodies.clear()
-            self._bodies[function.oid, context.role] = body
+            self._bodies[key] = body
         return body
