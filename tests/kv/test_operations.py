@@ -232,7 +232,7 @@ def test_the_doctor_tells_what_dead_nodes_cost(dead: list[str], status: str, det
     world.cluster.advance(3)
     found = diagnose(world.survey(), {})
     assert [(f.status, f.detail) for f in found if f.area == "ranges"] == [(status, detail)]
-    assert ("nodes", "node 3", "error", "it is dead") in found
+    assert ("nodes", "node 3 (n3)", "error", "it is dead") in found
 
 
 def test_what_is_recommended() -> None:

@@ -39,6 +39,7 @@ ELECTION_SECONDS = 60.0
 WARM_UP_SECONDS = 1.0
 AFTERWARDS_SECONDS = 1.0
 RETURN_SECONDS = 60.0
+CLEAN_UP_ATTEMPTS = 5
 _TABLE = "proddb_failover_check"
 
 Say = Callable[[str], None]
@@ -147,7 +148,7 @@ def simulate(cluster: LocalCluster, given: str, isolate: bool, say: Say) -> Outc
         connection.execute(f"CREATE TABLE {_TABLE} (id int8 PRIMARY KEY)")
         try:
             (own,) = rows_of(connection, f"SELECT proddb.split_at('{_TABLE}', '0') AS range_id")
-            rows_of(connection, "SELECT proddb.move_lease(%s, %s)", own["range_id"], node_id)
+            _hand_over(connection, own["range_id"], node_id)
             outcome, numbers = _fail_over(cluster, victim, survivor, node_id, isolate, say)
             _examine(connection, outcome, numbers, "after the failure", say)
             _bring_back(cluster, victim, isolate, say)
@@ -161,12 +162,24 @@ def simulate(cluster: LocalCluster, given: str, isolate: bool, say: Say) -> Outc
     return outcome
 
 
+def _hand_over(connection: psycopg.Connection[Any], range_id: int, node_id: int) -> None:
+    """Have the node lead a range, with a replica that it may not have yet."""
+    text = "SELECT replicas, leaseholder FROM proddb.ranges WHERE range_id = %s"
+    (row,) = rows_of(connection, text, range_id)
+    if node_id not in row["replicas"]:
+        away = next(node for node in row["replicas"] if node != row["leaseholder"])
+        rows_of(connection, "SELECT proddb.move_replica(%s, %s, %s)", range_id, away, node_id)
+    rows_of(connection, "SELECT proddb.move_lease(%s, %s)", range_id, node_id)
+
+
 def _clean_up(connection: psycopg.Connection[Any]) -> None:
     """Leave neither table nor shard behind."""
-    try:
-        rows_of(connection, f"SELECT proddb.merge_at('{_TABLE}', '0')")
-    except psycopg.Error:
-        pass  # an empty shard does no harm
+    for _ in range(CLEAN_UP_ATTEMPTS):
+        try:
+            rows_of(connection, f"SELECT proddb.merge_at('{_TABLE}', '0')")
+            break
+        except psycopg.Error:
+            time.sleep(1.0)  # leases may still be on their way; and an empty shard does no harm in the end
     connection.execute(f"DROP TABLE IF EXISTS {_TABLE}")
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pydistdb.kv.descriptor import RangeId
+from pydistdb.kv.descriptor import NodeId, RangeId
 from pydistdb.kv.survey import RangeReport, Survey, Surveyor
 from pydistdb.tasks import Scheduler, sleep
 
@@ -74,6 +74,12 @@ def diagnose(survey: Survey, verdicts: dict[RangeId, bool]) -> list[Finding]:
     ]
 
 
+def _named(survey: Survey, node_id: NodeId) -> str:
+    """``node 4 (berlin)``: a node by its number, and its name where that is another one."""
+    name = next((node.name for node in survey.nodes if node.node_id == node_id), "")
+    return f"node {node_id} ({name})" if name not in ("", f"node{node_id}") else f"node {node_id}"
+
+
 def _counts(survey: Survey) -> Iterator[bool]:
     for node in survey.nodes:
         yield node.state == "live"
@@ -82,21 +88,24 @@ def _counts(survey: Survey) -> Iterator[bool]:
 def _nodes(survey: Survey) -> Iterator[Finding]:
     for node in survey.nodes:
         if node.state == "dead":
-            yield Finding("nodes", f"node {node.node_id}", "error", "it is dead")
+            yield Finding("nodes", _named(survey, node.node_id), "error", "it is dead")
         elif node.state == "live" and node.node_id not in survey.answers:
-            yield Finding("nodes", f"node {node.node_id}", "warning", "it does not answer in time")
+            yield Finding("nodes", _named(survey, node.node_id), "warning", "it does not answer in time")
         elif node.mode == "draining":
-            yield Finding("nodes", f"node {node.node_id}", "warning", "it is being drained")
+            yield Finding("nodes", _named(survey, node.node_id), "warning", "it is being drained")
     for node_id, answer in survey.answers.items():
         if answer.status.write_error:
-            yield Finding("nodes", f"node {node_id}", "error", f"it cannot write: {answer.status.write_error}")
+            yield Finding("nodes", _named(survey, node_id), "error", f"it cannot write: {answer.status.write_error}")
 
 
 def _clocks(survey: Survey) -> Iterator[Finding]:
     for node in survey.nodes:
         if node.state == "live" and abs(node.clock_offset_us) > MOST_CLOCK_OFFSET_US:
             yield Finding(
-                "clocks", f"node {node.node_id}", "warning", f"its clock is {node.clock_offset_us / 1e3:+.0f} ms off"
+                "clocks",
+                _named(survey, node.node_id),
+                "warning",
+                f"its clock is {node.clock_offset_us / 1e3:+.0f} ms off",
             )
 
 
@@ -105,13 +114,15 @@ def _disks(survey: Survey) -> Iterator[Finding]:
         free = answer.disk_free / answer.disk_total if answer.disk_total else 1.0
         if free < LOW_DISK:
             status = "error" if free < FULL_DISK else "warning"
-            yield Finding("disks", f"node {node_id}", status, f"{free:.1%} of its disk is free")
+            yield Finding("disks", _named(survey, node_id), status, f"{free:.1%} of its disk is free")
 
 
 def _versions(survey: Survey) -> Iterator[Finding]:
     if len({answer.version for answer in survey.answers.values()}) > 1:
         for node_id, answer in survey.answers.items():
-            yield Finding("versions", f"node {node_id}", "warning", f"it runs {answer.version}, and others do not")
+            yield Finding(
+                "versions", _named(survey, node_id), "warning", f"it runs {answer.version}, and others do not"
+            )
 
 
 def _range(survey: Survey, report: RangeReport) -> Iterator[Finding]:
