@@ -14,6 +14,7 @@ from pydistdb.kv.placement.directory import Directory
 from pydistdb.kv.placement.hotspots import assess
 from pydistdb.kv.store import Store, StoreConfig
 from pydistdb.kv.survey import RangeReport, Survey
+from pydistdb.kv.transport import RaftEnvelope, ReplicaRemoved
 from pydistdb.tasks import Scheduler, sleep
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Space, WriteBatch
@@ -259,6 +260,35 @@ def test_what_is_recommended() -> None:
         "one key gets all of it: a split does not help",
     )
     assert recommended(make(0, 1, size_bytes=600 << 20), make(0, 2))[0] == ("", "split: it is large")
+
+
+def test_a_sleeping_leader_finds_out_who_knows_of_a_removal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the node of the former replica would keep it for as long as nobody writes to the range."""
+    world = Operated(3)
+    cluster = world.cluster
+    cluster.advance(10)
+    leader = cluster.leaseholder(b"\x02")
+    assert leader is not None and leader.raft.quiescent
+    state = leader.raft._state
+    state.pending_membership_index = state.log.applied
+    for progress in state.followers:
+        progress.applied = 0  # it fell asleep before it heard
+    told: list[int] = []
+    store = cluster.store(f"n{leader.owner.node_id}")
+    original = store.send_envelope
+
+    def send(to: int, envelope: RaftEnvelope) -> None:
+        if isinstance(envelope.message, ReplicaRemoved):
+            told.append(envelope.message.replica_id)
+        else:
+            original(to, envelope)
+
+    monkeypatch.setattr(store, "send_envelope", send)
+    for _ in range(3):
+        store.tell_removed(leader, 77, 9)
+    assert not told
+    cluster.advance(3)
+    assert told == [77]
 
 
 def test_a_replica_that_has_applied_its_own_removal_goes_though_its_leader_died_before_saying_so(

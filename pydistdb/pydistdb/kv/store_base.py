@@ -103,6 +103,8 @@ class StoreBase:
         self._in_flight: Round | None = None
         self._outbox: dict[NodeId, list[RaftEnvelope]] = {}
         self._first_seen: dict[RangeId, int] = {}
+        self._to_tell: set[tuple[RangeId, ReplicaId]] = set()
+        """Former replicas that are told of their removal as soon as enough others know."""
         self._write_error: KVError | None = None
         self.stopped = False
         self.started = False
@@ -384,6 +386,12 @@ class StoreBase:
 
         Whoever is not told now is told when it asks (``LeadershipCheck``)."""
         if replica.is_leader and not replica.raft.membership_known:
+            if (replica.range_id, replica_id) in self._to_tell:
+                return  # it has asked again
+            self._to_tell.add((replica.range_id, replica_id))
+            if replica.raft.quiescent:  # asleep it never hears who else knows of the change
+                replica.raft.wake(self.scheduler.now_ns())
+                self.wake(replica)
             deadline_ns = self.scheduler.now_ns() + self.config.tick_ns
             self.scheduler.call_at(deadline_ns, lambda: self._tell_removed_later(replica, replica_id, node_id))
             return
@@ -391,6 +399,7 @@ class StoreBase:
         self.send_envelope(node_id, RaftEnvelope(replica.range_id, 0, message))
 
     def _tell_removed_later(self, replica: Replica, replica_id: ReplicaId, node_id: NodeId) -> None:
+        self._to_tell.discard((replica.range_id, replica_id))
         if replica.is_leader and not replica.destroyed and not self.stopped:
             self.tell_removed(replica, replica_id, node_id)
 
