@@ -7,8 +7,8 @@ from collections import Counter
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
-from pydistdb.sql.catalog.analyze import describe_column, estimate_distinct
-from pydistdb.sql.catalog.descriptors import Column, Table
+from pydistdb.sql.catalog.describe_columns import describe_column, estimate_distinct
+from pydistdb.sql.catalog.descriptors import Column, JointStatistics, StatisticsObject, Table, TableStatistics
 from pydistdb.sql.sampling import Sample, SampleRun, decode_answer
 from pydistdb.tasks import sleep
 
@@ -191,3 +191,15 @@ def test_the_node_with_most_changes_analyses() -> None:
     assert not looked_at(), "the other node has more of them"
     others[here + 1] = msgspec.msgpack.encode([(table.oid, 15)])
     assert looked_at() and not server.environment.auto_analyze.changes()
+
+
+def test_what_older_stores_hold_has_no_statistics_objects() -> None:
+    table = Table(1, "t", 2, 5, (INT4,), (), statistics_objects=(StatisticsObject(7, "s", 2, (1,)),))
+    statistics = TableStatistics(3.0, joint={7: JointStatistics((((1, 2), 3.0),))})
+    for value in (table, statistics):
+        fields = msgspec.msgpack.decode(msgspec.msgpack.encode(value))
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(fields), type=type(value)) == value
+    older = msgspec.msgpack.encode(msgspec.msgpack.decode(msgspec.msgpack.encode(table))[:-1])
+    assert msgspec.msgpack.decode(older, type=Table).statistics_objects == ()
+    older = msgspec.msgpack.encode(msgspec.msgpack.decode(msgspec.msgpack.encode(statistics))[:-1])
+    assert msgspec.msgpack.decode(older, type=TableStatistics).joint == {}

@@ -15,6 +15,7 @@ Source: PostgreSQL 15 manual, 11.7 (indexes on expressions) and 11.8 (partial in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydistdb.sql import bind
@@ -56,6 +57,12 @@ def bind_index(table: Table, index: Index, catalog: CatalogView) -> BoundIndex:
         condition = bind.bind_expression(index.predicate, table, catalog, context, registry.BOOL)
         predicate = tuple(conjuncts(fold_expression(condition)))
     return BoundIndex(keys, predicate)
+
+
+def bound_expressions(table: Table, texts: Sequence[str], catalog: CatalogView) -> list[Expr]:
+    """Stored expressions over the table's row, whose column ids are column numbers."""
+    context = neutral_context(catalog)
+    return [fold_expression(bind.bind_expression(text, table, catalog, context)) for text in texts]
 
 
 def bound_index(table: Table, index: Index, catalog: CatalogView) -> BoundIndex:

@@ -254,7 +254,7 @@ class AlterTable(Utility):
 
 @dataclass(frozen=True, slots=True)
 class DropObjects(Utility):
-    """``kind``: table, index, view, schema, sequence, type, domain."""
+    """``kind``: table, index, view, schema, sequence, type, domain, statistics."""
 
     kind: str
     names: tuple[Name, ...]
@@ -314,6 +314,28 @@ class Truncate(Utility):
     tables: tuple[Name, ...]
     cascade: bool
     restart_identity: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CreateStatistics(Utility):
+    """``elements``: column names, and (as pairs with None) the SQL text of expressions."""
+
+    name: Name | None
+    if_not_exists: bool
+    kinds: tuple[str, ...]
+    elements: tuple[tuple[str | None, str], ...]
+    tables: tuple[Name, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AlterStatistics(Utility):
+    """RENAME TO, SET SCHEMA or SET STATISTICS (OWNER TO is AlterOwner)."""
+
+    name: Name
+    new_name: str | None = None
+    new_schema: str | None = None
+    target: int | None = None
+    missing_ok: bool = False
 
 
 @dataclass(frozen=True, slots=True)

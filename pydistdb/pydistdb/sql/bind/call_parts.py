@@ -187,6 +187,7 @@ CLAUSE_WORDS = {
     "CHECK": "check constraints",
     "INDEX": "index expressions",
     "INDEX WHERE": "index predicates",
+    "STATISTICS": "statistics expressions",
     "DEFAULT": "DEFAULT expressions",
     "LATERAL": "FROM clause of their own query level",
 }

@@ -227,7 +227,11 @@ def make_call(
 def _note_set_call(b: Binder, scope: Scope | None, location: int) -> None:
     if scope is None or scope.clause not in SET_CLAUSES:
         clause = scope.clause if scope is not None else "this context"
-        clause = {"INDEX": "index expressions", "INDEX WHERE": "index predicates"}.get(clause, clause)
+        clause = {
+            "INDEX": "index expressions",
+            "INDEX WHERE": "index predicates",
+            "STATISTICS": "statistics expressions",
+        }.get(clause, clause)
         raise FeatureNotSupported(f"set-returning functions are not allowed in {clause}", position=b.position(location))
     scope.set_calls = True
 

@@ -301,4 +301,9 @@ def _kind(name: str, node: Node) -> str:
 def object_kind(constant: str) -> str:
     """Turn the parser's OBJECT_FOREIGN_TABLE into words."""
     words = constant.removeprefix("OBJECT_").replace("_", " ").lower()
-    return {"matview": "materialized view", "tabconstraint": "table", "column": "table"}.get(words, words)
+    return {
+        "matview": "materialized view",
+        "tabconstraint": "table",
+        "column": "table",
+        "statistic ext": "statistics",
+    }.get(words, words)

@@ -26,6 +26,13 @@ from pydistdb.sql.bind.indexes import create_index
 from pydistdb.sql.bind.naming import name_of, name_of_parts, strings
 from pydistdb.sql.bind.options import option_value, sequence_options
 from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
+from pydistdb.sql.bind.statistics_objects import (
+    STATISTICS,
+    alter_statistics,
+    create_statistics,
+    move_statistics,
+    rename_statistics,
+)
 from pydistdb.sql.bind.type_definitions import (
     TYPE_RENAMES,
     alter_composite,
@@ -109,11 +116,16 @@ def _alter_sequence(parsed: ParsedStatement, node: Node) -> statements.Utility:
     )
 
 
+_DROPPED = frozenset(
+    {"table", "index", "view", "materialized view", "schema", "sequence", "type", "domain", "statistics"}
+)
+
+
 def _drop(parsed: ParsedStatement, node: Node) -> statements.Utility:
     kind = object_kind(node["removeType"])
     if kind in ("function", "procedure", "routine"):
         return routine_statements.drop_routines(parsed, node)
-    if kind not in ("table", "index", "view", "materialized view", "schema", "sequence", "type", "domain"):
+    if kind not in _DROPPED:
         return statements.Unsupported(parsed.kind)
     names = []
     for item in node["objects"]:
@@ -146,6 +158,7 @@ def _truncate(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 def _comment(parsed: ParsedStatement, node: Node) -> statements.Utility:
     kind = node["objtype"].removeprefix("OBJECT_").replace("_", " ").lower().replace("matview", "materialized view")
+    kind = kind.replace("statistic ext", "statistics object")
     target = node["object"]
     if "List" in target and all("String" in item for item in target["List"]["items"]):
         name = strings(target["List"]["items"])
@@ -173,6 +186,8 @@ def _rename(parsed: ParsedStatement, node: Node) -> statements.Utility:
     if node["renameType"] in _ROUTINES:
         kind = node["renameType"]
         return routine_statements.change_routine(parsed, kind, node["object"], new_name=node["newname"])
+    if node["renameType"] == STATISTICS:
+        return rename_statistics(parsed, node)
     return (rename_type if node["renameType"] in TYPE_RENAMES else rename)(parsed, node)
 
 
@@ -180,6 +195,8 @@ def _move(parsed: ParsedStatement, node: Node) -> statements.Utility:
     if node["objectType"] in _ROUTINES:
         kind = node["objectType"]
         return routine_statements.change_routine(parsed, kind, node["object"], new_schema=node["newschema"])
+    if node["objectType"] == STATISTICS:
+        return move_statistics(parsed, node)
     return (move_type if node["objectType"] in TYPE_RENAMES else move_schema)(parsed, node)
 
 
@@ -217,4 +234,6 @@ _CONVERTERS: dict[str, Callable[[ParsedStatement, Node], statements.Utility]] = 
     "AlterDomainStmt": alter_domain,
     "TruncateStmt": _truncate,
     "CommentStmt": _comment,
+    "CreateStatsStmt": create_statistics,
+    "AlterStatsStmt": alter_statistics,
 }

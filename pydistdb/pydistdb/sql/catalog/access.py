@@ -33,11 +33,13 @@ from pydistdb.sql.catalog.view import VirtualTable
 from pydistdb.sql.pg_catalog import registry
 
 PG_CLASS, PG_NAMESPACE, PG_DATABASE, PG_PROC, PG_TYPE = 1259, 2615, 1262, 1255, 1247
-PG_LANGUAGE, PG_TABLESPACE, PG_AUTHID = 2612, 1213, 1260
+PG_LANGUAGE, PG_TABLESPACE, PG_AUTHID, PG_STATISTIC_EXT = 2612, 1213, 1260, 3381
 SHARED_CLASSES = frozenset({PG_DATABASE, PG_AUTHID})
 """Databases and roles: what is said about them can be read in every database."""
 
-SECRET_TABLES = frozenset({"pg_authid", "pg_shadow", "pg_statistic", "pg_user_mapping", "pg_largeobject"})
+SECRET_TABLES = frozenset(
+    {"pg_authid", "pg_shadow", "pg_statistic", "pg_statistic_ext_data", "pg_user_mapping", "pg_largeobject"}
+)
 """System tables that only superusers may read."""
 _WRITES = acls.INSERT | acls.UPDATE | acls.DELETE
 _TEMPLATES = ("template0", "template1")
@@ -119,6 +121,9 @@ class Access:
                 return BOOTSTRAP_ROLE if routine is None else routine.owner
             case 1247:
                 return self._type_owner(oid)
+            case 3381:
+                statistics = self.database.statistics_object(oid)
+                return BOOTSTRAP_ROLE if statistics is None else statistics[1].owner
         return BOOTSTRAP_ROLE
 
     def _type_owner(self, oid: int) -> int:

@@ -17,7 +17,7 @@ from pydistdb.sql.catalog.alter_constraints import add_one, drop_primary_key
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_table import all_constraints, make_column, with_defaults
 from pydistdb.sql.catalog.dependencies import described, views_broken_by
-from pydistdb.sql.catalog.descriptors import Column, Index, Table
+from pydistdb.sql.catalog.descriptors import Column, Index, StatisticsObject, Table
 from pydistdb.sql.catalog.drop_index import drop_foreign_keys, foreign_keys_using, without_index
 from pydistdb.sql.catalog.drop_plan import DependentText, forget_table, owned_sequences, report_dependents
 from pydistdb.sql.catalog.index_elements import check_key, columns_of_index, rebound_indexes
@@ -26,6 +26,8 @@ from pydistdb.sql.catalog.options import collation_named
 from pydistdb.sql.catalog.queries import first_row, full_name, quote, type_text
 from pydistdb.sql.catalog.renaming import rename_in_expression
 from pydistdb.sql.catalog.rewrite import computed_rows, contains_nulls, rewrite
+from pydistdb.sql.catalog.statistics_names import forget_comments, without_statistics
+from pydistdb.sql.catalog.statistics_objects import forget_joint, rebound_statistics, using_column
 from pydistdb.sql.catalog.type_dependencies import columns_holding
 from pydistdb.sql.errors import (
     DatabaseError,
@@ -161,7 +163,9 @@ async def drop_column(ddl: DdlContext, table: Table, action: AlterTableAction) -
     for index in affected:
         if index.oid and index.storage_id not in keyed:
             table = without_index(ddl, table, index)
-    table = await _without_column(ddl, table, column)
+    statistics = {each.oid for each in using_column(ddl, table, number)}
+    ddl.apply(forget_comments(ddl, statistics))
+    table = await _without_column(ddl, without_statistics(table, statistics), column)
     ddl.put_table(table)
 
 
@@ -242,13 +246,28 @@ def rename_column(ddl: DdlContext, table: Table, action: AlterTableAction) -> No
         else each
         for each in table.columns
     )
-    renamed = replace(table, columns=columns, checks=checks, indexes=indexes, version=table.version + 1)
+    statistics = tuple(_renamed_in_statistics(each, column.name, new_name) for each in table.statistics_objects)
+    renamed = replace(
+        table,
+        columns=columns,
+        checks=checks,
+        indexes=indexes,
+        statistics_objects=statistics,
+        version=table.version + 1,
+    )
     broken = views_broken_by(ddl, table, renamed)
     if broken:
         raise FeatureNotSupported(
             f'cannot rename column "{column.name}" while a view uses it', detail=f"View {broken[0].name} uses it."
         )
     ddl.put_table(renamed)
+
+
+def _renamed_in_statistics(statistics: StatisticsObject, old: str, new: str) -> StatisticsObject:
+    expressions = tuple(
+        replace(each, text=rename_in_expression(each.text, old, new)) for each in statistics.expressions
+    )
+    return replace(statistics, expressions=expressions)
 
 
 def _renamed_in_index(index: Index, old: str, new: str) -> Index:
@@ -350,6 +369,8 @@ async def alter_type(ddl: DdlContext, table: Table, action: AlterTableAction) ->
         index for index in table.indexes if not index.is_plain and number in columns_of_index(ddl, table, index)
     ]
     new = replace(new, indexes=rebound_indexes(ddl, new, {index.storage_id for index in depending}))
+    new = replace(new, statistics_objects=rebound_statistics(ddl, new))
+    forget_joint(ddl, table, {each.oid for each in using_column(ddl, table, number)})
     for check in table.checks:
         expressions.check_columns(ddl, new, check.expression)
     broken = views_broken_by(ddl, table, new)

@@ -35,7 +35,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydistdb.sql.catalog import keys
-from pydistdb.sql.catalog.access import PG_AUTHID, PG_CLASS, PG_DATABASE, PG_NAMESPACE, PG_PROC, PG_TYPE
+from pydistdb.sql.catalog.access import (
+    PG_AUTHID,
+    PG_CLASS,
+    PG_DATABASE,
+    PG_NAMESPACE,
+    PG_PROC,
+    PG_STATISTIC_EXT,
+    PG_TYPE,
+)
 from pydistdb.sql.catalog.descriptors import (
     ColocationGroup,
     DatabaseDescriptor,
@@ -131,6 +139,9 @@ def names_of(value: Any, state: CatalogState) -> Iterator[bytes]:
                 for index in value.indexes:
                     if index.oid:
                         yield _name("r", value.database, value.schema, index.name)
+            for each in value.statistics_objects:
+                if not _is_temporary(state, value.database, each.schema):
+                    yield _name("e", value.database, each.schema, each.name)
         case UserType():
             if not _is_temporary(state, value.database, value.schema):
                 yield _name("r", value.database, value.schema, value.name)
@@ -211,6 +222,8 @@ def _of_table(database: DatabaseState, table: Table) -> Iterator[bytes]:
         yield keys.group_key(table.sharding.group)
     if table.kind == "S":
         yield from _relations(database, (definition_of(table).owner_table,))
+    for each in table.statistics_objects:
+        yield from _in_schema(database, each.schema, each.owner)
 
 
 def _in_schema(database: DatabaseState, schema: int, owner: int) -> Iterator[bytes]:
@@ -256,5 +269,8 @@ def _described(database: DatabaseState, object_class: int, oid: int) -> Iterator
         yield keys.role_key(oid)
     elif object_class == PG_DATABASE:
         yield keys.database_key(oid)
+    elif object_class == PG_STATISTIC_EXT:
+        if oid in database.statistics_objects:
+            yield keys.table_key(database.descriptor.oid, database.statistics_objects[oid])
     elif object_class in _ACLS_OF:
         yield _ACLS_OF[object_class](database.descriptor.oid, oid)

@@ -12,13 +12,23 @@ Source: PostgreSQL 15 manual, COMMENT.
 from __future__ import annotations
 
 from pydistdb.sql.catalog import keys
-from pydistdb.sql.catalog.access import PG_AUTHID, PG_CLASS, PG_DATABASE, PG_NAMESPACE, PG_PROC, PG_TYPE, SHARED_CLASSES
+from pydistdb.sql.catalog.access import (
+    PG_AUTHID,
+    PG_CLASS,
+    PG_DATABASE,
+    PG_NAMESPACE,
+    PG_PROC,
+    PG_STATISTIC_EXT,
+    PG_TYPE,
+    SHARED_CLASSES,
+)
 from pydistdb.sql.catalog.constraints import column_named
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.role_names import find_role
 from pydistdb.sql.catalog.routine_names import find_routine, missing_routine
 from pydistdb.sql.catalog.state import Change
+from pydistdb.sql.catalog.statistics_names import named
 from pydistdb.sql.catalog.type_names import alterable, existing_type
 from pydistdb.sql.errors import (
     DatabaseError,
@@ -125,6 +135,8 @@ def _commented(ddl: DdlContext, statement: Comment) -> tuple[int, int, int]:
             return PG_AUTHID, find_role(ddl.roles, last).oid, 0
         case "type":
             return PG_TYPE, existing_type(ddl, _name(statement.name)).oid, 0
+        case "statistics object":
+            return PG_STATISTIC_EXT, named(ddl, _name(statement.name))[1].oid, 0
         case "domain":
             return PG_TYPE, alterable(ddl, _name(statement.name), "domain").definition.oid, 0
         case _:

@@ -33,12 +33,14 @@ from pydistdb.sql.catalog.schemas import (
     create_schema,
     drop_database,
 )
+from pydistdb.sql.catalog.statistics_objects import alter_statistics, create_statistics
 from pydistdb.sql.catalog.truncate import truncate
 from pydistdb.sql.catalog.views import create_view
 from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.schema_statements import (
     AlterSchema,
     AlterSequence,
+    AlterStatistics,
     AlterTable,
     Cluster,
     Comment,
@@ -47,6 +49,7 @@ from pydistdb.sql.schema_statements import (
     CreateIndex,
     CreateSchema,
     CreateSequence,
+    CreateStatistics,
     CreateTable,
     CreateTableAs,
     CreateView,
@@ -67,6 +70,7 @@ _EXECUTORS = {
     AlterRoutine: alter_routine,
     AlterSchema: alter_schema,
     AlterSequence: alter_sequence,
+    AlterStatistics: alter_statistics,
     AlterTable: alter_table,
     AlterType: alter_type,
     Cluster: cluster,
@@ -78,6 +82,7 @@ _EXECUTORS = {
     CreateRoutine: create_routine,
     CreateSchema: create_schema,
     CreateSequence: create_sequence,
+    CreateStatistics: create_statistics,
     CreateTable: create_table,
     CreateTableAs: create_table_as,
     CreateType: create_type,

@@ -17,7 +17,7 @@ from pydistdb.sql.errors import DatabaseError
 
 
 class UsedIn(NamedTuple):
-    """An expression of a table: ``kind`` default (of column ``number``) or check (of that oid)."""
+    """An expression of a table: ``kind`` default (of column ``number``), check or statistics (of that oid)."""
 
     table: Table
     kind: str
@@ -33,6 +33,9 @@ def uses_of(ddl: DdlContext, routine: Routine) -> Iterator[UsedIn]:
         for check in table.checks:
             if _calls(ddl, table, check.expression, routine):
                 yield UsedIn(table, "check", check.oid)
+        for statistics in table.statistics_objects:
+            if any(_calls(ddl, table, expression.text, routine) for expression in statistics.expressions):
+                yield UsedIn(table, "statistics", statistics.oid)
 
 
 def _calls(ddl: DdlContext, table: Table, text: str, routine: Routine) -> bool:

@@ -171,6 +171,33 @@ class Resharding(msgspec.Struct, frozen=True, array_like=True):
     reference: bool = False
 
 
+class StatisticsExpression(msgspec.Struct, frozen=True, array_like=True):
+    text: str
+    """SQL text over the table's columns, as an index's expressions are kept."""
+    type_oid: int
+
+
+class StatisticsObject(msgspec.Struct, frozen=True, array_like=True):
+    """What CREATE STATISTICS made: ANALYZE looks at these columns and expressions together."""
+
+    oid: int
+    name: str
+    schema: int
+    columns: tuple[int, ...]
+    """Their numbers, ascending."""
+    expressions: tuple[StatisticsExpression, ...] = ()
+    kinds: str = "dfm"
+    """d ndistinct, f dependencies, m mcv (pg_statistic_ext.stxkind); empty for one expression alone."""
+    owner: int = 10
+    target: int = -1
+    """ALTER STATISTICS … SET STATISTICS; -1 for the columns' own."""
+
+    @property
+    def attributes(self) -> tuple[int, ...]:
+        """Column numbers, then -1, -2 … for the expressions: how what ANALYZE finds names them."""
+        return (*self.columns, *(-1 - place for place in range(len(self.expressions))))
+
+
 class Table(msgspec.Struct, frozen=True, array_like=True):
     oid: int
     name: str
@@ -209,6 +236,8 @@ class Table(msgspec.Struct, frozen=True, array_like=True):
     """pg_class.relreplident: d default, f full, n nothing, i ``replica_index``."""
     replica_index: int = 0
     resharding: Resharding | None = None
+    statistics_objects: tuple[StatisticsObject, ...] = ()
+    """They go with the table; each has a name, a schema and an owner of its own."""
 
 
 def table_to_be(table: Table) -> Table:
@@ -310,6 +339,25 @@ class ColumnStatistics(msgspec.Struct, frozen=True, array_like=True):
     """Bounds of equally populated buckets of the values that are not common; empty if there is no order."""
 
 
+class CommonCombination(msgspec.Struct, frozen=True, array_like=True):
+    values: tuple[Any, ...]
+    """One per attribute, as stored."""
+    frequency: float
+    base_frequency: float
+    """What it would be if the attributes had nothing to do with one another."""
+
+
+class JointStatistics(msgspec.Struct, frozen=True, array_like=True):
+    """What ANALYZE found for a statistics object, by its ``attributes``."""
+
+    distinct: tuple[tuple[tuple[int, ...], float], ...] = ()
+    """How many combinations of some attributes there are."""
+    dependencies: tuple[tuple[tuple[int, ...], float], ...] = ()
+    """The share of rows in which all attributes but the last say what the last is."""
+    common: tuple[CommonCombination, ...] = ()
+    expressions: tuple[ColumnStatistics, ...] = ()
+
+
 class TableStatistics(msgspec.Struct, frozen=True, array_like=True):
     rows: float
     bytes_per_row: float = 0.0
@@ -319,6 +367,8 @@ class TableStatistics(msgspec.Struct, frozen=True, array_like=True):
     """timestamptz: microseconds since 2000-01-01 UTC."""
     automatic: bool = False
     """Nobody asked for it."""
+    joint: dict[int, JointStatistics] = {}
+    """By the oid of a statistics object."""
 
 
 class ColocationGroup(msgspec.Struct, frozen=True, array_like=True):

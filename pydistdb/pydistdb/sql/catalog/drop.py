@@ -21,6 +21,8 @@ from pydistdb.sql.catalog.drop_index import check_concurrently, drop_index
 from pydistdb.sql.catalog.drop_plan import DependentText, DropPlan, carry_out, collect_dependents, removal_hint
 from pydistdb.sql.catalog.routine_names import described_routine
 from pydistdb.sql.catalog.state import SYSTEM_SCHEMAS
+from pydistdb.sql.catalog.statistics_names import described_statistics, everything_of
+from pydistdb.sql.catalog.statistics_objects import drop_statistics
 from pydistdb.sql.catalog.type_names import shown
 from pydistdb.sql.errors import (
     DependentObjectsStillExist,
@@ -48,6 +50,8 @@ async def drop_objects(ddl: DdlContext, statement: DropObjects) -> str:
             await _drop_schemas(ddl, statement)
         case "type" | "domain":
             await drop_type.drop_types(ddl, statement)
+        case "statistics":
+            drop_statistics(ddl, statement)
         case _:
             raise FeatureNotSupported(f"DROP {statement.kind.upper()} is not supported")
     return f"DROP {statement.kind.upper()}"
@@ -134,6 +138,11 @@ async def _drop_schemas(ddl: DdlContext, statement: DropObjects) -> None:
                 plan.routines[routine.oid] = routine
                 text = described_routine(ddl, routine)
                 plan.dependents.append(DependentText(routine.oid, text, f"schema {schema.name}"))
+        for table, statistics in everything_of(ddl.view.state):
+            if statistics.schema == schema.oid and table.oid not in plan.tables:
+                plan.statistics.append(statistics.oid)
+                text = described_statistics(ddl.view, statistics)
+                plan.dependents.append(DependentText(statistics.oid, text, f"schema {schema.name}"))
         collect_dependents(ddl, plan)
         types = {oid: entry for oid, entry in ddl.view.state.types.items() if entry.definition.schema == schema.oid}
         dropped, users = drop_type.collect(ddl, types)

@@ -7,6 +7,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.dependencies import described
 from pydistdb.sql.catalog.drop_plan import DependentText, DropPlan, carry_out, collect_dependents
 from pydistdb.sql.catalog.routine_names import described_routine
+from pydistdb.sql.catalog.statistics_names import described_statistics, everything_of
 from pydistdb.sql.catalog.type_names import shown
 
 
@@ -29,6 +30,15 @@ async def drop_owned_objects(ddl: DdlContext, owners: set[int], cascade: bool) -
             plan.routines[routine.oid] = routine
             text = described_routine(ddl, routine)
             plan.dependents.append(DependentText(routine.oid, text, f"schema {schemas[routine.schema]}"))
+    for table, statistics in everything_of(state):
+        if table.oid in plan.tables:
+            continue
+        if statistics.owner in owners:
+            plan.statistics.append(statistics.oid)
+        elif statistics.schema in schemas:
+            plan.statistics.append(statistics.oid)
+            text = described_statistics(ddl.view, statistics)
+            plan.dependents.append(DependentText(statistics.oid, text, f"schema {schemas[statistics.schema]}"))
     types = {
         oid: entry
         for oid, entry in state.types.items()
@@ -39,7 +49,7 @@ async def drop_owned_objects(ddl: DdlContext, owners: set[int], cascade: bool) -
         for oid, entry in types.items()
         if entry.definition.owner not in owners
     ]
-    if not (plan.tables or plan.routines or types or schemas):
+    if not (plan.tables or plan.routines or plan.statistics or types or schemas):
         return
     collect_dependents(ddl, plan)
     dropped, users = drop_type.collect(ddl, types)

@@ -27,6 +27,7 @@ from pydistdb.sql.catalog.descriptors import Check, ForeignKey, Routine, Schema,
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.routine_names import described_routine
 from pydistdb.sql.catalog.state import Change
+from pydistdb.sql.catalog.statistics_names import described_statistics, forget_comments, without_statistics
 from pydistdb.sql.errors import DependentObjectsStillExist
 from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET
 
@@ -56,6 +57,8 @@ class DropPlan:
     """Constraints that call a dropped function."""
     routines: dict[int, Routine] = field(default_factory=dict)
     schemas: dict[int, Schema] = field(default_factory=dict)
+    statistics: list[int] = field(default_factory=list)
+    """Statistics objects (oids) of tables that may stay."""
     dependents: list[DependentText] = field(default_factory=list)
 
 
@@ -126,6 +129,11 @@ def _users_of(ddl: DdlContext, plan: DropPlan, used: Table | Routine) -> list[Ta
                 subject = f"default value for column {column.name}"
                 text = f"{subject} of {described(ddl, use.table)}"
                 plan.dependents.append(DependentText(use.table.oid, text, what))
+            elif use.kind == "statistics":
+                plan.statistics.append(use.number)
+                statistics = next(each for each in use.table.statistics_objects if each.oid == use.number)
+                text = described_statistics(ddl.view, statistics)
+                plan.dependents.append(DependentText(use.number, text, what))
             else:
                 check = next(c for c in use.table.checks if c.oid == use.number)
                 plan.checks.append((use.table, check))
@@ -172,6 +180,9 @@ async def carry_out(ddl: DdlContext, plan: DropPlan, cascade: bool, subjects: li
     referenced = {key.referenced_table for table in plan.tables.values() for key in table.foreign_keys}
     locked = {*plan.tables, *referenced, *(table.oid for table, _ in plan.foreign_keys)}
     locked.update(table.oid for table, _ in (*plan.defaults, *plan.checks))
+    doomed = [found for oid in plan.statistics if (found := ddl.view.state.statistics_object(oid)) is not None]
+    doomed = [found for found in doomed if found[0].oid not in plan.tables]
+    locked.update(table.oid for table, _ in doomed)
     for table in plan.tables.values():
         ddl.check_not_in_use(table, "DROP TABLE")
     await ddl.ddl.lock_tables(locked)
@@ -182,6 +193,7 @@ async def carry_out(ddl: DdlContext, plan: DropPlan, cascade: bool, subjects: li
     changes += [(keys.table_key(table.database, table.oid), table) for table in survivors]
     for table in plan.tables.values():
         changes += forget_table(ddl, table)
+    changes += forget_comments(ddl, {statistics.oid for _, statistics in doomed})
     for routine in plan.routines.values():
         changes.append((keys.routine_key(routine.database, routine.oid), None))
         comment = (PG_PROC, routine.oid, 0)
@@ -227,6 +239,11 @@ def _survivors(ddl: DdlContext, plan: DropPlan, referenced: Iterable[int]) -> li
     for other, check in plan.checks:
         table = changed.get(other.oid, tables[other.oid])
         changed[other.oid] = replace(table, checks=tuple(c for c in table.checks if c.oid != check.oid))
+    for oid in plan.statistics:
+        found = ddl.view.state.statistics_object(oid)
+        if found is not None:
+            table = changed.get(found[0].oid, found[0])
+            changed[table.oid] = without_statistics(table, {oid})
     for oid in referenced:
         if oid in tables and oid not in plan.tables:
             table = changed.get(oid, tables[oid])
@@ -242,6 +259,7 @@ def forget_table(ddl: DdlContext, table: Table) -> list[Change]:
     mine = {table.oid, *(i.oid for i in table.indexes), *(c.oid for c in table.checks)}
     mine.update(key.oid for key in table.foreign_keys)
     mine.update(index.oid + CONSTRAINT_OID_OFFSET for index in table.indexes if index.constraint)
+    mine.update(each.oid for each in table.statistics_objects)
     changes += [(keys.comment_key(table.database, *comment), None) for comment in state.comments if comment[1] in mine]
     if table.oid in state.statistics:
         changes.append((keys.statistics_key(table.database, table.oid), None))

@@ -21,6 +21,7 @@ from pydistdb.sql.catalog.dependencies import described
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.drop_plan import DependentText, drop_found_routines, forget_table, report_dependents
 from pydistdb.sql.catalog.state import Change
+from pydistdb.sql.catalog.statistics_names import forget_comments, without_statistics
 from pydistdb.sql.catalog.type_dependencies import Dependent, dependents
 from pydistdb.sql.catalog.type_names import find_type, put_type, row_type_owner, shown
 from pydistdb.sql.errors import DependentObjectsStillExist, InvalidSchemaName, UndefinedObject, WrongObjectType
@@ -146,6 +147,10 @@ async def _drop_dependent(ddl: DdlContext, dependent: Dependent) -> None:
         case "check" if table is not None:
             checks = tuple(check for check in table.checks if check.name != dependent.name)
             ddl.put_table(replace(table, checks=checks, version=table.version + 1))
+        case "statistics" if table is not None:
+            gone = {each.oid for each in table.statistics_objects if each.name == dependent.name}
+            ddl.apply(forget_comments(ddl, gone))
+            ddl.put_table(replace(without_statistics(table, gone), version=table.version + 1))
         case "view" if table is not None:
             ddl.apply(forget_table(ddl, table))
         case "routine" if dependent.routine is not None:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pydistdb.sql.catalog.access import PG_CLASS, PG_DATABASE, PG_LANGUAGE, PG_NAMESPACE, PG_PROC, PG_TYPE
+from pydistdb.sql.catalog.access import (
+    PG_CLASS,
+    PG_DATABASE,
+    PG_LANGUAGE,
+    PG_NAMESPACE,
+    PG_PROC,
+    PG_STATISTIC_EXT,
+    PG_TYPE,
+)
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.needs import relation_kind
+from pydistdb.sql.catalog.statistics_names import named
 from pydistdb.sql.catalog.type_names import existing_type, shown
 from pydistdb.sql.catalog.view import VirtualTable
 from pydistdb.sql.errors import (
@@ -68,6 +77,9 @@ def find_target(ddl: DdlContext, kind: str, target: GrantTarget) -> Target:
             if kind == "domain" and (entry is None or entry.definition.kind != "d"):
                 raise WrongObjectType(f'"{name.name}" is not a domain')
             return Target(PG_TYPE, sql_type.oid, "type", "type", shown(ddl, sql_type.oid))
+        case "statistics":
+            statistics = named(ddl, name)[1]
+            return Target(PG_STATISTIC_EXT, statistics.oid, "statistics", "statistics object", statistics.name)
         case "language":
             oid = LANGUAGES.get(name.name)
             if oid is None:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from pydistdb.sql.catalog import acl as acls
 from pydistdb.sql.catalog import keys
-from pydistdb.sql.catalog.access import PG_CLASS, PG_DATABASE, PG_NAMESPACE, PG_PROC, PG_TYPE
+from pydistdb.sql.catalog.access import PG_CLASS, PG_DATABASE, PG_NAMESPACE, PG_PROC, PG_STATISTIC_EXT, PG_TYPE
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import DefaultAcl, Table
 from pydistdb.sql.catalog.drop_owned import drop_owned_objects
@@ -26,6 +26,8 @@ from pydistdb.sql.catalog.needs import permission_denied
 from pydistdb.sql.catalog.role_names import check_member, named_role
 from pydistdb.sql.catalog.roles import PREDEFINED, Role
 from pydistdb.sql.catalog.sequence_numbers import definition_of
+from pydistdb.sql.catalog.statistics_names import everything_of
+from pydistdb.sql.catalog.statistics_objects import put_statistics
 from pydistdb.sql.errors import DependentObjectsStillExist, FeatureNotSupported, InsufficientPrivilege
 from pydistdb.sql.role_statements import AlterOwner, DropOwned, ReassignOwned
 from pydistdb.sql.statements import RoleSpec
@@ -35,8 +37,8 @@ _PREDEFINED_OIDS = frozenset(role.oid for role in PREDEFINED)
 
 async def alter_owner(ddl: DdlContext, statement: AlterOwner) -> str:
     tag = f"ALTER {statement.kind.upper()}"
-    target = find_target(ddl, statement.kind, statement.target)
     role = named_role(ddl, statement.owner)
+    target = find_target(ddl, statement.kind, statement.target)
     match statement.kind:
         case "schema":
             if ddl.view.access.owner(PG_NAMESPACE, target.oid) != role.oid:
@@ -51,7 +53,7 @@ async def alter_owner(ddl: DdlContext, statement: AlterOwner) -> str:
                 if not ddl.is_superuser and not ddl.current_role.create_db:
                     raise InsufficientPrivilege("permission denied to change owner of database")
                 set_database_owner(ddl, target.oid, role.oid)
-        case "function" | "procedure" | "routine" | "type" | "domain":
+        case "function" | "procedure" | "routine" | "type" | "domain" | "statistics":
             _alter_in_schema(ddl, target, role)
         case _:
             raise FeatureNotSupported(f"ALTER {statement.kind.upper()} … OWNER TO is not supported")
@@ -59,11 +61,14 @@ async def alter_owner(ddl: DdlContext, statement: AlterOwner) -> str:
 
 
 def _alter_in_schema(ddl: DdlContext, target: Target, role: Role) -> None:
-    """The owner of a routine or a type."""
+    """The owner of a routine, a type or a statistics object."""
     state = ddl.view.state
     if target.object_class == PG_PROC:
         routine = state.routines.get(target.oid)
         schema = None if routine is None else state.schemas[routine.schema]
+    elif target.object_class == PG_STATISTIC_EXT:
+        statistics = state.statistics_object(target.oid)
+        schema = None if statistics is None else state.schemas[statistics[1].schema]
     else:
         entry = state.types.get(target.oid)
         schema = None if entry is None else state.schemas[entry.definition.schema]
@@ -77,6 +82,8 @@ def _alter_in_schema(ddl: DdlContext, target: Target, role: Role) -> None:
         raise permission_denied("schema", schema.name)
     if target.object_class == PG_PROC:
         set_routine_owner(ddl, target.oid, role.oid)
+    elif target.object_class == PG_STATISTIC_EXT:
+        set_statistics_owner(ddl, target.oid, role.oid)
     else:
         set_type_owner(ddl, target.oid, role.oid)
 
@@ -86,6 +93,12 @@ def set_routine_owner(ddl: DdlContext, oid: int, owner: int) -> None:
     _hand_over(ddl, PG_PROC, oid, 0, routine.owner, owner)
     changed = replace(routine, owner=owner, version=routine.version + 1)
     ddl.apply([(keys.routine_key(routine.database, oid), changed)])
+
+
+def set_statistics_owner(ddl: DdlContext, oid: int, owner: int) -> None:
+    found = ddl.view.state.statistics_object(oid)
+    assert found is not None
+    put_statistics(ddl, found[0], replace(found[1], owner=owner))
 
 
 def set_type_owner(ddl: DdlContext, oid: int, owner: int) -> None:
@@ -171,6 +184,9 @@ async def reassign_owned(ddl: DdlContext, statement: ReassignOwned) -> str:
         for routine in list(ddl.view.state.routines.values()):
             if routine.owner == role.oid:
                 set_routine_owner(ddl, routine.oid, new.oid)
+        for _, statistics in list(everything_of(ddl.view.state)):
+            if statistics.owner == role.oid:
+                set_statistics_owner(ddl, statistics.oid, new.oid)
         for entry in list(ddl.view.state.types.values()):
             if entry.definition.owner == role.oid:
                 set_type_owner(ddl, entry.definition.oid, new.oid)

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pydistdb.sql.catalog.access import PG_CLASS, PG_DATABASE, PG_NAMESPACE, PG_PROC, PG_TYPE, Access
+from pydistdb.sql.catalog.access import PG_CLASS, PG_DATABASE, PG_NAMESPACE, PG_PROC, PG_STATISTIC_EXT, PG_TYPE, Access
 from pydistdb.sql.catalog.acl import Acl
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.needs import relation_kind
 from pydistdb.sql.catalog.state_view import StateView
+from pydistdb.sql.catalog.statistics_names import described_statistics, everything_of
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.types import registry as types
 
@@ -52,6 +53,10 @@ def _owned(view: StateView, access: Access, role: int) -> Iterator[Subject]:
     for routine in access.database.routines.values():
         if routine.owner == role:
             yield Subject(PG_PROC, routine.oid, 0, "owner", describe(view, PG_PROC, routine.oid))
+    for _, statistics in everything_of(access.database):
+        if statistics.owner == role:
+            description = described_statistics(view, statistics)
+            yield Subject(PG_STATISTIC_EXT, statistics.oid, 0, "owner", description)
     for oid, entry in access.database.types.items():
         if entry.definition.owner == role and not entry.definition.relation:
             yield Subject(PG_TYPE, oid, 0, "owner", describe(view, PG_TYPE, oid))

@@ -26,6 +26,7 @@ from pydistdb.sql.catalog.descriptors import (
     Index,
     Routine,
     Schema,
+    StatisticsObject,
     Table,
     TableStatistics,
 )
@@ -81,6 +82,8 @@ class DatabaseState:
     comments: Layered[tuple[int, int, int], str] = field(default_factory=Layered)
     """By (class oid, object oid, column number)."""
     statistics: Layered[int, TableStatistics] = field(default_factory=Layered)
+    statistics_objects: Layered[int, int] = field(default_factory=Layered)
+    """The table of each statistics object."""
     acls: Layered[tuple[int, int, int], Acl] = field(default_factory=Layered)
     """Privileges by (class oid, object oid, column number); what is not there has the default ones."""
     default_acls: Layered[tuple[int, int, str], DefaultAcl] = field(default_factory=Layered)
@@ -149,6 +152,19 @@ class DatabaseState:
                 return self.default_acls.get((numbers[1], numbers[2], chr(numbers[3])))
             case "A":
                 return self.statistics.get(numbers[1])
+        return None
+
+    def statistics_object(self, oid: int) -> tuple[Table, StatisticsObject] | None:
+        """What CREATE STATISTICS made, with its table."""
+        table = self.tables.get(self.statistics_objects.get(oid, 0))
+        return None if table is None else next((table, each) for each in table.statistics_objects if each.oid == oid)
+
+    def statistics_named(self, schema: int, name: str) -> tuple[Table, StatisticsObject] | None:
+        """The same by schema and name; there are few of them."""
+        for oid in self.statistics_objects:
+            found = self.statistics_object(oid)
+            if found is not None and (found[1].schema, found[1].name) == (schema, name):
+                return found
         return None
 
     def users_of(self, oid: int) -> list[Table]:
@@ -230,6 +246,8 @@ def _apply_table(mutable: Any, oid: int, table: Table | None, version: int, comm
                     del indexes[old.schema, index.name]
                 by_oid.pop(index.oid, None)
     _apply_uses(mutable, oid, _used_by(old), _used_by(table))
+    if (old is not None and old.statistics_objects) or (table is not None and table.statistics_objects):
+        _apply_statistics_objects(mutable("statistics_objects"), old, table)
     mutable("changed")[oid] = version
     if table is None or old is None or not _only_builds(old, table):
         mutable("reshaped")[oid] = version
@@ -253,6 +271,13 @@ def _apply_table(mutable: Any, oid: int, table: Table | None, version: int, comm
     for index in table.indexes:
         if index.oid:
             indexes[table.schema, index.name] = by_oid[index.oid] = (table, index)
+
+
+def _apply_statistics_objects(owners: MutableMapping[int, int], old: Table | None, table: Table | None) -> None:
+    for each in old.statistics_objects if old is not None else ():
+        owners.pop(each.oid, None)
+    for each in table.statistics_objects if table is not None else ():
+        owners[each.oid] = table.oid  # type: ignore[union-attr]
 
 
 def _used_by(table: Table | None) -> frozenset[int]:
@@ -311,13 +336,18 @@ def _apply_type(mutable: Any, oid: int, definition: UserType | None, committed: 
 
 
 def _only_builds(old: Table, table: Table) -> bool:
-    """Whether nothing but what is not read yet, an index or a table to be, has come, gone or changed its state."""
+    """Whether nothing but statistics objects and what is not read yet, an index or a table to be, has changed."""
     before = [index for index in old.indexes if index.is_readable]
     after = [index for index in table.indexes if index.is_readable]
     return (
         before == after
         and msgspec.structs.replace(
-            table, indexes=old.indexes, version=old.version, next_index_id=old.next_index_id, resharding=old.resharding
+            table,
+            indexes=old.indexes,
+            version=old.version,
+            next_index_id=old.next_index_id,
+            resharding=old.resharding,
+            statistics_objects=old.statistics_objects,
         )
         == old
     )

@@ -54,7 +54,7 @@ def set_column(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
         raise UndefinedColumn(f'column "{action.name}" of relation "{table.name}" does not exist')
     match action.kind:
         case "set_statistics":
-            changed = replace(column, statistics=_statistics_target(ddl, int(action.options[0][1] or 0)))
+            changed = replace(column, statistics=statistics_target(ddl, int(action.options[0][1] or 0)))
         case "set_storage":
             changed = replace(column, storage=_storage(column, (action.new_name or "").lower()))
         case "set_compression":
@@ -66,11 +66,11 @@ def set_column(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
     ddl.put_table(replace(table, columns=columns, version=table.version + 1))
 
 
-def _statistics_target(ddl: DdlContext, target: int) -> int:
+def statistics_target(ddl: DdlContext, target: int) -> int:
     if target < -1:
         raise InvalidParameterValue(f"statistics target {target} is too low")
     if target > MOST_STATISTICS:
-        ddl.tell(f"lowering statistics target to {MOST_STATISTICS}", "01000", severity="WARNING")
+        ddl.tell(f"lowering statistics target to {MOST_STATISTICS}", "22023", severity="WARNING")
     return min(target, MOST_STATISTICS)
 
 

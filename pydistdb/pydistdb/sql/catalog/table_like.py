@@ -5,6 +5,7 @@ Columns with their types and NOT NULL always come along, everything else as aske
     CREATE TABLE b (x int, LIKE a INCLUDING DEFAULTS INCLUDING INDEXES)
 
 Constraints and keys become specifications, added as if they had been written; secondary indexes and comments are copied
+(and statistics objects)
 once the table is there.  CHECK constraints keep their names, indexes get new ones after the new table.
 
 Source: PostgreSQL 15 manual, CREATE TABLE; parse_utilcmd.c.
@@ -24,6 +25,7 @@ from pydistdb.sql.catalog.index_elements import key_label
 from pydistdb.sql.catalog.naming import choose, distinct_names, join_columns
 from pydistdb.sql.catalog.needs import relation_kind
 from pydistdb.sql.catalog.state import Change
+from pydistdb.sql.catalog.statistics_objects import copies
 from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET
 from pydistdb.sql.schema_statements import ColumnSpec, ConstraintSpec, CreateTable
 from pydistdb.sql.types import registry
@@ -31,8 +33,8 @@ from pydistdb.sql.types import registry
 COMMENTS, COMPRESSION, CONSTRAINTS, DEFAULTS, GENERATED, IDENTITY, INDEXES, STATISTICS, STORAGE = (
     1 << bit for bit in range(9)
 )
-"""Bits of TableLikeOption, as the parser counts them.  There are no compression, statistics and storage to copy."""
-PG_CLASS, PG_CONSTRAINT = 1259, 2606
+"""Bits of TableLikeOption, as the parser counts them."""
+PG_CLASS, PG_CONSTRAINT, PG_STATISTIC_EXT = 1259, 2606, 3381
 
 
 @dataclass(slots=True)
@@ -110,6 +112,8 @@ async def copy_the_rest(ddl: DdlContext, table: Table, like: Likeness) -> Table:
                 if index.oid and not index.constraint:
                     table = await _with_index(ddl, table, source, index)
                     copied[index.oid] = table.indexes[-1].oid
+        if options & STATISTICS:
+            table = await copies(ddl, source, table)
         if options & COMMENTS:
             ddl.apply(_comments(ddl, table, source, options, copied))
     return table
@@ -147,6 +151,10 @@ def _comments(ddl: DdlContext, table: Table, source: Table, options: int, copied
             text = view.comment(PG_CLASS, source.oid, column.number)
             pairs.append((PG_CLASS, table.oid, numbers[column.name], text))
     pairs += [(PG_CLASS, new, 0, view.comment(PG_CLASS, old)) for old, new in copied.items()]
+    if options & STATISTICS:
+        made = table.statistics_objects[-len(source.statistics_objects) :]
+        for old, new in zip(source.statistics_objects, made, strict=True):
+            pairs.append((PG_STATISTIC_EXT, new.oid, 0, view.comment(PG_STATISTIC_EXT, old.oid)))
     if options & CONSTRAINTS:
         checks = {check.name: check.oid for check in table.checks}
         pairs += [

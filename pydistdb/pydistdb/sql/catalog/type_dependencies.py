@@ -20,6 +20,7 @@ from pydistdb.sql.catalog.dependencies import described
 from pydistdb.sql.catalog.descriptors import Column, Routine, Table
 from pydistdb.sql.catalog.queries import bind_query
 from pydistdb.sql.catalog.routine_names import described_routine
+from pydistdb.sql.catalog.statistics_names import described_statistics
 from pydistdb.sql.catalog.type_names import shown
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.types import registry
@@ -124,6 +125,10 @@ def expressions_using(ddl: DdlContext, entry: TypeEntry) -> Iterator[Dependent]:
             if _names_it(ddl, entry, check.expression, table):
                 description = f"constraint {check.name} on {described(ddl, table)}"
                 yield Dependent("check", description, on, table, check.name)
+        for statistics in table.statistics_objects:
+            if any(_names_it(ddl, entry, each.text, table) for each in statistics.expressions):
+                description = described_statistics(ddl.view, statistics)
+                yield Dependent("statistics", description, on, table, statistics.name)
 
 
 def texts_using(ddl: DdlContext, entry: TypeEntry) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.exec.codegen import Code
-from pydistdb.sql.index_expressions import BoundIndex, bound_index, neutral_context
+from pydistdb.sql.index_expressions import BoundIndex, bound_expressions, bound_index, neutral_context
 from pydistdb.sql.layout import IndexLayout, TableLayout
 
 Row = Sequence[Any]
@@ -66,4 +66,18 @@ def _compute(
     ]
     lines.append(f"return [{', '.join(cells)}]")
     function: Callable[[Row], list[Any] | None] = code.build("f(r)", "\n".join(lines))
+    return function
+
+
+def row_function(table: Table, texts: Sequence[str], catalog: CatalogView) -> Callable[[Row], list[Any]]:
+    """A function that computes some stored expressions over the table's row (of statistics objects)."""
+    columns = {
+        column.number: (f"r[{column.number - 1}]", not column.not_null)
+        for column in table.columns
+        if not column.dropped
+    }
+    code = Code(columns, ("r",))
+    code.namespace["S"] = _Surroundings(catalog)
+    cells = [code.value(expression) for expression in bound_expressions(table, texts, catalog)]
+    function: Callable[[Row], list[Any]] = code.build("f(r)", f"return [{', '.join(cells)}]")
     return function

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pydistdb.sql.catalog.access import SHARED_CLASSES
+from pydistdb.sql.catalog.access import PG_STATISTIC_EXT, SHARED_CLASSES
 from pydistdb.sql.catalog.descriptors import Check, ForeignKey, Index, Table
 from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.catalog.state_view import StateView
@@ -257,6 +257,10 @@ def _constraint_dependencies(table: Table) -> Iterator[RowDict]:
             yield _dependency(PG_CONSTRAINT_OID, key.oid, PG_CLASS_OID, key.referenced_table, number, "n")
     for check in table.checks:
         yield _dependency(PG_CONSTRAINT_OID, check.oid, PG_CLASS_OID, table.oid, 0, "a")
+    for statistics in table.statistics_objects:
+        yield _dependency(PG_STATISTIC_EXT, statistics.oid, PG_NAMESPACE_OID, statistics.schema, 0, "n")
+        for number in statistics.columns or (0,):
+            yield _dependency(PG_STATISTIC_EXT, statistics.oid, PG_CLASS_OID, table.oid, number, "a")
 
 
 # ---------------------------------------------------------------------------------------------------- comments

@@ -63,7 +63,6 @@ def pg_function_is_visible(context: EvalContext, oid: int) -> bool | None:
     "pg_opfamily_is_visible(oid)",
     "pg_collation_is_visible(oid)",
     "pg_conversion_is_visible(oid)",
-    "pg_statistics_obj_is_visible(oid)",
     "pg_ts_config_is_visible(oid)",
     "pg_ts_dict_is_visible(oid)",
     "pg_ts_parser_is_visible(oid)",

@@ -10,8 +10,9 @@ Source: PostgreSQL 15 manual, 9.26 (comment information functions).
 
 from __future__ import annotations
 
-from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE, SHARED_CLASSES
+from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE, PG_STATISTIC_EXT, SHARED_CLASSES
 from pydistdb.sql.catalog.descriptors import Index, Table
+from pydistdb.sql.catalog.statistics_names import described_statistics
 from pydistdb.sql.pg_catalog.define import RELATIONS
 from pydistdb.sql.pg_catalog.descriptions import built_in_descriptions, descriptions_of
 from pydistdb.sql.pg_catalog.objects import column_names, visible_name
@@ -78,4 +79,7 @@ def pg_describe_object(context: EvalContext, class_oid: int, oid: int, sub_id: i
     schema = view.schema_by_oid(oid)
     if class_oid == PG_NAMESPACE and schema is not None:
         return f"schema {schema.name}"
+    statistics = view.state.statistics_object(oid)
+    if class_oid == PG_STATISTIC_EXT and statistics is not None:
+        return described_statistics(view, statistics[1])
     return None

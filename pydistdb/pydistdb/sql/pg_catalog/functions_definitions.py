@@ -188,12 +188,10 @@ def pg_get_ruledef_pretty(context: EvalContext, oid: int, pretty: bool) -> str |
 @provides(
     "pg_get_partkeydef(oid)",
     "pg_get_partition_constraintdef(oid)",
-    "pg_get_statisticsobjdef(oid)",
-    "pg_get_statisticsobjdef_columns(oid)",
     "pg_get_triggerdef(oid)",
 )
 def nothing(context: EvalContext, oid: int) -> None:
-    """There are no partitions, extended statistics and triggers to describe."""
+    """There are no partitions and triggers to describe."""
     return None
 
 

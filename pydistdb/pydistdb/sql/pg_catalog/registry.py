@@ -35,6 +35,7 @@ MODULES: tuple[str, ...] = tuple(
         "operations_functions",
         "transaction_log",
         "statements",
+        "statistics_objects",
         "functions_definitions",
         "functions_routines",
         "functions_comments",

@@ -135,10 +135,20 @@ def _as_array_text(column: Column, values: Iterable[Any], context: EvalContext) 
     return types.io(array_oid).format(PgArray.of(runtime), context)
 
 
+def statistics_values(column: Column, statistics: ColumnStatistics, context: EvalContext) -> RowDict:
+    """What pg_stats and pg_stats_ext_exprs tell of the values of a column or an expression."""
+    frequencies = statistics.common_frequencies
+    return {
+        "n_distinct": single(statistics.distinct),
+        "most_common_vals": _as_array_text(column, statistics.common_values, context),
+        "most_common_freqs": array(map(single, frequencies)) if frequencies else None,
+        "histogram_bounds": _as_array_text(column, statistics.histogram, context),
+    }
+
+
 def _statistics_row(
     view: StateView, context: EvalContext, table: Table, column: Column, statistics: ColumnStatistics
 ) -> RowDict:
-    frequencies = statistics.common_frequencies
     return {
         "schemaname": schema_name(view, table.schema),
         "tablename": table.name,
@@ -146,10 +156,7 @@ def _statistics_row(
         "inherited": False,
         "null_frac": single(statistics.null_fraction),
         "avg_width": statistics.average_width,
-        "n_distinct": single(statistics.distinct),
-        "most_common_vals": _as_array_text(column, statistics.common_values, context),
-        "most_common_freqs": array(map(single, frequencies)) if frequencies else None,
-        "histogram_bounds": _as_array_text(column, statistics.histogram, context),
+        **statistics_values(column, statistics, context),
     }
 
 
