@@ -27,7 +27,7 @@ from pydistdb.sql.catalog.queries import first_row, full_name, quote, type_text
 from pydistdb.sql.catalog.renaming import rename_in_expression
 from pydistdb.sql.catalog.rewrite import computed_rows, contains_nulls, rewrite
 from pydistdb.sql.catalog.statistics_names import forget_comments, without_statistics
-from pydistdb.sql.catalog.statistics_objects import forget_joint, rebound_statistics, using_column
+from pydistdb.sql.catalog.statistics_objects import forget_findings, rebound_statistics, using_column
 from pydistdb.sql.catalog.type_dependencies import columns_holding
 from pydistdb.sql.errors import (
     DatabaseError,
@@ -370,7 +370,7 @@ async def alter_type(ddl: DdlContext, table: Table, action: AlterTableAction) ->
     ]
     new = replace(new, indexes=rebound_indexes(ddl, new, {index.storage_id for index in depending}))
     new = replace(new, statistics_objects=rebound_statistics(ddl, new))
-    forget_joint(ddl, table, {each.oid for each in using_column(ddl, table, number)})
+    forget_findings(ddl, table, number)
     for check in table.checks:
         expressions.check_columns(ddl, new, check.expression)
     broken = views_broken_by(ddl, table, new)

@@ -283,12 +283,16 @@ def using_column(ddl: DdlContext, table: Table, number: int) -> list[StatisticsO
     return [each for each in table.statistics_objects if number in columns_of(ddl, table, each)]
 
 
-def forget_joint(ddl: DdlContext, table: Table, oids: set[int]) -> None:
-    """Forget what ANALYZE found for some statistics objects: the values are of another type now."""
+def forget_findings(ddl: DdlContext, table: Table, number: int) -> None:
+    """Forget what ANALYZE found about a column, alone and with others: its values are of another type from now on."""
     statistics = ddl.view.statistics(table.oid)
-    if statistics is not None and not oids.isdisjoint(statistics.joint):
-        joint = {oid: found for oid, found in statistics.joint.items() if oid not in oids}
-        ddl.apply([(keys.statistics_key(table.database, table.oid), replace(statistics, joint=joint))])
+    if statistics is None:
+        return
+    users = {each.oid for each in using_column(ddl, table, number)}
+    columns = {other: found for other, found in statistics.columns.items() if other != number}
+    joint = {oid: found for oid, found in statistics.joint.items() if oid not in users}
+    kept = replace(statistics, columns=columns, joint=joint)
+    ddl.apply([(keys.statistics_key(table.database, table.oid), kept)])
 
 
 def rebound_statistics(ddl: DdlContext, table: Table) -> tuple[StatisticsObject, ...]:

@@ -141,6 +141,8 @@ def _path(
         used.extend(ranges)
         rows *= _range_share(ranges, [*lower, *upper], ids.get(numbers[len(equal)], -1), total, estimator)
     access = Access(index, tuple(equal), lower, upper, terms=tuple(dict.fromkeys(used)))
+    if table.statistics_objects and len(access.terms) > 1:
+        rows = total * estimator.combined(access.terms, total)
     spans, is_one = points, points == 1
     if hashed and table.sharding is not None and not set(numbers[: len(equal)]) >= set(table.sharding.columns):
         spans *= max(len(table.sharding.shards), 1) if route is None else route.shards
@@ -300,10 +302,11 @@ def choose(
 ) -> TableScan:
     """The cheapest scan of a table under ``terms``, delivering ``order`` if that is worth it."""
     best: tuple[float, Path, int] | None = None
+    table = scan.table
     for path in paths(scan, terms, estimator):
         direction = satisfies(path.order, path.constant, order) if order else 0
         cost = path.cost
-        rows = max(path.rows * estimator.combined(path.access.others(terms), path.rows), 1.0)
+        rows = _rows_left(table, path, terms, estimator)
         if order and direction == 0:
             cost += rows * math.log2(rows + 1) * SORT_ROW_COST + estimator.extra("sort")
         elif order and most_rows is not None:
@@ -313,6 +316,14 @@ def choose(
             best = (cost, path, direction)
     assert best is not None, "the primary index always gives a path"
     return build_scan(scan, best[1], terms, estimator, reverse=best[2] == -1)
+
+
+def _rows_left(table: Table, path: Path, terms: Sequence[Expr], estimator: Estimator) -> float:
+    """How many of the path's rows meet all terms; statistics objects are asked about all terms together."""
+    if table.statistics_objects and not path.access.is_point:
+        total = estimator.table_rows(table)
+        return max(min(total * estimator.combined(terms, total), path.rows), 1.0)
+    return max(path.rows * estimator.combined(path.access.others(terms), path.rows), 1.0)
 
 
 def by_arms(scan: Scan, terms: Sequence[Expr], estimator: Estimator, whole: TableScan) -> tuple[TableScan, ...] | None:
@@ -342,7 +353,7 @@ def by_arms(scan: Scan, terms: Sequence[Expr], estimator: Estimator, whole: Tabl
 def build_scan(scan: Scan, path: Path, terms: Sequence[Expr], estimator: Estimator, reverse: bool = False) -> TableScan:
     """The scan along a path, with what is left of the terms as its condition."""
     rest = path.access.left_over(terms)
-    rows = max(path.rows * estimator.combined(path.access.others(terms), path.rows), 1.0)
+    rows = _rows_left(scan.table, path, terms, estimator)
     access = replace(path.access, reverse=reverse) if reverse else path.access
     return TableScan(
         scan.columns,

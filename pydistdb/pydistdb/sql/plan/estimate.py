@@ -2,8 +2,8 @@
 
 Statistics come from the catalog where it has them (ANALYZE; ``column_facts.py`` reads them); otherwise a table counts as
 DEFAULT_ROWS and a condition by its kind, with Postgres's default selectivities.  Conditions count as independent, with
-three exceptions: two bounds of one column are a range, equalities that cover a unique key find one row each, and a column
-has no more distinct values than its table's filtered rows::
+four exceptions: statistics objects know better (together.py), two bounds of one column are a range, equalities that cover
+a unique key find one row each, and a column has no more distinct values than its table's filtered rows::
 
     lineitem ⋈ partsupp on both columns of its key:   60,000 * 8,000 / 8,000, not / (2,000 * 100)
 
@@ -34,6 +34,7 @@ from pydistdb.sql.plan.physical import (
     TopN,
     VirtualTableScan,
 )
+from pydistdb.sql.plan.together import Subject, common_share, dependent_share, distinct_combinations, subjects
 from pydistdb.sql.tree import (
     Aggregate,
     And,
@@ -179,6 +180,39 @@ class Estimator(Known):
 
     def combined(self, terms: Iterable[Expr], rows: float) -> float:
         """The share of rows that meet all terms."""
+        if not self.has_joint:
+            return self._apart(terms, rows)
+        share, rest = self._together(list(terms), rows)
+        return share * self._apart(rest, rows)
+
+    def _together(self, terms: list[Expr], rows: float) -> tuple[float, list[Expr]]:
+        """What statistics objects say of some of the terms, and the others."""
+        by_table: dict[int, list[Subject]] = {}
+        for subject in subjects(terms, self.origin):
+            by_table.setdefault(subject.source.oid, []).append(subject)
+        share = 1.0
+        weighed: list[Subject] = []
+
+        def alone(some: Sequence[Expr]) -> float:
+            return self._apart(some, rows)
+
+        for found in by_table.values():
+            table = found[0].source
+            known = self.joint(table)
+            common = common_share(found, known, table, self.origin, alone)
+            if common is not None:
+                share *= common[0]
+                weighed += common[1]
+            left = [each for each in found if not any(each is done for done in weighed)]
+            dependent = dependent_share(left, known, alone)
+            if dependent is not None:
+                share *= dependent[0]
+                weighed += dependent[1]
+        done = [subject.term for subject in weighed]
+        return share, [term for term in terms if not any(term is each for each in done)]
+
+    def _apart(self, terms: Iterable[Expr], rows: float) -> float:
+        """The share of rows that meet all terms, if they have nothing to do with one another."""
         share = 1.0
         ranges: dict[int, list[tuple[bool, float, ColumnFacts]]] = {}
         for term in terms:
@@ -257,6 +291,8 @@ class Estimator(Known):
         """Distinct combinations: those of columns of one table are no more than the rows of it that pass."""
         by_table: dict[int, tuple[float, float]] = {}
         count = 1.0
+        if self.has_joint:
+            groups = self._joint_groups(groups, by_table)
         for group in groups:
             origin = self.origin(group)
             if origin is None or self.facts(group) is None:
@@ -267,6 +303,19 @@ class Estimator(Known):
         for combinations, most in by_table.values():
             count *= min(combinations, most)
         return max(min(count, rows), 1.0)
+
+    def _joint_groups(self, groups: tuple[Expr, ...], by_table: dict[int, tuple[float, float]]) -> tuple[Expr, ...]:
+        """Note the combinations that statistics objects know of; the groups that are left."""
+        places = [(group, origin) for group in groups if (origin := self.origin(group)) is not None]
+        done: list[Expr] = []
+        for table in {origin[0].oid: origin[0] for _, origin in places}.values():
+            of_table = {origin[1]: group for group, origin in places if origin[0].oid == table.oid}
+            for numbers, count in distinct_combinations(of_table, self.joint(table)):
+                members = [of_table[number] for number in numbers]
+                so_far, most = by_table.get(table.oid, (1.0, float("inf")))
+                by_table[table.oid] = (so_far * count, min([most, *map(self._most, members)]))
+                done += members
+        return tuple(group for group in groups if not any(group is each for each in done))
 
     def join_rows(self, kind: str, left: float, right: float, condition: Expr) -> float:
         """The rows of a join.  ``left`` and ``right``: the rows of its sides."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydistdb.sql.catalog.descriptors import Table, TableStatistics
+from pydistdb.sql.catalog.descriptors import JointStatistics, StatisticsObject, Table, TableStatistics
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan.column_facts import ColumnFacts
 from pydistdb.sql.plan.comparisons import operator_name
@@ -18,6 +18,7 @@ from pydistdb.sql.plan.cost import DISABLED_COST, NOTHING_DISABLED, Disabled
 from pydistdb.sql.plan.physical import (
     TableScan,
 )
+from pydistdb.sql.plan.together import pairs_of
 from pydistdb.sql.tree import (
     Aggregate,
     Call,
@@ -44,6 +45,8 @@ class Known:
         self._filtered: dict[int, float] = {}
         """How many rows of its scan pass, by column: there are no more distinct values than that."""
         self._facts: dict[int, ColumnFacts | None] = {}
+        self.has_joint = False
+        """Whether a table has statistics objects: almost none has."""
         self._sources: dict[int, Expr] = {}
         """Columns that are another one's values, under a new id."""
 
@@ -68,7 +71,13 @@ class Known:
         found = self._statistics(table)
         return max(float(found.rows), 1.0) if found is not None else DEFAULT_ROWS
 
+    def joint(self, table: Table) -> list[tuple[StatisticsObject, JointStatistics]]:
+        """What ANALYZE found for the table's statistics objects."""
+        found = self._statistics(table)
+        return [] if found is None else pairs_of(table, found.joint)
+
     def note_scan(self, scan: Scan | TableScan) -> None:
+        self.has_joint = self.has_joint or bool(scan.table.statistics_objects)
         for column, number in zip(scan.columns, scan.numbers, strict=True):
             self._columns[column.id] = (scan.table, number)
 
