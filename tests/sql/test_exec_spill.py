@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from pydistdb.sql.errors import QueryCanceled
 from pydistdb.sql.exec import run as run_module
-from pydistdb.sql.exec.run import State
+from pydistdb.sql.exec import sort as sort_module
+from pydistdb.sql.exec.run import BATCH_ROWS, State
+from pydistdb.sql.exec.sort import Sorter
 from pydistdb.sql.resources import NodeResources
 
 from tests.support.sql_client import SqlClient, SqlServer
@@ -20,6 +22,8 @@ SORTED = [
     "select id, w from a order by s, id limit 1500 offset 700",
     "select id, repeat(w, 50) r from a order by r, id limit 40",
     "select * from a order by g, s, id",
+    "select id, g, w from a order by g desc nulls last, w desc limit 20",
+    "select id, g, w from a order by nullif(g, 3) nulls first, w, id limit 30 offset 5",
     "select id, sum(id) over (partition by g order by s, id) from a order by g, s, id",
     "select distinct on (s) s, id from a order by s, id desc",
     "select distinct on (w) w, id from a order by w, id",
@@ -94,6 +98,27 @@ def test_what_does_not_fit_into_memory_comes_out_the_same(
         else:
             assert sorted(actual) == sorted(expected)
         assert not resources.files and not resources.memory_bytes
+
+
+@pytest.mark.parametrize("text", SORTED)
+def test_large_sorts_are_done_in_pieces(
+    text: str, client: SqlClient, resources: NodeResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``list.sort`` cannot be interrupted: however large work_mem is, it gets so many rows at a time, and a batch."""
+    expected = [*client.rows(text)]
+    monkeypatch.setattr(sort_module, "MOST_SORTED_ROWS", 1_000)
+    sizes: list[int] = []
+    sort = Sorter.sort
+
+    def counted(sorter: Sorter, rows: list[tuple[object, ...]], state: State) -> None:
+        sizes.append(len(rows))
+        sort(sorter, rows, state)
+
+    monkeypatch.setattr(Sorter, "sort", counted)
+    assert client.rows(text) == expected
+    assert 0 < max(sizes) <= 1_000 + 2 * BATCH_ROWS or "limit 1500" in text
+    monkeypatch.setattr(run_module, "work_memory_bytes", lambda context: 500_000)
+    assert client.rows(text) == expected
 
 
 def test_ten_times_work_mem(client: SqlClient, resources: NodeResources) -> None:

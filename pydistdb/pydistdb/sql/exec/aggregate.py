@@ -227,6 +227,7 @@ class AggregateOperator(Operator):
                 sorting.rows += batch
                 if held.is_over:
                     await sorting.spill()
+                sorting.settle()
             async for output in self._one_by_one(sorting, state):
                 yield output
 

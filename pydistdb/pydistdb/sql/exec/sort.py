@@ -28,6 +28,8 @@ from pydistdb.sql.tree import Limit, SortKey
 
 MOST_RUNS = 64
 """More than these are merged into one first: each holds a file descriptor."""
+MOST_SORTED_ROWS = 1 << 16
+"""So many rows are sorted in one go, some 60 ms: nothing else runs meanwhile."""
 MOST_TOP_ROWS = 10_000
 """A top-N of more rows is an ordinary sort."""
 
@@ -68,6 +70,16 @@ class Sorter:
     def __init__(self, code: Code, keys: Sequence[SortKey]) -> None:
         source, self.reverse = sort_key_source(code, keys)
         self._make: Callable[[State], KeyFunction] = code.build("f(S)", f"def key(r):\n    return {source}\nreturn key")
+        self._code = code
+        self._test = f"bound < {source}" if self.reverse else f"{source} < bound"
+
+    @cached_property
+    def before(self) -> Callable[[Batch, Any, State], Batch]:
+        """``f(batch, bound, S)``: the rows whose keys come before another key."""
+        function: Callable[[Batch, Any, State], Batch] = self._code.build(
+            "f(batch, bound, S)", f"return [r for r in batch if {self._test}]"
+        )
+        return function
 
     def key(self, state: State) -> KeyFunction:
         return self._make(state)
@@ -102,12 +114,15 @@ class SortOperator(Operator):
                 sorting.rows += batch
                 if held.is_over:
                     await sorting.spill()
+                sorting.settle()
+                await state.breathe()
             async for batch in sorting.sorted():
                 yield batch
 
 
 class Sorting:
-    """One sort of a run: rows to be sorted, and what of them is in runs on disk already."""
+    """One sort of a run: rows to be sorted, and what of them is in sorted runs already, on disk or (where work_mem is large:
+    ``list.sort`` cannot be interrupted) in memory.  Runs in memory are later than those on disk."""
 
     def __init__(self, sorter: Sorter, codec: RowCodec, state: State, held: Holding) -> None:
         self.rows: Batch = []
@@ -116,19 +131,29 @@ class Sorting:
         self._state = state
         self._held = held
         self._runs: list[SpillFile] = []
+        self._settled: list[Batch] = []
+        self.settled_bytes = 0
 
     @property
     def is_spilled(self) -> bool:
-        return bool(self._runs)
+        return bool(self._runs or self._settled)
+
+    def settle(self) -> None:
+        """Sort the rows gathered so far if they are as many as may be sorted in one go."""
+        if len(self.rows) >= MOST_SORTED_ROWS:
+            self._sorter.sort(self.rows, self._state)
+            self._settled.append(self.rows)
+            self.settled_bytes += batch_bytes(self.rows)
+            self.rows = []
 
     async def spill(self) -> None:
         """Make the rows gathered so far a run."""
         self._sorter.sort(self.rows, self._state)
-        self._runs.append(await self._written(in_batches(self.rows)))
-        self.rows = []
+        self._runs.append(await self._written(self._merged([*self._settled, self.rows])))
+        self.rows, self._settled, self.settled_bytes = [], [], 0
         self._held.clear()
         if len(self._runs) >= MOST_RUNS:
-            merged = await self._written(self._merged())
+            merged = await self._written(self._merged([], self._runs))
             for run in self._runs:
                 run.close()
             self._runs = [merged]
@@ -138,13 +163,13 @@ class Sorting:
         self._sorter.sort(self.rows, self._state)
         usage = self._held.usage
         usage.method = "external merge" if self._runs else usage.method or "quicksort"
-        for batch in self._merged() if self._runs else in_batches(self.rows):
+        for batch in self._merged([*self._settled, self.rows], self._runs):
             yield batch
             await self._state.breathe()
         for run in self._runs:
             run.close()
         self._runs = []
-        self.rows = []
+        self.rows, self._settled, self.settled_bytes = [], [], 0
         self._held.clear()
 
     async def _written(self, batches: Iterator[Batch]) -> SpillFile:
@@ -154,9 +179,13 @@ class Sorting:
             await self._state.breathe()
         return run
 
-    def _merged(self) -> Iterator[Batch]:
-        streams: list[Iterator[Row]] = [(row for batch in run.read() for row in batch) for run in self._runs]
-        streams.append(iter(self.rows))
+    def _merged(self, lists: Sequence[Batch], runs: Sequence[SpillFile] = ()) -> Iterator[Batch]:
+        """Sorted runs on disk and sorted lists as one."""
+        if len(lists) == 1 and not runs:
+            yield from in_batches(lists[0])
+            return
+        streams: list[Iterator[Row]] = [(row for batch in run.read() for row in batch) for run in runs]
+        streams += map(iter, lists)
         batch: Batch = []
         for row in heapq.merge(*streams, key=self._sorter.key(self._state), reverse=self._sorter.reverse):
             batch.append(row)
@@ -197,10 +226,18 @@ class TopNOperator(Operator):
         sorter = self.full_sort.sorter
         with state.hold(self.actual) as held:
             sorting = Sorting(sorter, self.codec, state, held)
+            key = sorter.key(state)
             is_external = False
             seen = 0
+            bound: Any = None
+            """The key of the last row wanted so far, once there are enough: what does not come before it is passed over."""
             async for batch in self.source.batches(state):
                 seen += len(batch)
+                if bound is not None:
+                    batch = sorter.before(batch, bound, state)
+                    if not batch:
+                        await state.breathe()
+                        continue
                 sorting.rows += batch
                 held.take(batch)
                 if not is_external and (held.is_over or len(sorting.rows) >= 2 * end + BATCH_ROWS):
@@ -208,6 +245,8 @@ class TopNOperator(Operator):
                     del sorting.rows[end:]
                     held.resize(batch_bytes(sorting.rows))
                     is_external = 2 * held.size_bytes > held.limit_bytes
+                    if len(sorting.rows) == end:
+                        bound = key(sorting.rows[-1])
                 if is_external and held.is_over:
                     await sorting.spill()
                 await state.breathe()
@@ -261,9 +300,10 @@ class IncrementalSortOperator(Operator):
                     sorting.rows.append(row)
                 for part in in_batches(output):
                     yield part
-                held.resize(batch_bytes(sorting.rows))
+                held.resize(sorting.settled_bytes + batch_bytes(sorting.rows))
                 if held.is_over:
                     await sorting.spill()
+                sorting.settle()
                 await state.breathe()
             async for part in sorting.sorted():
                 yield part
