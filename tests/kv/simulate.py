@@ -29,13 +29,15 @@ import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
 
 from pydistdb.kv import requests
 from pydistdb.kv.api import Isolation, KVError, LockStrength, OutcomeUnknown, PreparedMissing, ReadRestart
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.operations import Operations
 from pydistdb.kv.store import Store
-from pydistdb.tasks import sleep
+from pydistdb.tasks import Task, sleep
 from pydistdb_storage.engine import Space
 
 from tests.chaos.history import OK
@@ -50,6 +52,10 @@ BALANCE = 100
 CLIENTS = 8
 RESTARTS = 20
 LEVELS = (Isolation.READ_COMMITTED, Isolation.REPEATABLE_READ, Isolation.SERIALIZABLE)
+
+
+class ConnectionBroken(KVError):
+    """What the clients of a node that dies notice at once."""
 
 
 class Simulation:
@@ -75,6 +81,9 @@ class Simulation:
         self.gateways: dict[int, Gateway] = {}
         self.operations: dict[int, Operations] = {}
         self.cluster.on_open.append(self._open)
+        self.cluster.on_crash.append(self._crashed)
+        self.under_way: dict[Task[None], Gateway] = {}
+        """What clients do just now, and through which node."""
         self.trouble = Trouble(self)
         self.cluster.start(3 + seed % 3 if harsh else 3)
         self.lists = Lists(self)
@@ -212,16 +221,32 @@ class Simulation:
                     if self.loads is not None:
                         actions += [self.loads.load, self.loads.look]
                     action = self.rand.choice(actions)
+                    name = ""
                     if self.prepares and action == self.transfer and self.rand.random() < 0.5:
                         self.names += 1
-                        await self.transfer(gateway, f"p{self.names}")
-                    else:
-                        await action(gateway)
+                        name = f"p{self.names}"
+                    await self._through(gateway, self.transfer(gateway, name) if name else action(gateway))
                 await self.pause(20)
         except Exception as error:
             self.problems.append("".join(traceback.format_exception(error)))
         finally:
             self.clients -= 1
+
+    async def _through(self, gateway: Gateway, work: Coroutine[Any, None, None]) -> None:
+        """Have something done through a node, until it dies."""
+        task = self.cluster.scheduler.spawn(work, "client")
+        self.under_way[task] = gateway
+        try:
+            await task.completion
+        except ConnectionBroken:
+            pass
+        finally:
+            del self.under_way[task]
+
+    def _crashed(self, node_id: int) -> None:
+        for task, gateway in self.under_way.items():
+            if gateway.node_id == node_id:
+                task.cancel(ConnectionBroken("the node has died"))
 
     # ---------------------------------------------------------------------------------------------------- running
 

@@ -30,7 +30,7 @@ from pydistdb.kv.api import (
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.store import Store
 from pydistdb.kv.txn.coordinator import Coordinator
-from pydistdb.tasks import sleep
+from pydistdb.tasks import Task, sleep
 from pydistdb_storage.engine import Space
 
 from tests.support.cluster import SECOND, Cluster
@@ -58,6 +58,7 @@ class World:
         self.cluster = Cluster(seed=seed)
         self.gateways: dict[int, Gateway] = {}
         self.cluster.on_open.append(self._open)
+        self.cluster.on_crash.append(self._end)
         self.cluster.start(3)
         for name, skew in zip(("n1", "n2", "n3"), skews_us, strict=True):
             self.cluster.nodes[name].skew_us = skew
@@ -69,6 +70,8 @@ class World:
         self.snapshots = 0
         self.failures: list[str] = []
         self.clients = 0
+        self.under_way: dict[Task[None], Gateway] = {}
+        """What the clients do just now, and through which node."""
         gateway = self.gateways[1]
         entries = [(account(n), b"%d" % START_BALANCE) for n in range(ACCOUNTS)]
         self.cluster.run(gateway.ingest(entries + [(register(n), b"0") for n in range(REGISTERS)]))
@@ -80,6 +83,12 @@ class World:
             old.stop()
         gateway = self.gateways[store.node_id] = Gateway(store)
         gateway.start()
+
+    def _end(self, node_id: int) -> None:
+        """The clients of a node that dies notice that at once: their connections break."""
+        for task, gateway in self.under_way.items():
+            if gateway.node_id == node_id:
+                task.cancel(RangeUnavailable("the connection broke"))
 
     def gateway(self) -> Gateway:
         """That of some node that runs."""
@@ -94,8 +103,7 @@ class World:
 
     # ---------------------------------------------------------------------------------------------------- clients
 
-    async def transfer(self) -> None:
-        gateway = self.gateway()
+    async def transfer(self, gateway: Gateway) -> None:
         txn = gateway.begin(self.rand.choice((RC, RR)))
         keys = [account(n) for n in self.rand.sample(range(ACCOUNTS), 2)]
         amount = self.rand.randint(1, 20)
@@ -114,9 +122,8 @@ class World:
         except (SerializationConflict, DeadlockDetected, TransactionAborted, RangeUnavailable, OutcomeUnknown):
             txn.rollback()
 
-    async def increment(self) -> None:
+    async def increment(self, gateway: Gateway) -> None:
         number = self.rand.randrange(REGISTERS)
-        gateway = self.gateway()
         txn = gateway.begin(RC)
         committing = False
         try:
@@ -144,8 +151,7 @@ class World:
                 self.unknown[number] += 1
             txn.rollback()
 
-    async def read_all(self) -> None:
-        gateway = self.gateway()
+    async def read_all(self, gateway: Gateway) -> None:
         floors = list(self.values_acknowledged)
         txn = gateway.begin(RR)
         txn.begin_statement()
@@ -183,10 +189,16 @@ class World:
         try:
             while not self.stopping:
                 action = self.rand.choice((self.transfer, self.transfer, self.increment, self.read_all))
+                gateway = self.gateway()
+                task = self.cluster.scheduler.spawn(action(gateway), action.__name__)
+                self.under_way[task] = gateway
                 try:
-                    await action()
+                    await task.completion
                 except KVError as error:
-                    self.failures.append(f"{type(error).__name__}: {error}")
+                    if self.alive(gateway):
+                        self.failures.append(f"{type(error).__name__}: {error}")
+                finally:
+                    del self.under_way[task]
                 await self.pause(10)
         finally:
             self.clients -= 1
@@ -453,7 +465,8 @@ def test_a_savepoint_gives_locks_back_to_other_nodes() -> None:
         cluster.advance(1)
 
 
-def test_locks_of_a_dead_gateway_are_released() -> None:
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_locks_of_a_dead_gateway_are_released(cut_off: bool) -> None:
     world = World(19)
     cluster = world.cluster
     cluster.advance(10)
@@ -465,8 +478,13 @@ def test_locks_of_a_dead_gateway_are_released() -> None:
     waiting = cluster.scheduler.spawn(waiter.lock([key], LockStrength.UPDATE))
     cluster.advance(3)
     assert not waiting.completion.done
-    cluster.crash(victim.name)
-    cluster.advance(12)
+    if cut_off:
+        cluster.network.partition([victim.name], [name for name in cluster.nodes if name != victim.name])
+    else:
+        cluster.crash(victim.name)
+    cluster.advance(1.5)
+    assert not waiting.completion.done
+    cluster.advance(1.5)
     assert waiting.completion.done and waiting.completion.error() is None
 
 

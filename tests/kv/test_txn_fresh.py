@@ -162,6 +162,23 @@ def test_what_is_too_long_or_too_late_is_refused(node: OneNode) -> None:
         node.run(txn.lay_down_fresh([(key(0), b"x")]))
 
 
+def test_rows_that_arrive_while_earlier_ones_are_resolved_are_remembered(node: OneNode) -> None:
+    """A resolution has seen the first part only; the second is laid down while its own proposal is on its way."""
+    txn = begin(node)
+    node.run(load(txn, 0, 10))
+    on_its_way = node.scheduler.spawn(load(txn, 10, 10))
+    resolved = ResolveIntents(txn.transaction_id, 0, b"\x04", b"\x05")
+    node.scheduler.spawn(node.gateway.router.send(resolved))
+    while not on_its_way.completion.done:
+        node.advance(0.00005)
+    assert node.intents() == 0 or remembered(node) == 1
+    node.advance(1)
+    assert node.intents() == 0 or remembered(node) == 1
+    txn.rollback()
+    node.advance(5)
+    assert node.intents() == 0 and remembered(node) == 0
+
+
 def test_rows_that_arrive_behind_a_resolution_are_remembered(node: OneNode) -> None:
     """Somebody resolves the transaction while its rows are on their way: what is laid down after all is not forgotten."""
     txn = begin(node)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 from pydistdb.kv.api import ReadRestart
+from pydistdb.kv.copies import CopyWaiter
 from pydistdb.kv.descriptor import meta_key
 from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.replica import Replica
 from pydistdb.kv.router import RangeCache
 from pydistdb.kv.txn.coordinator import Coordinator
 from pydistdb.kv.txn.two_phase import TwoPhase
 
 from tests.kv.test_fragments import FragmentWorld, total_of
 from tests.kv.test_txn_cluster import ACCOUNTS, RC, RR, START_BALANCE, World, account, move_lease, register
+from tests.support.cluster import SECOND
 
 
 def test_a_hole_in_what_is_published_hides_no_rows() -> None:
@@ -36,6 +39,30 @@ def test_a_hole_in_what_is_published_hides_no_rows() -> None:
     total = (ACCOUNTS * START_BALANCE, ACCOUNTS)
     assert cluster.run(read(False)) == (everybody, total)
     assert cluster.run(read(True)) == (everybody[::-1], total)
+
+
+def test_all_copies_of_a_range_that_was_split_unnoticed_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(47)
+    cluster = world.cluster
+    cluster.add("n4")
+    cluster.advance(5)
+    gateway = world.gateways[cluster.nodes["n4"].node_id]
+    first = next(n for n in (4, 0, 8) if cluster.store("n4").replica_for_key(account(n)) is None)
+    span = (account(first), account(first + 4))
+    cluster.run(gateway.await_copies([span], SECOND))  # knows the range now
+    cluster.run(world.gateways[1].split([account(first + 2)]))
+    asked: set[bytes] = set()
+    need = CopyWaiter._need
+
+    def note(waiter: CopyWaiter, key: bytes) -> Replica:
+        asked.add(key)
+        return need(waiter, key)
+
+    monkeypatch.setattr(CopyWaiter, "_need", note)
+    assert cluster.run(gateway.await_copies([span], SECOND)) == []
+    assert asked == {account(first), account(first + 2)}
+    cluster.network.partition(["n4"], ["n1", "n2", "n3"])
+    assert cluster.run(gateway.await_copies([span], SECOND)) != [], "nobody has said that there are any"
 
 
 def test_that_a_transaction_was_open_once_says_nothing_to_a_later_reader(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,7 +193,8 @@ class LocalTransport:
             if endpoint.alive:
                 network.deliver(address, self.name, come_back)
 
-        network.deliver(self.name, address, arrive)
+        if self.alive:
+            network.deliver(self.name, address, arrive)
         return answer
 
     async def serve(self, from_node: int, data: bytes) -> tuple[bytes | None, str]:
@@ -261,6 +262,11 @@ class Node:
     def _on_fatal(self, error: BaseException) -> None:
         self.fatal = error
         self.cluster.fatal_errors.append(error)
+        self.tell_of_death()
+
+    def tell_of_death(self) -> None:
+        for tell in self.cluster.on_crash:
+            tell(self.node_id)
 
     def crash(self) -> None:
         """Like kill -9: nothing more is written, sent or heard."""
@@ -288,6 +294,8 @@ class Cluster:
         self.nodes: dict[str, Node] = {}
         self.on_open: list[Callable[[Store], None]] = []
         """Called with each new store before it starts (to register handlers, observers, gateways)."""
+        self.on_crash: list[Callable[[int], None]] = []
+        """Called with the id of each node that dies."""
         self.fatal_errors: list[BaseException] = []
         self._engine_factory = engine_factory or (lambda name: MemoryEngine())
 
@@ -338,6 +346,7 @@ class Cluster:
     def crash(self, *names: str) -> None:
         for name in names:
             self.nodes[name].crash()
+            self.nodes[name].tell_of_death()
 
     def restart(self, *names: str) -> None:
         """Start crashed nodes again on what their engines hold."""

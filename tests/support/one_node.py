@@ -106,6 +106,9 @@ class FakeStore:
     def register(self, request: Any, handler: Any) -> None:
         pass
 
+    def silent_ns(self, node_id: int) -> int:
+        return 0
+
     def live_nodes(self) -> list[int]:
         return [self.node_id]
 

@@ -51,7 +51,11 @@ class Row:
 
 
 def _pgbench(target: Target, *options: str) -> float:
-    """Transactions per second, without the time to connect; raises if any transaction failed."""
+    return _pgbench_counting(target, *options)[0]
+
+
+def _pgbench_counting(target: Target, *options: str) -> tuple[float, int]:
+    """Transactions per second, without the time to connect, and how many there were; raises if any failed."""
     base = [str(POSTGRES_BIN / "pgbench"), "-h", "127.0.0.1", "-p", str(target.port), "-U", "postgres", "-n"]
     output = run([*base, *options, "postgres"])
     failed = re.search(r"number of failed transactions: (\d+)", output)
@@ -60,7 +64,38 @@ def _pgbench(target: Target, *options: str) -> float:
     found = re.search(r"tps = ([\d.]+) \(without", output)
     if not found:
         raise RuntimeError(f"pgbench printed no rate:\n{output}")
-    return float(found.group(1))
+    count = re.search(r"number of transactions actually processed: (\d+)", output)
+    return float(found.group(1)), int(count.group(1)) if count else 0
+
+
+def _one_row_rate(target: Target, seconds: int) -> float:
+    """32 clients increment one row at READ COMMITTED: nothing may fail, and nothing may be lost."""
+    with (
+        tempfile.NamedTemporaryFile("w", suffix=".sql") as script,
+        psycopg.connect(target.url, autocommit=True) as control,
+    ):
+        script.write("UPDATE bench_row SET n = n + 1 WHERE id = 1;\n")
+        script.flush()
+        control.execute("DROP TABLE IF EXISTS bench_row; CREATE TABLE bench_row AS SELECT 1 AS id, 0 AS n")
+        control.execute("ALTER TABLE bench_row ADD PRIMARY KEY (id)")
+        load = ["-M", "prepared", "-c", "32", "-j", "2", "-f", script.name]
+        rate, count = _pgbench_counting(target, *load, "-T", str(seconds))
+        row = control.execute("SELECT n FROM bench_row").fetchone()
+    if row != (count,):
+        raise RuntimeError(f"{target.name}: {count} increments, but {row}")
+    return rate
+
+
+def _serializable_rate(target: Target, seconds: int) -> float:
+    """TPC-B by 8 clients at SERIALIZABLE, who try again what cannot be serialized; the sums must hold."""
+    with psycopg.connect(target.url, autocommit=True) as control:
+        control.execute("ALTER ROLE postgres SET default_transaction_isolation = 'serializable'")
+        try:
+            rate = _pgbench(target, "-M", "prepared", "-c", "8", "-j", "2", "--max-tries", "1000", "-T", str(seconds))
+        finally:
+            control.execute("ALTER ROLE postgres RESET default_transaction_isolation")
+    _check_sums(target)
+    return rate
 
 
 def _load(target: Target, scale: int) -> None:
@@ -210,6 +245,21 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
+def _contention(rounds: int, seconds: int, scale: int, say: Callable[[str], None]) -> list[Row]:
+    with ExitStack() as stack:
+        ours, _ = stack.enter_context(pydistdb(free_base_port(6533, 3), 3))
+        theirs = stack.enter_context(postgres(free_base_port(6433, 3), standbys=2))
+        for target in (ours, theirs):
+            _load(target, scale)
+        name = "32 clients increment one row at READ COMMITTED, three nodes / two synchronous standbys"
+        say(name)
+        rows = [Row(name, *alternate(ours, theirs, rounds, lambda t: _one_row_rate(t, seconds)), "tps", "0.5")]
+        name = "TPC-B `-M prepared -c 8 --max-tries 1000` at SERIALIZABLE, the same"
+        say(name)
+        rows.append(Row(name, *alternate(ours, theirs, rounds, lambda t: _serializable_rate(t, seconds)), "tps", ""))
+    return rows
+
+
 def _table(rows: list[Row], rounds: int, seconds: int, scale: int) -> str:
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     lines = [
@@ -240,7 +290,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=12, help="of each run")
     parser.add_argument("--scale", type=int, default=10)
-    parser.add_argument("--only", choices=["one", "three", "queries"])
+    parser.add_argument("--only", choices=["one", "three", "queries", "contention"])
     arguments = parser.parse_args()
     if not (POSTGRES_BIN / "initdb").exists() or not shutil.which("psql"):
         print("make bench needs PostgreSQL 15: apt-get install postgresql-15", file=sys.stderr)
@@ -253,10 +303,12 @@ def main() -> int:
     rows: list[Row] = []
     if arguments.only == "queries":
         rows += _only_queries(arguments.rounds, say)
-    if arguments.only not in ("three", "queries"):
+    if arguments.only in (None, "one"):
         rows += _one_node(arguments.rounds, arguments.seconds, arguments.scale, say)
-    if arguments.only not in ("one", "queries"):
+    if arguments.only in (None, "three"):
         rows += _three_nodes(arguments.rounds, arguments.seconds, arguments.scale, say)
+    if arguments.only in (None, "contention"):
+        rows += _contention(arguments.rounds, arguments.seconds, arguments.scale, say)
     table = _table(rows, arguments.rounds, arguments.seconds, arguments.scale)
     print(table)
     if arguments.only is None:

@@ -115,7 +115,7 @@ class AdvisoryLocker:
                 return AdvisoryGranted(False, local.epoch)
             now = self._leases.scheduler.now_ns()
             limits = WaitLimits(now + request.timeout_ns if request.timeout_ns else 0, call_deadline_ns)
-            await self._locker.queue(local, owner, key, strength, limits, silence_ns=TAKEOVER_NS)
+            await self._locker.queue(local, owner, key, strength, limits, unanswered_ns=TAKEOVER_NS)
         local.check_lease()
         return AdvisoryGranted(True, local.epoch)
 

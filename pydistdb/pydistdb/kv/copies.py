@@ -40,9 +40,10 @@ class AwaitCopies(Message):
 
 
 class CopiesMissing(Message):
-    """Nodes whose copies have not confirmed yet; none: all is done."""
+    """Nodes whose copies have not confirmed yet; none: all is done, up to the end of the range that was asked."""
 
     nodes: list[NodeId]
+    end: bytes
 
 
 register(AwaitCopies, CopiesMissing)
@@ -68,7 +69,7 @@ class CopyWaiter:
         while True:
             missing = _missing(replica, index)
             if not missing or self._scheduler.now_ns() > deadline_ns:
-                return CopiesMissing(missing)
+                return CopiesMissing(missing, replica.descriptor.end)
             await sleep(self._scheduler, LOOK_NS)
             if self._need(request.key) is not replica:
                 raise NotLeaseholder(0, 0)
@@ -84,28 +85,35 @@ class CopyWaiter:
     async def wait(self, spans: Sequence[tuple[bytes, bytes]], timeout_ns: int) -> list[NodeId]:
         """Wait for all copies of the ranges that the spans touch; who is missing after ``timeout_ns``."""
         deadline_ns = self._scheduler.now_ns() + timeout_ns
-        seen: dict[RangeId, bytes] = {}
+        parts: dict[RangeId, tuple[bytes, bytes]] = {}
+        copies: dict[RangeId, list[NodeId]] = {}
 
         async def note(start: bytes, end: bytes) -> None:
-            seen.setdefault((await self._router.locate(start)).range_id, start)
+            # Where ranges lie is only a guess here: what the leaseholders say of themselves counts.
+            descriptor = await self._router.locate(start)
+            first, last = parts.get(descriptor.range_id, (start, end))
+            parts[descriptor.range_id] = min(first, start), max(last, end)
+            copies[descriptor.range_id] = [replica.node_id for replica in descriptor.replicas]
 
         for start, end in spans:
             await self._router.each_span(start, end, note)
-        found = await gather(self._scheduler, [self._wait(key, deadline_ns) for key in seen.values()])
+        calls = [self._wait(*part, deadline_ns, copies[range_id]) for range_id, part in parts.items()]
+        found = await gather(self._scheduler, calls)
         return sorted({node for missing in found for node in missing})
 
-    async def _wait(self, key: bytes, deadline_ns: int) -> list[NodeId]:
+    async def _wait(self, start: bytes, end: bytes, deadline_ns: int, copies: list[NodeId]) -> list[NodeId]:
+        """Wait for all ranges of a span, one after the other; of one that does not answer any copy may be missing."""
         missing: list[NodeId] = []
-        while (left_ns := deadline_ns - self._scheduler.now_ns()) > 0:
+        while start < end and (left_ns := deadline_ns - self._scheduler.now_ns()) > 0:
             try:
-                answer = await self._router.send(AwaitCopies(key), timeout_ns=left_ns)
+                answer = await self._router.send(AwaitCopies(start), timeout_ns=left_ns)
             except KVError:
                 continue  # it has no leaseholder just now
             assert isinstance(answer, CopiesMissing)
             missing = answer.nodes
             if not missing:
-                break
-        return missing
+                start = answer.end
+        return missing if start >= end else missing or copies
 
 
 def _missing(replica: Replica, index: int) -> list[NodeId]:

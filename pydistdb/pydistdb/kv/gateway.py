@@ -102,6 +102,9 @@ class NodeStore(ReplicaStore, Protocol):
     def live_nodes(self) -> Iterable[NodeId]:
         """List the nodes that count as alive."""
 
+    def silent_ns(self, node_id: NodeId) -> int:
+        """Tell how long nothing at all has been heard of another node."""
+
     def round_trip_us(self, node_id: NodeId) -> int:
         """Tell how long the last ping to a node took."""
 
@@ -119,7 +122,7 @@ class Gateway:
         self.leases: Leases = self.server.leases
         self.load = LoadMeter(self.leases)
         store.range_rates = self.load.rates
-        self.router = Router(self.server, store.transport, store.live_nodes)
+        self.router = Router(self.server, store.transport, store.live_nodes, store.silent_ns)
         self.active: dict[TransactionId, object] = {}
         """What other nodes may ask about: transactions that hold locks, and sessions that do."""
         self._handlers: dict[str, BroadcastHandler] = {}

@@ -81,6 +81,9 @@ class Sender(Protocol):
     def node_ids(self) -> Iterable[NodeId]:
         """List the nodes that count as alive."""
 
+    def silent_ns(self, node_id: NodeId) -> int:
+        """Tell how long nothing at all has been heard of a node."""
+
 
 class KnownStatus(NamedTuple):
     """How a transaction stands, as its record's leaseholder has told this one."""

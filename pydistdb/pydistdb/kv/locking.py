@@ -13,14 +13,16 @@ Then the newest version of k is what any later commit must build on.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Space
 
 from pydistdb.kv.api import LockNotAvailable, WaitPolicy
 from pydistdb.kv.deadlock import WaitGraph
+from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.intents import IntentInfo, intent_value
-from pydistdb.kv.leases import Leases, RangeLocal
+from pydistdb.kv.leases import Leases, RangeLocal, Sender, bounded
 from pydistdb.kv.requests import (
     OWN_INTENT,
     SKIPPED,
@@ -36,6 +38,7 @@ from pydistdb.kv.requests import (
 )
 from pydistdb.kv.resolution import Resolver
 from pydistdb.kv.transport import NodeUnreachable, RemoteError
+from pydistdb.tasks import Task, sleep
 
 FIRST_PUSH_INTERVAL_NS = 20_000_000
 LONGEST_PUSH_INTERVAL_NS = 500_000_000
@@ -43,8 +46,8 @@ HOLDER_CHECK_INTERVAL_NS = 1_500_000_000
 """How often a waiter asks whether the holders' gateways still know them; more often than a remote waiter's call ends
 (evaluate.CALL_WAIT_NS)."""
 
-SILENCE_NS = 2_500_000_000
-"""A coordinator that could not be reached for this long counts as dead."""
+SILENCE_NS = 2_000_000_000
+"""A coordinator whose node has not been heard of for this long counts as dead: twice as long as a lease lasts without it."""
 
 
 class WaitLimits:
@@ -159,9 +162,9 @@ class Locker:
         key: bytes,
         strength: int,
         limits: WaitLimits,
-        silence_ns: int = SILENCE_NS,
+        unanswered_ns: int = 0,
     ) -> None:
-        """Stand in the key's queue until the lock is held.  Holders whose gateway has been silent so long are dead."""
+        """Stand in the key's queue until the lock is held (``unanswered_ns``: see is_alive)."""
         waiter = local.locks.enqueue(transaction_id, key, strength)
         scheduler = self._leases.scheduler
         since_ns = scheduler.now_ns()
@@ -180,7 +183,7 @@ class Locker:
                 ):
                     keep = True
                     return
-                self.check_holders(local, local.locks.blockers(waiter), silence_ns)
+                self.check_holders(local, local.locks.blockers(waiter), unanswered_ns)
         except StillWaiting:
             keep = True  # the request will be sent again, and finds its place in the queue
             raise
@@ -188,12 +191,12 @@ class Locker:
             if not keep:
                 local.locks.cancel(waiter)
 
-    def check_holders(self, local: RangeLocal, holders: Iterable[TransactionId], silence_ns: int = SILENCE_NS) -> None:
+    def check_holders(self, local: RangeLocal, holders: Iterable[TransactionId], unanswered_ns: int = 0) -> None:
         """Release, soon, what those hold whose gateways do not know them or are dead; an unreachable one takes its time."""
         for holder in holders:
             if holder not in self._checking:
                 self._checking.add(holder)
-                self._leases.scheduler.spawn(self._check_holder(local, holder, silence_ns), "check a lock's holder")
+                self._leases.scheduler.spawn(self._check_holder(local, holder, unanswered_ns), "check a lock's holder")
 
     def heard_of(self, transaction_id: TransactionId) -> None:
         """The gateway has spoken of the transaction: a question that is still on its way proves nothing."""
@@ -201,11 +204,14 @@ class Locker:
         if transaction_id in self._checking:
             self._heard.add(transaction_id)
 
-    async def _check_holder(self, local: RangeLocal, holder: TransactionId, silence_ns: int) -> None:
+    async def _check_holder(self, local: RangeLocal, holder: TransactionId, unanswered_ns: int) -> None:
         self._heard.discard(holder)
         try:
-            alive = await self.is_alive(holder, silence_ns)
-            if not alive and holder not in self._heard and not local.detached:
+            while await self.is_alive(holder, unanswered_ns):
+                if holder not in self._unreachable_since_ns or local.detached:
+                    return
+                await sleep(self._leases.scheduler, LONGEST_PUSH_INTERVAL_NS)
+            if holder not in self._heard and not local.detached:
                 local.locks.release(holder)
         finally:
             self._heard.discard(holder)
@@ -260,22 +266,42 @@ class Locker:
             return False
         return True
 
-    async def is_alive(self, transaction_id: TransactionId, silence_ns: int = SILENCE_NS) -> bool:
-        """Ask the transaction's gateway whether it still coordinates it; silence counts as yes for a while."""
+    async def is_alive(self, transaction_id: TransactionId, unanswered_ns: int = 0) -> bool:
+        """Ask the transaction's gateway whether it still coordinates it; silence counts as yes for a while.
+
+        That is until its node has not been heard of by this one for SILENCE_NS, or, with ``unanswered_ns``, until that long
+        after the first question that was not answered: then nobody else can have heard of it lately either."""
         sender = self._leases.sender
         if sender is None:
             return True
         silent = self._unreachable_since_ns
         now = self._leases.scheduler.now_ns()
+        node_id = gateway_of(transaction_id)
         try:
-            answer = await sender.ask_node(gateway_of(transaction_id), QueryTransaction(transaction_id))
+            if unanswered_ns or node_id == self._leases.node_id:
+                answer = await sender.ask_node(node_id, QueryTransaction(transaction_id))
+            else:
+                answer = await self._ask_until_silent(sender, node_id, transaction_id)
+                if answer is None:
+                    return False
         except (NodeUnreachable, RemoteError):
             since = silent.setdefault(transaction_id, now)
             if len(silent) > 10_000:
                 del silent[next(iter(silent))]
-            return self._leases.scheduler.now_ns() - since < silence_ns
+            return self._leases.scheduler.now_ns() - since < (unanswered_ns or SILENCE_NS)
         silent.pop(transaction_id, None)
         return bool(answer.value)
+
+    async def _ask_until_silent(self, sender: Sender, node_id: NodeId, transaction_id: TransactionId) -> Any:
+        """The gateway's answer; None once nothing at all has been heard of its node for SILENCE_NS."""
+        question: Task[Any] | None = None
+        while (left_ns := SILENCE_NS - sender.silent_ns(node_id)) > 0:
+            if question is None:
+                asking = sender.ask_node(node_id, QueryTransaction(transaction_id))
+                question = self._leases.scheduler.spawn(asking, "ask a coordinator")
+            if await bounded(self._leases.scheduler, question.completion, left_ns):
+                return question.completion.result()
+        return None
 
 
 def _give_up(policy: WaitPolicy) -> None:

@@ -59,10 +59,14 @@ class Resolver:
             position: bytes | None = request.start
             while position is not None:
                 local.check_lease()
-                entries = leases.latest().scan(Space.INTENTS, position, min(request.end, local.end))
+                first, remembered = position, local.intents.fresh.get(transaction_id)
+                entries = leases.latest().scan(Space.INTENTS, first, min(request.end, local.end))
                 resolved, position = _chunk(entries, transaction_id, request.commit_timestamp)
                 await self._apply(local, transaction_id, resolved, request.commit_timestamp)
-                local.intents.drop_fresh(transaction_id, request.start, position or request.end)
+                if local.intents.fresh.get(transaction_id) is remembered:
+                    local.intents.drop_fresh(transaction_id, request.start, position or request.end)
+                else:
+                    position = first  # more of them have come meanwhile
                 if position is not None:
                     if leases.scheduler.now_ns() > stop_ns:
                         return Resolved(position)

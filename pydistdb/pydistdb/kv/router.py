@@ -138,11 +138,18 @@ class RangeCache:
 class Router:
     """This node's way to every range and node."""
 
-    def __init__(self, server: RangeServer, transport: Transport, live_nodes: Callable[[], Iterable[NodeId]]) -> None:
+    def __init__(
+        self,
+        server: RangeServer,
+        transport: Transport,
+        live_nodes: Callable[[], Iterable[NodeId]],
+        silent_ns: Callable[[NodeId], int],
+    ) -> None:
         self._server = server
         self._leases = server.leases
         self._transport = transport
         self._live_nodes = live_nodes
+        self._silent_ns = silent_ns
         self._scheduler = server.leases.scheduler
         self.cache = RangeCache()
         self.timeout_ns = DEFAULT_TIMEOUT_NS
@@ -153,6 +160,10 @@ class Router:
     def node_ids(self) -> list[NodeId]:
         """The nodes that count as alive, this one first."""
         return [self._node_id, *sorted({*self._live_nodes()} - {self._node_id})]
+
+    def silent_ns(self, node_id: NodeId) -> int:
+        """How long nothing at all has been heard of a node; 0 for this one."""
+        return 0 if node_id == self._node_id else self._silent_ns(node_id)
 
     async def ask_node(self, node_id: NodeId, request: Message) -> Any:
         """Have a node answer; raises NodeUnreachable, RemoteError or what the node raised."""

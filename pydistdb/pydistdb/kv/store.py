@@ -182,6 +182,10 @@ class Store(MultiRaft):
             if record.node_id == self.node_id or self.liveness.is_live(record.node_id)
         ]
 
+    def silent_ns(self, node_id: NodeId) -> int:
+        """How long nothing at all has been heard of another node."""
+        return self.liveness.silent_ns(node_id)
+
     def round_trip_us(self, node_id: NodeId) -> int:
         """How long the last ping to a node took."""
         return self.membership.offsets.round_trip_us(node_id)
