@@ -155,7 +155,7 @@ class _Folded:
 
 def main() -> None:
     """``python -m pydistdb_storage.checkpoint STORE``: one line in, one checkpoint, one line out."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the engine decides when this ends
     os.nice(_NICENESS)
     path = Path(sys.argv[1])

@@ -67,7 +67,7 @@ class LogSync:
 
 def main() -> None:
     """Serve the socket that is standard input."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the owner decides when this ends
     with socket.socket(fileno=0) as requests:
         file = -1
