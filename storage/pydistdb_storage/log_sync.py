@@ -3,7 +3,7 @@
 A thread that makes a commit durable needs the interpreter's lock before and after its system call, and the serving thread
 gives it away each time: that, and the cold caches behind it, were a sixth of what an eight-client TPC-B costs.  So small
 records are written by the owner's thread, which only fills the page cache, and synced by this child, which has a lock of
-its own (docs/decisions/013-log-sync.md)::
+its own (docs/decisions/014-log-sync.md)::
 
     owner                                 child
     pwrite(log, record)
