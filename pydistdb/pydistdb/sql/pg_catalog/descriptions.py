@@ -1,7 +1,7 @@
 """What Postgres says of the objects that are built in: descriptions of functions, operators, types and the like.
 
-``descriptions.txt`` has a line ``class oid text`` for each object of Postgres 15, also of those that are not here; it is read
-when somebody first asks (psql's ``\\df+``, ``\\do``, ``\\da``, ``\\dT+``), and what is not here is left out then::
+``descriptions.txt`` has a line ``class oid text`` for each of Postgres 15 that is here too, in its words (see NOTICE); it is read
+when somebody first asks (psql's ``\\df+``, ``\\do``, ``\\da``, ``\\dT+``)::
 
     built_in_descriptions()[(1255, 1317)]      length     (pg_proc, text's length)
 
