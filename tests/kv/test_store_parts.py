@@ -82,6 +82,19 @@ def test_readings_that_come_by_themselves_count_when_nothing_is_answered() -> No
     assert not clock.out_of_bounds
 
 
+def test_readings_that_waited_while_this_node_was_busy_do_not_count() -> None:
+    clock = HybridClock(Physical(), max_offset_ns=100 * MILLISECOND)
+    monitor = OffsetMonitor(clock)
+    monitor.record(2, 1_000_000, 1_000_500, 1_001_000)
+    for i in range(20):  # sent four times a second, received when five seconds of work were over
+        monitor.record_one_way(2, 1_250_000 + i * 250_000, 6_250_000 + i * 100)
+        assert not clock.out_of_bounds
+    monitor.record(2, 6_300_000, 6_300_500, 6_301_000)
+    for i in range(20):  # and again
+        monitor.record_one_way(2, 6_500_000 + i * 250_000, 11_500_000 + i * 100)
+        assert not clock.out_of_bounds
+
+
 class Pair:
     """Two nodes' view of each other: 1 pings 2."""
 

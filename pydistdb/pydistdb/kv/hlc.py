@@ -28,6 +28,8 @@ DEFAULT_MAX_OFFSET_NS = 250_000_000
 ONE_WAY_US = 200_000
 _ANSWER_FRESH_US = 1_500_000
 _UNANSWERED_BELIEVED = 3
+_UNANSWERED_APART_US = 150_000
+"""Less than the pings' interval, and more than lies between messages that waited while this process was busy."""
 _TOLERATED_OFFSET = 0.8
 """A node gives up at this share of the bound, before its peers refuse what it says."""
 
@@ -98,24 +100,29 @@ class OffsetMonitor:
         """Told when this node's clock leaves the bound (True), or is back within it."""
         self._offsets_us: dict[int, tuple[float, float]] = {}
         self._answered_us: dict[int, int] = {}
-        self._unanswered: dict[int, int] = {}
+        self._unanswered: dict[int, tuple[int, int]] = {}
+        """By peer: how many readings came by themselves since the last answer, and when the last that counted did."""
 
     def record(self, peer: int, sent_us: int, remote_us: int, received_us: int) -> None:
         """Take in one round trip with ``peer``."""
         self._answered_us[peer] = received_us
-        self._unanswered[peer] = 0
+        self._unanswered.pop(peer, None)
         self._record(peer, sent_us, remote_us, received_us)
 
     def record_one_way(self, peer: int, remote_us: int, received_us: int) -> None:
         """Take in a reading that came by itself: all there is when the peers refuse what this node says.
 
         Counts only when it comes again and again without a round trip in between, and for what it says if the message
-        took no more than ONE_WAY_US."""
+        took no more than ONE_WAY_US.  What was sent while this process was busy for seconds (a statement of megabytes) is
+        received all at once, ahead of the answers to this node's next pings, and so counts as one."""
         # Less than nothing: this node's clock was set back meanwhile.
         if 0 <= received_us - self._answered_us.get(peer, received_us - 2 * _ANSWER_FRESH_US) < _ANSWER_FRESH_US:
             return
-        self._unanswered[peer] = count = self._unanswered.get(peer, 0) + 1
-        if count >= _UNANSWERED_BELIEVED:
+        count, last_us = self._unanswered.get(peer, (0, received_us - _UNANSWERED_APART_US))
+        if 0 <= received_us - last_us < _UNANSWERED_APART_US:
+            return
+        self._unanswered[peer] = count + 1, received_us
+        if count + 1 >= _UNANSWERED_BELIEVED:
             self._record(peer, received_us - ONE_WAY_US, remote_us, received_us)
 
     def _record(self, peer: int, sent_us: int, remote_us: int, received_us: int) -> None:
