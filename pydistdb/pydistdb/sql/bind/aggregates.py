@@ -18,6 +18,7 @@ from pydistdb.sql.bind.call_parts import CLAUSE_WORDS, bind_parts
 from pydistdb.sql.bind.dispatch import BINDERS, bind
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.parse import Node
+from pydistdb.sql.bind.rewrite import walk
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.bind.windows import window_call
 from pydistdb.sql.errors import DatabaseError, GroupingError, WrongObjectType
@@ -52,6 +53,7 @@ def bind_aggregate(b: Binder, scope: Scope, node: Node, name: str, schema: str |
     owner = _owner(scope, tracker)
     _check_place(b, owner, location)
     call = AggregateCall(function, made.arguments, made.distinct, made.filter, made.order_by)
+    _check_not_nested(b, owner, call)
     if not any(argument.__class__ is SetCall for argument in made.arguments):
         for id, other in owner.aggregates:
             if other == call and not b.volatile:
@@ -87,6 +89,16 @@ def bind_grouping(b: Binder, scope: Scope, node: Node) -> Expr:
 
 
 BINDERS["GroupingFunc"] = bind_grouping
+
+
+def _check_not_nested(b: Binder, owner: Scope, call: AggregateCall) -> None:
+    """An aggregate of an outer query may stand inside an aggregate of this one, but not inside one of its own level."""
+    if owner.aggregates:
+        ids = {id for id, _ in owner.aggregates}
+        for part in walk(call):
+            if isinstance(part, ColumnRef) and part.id in ids:
+                position = b.position(b.location_of(part))
+                raise GroupingError("aggregate function calls cannot be nested", position=position)
 
 
 def _result(b: Binder, result: SqlType, id: int, name: str, location: int, owner: Scope) -> Expr:

@@ -12,7 +12,6 @@ from pydistdb.sql.bind.dispatch import BINDERS
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope, ScopeColumn, Source
 from pydistdb.sql.bind.system_columns import bare_system_column, system_column
-from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.errors import (
     DatabaseError,
     FeatureNotSupported,
@@ -29,8 +28,8 @@ def _column(b: Binder, scope: Scope, node: Node) -> Expr:
     if "A_Star" in last:
         if len(fields) == 1:
             raise InvalidSyntax('row expansion via "*" is not supported here', position=b.position(location))
-        items = star_columns(b, scope, {"ColumnRef": node})
-        return RowExpr(RECORD, tuple(items or ()))
+        source, owner = _starred(b, scope, node)
+        return whole_row(b, source, owner, location)
     if len(fields) == 1:
         return _bare_column(b, scope, fields[0]["String"]["sval"], location, node)
     names = [part["String"]["sval"] for part in fields]
@@ -120,6 +119,8 @@ def reference(b: Binder, column: ScopeColumn, owner: Scope, location: int) -> Ex
 def whole_row(b: Binder, source: Source, owner: Scope, location: int) -> Expr:
     """A relation's row: of the table's own row type, or a record of a subquery's columns."""
     items = [reference(b, column, owner, location) for column in source.columns]
+    if source.scalar and len(items) == 1:
+        return items[0]
     names = tuple(column.name for column in source.columns)
     row: Expr = RowExpr(RECORD, tuple(items), names)
     table = source.table
@@ -134,13 +135,16 @@ def whole_row(b: Binder, source: Source, owner: Scope, location: int) -> Expr:
             )
             row = RowExpr(entry.type, slots)
     if source.nullable:
-        return _null_if_missing(row, table, numbers)
+        return _null_if_missing(row, source, numbers)
     return row
 
 
-def _null_if_missing(row: Expr, table: Table | None, numbers: dict[int, Expr]) -> Expr:
+def _null_if_missing(row: Expr, source: Source, numbers: dict[int, Expr]) -> Expr:
     """NULL where an outer join found no row: there, a column that cannot be NULL is."""
-    for column in table.columns if table is not None else ():
+    if source.presence_id is not None:
+        missing = IsNull(BOOL, ColumnRef(BOOL, source.presence_id, ""))
+        return Case(row.type, ((missing, Const(row.type, None)),), row)
+    for column in source.table.columns if source.table is not None else ():
         item = numbers.get(column.number)
         if column.not_null and not column.dropped and item is not None:
             return Case(row.type, ((IsNull(BOOL, item), Const(row.type, None)),), row)
@@ -152,12 +156,18 @@ def star_columns(b: Binder, scope: Scope, wrapper: Node) -> list[Expr] | None:
     node = wrapper.get("ColumnRef")
     if node is None or "A_Star" not in node["fields"][-1] or len(node["fields"]) < 2:
         return None
+    source, owner = _starred(b, scope, node)
+    return [reference(b, column, owner, node["location"]) for column in source.columns]
+
+
+def _starred(b: Binder, scope: Scope, node: Node) -> tuple[Source, Scope]:
+    """The relation of ``t.*``."""
     qualifier = node["fields"][-2]["String"]["sval"]
     schema = node["fields"][-3]["String"]["sval"] if len(node["fields"]) > 2 else None
     found = scope.find_source(qualifier, schema, b.position(node["location"]))
     if found is None:
         raise scopes.missing_from_entry(scope, qualifier, b.position(node["location"]))
-    return [reference(b, column, found[1], node["location"]) for column in found[0].columns]
+    return found
 
 
 BINDERS["ColumnRef"] = _column

@@ -28,14 +28,58 @@ from pydistdb.sql.tree import (
     Coalesce,
     ColumnRef,
     Expr,
+    OutputColumn,
+    Project,
+    Rel,
 )
 from pydistdb.sql.types.registry import BOOL
 
 _JOIN_KINDS = {"JOIN_INNER": "inner", "JOIN_LEFT": "left", "JOIN_RIGHT": "right", "JOIN_FULL": "full"}
 
 
+def _fill_up(b: Binder, scope: Scope, item: FromItem) -> Rel:
+    """The columns of an outer join's other side may be NULL from here on.
+
+    A row of NULLs is not the same as no row: where the query names a relation as a whole and none of its columns tells
+    the two apart, a column TRUE goes with the rows that are there."""
+    unmarked = [source for source in item.sources if source.presence_id is None and _has_only_nullable(source)]
+    rel = item.rel
+    if unmarked and _names_a_row(scope, {source.name for source in unmarked}):
+        presence = OutputColumn(b.new_id(), "", BOOL)
+        kept = [ColumnRef(column.type, column.id, column.name) for column in rel.columns]
+        rel = Project((*rel.columns, presence), rel, (*kept, from_clause.TRUE))
+        for source in unmarked:
+            source.presence_id = presence.id
+    _set_nullable(item)
+    return rel
+
+
+def _has_only_nullable(source: Source) -> bool:
+    return source.table is None or not any(column.not_null and not column.dropped for column in source.table.columns)
+
+
+def _names_a_row(scope: Scope, names: set[str]) -> bool:
+    """Whether the SELECT has something that may mean one of the relations as a whole: ``t`` alone, or ``f(t.*)``."""
+    if scope.node is None:
+        return True
+    waiting: list[object] = [scope.node]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list | tuple):
+            waiting += part
+        elif isinstance(part, dict):
+            fields: Sequence[Node] = part.get("fields", ())
+            if len(fields) == 1 and fields[0].get("String", {}).get("sval") in names:
+                return True
+            if len(fields) > 1 and "A_Star" in fields[-1] and fields[-2]["String"]["sval"] in names:
+                return True
+            target = part.get("ResTarget", {}).get("val", {}).get("ColumnRef")
+            if target is None or "A_Star" not in target["fields"][-1]:
+                waiting += part.values()
+    return False
+
+
 def _set_nullable(item: FromItem) -> None:
-    """The columns of an outer join's other side may be NULL from here on."""
     for source in item.sources:
         source.nullable = True
         for column in source.columns:
@@ -64,10 +108,11 @@ def join_item(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> Fro
         condition = bind_condition(b, both, node["quals"], "JOIN conditions")
     else:
         condition = from_clause.TRUE
+    left_rel, right_rel = left.rel, right.rel
     if kind in ("left", "full"):
-        _set_nullable(right)
+        right_rel = _fill_up(b, scope, right)
     if kind in ("right", "full"):
-        _set_nullable(left)
+        left_rel = _fill_up(b, scope, left)
     sources = both.sources
     columns = left.columns + right.columns
     if names is not None:
@@ -75,7 +120,7 @@ def join_item(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> Fro
         columns = merged + [column for column in columns if column.name not in taken]
         if "join_using_alias" in node:
             sources = [*sources, Source(node["join_using_alias"]["aliasname"], merged)]
-    rel = from_clause.make_join(kind, left.rel, right.rel, condition, lateral)
+    rel = from_clause.make_join(kind, left_rel, right_rel, condition, lateral)
     alias = node.get("alias")
     if alias is not None:
         return from_clause.source_item(rel, alias["aliasname"], columns, alias)

@@ -111,6 +111,7 @@ def single_projection(b: Binder, rel: Rel, expr: Expr) -> Rel:
 
 def _bind_select(b: Binder, parent: Scope | None, node: Node, keep_unknown: bool) -> Rel:
     scope = Scope(parent)
+    scope.node = node
     scope.wants_keys = wants_lock(node)
     scope.locking = node.get("lockingClause", ())
     rel = bind_from(b, scope, node.get("fromClause", ()))

@@ -138,7 +138,7 @@ def routine_in_from(b: Binder, scan: RoutineScan, label: str, name: str) -> tupl
             raise DatabaseError.of("42601", 'a column definition list is required for functions returning "record"')
         columns = [ScopeColumn(column, b.new_id(), sql_type) for column, sql_type in out]
     else:
-        if out and label == function.name:
+        if out and out[0][0]:
             label = out[0][0]
         columns = [ScopeColumn(label, b.new_id(), function.return_type)]
     inlined = _inlined_query(b, function, scan.arguments)

@@ -56,7 +56,9 @@ class Source:
         "key_id",
         "name",
         "nullable",
+        "presence_id",
         "problem",
+        "scalar",
         "schema",
         "stored",
         "table",
@@ -86,6 +88,10 @@ class Source:
         """A subquery or view, whose tables FOR UPDATE would have to reach."""
         self.nullable = False
         """It stands on the side of an outer join that is filled up with NULLs."""
+        self.presence_id: ColumnId | None = None
+        """A column that is NULL just where an outer join has filled the row up, if the row as a whole is asked for."""
+        self.scalar = False
+        """A function that returns single values: its name alone stands for the value."""
         self.words = "a relation of this kind"
         """What it is if it is no table, for errors."""
         self.problem: Callable[[int | None], DatabaseError] | None = None
@@ -135,6 +141,7 @@ class Scope:
         "in_aggregate",
         "in_window",
         "locking",
+        "node",
         "parent",
         "pending_ctes",
         "reads_itself",
@@ -168,6 +175,8 @@ class Scope:
         self.in_window = False
         self.locking: Sequence[Node] = ()
         """The locking clauses, which subqueries of FROM take over."""
+        self.node: Node | None = None
+        """The SELECT, if it is one."""
         self.wants_keys = False
         """Tables are to be read with their rows' keys (FOR UPDATE)."""
         self.pending_ctes: frozenset[str] = frozenset()

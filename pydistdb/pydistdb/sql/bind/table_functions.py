@@ -74,7 +74,9 @@ def bind_function(b: Binder, scope: Scope, node: Node, items: Sequence[FromItem]
         return from_clause.source_item(rel, name, columns, alias)
     if scan is not None and not ordinality:
         rel, columns = routines.routine_in_from(b, scan, name if alias else labels[0], name)
-        return from_clause.source_item(rel, name, columns, alias)
+        item = from_clause.source_item(rel, name, columns, alias)
+        item.sources[0].scalar = not scan.function.returns_row
+        return item
     if not isinstance(expr, Call | SetCall):
         if ordinality:
             raise FeatureNotSupported("WITH ORDINALITY is not supported for this expression")
@@ -88,7 +90,9 @@ def bind_function(b: Binder, scope: Scope, node: Node, items: Sequence[FromItem]
     if ordinality:
         columns.append(ScopeColumn("ordinality", b.new_id(), INT8, nullable=False))
     rel = FunctionScan(from_clause.outputs(columns), expr.function, expr.arguments, ordinality, name)
-    return from_clause.source_item(rel, name, columns, alias)
+    item = from_clause.source_item(rel, name, columns, alias)
+    item.sources[0].scalar = len(columns) == 1 and expr.type.oid != RECORD.oid
+    return item
 
 
 def _rows_of_composite(b: Binder, expr: Call | SetCall, name: str, alias: Node | None, ordinality: bool) -> FromItem:
@@ -149,8 +153,8 @@ def _function_columns(b: Binder, function: Function, expr: Expr, label: str) -> 
         return [ScopeColumn(name, b.new_id(), sql_type) for name, sql_type in out]
     if expr.type.oid == RECORD.oid and not out:
         raise InvalidSyntax('a column definition list is required for functions returning "record"')
-    if out and (label == function.name or function.oid in TAKES_COLUMNS):
-        label = out[0][0]
+    if out and out[0][0]:
+        label = out[0][0]  # whatever the alias
     return [ScopeColumn(label, b.new_id(), expr.type)]
 
 

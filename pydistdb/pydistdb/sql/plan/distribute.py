@@ -23,22 +23,17 @@ from dataclasses import dataclass
 
 from pydistdb.sql.plan.physical import AtShards, TableScan, TopN
 from pydistdb.sql.tree import Aggregate, AggregateCall, Const, Distinct, Expr, Limit, Param, Project, Rel, SortKey
+from pydistdb.sql.types.registry import FLOAT4, FLOAT8
 
 DECOMPOSABLE = frozenset({"count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every"})
 DECOMPOSABLE |= {
     "bit_and",
     "bit_or",
     "bit_xor",
-    "variance",
-    "var_samp",
-    "var_pop",
-    "stddev",
-    "stddev_samp",
-    "stddev_pop",
 }
-DECOMPOSABLE |= {"corr", "covar_pop", "covar_samp", "regr_avgx", "regr_avgy", "regr_count", "regr_intercept"}
-DECOMPOSABLE |= {"regr_r2", "regr_slope", "regr_sxx", "regr_sxy", "regr_syy"}
-"""Aggregates whose states are small and can be joined."""
+EXACT_ONLY = frozenset({"variance", "var_samp", "var_pop", "stddev", "stddev_samp", "stddev_pop"})
+"""Of floats their joined states round in other places than one pass does (so do those of corr and regr_*): where a
+table is split must not show in a result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +75,15 @@ def _most(limit: Expr | None, offset: Expr | None) -> tuple[Expr, ...]:
 def _splits(call: AggregateCall) -> bool:
     function = call.function
     return (
-        function.name in DECOMPOSABLE
+        (function.name in DECOMPOSABLE or (function.name in EXACT_ONLY and not _of_floats(call)))
         and function.combine is not None
         and not (call.distinct or call.order_by or function.ordered_set or function.needs_context)
         and not any(argument.type.is_array for argument in call.arguments)
     )
+
+
+def _of_floats(call: AggregateCall) -> bool:
+    return any(argument.type.oid in (FLOAT4.oid, FLOAT8.oid) for argument in call.arguments)
 
 
 def scan_below(node: Rel) -> TableScan | AtShards | None:
