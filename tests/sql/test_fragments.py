@@ -109,6 +109,7 @@ def some_query(rand: random.Random) -> tuple[str, bool]:
         ),
         *("bool_or(b)", "bool_and(b)", "bit_or(g)", "variance(g)", "avg(f)", "min(n)", "count(distinct g)", "sum(i)"),
         *("sum(g) filter (where b)", "string_agg(s, ',' order by id)", "avg(i)", "max(v)", "sum(g * 2 + 1)"),
+        *("stddev(f)", "var_pop(f)", "corr(f, v)", "regr_sxy(f, n)"),
     ]
     chosen = ", ".join(rand.sample(calls, rand.randrange(1, 5)))
     group = rand.choice(["g", "s", "b, g", "d", "n", "i", "g % 2", "upper(s)"])
