@@ -26,14 +26,13 @@ from pydistdb.sql.tree import Aggregate, AggregateCall, Const, Distinct, Expr, L
 from pydistdb.sql.types.registry import FLOAT4, FLOAT8
 
 DECOMPOSABLE = frozenset({"count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every"})
-DECOMPOSABLE |= {
-    "bit_and",
-    "bit_or",
-    "bit_xor",
-}
-EXACT_ONLY = frozenset({"variance", "var_samp", "var_pop", "stddev", "stddev_samp", "stddev_pop"})
-"""Of floats their joined states round in other places than one pass does (so do those of corr and regr_*): where a
-table is split must not show in a result."""
+DECOMPOSABLE |= {"bit_and", "bit_or", "bit_xor"}
+_OF_SQUARES = frozenset({"variance", "var_samp", "var_pop", "stddev", "stddev_samp", "stddev_pop"})
+_OF_SQUARES |= {"corr", "covar_pop", "covar_samp", "regr_avgx", "regr_avgy", "regr_count", "regr_intercept"}
+_OF_SQUARES |= {"regr_r2", "regr_slope", "regr_sxx", "regr_sxy", "regr_syy"}
+"""Of floats their joined states round in other places than one pass does: where a table is split must not show."""
+DECOMPOSABLE |= _OF_SQUARES
+"""Aggregates whose states are small and can be joined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,8 @@ def _most(limit: Expr | None, offset: Expr | None) -> tuple[Expr, ...]:
 def _splits(call: AggregateCall) -> bool:
     function = call.function
     return (
-        (function.name in DECOMPOSABLE or (function.name in EXACT_ONLY and not _of_floats(call)))
+        function.name in DECOMPOSABLE
+        and not (function.name in _OF_SQUARES and _of_floats(call))
         and function.combine is not None
         and not (call.distinct or call.order_by or function.ordered_set or function.needs_context)
         and not any(argument.type.is_array for argument in call.arguments)
