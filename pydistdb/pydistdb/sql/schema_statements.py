@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pydistdb.sql.statements import Name, RoleSpec, RoutineName, Utility
+from pydistdb.sql.statements import Execute, Name, RoleSpec, RoutineName, Utility
 from pydistdb.sql.types.base import SqlType
 
 
@@ -178,6 +178,8 @@ class CreateTableAs(Utility):
     """CREATE MATERIALIZED VIEW."""
     position: int = 0
     """Where the query starts in the client's text."""
+    execute: Execute | None = None
+    """AS EXECUTE: the session puts its prepared statement's text in the place of ``query``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -261,7 +261,10 @@ def _date_style(setting: Setting, text: str) -> str:
     return merge_date_style(setting, text, "ISO, MDY")
 
 
-_OFFSET = re.compile(r"([A-Za-z]{0,8}|<[A-Za-z0-9+-]{1,16}>)([+-]?)(\d{1,2})(?::(\d{2}))?(?::(\d{2}))?\Z")
+_OFFSET = re.compile(r"([A-Za-z]{0,8}|<[A-Za-z0-9:+-]{1,16}>)([+-]?)(\d{1,2})(?::(\d{2}))?(?::(\d{2}))?\Z")
+
+
+_HOURS = re.compile(r"([+-]?)(\d{1,2})(?:\.(\d{1,6}))?\Z")
 
 
 def _time_zone(setting: Setting, text: str) -> str:
@@ -275,13 +278,23 @@ def _time_zone(setting: Setting, text: str) -> str:
             continue
         return candidate
     found = _OFFSET.match(word)
-    if found is not None and int(found[3]) <= 15:
-        if found[1] or found[4]:
-            return word  # POSIX: "EST5", hours west of Greenwich
-        # A bare number counts hours east; Postgres shows it as a POSIX zone whose sign is turned round.
-        hours = f"{int(found[3]):02d}"
-        return f"<-{hours}>+{hours}" if found[2] == "-" else f"<+{hours}>-{hours}"
+    if found is not None and int(found[3]) <= 15 and (found[1] or found[4]):
+        return word  # POSIX: "EST5", hours west of Greenwich
+    # A bare number counts hours east; Postgres shows it as a POSIX zone whose sign is turned round.
+    found = _HOURS.match(word)
+    if found is not None and int(found[2]) <= 15:
+        seconds = round((int(found[2]) + float(f"0.{found[3] or 0}")) * 3600)
+        return posix_zone(-seconds if found[1] == "-" else seconds)
     raise InvalidParameterValue(f'invalid value for parameter "{setting.name}": "{text}"')
+
+
+def posix_zone(seconds: int) -> str:
+    """A zone so far east of Greenwich, as POSIX writes it: its name, and the offset with the sign turned round."""
+    minutes, rest = divmod(abs(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [hours, minutes, rest] if rest else [hours, minutes] if minutes else [hours]
+    offset = ":".join(f"{part:02d}" for part in parts)
+    return f"<-{offset}>+{offset}" if seconds < 0 else f"<+{offset}>-{offset}"
 
 
 def _standard_strings(setting: Setting, text: str) -> str:

@@ -16,6 +16,7 @@ from pydistdb.sql.bind.analyze import (
     refuse_parameters,
 )
 from pydistdb.sql.bind.cursors import CursorQuery
+from pydistdb.sql.bind.cutting import with_parameters
 from pydistdb.sql.bind.normalize import (
     MOST_TEXT,
     Lifted,
@@ -54,4 +55,5 @@ __all__ = [
     "refuse_parameters",
     "shape_decides",
     "split_integers",
+    "with_parameters",
 ]

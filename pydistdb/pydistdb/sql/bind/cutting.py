@@ -10,6 +10,8 @@ are found among the scanner's tokens, which know strings, comments and quoting: 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pglast import parser
 
 OPEN = frozenset({"ASCII_40", "ASCII_91"})
@@ -123,3 +125,14 @@ class Tokens:
         while last > first and self.names[last - 1] == SEMICOLON:
             last -= 1
         return self.between(first, last)
+
+
+def with_parameters(text: str, values: Sequence[str]) -> str:
+    """A query's text with the texts of values in the place of $1, $2 …"""
+    tokens = Tokens(text.rstrip().rstrip(";"))
+    parts, end = [], 0
+    for name, start, stop in zip(tokens.names, tokens.starts, tokens.ends, strict=True):
+        if name == "PARAM":
+            parts += [tokens.text[end:start], values[int(tokens.text[start + 1 : stop]) - 1]]
+            end = stop
+    return "".join((*parts, tokens.text[end:]))

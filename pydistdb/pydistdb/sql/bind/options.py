@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from pydistdb.sql.bind.naming import constant_value, strings
 from pydistdb.sql.bind.parse import Node
+from pydistdb.sql.settings import posix_zone
 
 OptionValue = int | str | bool | None
 OptionList = tuple[tuple[str, OptionValue], ...]
@@ -26,10 +28,18 @@ def option_value(element: Node) -> Any:
     return constant_value(argument)
 
 
+_HOURS_AND_MINUTES = re.compile(r"([+-]?)(\d{1,2}):(\d{1,2})(?::(\d{1,2}))?")
+
+
 def setting_text(wrapper: Node) -> str:
     """A value in SET."""
     if "TypeCast" in wrapper:  # SET TIME ZONE INTERVAL '-8' HOUR TO MINUTE
-        wrapper = wrapper["TypeCast"]["arg"]
+        value = constant_value(wrapper["TypeCast"]["arg"])
+        span = _HOURS_AND_MINUTES.fullmatch(str(value).strip())
+        if span is None:
+            return str(value)
+        seconds = int(span[2]) * 3600 + int(span[3]) * 60 + int(span[4] or 0)
+        return posix_zone(-seconds if span[1] == "-" else seconds)
     value = constant_value(wrapper)
     if isinstance(value, bool):
         return "on" if value else "off"

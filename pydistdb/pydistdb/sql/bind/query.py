@@ -22,6 +22,7 @@ from pydistdb.sql.bind.coerce import coerce, coerce_to_target, resolve_unknown, 
 from pydistdb.sql.bind.dispatch import STATEMENT_BINDERS, bind, bind_condition
 from pydistdb.sql.bind.from_clause import bind_from
 from pydistdb.sql.bind.grouping import Aggregation, Groups, bind_groups, position_target
+from pydistdb.sql.bind.late_targets import late_expression, postpone
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.locking import (
     LockTarget,
@@ -151,8 +152,11 @@ def _bind_select(b: Binder, parent: Scope | None, node: Node, keep_unknown: bool
         rel = _aggregate(b, scope, rel, groups, targets, having)
     if scope.windows:
         rel = _windows(b, scope, rel)
+    late: dict[int, Target] = {}
+    if keys and b.volatile and not scope.set_calls and "distinctClause" not in node:
+        late = postpone(targets, [target for target, _, _ in keys], len(locks))
     rel = project(b, scope, rel, targets)
-    return _finish(b, scope, node, rel, targets, keys, distinct_on, locks)
+    return _finish(b, scope, node, rel, targets, keys, distinct_on, locks, late)
 
 
 def _finish(
@@ -164,6 +168,7 @@ def _finish(
     keys: list[tuple[Target, Node, int]],
     distinct_on: list[Target] | None,
     locks: list[LockTarget],
+    late: dict[int, Target],
 ) -> Rel:
     """DISTINCT, ORDER BY, locking, LIMIT over the projected select list."""
     distinct = "distinctClause" in node
@@ -183,6 +188,8 @@ def _finish(
     if locks:
         rel = _lock_rows(rel, node, targets, locks)
     rel = bind_limit(b, scope, node, rel)
+    if late:
+        return _with_late(b, rel, targets, late)
     if any(target.hidden for target in targets):
         kept = tuple(OutputColumn(t.id, t.name, t.expr.type) for t in targets if not t.hidden)
         shown = tuple(OutputColumn(b.new_id(), column.name, column.type) for column in kept)
@@ -191,6 +198,24 @@ def _finish(
                 b.record_fields[new.id] = b.record_fields[column.id]
         rel = Project(shown, rel, tuple(ColumnRef(column.type, column.id, column.name) for column in kept))
     return rel
+
+
+def _with_late(b: Binder, rel: Rel, targets: Sequence[Target], late: dict[int, Target]) -> Rel:
+    """The select list as it was written, with what was postponed."""
+    shown = [target for target in targets if not target.hidden]
+    for position in sorted(late):
+        shown.insert(position, late[position])
+    columns, expressions = [], []
+    for position, target in enumerate(shown):
+        column = OutputColumn(b.new_id(), target.name, target.expr.type)
+        columns.append(column)
+        if position in late:
+            expressions.append(late_expression(target))
+            continue
+        expressions.append(ColumnRef(target.expr.type, target.id, target.name))
+        if target.id in b.record_fields:
+            b.record_fields[column.id] = b.record_fields[target.id]
+    return Project(tuple(columns), rel, tuple(expressions))
 
 
 def _without_repetition(keys: tuple[SortKey, ...]) -> tuple[SortKey, ...]:

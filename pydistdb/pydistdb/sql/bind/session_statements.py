@@ -145,11 +145,12 @@ def _prepare(parsed: ParsedStatement, node: Node) -> statements.Utility:
     return statements.Prepare(node["name"], types, tokens.rest(tokens.find("AS", depth=0) + 1))
 
 
-def _execute(parsed: ParsedStatement, node: Node) -> statements.Utility:
+def executed_statement(parsed: ParsedStatement, node: Node) -> statements.Execute:
+    """EXECUTE, by itself or behind CREATE TABLE … AS."""
     if not node.get("params"):
         return statements.Execute(node["name"], ())
     tokens = Tokens(parsed.text)
-    opening = tokens.find("ASCII_40")
+    opening = tokens.find("ASCII_40", max(tokens.find("EXECUTE"), 0))
     return statements.Execute(node["name"], tuple(tokens.phrase(first) for first in tokens.items(opening)))
 
 
@@ -225,7 +226,7 @@ CONVERTERS: dict[str, Callable[[ParsedStatement, Node], statements.Utility]] = {
     "DiscardStmt": _discard,
     "ExplainStmt": _explain,
     "PrepareStmt": _prepare,
-    "ExecuteStmt": _execute,
+    "ExecuteStmt": executed_statement,
     "DeallocateStmt": _deallocate,
     "CopyStmt": _copy,
     "VacuumStmt": _vacuum,

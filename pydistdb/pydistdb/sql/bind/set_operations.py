@@ -17,6 +17,7 @@ from pydistdb.sql.bind.coerce import UNKNOWN_OID, coerce, coerce_to_common, comm
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.grouping import position_target
 from pydistdb.sql.bind.locations import location_of
+from pydistdb.sql.bind.locking import check_no_locking
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope, ScopeColumn, undefined_column
 from pydistdb.sql.bind.sort_keys import check_sortable, sort_key
@@ -30,8 +31,7 @@ _KINDS = {"SETOP_UNION": "union", "SETOP_INTERSECT": "intersect", "SETOP_EXCEPT"
 
 def bind_set_operation(b: Binder, parent: Scope | None, node: Node) -> Rel:
     """A set operation with its ORDER BY and LIMIT."""
-    if "lockingClause" in node:
-        raise FeatureNotSupported("FOR UPDATE is not allowed with UNION/INTERSECT/EXCEPT")
+    check_no_locking(node, "UNION/INTERSECT/EXCEPT")
     rel = _operation(b, parent, node)
     return finish(b, parent, node, rel, True)
 

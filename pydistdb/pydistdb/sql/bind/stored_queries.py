@@ -17,6 +17,7 @@ from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.bind.definitions import on_commit_action, storage_options
 from pydistdb.sql.bind.naming import name_of, strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement
+from pydistdb.sql.bind.session_statements import executed_statement
 from pydistdb.sql.errors import InternalError
 
 
@@ -65,14 +66,13 @@ _CHECK_OPTIONS = tuple(
 
 
 def _create_table_as(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    if "ExecuteStmt" in node["query"]:
-        return statements.Unsupported("CREATE TABLE AS EXECUTE")
     into = node["into"]
+    executed = node["query"].get("ExecuteStmt")
     trailing = (("WITH", "NO", "DATA_P"), ("WITH", "DATA_P"))
     return schema_statements.CreateTableAs(
         name_of(into["rel"], parsed),
         strings(into.get("colNames", [])),
-        _cut_query(parsed, trailing),
+        "" if executed is not None else _cut_query(parsed, trailing),
         not into.get("skipData", False),
         node.get("if_not_exists", False),
         into["rel"]["relpersistence"] == "t",
@@ -80,7 +80,8 @@ def _create_table_as(parsed: ParsedStatement, node: Node) -> statements.Utility:
         into["rel"]["relpersistence"] == "u",
         storage_options(into.get("options", [])),
         node.get("objtype") == "OBJECT_MATVIEW",
-        _query_start(parsed),
+        0 if executed is not None else _query_start(parsed),
+        None if executed is None else executed_statement(parsed, executed),
     )
 
 

@@ -24,7 +24,7 @@ MOST_TARGETS = 1664
 class Target:
     """One column of a select list; ``hidden`` ones are only sorted or locked by."""
 
-    __slots__ = ("expr", "hidden", "id", "location", "name")
+    __slots__ = ("expr", "hidden", "id", "location", "name", "needs")
 
     def __init__(self, name: str, expr: Expr, location: int = -1, hidden: bool = False) -> None:
         self.name = name
@@ -32,6 +32,8 @@ class Target:
         self.location = location
         self.hidden = hidden
         self.id = 0
+        self.needs: dict[int, Target] = {}
+        """By column: the hidden targets that an expression computed late is made of (late_targets.py)."""
 
 
 def bind_targets(b: Binder, scope: Scope, nodes: Sequence[Node]) -> list[Target]:

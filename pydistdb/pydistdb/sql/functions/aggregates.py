@@ -135,10 +135,19 @@ def _define_averages() -> None:
 # ------------------------------------------------------------------------------------------------ extremes
 
 
+TIES_SHOW = frozenset({known.NUMERIC.oid, known.FLOAT4.oid, known.FLOAT8.oid, known.INTERVAL.oid, known.TIMETZ.oid})
+
+
 def extreme(oid: int, greatest: bool) -> AggregateBody:
-    """Make max or min of a type."""
+    """Make max or min of a type.  Of equal values that look different (1.0 and 1.00) the last one counts, as in Postgres."""
     key = sort_key(oid)
     builtin: Any = max if greatest else min
+    if known.TYPES_BY_OID[oid].element_oid or oid in TIES_SHOW:
+
+        def later(left: Any, right: Any) -> Any:
+            return builtin(right, left, key=key)
+
+        return fold(later, lambda values: builtin(reversed(values), key=key) if values else None)
     if key is None:
         return fold(builtin, lambda values: builtin(values) if values else None)
     find = key

@@ -317,6 +317,16 @@ def _later_instant(context: EvalContext, value: int | None, span: Interval | Non
     return None if value is None or span is None else timestamptz_plus_interval(context, value, span)
 
 
+def _later_time(value: int | None, span: Interval | None) -> int | None:
+    return None if value is None or span is None else time_plus_interval(value, span)
+
+
+define(
+    "overlaps(time,interval,time,interval)",
+    lambda a, b, c, d: _overlap(a, _later_time(a, b), c, _later_time(c, d)),
+)
+define("overlaps(time,time,time,interval)", lambda a, b, c, d: _overlap(a, b, c, _later_time(c, d)))
+define("overlaps(time,interval,time,time)", lambda a, b, c, d: _overlap(a, _later_time(a, b), c, d))
 define(
     "overlaps(timestamp,interval,timestamp,interval)",
     lambda a, b, c, d: _overlap(a, _later(a, b), c, _later(c, d)),

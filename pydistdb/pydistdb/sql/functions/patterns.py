@@ -127,6 +127,11 @@ def like_escape(pattern: str, escape: str) -> str:
     return "".join(parts)
 
 
+@implements("like_escape(bytea,bytea)")
+def bytea_like_escape(pattern: bytes, escape: bytes) -> bytes:
+    return like_escape(pattern.decode("latin-1"), escape.decode("latin-1")).encode("latin-1")
+
+
 # ------------------------------------------------------------------------------------------------ SIMILAR TO
 
 

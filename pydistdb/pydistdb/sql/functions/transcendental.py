@@ -162,8 +162,8 @@ def power(base: Decimal, exponent: Decimal) -> Decimal:
     if not base:
         return rescale(ZERO, LEAST_SIGNIFICANT_DIGITS)
     negative = base < 0 and int(exponent) % 2 == 1
-    base = abs(base)
-    estimate = float(exponent) * float(_context(30).ln(base))
+    base = base.copy_abs()  # abs() would round
+    estimate = float(_context(30).multiply(exponent, _rough_logarithm(base)))
     weight = estimate * _LOG10_E
     if abs(weight) > 1.5 * numeric.MOST_DIGITS_BEFORE_POINT and weight > 0:
         raise numeric.overflow()
@@ -173,6 +173,14 @@ def power(base: Decimal, exponent: Decimal) -> Decimal:
     digits = _digits_for(int(weight) + 2, scale) + 8
     result = _context(digits + max(exponent.adjusted(), 0)).power(base, exponent)
     return numeric.normal(rescale(-result if negative else result, scale))
+
+
+def _rough_logarithm(base: Decimal) -> Decimal:
+    """ln(base) to some twenty digits, also where base is so close to 1 that ln(1 + d) is d."""
+    distance = numeric.EXACT.subtract(base, ONE)
+    if not distance or distance.adjusted() > -30:
+        return _context(60).ln(base)
+    return distance
 
 
 def _integer_power(base: Decimal, exponent: int, exponent_scale: int) -> Decimal:
@@ -202,7 +210,7 @@ def _special_power(base: Decimal, exponent: Decimal) -> Decimal:
             return ONE
         if not base and exponent < 0:
             raise DatabaseError.of("2201F", "zero raised to a negative power is undefined")
-        grows = (abs(base) > 1) == (exponent > 0)
+        grows = (base.copy_abs() > 1) == (exponent > 0)
         return INFINITY if grows else ZERO
     if base > 0:
         return INFINITY if exponent > 0 else ZERO

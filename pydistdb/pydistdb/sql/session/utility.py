@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydistdb.sql import bind, type_statements
@@ -24,6 +25,7 @@ from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.waiting import once
 from pydistdb.sql.plan_cache import CachedPlan
+from pydistdb.sql.schema_statements import CreateTableAs
 from pydistdb.sql.session import calls, copy, explain
 from pydistdb.sql.session.constraints import set_constraints
 from pydistdb.sql.session.cursors import fetch_rows
@@ -32,6 +34,7 @@ from pydistdb.sql.session.fields import check_same_columns
 from pydistdb.sql.session.schema_changes import change_schema
 from pydistdb.sql.session.transaction_control import control, lock_table, set_transaction
 from pydistdb.sql.session.variables import discard, set_variable, show
+from pydistdb.sql.types.registry import format_type
 
 if TYPE_CHECKING:
     from pydistdb.sql.session.session import ClientSession
@@ -93,6 +96,9 @@ async def run(
             return _checkpoint(session)
         case st.Unsupported():
             raise FeatureNotSupported(f"{utility.what} is not supported")
+        case CreateTableAs(execute=st.Execute() as execute):
+            query = _text_with_arguments(session, execute)
+            return await change_schema(session, plan, replace(utility, query=query, execute=None), sink)
         case _:
             return await change_schema(session, plan, utility, sink)
 
@@ -112,6 +118,30 @@ async def _prepare(session: ClientSession, plan: CachedPlan, utility: st.Prepare
     return "PREPARE"
 
 
+def _text_with_arguments(session: ClientSession, utility: st.Execute) -> str:
+    """The text of a prepared query with its arguments in the place of $1, $2 …"""
+    statement = session.names.statements.get(utility.name)
+    if statement is None:
+        raise InvalidStatementName(f'prepared statement "{utility.name}" does not exist')
+    if statement.plan.utility is not None or statement.plan.writing_tag:
+        raise DatabaseError.of("42809", "prepared statement is not a SELECT")
+    types = statement.plan.parameter_types
+    _check_count(utility, len(types))
+    typed = [
+        f"CAST(({text}) AS {format_type(each.oid, -1)})" for text, each in zip(utility.arguments, types, strict=True)
+    ]
+    return bind.with_parameters(statement.text, typed)
+
+
+def _check_count(utility: st.Execute, expected: int) -> None:
+    if len(utility.arguments) != expected:
+        raise DatabaseError.of(
+            "42601",
+            f'wrong number of parameters for prepared statement "{utility.name}"',
+            detail=f"Expected {expected} parameters but got {len(utility.arguments)}.",
+        )
+
+
 async def _execute(session: ClientSession, outer: CachedPlan, utility: st.Execute, sink: Sink, *, simple: bool) -> str:
     statement = session.names.statements.get(utility.name)
     if statement is None:
@@ -123,12 +153,7 @@ async def _execute(session: ClientSession, outer: CachedPlan, utility: st.Execut
         check_same_columns(outer.fields, plan.fields)
     started_ns = time.perf_counter_ns()
     expected = len(plan.parameter_types)
-    if len(utility.arguments) != expected:
-        raise DatabaseError.of(
-            "42601",
-            f'wrong number of parameters for prepared statement "{utility.name}"',
-            detail=f"Expected {expected} parameters but got {len(utility.arguments)}.",
-        )
+    _check_count(utility, expected)
     parameters: Sequence[Any] = ()
     if expected:
         assert outer.parsed is not None

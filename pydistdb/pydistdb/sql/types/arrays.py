@@ -277,7 +277,7 @@ def _quote(text: str) -> str:
 
 
 def format_array(array: PgArray, item: Callable[[Any], str]) -> str:
-    if not array.dimensions:
+    if not array.items:
         return "{}"
     words = ["NULL" if value is None else _quote(item(value)) for value in array.items]
     for extent in reversed(array.dimensions):
