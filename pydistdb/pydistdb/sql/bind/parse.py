@@ -86,7 +86,7 @@ KINDS = {
     "CreateTrigStmt": "CREATE TRIGGER",
     "RuleStmt": "CREATE RULE",
     "CreateExtensionStmt": "CREATE EXTENSION",
-    "DoStmt": "DO (a block in a procedural language)",
+    "DoStmt": "DO",
     "CallStmt": "CALL",
     "DeclareCursorStmt": "DECLARE CURSOR",
     "FetchStmt": "FETCH",
