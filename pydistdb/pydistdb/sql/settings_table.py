@@ -107,7 +107,7 @@ geqo_seed|real|user|0||0|1
 geqo_selection_bias|real|user|2||1.5|2
 geqo_threshold|integer|user|12||2|{INTEGER_MAX}
 gin_fuzzy_search_limit|integer|user|0||0|{INTEGER_MAX}
-gin_pending_list_limit|integer|user|4096|kB|64|{INTEGER_MAX}
+gin_pending_list_limit|integer|user|4MB|kB|64|{INTEGER_MAX}
 hash_mem_multiplier|real|user|2||1|1000
 idle_in_transaction_session_timeout|integer|user|0|ms|0|{INTEGER_MAX}
 idle_session_timeout|integer|user|0|ms|0|{INTEGER_MAX}
@@ -143,7 +143,7 @@ log_planner_stats|bool|superuser|off
 log_statement|enum|superuser|none|||none,ddl,mod,all
 log_statement_stats|bool|superuser|off
 log_temp_files|integer|superuser|-1|kB|-1|{INTEGER_MAX}
-logical_decoding_work_mem|integer|user|65536|kB|64|{INTEGER_MAX}
+logical_decoding_work_mem|integer|user|64MB|kB|64|{INTEGER_MAX}
 maintenance_io_concurrency|integer|user|10||0|1000
 maintenance_work_mem|integer|user|64MB|kB|1024|{INTEGER_MAX}
 max_connections|integer|postmaster|1000||1|262143
@@ -155,8 +155,8 @@ max_parallel_workers|integer|user|8||0|1024
 max_parallel_workers_per_gather|integer|user|0||0|1024
 max_prepared_transactions|integer|postmaster|{MAX_PREPARED}
 max_stack_depth|integer|superuser|2MB|kB|100|{INTEGER_MAX}
-min_parallel_index_scan_size|integer|user|64|8kB|0|715827882
-min_parallel_table_scan_size|integer|user|1024|8kB|0|715827882
+min_parallel_index_scan_size|integer|user|512kB|8kB|0|715827882
+min_parallel_table_scan_size|integer|user|8MB|8kB|0|715827882
 parallel_leader_participation|bool|user|on
 parallel_setup_cost|real|user|1000||0|1e308
 parallel_tuple_cost|real|user|0.1||0|1e308
@@ -223,8 +223,8 @@ vacuum_multixact_failsafe_age|integer|user|1600000000||0|2100000000
 vacuum_multixact_freeze_min_age|integer|user|5000000||0|1000000000
 vacuum_multixact_freeze_table_age|integer|user|150000000||0|2000000000
 wal_compression|enum|superuser|off|||pglz,lz4,zstd,on,off
-wal_sender_timeout|integer|user|60000|ms|0|{INTEGER_MAX}
-wal_skip_threshold|integer|user|2048|kB|0|{INTEGER_MAX}
+wal_sender_timeout|integer|user|1min|ms|0|{INTEGER_MAX}
+wal_skip_threshold|integer|user|2MB|kB|0|{INTEGER_MAX}
 work_mem|integer|user|4MB|kB|64|{INTEGER_MAX}
 xmlbinary|enum|user|base64|||base64,hex
 xmloption|enum|user|content|||content,document
