@@ -46,6 +46,8 @@ def borders(ddl: DdlContext, table: Table) -> list[bytes]:
 
 
 def _within(ddl: DdlContext, index: IndexLayout) -> list[bytes]:
+    if index.token_classes:
+        return []  # an inverted index begins with tokens, not with values
     if index.is_row_id:
         return [index.head + ROW_ID.pack(row_id) for row_id in _ROW_IDS]
     type_io = registry.io(index.types[0])
