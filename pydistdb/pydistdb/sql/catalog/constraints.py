@@ -340,6 +340,10 @@ def check_key_types(
         left, right = column_numbered(table, number), column_numbered(referenced, referenced_number)
         if left.type_oid == right.type_oid or _comparable(left.type_oid, right.type_oid):
             continue
+        if _is_only_in_postgres(left.type_oid, right.type_oid):
+            raise FeatureNotSupported(
+                f"a foreign key from {registry.format_type(left.type_oid)} to {registry.format_type(right.type_oid)} is not supported"
+            )
         raise DatatypeMismatch(
             f'foreign key constraint "{name}" cannot be implemented',
             detail=f'Key columns "{left.name}" and "{right.name}" are of incompatible types: '
@@ -348,7 +352,29 @@ def check_key_types(
 
 
 def _comparable(left: int, right: int) -> bool:
-    """Tell whether the key codecs agree: then a value of the one can be looked up among values of the other."""
+    """Tell whether the key codecs agree: then a value of the one can be looked up among values of the other.
+
+    Dates and timestamps count differently, though their codecs are the same, and so do enums."""
     kinds = registry.io(left).key_kind, registry.io(right).key_kind
     categories = registry.type_by_oid(left).category, registry.type_by_oid(right).category
-    return kinds[0] == kinds[1] and kinds[0] is not None and categories[0] == categories[1]
+    return (
+        kinds[0] == kinds[1] and kinds[0] is not None and categories[0] == categories[1] and categories[0] not in "DE"
+    )
+
+
+_NUMBERS = ("int", "decimal", "float")
+"""Codecs of numbers; Postgres has implicit casts from each to those behind it."""
+
+
+def _is_only_in_postgres(left: int, right: int) -> bool:
+    """Whether Postgres compares the two by an operator of its own, or by an implicit cast."""
+    categories = registry.type_by_oid(left).category, registry.type_by_oid(right).category
+    if categories == ("D", "D"):
+        return True
+    kinds = registry.io(left).key_kind, registry.io(right).key_kind
+    return (
+        categories == ("N", "N")
+        and kinds[0] in _NUMBERS
+        and kinds[1] in _NUMBERS
+        and _NUMBERS.index(kinds[0]) < _NUMBERS.index(kinds[1])
+    )
