@@ -45,11 +45,11 @@ def _names(cluster: LocalCluster) -> dict[object, str]:
     return {node["id"]: node["name"] for node in cluster.status()["nodes"]}
 
 
-def _until(found: Callable[[], object], wanted: object) -> None:
+def _until(found: Callable[[], object], wanted: object, pause: float = 0.2) -> None:
     deadline = time.monotonic() + 60
     while (seen := found()) != wanted:
         assert time.monotonic() < deadline, seen
-        time.sleep(0.2)
+        time.sleep(pause)
 
 
 def test_a_placed_shard_lies_at_its_place_and_stays_there(two_regions: LocalCluster) -> None:
@@ -129,7 +129,7 @@ def test_a_node_killed_in_mid_migration_is_taken_over(tmp_path: Path) -> None:
         with psycopg.connect(cluster.nodes[0].url, autocommit=True) as connection:
             connection.execute("CREATE TABLE moved (id int8 PRIMARY KEY, v int8, t text)")
             connection.execute("CREATE INDEX ON moved (t)")
-            connection.execute("INSERT INTO moved SELECT g, g, 'x' || g % 100 FROM generate_series(1, 6000) g")
+            connection.execute("INSERT INTO moved SELECT g, g, 'x' || g % 100 FROM generate_series(1, 30000) g")
         victim, other = cluster.nodes[2], cluster.nodes[1]
 
         def alter() -> None:
@@ -142,15 +142,15 @@ def test_a_node_killed_in_mid_migration_is_taken_over(tmp_path: Path) -> None:
         altering = threading.Thread(target=alter)
         altering.start()
         copied = "SELECT state FROM proddb.jobs WHERE kind = 're-shard'"
-        _until(lambda: _rows(cluster, copied, 1), [("copying",)])
+        _until(lambda: _rows(cluster, copied, 1), [("copying",)], 0.02)
         os.kill(victim.pid, signal.SIGKILL)
         altering.join(30)
         sum_of = "SELECT count(*), sum(v) FROM moved"
-        wanted = 6_000, sum(range(1, 6_001))
+        wanted = 30_000, sum(range(1, 30_001))
         with psycopg.connect(other.url, autocommit=True) as connection:
             for number in range(20):
-                connection.execute("INSERT INTO moved VALUES (%s, %s, 'new')", (20_000 + number, number))
-                connection.execute("UPDATE moved SET v = v + 1 WHERE id = %s", (number * 250 + 1,))
+                connection.execute("INSERT INTO moved VALUES (%s, %s, 'new')", (40_000 + number, number))
+                connection.execute("UPDATE moved SET v = v + 1 WHERE id = %s", (number * 1_250 + 1,))
         wanted = wanted[0] + 20, wanted[1] + sum(range(20)) + 20
         _until(
             lambda: _rows(cluster, "SELECT reloptions FROM pg_class WHERE relname = 'moved'", 1),
@@ -160,7 +160,7 @@ def test_a_node_killed_in_mid_migration_is_taken_over(tmp_path: Path) -> None:
             assert _rows(cluster, sum_of, node) == [wanted]
             by_index = "SELECT count(*) FROM moved WHERE t = 'new' AND v BETWEEN 0 AND 100"
             assert _rows(cluster, by_index, node) == [(20,)]
-        assert _rows(cluster, "SELECT v FROM moved WHERE id = 501", 1) == [(502,)]
+        assert _rows(cluster, "SELECT v FROM moved WHERE id = 2501", 1) == [(2502,)]
         _until(lambda: _rows(cluster, "SELECT count(*) FROM proddb.jobs WHERE kind = 're-shard'", 1), [(0,)])
     finally:
         stop_cluster(cluster, print)
