@@ -341,9 +341,8 @@ def check_key_types(
         if left.type_oid == right.type_oid or _comparable(left.type_oid, right.type_oid):
             continue
         if _is_only_in_postgres(left.type_oid, right.type_oid):
-            raise FeatureNotSupported(
-                f"a foreign key from {registry.format_type(left.type_oid)} to {registry.format_type(right.type_oid)} is not supported"
-            )
+            types = f"{registry.format_type(left.type_oid)} to {registry.format_type(right.type_oid)}"
+            raise FeatureNotSupported(f"a foreign key from {types} is not supported")
         raise DatatypeMismatch(
             f'foreign key constraint "{name}" cannot be implemented',
             detail=f'Key columns "{left.name}" and "{right.name}" are of incompatible types: '
