@@ -196,7 +196,7 @@ class LayeredSnapshot:
 
     def version(self, key: bytes, inverted: bytes) -> Entry | None:
         for layer in self._layers:
-            if key in layer.versions or layer.runs[0] or layer.cleared[0]:
+            if key in layer.versions or layer.cleared[0] or ((runs := layer.runs[0]) and runs.may_have(key)):
                 break
         else:
             return self._base.version(key, inverted)
@@ -210,7 +210,7 @@ class LayeredSnapshot:
                     if best is None or found < best[0]:
                         best = (found, value)
                     break
-            if not layer.runs[0]:
+            if not layer.runs[0] or not layer.runs[0].may_have(key):
                 continue
             for found, value in layer.runs[0].entries(wanted, key + _AFTER_VERSIONS):
                 if value is not None and found not in values and not self._is_hidden(found, above):

@@ -66,6 +66,10 @@ class Runs(list[_Run]):
                 return run.values[position]
         return ABSENT  # type: ignore[no-any-return]
 
+    def may_have(self, row: bytes) -> bool:
+        """Whether versions of ``row`` (engine keys without their last 8 bytes) can be here: mostly they cannot."""
+        return self[0].keys[0][:-8] <= row <= self[-1].keys[-1][:-8]
+
     def entries(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes | None]]:
         """What the runs say of the keys in [start, end), in order."""
         for run, first, last in self._parts(start, end):
