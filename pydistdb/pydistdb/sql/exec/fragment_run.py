@@ -23,10 +23,9 @@ from pydistdb.sql.exec.operator import Batch
 from pydistdb.sql.exec.part import NAME_HEAD, PART_HEAD
 from pydistdb.sql.exec.part_run import part_run
 from pydistdb.sql.exec.run import State
-from pydistdb.sql.exec.scan import TableScanOperator, of_identity
-from pydistdb.sql.exec.tail_run import Compiled
+from pydistdb.sql.exec.scan import of_identity
+from pydistdb.sql.exec.tail_run import Compiled, leaf_of
 from pydistdb.sql.exec.tree_codec import load
-from pydistdb.sql.plan.physical import Access, TableScan
 from pydistdb.sql.sampling import SAMPLE_TEXT, SampleRun
 from pydistdb.sql.sampling import decode_arguments as decode_sample_arguments
 from pydistdb.sql.tree import Expr
@@ -41,17 +40,7 @@ class CompiledFragment(Compiled):
     def __init__(self, data: bytes) -> None:
         text = decode_text(data)
         columns, condition, output_columns, output, outer, parameters, *tail, filter_keys = load(text.tree)
-        index = next(index for index in text.table.indexes if index.storage_id == text.index)
-        node = TableScan(
-            columns,
-            text.table,
-            text.table.name,
-            text.numbers,
-            Access(index),
-            condition[0] if condition else None,
-            index_only=text.index_only,
-        )
-        self.scan = self.rows = TableScanOperator(node).project(output_columns, output)
+        self.scan = self.rows = leaf_of(text, columns, condition).project(output_columns, output)
         self.outer = outer
         self.parameters = parameters
         self.set_tail(text.kind, *tail)

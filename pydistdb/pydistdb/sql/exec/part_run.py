@@ -33,12 +33,12 @@ from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.scan import TableScanOperator
 from pydistdb.sql.exec.setops import DistinctOperator
 from pydistdb.sql.exec.spill import RowCodec, in_batches
-from pydistdb.sql.exec.tail_run import Compiled
+from pydistdb.sql.exec.tail_run import Compiled, leaf_of
 from pydistdb.sql.exec.tree_codec import load
 from pydistdb.sql.exec.values import batch_bytes
 from pydistdb.sql.layout import BUCKET_BYTES, HASH_IDENTITY_END, HASH_IDENTITY_START
 from pydistdb.sql.plan.expressions import map_parts
-from pydistdb.sql.plan.physical import Access, HashJoin, Leaf, TableScan
+from pydistdb.sql.plan.physical import HashJoin, Leaf
 from pydistdb.sql.tree import Aggregate, Distinct, Filter, Project, Rel
 
 MOST_COMPILED = 256
@@ -120,17 +120,7 @@ class CompiledPart(Compiled):
         self.scans: list[TableScanOperator] = []
         self.identities = [each.identity for each in text.scans]
         for each, (columns, condition, output_columns, output) in zip(text.scans, scans, strict=True):
-            index = next(index for index in each.table.indexes if index.storage_id == each.index)
-            node = TableScan(
-                columns,
-                each.table,
-                each.table.name,
-                each.numbers,
-                Access(index),
-                condition[0] if condition else None,
-                index_only=each.index_only,
-            )
-            self.scans.append(TableScanOperator(node).project(output_columns, output))
+            self.scans.append(leaf_of(each, columns, condition).project(output_columns, output))
         self.given = [RowCodec([column.type for column in columns]) for columns in given]
         self.scan = operator_of(with_not_null(part, self.scans))
         self.set_tail(text.kind, keys, groups, calls)

@@ -8,17 +8,20 @@ whatever comes first; the gateway asks for the rest of the span again::
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from pydistdb.sql.exec.aggregate import AggregateOperator
-from pydistdb.sql.exec.fragment import Arguments, pack_states
+from pydistdb.sql.exec.fragment import Arguments, Text, pack_states
 from pydistdb.sql.exec.grouping import GroupingSet
 from pydistdb.sql.exec.operator import Operator
+from pydistdb.sql.exec.part import ScanText
 from pydistdb.sql.exec.run import RunContext, State
+from pydistdb.sql.exec.scan import TableScanOperator
 from pydistdb.sql.exec.setops import row_keys
 from pydistdb.sql.exec.sort import MOST_TOP_ROWS, Sorter
 from pydistdb.sql.exec.tree_codec import runtime_form
+from pydistdb.sql.plan.physical import Access, TableScan
 from pydistdb.sql.tree import Aggregate, AggregateCall, ColumnRef, Expr, OutputColumn, Param, SortKey
 from pydistdb.sql.types.base import EvalContext
 
@@ -27,6 +30,21 @@ MOST_BYTES = 256 << 10
 MOST_GROUPS = 10_000
 
 Row = tuple[Any, ...]
+
+
+def leaf_of(text: Text | ScanText, columns: Any, condition: Sequence[Any]) -> TableScanOperator:
+    """The scan that a decoded text describes."""
+    index = next(index for index in text.table.indexes if index.storage_id == text.index)
+    node = TableScan(
+        columns,
+        text.table,
+        text.table.name,
+        text.numbers,
+        Access(index),
+        condition[0] if condition else None,
+        index_only=text.index_only,
+    )
+    return TableScanOperator(node)
 
 
 class Compiled:
