@@ -50,7 +50,7 @@ from pydistdb.kv.range_log import (
 from pydistdb.kv.replica import Replica
 from pydistdb.kv.snapshot import (
     SnapshotDamaged,
-    decode_chunk,
+    chunk_descriptor,
     install_batches,
     removal,
     stage_span,
@@ -217,11 +217,10 @@ class RangeLifecycle(Elections):
     def admits_chunk(self, replica: Replica, message: InstallSnapshot) -> bool:
         """Check a snapshot chunk's bytes, and that what it brings does not lie where another range is."""
         try:
-            chunk = decode_chunk(message.data)
+            descriptor = chunk_descriptor(message.data)
         except SnapshotDamaged as error:
             logger.warning("range %d: %s", replica.range_id, error)
             return False
-        descriptor = chunk.descriptor
         if descriptor is None:
             return True
         frozen = replica.is_initialized and replica.descriptor.frozen
@@ -231,7 +230,7 @@ class RangeLifecycle(Elections):
 
     def create_empty(self, from_node: NodeId, range_id: RangeId, message: InstallSnapshot) -> Replica | None:
         try:
-            descriptor = decode_chunk(message.data).descriptor
+            descriptor = chunk_descriptor(message.data)
         except SnapshotDamaged:
             return None
         if descriptor is None or not self._is_free(descriptor, None):

@@ -23,6 +23,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from math import inf
+from typing import TypeVar
 
 import msgspec
 from pydistdb_storage.engine import Snapshot, Space, WriteBatch
@@ -32,6 +33,8 @@ from pydistdb import raft
 from pydistdb.kv.api import Timestamp
 from pydistdb.kv.command import transaction_prefix
 from pydistdb.kv.descriptor import RangeDescriptor, RangeId
+
+T = TypeVar("T")
 
 STAGE_PREFIX = b"stage/"
 INSTALL_BATCH_CHUNKS = 8
@@ -50,6 +53,17 @@ class SnapshotChunk(msgspec.Struct, array_like=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(SnapshotChunk).decode
+
+
+class _ChunkHead(msgspec.Struct, array_like=True):
+    """A chunk whose rows are passed over."""
+
+    descriptor: RangeDescriptor | None
+    rows: msgspec.Raw
+    clock: Timestamp = 0
+
+
+_decode_head = msgspec.msgpack.Decoder(_ChunkHead).decode
 
 
 class SnapshotDamaged(Exception):
@@ -76,11 +90,20 @@ def encode_chunk(chunk: SnapshotChunk) -> bytes:
 
 def decode_chunk(data: bytes) -> SnapshotChunk:
     """Raises SnapshotDamaged."""
+    return _checked(data, _decode)
+
+
+def chunk_descriptor(data: bytes) -> RangeDescriptor | None:
+    """Check a chunk's bytes, without making anything of its rows, for its descriptor; raises SnapshotDamaged."""
+    return _checked(data, _decode_head).descriptor
+
+
+def _checked(data: bytes, decode: Callable[[memoryview], T]) -> T:
     payload = memoryview(data)[4:]
     if len(data) < 4 or zlib.crc32(payload) != int.from_bytes(data[:4], "big"):
         raise SnapshotDamaged("a snapshot chunk does not match its checksum")
     try:
-        return _decode(payload)
+        return decode(payload)
     except msgspec.DecodeError as error:
         raise SnapshotDamaged(str(error)) from error
 
@@ -211,7 +234,7 @@ def install_batches(view: Snapshot, range_id: RangeId, count: int, old: RangeDes
             for descriptor in (old, chunk.descriptor):
                 if descriptor is not None:
                     batch.cleared.extend(data_spans(descriptor))
-        batch.operations.extend((Space(space), key, value) for space, key, value in chunk.rows)
+        batch.operations += chunk.rows  # type: ignore[arg-type]  # a Space is an int
         if (number + 1) % INSTALL_BATCH_CHUNKS == 0:
             yield batch
             batch = WriteBatch()

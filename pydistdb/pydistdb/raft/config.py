@@ -41,8 +41,8 @@ class Config:
     max_cached_bytes: int = 1 << 20
     """Stable, applied entries kept in memory for followers that are a little behind."""
     max_pending_reads: int = 10_000
-    snapshot_chunk_bytes: int = 256 << 10
-    max_snapshot_chunks_inflight: int = 4
+    snapshot_chunk_bytes: int = 512 << 10
+    max_snapshot_chunks_inflight: int = 8
     snapshot_resend_ticks: int = 10
 
     def __post_init__(self) -> None:

@@ -24,6 +24,9 @@ from .messages import AppendResponse, InstallSnapshot, PeerId, SnapshotResponse
 from .state import IncomingSnapshot, State
 from .tracker import PeerState, Progress, SnapshotSender
 
+CHUNKS_AT_ONCE = 2
+"""Chunks read in one go, for which statements wait.  Every answer makes room for one, so the window opens by itself."""
+
 
 def start_snapshot(state: State, progress: Progress) -> None:
     """Open a snapshot for a follower whose next entry is gone; if the store can't now, ask again after a heartbeat."""
@@ -40,11 +43,11 @@ def start_snapshot(state: State, progress: Progress) -> None:
 
 
 def pump_snapshot(state: State, progress: Progress) -> None:
-    """Fill the window."""
+    """Fill the window, a little at a time."""
     sender = progress.sender
     assert sender is not None, "a follower in SNAPSHOT state has a sender"
     config = state.config
-    room = config.max_snapshot_chunks_inflight
+    room = min(config.max_snapshot_chunks_inflight, len(sender.unacked) + CHUNKS_AT_ONCE)
     while not sender.all_read and len(sender.unacked) < room and sender.reader.may_read():
         data, done = sender.reader.read(config.snapshot_chunk_bytes)
         chunk = (sender.next_number, data, done)
