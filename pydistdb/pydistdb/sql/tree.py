@@ -27,6 +27,13 @@ ColumnId = int
 VIEW_CHECK = "view\0"
 """What the names of checks start with that are a view's WITH CHECK OPTION; the view's name follows."""
 
+KEY_NUMBER = 0
+"""In place of a column's number: the row's key."""
+VERSION_NUMBER = -1
+"""The row's version, its xmin; ``old_ids`` has it only where the statement asks for it."""
+DELETER_NUMBER = -2
+"""The xmax of a row that is being written: this transaction's number if ON CONFLICT has updated it, else 0."""
+
 # ------------------------------------------------------------------------------------------------ expressions
 
 

@@ -59,8 +59,6 @@ def column_named(b: Binder, table: Table, name: str, location: int) -> Column:
     for column in table.columns:
         if column.name == name and not column.dropped:
             return column
-    if name in SYSTEM_COLUMNS:
-        raise FeatureNotSupported(f'cannot assign to system column "{name}"', position=b.position(location))
     raise UndefinedColumn(f'column "{name}" of relation "{table.name}" does not exist', position=b.position(location))
 
 
@@ -130,6 +128,8 @@ def bind_assignments(b: Binder, scope: Scope, table: Table, targets: Sequence[No
     for wrapper in targets:
         node = wrapper["ResTarget"]
         location = node.get("location", -1)
+        if node["name"] in SYSTEM_COLUMNS:
+            raise FeatureNotSupported(f'cannot assign to system column "{node["name"]}"', position=b.position(location))
         column = column_named(b, table, node["name"], location)
         if column.number in seen and ("indirection" not in node or column.number not in parts):
             raise InvalidSyntax(f'multiple assignments to same column "{column.name}"')

@@ -78,7 +78,7 @@ def bind_parts(b: Binder, scope: Scope, node: Node, name: str, schema: str | Non
         if not within:
             _check_distinct(b, node, keys, converted)
         for argument, at in zip(converted, locations, strict=False):
-            check_sortable(b, argument, at, "equality")
+            check_sortable(b, argument, at, "equality", False)
     if isinstance(function, Function) and function.volatility == "v":
         b.volatile = True
     return CallParts(function, converted, found.result, distinct, condition, tuple(keys))

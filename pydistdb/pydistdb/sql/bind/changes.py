@@ -28,8 +28,9 @@ from pydistdb.sql.bind.inserts import bind_insert
 from pydistdb.sql.bind.merge import bind_merge
 from pydistdb.sql.bind.needs import RelationNote, note_relation
 from pydistdb.sql.bind.parse import Node
-from pydistdb.sql.bind.scope import FromItem, Scope, Source
+from pydistdb.sql.bind.scope import FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.bind.stored import bind_checks, generated_columns
+from pydistdb.sql.bind.system_columns import name_written
 from pydistdb.sql.bind.view_targets import ViewTarget, view_target
 from pydistdb.sql.catalog.acl import DELETE, UPDATE
 from pydistdb.sql.catalog.descriptors import Table
@@ -38,7 +39,9 @@ from pydistdb.sql.errors import (
     InvalidColumnReference,
 )
 from pydistdb.sql.tree import (
+    VERSION_NUMBER,
     And,
+    ColumnId,
     Delete,
     Expr,
     Filter,
@@ -152,6 +155,13 @@ def _filtered(b: Binder, scope: Scope, node: Node, rel: Rel) -> tuple[Rel, Expr 
     return Filter(rel.columns, rel, condition), condition
 
 
+def _old_ids(stored: Sequence[ScopeColumn], source: Source) -> dict[int, ColumnId]:
+    ids = ids_by_number(stored)
+    if source.version_id is not None:
+        ids[VERSION_NUMBER] = source.version_id
+    return ids
+
+
 def _update(b: Binder, parent: Scope | None, node: Node) -> Update:
     table = target_table(b, node["relation"])
     note = note_relation(b, table, UPDATE)
@@ -186,6 +196,7 @@ def _update(b: Binder, parent: Scope | None, node: Node) -> Update:
         new_row, of_new_row = through.shown(b, new_row, note, base)
         checks += through.checks(of_new_row)
     new_item = FromItem(rel, [Source(source.name, new_row, source.schema, table)], new_row)
+    name_written(b, new_item.sources[0], new_ids)
     columns, returning = bind_returning(b, parent, node, [new_item, *items[1:]])
     assert source.key_id is not None
     return Update(
@@ -193,7 +204,7 @@ def _update(b: Binder, parent: Scope | None, node: Node) -> Update:
         table,
         rel,
         source.key_id,
-        ids_by_number(stored),
+        _old_ids(stored, source),
         tuple(assignments),
         new_ids,
         checks,
@@ -211,9 +222,10 @@ def _delete(b: Binder, parent: Scope | None, node: Node) -> Delete:
     scope, target, items, rel, conditions = _changed_rows(b, parent, node, table, others, through, note)
     rel, condition = _filtered(b, scope, node, rel)
     source = target.sources[0]
-    columns, returning = bind_returning(b, parent, node, items)
     assert source.key_id is not None
-    old_ids = ids_by_number(source.stored or source.columns)
+    old_ids = _old_ids(source.stored or source.columns, source)
+    name_written(b, source, old_ids, False)
+    columns, returning = bind_returning(b, parent, node, items)
     recheck = _recheck(condition, conditions)
     return Delete(columns, table, rel, source.key_id, old_ids, recheck, returning)
 

@@ -21,7 +21,7 @@ from pydistdb.sql.bind.needs import note_relation
 from pydistdb.sql.bind.parse import Node, ParsedStatement, parse
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.bind.search_cycle import hidden_name
-from pydistdb.sql.bind.system_columns import mentions_system_columns
+from pydistdb.sql.bind.system_columns import mentions_system_columns, wants_system_columns
 from pydistdb.sql.bind.table_samples import bind_sample
 from pydistdb.sql.catalog.acl import SELECT, UPDATE
 from pydistdb.sql.catalog.descriptors import Table
@@ -35,6 +35,8 @@ from pydistdb.sql.errors import (
     UndefinedTable,
 )
 from pydistdb.sql.tree import (
+    KEY_NUMBER,
+    VERSION_NUMBER,
     Const,
     CteScan,
     Expr,
@@ -46,7 +48,7 @@ from pydistdb.sql.tree import (
     VirtualScan,
 )
 from pydistdb.sql.types import registry
-from pydistdb.sql.types.registry import BOOL, BYTEA
+from pydistdb.sql.types.registry import BOOL, BYTEA, XID
 
 TRUE = Const(BOOL, True)
 
@@ -187,15 +189,13 @@ def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
         raise FeatureNotSupported(
             f'"{relation.name}" is not a table that can be read', position=b.position(node.get("location", -1))
         )
-    if b.reads_keys is None:
-        b.reads_keys = mentions_system_columns(b.parsed.text)
-    item = table_item(b, relation, name, alias, schema, scope.wants_keys or b.reads_keys)
+    item = table_item(b, relation, name, alias, schema, scope.wants_keys)
     note_relation(b, relation, SELECT).read(item.sources[0].columns)
     return item
 
 
 def table_item(b: Binder, table: Table, name: str, alias: Node | None, schema: str | None, with_key: bool) -> FromItem:
-    """A scan of a stored table, with the row's key as its first column if wanted."""
+    """A scan of a stored table, with the row's key as its first column and its version as the last one, if wanted."""
     b.tables.add(table.oid)
     new_id = b.new_id
     type_by_oid = registry.type_by_oid
@@ -213,11 +213,19 @@ def table_item(b: Binder, table: Table, name: str, alias: Node | None, schema: s
     made = outputs(columns)
     numbers = tuple([column.number for column in columns])
     key_id = None
-    if with_key:
+    wants_all = wants_system_columns(b)
+    if with_key or wants_all:
         key_id = new_id()
         made = (OutputColumn(key_id, "", BYTEA), *made)
-        numbers = (0, *numbers)
-    return source_item(Scan(made, table, numbers, name), name, columns, alias, table, schema, key_id)
+        numbers = (KEY_NUMBER, *numbers)
+    version_id = None
+    if wants_all:
+        version_id = new_id()
+        made = (*made, OutputColumn(version_id, "", XID))
+        numbers = (*numbers, VERSION_NUMBER)
+    item = source_item(Scan(made, table, numbers, name), name, columns, alias, table, schema, key_id)
+    item.sources[0].version_id = version_id
+    return item
 
 
 def qualifier(b: Binder, node: Node, relation: Relation) -> str | None:

@@ -183,6 +183,7 @@ class Aggregation:
         self.own_ids = {column.id for source in scope.sources for column in source.columns}
         self.own_ids |= {column.id for column in scope.all_columns}
         self.own_ids |= {source.key_id for source in scope.sources if source.key_id is not None}
+        self.own_ids |= {source.version_id for source in scope.sources if source.version_id is not None}
         self.own_ids |= {source.presence_id for source in scope.sources if source.presence_id is not None}
         self.depth = 0
 

@@ -32,6 +32,7 @@ from pydistdb.sql.bind.needs import note_relation
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, Source
 from pydistdb.sql.bind.stored import bind_checks, column_default, column_type, generated_columns
+from pydistdb.sql.bind.system_columns import name_written
 from pydistdb.sql.bind.view_targets import view_target
 from pydistdb.sql.catalog.acl import INSERT
 from pydistdb.sql.catalog.descriptors import Column, Table
@@ -95,6 +96,7 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
     conflict = None
     if "onConflictClause" in node:
         conflict = bind_conflict(b, parent, node["onConflictClause"], table, name, schema, row, note)
+    name_written(b, target, row_ids)
     columns, returning = bind_returning(b, parent, node, [item])
     checks = bind_checks(b, table, row_ids) + view_checks
     generated = generated_columns(b, table, row_ids)

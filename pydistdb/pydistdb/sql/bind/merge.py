@@ -35,7 +35,7 @@ from pydistdb.sql.catalog.acl import DELETE
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.view import VirtualTable
 from pydistdb.sql.errors import DuplicateAlias, FeatureNotSupported, InvalidSyntax
-from pydistdb.sql.tree import Expr, Merge, MergeAction
+from pydistdb.sql.tree import VERSION_NUMBER, Expr, Merge, MergeAction
 
 _MATCHED = "MERGE_WHEN_MATCHED"
 _NOT_MATCHED = "MERGE_WHEN_NOT_MATCHED_BY_TARGET"
@@ -71,12 +71,15 @@ def bind_merge(b: Binder, parent: Scope | None, node: Node) -> Merge:
     row_ids = ids_by_number(row_columns(b, table))
     key_id = target.sources[0].key_id
     assert key_id is not None
+    old_ids = ids_by_number(target.sources[0].columns)
+    if target.sources[0].version_id is not None:
+        old_ids[VERSION_NUMBER] = target.sources[0].version_id
     return Merge(
         (),
         table,
         rel,
         key_id,
-        ids_by_number(target.sources[0].columns),
+        old_ids,
         condition,
         actions,
         row_ids,

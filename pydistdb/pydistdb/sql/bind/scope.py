@@ -52,6 +52,7 @@ class Source:
     __slots__ = (
         "catalog_oid",
         "columns",
+        "deleter_id",
         "is_query",
         "key_id",
         "name",
@@ -62,6 +63,7 @@ class Source:
         "schema",
         "stored",
         "table",
+        "version_id",
         "words",
     )
 
@@ -80,6 +82,10 @@ class Source:
         self.table = table
         self.key_id = key_id
         """The id of the row's key column, where the statement changes or locks rows."""
+        self.version_id: ColumnId | None = None
+        """The id of the row's xmin, where the statement mentions system columns."""
+        self.deleter_id: ColumnId | None = None
+        """The same of xmax, in RETURNING."""
         self.catalog_oid = 0
         """Of a system table: its oid, which ``tableoid`` gives."""
         self.stored: list[ScopeColumn] | None = None
@@ -249,7 +255,7 @@ class Scope:
     def source_of(self, id: ColumnId) -> Source | None:
         """Find the relation of this level that a column belongs to."""
         for source in self.sources:
-            if source.key_id == id:
+            if id in (source.key_id, source.version_id):
                 return source
             for column in source.columns:
                 if column.id == id:

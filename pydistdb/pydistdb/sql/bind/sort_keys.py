@@ -53,6 +53,8 @@ def sort_key(b: Binder, expression: Expr, node: Node, location: int) -> SortKey:
 
 
 _sortable: dict[int, bool] = {}
+_ONLY_EQUAL = frozenset({registry.XID.oid, registry.CID.oid})
+"""Types that have an equality and no order."""
 
 
 def is_sortable(oid: int) -> bool:
@@ -68,13 +70,13 @@ def is_sortable(oid: int) -> bool:
     return answer
 
 
-def check_sortable(b: Binder, expression: Expr, location: int, what: str) -> None:
-    """Refuse json and the like; ``what``: "ordering" or "equality"."""
-    if is_sortable(expression.type.oid):
+def check_sortable(b: Binder, expression: Expr, location: int, what: str, may_hash: bool = True) -> None:
+    """Refuse json and the like; ``what``: "ordering" or "equality", for which a hash may do."""
+    if is_sortable(expression.type.oid) or (what == "equality" and may_hash and expression.type.oid in _ONLY_EQUAL):
         return
     if isinstance(expression, RowExpr):
         for item in expression.items:
-            check_sortable(b, item, location, what)
+            check_sortable(b, item, location, what, may_hash)
         return
     hint = "Use an explicit ordering operator or modify the query." if what == "ordering" else None
     raise UndefinedFunction(

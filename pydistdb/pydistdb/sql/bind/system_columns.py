@@ -1,9 +1,11 @@
-"""System columns: tableoid and ctid of a stored table's rows, computed from the rows' keys.
+"""System columns: computed from the rows' keys (tableoid, ctid) or contents (xmin); the others are 0.
 
-Tables are read with their keys only if the statement's text mentions such a column at all.  The others of Postgres's
-(xmin, xmax, cmin, cmax) would tell about row versions and are refused::
+Tables are read with their keys and versions only if the statement's text mentions such a column at all::
 
     SELECT ctid FROM t          Project([ctid(#1)], Scan(t, key as #1, …))
+
+In RETURNING xmax tells what ON CONFLICT has done: 0 of a row that was inserted, the transaction's number of one that was
+updated.  DELETE shows the number too, as in Postgres.
 
 Source: PostgreSQL 15 manual, 5.5.
 """
@@ -15,17 +17,32 @@ import re
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.needs import note_system_column
 from pydistdb.sql.bind.scope import Scope, Source
-from pydistdb.sql.errors import AmbiguousColumn, FeatureNotSupported
-from pydistdb.sql.functions.row_keys import KEY_TID, ROW_ID_TID, TABLE_OID
-from pydistdb.sql.tree import Call, ColumnRef, Const, Expr
-from pydistdb.sql.types.known import BYTEA, OID, TID
+from pydistdb.sql.errors import AmbiguousColumn, FeatureNotSupported, InvalidColumnReference
+from pydistdb.sql.functions.row_keys import KEY_TID, NO_COMMAND, NO_TRANSACTION, ROW_ID_TID, TABLE_OID
+from pydistdb.sql.tree import DELETER_NUMBER, VERSION_NUMBER, Call, ColumnId, ColumnRef, Const, Expr
+from pydistdb.sql.types.known import BYTEA, CID, OID, TID, XID
 
 SYSTEM_COLUMNS = frozenset({"tableoid", "ctid", "xmin", "xmax", "cmin", "cmax"})
-_READ = re.compile("tableoid|ctid", re.IGNORECASE)
+_READ = re.compile("tableoid|ctid|xmin|xmax|cmin|cmax", re.IGNORECASE)
 
 
 def mentions_system_columns(text: str) -> bool:
     return _READ.search(text) is not None
+
+
+def wants_system_columns(b: Binder) -> bool:
+    """Whether tables are to be read with what system columns are computed from."""
+    if b.reads_keys is None:
+        b.reads_keys = mentions_system_columns(b.parsed.text)
+    return b.reads_keys
+
+
+def name_written(b: Binder, source: Source, ids: dict[int, ColumnId], is_new: bool = True) -> None:
+    """Have RETURNING know xmin and xmax of the rows that are written; ``ids``: their columns' ids by number."""
+    if wants_system_columns(b):
+        source.deleter_id = ids[DELETER_NUMBER] = b.new_id()
+        if is_new:
+            source.version_id = ids[VERSION_NUMBER] = b.new_id()
 
 
 def bare_system_column(b: Binder, scope: Scope, name: str, location: int) -> Expr | None:
@@ -48,12 +65,26 @@ def system_column(b: Binder, source: Source, owner: Scope, name: str, location: 
         return Const(OID, source.catalog_oid)
     if name not in SYSTEM_COLUMNS or table is None:
         return None
-    if name not in ("tableoid", "ctid"):
-        raise FeatureNotSupported(f"system column {name} is not supported", position=b.position(location))
+    if owner.clause == "MERGE WHEN conditions" and name != "tableoid":
+        raise InvalidColumnReference(
+            f'cannot use system column "{name}" in MERGE WHEN condition', position=b.position(location)
+        )
+    own = source.version_id if name == "xmin" else source.deleter_id if name == "xmax" else None
+    if own is not None:
+        note_system_column(b, source)
+        for seen in b.references:
+            seen.append(owner)
+        version = ColumnRef(XID, own, name)
+        b.locations[id(version)] = (version, location)
+        return version
     if source.key_id is None:  # the row that is being written: it is there, so its table is known
         if name == "tableoid":
             return Const(OID, table.oid)
-        raise FeatureNotSupported("ctid of a row that is being written is not supported", position=b.position(location))
+        if name in ("cmin", "cmax"):
+            return Const(CID, 0)
+        raise FeatureNotSupported(
+            f"{name} of a row that is being written is not supported here", position=b.position(location)
+        )
     key = ColumnRef(BYTEA, source.key_id, name)
     note_system_column(b, source)
     for seen in b.references:
@@ -61,5 +92,9 @@ def system_column(b: Binder, source: Source, owner: Scope, name: str, location: 
     b.locations[id(key)] = (key, location)
     if name == "tableoid":
         return Call(OID, TABLE_OID, (key, Const(OID, table.oid)))
+    if name == "xmax":
+        return Call(XID, NO_TRANSACTION, (key,))
+    if name != "ctid":
+        return Call(CID, NO_COMMAND, (key,))
     has_row_id = not (table.indexes and table.indexes[0].primary)
     return Call(TID, ROW_ID_TID if has_row_id else KEY_TID, (key,))

@@ -87,7 +87,7 @@ def window_call(b: Binder, scope: Scope, node: Node, made: CallParts, over: Node
     finally:
         scope.in_window = False
     for expression in partition_by:
-        check_sortable(b, expression, location, "equality")
+        check_sortable(b, expression, location, "equality", False)
     call = WindowCall(made.function, made.arguments, partition_by, order_by, frame, made.filter)
     for id, other in scope.windows:
         if other == call:

@@ -36,6 +36,7 @@ from pydistdb.sql.errors import (
     UndefinedObject,
     WrongObjectType,
 )
+from pydistdb.sql.exec import violations
 from pydistdb.sql.pg_catalog.type_facts import is_default_class
 from pydistdb.sql.schema_statements import AlterTableAction, ConstraintSpec
 
@@ -205,6 +206,7 @@ async def validate_foreign_key(ddl: DdlContext, table: Table, referenced: Table,
             raise ForeignKeyViolation(
                 f'insert or update on table "{table.name}" violates foreign key constraint "{key.name}"',
                 detail=f'Key {describe_key(ddl, table, key.columns, row)} is not present in table "{referenced.name}".',
+                schema=violations.schema_name(ddl.view, table),
                 table=table.name,
                 constraint=key.name,
             )

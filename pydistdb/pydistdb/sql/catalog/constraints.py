@@ -38,9 +38,11 @@ from pydistdb.sql.errors import (
     UndefinedTable,
     WrongObjectType,
 )
+from pydistdb.sql.functions.registry import cast
 from pydistdb.sql.pg_catalog.type_facts import operator_class
 from pydistdb.sql.schema_statements import ConstraintSpec
 from pydistdb.sql.types import registry
+from pydistdb.sql.types.domains import base_oid
 
 PRIMARY_STORAGE_ID = 1
 MOST_INDEX_COLUMNS = 32
@@ -333,16 +335,17 @@ def _referenced_columns(referenced: Table, names: Sequence[str]) -> list[int]:
     )
 
 
+_MOMENTS = frozenset({registry.DATE.oid, registry.TIMESTAMP.oid, registry.TIMESTAMPTZ.oid})
+
+
 def check_key_types(
     table: Table, numbers: Sequence[int], referenced: Table, referenced_numbers: Sequence[int], name: str
 ) -> None:
     for number, referenced_number in zip(numbers, referenced_numbers, strict=True):
         left, right = column_numbered(table, number), column_numbered(referenced, referenced_number)
-        if left.type_oid == right.type_oid or _comparable(left.type_oid, right.type_oid):
+        oids = base_oid(left.type_oid), base_oid(right.type_oid)
+        if left.type_oid == right.type_oid or _comparable(*oids) or _crosses(*oids):
             continue
-        if _is_only_in_postgres(left.type_oid, right.type_oid):
-            types = f"{registry.format_type(left.type_oid)} to {registry.format_type(right.type_oid)}"
-            raise FeatureNotSupported(f"a foreign key from {types} is not supported")
         raise DatatypeMismatch(
             f'foreign key constraint "{name}" cannot be implemented',
             detail=f'Key columns "{left.name}" and "{right.name}" are of incompatible types: '
@@ -351,9 +354,7 @@ def check_key_types(
 
 
 def _comparable(left: int, right: int) -> bool:
-    """Tell whether the key codecs agree: then a value of the one can be looked up among values of the other.
-
-    Dates and timestamps count differently, though their codecs are the same, and so do enums."""
+    """Tell whether the key codecs agree; enums have one codec and are never equal."""
     kinds = registry.io(left).key_kind, registry.io(right).key_kind
     categories = registry.type_by_oid(left).category, registry.type_by_oid(right).category
     return (
@@ -361,19 +362,7 @@ def _comparable(left: int, right: int) -> bool:
     )
 
 
-_NUMBERS = ("int", "decimal", "float")
-"""Codecs of numbers; Postgres has implicit casts from each to those behind it."""
-
-
-def _is_only_in_postgres(left: int, right: int) -> bool:
-    """Whether Postgres compares the two by an operator of its own, or by an implicit cast."""
-    categories = registry.type_by_oid(left).category, registry.type_by_oid(right).category
-    if categories == ("D", "D"):
-        return True
-    kinds = registry.io(left).key_kind, registry.io(right).key_kind
-    return (
-        categories == ("N", "N")
-        and kinds[0] in _NUMBERS
-        and kinds[1] in _NUMBERS
-        and _NUMBERS.index(kinds[0]) < _NUMBERS.index(kinds[1])
-    )
+def _crosses(left: int, right: int) -> bool:
+    """Whether Postgres compares the two by an operator of their own, or by an implicit cast (exec/foreign_values.py)."""
+    implicit = cast(left, right)
+    return (implicit is not None and implicit.context == "i") or {left, right} <= _MOMENTS

@@ -15,6 +15,7 @@ from pydistdb.sql.catalog import constraints, expressions, sequences, sharding, 
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Index, IndexColumn, Schema, Table
 from pydistdb.sql.catalog.garbage import table_garbage
+from pydistdb.sql.catalog.index_elements import SYSTEM_COLUMNS
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.options import STORAGE_PARAMETERS, checked_options, collation_named
 from pydistdb.sql.catalog.qualify import qualified_text
@@ -34,7 +35,6 @@ from pydistdb.sql.statements import Name
 from pydistdb.sql.types import registry
 
 MOST_COLUMNS = 1_600
-SYSTEM_COLUMNS = frozenset({"tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"})
 
 
 async def create_table(ddl: DdlContext, statement: CreateTable) -> str:
@@ -92,7 +92,7 @@ async def new_table(ddl: DdlContext, schema: Schema, name: str, specs: Sequence[
     names: set[str] = set()
     columns = []
     for number, spec in enumerate(specs, 1):
-        column = make_column(spec, number)
+        column = make_column(spec, number, is_stored=kind != "v")
         ddl.require_type(column.type_oid)
         if column.name in names:
             raise DuplicateColumn(f'column "{column.name}" specified more than once')
@@ -114,10 +114,10 @@ async def new_table(ddl: DdlContext, schema: Schema, name: str, specs: Sequence[
     return table
 
 
-def make_column(spec: ColumnSpec, number: int) -> Column:
+def make_column(spec: ColumnSpec, number: int, is_stored: bool = True) -> Column:
     """The column without its default (which needs the catalog to be checked)."""
     name = clip(spec.name)
-    if name in SYSTEM_COLUMNS:
+    if is_stored and name in SYSTEM_COLUMNS:
         raise DuplicateColumn(f'column name "{name}" conflicts with a system column name', position=spec.position)
     if spec.type.category in "PX" and spec.type.oid != registry.UNKNOWN.oid:
         raise InvalidTableDefinition(f'column "{name}" has pseudo-type {spec.type.name}')

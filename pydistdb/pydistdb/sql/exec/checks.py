@@ -10,7 +10,7 @@ from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import violations
 from pydistdb.sql.exec.codegen import Code
 from pydistdb.sql.exec.run import State
-from pydistdb.sql.tree import VIEW_CHECK, Expr
+from pydistdb.sql.tree import KEY_NUMBER, VIEW_CHECK, Expr
 
 Row = list[Any]
 
@@ -19,7 +19,11 @@ def row_scope(
     ids: dict[int, int], row: str, not_null: frozenset[int] | set[int] = frozenset()
 ) -> dict[int, tuple[str, bool]]:
     """Columns of a row list, by the ids given to column numbers."""
-    return {column: (f"{row}[{number - 1}]", number not in not_null) for number, column in ids.items()}
+    return {
+        column: (f"{row}[{number - 1}]", number not in not_null)
+        for number, column in ids.items()
+        if number > KEY_NUMBER
+    }
 
 
 class Checker:

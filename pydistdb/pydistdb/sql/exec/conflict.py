@@ -21,13 +21,17 @@ from pydistdb.sql.exec.operator import Batch, Operator, collect
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.layout import IndexLayout
 from pydistdb.sql.plan.physical import Apply
-from pydistdb.sql.tree import OutputColumn, Rel
+from pydistdb.sql.tree import KEY_NUMBER, OutputColumn, Rel
 
 if TYPE_CHECKING:
     from pydistdb.sql.exec.modify import InsertOperator
 
 Row = list[Any]
 SourceRow = tuple[Any, ...]
+
+
+class Updated(list[Any]):
+    """A row that was there already, among those that RETURNING shows."""
 
 
 class ConflictHandler:
@@ -99,7 +103,7 @@ class ConflictHandler:
             elif self.updates:
                 updated = await self._update(conflict[1], row, state)
                 if updated is not None:
-                    done.append(updated)
+                    done.append(Updated(updated))
         return done
 
     def _arbiter_taken(
@@ -134,7 +138,7 @@ class ConflictHandler:
         if self.row is None or node.row is None:
             return ()
         both = ((self.operator.node.row_ids, old), (node.excluded_ids, excluded))
-        values = {id: row[number - 1] for ids, row in both for number, id in ids.items()}
+        values = {id: row[number - 1] for ids, row in both for number, id in ids.items() if number > KEY_NUMBER}
         state.shared[node.row_id] = OneRow(tuple([values[column.id] for column in row_columns(node.row)]))
         [row] = await collect(self.row, state, state.hold())
         return row

@@ -14,7 +14,6 @@ decide on outdated data, a serialization failure (as in Postgres's crosscheck sn
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from decimal import Decimal
 from typing import Any
 
 from pydistdb.kv.api import Isolation, LockStrength, Transaction
@@ -23,6 +22,7 @@ from pydistdb.sql.errors import FeatureNotSupported, ForeignKeyViolation, Serial
 from pydistdb.sql.exec import violations
 from pydistdb.sql.exec.defaults import default_values
 from pydistdb.sql.exec.deferred import Check, ChildCheck, ParentCheck, UniqueCheck
+from pydistdb.sql.exec.foreign_values import KeyMatch, NoSuchKey
 from pydistdb.sql.exec.run import BATCH_ROWS, RunContext, State
 from pydistdb.sql.exec.scan import get_many, of_identity, present
 from pydistdb.sql.exec.unique_checks import check_unique
@@ -172,8 +172,9 @@ async def _check_parents(events: Sequence[ChildEvent], state: State) -> None:
         by_key.setdefault(event.key.oid, {})[event.values] = event
     missing: set[tuple[int, tuple[Any, ...]]] = set()
     for oid, group in by_key.items():
-        key = next(iter(group.values())).key
-        found = await _lock_parents(_table(key.referenced_table, state), key, list(group), state)
+        event = next(iter(group.values()))
+        key = event.key
+        found = await _lock_parents(event.table, _table(key.referenced_table, state), key, list(group), state)
         missing.update((oid, values) for values in group if values not in found)
         await state.breathe()
     for event in events if missing else ():
@@ -185,15 +186,22 @@ async def _check_parents(events: Sequence[ChildEvent], state: State) -> None:
 
 
 async def _lock_parents(
-    parent: Table, key: ForeignKey, wanted: Sequence[tuple[Any, ...]], state: State
+    child: Table, parent: Table, key: ForeignKey, wanted: Sequence[tuple[Any, ...]], state: State
 ) -> set[tuple[Any, ...]]:
     """Lock the parent rows with these key values; returns the values found."""
     layout = TableLayout.of(parent)
     index = _referenced_index(layout, key)
-    ordered = [_in_index_order(layout, index, key, values) for values in wanted]
-    keys = [_full_key(layout, index, values) for values in ordered]
+    match = KeyMatch(child, parent, key)
+    keys = []
+    possible = []
+    for values in wanted:
+        theirs = match.to_parent(values, state.context)
+        if theirs is not None:
+            by_column = dict(zip(key.referenced_columns, theirs, strict=True))
+            keys.append(_full_key(layout, index, [by_column[column] for column in index.columns]))
+            possible.append(values)
     answers = await state.transaction.lock(keys, LockStrength.KEY_SHARE)
-    found = {values: answer.value for values, answer in zip(wanted, answers, strict=True) if answer.value is not None}
+    found = {values: answer.value for values, answer in zip(possible, answers, strict=True) if answer.value is not None}
     if index is not layout.primary and found:
         # The entry leads to the row, and it is the row's lock that its UPDATE or DELETE meets.
         rows = await state.transaction.lock(index.row_keys(list(found.values())), LockStrength.KEY_SHARE)
@@ -216,22 +224,6 @@ def _referenced_index(layout: TableLayout, key: ForeignKey) -> IndexLayout:
         if usable and set(index.columns) == wanted:
             return index
     raise FeatureNotSupported(f'the key that foreign key "{key.name}" refers to is gone')
-
-
-def _in_index_order(layout: TableLayout, index: IndexLayout, key: ForeignKey, values: Sequence[Any]) -> list[Any]:
-    by_column = dict(zip(key.referenced_columns, values, strict=True))
-    return [_fitting(by_column[column], kind) for column, kind in zip(index.columns, index.kinds, strict=True)]
-
-
-def _fitting(value: Any, kind: str) -> Any:
-    """A referring value in the runtime form of the referenced column."""
-    if kind == "decimal" and isinstance(value, int | float):
-        return Decimal(value)
-    if kind == "float" and isinstance(value, int | Decimal):
-        return float(value)
-    if kind == "int" and isinstance(value, Decimal) and value == value.to_integral_value():
-        return int(value)
-    return value
 
 
 # ------------------------------------------------------------------------------------------------ parent -> children
@@ -297,7 +289,8 @@ async def _change_children(
     if action == "d":
         replacement = default_values(child, columns, state)
     elif action == "c" and event.new is not None:
-        replacement = [event.new[number - 1] for number in key.referenced_columns]
+        new = [event.new[number - 1] for number in key.referenced_columns]
+        replacement = KeyMatch(child, event.table, key).assigned(new, state.context)
     async for keys, rows in _children(child, key, old, state):
         answers = await state.transaction.lock(keys, LockStrength.UPDATE)
         for row_key, row, answer in zip(keys, rows, answers, strict=True):
@@ -340,20 +333,21 @@ async def _referring(
     child: Table, key: ForeignKey, values: Sequence[Any], transaction: Transaction, state: State
 ) -> AsyncIterator[tuple[list[bytes], list[Row]]]:
     layout = TableLayout.of(child)
+    match = KeyMatch(child, _table(key.referenced_table, state), key)
     index = _child_index(layout, key)
-    if index is None:
+    try:
+        own = match.to_child(values, state.context)
+    except NoSuchKey:
+        return
+    if index is None or own is None:
         spans = [layout.table_span()]
         index = layout.primary
     else:
-        by_column = dict(zip(key.columns, values, strict=True))
-        prefix = [
-            _fitting(by_column[column], kind)
-            for column, kind in zip(index.columns[: len(values)], index.kinds, strict=False)
-        ]
-        span = layout.bounds(index, prefix)
+        by_column = dict(zip(key.columns, own, strict=True))
+        span = layout.bounds(index, [by_column[column] for column in index.columns[: len(own)]])
         spans = [span] if span is not None else []
     positions = [number - 1 for number in key.columns]
-    wanted = list(values)
+    refers = match.refers_to(values, state.context)
     for start, end, identity in spans:
         resume: bytes | None = start
         while resume is not None:
@@ -367,7 +361,7 @@ async def _referring(
             matching = [
                 (row_key, row)
                 for row_key, row in zip(keys, rows, strict=True)
-                if [row[position] for position in positions] == wanted
+                if refers([row[position] for position in positions])
             ]
             if matching:
                 yield [row_key for row_key, _ in matching], [row for _, row in matching]

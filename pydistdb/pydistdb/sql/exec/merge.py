@@ -39,6 +39,8 @@ class MergeOperator(ChangeOperator):
         ]
         self.strength = max(strengths, default=LockStrength.UPDATE)
         self.target_positions = [self.key_position, *(position for position, _ in self.old_positions)]
+        if self.version_position is not None:
+            self.target_positions.append(self.version_position)
 
     def _doer(self, action: MergeAction) -> UpdateOperator | InsertOperator | None:
         node = self.node
@@ -101,7 +103,7 @@ class MergeOperator(ChangeOperator):
         for number, row in decided:
             answer = answers.get(row[self.key_position])
             if number != NOTHING and answer is not None and answer.changed:
-                newest = None if answer.value is None else self.patched(row, self.layout.decode(answer.value))
+                newest = None if answer.value is None else self.patched(row, answer.value)
                 if newest is None or not self.recheck(newest, state):
                     newest = self._without_target(row)
                 number, row = self.choose(newest, state), newest

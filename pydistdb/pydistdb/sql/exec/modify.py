@@ -18,7 +18,7 @@ from pydistdb.kv.api import LockStrength, MustWait
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec.checks import Checker, row_scope
 from pydistdb.sql.exec.codegen import Code, tuple_source
-from pydistdb.sql.exec.conflict import ConflictHandler
+from pydistdb.sql.exec.conflict import ConflictHandler, Updated
 from pydistdb.sql.exec.foreign_keys import check_absent
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.point import single_key
@@ -27,10 +27,14 @@ from pydistdb.sql.exec.scan import TableScanOperator, present
 from pydistdb.sql.exec.waiting import begin_row, may_wait, row_by_row, wait_for
 from pydistdb.sql.exec.writer import TableWriter
 from pydistdb.sql.functions.effects import Effects
+from pydistdb.sql.functions.row_keys import FIRST_TRANSACTION, row_version
+from pydistdb.sql.functions.sessions import transaction_number
 from pydistdb.sql.layout import TableLayout
-from pydistdb.sql.tree import Delete, Expr, Insert, Update
+from pydistdb.sql.tree import DELETER_NUMBER, KEY_NUMBER, VERSION_NUMBER, ColumnId, Delete, Expr, Insert, Update
 
 Row = list[Any]
+LARGEST_XID = 0xFFFF_FFFF
+NO_COLUMN = -1
 
 
 class ModifyOperator(Operator):
@@ -45,6 +49,20 @@ class ModifyOperator(Operator):
         self.layout = TableLayout.of(node.table)
         self.writer = TableWriter(node.table)
         self.returning = node.returning
+
+    def system_scope(self, ids: dict[int, ColumnId], version: str, deleter: str) -> dict[int, tuple[str, bool]]:
+        """What RETURNING takes for xmin and xmax, by the ids it has for them, if it has any."""
+        sources = {VERSION_NUMBER: version, DELETER_NUMBER: deleter}
+        return {ids[number]: (f"({source})", False) for number, source in sources.items() if number in ids}
+
+    @property
+    def namespace(self) -> dict[str, Any]:
+        """What ``system_scope`` needs."""
+        return {
+            "row_version": row_version,
+            "row_value": self.layout.row_value,
+            "number_of": lambda context: max(transaction_number(context) & LARGEST_XID, FIRST_TRANSACTION),
+        }
 
 
 class InsertOperator(ModifyOperator):
@@ -107,7 +125,10 @@ class InsertOperator(ModifyOperator):
 
     @cached_property
     def output(self) -> Callable[[Sequence[Row], State], Batch]:
-        code = Code(row_scope(self.node.row_ids, "r"))
+        ids = self.node.row_ids
+        deleter = "number_of(S.context) if type(r) is Updated else 0"
+        code = Code({**row_scope(ids, "r"), **self.system_scope(ids, "row_version(row_value(r))", deleter)})
+        code.namespace.update(self.namespace, Updated=Updated)
         source = tuple_source(list(map(code.value, self.returning)))
         function: Callable[[Sequence[Row], State], Batch] = code.build("f(rows, S)", f"return [{source} for r in rows]")
         return function
@@ -133,8 +154,11 @@ class ChangeOperator(ModifyOperator):
         self.key_position = source.position(node.key_id)
         positions = {column: position for position, column in enumerate(source.ids)}
         self.old_positions = [
-            (positions[column], number - 1) for number, column in node.old_ids.items() if column in positions
+            (positions[column], number - 1)
+            for number, column in node.old_ids.items()
+            if column in positions and number > KEY_NUMBER
         ]
+        self.version_position = positions.get(node.old_ids.get(VERSION_NUMBER, NO_COLUMN))
 
     @cached_property
     def old_row(self) -> Callable[[tuple[Any, ...]], Row]:
@@ -152,9 +176,12 @@ class ChangeOperator(ModifyOperator):
         function: Callable[[tuple[Any, ...], State], bool] = code.build("f(r, S)", f"return {test}")
         return function
 
-    def patched(self, row: tuple[Any, ...], newest: Row) -> tuple[Any, ...]:
-        """A source row with the target's columns as they are now."""
+    def patched(self, row: tuple[Any, ...], value: bytes) -> tuple[Any, ...]:
+        """A source row with the target's columns as they are now: as ``value`` has them."""
+        newest = self.layout.decode(value)
         cells = list(row)
+        if self.version_position is not None:
+            cells[self.version_position] = row_version(value)
         for position, place in self.old_positions:
             cells[position] = newest[place]
         return tuple(cells)
@@ -205,7 +232,7 @@ class ChangeOperator(ModifyOperator):
             if answer.changed:
                 if answer.value is None:
                     continue
-                row = self.patched(row, self.layout.decode(answer.value))
+                row = self.patched(row, answer.value)
                 if not self.recheck(row, state):
                     continue
             kept.append(row)
@@ -243,7 +270,10 @@ class UpdateOperator(ChangeOperator):
 
     @cached_property
     def output(self) -> Callable[[tuple[Any, ...], Row, State], tuple[Any, ...]]:
-        code = Code({**self.source.scope("s"), **row_scope(self.node.new_ids, "r")}, ("s", "r"))
+        ids = self.node.new_ids
+        written = {**row_scope(ids, "r"), **self.system_scope(ids, "row_version(row_value(r))", "0")}
+        code = Code({**self.source.scope("s"), **written}, ("s", "r"))
+        code.namespace.update(self.namespace)
         source = tuple_source(list(map(code.value, self.returning)))
         function: Callable[[tuple[Any, ...], Row, State], tuple[Any, ...]] = code.build(
             "f(s, r, S)", f"return {source}"
@@ -266,10 +296,14 @@ class UpdateOperator(ChangeOperator):
 class DeleteOperator(ChangeOperator):
     def __init__(self, node: Delete, source: Operator) -> None:
         super().__init__(node, source, LockStrength.UPDATE)
+        self.node = node
 
     @cached_property
     def output(self) -> Callable[[Batch, State], Batch]:
-        code = self.source.code()
+        deleter = self.node.old_ids.get(DELETER_NUMBER)
+        own = {} if deleter is None else {deleter: ("number_of(S.context)", False)}
+        code = Code({**self.source.scope("r"), **own})
+        code.namespace.update(self.namespace)
         source = tuple_source(list(map(code.value, self.returning)))
         function: Callable[[Batch, State], Batch] = code.build("f(batch, S)", f"return [{source} for r in batch]")
         return function

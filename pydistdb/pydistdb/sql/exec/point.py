@@ -28,7 +28,7 @@ from pydistdb.sql.layout import MOST_KEY_BYTES
 from pydistdb.sql.plan.expressions import is_constant, walk
 from pydistdb.sql.plan.physical import TableScan
 from pydistdb.sql.plan.planner import PhysicalPlan
-from pydistdb.sql.tree import Call, ColumnRef, Const, Expr, Param, Project, Rel
+from pydistdb.sql.tree import KEY_NUMBER, Call, ColumnRef, Const, Expr, Param, Project, Rel
 
 PointRead = Callable[[RunContext], list[tuple[Any, ...]]]
 
@@ -72,7 +72,7 @@ def point_read(plan: PhysicalPlan) -> Callable[[], PointRead] | None:
         return None
     if expressions is None:
         expressions = tuple(ColumnRef(column.type, column.id) for column in node.columns)
-    if 0 in node.numbers or not all(map(_is_immediate, expressions)):
+    if min(node.numbers, default=1) <= KEY_NUMBER or not all(map(_is_immediate, expressions)):
         return None
     for term in node.access.equal:
         if term.array is not None or len(term.alternatives) != 1 or not is_constant(term.alternatives[0]):

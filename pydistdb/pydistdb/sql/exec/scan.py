@@ -28,6 +28,7 @@ from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.shards import over_shards
 from pydistdb.sql.exec.tree_codec import NotPortable
+from pydistdb.sql.functions.row_keys import row_version
 from pydistdb.sql.layout import (
     HASH_IDENTITY_END,
     HASH_IDENTITY_START,
@@ -40,7 +41,7 @@ from pydistdb.sql.layout import (
 from pydistdb.sql.plan.distribute import Tail
 from pydistdb.sql.plan.physical import Access, TableScan, Term, VirtualTableScan
 from pydistdb.sql.shard_map import Limit
-from pydistdb.sql.tree import ColumnRef, Expr, OutputColumn
+from pydistdb.sql.tree import KEY_NUMBER, VERSION_NUMBER, ColumnRef, Expr, OutputColumn
 
 FIRST_CHUNK_ROWS = 256
 MOST_SPANS = 100_000
@@ -148,7 +149,8 @@ class TableScanOperator(Operator):
         """Where columns stand in an entry of a covering index, by number."""
         if node.index_only:
             self.places = {number: place for place, number in enumerate(self.bounds.index.covered, 1)}
-        not_null_numbers = {column.number for column in node.table.columns if column.not_null} | {0}
+        not_null_numbers = {column.number for column in node.table.columns if column.not_null}
+        not_null_numbers |= {KEY_NUMBER, VERSION_NUMBER}
         self.numbers = dict(zip((column.id for column in node.columns), node.numbers, strict=True))
         self.is_projected = False
         self.tail: Tail | None = None
@@ -185,10 +187,15 @@ class TableScanOperator(Operator):
         for column, number in self.numbers.items():
             nullable = column not in self.source_not_null
             place = self.places.get(number)
-            source = "k" if number == 0 else self.layout.column_source(number, "r", namespace, nullable, place)
+            if number > 0:
+                source = self.layout.column_source(number, "r", namespace, nullable, place)
+            else:
+                source = "k" if number == KEY_NUMBER else "row_version(v)"
             columns[column] = (source, nullable)
-        code = Code(columns, ("r", "k") if 0 in self.numbers.values() else ("r",))
-        code.namespace.update(namespace)
+        used = self.numbers.values()
+        variables = ["r", *(["k"] if KEY_NUMBER in used else []), *(["v"] if VERSION_NUMBER in used else [])]
+        code = Code(columns, variables)
+        code.namespace.update(namespace, row_version=row_version)
         return code
 
     @cached_property
@@ -198,8 +205,9 @@ class TableScanOperator(Operator):
         sources = [code.value(expression) for expression in self.output]
         condition = self.node.condition
         test = "" if condition is None else f" if {code.truth(condition)}"
-        needs_key = 0 in self.numbers.values()
-        if not test and not any("r[" in source or "(r" in source for source in sources):
+        needs_key = KEY_NUMBER in self.numbers.values()
+        needs_value = VERSION_NUMBER in self.numbers.values()
+        if not test and not needs_value and not any("r[" in source or "(r" in source for source in sources):
             loop = "for k in keys" if needs_key else "for _ in values"
             function: Callable[..., Batch] = code.build(
                 "f(keys, values, S)", f"return [{tuple_source(sources)} {loop}]"
@@ -216,6 +224,8 @@ class TableScanOperator(Operator):
             body += "    stored = list(map(pad, stored))\n"
             storage_rows = "stored"
         loop = f"for k, r in zip(keys, {storage_rows})" if needs_key else f"for r in {storage_rows}"
+        if needs_value:
+            loop = f"for k, v, r in zip(keys, values, {storage_rows})"
         body += f"return [{tuple_source(sources)} {loop}{test}]"
         function = code.build("f(keys, values, S)", body)
         return function

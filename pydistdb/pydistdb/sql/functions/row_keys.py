@@ -1,10 +1,16 @@
-"""What is computed from a stored row's key: system columns and the choice of TABLESAMPLE.
+"""What is computed from a stored row and its key: system columns and the choice of TABLESAMPLE.
 
 A row has no place on a page here.  Its ctid is its key, written as a block and an item number: unlike Postgres's it may
 be longer than 48 bits, and stays the same when the row is updated, but it is unique in its table and finds its row again::
 
     >>> key_tid(bytes.fromhex("0400010203"))
     (262145, 515)
+
+``xmin`` is a checksum of the row as it is stored.  A row that is not committed yet has no timestamp, but RETURNING must
+tell already what a later SELECT will show, on whatever node: so xmin follows from the row itself.  It changes whenever
+the row does (of two different rows one pair in four billion has the same), which is what optimistic locking asks of it::
+
+    UPDATE t SET v = 7 WHERE id = 1 AND xmin = '3123456789' RETURNING xmin
 
 These functions are not in pg_proc; only the binder calls them.
 
@@ -16,13 +22,16 @@ from __future__ import annotations
 from hashlib import blake2b
 from struct import pack
 from typing import Any
+from zlib import crc32
 
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.types.base import Function, SqlType
-from pydistdb.sql.types.known import BOOL, BYTEA, FLOAT4, FLOAT8, OID, TID
+from pydistdb.sql.types.known import BOOL, BYTEA, CID, FLOAT4, FLOAT8, OID, TID, XID
 
 ITEM_BITS = 16
 ROW_ID_BYTES = 8
+FIRST_TRANSACTION = 3
+"""Smaller numbers of transactions mean something special in Postgres."""
 
 
 def key_tid(key: bytes) -> tuple[int, int]:
@@ -33,6 +42,17 @@ def key_tid(key: bytes) -> tuple[int, int]:
 def _row_id_tid(key: bytes) -> tuple[int, int]:
     """A table without primary key: its rows' ids tell them apart, and are short."""
     return key_tid(key[-ROW_ID_BYTES:])
+
+
+def row_version(value: bytes) -> int:
+    """The xmin of a stored row."""
+    checksum = crc32(value)
+    return checksum if checksum >= FIRST_TRANSACTION else checksum + FIRST_TRANSACTION
+
+
+def _none(key: bytes) -> int:
+    """Nobody has deleted a row that is read, and commands are not counted."""
+    return 0
 
 
 def _table_oid(key: bytes, oid: int) -> int:
@@ -64,4 +84,6 @@ def _internal(
 TABLE_OID = _internal("tableoid", (BYTEA, OID), OID, _table_oid)
 KEY_TID = _internal("ctid", (BYTEA,), TID, key_tid)
 ROW_ID_TID = _internal("ctid", (BYTEA,), TID, _row_id_tid)
+NO_TRANSACTION = _internal("xmax", (BYTEA,), XID, _none)
+NO_COMMAND = _internal("cmin", (BYTEA,), CID, _none)
 SAMPLED = _internal("tablesample", (BYTEA, FLOAT4, FLOAT8), BOOL, _sampled, False)

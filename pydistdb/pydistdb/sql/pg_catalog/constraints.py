@@ -18,6 +18,7 @@ from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET, array, defaul
 from pydistdb.sql.pg_catalog.type_dependencies import type_dependencies
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext
+from pydistdb.sql.types.domains import base_oid
 from pydistdb.sql.types.user import UserType
 
 PG_CLASS_OID, PG_CONSTRAINT_OID, PG_ATTRDEF_OID, PG_REWRITE_OID, PG_NAMESPACE_OID = 1259, 2606, 2604, 2618, 2615
@@ -72,10 +73,24 @@ def _check(table: Table, check: Check, used: PgArray | None) -> RowDict:
     )
 
 
+def _equalities(parent: int, child: int) -> tuple[int, int, int]:
+    """The operators by which referenced and referring values are compared: with one another, and each among themselves.
+
+    Without an operator of their own the referring values are cast to the referenced type."""
+
+    def equality(left: int, right: int) -> int:
+        operator = operator_for("=", left, right)
+        return 0 if operator is None else operator.oid
+
+    among = equality(parent, parent)
+    between = equality(parent, child)
+    return (between, among, equality(child, child)) if between else (among, among, among)
+
+
 def _foreign(view: StateView, table: Table, key: ForeignKey) -> RowDict:
     referenced = view.table_by_oid(key.referenced_table)
     index_oid = 0
-    equality: list[int] = []
+    equality: list[tuple[int, int, int]] = []
     if referenced is not None:
         wanted = sorted(key.referenced_columns)
         index_oid = next(
@@ -86,10 +101,12 @@ def _foreign(view: StateView, table: Table, key: ForeignKey) -> RowDict:
             ),
             0,
         )
-        types = {column.number: column.type_oid for column in referenced.columns}
-        for number in key.referenced_columns:
-            operator = operator_for("=", types[number], types[number])
-            equality.append(operator.oid if operator is not None else 0)
+        theirs = {column.number: base_oid(column.type_oid) for column in referenced.columns}
+        own = {column.number: base_oid(column.type_oid) for column in table.columns}
+        equality = [
+            _equalities(theirs[referred], own[number])
+            for number, referred in zip(key.columns, key.referenced_columns, strict=True)
+        ]
     return _constraint(
         table,
         key.oid,
@@ -106,9 +123,9 @@ def _foreign(view: StateView, table: Table, key: ForeignKey) -> RowDict:
         convalidated=key.validated,
         conkey=array(key.columns),
         confkey=array(key.referenced_columns),
-        conpfeqop=array(equality),
-        conppeqop=array(equality),
-        conffeqop=array(equality),
+        conpfeqop=array(operators[0] for operators in equality),
+        conppeqop=array(operators[1] for operators in equality),
+        conffeqop=array(operators[2] for operators in equality),
     )
 
 

@@ -39,6 +39,7 @@ from pydistdb.sql.plan.physical import (
 from pydistdb.sql.plan.returning import split_returning
 from pydistdb.sql.plan.virtual import lookup_of, physical_scan
 from pydistdb.sql.tree import (
+    KEY_NUMBER,
     Aggregate,
     ColumnRef,
     Const,
@@ -355,6 +356,7 @@ class Builder(JoinBuilder):
             return conflict
         types = {column.number: column.type_oid for column in relation.table.columns}
         ids = [*relation.row_ids.items(), *conflict.excluded_ids.items()]
+        ids = [(number, id) for number, id in ids if number > KEY_NUMBER]
         columns = tuple(OutputColumn(id, "", type_by_oid(types[number])) for number, id in ids)
         row_id = next(self.ids)
         lifted_row, lifted = self._lift(CteScan(columns, row_id), conflict)

@@ -26,6 +26,10 @@ OID_MAX = 2**32 - 1
 _INTEGER = re.compile(r"[ \t\n\r\v\f]*([+-]?[0-9]+)[ \t\n\r\v\f]*")
 
 
+_C_NUMBER = re.compile(r"[ \t\n\r\v\f]*([+-]?)(?:0[xX]([0-9a-fA-F]{1,40})|(0[0-7]{0,60})|([0-9]+))")
+_LONG_MAX = 2**64 - 1
+
+
 def _significant_digits(digits: str) -> str:
     """Cut an overlong digit string short: still out of range, and cheap for int()."""
     if len(digits) <= 30:
@@ -63,9 +67,16 @@ def parse_oid(text: str, modifier: int, context: EvalContext | None) -> int:
     return parse_integer(text, INT4_MIN, OID_MAX, "oid") & OID_MAX
 
 
-def _parse_unsigned(most: int, type_name: str) -> Callable[[str, int, EvalContext], int]:
+def _parse_unsigned(most: int) -> Callable[[str, int, EvalContext], int]:
+    """What C's strtoul makes of a text: Postgres asks no more of these types."""
+
     def parse(text: str, modifier: int, context: EvalContext) -> int:
-        return parse_integer(text, -most, most, type_name) & most
+        match = _C_NUMBER.match(text)
+        if match is None:
+            return 0
+        sign, hexadecimal, octal, decimal = match.groups()
+        value = int(hexadecimal, 16) if hexadecimal else int(octal, 8) if octal else int(_significant_digits(decimal))
+        return (min(value, _LONG_MAX) if sign != "-" else -value) & most
 
     return parse
 
@@ -98,7 +109,7 @@ IO = {
     "int4": _integer_io(parse_int4, "!i"),
     "int8": _integer_io(parse_int8, "!q"),
     "oid": _integer_io(parse_oid, "!I"),
-    "xid": _integer_io(_parse_unsigned(OID_MAX, "xid"), "!I", None),
-    "cid": _integer_io(_parse_unsigned(OID_MAX, "cid"), "!I", None),
-    "xid8": _integer_io(_parse_unsigned(2**64 - 1, "xid8"), "!Q", "int"),
+    "xid": _integer_io(_parse_unsigned(OID_MAX), "!I", None),
+    "cid": _integer_io(_parse_unsigned(OID_MAX), "!I", None),
+    "xid8": _integer_io(_parse_unsigned(_LONG_MAX), "!Q", "int"),
 }
