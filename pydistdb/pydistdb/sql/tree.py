@@ -479,7 +479,8 @@ class Update(Rel):
     """``source`` yields the target's key (``key_id``), all its columns (``old_ids``) and whatever FROM brings;
     ``assignments`` are evaluated over it.  ``new_ids``: the new row, for checks and RETURNING.
 
-    ``recheck`` is the part of the WHERE clause to evaluate again when a locked row turns out to have changed."""
+    ``recheck`` is the part of the WHERE clause to evaluate again when a locked row turns out to have changed; where there are
+    queries in it, or in the assignments (``has_queries``), the statement starts again instead."""
 
     table: Table
     source: Rel
@@ -492,6 +493,7 @@ class Update(Rel):
     returning: tuple[Expr, ...] = ()
     generated: tuple[tuple[int, Expr], ...] = ()
     """As in Insert, over ``new_ids``."""
+    has_queries: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -532,6 +534,8 @@ class Merge(Rel):
     row_ids: dict[int, ColumnId]
     checks: tuple[tuple[str, Expr], ...]
     generated: tuple[tuple[int, Expr], ...] = ()
+    has_queries: bool = False
+    """As in Update: in the conditions and values of its actions."""
 
 
 @dataclass(frozen=True, slots=True)

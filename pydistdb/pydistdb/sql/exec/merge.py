@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import cached_property
 from typing import Any
 
-from pydistdb.kv.api import LockStrength
+from pydistdb.kv.api import LockStrength, ReadRestart
 from pydistdb.sql.errors import CardinalityViolation
 from pydistdb.sql.exec.modify import ChangeOperator, InsertOperator, UpdateOperator
 from pydistdb.sql.exec.operator import Batch, Operator
@@ -31,6 +31,7 @@ class MergeOperator(ChangeOperator):
         target = Delete((), node.table, node.source, node.key_id, node.old_ids, node.condition)
         super().__init__(target, source, LockStrength.UPDATE)
         self.node = node
+        self.restarts = self.restarts or node.has_queries
         self.doers: list[UpdateOperator | InsertOperator | None] = [self._doer(action) for action in node.actions]
         strengths = [
             doer.strength if isinstance(doer, UpdateOperator) else LockStrength.UPDATE
@@ -103,6 +104,8 @@ class MergeOperator(ChangeOperator):
         for number, row in decided:
             answer = answers.get(row[self.key_position])
             if number != NOTHING and answer is not None and answer.changed:
+                if self.restarts:
+                    raise ReadRestart(state.transaction.read_timestamp)
                 newest = None if answer.value is None else self.patched(row, answer.value)
                 if newest is None or not self.recheck(newest, state):
                     newest = self._without_target(row)

@@ -5,7 +5,8 @@ foreign key checks to the end of the statement (``writer``, ``foreign_keys``).
 
 A row to update or delete may have changed between the snapshot and its lock.  Under READ COMMITTED the statement then
 goes on with the newest version, as Postgres does: the condition is evaluated again on it (``recheck``), with whatever FROM
-brought, and so are the assignments; a row that was deleted is passed over.
+brought, and so are the assignments; a row that was deleted is passed over.  If there are queries in them the whole statement
+starts again on a new snapshot, with the locks it has.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from pydistdb.kv.api import LockStrength, MustWait
+from pydistdb.kv.api import LockStrength, MustWait, ReadRestart
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec.checks import Checker, row_scope
 from pydistdb.sql.exec.codegen import Code, tuple_source
@@ -30,6 +31,7 @@ from pydistdb.sql.functions.effects import Effects
 from pydistdb.sql.functions.row_keys import FIRST_TRANSACTION, row_version
 from pydistdb.sql.functions.sessions import transaction_number
 from pydistdb.sql.layout import TableLayout
+from pydistdb.sql.plan.expressions import has_subquery
 from pydistdb.sql.tree import DELETER_NUMBER, KEY_NUMBER, VERSION_NUMBER, ColumnId, Delete, Expr, Insert, Update
 
 Row = list[Any]
@@ -150,6 +152,10 @@ class ChangeOperator(ModifyOperator):
         self.key_id = node.key_id
         self.old_ids = node.old_ids
         self.recheck_condition = node.recheck
+        self.restarts = isinstance(node, Update) and node.has_queries
+        """The statement cannot go on with a row's newest version alone: queries were answered for the old one."""
+        if node.recheck is not None and has_subquery(node.recheck):
+            self.restarts = True
         self.strength = strength
         self.key_position = source.position(node.key_id)
         positions = {column: position for position, column in enumerate(source.ids)}
@@ -232,6 +238,8 @@ class ChangeOperator(ModifyOperator):
             if answer.changed:
                 if answer.value is None:
                     continue
+                if self.restarts:
+                    raise ReadRestart(state.transaction.read_timestamp)
                 row = self.patched(row, answer.value)
                 if not self.recheck(row, state):
                     continue

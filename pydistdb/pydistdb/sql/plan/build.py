@@ -329,8 +329,9 @@ class Builder(JoinBuilder):
         return found
 
     def _merge(self, relation: Merge) -> Rel:
+        has_queries = any(map(has_subquery, direct_parts(relation)[0]))
         source, lifted = self._lift(self.build(relation.source), relation)
-        return replace(lifted, source=source)
+        return replace(lifted, source=source, has_queries=has_queries)
 
     def _cte(self, relation: Cte) -> Rel:
         definition = self.build(relation.definition)
@@ -347,7 +348,7 @@ class Builder(JoinBuilder):
         if isinstance(relation, Insert) and relation.on_conflict is not None:
             relation = replace(relation, on_conflict=self._conflict(relation, relation.on_conflict))
         if isinstance(relation, Update) and any(has_subquery(value) for _, value in relation.assignments):
-            source, relation = self._lift(source, relation)
+            source, relation = self._lift(source, replace(relation, has_queries=True))
         return replace(relation, source=source)
 
     def _conflict(self, relation: Insert, conflict: OnConflict) -> OnConflict:
