@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from pydistdb_tools.cli import main
+from pydistdb_tools.first_shards import circle
 from pydistdb_tools.local_cluster import (
     ClusterError,
     LocalCluster,
     LocalNode,
     free_base_port,
     is_replicated,
+    node_environment,
     parse_localities,
     plan_cluster,
 )
@@ -68,6 +70,27 @@ def test_localities_are_given_per_node_or_as_zones(tmp_path: Path) -> None:
     for wrong in ("", "a=b,c", "c,a=b"):
         with pytest.raises(ClusterError, match="--locality"):
             parse_localities([wrong])
+
+
+def test_neighbours_in_the_circle_are_far_from_each_other() -> None:
+    def node(number: int, *place: tuple[str, str]) -> dict[str, object]:
+        return {"id": number, "locality": dict(place)}
+
+    regions = [node(n, ("region", r)) for n, r in enumerate(["us", "us", "us", "eu", "eu", "ap"], 1)]
+    assert circle(regions) == [1, 4, 6, 2, 5, 3]
+    assert circle([node(1), node(2), node(3)]) == [1, 2, 3]
+
+
+def test_nodes_share_their_bytecode_where_python_may_not_leave_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr("sys.pycache_prefix", None)
+    found = node_environment(tmp_path)
+    assert found["PYTHONPYCACHEPREFIX"].startswith(str(tmp_path)) and "PYTHONDONTWRITEBYTECODE" not in found
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE")
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    assert "PYTHONPYCACHEPREFIX" not in node_environment(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"nodes": [{"x": 1}], "replication_factor": 1}', "\0"])

@@ -210,11 +210,27 @@ def start_node(cluster: LocalCluster, node: LocalNode) -> None:
     Path(node.store).parent.mkdir(parents=True, exist_ok=True)
     with open(node.log, "ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, close_fds=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=node_environment(cluster.folder),
+            start_new_session=True,
+            close_fds=True,
         )
     node.pid = process.pid
     node.started = _start_time(process.pid)
     cluster.save()
+
+
+def node_environment(folder: Path) -> dict[str, str]:
+    """What the nodes find in their environment: a cache of bytecode in ``folder`` where Python may write none beside its source.
+
+    Without one each node would compile the whole source again, half of the processor time that its start takes."""
+    environment = dict(os.environ)
+    if environment.pop("PYTHONDONTWRITEBYTECODE", None) and sys.pycache_prefix is None:
+        environment["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
+    return environment
 
 
 def start_cluster(cluster: LocalCluster, report: Report) -> None:
