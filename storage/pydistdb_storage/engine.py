@@ -90,5 +90,8 @@ class Engine(Protocol):
     def size_bytes(self) -> int:
         """Return the bytes in use."""
 
+    def is_behind(self) -> bool:
+        """Tell whether so much waits to be put in order that whoever can wait should: before long every writer must."""
+
     def close(self) -> None:
         """Close the store; open snapshots become invalid."""

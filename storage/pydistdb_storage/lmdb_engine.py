@@ -273,6 +273,9 @@ class LMDBEngine:
 
     # -------------------------------------------------------------------------------------------------------- the rest
 
+    def is_behind(self) -> bool:
+        return False
+
     def size_bytes(self) -> int:
         info = self._open.info()
         page_bytes: int = self._open.stat()["psize"]

@@ -20,7 +20,8 @@ What ``apply`` has written is taken into the layer by the owner's next ``latest`
 same goes for the end of a checkpoint.  So a view never changes while the owner uses it.
 
 Limits: a checkpoint is due at CHECKPOINT_OPERATIONS or CHECKPOINT_BYTES; when all layers have ``WAIT_FACTOR`` times that
-(the checkpoints cannot keep up, or the tree's disk is full), ``apply`` waits, and then reports StoreFull.
+(the checkpoints cannot keep up, or the tree's disk is full), ``apply`` waits, and then reports StoreFull.  At
+``BEHIND_FACTOR`` times it ``is_behind``: copies for and from other nodes wait, so that statements need not.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 CHECKPOINT_OPERATIONS = 30_000
 CHECKPOINT_BYTES = 8 << 20
 WAIT_FACTOR = 4
+BEHIND_FACTOR = 2
 WAIT_SECONDS = 30.0
 
 
@@ -198,12 +200,19 @@ class LoggedEngine:
             raise self._checkpoint_error or StoreFull("the store's checkpoints are too far behind")
 
     def _is_full(self) -> bool:
+        return self._has_checkpoints_for(WAIT_FACTOR)
+
+    def is_behind(self) -> bool:
+        return self._has_checkpoints_for(BEHIND_FACTOR)
+
+    def _has_checkpoints_for(self, factor: int) -> bool:
+        """Whether as much waits for the tree as makes ``factor`` checkpoints."""
         if not self._frozen:
             return False  # a checkpoint begins when there is enough for one
         layers = self._layers()
         return (
-            sum(layer.size for layer in layers) >= self._checkpoint_operations * WAIT_FACTOR
-            or sum(layer.size_bytes for layer in layers) >= self._checkpoint_bytes * WAIT_FACTOR
+            sum(layer.size for layer in layers) >= self._checkpoint_operations * factor
+            or sum(layer.size_bytes for layer in layers) >= self._checkpoint_bytes * factor
         )
 
     def _checkpoint_ended(self, sequence: int, error: StorageError | None) -> None:

@@ -67,6 +67,9 @@ class MemoryEngine:
                 else:
                     self._spaces[space][key] = value
 
+    def is_behind(self) -> bool:
+        return False
+
     def size_bytes(self) -> int:
         return sum(len(key) + len(value) for space in self._spaces for key, value in space.items())
 
@@ -115,6 +118,9 @@ class MirrorEngine:
     def apply(self, batches: list[WriteBatch]) -> None:
         self._first.apply(batches)
         self._second.apply(batches)
+
+    def is_behind(self) -> bool:
+        return False
 
     def size_bytes(self) -> int:
         return self._first.size_bytes()

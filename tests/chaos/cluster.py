@@ -42,6 +42,8 @@ class Node:
     paused: bool = False
     is_wanted: bool = True
     """False while it is meant to be down."""
+    absences: list[list[float]] = field(default_factory=list)
+    """From when until when it was down, on the monotonic clock; no second moment: it is still."""
     ballast: Path = field(init=False)
     faults: Faults = field(init=False)
 
@@ -83,12 +85,13 @@ class Node:
 class ChaosCluster:
     """``with ChaosCluster(folder, 3) as cluster``: started, and gone without trace afterwards (but for the folder)."""
 
-    def __init__(self, folder: Path, count: int, options: list[str] | None = None) -> None:
+    def __init__(self, folder: Path, count: int, replication_factor: int = 0) -> None:
         self.folder = folder
-        self.options = options or []
+        self.replication_factor = replication_factor or count
         self.skipped: list[str] = []
         """What this machine does not allow."""
         self._switch: subprocess.Popen[str] | None = None
+        self._has_begun = False
         self._mounted: list[Path] = []
         self._tag = f"pc{os.getpid() % 100_000:05}"
         self.nodes: list[Node] = []
@@ -186,27 +189,36 @@ class ChaosCluster:
         command += [sys.executable, "-m", "tests.chaos.node", str(node.folder / "faults")]
         command += ["--store", str(node.store), "--node-name", node.name, "--insecure"]
         command += ["--listen", f"{node.address}:{node.ports[0]}", "--http-listen", f"{node.address}:{node.ports[1]}"]
-        command += ["--rpc-listen", f"{host}:{node.ports[2]}", *self.options]
+        command += ["--rpc-listen", f"{host}:{node.ports[2]}"]
         others = [f"{other.data_address}:{other.ports[2]}" for other in self.nodes if other is not node]
-        if node.number == 1:
-            command += ["--replication-factor", str(len(self.nodes))]
-        if node.number > 1 or node.store.exists():
+        if node is not self.nodes[0] or self._has_begun:
             command += ["--join", ",".join(others)]
+        else:
+            command += ["--replication-factor", str(self.replication_factor)]
+        self._has_begun = True
         with (node.folder / "log").open("ab") as log:
             node.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         node.paused = False
         node.is_wanted = True
+        if node.absences:
+            node.absences[-1].append(time.monotonic())
 
     def kill(self, node: Node) -> None:
+        node.absences.append([time.monotonic()])
         node.signal(signal.SIGKILL)
         if node.process is not None:
             node.process.wait()
 
     def stop(self, node: Node) -> None:
         """SIGTERM, and wait."""
+        node.absences.append([time.monotonic()])
         node.signal(signal.SIGTERM)
         if node.process is not None:
             node.process.wait(30)
+
+    def erase(self, node: Node) -> None:
+        """What a node that is down has stored is lost."""
+        shutil.rmtree(node.store)
 
     def pause(self, node: Node) -> None:
         node.signal(signal.SIGSTOP)
@@ -252,7 +264,7 @@ class ChaosCluster:
                 sum(replica["role"] in ("leader", "follower") for replica in item["replicas"])
                 for item in (status["ranges"] if status else ())
             ]
-            if voters and min(voters) == len(self.nodes):
+            if voters and min(voters) == self.replication_factor:
                 return
             time.sleep(0.3)
         raise RuntimeError("the ranges do not get their replicas")

@@ -10,6 +10,7 @@ import random
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -29,6 +30,8 @@ class World:
     rand: random.Random
     tables: list[str]
     surprises: list[str] = field(default_factory=list)
+    orders: Counter[str] = field(default_factory=Counter)
+    """What was asked for beside faults (splits and merges), and how often."""
 
     def some_node(self) -> Node:
         return self.rand.choice(self.cluster.nodes)
@@ -44,6 +47,10 @@ class World:
 class Nemesis:
     needs: str = ""
     least_nodes = 1
+    replication_factor = 0
+    """0: a replica on every node."""
+    is_strict = False
+    """Whether clients may see nothing but conflicts, and broken connections to a node that was brought down."""
     seconds = (2.0, 6.0)
     """How long a fault lasts."""
     settles = False

@@ -129,6 +129,7 @@ def words(verdict: dict[str, Any], faults: list[Fault]) -> str:
         lines += [f"* {found['workload']}: {problem}" for problem in found["problems"]]
     lines += [f"* {problem}" for problem in verdict["problems"]]
     lines += [f"* skipped: {skipped}" for skipped in verdict["skipped"]]
+    lines += [f"* {what}: {count} times" for what, count in sorted(verdict["orders"].items())]
     lines += ["", "![timeline](timeline.svg)", "", "| from | to | fault | longest gap |", "|---|---|---|---|"]
     lines += [f"| {fault.begin:.1f} | {fault.end:.1f} | {fault.name} | {fault.gap_seconds:.2f} s |" for fault in faults]
     return "\n".join(lines) + "\n"

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import shutil
 import signal
 import sys
@@ -31,9 +32,11 @@ import psycopg
 
 from tests.chaos.check import verdict as verdict_of
 from tests.chaos.client import Client, Clock
-from tests.chaos.cluster import ChaosCluster
+from tests.chaos.cluster import ChaosCluster, Node
 from tests.chaos.history import OK, History, Operation, Recorder
-from tests.chaos.nemeses import NEMESES, Nemesis, World, is_possible
+from tests.chaos.members import Members
+from tests.chaos.nemeses import NEMESES as NEMESES_OF_A_MOMENT
+from tests.chaos.nemeses import Nemesis, World, is_possible
 from tests.chaos.report import Fault, note_gaps, timeline, words
 from tests.chaos.workloads import WORKLOADS, Workload
 
@@ -43,6 +46,11 @@ LONGEST_SECONDS = 40.0
 """No answer takes longer, whatever the fault."""
 FINAL_SECONDS = 60.0
 WARM_SECONDS = 3.0
+START_SECONDS = 5.0
+NEMESES = NEMESES_OF_A_MOMENT | {"members": Members}
+_STATE = re.compile(r"([0-9A-Z]{5}|) ")
+"""How an error that the server or the connection has raised is noted (client.py); what a client decided is not."""
+_CONFLICTS = ("40001", "40003", "40P01")
 
 
 class Run:
@@ -61,6 +69,8 @@ class Run:
         self.finishers: list[tuple[Workload, Client]] = []
         self.faults: list[Fault] = []
         self.problems: list[str] = []
+        self.orders: dict[str, int] = {}
+        self.is_strict = all(NEMESES[name].is_strict for name in nemesis.split("+"))
 
     def run(self) -> dict[str, Any]:
         self._set_up()
@@ -79,6 +89,7 @@ class Run:
                 self.problems.append(f"hung: client {client.process} at {client.node} does not come back")
             self.problems += [f"surprise: {text} (client {client.process})" for text in client.surprises[:3]]
         self.problems += world.surprises
+        self.orders = dict(world.orders)
         self._finish()
         for recorder in self.recorders:
             recorder.close()
@@ -173,9 +184,9 @@ class Run:
         while found and time.monotonic() < deadline:
             time.sleep(1)
             with psycopg.connect(self.cluster.nodes[-1].url, autocommit=True, connect_timeout=5) as connection:
-                found = [
-                    f"doctor: {row}" for row in connection.execute("SELECT * FROM proddb.doctor") if "error" in row
-                ]
+                bad = ("error", "warning") if self.is_strict else ("error",)
+                rows = connection.execute("SELECT * FROM proddb.doctor").fetchall()
+                found = [f"doctor: {row}" for row in rows if row[2] in bad]
                 locks = connection.execute("SELECT * FROM pg_locks WHERE pid <> pg_backend_pid()").fetchall()
                 found += [f"left behind: lock {row}" for row in locks]
         self.problems += found
@@ -190,6 +201,8 @@ class Run:
             history = History.load(self.folder / f"{workload.name}.jsonl")
             operations += history.operations
             found.append(verdict_of(history))
+        if self.is_strict:
+            self.problems += unexpected(operations, self.cluster.nodes, self.clock.began)
         verdict = {
             "nemesis": self.nemesis_name,
             "valid": not self.problems and all(item["valid"] for item in found),
@@ -199,6 +212,7 @@ class Run:
             "faults": len(self.faults),
             "longest_gap_seconds": note_gaps(self.faults, operations),
             "slowest_success_seconds": max((op.end - op.start for op in operations if op.outcome == OK), default=0.0),
+            "orders": self.orders,
             "gaps_seconds": [round(fault.gap_seconds, 3) for fault in self.faults],
             "problems": self.problems,
             "skipped": self.cluster.skipped,
@@ -220,6 +234,26 @@ def _quietly(workload: Workload, client: Client) -> None:
         pass
 
 
+def unexpected(operations: list[Operation], nodes: list[Node], began: float) -> list[str]:
+    """The errors that are neither conflicts nor connections to a node that was down at the time."""
+    absences = {node.name: node.absences for node in nodes}
+    found: dict[str, list[Operation]] = {}
+    for op in operations:
+        state = _STATE.match(op.error)
+        if op.outcome == OK or state is None or state[1] in _CONFLICTS:
+            continue
+        was_down = any(
+            op.end >= left[0] - began and (len(left) == 1 or op.start <= left[1] - began + START_SECONDS)
+            for left in absences[op.node]
+        )
+        if not was_down or state[1] not in ("", "57P01", "57P03"):
+            found.setdefault(op.error[:80], []).append(op)
+    return [
+        f"{len(some)} times: {error} ({some[0].kind} at {some[0].node}, {some[0].start:.1f} to {some[0].end:.1f})"
+        for error, some in found.items()
+    ]
+
+
 def possible_nemeses(names: str, world: World) -> list[Nemesis]:
     """Those of ``kill+one-way`` that this machine allows."""
     return [NEMESES[name]() for name in names.split("+") if is_possible(NEMESES[name], world)]
@@ -229,7 +263,9 @@ def run_one(nemesis: str, options: argparse.Namespace) -> dict[str, Any] | None:
     """Run one nemesis; None if this machine does not allow it."""
     folder = options.folder / nemesis
     shutil.rmtree(folder, ignore_errors=True)
-    with ChaosCluster(folder, options.nodes) as cluster:
+    kinds = [NEMESES[name] for name in nemesis.split("+")]
+    count = max(options.nodes, *(kind.least_nodes for kind in kinds))
+    with ChaosCluster(folder, count, max(kind.replication_factor for kind in kinds)) as cluster:
         if not possible_nemeses(nemesis, World(cluster, random.Random(), [])):
             return None
         return Run(cluster, folder, nemesis, options).run()

@@ -266,6 +266,8 @@ def test_writers_are_held_back_while_checkpoints_fail(tmp_path: Path, monkeypatc
         for number in range(20):
             engine.apply([_put((b"%d" % number, b"1"))])
             engine.latest()
+            # Half way there it tells, so that who can wait leaves the room to the others.
+            assert engine.is_behind() is (number >= 3)
     assert len(list(engine.latest().scan(Space.VERSIONS, *ALL))) == 8
     engine.close()
 

@@ -257,7 +257,11 @@ class RangeLifecycle(Elections):
                 if other is not replica:
                     self.destroy(other)
             for batch in install_batches(view, range_id, replica.log.state.installing, old):
-                await self.write(batch)
+                turn = await self.intake.take_turn()
+                try:
+                    await self.write(batch)
+                finally:
+                    turn.set(None)
         finally:
             view.close()
         if self.stopped or replica.destroyed:

@@ -75,14 +75,22 @@ class MultiRaft(RangeLifecycle):
             message = envelope.message
             if isinstance(message, Control):
                 self._control(from_node, envelope.range_id, message)
-                continue
-            replica = self.replicas.get(envelope.range_id)
-            if replica is None or message.to != replica.replica_id:
-                replica = self._misaddressed(from_node, envelope.range_id, replica, message)
-                if replica is None:
-                    continue
-            if self._admits(from_node, replica, message):
-                replica.step(message, envelope.epoch)
+            elif type(message) is InstallSnapshot:
+                self.intake.offer(from_node, envelope)
+            else:
+                self.deliver_raft(from_node, envelope)
+
+    def deliver_raft(self, from_node: NodeId, envelope: RaftEnvelope) -> None:
+        if self.stopped:
+            return
+        message: Any = envelope.message
+        replica = self.replicas.get(envelope.range_id)
+        if replica is None or message.to != replica.replica_id:
+            replica = self._misaddressed(from_node, envelope.range_id, replica, message)
+            if replica is None:
+                return
+        if self._admits(from_node, replica, message):
+            replica.step(message, envelope.epoch)
 
     def _admits(self, from_node: NodeId, replica: Replica, message: raft.Message) -> bool:
         if message.sender not in replica.nodes:

@@ -37,7 +37,7 @@ from pydistdb.kv.descriptor import RangeDescriptor, RangeId
 T = TypeVar("T")
 
 STAGE_PREFIX = b"stage/"
-INSTALL_BATCH_CHUNKS = 8
+INSTALL_BATCH_CHUNKS = 4
 BURST_SECONDS = 0.25
 """Longer than Raft takes to ask again (a tick), so that no rate is lost."""
 

@@ -36,6 +36,7 @@ from pydistdb.kv.descriptor import (
 )
 from pydistdb.kv.garbage import GarbageCollector
 from pydistdb.kv.hlc import HybridClock
+from pydistdb.kv.intake import SnapshotIntake
 from pydistdb.kv.liveness import Liveness
 from pydistdb.kv.replica import Replica
 from pydistdb.kv.snapshot import (
@@ -94,6 +95,7 @@ class StoreBase:
         self._by_start: SortedDict = SortedDict()
         self._start_of: dict[RangeId, bytes] = {}
         self.snapshot_budget = SnapshotBudget(self.config.snapshots_at_once, scheduler.now_ns)
+        self.intake = SnapshotIntake(engine, scheduler, self.deliver_raft, self._is_idle)
         self._handlers: dict[type[Message], Handler] = {}
         self._dirty: dict[Replica, None] = {}
         self._active: dict[Replica, None] = {}
@@ -311,6 +313,7 @@ class StoreBase:
         try:
             for item in round.items:
                 item.finish()
+            self.intake.round_ended()
         except Exception as error:
             self.fatal(error)
             return
@@ -319,6 +322,9 @@ class StoreBase:
             self._pump()
         else:
             self._flush()
+
+    def _is_idle(self) -> bool:
+        return self._in_flight is None and self._round.is_empty() and not self._dirty
 
     def write(self, batch: WriteBatch) -> Completion[None]:
         """Write something of the store's own, in order with everything else; done once durable."""
@@ -411,6 +417,9 @@ class StoreBase:
                 self.transport.send_raft(node_id, envelopes)
 
     # ----------------------------------------------------------------------------- for the parts that stand on this one
+
+    def deliver_raft(self, from_node: NodeId, envelope: RaftEnvelope) -> None:
+        """Hand a message of Raft to the replica that it is for."""
 
     def processed(self, replica: Replica) -> None:
         """Called after a replica was processed."""
