@@ -121,6 +121,26 @@ def test_a_replica_moves_even_from_under_the_leaseholder() -> None:
         world.run(world.operations[2].move_replica(right, away, free))
 
 
+def test_a_move_whose_newcomer_is_used_for_a_dead_node_ends() -> None:
+    """The leaseholder dies when the newcomer has begun to learn; whoever leads next replaces the dead one by it."""
+    world = Operated(4)
+    cluster = world.cluster
+    right = world.run(world.operations[1].split_at(b"\x04k0500"))
+    cluster.advance(10)
+    report = world.report(right)
+    (free,) = {1, 2, 3, 4} - set(report.nodes)
+    away, bystander = sorted(set(report.nodes) - {report.leader})
+    task = cluster.scheduler.spawn(world.operations[bystander].move_replica(right, away, free), "move")
+    stores = {store.node_id: store for store in cluster.stores()}
+    replica = stores[bystander].replicas[right]
+    cluster.wait_until(lambda: replica.descriptor.replica_on(free) is not None, step=0.001)
+    next(node for node in cluster.nodes.values() if node.node_id == report.leader).crash()
+    cluster.wait_until(lambda: task.completion.done, 30)
+    with pytest.raises(OperationRefused, match="in place of another node's"):
+        task.completion.result()
+    assert {voter.node_id for voter in replica.descriptor.voters()} == {away, bystander, free}
+
+
 def test_a_drained_node_holds_no_leases_until_it_is_taken_back() -> None:
     world = Operated(3)
     for key in (b"\x04k0200", b"\x04k0400", b"\x04k0600", b"\x04k0800"):

@@ -216,6 +216,12 @@ class Operations:
             is_voter = newcomer is not None and newcomer.role is ReplicaRole.VOTER
             if is_voter and descriptor.replica_on(away) is None and not descriptor.is_joint:
                 return
+            if newcomer is None:
+                self._check_live(to)
+            elif is_voter and self._has_no_more_to_do(descriptor):
+                raise OperationRefused(
+                    f"node {to} has a replica of range {range_id} now, but in place of another node's, which had failed"
+                )
             now_ns = self._scheduler.now_ns()
             if now_ns > deadline_ns:
                 raise OperationRefused(f"the replica of range {range_id} did not move in time; it may still")
@@ -223,6 +229,9 @@ class Operations:
                 asked_ns = now_ns
                 await self._push_move(details, away, to)
             await sleep(self._scheduler, _POLL_NS)
+
+    def _has_no_more_to_do(self, descriptor: RangeDescriptor) -> bool:
+        return not descriptor.is_joint and len(descriptor.replicas) <= self._store.membership.replication_factor
 
     async def _push_move(self, details: RangeDetails, away: NodeId, to: NodeId) -> None:
         descriptor = details.descriptor
