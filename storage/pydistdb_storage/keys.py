@@ -17,7 +17,10 @@ bytes      0 written as 00 FF, terminated by 00 01
 uuid       16 bytes
 interval   the span in microseconds with months of 30 days (Postgres's ordering), 12 bytes: equal spans, equal keys
 timetz     the instant (8 bytes), then the zone (4)
+char       text without its trailing blanks
 =========  =========================================================================================================
+
+Who has other values to order adds kinds of its own (``add_kind``).
 
 ``key_encoder`` compiles one function for an index; for ``(int, text)`` and the values ``(1, "a")``::
 
@@ -197,7 +200,18 @@ _KINDS: dict[str, tuple[Callable[[Any], bytes], Callable[[bytes, int], tuple[Any
     "uuid": (_encode_uuid, _decode_uuid),
     "interval": (_encode_interval, _decode_interval),
     "timetz": (_encode_timetz, _decode_timetz),
+    "char": (lambda value: _encode_text(value.rstrip(" ")), _decode_text),
 }
+
+
+def add_kind(name: str, encode: Callable[[Any], bytes], decode: Callable[[bytes, int], tuple[Any, int]]) -> None:
+    """Make another kind known, whose payload is self-delimiting and orders as its values do."""
+    _KINDS[name] = encode, decode
+
+
+def payload_codec(kind: str) -> tuple[Callable[[Any], bytes], Callable[[bytes, int], tuple[Any, int]]]:
+    """How values of a kind are written and read without the marker in front."""
+    return _KINDS[kind]
 
 
 # --------------------------------------------------------------------------------------------------------- whole keys

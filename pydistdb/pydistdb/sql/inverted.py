@@ -168,7 +168,7 @@ class ArrayTokens:
 
     def __init__(self, element_oid: int) -> None:
         kind = registry.io(element_oid).key_kind
-        encode = None if kind is None else keys.key_encoder((kind,))
+        encode = None if element_oid == JSONB_OID or kind is None else keys.key_encoder((kind,))
 
         def token(item: Any) -> bytes:
             if encode is None:

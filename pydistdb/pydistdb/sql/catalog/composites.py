@@ -107,11 +107,18 @@ def _drop(ddl: DdlContext, definition: UserType, action: AlterTypeAction) -> Non
             raise error
         ddl.tell(error.message + ", skipping")
         return
-    put_type(ddl, dropped_attribute(definition, attribute))
+    put_type(ddl, dropped_attribute(ddl, definition, attribute))
 
 
-def dropped_attribute(definition: UserType, attribute: Attribute) -> UserType:
-    """The type without an attribute, whose slot stays."""
+def dropped_attribute(ddl: DdlContext, definition: UserType, attribute: Attribute) -> UserType:
+    """The type without an attribute, whose slot stays.  Keys of indexes hold what their rows held."""
+    for table, column in columns_holding(ddl, definition.oid):
+        if any(part.column == column.number for index in table.indexes for part in index.columns):
+            raise FeatureNotSupported(
+                f'cannot drop a field of type "{definition.name}" because an index over '
+                f'"{table.name}.{column.name}" uses it',
+                hint="Drop the index, and make it again afterwards.",
+            )
     name = f"........pg.dropped.{attribute.number}........"
     return _with(definition, replace(attribute, name=name, dropped=True))
 

@@ -34,6 +34,7 @@ from pydistdb.sql.errors import (
     InvalidTableDefinition,
     ProgramLimitExceeded,
     UndefinedColumn,
+    UndefinedFunction,
     UndefinedObject,
     UndefinedTable,
     WrongObjectType,
@@ -42,6 +43,7 @@ from pydistdb.sql.functions.registry import cast
 from pydistdb.sql.pg_catalog.type_facts import operator_class
 from pydistdb.sql.schema_statements import ConstraintSpec
 from pydistdb.sql.types import registry
+from pydistdb.sql.types.composite import unordered_part
 from pydistdb.sql.types.domains import base_oid
 
 PRIMARY_STORAGE_ID = 1
@@ -110,10 +112,16 @@ def check_indexable(column: Column) -> None:
 
 
 def check_key_type(type_oid: int) -> None:
-    """Raise unless values of the type can be index keys."""
+    """Raise unless values of the type can be index keys.
+
+    Postgres finds out only when it compares the first values that an array or row has a part that has no order."""
+    part = unordered_part(type_oid)
+    if part is not None and part != type_oid:
+        name = registry.format_type(part, -1)
+        raise UndefinedFunction(f"could not identify a comparison function for type {name}")
     if registry.io(type_oid).key_kind is None:
         name = registry.format_type(type_oid, -1)
-        if operator_class(type_oid) or registry.type_by_oid(type_oid).category == "C":
+        if operator_class(type_oid):
             raise FeatureNotSupported(f"type {name} cannot be an index key")
         raise no_operator_class(name, "btree")
 
@@ -354,11 +362,11 @@ def check_key_types(
 
 
 def _comparable(left: int, right: int) -> bool:
-    """Tell whether the key codecs agree; enums have one codec and are never equal."""
+    """Tell whether the key codecs agree; enums, arrays and rows must be of the very same type."""
     kinds = registry.io(left).key_kind, registry.io(right).key_kind
     categories = registry.type_by_oid(left).category, registry.type_by_oid(right).category
     return (
-        kinds[0] == kinds[1] and kinds[0] is not None and categories[0] == categories[1] and categories[0] not in "DE"
+        kinds[0] == kinds[1] and kinds[0] is not None and categories[0] == categories[1] and categories[0] not in "ACDE"
     )
 
 

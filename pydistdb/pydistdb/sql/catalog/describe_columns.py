@@ -109,14 +109,24 @@ def _width(value: Any) -> int:
         return len(value)
     if isinstance(value, (list, tuple)):
         return sum(map(_width, value)) + 8
+    if isinstance(value, dict):
+        return sum(map(_width, value.values())) + 8
     return 1 if isinstance(value, bool) else 8
+
+
+class _Pairs(tuple[Any, ...]):
+    """A stored map (an array with bounds of its own) that can be counted."""
 
 
 def countable(value: Any) -> Any:
     """A stored value as something that can be counted."""
+    if isinstance(value, dict):
+        return _Pairs((key, countable(item)) for key, item in value.items())
     return tuple(countable(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def plain(value: Any) -> Any:
     """The stored value again."""
+    if isinstance(value, _Pairs):
+        return {key: plain(item) for key, item in value}
     return [plain(item) for item in value] if isinstance(value, tuple) else value

@@ -159,7 +159,7 @@ async def _drop_dependent(ddl: DdlContext, dependent: Dependent) -> None:
             definition = ddl.view.state.types[dependent.entry.definition.oid].definition
             for attribute in definition.attributes:
                 if attribute.name == dependent.name:
-                    put_type(ddl, dropped_attribute(definition, attribute))
+                    put_type(ddl, dropped_attribute(ddl, definition, attribute))
 
 
 def forget_type(ddl: DdlContext, entry: TypeEntry) -> list[Change]:

@@ -88,8 +88,8 @@ def _expression(ddl: DdlContext, table: Table, text: str) -> tuple[IndexColumn, 
         return IndexColumn(expression.id), expression.type
     _check_immutable(expression, "index expression")
     if expression.type.category == "P":
-        name = expression.type.name
-        raise DatabaseError.of("42P16", f'column "expr" has pseudo-type {name}')
+        name = bind.expression_label(text) or "expr"
+        raise DatabaseError.of("42P16", f'column "{name}" has pseudo-type {expression.type.name}')
     written = canonical(ddl, table, expression, text, key=True)
     return IndexColumn(0, expression=written, type_oid=expression.type.oid), expression.type
 

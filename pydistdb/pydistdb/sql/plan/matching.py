@@ -132,7 +132,9 @@ def matches(keys: Keys, terms: Sequence[Expr]) -> dict[int, list[Match]]:
                 note(term.argument, Match(term, "in", term.items))
             case AnyAll(all=False) if comparison(term.function) == "=" and term.array.type.element_oid:
                 note(term.left, Match(term, "any", (term.array,)), term.array.type.element_oid)
-            case IsNull(argument=argument, negated=False):
+            case IsNull(argument=argument, negated=False) if (
+                argument.type.category != "C"
+            ):  # a row of NULLs is NULL, too
                 note(argument, Match(term, "null"))
     return found
 

@@ -22,6 +22,8 @@ from typing import Any
 from pydistdb.sql.errors import DatabaseError, InvalidTextRepresentation, ProgramLimitExceeded
 from pydistdb.sql.types.base import EvalContext, TypeIO
 from pydistdb.sql.types.integers import wrong_binary_length
+from pydistdb.sql.types.known import BPCHAR
+from pydistdb.sql.types.nested_keys import array_kind
 
 MOST_DIMENSIONS = 6
 MOST_ITEMS = 33_554_432
@@ -379,7 +381,7 @@ def array_io(element_oid: int, element: TypeIO) -> TypeIO:
         format_,
         lambda data: _decode_array(data, element_oid, element),
         lambda array: _encode_array(array, element_oid, element),
-        None,
+        array_kind("char" if element_oid == BPCHAR.oid else element.key_kind, PgArray),
         to_storage,
         from_storage,
     )

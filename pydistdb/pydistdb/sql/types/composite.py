@@ -16,10 +16,11 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from pydistdb.sql.errors import DatabaseError, InvalidTextRepresentation
+from pydistdb.sql.errors import DatabaseError, InvalidTextRepresentation, UndefinedFunction
 from pydistdb.sql.types import domains, known, user
 from pydistdb.sql.types.base import EvalContext, SqlType, TypeIO
 from pydistdb.sql.types.integers import wrong_binary_length
+from pydistdb.sql.types.nested_keys import row_kind
 from pydistdb.sql.types.pseudo import Record, field_types, quote_field
 from pydistdb.sql.types.user import FIRST_USER_OID, Attribute
 
@@ -270,13 +271,44 @@ def composite_key(oid: int) -> Callable[[_Row], _Row]:
     return key
 
 
+def _key_kind(oid: int) -> str:
+    """Fields may be added as long as nothing is of the type: they are looked up when a key is made."""
+    from pydistdb.sql.types.registry import format_type, io
+
+    def fields() -> list[tuple[int, str]]:
+        found = []
+        for each in live_attributes(oid, None):
+            kind = "char" if domains.base_oid(each.type_oid) == known.BPCHAR.oid else io(each.type_oid).key_kind
+            if kind is None:
+                raise UndefinedFunction(
+                    f"could not identify a comparison function for type {format_type(each.type_oid, -1)}"
+                )
+            found.append((each.number, kind))
+        return found
+
+    return row_kind(oid, fields, lambda: len(user.entry_of(oid, None).definition.attributes))
+
+
+def unordered_part(oid: int) -> int | None:
+    """The type that keeps values of a type from being ordered, deep inside of it or the type itself; None if nothing does."""
+    from pydistdb.sql.types.registry import io
+
+    sql_type = known.TYPES_BY_OID[domains.base_oid(oid)]
+    if sql_type.element_oid:
+        return unordered_part(sql_type.element_oid)
+    if sql_type.category == "C":
+        parts = (unordered_part(each.type_oid) for each in live_attributes(sql_type.oid, None))
+        return next((part for part in parts if part is not None), None)
+    return None if io(sql_type.oid).key_kind is not None else sql_type.oid
+
+
 def composite_io(oid: int) -> TypeIO:
     return TypeIO(
         lambda text, modifier, context: _parse(oid, text, context),
         lambda value, context: _format(oid, value, context),
         lambda data: _decode(oid, data),
         lambda value: _encode(oid, value),
-        None,
+        _key_kind(oid),
         lambda value: _map(value, _converters(oid, "to_storage")),
         lambda stored: tuple(_map(stored, _converters(oid, "from_storage"))),
     )

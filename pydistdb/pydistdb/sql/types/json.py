@@ -24,6 +24,7 @@ from typing import Any
 from pydistdb.sql.errors import DatabaseError, InvalidTextRepresentation
 from pydistdb.sql.types import numeric
 from pydistdb.sql.types.base import EvalContext, TypeIO
+from pydistdb.sql.types.nested_keys import json_kind
 from pydistdb.sql.types.text import check_text, decode_text
 
 __all__ = ["IO", "canonical", "document_key", "dump", "elements", "load", "members", "quote"]
@@ -375,5 +376,5 @@ IO = {
     "json": TypeIO(
         parse_json, _format, lambda data: parse_json(decode_text(data), -1, None), lambda value: value.encode(), None
     ),
-    "jsonb": TypeIO(parse_jsonb, _format, _decode_jsonb, lambda value: b"\1" + value.encode(), None),
+    "jsonb": TypeIO(parse_jsonb, _format, _decode_jsonb, lambda value: b"\1" + value.encode(), json_kind(load, dump)),
 }
