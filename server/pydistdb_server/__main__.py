@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 
 from pydistdb_server.config import ConfigError, parse_arguments
-from pydistdb_server.node import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,6 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"proddb: {error}", file=sys.stderr)
         return 1
+    from pydistdb_server.node import run  # the database itself: whoever has mistyped an option need not wait for it
+
     return run(config)
 
 

@@ -173,12 +173,12 @@ def test_what_is_done_where(far: Laboratory) -> None:
     assert "Strategy: broadcast join, partial aggregate" in strategy_of(far, query)
     assert "collocated" not in explained(far, "select * from users u join orders o on u.user_id + 1 = o.user_id")
     text = explained(far, f"select u.city, count(*), avg(o.id) from {join} group by 1")
-    states = "count(*) AS partial_count, sum(o.id) AS partial_sum, count(o.id) AS partial_count"
+    states = "count(*) AS partial_count, sum(o.id) AS partial_sum, count(o.id) AS partial_count_2"
     assert (
         f"Shard Query: SELECT u.city, {states} FROM users u JOIN orders o ON (u.user_id = o.user_id) GROUP BY u.city"
         in text
     )
-    assert "Functions: sum(partial_count), sum(partial_sum) / sum(partial_count)" in text
+    assert "Functions: sum(partial_count), sum(partial_sum) / sum(partial_count_2)" in text
 
 
 def test_every_entry_is_scanned_once(far: Laboratory) -> None:

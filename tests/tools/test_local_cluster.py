@@ -105,6 +105,10 @@ def test_commands_without_a_cluster_say_how_to_make_one(tmp_path: Path, capsys: 
     assert "make one with: proddb init" in capsys.readouterr().err
     assert main(["sql", "--url", "postgresql://postgres@127.0.0.1:1/postgres", "-c", "SELECT 1"]) == 1
     assert "cannot connect to" in capsys.readouterr().err
+    assert main(["sql", "--url", "http://127.0.0.1:8080", "-c", "SELECT 1"]) == 1
+    assert "is no Postgres URL" in capsys.readouterr().err
+    assert main(["slt", str(tmp_path / "nowhere")]) == 1
+    assert "no such file or folder" in capsys.readouterr().err
 
 
 STATUS = {

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -65,8 +66,13 @@ def find_node(connection: Connection, given: str) -> int:
     for node in nodes:
         if given == str(node["node_id"]) or given.lower() == node["node_name"].lower():
             return int(node["node_id"])
-    known = ", ".join(f"{node['node_name']} ({node['node_id']})" for node in nodes)
+    known = ", ".join(sorted((f"{node['node_name']} ({node['node_id']})" for node in nodes), key=_natural))
     raise ClusterError(f"there is no node {given}; there are {known}")
+
+
+def _natural(name: str) -> list[tuple[str, int]]:
+    """Sorts node10 behind node9."""
+    return [(letters, int(digits or 0)) for letters, digits in re.findall(r"(\D*)(\d*)", name)]
 
 
 def human_size(size: int | None) -> str:

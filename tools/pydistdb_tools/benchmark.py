@@ -228,5 +228,7 @@ def run_benchmark(url: str, seconds: float, threads: int, workload: str, scale: 
     if output == "json":
         print(json.dumps({"results": results, "problems": problems}, indent=2))
     else:
+        title = f"Benchmark results ({seconds:g} s each, {threads} connections)"
+        print(f"{title}\n{'=' * len(title)}")
         _print_text(results, problems)
     return 1 if problems else 0

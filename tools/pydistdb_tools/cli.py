@@ -26,6 +26,7 @@ from pydistdb_tools.local_cluster import (
     free_base_port,
     parse_localities,
     plan_cluster,
+    plural,
     start_cluster,
     stop_cluster,
 )
@@ -67,7 +68,7 @@ def _init(arguments: argparse.Namespace) -> int:
         localities = parse_localities(arguments.locality)
         cluster = plan_cluster(folder, arguments.nodes, factor, arguments.base_port, localities)
         _report(f"[INFO] Initializing a database cluster in {folder}")
-        _report(f"[INFO] {_plural(arguments.nodes, 'node')}, {factor}-way replication per shard")
+        _report(f"[INFO] {plural(arguments.nodes, 'node')}, {factor}-way replication per shard")
     else:
         cluster = LocalCluster.load(folder)
         _report(f"{folder} has a cluster of {len(cluster.nodes)} nodes already; starting what is not running")
@@ -82,10 +83,6 @@ def _init(arguments: argparse.Namespace) -> int:
     for node in cluster.nodes:
         print(f"  psql {node.url}")
     return 0
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _stop(arguments: argparse.Namespace) -> int:
@@ -131,6 +128,9 @@ def _benchmark(arguments: argparse.Namespace) -> int:
 def _slt(arguments: argparse.Namespace) -> int:
     from pydistdb_sqllogictest.command import run_command
 
+    for path in arguments.paths:
+        if not path.exists():
+            raise ClusterError(f"{path}: no such file or folder")
     if arguments.url or arguments.dir is not None or os.environ.get("PRODDB_URL"):
         return run_command(arguments, _url(arguments))
     with tempfile.TemporaryDirectory(prefix="proddb-slt-") as folder:
@@ -220,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(run=_status)
 
     raft = add("raft", "show the replicas of each range", "proddb raft status --dir data")
-    raft.add_argument("what", choices=["status"])
+    raft.add_argument("what", choices=["status"], nargs="?", default="status")
     _where_to_connect(raft)
     raft.add_argument("--format", choices=["text", "json"], default="text")
     raft.set_defaults(run=_status)

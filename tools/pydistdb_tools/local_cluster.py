@@ -110,6 +110,10 @@ def fetch_status(http_address: str, timeout_seconds: float = 3.0) -> dict[str, A
         return None
 
 
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _start_time(pid: int) -> int:
     """The kernel's start time of a process in clock ticks since boot; 0 if there is no such process."""
     try:

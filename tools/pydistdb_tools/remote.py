@@ -15,6 +15,8 @@ from pydistdb_tools.local_cluster import ClusterError, fetch_status
 
 def connect(url: str) -> psycopg.Connection[tuple[Any, ...]]:
     """Connect in autocommit mode; raises ClusterError with the server's words."""
+    if "://" in url and not url.startswith(("postgresql://", "postgres://")):
+        raise ClusterError(f"--url: {url!r} is no Postgres URL (postgresql://USER@HOST:PORT/DATABASE)")
     try:
         return psycopg.connect(url, autocommit=True, connect_timeout=10, application_name="proddb")
     except psycopg.Error as error:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydistdb_tools.admin import Row, connected, print_rows, rows_of
-from pydistdb_tools.local_cluster import ClusterError
+from pydistdb_tools.local_cluster import ClusterError, plural
 
 _END_NAMES = {"COMMITTED": "Commit time: ", "PREPARED": "Kept since:  "}
 
@@ -97,7 +97,7 @@ def _plain(value: object) -> object:
 
 def _held_line(row: Row) -> str:
     ranges = ", ".join(f"range {number}" for number in row["ranges"])
-    return f"  Now:          {row['state']}, {row['intents']} writes in {ranges}"
+    return f"  Now:          {row['state']}, {plural(row['intents'], 'write')} in {ranges}"
 
 
 def recover(arguments: argparse.Namespace) -> int:
@@ -125,7 +125,7 @@ def recovery_lines(report: Sequence[Row], by_itself: Sequence[Row]) -> list[str]
             f"tx-{found['transaction_id']} (coordinator: node {found['coordinator']}{named}), asking participants ..."
         )
         for each in found["participants"]:
-            holds = f"{each['writes']} writes, {each['locks']} locks"
+            holds = f"{plural(each['writes'], 'write')}, {plural(each['locks'], 'lock')}"
             lines.append(f"  range {each['range_id']} at node {each['node_id']}: PREPARED ({holds})")
         lines.append(f"  {_deed(found['outcome'])}: {found['detail']}")
     if by_itself:

@@ -55,7 +55,7 @@ def shard_query(relation: Rel, step: Rel | None, text: ExpressionText) -> str:
             if not select.is_plain:
                 select = _Select([], f"({select}) s")
             groups = list(map(text.text, step.groups))
-            select.columns = [*groups, *(part for call in step.calls for part in _partial(call, text))]
+            select.columns = [*groups, *_partials(step.calls, text)]
             select.groups = groups
         case TopN():
             select.ending = f" ORDER BY {', '.join(text.keys(step.keys))}{_limit(step.limit, step.offset, text)}"
@@ -133,31 +133,46 @@ def _join(join: HashJoin, columns: list[str], text: ExpressionText) -> _Select:
 _SAME = frozenset({"sum", "min", "max", "bool_and", "bool_or", "every", "bit_and", "bit_or", "bit_xor"})
 
 
-def _partial(call: AggregateCall, text: ExpressionText) -> list[str]:
-    """What a call's state is made of."""
-    name = call.function.name
-    shown = text.list(call.arguments)
-    where = "" if call.filter is None else f" FILTER (WHERE {text.text(call.filter)})"
-    if name == "count":
-        return [f"count({shown or '*'}){where} AS partial_count"]
-    if name in _SAME:
-        return [f"{name}({shown}){where} AS partial_{name}"]
-    if name == "avg":
-        return [f"sum({shown}){where} AS partial_sum", f"count({shown}){where} AS partial_count"]
-    return [f"{name}_state({shown}){where} AS partial_{name}"]
+def _states(calls: Sequence[AggregateCall]) -> list[list[str]]:
+    """The names of what each call's state is made of; of several that would be called alike, the later ones are numbered."""
+    seen: dict[str, int] = {}
+    names: list[list[str]] = []
+    for call in calls:
+        parts = ["sum", "count"] if call.function.name == "avg" else [call.function.name]
+        names.append([])
+        for part in parts:
+            seen[part] = number = seen.get(part, 0) + 1
+            names[-1].append(f"partial_{part}" if number == 1 else f"partial_{part}_{number}")
+    return names
+
+
+def _partials(calls: Sequence[AggregateCall], text: ExpressionText) -> list[str]:
+    """What a shard computes for calls, as output columns."""
+    columns: list[str] = []
+    for call, names in zip(calls, _states(calls), strict=True):
+        name = call.function.name
+        shown = text.list(call.arguments)
+        where = "" if call.filter is None else f" FILTER (WHERE {text.text(call.filter)})"
+        if name == "count":
+            columns.append(f"count({shown or '*'}){where} AS {names[0]}")
+        elif name == "avg":
+            columns += [f"sum({shown}){where} AS {names[0]}", f"count({shown}){where} AS {names[1]}"]
+        else:
+            columns.append(f"{name if name in _SAME else f'{name}_state'}({shown}){where} AS {names[0]}")
+    return columns
 
 
 def final_functions(calls: Sequence[AggregateCall]) -> list[str]:
     """How the gateway makes the values of calls from the shards' states."""
     functions: list[str] = []
-    for call in calls:
+    for call, names in zip(calls, _states(calls), strict=True):
         name = call.function.name
         if name == "count":
-            functions.append("sum(partial_count)")
+            functions.append(f"sum({names[0]})")
         elif name == "avg":
-            functions.append("sum(partial_sum) / sum(partial_count)")
+            functions.append(f"sum({names[0]}) / sum({names[1]})")
         elif name in _SAME:
-            functions.append(f"{name}(partial_{name})")
+            functions.append(f"{name}({names[0]})")
         else:
-            functions.append(f"{name}(combined partial_{name})")
+            functions.append(f"{name}(combined {names[0]})")
     return functions
