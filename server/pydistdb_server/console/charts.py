@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from pydistdb_server.console.html import Html, escape, join, rate, tag
 
+LINES = 9
+"""Colours that tell the lines of a chart apart (console.css)."""
 WIDTH, HEIGHT = 480, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 6, 8, 20
 
@@ -69,27 +71,25 @@ def lines(
             (WIDTH - _RIGHT, "end", "now"),
         )
     )
-    spoken = "; ".join(f"{each.name} now {_amount(_last(each.values))}{unit}" for each in series)
+    spoken = "; ".join(f"{each.name} now {_now(each, unit)}" for each in series)
     svg = Html(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}: {spoken}")}">'
         f"{grid}{drawn}{ticks}</svg>"
     )
     items = []
     for number, each in enumerate(series):
-        swatch = tag("span", class_=f"swatch line{number % 8}")
-        items.append(tag("li", swatch, f"{each.name} ", tag("b", _amount(_last(each.values)), unit)))
+        swatch = tag("span", class_=f"swatch line{number % LINES}")
+        items.append(tag("li", swatch, f"{each.name} ", tag("b", _now(each, unit))))
     legend = join(*items)
     return tag(
         "figure", tag("figcaption", title), svg, tag("ul", legend, class_="legend", aria_hidden="true"), class_="card"
     )
 
 
-def _last(values: Sequence[float | None]) -> float:
-    return next((value for value in reversed(values) if value is not None), 0.0)
-
-
-def _amount(value: float) -> str:
-    return rate(value)
+def _now(each: Series, unit: str) -> str:
+    """The latest value: a dash where there is none, as for the latency of nothing."""
+    last = next((value for value in reversed(each.values) if value is not None), None)
+    return "–" if last is None else f"{rate(last)}{unit}"
 
 
 def _round_up(value: float) -> float:
@@ -123,7 +123,7 @@ def _path(values: Sequence[float | None], points: int, scale: Scale, number: int
             continue
         parts.append(f"{'L' if drawing else 'M'}{_LEFT + index * step:.1f} {_y(value, scale)}")
         drawing = True
-    return f'<path class="line line{number % 8}" d="{"".join(parts)}"/>'
+    return f'<path class="line line{number % LINES}" d="{"".join(parts)}"/>'
 
 
 def bar(share: float, text: str) -> Html:

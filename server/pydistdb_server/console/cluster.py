@@ -85,8 +85,9 @@ class ClusterView:
         return self._rows
 
     async def nodes(self) -> list[Row]:
-        """The rows of proddb.nodes."""
-        return list(operations.nodes(self.view(), self.context(), await self.survey()))
+        """The rows of proddb.nodes, node10 behind node9."""
+        rows: list[Row] = list(operations.nodes(self.view(), self.context(), await self.survey()))
+        return sorted(rows, key=lambda row: (len(row["node_name"]), row["node_name"]))
 
     async def jobs(self) -> list[Row]:
         """The rows of proddb.jobs."""

@@ -47,7 +47,7 @@ async def nodes(site: Site, request: Request) -> Page:
         (
             tag("strong", row["node_name"]) if row["node_id"] == site.node_id else row["node_name"],
             join(badge(row["state"], _STATES.get(row["state"], "warning")), _mode(row)),
-            row["locality"] or "–",
+            html.whole((row["locality"] or "–").split(",")),
             row["replicas"],
             row["leases"],
             html.rate(row.get("qps") or 0.0),
@@ -150,10 +150,10 @@ def _range_row(row: Row, names: dict[int, str], visitor: Visitor) -> tuple[Part,
     leader = names.get(row["leaseholder"]) if row["leaseholder"] else None
     return (
         row["range_id"],
-        tag("span", row["tables"] or "–", class_="clip"),
+        tag("span", row["tables"] or "–", class_="clip narrow", title=row["tables"] or ""),
         tag("code", row["start_pretty"], class_="clip", title=f"{row['start_pretty']} – {row['end_pretty']}"),
         leader or badge("none", "error"),
-        ", ".join(replicas + learners),
+        tag("span", ", ".join(replicas + learners), class_="whole"),
         html.number(row["keys"]),
         html.size(row["bytes"]),
         html.rate(row["qps"]),

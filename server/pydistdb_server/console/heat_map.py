@@ -212,6 +212,6 @@ def _band_labels(bands: Sequence[Band], row_height: float, top: float, gutter: i
         if band.label != labelled and y >= free:
             labelled = band.label
             free = y + LABEL_HEIGHT
-            text = escape(labelled if len(labelled) <= 24 else labelled[:23] + "…")
+            text = escape(labelled if len(labelled) <= 21 else labelled[:20] + "…")
             middle = y + min(row_height, 14) * 0.5 + 4
             yield f'<text x="{gutter - 8}" y="{middle:.1f}" text-anchor="end">{text}</text>'

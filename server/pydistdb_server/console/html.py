@@ -29,6 +29,15 @@ def join(*parts: Part) -> Html:
     return Html("".join(map(escape, parts)))
 
 
+def whole(texts: Sequence[str]) -> Html:
+    """A list whose lines break between its items only."""
+    items = [
+        tag("span", text if number == len(texts) else f"{text},", class_="whole")
+        for number, text in enumerate(texts, 1)
+    ]
+    return Html(" ".join(items))
+
+
 def tag(name: str, /, *parts: Part, **attributes: Part | bool) -> Html:
     """An element; ``class_`` is class, and underscores in names are hyphens."""
     text = "".join(_attribute(key, value) for key, value in attributes.items())

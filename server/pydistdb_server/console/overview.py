@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from pydistdb_server.http import Request
 
 SECONDS = 900
-MOST_LINES = 9
-"""Nodes that get a line of their own; the busiest, if there are more."""
 MOST_LISTED = 5
 
 
@@ -96,18 +94,20 @@ async def _tiles(site: Site, points: list[Point]) -> Html:
 
 
 def _processors(by_node: dict[int, list[Load]], names: dict[int, str], points: list[Point]) -> list[Series]:
-    """Per cent of a core, by node."""
+    """Per cent of a core, by node; of the busiest, if there are more of them than colours."""
     place = {point.slot: index for index, point in enumerate(points)}
     found = []
-    for node_id, loads in by_node.items():
+    for node_id, name in names.items():
+        loads = by_node.get(node_id, [])
         values: list[float | None] = [None] * len(points)
         for load in loads:
             if load.slot in place:
                 values[place[load.slot]] = 100 * load.cpu_seconds / INTERVAL_SECONDS
-        found.append(Series(names.get(node_id, str(node_id)), values))
-    if len(found) > MOST_LINES:
+        if loads:
+            found.append(Series(name, values))
+    if len(found) > charts.LINES:
         found.sort(key=lambda series: -sum(value or 0.0 for value in series.values))
-    return found[:MOST_LINES]
+    return found[: charts.LINES]
 
 
 async def _busiest(site: Site) -> Html:
