@@ -45,6 +45,7 @@ from tests.chaos.lists import COMMITTED, check
 from tests.chaos.registers import check_registers
 from tests.kv.loads import MIDDLE_ROW, Loads
 from tests.kv.simulated_clients import ACCOUNTS, LISTS, Lists, Past, Registers, account, list_key, mark, parsed
+from tests.kv.simulated_tallies import TALLIES, Tallies, tally
 from tests.kv.trouble import HARSH, InjectedFailure, Trouble
 from tests.support.cluster import SECOND, Cluster
 
@@ -72,6 +73,7 @@ class Simulation:
         harsh: bool = False,
         reshapes: bool = False,
         loads: bool = False,
+        crowds: bool = False,
     ) -> None:
         requests._counter = itertools.count(1)  # part of every transaction's id: the history must not depend on it
         self.rand = random.Random(seed)
@@ -97,6 +99,7 @@ class Simulation:
         self.stopping = False
         self.prepares = prepares
         self.loads = Loads(self) if loads else None
+        self.tallies = Tallies(self) if crowds else None
         self.names = 0
         self.prepared: dict[str, bool] = {}
         """Transfers that somebody is to finish by name, and whether it is certain that they are prepared now."""
@@ -220,6 +223,8 @@ class Simulation:
                         actions.append(self.registers.step)
                     if self.loads is not None:
                         actions += [self.loads.load, self.loads.look]
+                    if self.tallies is not None:
+                        actions += [self.tallies.step] * 2 * len(actions)
                     action = self.rand.choice(actions)
                     name = ""
                     if self.prepares and action == self.transfer and self.rand.random() < 0.5:
@@ -308,7 +313,7 @@ class Simulation:
             for error in self.cluster.fatal_errors
             if not isinstance(error, InjectedFailure)
         ]
-        balances, lists = self.cluster.run(self._final())
+        balances, lists, tallies = self.cluster.run(self._final())
         self.past.check()
         if self.loads is not None and (known := self.gateway()):
             self.cluster.run(self.loads.look(known))
@@ -316,6 +321,8 @@ class Simulation:
             problems.append(f"in the end the accounts are {balances}")
         problems += check(self.lists.history, {f"x{n}": parsed(value) for n, value in enumerate(lists)})
         problems += check_registers(self.registers.history)
+        if self.tallies is not None:
+            problems += self.tallies.check([parsed(value) for value in tallies])
         for store in self.cluster.stores():
             left = sum(1 for _ in store.engine.latest().scan(Space.INTENTS, b"", b"\xff\xff"))
             if left:
@@ -327,7 +334,7 @@ class Simulation:
         if problems:
             raise AssertionError("\n".join(problems[:10]))
 
-    async def _final(self) -> tuple[list[bytes], list[bytes | None]]:
+    async def _final(self) -> tuple[list[bytes], list[bytes | None], list[bytes | None]]:
         gateway = self.gateway()
         assert gateway is not None
         txn = gateway.begin(Isolation.REPEATABLE_READ)
@@ -335,7 +342,8 @@ class Simulation:
         while True:
             try:
                 batch = await txn.scan(account(0), account(999), limit=100)
-                return batch.values, await txn.get_many([list_key(n) for n in range(LISTS)])
+                lists = await txn.get_many([list_key(n) for n in range(LISTS)])
+                return batch.values, lists, await txn.get_many([tally(n) for n in range(TALLIES)])
             except ReadRestart as restart:
                 txn.begin_statement(restart.timestamp)
 
@@ -349,12 +357,14 @@ class Simulation:
             "reads in the past": len(self.past.reads),
             "prepared": len(self.finished),
             "reads and writes of registers": sum(operation.outcome == OK for operation in self.registers.history),
+            "additions to hot lists": sum(e.outcome == OK for e in self.tallies.history) if self.tallies else 0,
             "faults": self.trouble.faults,
         }
 
     def digest(self) -> str:
         """Tells two histories apart."""
-        return hashlib.sha256(repr((self.lists.history, self.registers.history)).encode()).hexdigest()[:12]
+        crowd = self.tallies.history if self.tallies is not None else None
+        return hashlib.sha256(repr((self.lists.history, self.registers.history, crowd)).encode()).hexdigest()[:12]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -367,6 +377,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mild", action="store_true", help="three nodes, no failing disks, clocks within the bound")
     parser.add_argument("--go-on", action="store_true", help="with the next seed when one has failed")
     parser.add_argument("--reshape", action="store_true", help="with many splits and merges")
+    parser.add_argument("--crowd", action="store_true", help="with many clients on two keys")
     parser.add_argument("--rest", type=float, default=0.0, help="seconds of real time to pause between seeds")
     options = parser.parse_args(arguments)
     first, _, last = (options.seeds or f"{options.seed}..{options.seed}").partition("..")
@@ -375,13 +386,18 @@ def main(arguments: list[str] | None = None) -> int:
     for seed in range(int(first), int(last) + 1):
         try:
             simulation = Simulation(
-                seed, prepares=options.prepares, harsh=not options.mild, reshapes=options.reshape, loads=True
+                seed,
+                prepares=options.prepares,
+                harsh=not options.mild,
+                reshapes=options.reshape,
+                loads=True,
+                crowds=options.crowd,
             )
             simulation.run(options.seconds)
         except Exception:
             traceback.print_exc()
             flags = f"--seconds {options.seconds:g}{' --mild' * options.mild}{' --prepares' * options.prepares}"
-            flags += " --reshape" * options.reshape
+            flags += " --reshape" * options.reshape + " --crowd" * options.crowd
             print(f"seed {seed} failed; replay: python -m tests.kv.simulate --seed {seed} {flags}", flush=True)
             failed.append(seed)
             if not options.go_on:

@@ -201,3 +201,27 @@ def test_statements_of_a_block_leave_no_mark_behind(client: SqlClient, monkeypat
     assert events[-1] == "forget"
     assert client.execute("COMMIT") == ["COMMIT"]
     assert client.rows("SELECT count(*) FROM t") == ["2"]
+
+
+def test_what_a_statement_says_of_a_row_holds(client: SqlClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error, or that nothing was to be changed, is told only once the row it saw is durable; else it begins anew."""
+    client.execute("ALTER TABLE t ADD CHECK (b < 5)")
+    begun: list[bool] = []
+
+    async def confirm(transaction: MemoryTransaction) -> None:
+        begun.append(transaction.starts_anew)
+        if len(begun) == 1:
+            raise kv.SerializationConflict("it was lost")
+
+    monkeypatch.setattr(MemoryTransaction, "confirm", confirm)
+    assert "violates check constraint" in client.execute("UPDATE t SET b = 5 WHERE a = 1")[0]
+    assert begun == [True, True]
+    begun.clear()
+    assert client.execute("UPDATE t SET b = 1 WHERE a = 1 AND b = 9") == ["UPDATE 0"]
+    assert begun == [True, True]
+    begun.clear()
+    client.execute("BEGIN")
+    begun.append(False)  # nothing fails
+    client.execute("UPDATE t SET b = 1 WHERE a = 1")
+    client.execute("COMMIT")
+    assert True not in begun

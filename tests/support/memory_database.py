@@ -201,6 +201,7 @@ class MemoryTransaction:
         self.database = database
         self.isolation = isolation
         self.lock_timeout_ns = 0
+        self.starts_anew = False
         self.process_id = 0
         database.lock_owners += 1
         self.transaction_id = database.lock_owners.to_bytes(16, "big")
@@ -294,6 +295,9 @@ class MemoryTransaction:
             resume = (part.start if part.start > start else None) if reverse else (part.end if part.end < end else None)
         self.database.answers.append(FragmentAnswer(output, resume, len(keys)))
         return self.database.answers[-1]
+
+    async def confirm(self) -> None:
+        pass
 
     async def lock(
         self, keys: Sequence[bytes], strength: LockStrength, wait: WaitPolicy = WaitPolicy.WAIT

@@ -240,6 +240,11 @@ class Transaction(Protocol):
     isolation: Isolation
     read_timestamp: Timestamp
     lock_timeout_ns: int
+    starts_anew: bool
+    """Set by whoever begins the transaction anew when it fails with SerializationConflict, and tells nobody what it has
+    seen before it has committed or been confirmed: a READ COMMITTED statement outside a block.
+
+    ``lock`` may then return what commits under way will leave, and ``commit`` lets others see its own writes so."""
     """How long ``lock`` may wait for others; 0: as long as it takes."""
     process_id: int
     """The session's, for the report of a deadlock."""
@@ -274,6 +279,11 @@ class Transaction(Protocol):
 
     def try_lock(self, key: bytes, strength: LockStrength) -> LockedValue:
         """Do what ``lock`` does for one key; raises MustWait, holding at most the lock, if that cannot be done at once."""
+
+    async def confirm(self) -> None:
+        """Raise SerializationConflict unless all that ``lock`` has returned is durable, as all is that it returns from now on.
+
+        ``commit`` does so itself."""
 
     async def lock(
         self, keys: Sequence[bytes], strength: LockStrength, wait: WaitPolicy = WaitPolicy.WAIT

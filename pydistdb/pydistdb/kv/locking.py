@@ -3,7 +3,7 @@
 A locker or writer of key k waits, in this order, for
 
 1. the row lock on k (queue of locks.py);
-2. a pending proposal on k: it will be applied or lost within a round trip;
+2. a pending proposal on k: it will be applied or lost within a round trip (some need not wait for it: pending.py);
 3. another transaction's intent on k: its record is asked.  A finished transaction's intent is resolved on the spot; an
    open one is waited for like a lock holder, and asked for again now and then, since its coordinator may have died.
 
@@ -23,6 +23,7 @@ from pydistdb.kv.deadlock import WaitGraph
 from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.intents import IntentInfo, intent_value
 from pydistdb.kv.leases import Leases, RangeLocal, Sender, bounded
+from pydistdb.kv.pending import Offer
 from pydistdb.kv.requests import (
     OWN_INTENT,
     SKIPPED,
@@ -100,36 +101,34 @@ class Locker:
             held_before = local.locks.holds(transaction_id, key)
             if not self.try_lock_one(local, transaction_id, key, request.strength):
                 try:
-                    await self.acquire(local, transaction_id, key, request.strength, policy, limits)
+                    await self.acquire(
+                        local, transaction_id, key, request.strength, policy, limits, early=request.early
+                    )
                 except _Skip:
                     skipped.add(key)
                     if not held_before:
                         local.locks.release_keys(transaction_id, [key])
         local.check_lease()
         local.check_span(min(request.keys), max(request.keys))
-        return self._newest(local, transaction_id, request.keys, skipped)
+        return self._newest(local, request, skipped)
 
-    def _newest(
-        self, local: RangeLocal, transaction_id: TransactionId, keys: list[bytes], skipped: set[bytes]
-    ) -> Locked:
+    def _newest(self, local: RangeLocal, request: Lock, skipped: set[bytes]) -> Locked:
         snapshot = self._leases.latest()
-        values: list[bytes | None] = []
-        versions: list[int] = []
-        for key in keys:
+        answer = Locked([], [])
+        for key in request.keys:
+            value: bytes | None
             if key in skipped:
-                values.append(None)
-                versions.append(SKIPPED)
-                continue
-            data = snapshot.get(Space.INTENTS, key) if local.intents.may_hold(key) else None
-            if data is not None:
-                values.append(intent_value(data))
-                versions.append(OWN_INTENT)
+                value, version = None, SKIPPED
+            elif local.intents.may_hold(key) and (data := snapshot.get(Space.INTENTS, key)) is not None:
+                value, version = intent_value(data), OWN_INTENT
             else:
-                value, version = mvcc.get(snapshot, key, mvcc.MAX_TIMESTAMP)
-                local.locks.note_version(transaction_id, key, version)
-                values.append(value)
-                versions.append(version)
-        return Locked(values, versions)
+                offer = _offer(local, key) if request.early else None
+                answer.early = answer.early or offer is not None
+                value, version = offer or mvcc.get(snapshot, key, mvcc.MAX_TIMESTAMP)
+                local.locks.note_version(request.transaction_id, key, version)
+            answer.values.append(value)
+            answer.versions.append(version)
+        return answer
 
     async def acquire(
         self,
@@ -139,8 +138,10 @@ class Locker:
         strength: int,
         policy: WaitPolicy = WaitPolicy.WAIT,
         limits: WaitLimits = NO_LIMITS,
+        *,
+        early: bool = False,
     ) -> None:
-        """Lock the key and wait until no proposal or intent of another transaction stands on it."""
+        """Lock the key and wait until no proposal (``early``: but one that is offered) and no intent stands on it."""
         while True:
             if not local.locks.try_acquire(transaction_id, key, strength):
                 if policy is not WaitPolicy.WAIT:
@@ -148,6 +149,10 @@ class Locker:
                 await self.queue(local, transaction_id, key, strength, limits)
             group = local.pending.by_key.get(key)
             if group is not None:
+                if early and group.offered(key) is not None:
+                    return
+                if policy is not WaitPolicy.WAIT:
+                    _give_up(policy)  # whoever is about to write it may have let its lock go
                 await group.done
                 continue
             info = local.intents.blocking_write(key, transaction_id, strength) if local.intents else None
@@ -302,6 +307,11 @@ class Locker:
             if await bounded(self._leases.scheduler, question.completion, left_ns):
                 return question.completion.result()
         return None
+
+
+def _offer(local: RangeLocal, key: bytes) -> Offer | None:
+    group = local.pending.by_key.get(key)
+    return None if group is None else group.offered(key)
 
 
 def _give_up(policy: WaitPolicy) -> None:

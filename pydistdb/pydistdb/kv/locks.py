@@ -153,6 +153,13 @@ class LockTable:
         if owner is not None and key in owner.keys:
             owner.seen[key] = version
 
+    def forget_version(self, keys: Iterable[bytes], version: int) -> None:
+        """The version that somebody may have found under a lock on these keys never came to be."""
+        for owner in self._owners.values():
+            for key in keys:
+                if owner.seen.get(key) == version:
+                    del owner.seen[key]
+
     def is_free(self, transaction_id: TransactionId, key: bytes, strength: int) -> bool:
         """Tell whether the transaction could have the lock at once."""
         held = self._table.get(key)

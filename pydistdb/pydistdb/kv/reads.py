@@ -123,10 +123,10 @@ class Reader:
         transaction_id: TransactionId,
         since: Timestamp,
     ) -> bytes | None:
-        group = local.pending.by_key.get(key)
+        group = local.pending.of_key(key, read_timestamp)
         if group is None and local.intents.fresh:
             group = local.pending.in_span(key, key + b"\0", read_timestamp)
-        if group is not None and group.timestamp <= read_timestamp:
+        if group is not None:
             raise Blocked(group)
         if local.intents.may_hold(key):
             data = snapshot.get(Space.INTENTS, key)

@@ -132,6 +132,8 @@ class Lock(Message):
     wait: int
     timeout_ns: int = 0
     """0: wait as long as it takes."""
+    early: bool = False
+    """Take what others offer (pending.py)."""
 
     @property
     def routing_key(self) -> bytes:
@@ -150,6 +152,8 @@ class CommitOnePhase(Message):
     spans: tuple[Span, ...] = ()
     """What a SERIALIZABLE transaction has read at ``since``, all of it in this range."""
     since: Timestamp = 0
+    offers: bool = False
+    """Others may see the writes before they are durable (pending.py): if this fails, its statement begins anew."""
 
     @property
     def routing_key(self) -> bytes:
@@ -444,6 +448,8 @@ class Locked(Message):
 
     values: list[bytes | None]
     versions: list[int]
+    early: bool = False
+    """Some of it is not durable yet."""
 
 
 SKIPPED = -3

@@ -7,7 +7,8 @@ Both kinds of commit go the same way; only the effect differs:
 2. Check what the writer expects: the newest version must be the one it saw, lock or no lock (the lock held now need not
    be the one under which it looked).  An ``insert`` wants no live value.
 3. Take a timestamp from the clock: above every read served here, since reads raise the clock.
-4. Register the keys as pending and propose.  Applied once applied.
+4. Register the keys as pending and propose.  Applied once applied.  A statement that can begin anew lets its locks go
+   here already, and others build on what it has proposed (pending.py).
 
 One phase: the writes become versions at the timestamp, which is the commit timestamp.  Prepare: they become intents, and
 the timestamp is a lower bound for the commit (records.py).  Conditions are checked alike; Prepare also lays them down,
@@ -82,6 +83,9 @@ Blocker = tuple[bytes, int, PendingGroup | IntentInfo | None]
 
 CLEARED_VERSIONS = 4_000
 """What one proposal clears at the most: some ten milliseconds of the commit thread."""
+
+MOST_OFFERED = 16
+"""A commit of more writes than this offers none of them (pending.py)."""
 
 BULK_WRITES = 16
 """Requests of more writes than this are checked as sets first: about 0.1 µs a key."""
@@ -180,23 +184,32 @@ class Writer:
             local.deciding[transaction_id] = Completion()
             local.may_have_records = True
         group = local.pending.add(transaction_id, keys, timestamp)
-        await self._finish(local, group, local.propose(effect, timestamp), recorded=request.recorded)
+        proposed = local.propose(effect, timestamp)
+        if request.offers and len(writes) <= MOST_OFFERED and not proposed.done:
+            group.offer(writes, local.generation)
+        await self._finish(local, group, proposed, recorded=request.recorded)
         local.locks.release(transaction_id)
         return timestamp
 
     async def _finish(
         self, local: RangeLocal, group: PendingGroup, proposed: Completion[None], *, recorded: bool = False
     ) -> None:
-        """Wait for a proposal and take its keys out of the pending writes at the very moment it is done."""
+        """Wait for a proposal and take its keys out of the pending writes at the very moment it is done.
+
+        Where it offers what it writes, its locks are let go now."""
 
         def settle(done: Completion[None]) -> None:
             error = done.error()
             if error is None or isinstance(error, ProposalLost):
+                if error is not None and group.is_offered:
+                    local.locks.forget_version(group.keys, group.timestamp)
                 local.pending.remove(group)
                 if recorded:
                     self._records.decided(local, group.transaction_id)
 
         proposed.on_done(settle)
+        if group.is_offered:
+            local.locks.release(group.transaction_id)
         try:
             await proposed
         except OutcomeUnknown:
@@ -205,6 +218,7 @@ class Writer:
 
     async def _settle(self, local: RangeLocal, group: PendingGroup, recorded: bool) -> None:
         if await settle_log(self._leases, local):
+            local.locks.forget_version(group.keys, group.timestamp)  # it may have been refused
             local.pending.remove(group)
             if recorded:
                 self._records.decided(local, group.transaction_id)
@@ -386,7 +400,7 @@ class Writer:
         leases = self._leases
         while True:
             local = leases.need(request.key)
-            group = local.pending.by_key.get(request.key)
+            group = local.pending.of_key(request.key, request.timestamp)
             if group is None:
                 break
             await group.done
@@ -420,9 +434,9 @@ def _first_blocker(
         )
         if free_of_intents and pending.keys().isdisjoint(keys):
             return None
-    for key, _, _ in writes:
+    for key, _, expected in writes:
         group = pending.get(key)
-        if group is not None:
+        if group is not None and not group.bears(expected, local.generation):
             return key, _UPDATE, group
         strength = held.get(key, 0)
         if any_locks and strength < LockStrength.NO_KEY_UPDATE and not locks.is_free(transaction_id, key, _UPDATE):

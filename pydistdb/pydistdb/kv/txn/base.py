@@ -45,6 +45,7 @@ class TransactionBase:
 
     __slots__ = (
         "_buffer",
+        "_early",
         "_failure",
         "_first_statement",
         "_gateway",
@@ -66,6 +67,7 @@ class TransactionBase:
         "process_id",
         "read_only",
         "read_timestamp",
+        "starts_anew",
         "waits_for_lock",
     )
 
@@ -81,11 +83,14 @@ class TransactionBase:
         self.lock_timeout_ns = 0
         """How long ``lock`` waits for one range's locks; 0: as long as it takes."""
         self.process_id = 0
+        self.starts_anew = False
         self.waits_for_lock = False
         self._first_statement = True
         self._id: TransactionId = NO_TRANSACTION
         self._buffer = WriteBuffer()
         self._locked: dict[bytes, tuple[int, int]] = {}
+        self._early: dict[bytes, int] | None = None
+        """Of ``_locked``, the versions that may not have been durable when they were seen."""
         self._lock_starts: dict[bytes, None] = {}
         self._observed: dict[int, Timestamp] | None = None
         self._over = False

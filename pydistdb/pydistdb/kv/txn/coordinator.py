@@ -79,6 +79,7 @@ class Coordinator(WritingPart):
             if self._two_phase is not None:
                 timestamp = await self._commit_two_phase()
             elif not self._buffer.entries:
+                await self.confirm()
                 self._end()
                 return self.read_timestamp
             else:
@@ -108,7 +109,9 @@ class Coordinator(WritingPart):
             local.requests += 1
             if local.sampler is not None:
                 local.sampler.note(writes[0][0])
-            request = CommitOnePhase(self._id or self.transaction_id, writes, conditions, False)
+            request = CommitOnePhase(
+                self._id or self.transaction_id, writes, conditions, False, offers=self.starts_anew
+            )
             if self._reads is not None:
                 request.spans, request.since = tuple(self._reads.spans()), self.read_timestamp
             try:
@@ -130,7 +133,7 @@ class Coordinator(WritingPart):
         if all(descriptor.contains(item[0]) for item in (*writes, *conditions)) and (
             self._reads is None or self._reads.lies_in(descriptor.start, descriptor.end)
         ):
-            request = CommitOnePhase(self.transaction_id, writes, conditions, True)
+            request = CommitOnePhase(self.transaction_id, writes, conditions, True, offers=self.starts_anew)
             if self._reads is not None:
                 request.spans, request.since = tuple(self._reads.spans()), self.read_timestamp
             try:

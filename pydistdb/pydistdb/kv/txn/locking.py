@@ -86,16 +86,30 @@ class LockingPart(ReadingPart):
         async def lock_range(part: list[bytes]) -> None:
             descriptor = await router.locate(part[0])
             self._lock_starts[descriptor.start] = None
-            request = Lock(transaction_id, part, int(strength), int(wait), self.lock_timeout_ns)
+            request = Lock(transaction_id, part, int(strength), int(wait), self.lock_timeout_ns, self.starts_anew)
             self.waits_for_lock = True
             try:
                 answer: Locked = await router.send(request)
             finally:
                 self.waits_for_lock = False
             found.update(zip(part, zip(answer.values, answer.versions, strict=True), strict=True))
+            if answer.early:
+                self._early = {**(self._early or {}), **dict(zip(part, answer.versions, strict=True))}
 
         await router.each_range(sorted(set(keys)), lock_range)
         return [self._note_lock(key, *found[key], strength) for key in keys]
+
+    async def confirm(self) -> None:
+        early, self._early = self._early, None
+        self.starts_anew = False
+        if not early or self._over:
+            return
+        try:
+            await self._lock_general(list(early), LockStrength.KEY_SHARE, WaitPolicy.WAIT)
+        except KVError as error:
+            raise SerializationConflict(CONFLICT_TEXT) from error
+        if any(self._locked[key][0] != version for key, version in early.items()):
+            raise SerializationConflict(CONFLICT_TEXT)
 
     def _note_lock(self, key: bytes, value: bytes | None, version: int, strength: int) -> LockedValue:
         if version == SKIPPED:

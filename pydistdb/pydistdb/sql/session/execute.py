@@ -27,7 +27,7 @@ from pydistdb.kv import api as kv
 from pydistdb.sql import exec as executor
 from pydistdb.sql.api import Sink
 from pydistdb.sql.catalog import keys
-from pydistdb.sql.errors import FeatureNotSupported, SerializationFailure
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, SerializationFailure
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.exec.values import batch_bytes
 from pydistdb.sql.kv_errors import database_error
@@ -194,7 +194,11 @@ class Execution:
                 transaction = await self._ready(sink)
                 if self.plan.writes and block.in_block:
                     mark = transaction.savepoint()
-                await self._run_until_held(transaction, enough)
+                try:
+                    await self._run_until_held(transaction, enough)
+                except DatabaseError:
+                    await transaction.confirm()  # it may be about a row that never came to be
+                    raise
                 if not self.alone:  # else the transaction it counted for may be over
                     block.statements += 1
                 if mark is not None:
@@ -233,6 +237,7 @@ class Execution:
             await sleep(session.environment.scheduler, min(left_ns, LONGEST_BACKOFF_NS))
             session.check_interrupt()
         transaction.begin_statement(block.least_timestamp)
+        transaction.starts_anew = self.alone and self.plan.writes and block.isolation is kv.Isolation.READ_COMMITTED
         if block.reader is not None:
             self.reader = block.reader
             await block.past.check_schema(

@@ -295,6 +295,8 @@ class SessionTransaction:
         participants = self._participants
         if participants:
             try:
+                if self.kv is not None:
+                    await self.kv.confirm()  # they may complain of what they see
                 for participant in participants:
                     await participant.before_commit()
             except BaseException as error:
@@ -317,6 +319,7 @@ class SessionTransaction:
                 if spans:
                     await self._await_copies(spans)
             else:
+                await transaction.confirm()
                 transaction.rollback()  # nothing to make durable: just release what it holds
         except BaseException as error:
             transaction.rollback()
