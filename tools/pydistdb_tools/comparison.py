@@ -25,6 +25,7 @@ import psycopg
 
 from pydistdb_tools import comparison_queries as queries
 from pydistdb_tools.comparison_systems import POSTGRES_BIN, Target, alternate, postgres, pydistdb, run
+from pydistdb_tools.layer_cost import layer_cost
 from pydistdb_tools.local_cluster import free_base_port
 
 PAGE = Path("docs/benchmarks.md")
@@ -194,6 +195,7 @@ def _one_node(rounds: int, seconds: int, scale: int, say: Callable[[str], None])
             pair = alternate(ours, theirs, rounds, lambda target, load=load: _pgbench(target, *load))  # type: ignore[misc]
             rows.append(Row(name, *pair, "tps", floor))
         _check_sums(ours)
+        rows += _layer_shares(ours, seconds, say)
         data = _copy_file(folder)
         say("COPY and scan")
         pair = alternate(ours, theirs, rounds, lambda target: _copy_rate(target, data))
@@ -203,6 +205,28 @@ def _one_node(rounds: int, seconds: int, scale: int, say: Callable[[str], None])
         )
         rows += _queries(ours, theirs, rounds, say)
     return rows
+
+
+def _layer_shares(ours: Target, seconds: int, say: Callable[[str], None]) -> list[Row]:
+    """What part of the server's work for a statement is the transaction layer's (layer_cost.py)."""
+    say("the transaction layer")
+    cost = layer_cost()
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as update:
+        update.write("\\set aid random(1, 100000)\nUPDATE pgbench_accounts SET abalance = 1 WHERE aid = :aid;\n")
+        update.flush()
+        read_us = _server_us(ours, "-S", "-T", str(seconds))
+        write_us = _server_us(ours, "-f", update.name, "-T", str(seconds))
+    return [
+        Row("the transaction layer's part of a point select", cost.read_us / read_us * 100, None, "% of CPU", "< 10"),
+        Row("the same of an UPDATE by key", cost.write_us / write_us * 100, None, "% of CPU", "< 10"),
+    ]
+
+
+def _server_us(target: Target, *load: str) -> float:
+    """Microseconds of the server's processor time per transaction."""
+    before = _cpu_seconds(target.processes())
+    _, count = _pgbench_counting(target, "-M", "prepared", "-c", "8", "-j", "2", *load)
+    return (_cpu_seconds(target.processes()) - before) / count * 1e6
 
 
 def _queries(ours: Target, theirs: Target, rounds: int, say: Callable[[str], None]) -> list[Row]:

@@ -194,6 +194,7 @@ class LoopbackTransport:
 
     def __init__(self, node_id: NodeId = 0) -> None:
         self.node_id = node_id
+        self.clock_refused: Callable[[NodeId, Timestamp], None] = lambda node_id, reading: None
 
     def send_raft(self, node_id: NodeId, envelopes: list[RaftEnvelope]) -> None:
         pass
