@@ -72,6 +72,20 @@ class RoutineArguments(NamedTuple):
     names: tuple[str, ...]
 
 
+class Mention(NamedTuple):
+    """A place in the statement's own text that names a relation, or a column of one (renaming.py)."""
+
+    kind: str
+    """relation (in FROM), column, row (the relation's name for its whole row) or star (t.*)."""
+    location: int
+    parts: int
+    """How many words there are, with dots between them."""
+    oid: int
+    number: int = 0
+    aliased: bool = False
+    """The relation is named by an alias."""
+
+
 class Binder:
     """One statement's state."""
 
@@ -86,6 +100,7 @@ class Binder:
         "context",
         "inlining",
         "locations",
+        "mentions",
         "notes",
         "parameters",
         "parsed",
@@ -115,6 +130,8 @@ class Binder:
         """What the parser's nodes were bound to, by identity, if anybody wants to know (deparse.py)."""
         self.trace_sources: dict[int, str] | None = None
         """The relation's name behind an unqualified column reference."""
+        self.mentions: list[Mention] | None = None
+        """What the text names, if anybody wants to know (renaming.py)."""
         self.arguments: RoutineArguments | None = None
         """Inside the body of a function."""
         self.inlining: frozenset[int] = frozenset()

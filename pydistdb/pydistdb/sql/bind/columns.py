@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pydistdb.sql.bind.routines as routines
 from pydistdb.sql.bind import scope as scopes
-from pydistdb.sql.bind.binder import Binder
+from pydistdb.sql.bind.binder import Binder, Mention
 from pydistdb.sql.bind.dispatch import BINDERS
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope, ScopeColumn, Source
@@ -64,7 +64,24 @@ def _column(b: Binder, scope: Scope, node: Node) -> Expr:
             if called is not None:
                 return called
         raise scopes.undefined_column(scope, name, qualifier, b.position(location))
+    if b.mentions is not None:
+        mention(b, "column", source, location, len(fields), column)
     return reference(b, column, owner, location)
+
+
+def mention(
+    b: Binder, kind: str, source: Source | None, location: int, parts: int, column: ScopeColumn | None = None
+) -> None:
+    """Note that the text names a relation of FROM, or a column of it by the column's own name."""
+    if source is None or source.relation is None or b.text_depth or b.mentions is None:
+        return
+    relation, aliased = source.relation
+    number = 0
+    if column is not None:
+        live = [each for each in relation.columns if not each.dropped]
+        position = source.columns.index(column)
+        number = live[position].number if position < len(live) and live[position].name == column.name else 0
+    b.mentions.append(Mention(kind, location, parts, relation.oid, number, aliased))
 
 
 def _bare_column(b: Binder, scope: Scope, name: str, location: int, node: Node) -> Expr:
@@ -76,6 +93,8 @@ def _bare_column(b: Binder, scope: Scope, name: str, location: int, node: Node) 
             # The name of a relation alone stands for its whole row.
             row = scope.find_source(name, None, b.position(location))
             if row is not None:
+                if b.mentions is not None:
+                    mention(b, "row", row[0], location, 1)
                 return whole_row(b, row[0], row[1], location)
             system = bare_system_column(b, scope, name, location)
             if system is not None:
@@ -85,6 +104,8 @@ def _bare_column(b: Binder, scope: Scope, name: str, location: int, node: Node) 
                 return argument
             raise scopes.undefined_column(scope, name, None, b.position(location))
         column, owner = found
+    if b.mentions is not None and (named := owner.source_of(column.id)) is not None and column in named.columns:
+        mention(b, "column", named, location, 1, column)
     if b.trace_sources is not None:
         source = owner.source_of(column.id)
         if source is not None:
@@ -167,6 +188,8 @@ def _starred(b: Binder, scope: Scope, node: Node) -> tuple[Source, Scope]:
     found = scope.find_source(qualifier, schema, b.position(node["location"]))
     if found is None:
         raise scopes.missing_from_entry(scope, qualifier, b.position(node["location"]))
+    if b.mentions is not None:
+        mention(b, "star", found[0], node["location"], len(node["fields"]))
     return found
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 import pydistdb.sql.bind.joins as joins
 import pydistdb.sql.bind.query as queries
 import pydistdb.sql.bind.table_functions as table_functions
-from pydistdb.sql.bind.binder import MOST_VIEW_DEPTH, Binder
+from pydistdb.sql.bind.binder import MOST_VIEW_DEPTH, Binder, Mention
 from pydistdb.sql.bind.locking import pushed_down
 from pydistdb.sql.bind.naming import strings
 from pydistdb.sql.bind.needs import note_relation
@@ -135,6 +135,23 @@ def find_relation(b: Binder, node: Node) -> Relation:
 
 def range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
     """A table, view, virtual table or WITH query by name."""
+    item = _range_variable(b, scope, node)
+    if (
+        b.mentions is not None
+        and not b.text_depth
+        and ("schemaname" in node or scope.find_cte(node["relname"]) is None)
+    ):
+        relation = find_relation(b, node)
+        if not isinstance(relation, VirtualTable):
+            source, alias = item.sources[0], node.get("alias", {})
+            if "colnames" not in alias:
+                source.relation = relation, bool(alias)
+            parts = 1 + ("schemaname" in node) + ("catalogname" in node)
+            b.mentions.append(Mention("relation", node.get("location", -1), parts, relation.oid))
+    return item
+
+
+def _range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
     alias = node.get("alias")
     name = alias["aliasname"] if alias else node["relname"]
     if "schemaname" not in node:

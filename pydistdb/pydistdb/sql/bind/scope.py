@@ -59,6 +59,7 @@ class Source:
         "nullable",
         "presence_id",
         "problem",
+        "relation",
         "scalar",
         "schema",
         "stored",
@@ -88,6 +89,8 @@ class Source:
         """The same of xmax, in RETURNING."""
         self.catalog_oid = 0
         """Of a system table: its oid, which ``tableoid`` gives."""
+        self.relation: tuple[Table, bool] | None = None
+        """The table or view that it is, and whether it has an alias: if the binder notes mentions."""
         self.stored: list[ScopeColumn] | None = None
         """Of a view that is changed through: the columns of the table's row behind it."""
         self.is_query = False

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pydistdb.sql.bind import scope as scopes
 from pydistdb.sql.bind.binder import Binder
-from pydistdb.sql.bind.columns import reference
+from pydistdb.sql.bind.columns import mention, reference
 from pydistdb.sql.bind.composites import field_of
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.parse import Node
@@ -80,6 +80,8 @@ def _star(b: Binder, scope: Scope, node: Node) -> list[Target]:
     if found is None:
         raise scopes.missing_from_entry(scope, names[-1], b.position(location))
     source, owner = found
+    if b.mentions is not None:
+        mention(b, "star", source, location, len(fields))
     return [Target(c.name, reference(b, c, owner, location), location) for c in source.columns]
 
 

@@ -20,6 +20,7 @@ from pydistdb.sql.catalog.dependencies import described, views_broken_by
 from pydistdb.sql.catalog.descriptors import Column, Index, StatisticsObject, Table
 from pydistdb.sql.catalog.drop_index import drop_foreign_keys, foreign_keys_using, without_index
 from pydistdb.sql.catalog.drop_plan import DependentText, forget_table, owned_sequences, report_dependents
+from pydistdb.sql.catalog.follow import put_renamed
 from pydistdb.sql.catalog.index_elements import check_key, columns_of_index, rebound_indexes
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.options import collation_named
@@ -225,7 +226,7 @@ async def _without_column(ddl: DdlContext, table: Table, column: Column) -> Tabl
 # ---------------------------------------------------------------------------------------------------- rename
 
 
-def rename_column(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+async def rename_column(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
     assert action.name is not None and action.new_name is not None
     column = constraints.column_named(table, action.name)
     if column is None:
@@ -255,12 +256,7 @@ def rename_column(ddl: DdlContext, table: Table, action: AlterTableAction) -> No
         statistics_objects=statistics,
         version=table.version + 1,
     )
-    broken = views_broken_by(ddl, table, renamed)
-    if broken:
-        raise FeatureNotSupported(
-            f'cannot rename column "{column.name}" while a view uses it', detail=f"View {broken[0].name} uses it."
-        )
-    ddl.put_table(renamed)
+    await put_renamed(ddl, table, renamed, f'rename column "{column.name}"', column.number)
 
 
 def _renamed_in_statistics(statistics: StatisticsObject, old: str, new: str) -> StatisticsObject:

@@ -12,8 +12,8 @@ from pydistdb.sql.catalog import alter_columns, alter_constraints, identity, sto
 from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE
 from pydistdb.sql.catalog.acl import CREATE
 from pydistdb.sql.catalog.context import DdlContext
-from pydistdb.sql.catalog.dependencies import depending_views
 from pydistdb.sql.catalog.descriptors import Index, Table
+from pydistdb.sql.catalog.follow import put_renamed
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.options import INDEX_PARAMETERS, merged_options
 from pydistdb.sql.catalog.owners import alter_table_owner
@@ -81,9 +81,9 @@ that is added behind it."""
 async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
     match action.kind:
         case "rename_table":
-            _rename(ddl, table, action)
+            await _rename(ddl, table, action)
         case "set_schema":
-            _set_schema(ddl, table, action)
+            await _set_schema(ddl, table, action)
         case "owner_to":
             assert action.owner is not None
             alter_table_owner(ddl, table, action.owner)
@@ -105,7 +105,7 @@ async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> Non
         case "drop_column":
             await alter_columns.drop_column(ddl, table, action)
         case "rename_column":
-            alter_columns.rename_column(ddl, table, action)
+            await alter_columns.rename_column(ddl, table, action)
         case "set_default" | "drop_default":
             alter_columns.change_default(ddl, table, action)
         case "set_not_null":
@@ -144,7 +144,7 @@ async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> Non
             raise FeatureNotSupported(f"ALTER TABLE {action.kind.replace('_', ' ').upper()} is not supported")
 
 
-def _rename(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+async def _rename(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
     assert action.new_name is not None
     name = clip(action.new_name)
     schema = ddl.view.state.schemas[table.schema]
@@ -152,11 +152,11 @@ def _rename(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
         ddl.require(PG_NAMESPACE, schema.oid, CREATE, "schema", schema.name)
     if ddl.view.is_name_taken(table.schema, name):
         raise DuplicateTable(f'relation "{name}" already exists')
-    _refuse_views(ddl, table, "rename")
-    ddl.put_table(replace(table, name=name, version=table.version + 1))
+    renamed = replace(table, name=name, version=table.version + 1)
+    await put_renamed(ddl, table, renamed, f'rename relation "{table.name}"')
 
 
-def _set_schema(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+async def _set_schema(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
     from pydistdb.sql.catalog.drop_plan import owned_sequences
 
     assert action.name is not None
@@ -174,18 +174,10 @@ def _set_schema(ddl: DdlContext, table: Table, action: AlterTableAction) -> None
     for name in names:
         if ddl.view.is_name_taken(schema.oid, name):
             raise DuplicateTable(f'relation "{name}" already exists in schema "{schema.name}"')
-    _refuse_views(ddl, table, "move")
-    moved = [table, *owned_sequences(ddl, table.oid)]
-    ddl.put_table(*(replace(each, schema=schema.oid, version=each.version + 1) for each in moved))
-
-
-def _refuse_views(ddl: DdlContext, table: Table, what: str) -> None:
-    """Views hold the text of their query, so what they name must keep its name."""
-    views = depending_views(ddl, table.oid)
-    if views:
-        raise FeatureNotSupported(
-            f'cannot {what} relation "{table.name}" while a view uses it', detail=f"View {views[0].name} uses it."
-        )
+    moved = replace(table, schema=schema.oid, version=table.version + 1)
+    await put_renamed(ddl, table, moved, f'move relation "{table.name}"')
+    for sequence in owned_sequences(ddl, table.oid):
+        ddl.put_table(replace(sequence, schema=schema.oid, version=sequence.version + 1))
 
 
 async def _alter_index(ddl: DdlContext, statement: AlterTable) -> None:
@@ -197,7 +189,7 @@ async def _alter_index(ddl: DdlContext, statement: AlterTable) -> None:
         if relation is not None:  # ALTER INDEX renames any relation
             await ddl.ddl.lock_tables([relation.oid])
             for action in statement.actions:
-                _rename(ddl, relation, action)
+                await _rename(ddl, relation, action)
             return
     if found is None:
         if ddl.view.relation(statement.name.name, statement.name.schema) is not None:
