@@ -13,12 +13,12 @@ from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.parse import Node
-from pydistdb.sql.bind.scope import Scope, Source
+from pydistdb.sql.bind.scope import FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.bind.stored import column_default, column_type
 from pydistdb.sql.bind.stores import store
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.errors import DatabaseError, InvalidSyntax
-from pydistdb.sql.tree import Const, Expr, OutputColumn, Rel, Values
+from pydistdb.sql.tree import Const, Expr, OutputColumn, Project, Rel, Values
 
 
 def names_parts(node: Node) -> bool:
@@ -45,6 +45,24 @@ def values_for_parts(
         rows.append(tuple(values[column.number] for column in columns))
     outputs = tuple(OutputColumn(b.new_id(), column.name, column_type(column)) for column in columns)
     return Values(outputs, tuple(rows)), columns
+
+
+def query_for_parts(b: Binder, parent: Scope | None, table: Table, node: Node, rel: Rel) -> tuple[Rel, list[Column]]:
+    """The rows of a query, with one value for each column that is named in whole or in part."""
+    columns, named = _targets(b, table, node)
+    if len(rel.columns) != len(named):
+        more = "expressions than target columns" if len(rel.columns) > len(named) else "target columns than expressions"
+        raise InvalidSyntax(f"INSERT has more {more}")
+    # The query's columns under names that nobody writes, so that parts can be bound as those of VALUES are.
+    shown = [ScopeColumn(f"\0{place}", column.id, column.type) for place, column in enumerate(rel.columns)]
+    scope = Scope(parent, "SELECT")
+    scope.add(FromItem(rel, [Source("", shown)], shown))
+    values: dict[int, Expr] = {}
+    for (column, steps, location), given in zip(named, shown, strict=True):
+        item = {"ColumnRef": {"fields": [{"String": {"sval": given.name}}], "location": location}}
+        values[column.number] = _value(b, scope, column, steps, item, location, values.get(column.number))
+    outputs = tuple(OutputColumn(b.new_id(), column.name, column_type(column)) for column in columns)
+    return Project(outputs, rel, tuple(values[column.number] for column in columns)), columns
 
 
 def _targets(b: Binder, table: Table, node: Node) -> tuple[list[Column], list[tuple[Column, list[Node], int]]]:

@@ -26,7 +26,7 @@ from pydistdb.sql.bind.coerce import UNKNOWN_OID
 from pydistdb.sql.bind.conflict import bind_conflict
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.from_clause import qualifier
-from pydistdb.sql.bind.insert_parts import names_parts, values_for_parts
+from pydistdb.sql.bind.insert_parts import names_parts, query_for_parts, values_for_parts
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.needs import note_relation
 from pydistdb.sql.bind.parse import Node
@@ -113,9 +113,13 @@ def _source(
     if select is None:
         return NO_ROWS_OF_NOTHING, []
     if names_parts(node):
-        if "valuesLists" not in select:
-            raise FeatureNotSupported("INSERT … SELECT into parts of columns is not supported")
-        source, used = values_for_parts(b, parent, table, node, select, target)
+        if "valuesLists" in select:
+            source, used = values_for_parts(b, parent, table, node, select, target)
+        else:
+            outside = Scope(parent)
+            outside.hidden = [target]
+            rows = queries.bind_statement_query(b, outside, select)
+            source, used = query_for_parts(b, parent, table, node, rows)
     elif "valuesLists" in select and not any(
         k in select for k in ("sortClause", "limitCount", "limitOffset", "withClause")
     ):

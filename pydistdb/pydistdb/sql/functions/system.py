@@ -20,7 +20,7 @@ from pydistdb.sql.errors import (
     InvalidSchemaName,
     UndefinedObject,
 )
-from pydistdb.sql.functions.define import Body, define, implements, specializes
+from pydistdb.sql.functions.define import Body, define, implements, read_table, specializes
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext, SqlType
 from pydistdb.sql.types.reg import FINDERS, Finder
@@ -154,6 +154,23 @@ def random_uuid() -> bytes:
     data[6] = data[6] & 0x0F | 0x40
     data[8] = data[8] & 0x3F | 0x80
     return bytes(data)
+
+
+_KEYWORD_KINDS = {
+    "U": "unreserved",
+    "C": "unreserved (cannot be function or type name)",
+    "T": "reserved (can be function or type name)",
+    "R": "reserved",
+}
+
+
+@implements("pg_get_keywords()")
+def keywords() -> list[tuple[str, str, bool, str, str]]:
+    """Postgres's key words, and where they may stand without quotes."""
+    return [
+        (word, kind, bare == "t", _KEYWORD_KINDS[kind], "can be bare label" if bare == "t" else "requires AS")
+        for word, kind, bare in read_table("pg_keywords.txt")
+    ]
 
 
 def _found(find: Finder, text: str, context: EvalContext) -> int | None:

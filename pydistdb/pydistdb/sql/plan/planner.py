@@ -22,6 +22,7 @@ from pydistdb.sql.plan.rules.merge_projects import merge_projects
 from pydistdb.sql.plan.rules.outer_joins import simplify_outer_joins
 from pydistdb.sql.plan.rules.prune import prune
 from pydistdb.sql.plan.rules.pushdown import push_down
+from pydistdb.sql.plan.rules.raise_failures import raise_failures
 from pydistdb.sql.tree import BoundStatement, OutputColumn, Rel
 
 Rule = Callable[[Rel], Rel]
@@ -37,6 +38,7 @@ RULES: tuple[Rule, ...] = (
     merge_projects,
     drop_joins,
     prune,
+    raise_failures,
 )
 
 

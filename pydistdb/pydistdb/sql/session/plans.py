@@ -23,6 +23,8 @@ from pydistdb.sql.plan import disabled_ways
 from pydistdb.sql.plan import plan as make_plan
 from pydistdb.sql.plan.expressions import changed_table, rewrite_relation_expressions
 from pydistdb.sql.plan.literals import literals_may_matter
+from pydistdb.sql.plan.planner import PhysicalPlan
+from pydistdb.sql.plan.rules.raise_failures import divides_literals
 from pydistdb.sql.plan_cache import MAX_CACHED_TEXT_BYTES, CachedPlan
 from pydistdb.sql.session.fields import fields_of, utility_fields
 from pydistdb.sql.statements import Execute, Explain, Fetch, Utility
@@ -116,7 +118,7 @@ class SessionPlans:
             plan = self._compiled(text, None, normalized.statement, view, normalized)
         except DatabaseError:
             return None
-        if plan.compiled is not None and literals_may_matter(plan.compiled.plan.root):
+        if plan.compiled is not None and _needs_literals(plan.compiled.plan, lifted.key):
             self._cache.note_literal((self.environment, lifted.key), view.catalog_state)
             return None
         self._cache.put((self.environment, None, lifted.key), plan)
@@ -285,7 +287,13 @@ class SessionPlans:
         normalized = None if lifted is None else bind.bind_normalized(lifted.key, view, session.context)
         if normalized is not None and normalized.statement.parameter_types == plan.parameter_types:
             renewed = self._compiled(text, None, normalized.statement, view, normalized)
-            if renewed.compiled is None or not literals_may_matter(renewed.compiled.plan.root):
+            if renewed.compiled is None or not _needs_literals(renewed.compiled.plan, text):
                 return renewed
         (parsed,) = bind.parse(text)
         return self.make(parsed, ())
+
+
+def _needs_literals(plan: PhysicalPlan, text: str) -> bool:
+    """Whether a plan for any literals will not do: another may be better for some, or they fail by themselves (1 / 0)."""
+    divides = ("/" in text or "%" in text) and divides_literals(plan.statement.query)
+    return divides or literals_may_matter(plan.root)

@@ -1,13 +1,14 @@
 """Constant folding: what can be computed from constants alone is, once.
 
-``1 + 1 < x AND true`` becomes ``2 < x``.  Only immutable functions are called.  A call that fails is left as it is, so
-that it fails when, and only if, it is reached: ``CASE WHEN x = 0 THEN 0 ELSE 1 / 0 END``.
+``1 + 1 < x AND true`` becomes ``2 < x``.  Only immutable functions are called.  A call that fails is left as it is: whether that
+fails the statement is decided when all rules are through (raise_failures.py).
 """
 
 from __future__ import annotations
 
 from pydistdb.sql.errors import DatabaseError
-from pydistdb.sql.plan.expressions import rewrite_deep, rewrite_relation_expressions
+from pydistdb.sql.plan.expressions import rewrite_deep, rewrite_relation_expressions, walk
+from pydistdb.sql.plan.rules.raise_failures import is_constant_call
 from pydistdb.sql.tree import And, ArrayLiteral, Call, Case, Coalesce, Const, Expr, IsNull, Not, Or, Rel
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.known import BOOL
@@ -76,7 +77,7 @@ def _fold_connective(expression: And | Or, neutral: bool) -> Expr:
     for argument in expression.arguments:
         if isinstance(argument, Const) and argument.value is not None:
             if argument.value is not neutral:
-                return argument
+                return argument if not any(map(_fails, arguments)) else _connected(expression, [*arguments, argument])
             continue
         if type(argument) is type(expression):
             arguments.extend(argument.arguments)
@@ -84,11 +85,20 @@ def _fold_connective(expression: And | Or, neutral: bool) -> Expr:
             arguments.append(argument)
     if not arguments:
         return Const(BOOL, neutral)
+    return _connected(expression, arguments)
+
+
+def _connected(expression: And | Or, arguments: list[Expr]) -> Expr:
     if len(arguments) == 1:
         return arguments[0]
     if len(arguments) == len(expression.arguments):
         return expression
     return type(expression)(BOOL, tuple(arguments))
+
+
+def _fails(expression: Expr) -> bool:
+    """A constant in it could not be computed: it comes before what would decide (raise_failures.py)."""
+    return any(is_constant_call(part) for part in walk(expression))
 
 
 def _fold_case(expression: Case) -> Expr:
