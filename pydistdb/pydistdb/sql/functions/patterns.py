@@ -32,17 +32,28 @@ def _tokens(pattern: str) -> list[tuple[str, bool]]:
     characters = iter(pattern)
     for character in characters:
         if character == "\\":
-            escaped = next(characters, None)
-            if escaped is None:
-                raise DatabaseError.of("22025", "LIKE pattern must not end with escape character")
-            tokens.append((escaped, False))
+            tokens.append((next(characters), False))
         else:
             tokens.append((character, character in "%_"))
     return tokens
 
 
+def _unfinished(pattern: str, fold_case: bool) -> Callable[[str], bool]:
+    """A pattern that ends with an escape character: wrong for a text that has something left when it comes to that."""
+    reaches = like_predicate(pattern + "_%", fold_case)
+
+    def predicate(text: str) -> bool:
+        if reaches(text):
+            raise DatabaseError.of("22025", "LIKE pattern must not end with escape character")
+        return False
+
+    return predicate
+
+
 @lru_cache(maxsize=MOST_PATTERNS)
 def like_predicate(pattern: str, fold_case: bool) -> Callable[[str], bool]:
+    if len(pattern) - len(pattern.rstrip("\\")) & 1:
+        return _unfinished(pattern[:-1], fold_case)
     tokens = _tokens(pattern)
     if not fold_case and ("_", True) not in tokens:
         wildcards = [position for position, token in enumerate(tokens) if token == ("%", True)]
