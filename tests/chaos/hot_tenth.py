@@ -4,7 +4,7 @@
     python -m tests.chaos.hot_tenth --rows 200000 --rate 400      for a busy machine
 
 Three nodes, a table of three shards.  Clients read and change (one in ten) single rows, as many a second as ``--rate`` says:
-first of the whole table, then nine in ten of one tenth of the second shard.  ``range.split_qps`` is a third of the rate, since a
+first of the whole table, then nine in ten of one tenth of the second shard.  ``range.split_qps`` is half of the rate, since a
 node that shares two cores with its clients is busy with far less than the default.
 
 What must hold, and is judged: within a minute the hot keys lie in several shards led by several nodes, whose requests a second
@@ -109,7 +109,7 @@ def load(cluster: LocalCluster, rows: int, rate: float) -> None:
             with connection.cursor().copy("COPY hot FROM STDIN") as copy:
                 for key in range(first, min(first + _LOAD_ROWS, rows)):
                     copy.write_row((key, 0))
-        connection.execute("SELECT proddb.set_setting('range.split_qps', %s)", (str(max(int(rate / 3), 10)),))
+        connection.execute("SELECT proddb.set_setting('range.split_qps', %s)", (str(max(int(rate / 2), 10)),))
 
 
 def per_second(clients: list[Client], begin: float, end: float) -> list[float]:

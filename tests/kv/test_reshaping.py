@@ -9,10 +9,10 @@ from pydistdb.kv.api import Isolation, KVError
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.operations import Operations
 from pydistdb.kv.placement.allocator import NodeView
-from pydistdb.kv.placement.evening import lease_for_load, replica_for_load
+from pydistdb.kv.placement.evening import lease_for_load, leases_for_load, replica_for_load
 from pydistdb.kv.placement.hotspots import assess
 from pydistdb.kv.placement.reshaping import Reshaper
-from pydistdb.kv.placement.splitting import hot_key, split_point
+from pydistdb.kv.placement.splitting import hot_key, split_points
 from pydistdb.kv.settings import SETTINGS, SettingRefused, parse, shown
 from pydistdb.kv.store import Store
 from pydistdb.kv.survey import RangeReport
@@ -82,6 +82,9 @@ class World:
         reports = self.run(self.operations[1].surveyor.survey()).ranges()
         return [report for report in reports if report.status.start >= row(0)]
 
+    def leases_acquired(self) -> int:
+        return sum(store.metrics.leases_acquired for store in self.cluster.stores())
+
     def totals(self) -> tuple[int, int, int]:
         reshapers = [operations.reshaper for operations in self.operations.values()]
         return (
@@ -112,9 +115,10 @@ def test_a_hot_tenth_is_split_and_spread_by_itself_within_a_minute() -> None:
     mean = sum(loads.values()) / 3
     assert len(loads) == 3 and max(loads.values()) < 1.5 * mean
     assert not world.failed
-    splits_then = world.totals()[0]
-    world.cluster.advance(30)
+    splits_then, leases_then = world.totals()[0], world.leases_acquired()
+    world.cluster.advance(60)
     assert world.totals()[0] <= splits_then + 2, "it comes to rest"
+    assert world.leases_acquired() <= leases_then + 4, "leases that were moved for their load are not sent back"
 
 
 def test_nobody_waits_long_for_a_split() -> None:
@@ -219,14 +223,21 @@ def test_where_a_busy_range_is_cut() -> None:
         return key
 
     even = [b"%02d" % (number % 100) for number in range(500)]
-    assert split_point(even, b"00", same) == b"50"
-    assert split_point(even[:50], b"00", same) is None, "too few to tell"
-    assert split_point([b"k"] * 200, b"a", same) is None
+    assert split_points(even, b"00", same) == [b"50"]
+    assert split_points(even, b"00", same, 4) == [b"25", b"50", b"75"]
+    assert split_points(even[:50], b"00", same) == [], "too few to tell"
+    assert split_points([b"k"] * 200, b"a", same, 4) == []
     assert hot_key([b"k"] * 200 + even, same) == b"k"
     # Two rows share the load: the cut is between them, also where the range begins at one of them.
-    assert split_point([b"a", b"b"] * 100, b"a", same) == b"b"
+    assert split_points([b"a", b"b"] * 100, b"a", same, 3) == [b"b"]
+    heavy = (
+        [b"%02d" % number for number in range(10)] * 8
+        + [b"50"] * 80
+        + [b"%02d" % (60 + number) for number in range(10)] * 8
+    )
+    assert split_points(heavy, b"00", same, 3) == [b"50", b"60"]
     # Colocated rows are one.
-    assert split_point([b"h1a", b"h1b", b"h1c"] * 100, b"a", lambda key: key[:2]) is None
+    assert split_points([b"h1a", b"h1b", b"h1c"] * 100, b"a", lambda key: key[:2]) == []
 
 
 def test_which_lease_goes_where() -> None:
@@ -239,6 +250,12 @@ def test_which_lease_goes_where() -> None:
     assert lease_for_load(1, rates, voters, nodes(1000, 900, 950), 50) is None, "nearly even"
     assert lease_for_load(1, {7: 1000.0}, {7: [1, 2]}, nodes(1000, 0), 50) is None, "it would only change sides"
     assert lease_for_load(1, rates, {7: [1]}, nodes(1000, 0, 0), 50) is None
+    # Many small ones: each does little, several do it; but not from two nodes at a time.
+    small = dict.fromkeys(range(10), 60.0)
+    everywhere = {number: [1, 2, 3] for number in small}
+    several = leases_for_load(1, small, everywhere, nodes(600, 0, 100), 50)
+    assert [to for _, to in several] == [2, 2, 3, 2] and len({range_id for range_id, _ in several}) == 4
+    assert len(leases_for_load(1, small, everywhere, nodes(600, 0, 700), 50)) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydistdb.sql.catalog.temporary import Sweeper, temporary_schemas
+import pytest
+from pydistdb.sql.catalog import transaction
+from pydistdb.sql.catalog.garbage import recorded_garbage
+from pydistdb.sql.catalog.temporary import SWEEP_INTERVAL_NS, Sweeper, temporary_schemas
 
 from tests.support.sql_client import SqlServer
 
@@ -32,3 +35,27 @@ def test_a_node_that_starts_drops_what_it_left() -> None:
     server.scheduler.advance(1_000_000_000)
     sweeper.stop()
     assert _names(server) == []
+
+
+def test_storage_that_a_dead_node_was_to_clear_is_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = SqlServer()
+    client = server.connect()
+    client.execute("create table t (a int); insert into t select generate_series(1, 100)")
+
+    async def die(*_: object) -> None:
+        pass
+
+    with monkeypatch.context() as dying:
+        dying.setattr(transaction, "forget_garbage", die)
+        assert client.execute("drop table t") == ["DROP TABLE"]
+
+    def recorded() -> int:
+        return len(server.scheduler.run(recorded_garbage(server.database)))
+
+    sweeper = Sweeper(server.catalog, lambda: ())
+    sweeper.start()
+    server.scheduler.advance(SWEEP_INTERVAL_NS + 1_000_000_000)
+    assert recorded() == 1, "whoever dropped it has time to clear it"
+    server.scheduler.advance(SWEEP_INTERVAL_NS + 1_000_000_000)
+    assert recorded() == 0
+    sweeper.stop()

@@ -40,6 +40,7 @@ class RangeLease:
         self.owner = owner
         self.local: Any = None
         self.leased = False
+        self.leased_since_ns = 0
         self.lease_until_ns = 0
         self.membership_pending = 0
         """Membership changes proposed here and not applied yet."""
@@ -139,6 +140,7 @@ class RangeLease:
             return
         self.owner.clock.raise_to(self._clock_floor)
         self.leased = True
+        self.leased_since_ns = now
         self.published_generation = -1
         self.lease_changed(True)
 

@@ -37,6 +37,10 @@ from pydistdb.kv.replica import Replica
 MAX_CHANGES_AT_ONCE = 4
 MAX_LEASES_MOVED = 8
 """Leases handed over per round of the queue."""
+NEW_LEASE_NS = 6_000_000_000
+"""What a range that has just come here gets is not known for so long: it would pass for a quiet one."""
+NO_LOAD = 8
+"""A range with less than this part of ``range.split_qps`` is quiet: nobody moves it for its load (evening.py)."""
 MAX_LEARNERS_AT_ONCE = 4
 """Ranges led here that are being copied to a new replica at a time."""
 TURNS_OF_A_NODE = 3
@@ -331,11 +335,14 @@ class ReplicateQueue:
         others = [view.lease_count for view in views.values() if view.takes_replicas and view.node_id != me]
         if not others or views[me].lease_count - min(others) < REBALANCE_DIFFERENCE:
             return
-        moved, rates = 0, self._store.range_rates()
-        # The quiet ones: those with load are evened out by their load (reshaping.py).
+        moved, rates, now_ns = 0, self._store.range_rates(), self._store.scheduler.now_ns()
+        # The quiet ones: those with load are evened out by their load (evening.py), and would be sent back and forth.
+        busy = self._membership.settings.value("range.split_qps") / NO_LOAD
         for replica in sorted(self._store.leased_replicas(), key=lambda replica: rates.get(replica.range_id, 0.0)):
-            if moved >= MAX_LEASES_MOVED:
+            if moved >= MAX_LEASES_MOVED or rates.get(replica.range_id, 0.0) > busy:
                 break
+            if now_ns - replica.leased_since_ns < NEW_LEASE_NS:
+                continue  # its load is not known yet
             if replica.range_id in self._changing or replica.descriptor.is_changing or replica.raft.transfer_target:
                 continue
             target = lease_target(replica.descriptor, me, views, must_leave=False)

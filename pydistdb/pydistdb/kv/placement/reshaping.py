@@ -3,7 +3,8 @@
 Every node looks after the ranges that it leads, every ``LOOK_NS`` (as often as the load is sampled, load.py)::
 
     larger than range.max_bytes                        split near the middle of its bytes
-    over range.split_qps for PATIENCE looks            split where the sampled keys are divided evenly (splitting.py);
+    over range.split_qps for PATIENCE looks            split where the sampled keys are divided evenly, into several parts
+                                                       if it is far over (splitting.py);
                                                        a single hot key is noted for proddb.hotspots instead
     cut by itself once, and small and quiet (with its  merged with its left neighbour, after range.merge_after
       left neighbour) ever since
@@ -20,7 +21,7 @@ time: a restarted node comes round to its thousands of ranges, without its clien
 from __future__ import annotations
 
 import logging
-from math import inf
+from math import ceil, inf
 from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import KVError
@@ -28,7 +29,7 @@ from pydistdb.kv.descriptor import RangeId
 from pydistdb.kv.leases import RangeLocal
 from pydistdb.kv.load import SAMPLE_NS
 from pydistdb.kv.placement.evening import Evener
-from pydistdb.kv.placement.splitting import KeySampler, hot_key, split_point
+from pydistdb.kv.placement.splitting import KeySampler, hot_key, split_points
 from pydistdb.kv.replica import Replica
 from pydistdb.kv.survey import RangeReport, Survey
 from pydistdb.tasks import Timer
@@ -40,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 LOOK_NS = SAMPLE_NS
 PATIENCE = 3
+FILLED = 0.6
+"""A range is cut into so many parts that each gets this much of ``range.split_qps`` at most."""
+MOST_PARTS = 8
 MEASURED_WRITES = 10_000
 """A range is measured (again) after so many writes, or a quarter of its keys."""
 MEASURING_PART = 40
@@ -152,52 +156,57 @@ class Reshaper:
         if local is None or not replica.is_leaseholder():
             return
         try:
-            cut = self._cut_by_load(local) or await self._cut_by_size(local, replica)
-            if cut is not None and max(local.start, USER_KEYS) < cut < local.end:
-                await self._store.split(cut, automatic=True)
-                self.splits += 1
-                self._evener.wait()
-                logger.info("range %d was split by itself at %s", local.range_id, cut.hex())
+            cuts = self._cuts_by_load(local) or await self._cut_by_size(local, replica)
+            for cut in reversed(cuts):  # what is left of a cut keeps the range's name
+                if max(local.start, USER_KEYS) < cut < local.end:
+                    await self._store.split(cut, automatic=True)
+                    self.splits += 1
+                    self._evener.wait()
+                    logger.info("range %d was split by itself at %s", local.range_id, cut.hex())
         except KVError as error:
             logger.info("range %d stays as it is: %s", local.range_id, error)
 
-    def _cut_by_load(self, local: RangeLocal) -> bytes | None:
+    def _cuts_by_load(self, local: RangeLocal) -> list[bytes]:
         looks = self._busy_looks.get(local.range_id, 0)
-        busy = local.request_rate > self.setting("range.split_qps")
+        most = self.setting("range.split_qps")
+        busy = local.request_rate > most
         if not busy and not looks:
-            return None
+            return []
         self._busy_looks[local.range_id] = looks = looks + 1 if busy else 0
+        if busy and looks == 1:
+            local.sampler = KeySampler()  # what was asked for before it got busy is of no interest
         if looks < PATIENCE or local.sampler is None:
-            return None
+            return []
         from_sample = local.sampler.keys()
         boundary = self._operations.boundary
-        cut = split_point(from_sample, local.start, boundary)
-        local.hot_key = hot_key(from_sample, boundary) if cut is None else b""
+        parts = min(ceil(local.request_rate / (most * FILLED)), MOST_PARTS)
+        cuts = split_points(from_sample, local.start, boundary, parts)
+        local.hot_key = b"" if cuts else hot_key(from_sample, boundary)
         self._busy_looks[local.range_id] = 0
         local.sampler = KeySampler()
-        return cut
+        return cuts
 
-    async def _cut_by_size(self, local: RangeLocal, replica: Replica) -> bytes | None:
+    async def _cut_by_size(self, local: RangeLocal, replica: Replica) -> list[bytes]:
         sizes = self._operations.surveyor.sizes
         known = sizes.known(local.range_id)
         before = self._measured_writes.get(local.range_id)
         if before is None:
             if self._credit_ns <= 0:
-                return None  # another time
+                return []  # another time
         elif replica.logged_writes - before < max(MEASURED_WRITES, known.keys // 4 if known is not None else 0):
-            return None
+            return []
         written = replica.logged_writes
         await sizes.refresh([replica])
         known = sizes.known(local.range_id)
         if known is None or known.generation != replica.descriptor.generation:
-            return None
+            return []
         if before is None:
             self._credit_ns -= known.duration_ns
         self._measured_writes[local.range_id] = written
         if known.size_bytes <= self.setting("range.max_bytes"):
-            return None
+            return []
         del self._measured_writes[local.range_id]  # either part may still be too large
-        return self._operations.boundary(known.middle)
+        return [self._operations.boundary(known.middle)]
 
     # ---------------------------------------------------------------------------------------------------------- merges
 

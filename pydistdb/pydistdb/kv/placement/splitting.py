@@ -6,6 +6,9 @@ one in seven is noted.  The cut that divides the samples most evenly is best, if
     a a b c c d d e     → at c: 3 before, 5 from there on
     a a a a a a a b     → at b: 7 before, 1: no good.  One key, or colocated rows, get it all: that cannot be split
 
+A range that is much too busy is cut into several equal parts at once: halves of halves would soon be of very different size,
+since those that are not quite busy enough stay as they are.
+
 Cuts are made between rows, and never between rows that are colocated (``boundary``).
 """
 
@@ -15,11 +18,11 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 
-SAMPLES = 256
+SAMPLES = 512
 ONE_IN = 7
 LEAST_SAMPLES = 64
-LEAST_PART = 0.25
-"""A cut must leave so much of the load on either side."""
+LEAST_PART = 0.5
+"""Every part must have so much of a fair share of the load."""
 
 
 class KeySampler:
@@ -44,17 +47,27 @@ class KeySampler:
         return list(self._keys)
 
 
-def split_point(keys: list[bytes], start: bytes, boundary: Callable[[bytes], bytes]) -> bytes | None:
-    """The best boundary above ``start``; None if the load cannot be divided."""
+def split_points(keys: list[bytes], start: bytes, boundary: Callable[[bytes], bytes], parts: int = 2) -> list[bytes]:
+    """The boundaries above ``start`` that divide the load into so many equal parts, or the fewer that can be; in order.
+
+    Empty if the load cannot be divided."""
     if len(keys) < LEAST_SAMPLES:
-        return None
+        return []
     cut = sorted(map(boundary, keys))
-    best, part = None, LEAST_PART * len(cut)
-    for candidate in sorted(set(cut)):
-        left = bisect_left(cut, candidate)
-        if candidate > start and min(left, len(cut) - left) >= part:
-            best, part = candidate, min(left, len(cut) - left) + 0.5
-    return best
+    total, least = len(cut), LEAST_PART * len(cut) / parts
+    candidates = [(bisect_left(cut, candidate), candidate) for candidate in sorted(set(cut)) if candidate > start]
+    found: list[bytes] = []
+    before = 0
+    for part in range(1, parts):
+        # None so near to the cut before it or to the end that it would leave too little.
+        possible = [each for each in candidates if each[0] - before >= least and total - each[0] >= least]
+        if not possible:
+            break
+        left, best = min(possible, key=lambda each: abs(each[0] * parts - part * total))
+        if left * parts < (part + 1) * total - least * parts:  # else it is the next one's
+            found.append(best)
+            before = left
+    return found or (split_points(keys, start, boundary, parts - 1) if parts > 2 else [])
 
 
 def hot_key(keys: list[bytes], boundary: Callable[[bytes], bytes]) -> bytes:

@@ -11,7 +11,8 @@ Descriptors and rows are stored as those of other tables are, so that schema cha
 dependencies need nothing of their own.  Nobody else takes names in such a schema, so making a temporary table waits for
 nobody and keeps nobody waiting (claims.py).  What a session could not drop itself is found by its schema's ``session``: a
 node that starts drops the schemas of its former life, and every node looks now and then for schemas whose owner the
-cluster counts as dead, or whose owner no longer knows the session (``Sweeper``).
+cluster counts as dead, or whose owner no longer knows the session (``Sweeper``).  It looks, too, for storage of dropped
+tables that nobody clears any more.
 
 ON COMMIT DELETE ROWS and DROP are carried out inside the transaction, right before it commits.
 
@@ -20,7 +21,7 @@ Source: PostgreSQL 15 manual, CREATE TABLE and 20.11.1 (search_path); namespace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -30,9 +31,9 @@ from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.access import PG_DATABASE
 from pydistdb.sql.catalog.acl import TEMPORARY
 from pydistdb.sql.catalog.context import DdlContext
-from pydistdb.sql.catalog.descriptors import Schema, Table
+from pydistdb.sql.catalog.descriptors import Garbage, Schema, Table
 from pydistdb.sql.catalog.drop_plan import drop_tables
-from pydistdb.sql.catalog.garbage import table_garbage
+from pydistdb.sql.catalog.garbage import forget_garbage, recorded_garbage, table_garbage
 from pydistdb.sql.catalog.state import CatalogState
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.catalog.transaction import DdlTransaction, in_own_transaction
@@ -197,6 +198,10 @@ class Sweeper:
         self._store = store
         self._live = live
         self._running = False
+        self._garbage: set[int] = set()
+        """The pieces of dropped storage that were recorded when last looked at."""
+        self._clean_version = -1
+        """A version of the catalog at which none was; whatever drops storage makes another version."""
         store.database.on_broadcast(TEMPORARY_TOPIC, self._on_question)
 
     def start(self) -> None:
@@ -221,23 +226,37 @@ class Sweeper:
     def _tick(self) -> None:
         if not self._running:
             return
-        if temporary_schemas(self._store.state):
+        if temporary_schemas(self._store.state) or self._store.version != self._clean_version:
             self._store.scheduler.spawn(self._sweep_and_go_on(), "sweep temporary schemas")
         else:
             self._schedule()
 
     async def _sweep_and_go_on(self) -> None:
         try:
-            await self.sweep()
+            await self.sweep(await self._abandoned_garbage())
         except KVError:
             pass
         finally:
             self._schedule()
 
-    async def sweep(self) -> None:
+    async def _abandoned_garbage(self) -> list[tuple[int, Garbage]]:
+        """What was recorded a look ago already: most likely the node that dropped it is gone."""
+        store = self._store
+        version = store.version
+        if version == self._clean_version:
+            return []
+        recorded, before = await recorded_garbage(store.database), self._garbage
+        self._garbage = {number for number, _ in recorded}
+        if not recorded:
+            self._clean_version = version
+        return [(number, garbage) for number, garbage in recorded if number in before]
+
+    async def sweep(self, abandoned: Sequence[tuple[int, Garbage]] = ()) -> None:
         """One look; the node with the lowest number among the living does it."""
         store = self._store
         candidates = temporary_schemas(store.state)
+        if not candidates and not abandoned:
+            return
         answers = await store.database.broadcast(TEMPORARY_TOPIC, b"", ANSWER_TIMEOUT_NS)
         if store.database.node_id != min(answers):
             return
@@ -253,6 +272,8 @@ class Sweeper:
             if not silent and (node, names.get(database_oid, ""), schema.name) not in in_use:
                 gone.append((database_oid, schema.oid))
         await drop_schemas(store, gone)
+        for number, garbage in abandoned:
+            await forget_garbage(store.database, store.scheduler, number, garbage)
 
     async def _on_question(self, sender: int, payload: bytes) -> bytes:
         return msgspec.msgpack.encode(list(self._live()))
