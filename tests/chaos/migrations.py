@@ -320,7 +320,7 @@ class Case:
     def control(self, node: Node | None = None) -> Any:
         chosen = node or next(node for node in self.cluster.nodes if node.running and node.is_healthy())
         options = f"-c statement_timeout={int(FINISH_SECONDS * 1000)}"
-        return psycopg.connect(chosen.url, autocommit=True, connect_timeout=4, options=options)
+        return psycopg.connect(chosen.url, autocommit=True, connect_timeout=20, options=options)
 
     def _names(self) -> dict[int, Node]:
         by_name = {node.name: node for node in self.cluster.nodes}
