@@ -152,7 +152,7 @@ class Case:
 
     def _change(self) -> None:
         leaders = self._leaders()
-        leader = max(set(leaders), key=leaders.count)
+        leader = max(leaders, key=leaders.count)
         catalog = self._leader_of("range_id = 1")
         free = [node for node in self.cluster.nodes if node not in (leader, catalog)]
         gateway = free[0]
