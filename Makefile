@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint bench tpch sim soak chaos slt fuzz crash clean
+.PHONY: help setup demo test lint bench tpch sim soak chaos migrate hot slt fuzz crash clean
 
 help:  ## Say what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -50,6 +50,12 @@ soak: setup  ## Simulate thousands of seeds, about two hours (FIRST=0, COUNT=300
 
 chaos: setup  ## Kill, stop, cut off and slow down real nodes under load (ARGS="--nemesis kill,loss --seconds 30", --help)
 	@$(RUN)/python -m tests.chaos.run $(ARGS)
+
+migrate: setup  ## Kill a node in every phase of ALTER TABLE … SHARD BY, index builds and replica moves (about 20 minutes)
+	@$(RUN)/python -m tests.chaos.migrations $(ARGS)
+
+hot: setup  ## Heat a tenth of a shard of a million rows, and see it split and spread by itself (about 4 minutes)
+	@$(RUN)/python -m tests.chaos.hot_tenth $(ARGS)
 
 SLT ?= sqllogictest/suites $(wildcard ../shared/slt)
 slt: setup  ## Run the sqllogictest suites (SLT=files or folders, ARGS=--url ... for a server that runs already)
