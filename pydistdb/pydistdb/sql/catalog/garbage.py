@@ -12,12 +12,14 @@ from pydistdb_storage.keys import prefix_end
 from pydistdb.kv.api import Database, Isolation, KVError
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.descriptors import Garbage, Index, Table, table_to_be
-from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, IDENTITY, RANGE_HEAD, storage_prefix
-from pydistdb.tasks import Scheduler, pause, sleep
+from pydistdb.sql.layout import HASH_IDENTITY_START, IDENTITY, RANGE_HEAD, storage_prefix
+from pydistdb.tasks import Scheduler, gather, pause, sleep
 
 ATTEMPTS = 20
 RETRY_NS = 1_000_000_000
 SCAN_ROWS = 256
+CLEARED_AT_ONCE = 16
+"""Hash prefixes: they share the rounds of commits."""
 
 
 def _is_hashed(table: Table, index: Index) -> bool:
@@ -74,12 +76,11 @@ async def _clear_identity(database: Database, scheduler: Scheduler, start: bytes
         while position is not None:
             transaction.begin_statement()
             batch = await transaction.scan(position, end, limit=SCAN_ROWS)
-            cleared = b""
-            for key in batch.keys:
-                found = key[HASH_IDENTITY_START:HASH_IDENTITY_END]
-                if found.startswith(identity) and not (cleared and key.startswith(cleared)):
-                    cleared = key[:prefix_length]
-                    await database.clear_range(cleared, prefix_end(cleared))
+            found = [key[:prefix_length] for key in batch.keys if key[HASH_IDENTITY_START:].startswith(identity)]
+            prefixes = list(dict.fromkeys(found))
+            for first in range(0, len(prefixes), CLEARED_AT_ONCE):
+                some = prefixes[first : first + CLEARED_AT_ONCE]
+                await gather(scheduler, [database.clear_range(prefix, prefix_end(prefix)) for prefix in some])
             position = batch.resume
             await pause(scheduler)
     finally:
