@@ -37,9 +37,9 @@ import psycopg
 from tests.chaos.client import Connection
 from tests.chaos.cluster import ChaosCluster, Node
 
-ROWS = 12_000
+ROWS = 6_000
 GROUPS = 10
-PHASE_SECONDS = 30.0
+PHASE_SECONDS = 90.0
 FINISH_SECONDS = 60.0
 DEAD_SECONDS = 8
 STATEMENT_SECONDS = 40.0
