@@ -128,7 +128,7 @@ def _span(start: bytes, end: bytes) -> str:
 
 
 def _key(key: bytes) -> str:
-    """A boundary as people read it: /table/index/…, /hash/…, or hexadecimal digits."""
+    """A boundary as people read it: /table/…, /group/hash/…, /group/shard/…, or hexadecimal digits."""
     if not key:
         return "/min"
     if key == b"\xff":
@@ -136,10 +136,10 @@ def _key(key: bytes) -> str:
     if key[0] == 4 and len(key) >= 5:
         text = f"/table {int.from_bytes(key[1:5], 'big')}"
         return text + (f"/{key[5:].hex()}" if len(key) > 5 else "")
-    if key[0] == 5 and len(key) >= 5:
+    if key[0] in (5, 6) and len(key) >= 5:
         text = f"/group {int.from_bytes(key[1:5], 'big')}"
         if len(key) >= 7:
-            text += f"/hash {key[5:7].hex()}"
+            text += f"/hash {key[5:7].hex()}" if key[0] == 5 else f"/shard {int.from_bytes(key[5:7], 'big')}"
         return text + (f"/{key[7:].hex()}" if len(key) > 7 else "")
     return "/" + key.hex()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 from pydistdb.kv import sizes
@@ -243,7 +245,7 @@ def test_the_doctor_finds_a_replica_that_differs() -> None:
 @pytest.mark.parametrize(
     ("dead", "status", "detail"),
     [
-        (["n3"], "warning", "its replicas on these nodes are dead: 3"),
+        (["n3"], "warning", "replicas on these nodes are dead: 3"),
         (["n2", "n3"], "error", "1 of 3 voters are alive: no majority"),
     ],
 )
@@ -254,6 +256,18 @@ def test_the_doctor_tells_what_dead_nodes_cost(dead: list[str], status: str, det
     found = diagnose(world.survey(), {})
     assert [(f.status, f.detail) for f in found if f.area == "ranges"] == [(status, detail)]
     assert ("nodes", "node 3 (n3)", "error", "it is dead") in found
+
+
+def test_the_doctor_says_once_what_is_wrong_with_many_ranges() -> None:
+    world = Operated(3)
+    for number in range(8):
+        world.cluster.run(world.cluster.split(b"\x04%03d" % number))
+    world.cluster.advance(3)
+    world.cluster.crash("n3")
+    world.cluster.advance(3)
+    (found,) = (f for f in diagnose(world.survey(), {}) if f.area == "ranges")
+    assert (found.subject, found.status) == ("9 ranges", "warning")
+    assert re.fullmatch(r"replicas on these nodes are dead: 3 \(ranges \d+, \d+, \d+ and 6 more\)", found.detail)
 
 
 def test_what_is_recommended() -> None:

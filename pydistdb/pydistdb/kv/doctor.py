@@ -28,6 +28,8 @@ from pydistdb.tasks import Scheduler, sleep
 
 MOST_CLOCK_OFFSET_US = 100_000
 MOST_LAG = 1_000
+MOST_ALIKE = 3
+"""Ranges that are named one by one when the same is wrong with them."""
 LOW_DISK, FULL_DISK = 0.10, 0.03
 ATTEMPTS = 3
 ATTEMPT_INTERVAL_NS = 300_000_000
@@ -64,14 +66,33 @@ def diagnose(survey: Survey, verdicts: dict[RangeId, bool]) -> list[Finding]:
         "clocks": (list(_clocks(survey)), "no clock differs by more than 100 ms"),
         "disks": (list(_disks(survey)), "every node has room"),
         "versions": (list(_versions(survey)), "all nodes run " + next(iter(survey.answers.values())).version),
-        "ranges": ([f for r in ranges for f in _range(survey, r)], f"{len(ranges)} ranges are fully replicated"),
-        "checksums": (list(_checksums(survey, verdicts)), f"the replicas of {len(verdicts)} ranges are equal"),
+        "ranges": (
+            _folded([f for r in ranges for f in _range(survey, r)]),
+            f"{len(ranges)} ranges are fully replicated",
+        ),
+        "checksums": (_folded(list(_checksums(survey, verdicts))), f"the replicas of {len(verdicts)} ranges are equal"),
     }
     return [
         finding
         for area, (found, well) in parts.items()
         for finding in (found or [Finding(area, "cluster", "ok", well)])
     ]
+
+
+def _folded(findings: list[Finding]) -> list[Finding]:
+    """What is wrong alike with many ranges, as a dead node is with all that it had, in one finding."""
+    alike: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        alike.setdefault((finding.status, finding.detail), []).append(finding)
+    folded: list[Finding] = []
+    for (status, detail), group in alike.items():
+        if len(group) <= MOST_ALIKE:
+            folded += group
+            continue
+        shown = ", ".join(each.subject.removeprefix("range ") for each in group[:MOST_ALIKE])
+        detail = f"{detail} (ranges {shown} and {len(group) - MOST_ALIKE} more)"
+        folded.append(Finding(group[0].area, f"{len(group)} ranges", status, detail))
+    return folded
 
 
 def _named(survey: Survey, node_id: NodeId) -> str:
@@ -137,7 +158,7 @@ def _range(survey: Survey, report: RangeReport) -> Iterator[Finding]:
         yield Finding("ranges", subject, "error", "it has no leaseholder")
     if len(alive) < len(voters):
         dead = ", ".join(str(node_id) for node_id in voters if node_id not in live)
-        yield Finding("ranges", subject, "warning", f"its replicas on these nodes are dead: {dead}")
+        yield Finding("ranges", subject, "warning", f"replicas on these nodes are dead: {dead}")
     if len(voters) < survey.replication_factor:
         yield Finding("ranges", subject, "warning", f"it has {len(voters)} of {survey.replication_factor} replicas")
     if report.lag > MOST_LAG and len(alive) == len(voters):
