@@ -42,7 +42,7 @@ class Config:
     """Stable, applied entries kept in memory for followers that are a little behind."""
     max_pending_reads: int = 10_000
     snapshot_chunk_bytes: int = 512 << 10
-    max_snapshot_chunks_inflight: int = 8
+    max_snapshot_chunks_inflight: int = 4
     snapshot_resend_ticks: int = 10
 
     def __post_init__(self) -> None:
