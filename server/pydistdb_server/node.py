@@ -37,6 +37,7 @@ from pydistdb.sql.catalog.residency import PlacementRules
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.clock import now_us
 from pydistdb.sql.errors import CannotConnectNow
+from pydistdb.sql.exec.change_run import run_change
 from pydistdb.sql.exec.fragment_run import run_fragment
 from pydistdb.sql.functions.system import release
 from pydistdb.sql.kv_errors import database_error
@@ -163,6 +164,7 @@ class Node:
         self.gateway = Gateway(self.store)
         self.gateway.load.cpu_ns = time.process_time_ns
         self.gateway.server.fragments.start = run_fragment
+        self.gateway.server.changes.start = run_change
         self.gateway.leases.threshold = lambda: self.store.garbage.threshold
         self.operations = Operations(self.store, self.gateway, self.version, self.disk_space)
         self.transport.handler = self.store.handle

@@ -21,9 +21,11 @@ from itertools import pairwise
 
 from pydistdb.kv.api import (
     BroadcastHandler,
+    ChangeAnswer,
     FragmentAnswer,
     Isolation,
     KeyExists,
+    KVError,
     LockedValue,
     LockStrength,
     MustWait,
@@ -42,6 +44,7 @@ from pydistdb.kv.api import (
 )
 from pydistdb.kv.fragments import Lacking
 from pydistdb.kv.locks import LockTable
+from pydistdb.sql.exec.change_run import run_change
 from pydistdb.sql.exec.fragment_run import run_fragment
 from pydistdb.tasks import Completion
 from pydistdb_storage.keys import prefix_end
@@ -63,6 +66,8 @@ class MemoryDatabase:
         """Scans take the way to ranges of other nodes, with fragments."""
         self.answers: list[FragmentAnswer] = []
         """What fragments have given."""
+        self.changes: list[tuple[int, bool]] = []
+        """How many rows each request has changed, and whether it wrote them."""
         self.versions: SortedDict[bytes, list[tuple[Timestamp, bytes | None]]] = SortedDict()
         self.boundaries: list[bytes] = []
         self.counters: dict[bytes, int] = {}
@@ -298,6 +303,40 @@ class MemoryTransaction:
 
     async def confirm(self) -> None:
         pass
+
+    async def change(
+        self,
+        fragment: bytes,
+        arguments: bytes,
+        start: bytes,
+        end: bytes,
+        strength: LockStrength,
+        *,
+        most: int,
+        lays_down: bool = False,
+        wait: WaitPolicy = WaitPolicy.WAIT,
+    ) -> ChangeAnswer | None:
+        if any(True for _ in self.buffer.irange(start, end, inclusive=(True, False))):
+            return None
+        part = await self.part_at(start, end)
+        keys, values, resume = self._scan(part.start, part.end, FRAGMENT_ENTRIES, False)
+        try:
+            run = run_change(fragment, arguments)
+            run.take(keys, values)
+            locked = await self.lock(run.keys, strength)
+            found = run.changes(0, [(answer.value, answer.changed) for answer in locked])
+        except KVError:
+            raise
+        except Exception:
+            return None
+        if resume is None:
+            resume = part.end if part.end < end else None
+        writes = {run.keys[number]: value for number, value in found}
+        self.database.changes.append((len(found), lays_down))
+        if lays_down:
+            for key, value in writes.items():
+                self._write(key, value, False)
+        return ChangeAnswer(len(found), resume, len(keys), dict(run.more) | ({} if lays_down else writes))
 
     async def lock(
         self, keys: Sequence[bytes], strength: LockStrength, wait: WaitPolicy = WaitPolicy.WAIT

@@ -93,6 +93,18 @@ class FragmentAnswer(NamedTuple):
     """Who did it."""
 
 
+class ChangeAnswer(NamedTuple):
+    """How many rows of a span a leaseholder has changed up to ``resume``, out of so many ``entries``.
+
+    ``writes``: what they become (None: deleted), where that is the caller's to write."""
+
+    changed: int
+    resume: bytes | None
+    entries: int
+    writes: dict[bytes, bytes | None]
+    node: int = 0
+
+
 class RangeInfo(NamedTuple):
     """One range as users see it (EXPLAIN, SHOW RANGES, ``proddb status``)."""
 
@@ -276,6 +288,23 @@ class Transaction(Protocol):
         """Have the leaseholder of the head of [start, end) make of the entries there what the fragment says (fragments.py).
 
         None where that cannot be: the transaction's own writes lie in the span, or the leaseholder refuses.  Then ``scan``."""
+
+    async def change(
+        self,
+        fragment: bytes,
+        arguments: bytes,
+        start: bytes,
+        end: bytes,
+        strength: LockStrength,
+        *,
+        most: int,
+        lays_down: bool = False,
+        wait: WaitPolicy = WaitPolicy.WAIT,
+    ) -> ChangeAnswer | None:
+        """Have the leaseholder of the head of [start, end) lock about ``most`` rows and compute what they become (changes.py).
+
+        ``lays_down``: it also writes them.  The transaction then must have begun with this statement, has not written in the
+        span, and is given up (TransactionAborted) where an answer is lost.  None as with ``evaluate``: nothing was done."""
 
     def try_lock(self, key: bytes, strength: LockStrength) -> LockedValue:
         """Do what ``lock`` does for one key; raises MustWait, holding at most the lock, if that cannot be done at once."""

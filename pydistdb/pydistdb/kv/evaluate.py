@@ -20,6 +20,7 @@ from pydistdb_storage.errors import StorageError
 
 from pydistdb.kv.advisory import AdvisoryLock, AdvisoryLocker, AdvisoryUnlock, ConfirmAdvisory
 from pydistdb.kv.api import ClockOutOfBounds, KVError, OutcomeUnknown, RangeUnavailable, ReadRestart
+from pydistdb.kv.changes import Change, ChangeServer
 from pydistdb.kv.command import ProposalLost
 from pydistdb.kv.deadlock import WaitGraph
 from pydistdb.kv.descriptor import NodeId
@@ -84,6 +85,7 @@ class RangeServer:
         self.fragments = FragmentServer(self.leases, self.reader)
         self.validator = Validator(self.leases)
         self.writer = Writer(self.leases, self.locker, self.records, self.validator)
+        self.changes = ChangeServer(self.leases, self.reader, self.locker, self.writer)
         self.split: Callable[[bytes], Awaitable[object]] | None = None
         """Makes a key a boundary of the range leased here (the store)."""
         self.extra_handlers: dict[type[Message], Callable[[NodeId, Any], Awaitable[Message]]] = {}
@@ -93,6 +95,7 @@ class RangeServer:
             AdvisoryLock: self.advisory.lock,
             CommitOnePhase: self.writer.commit,
             Prepare: self.writer.prepare,
+            Change: self.changes.change,
         }
         self._handlers: dict[type[Any], Callable[[Any], Awaitable[Message]]] = {
             GetMany: self.reader.get_many,

@@ -12,7 +12,7 @@ Then the newest version of k is what any later commit must build on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydistdb_storage import mvcc
@@ -102,7 +102,14 @@ class Locker:
             if not self.try_lock_one(local, transaction_id, key, request.strength):
                 try:
                     await self.acquire(
-                        local, transaction_id, key, request.strength, policy, limits, early=request.early
+                        local,
+                        transaction_id,
+                        key,
+                        request.strength,
+                        policy,
+                        limits,
+                        early=request.early,
+                        wanted=request.keys,
                     )
                 except _Skip:
                     skipped.add(key)
@@ -140,8 +147,12 @@ class Locker:
         limits: WaitLimits = NO_LIMITS,
         *,
         early: bool = False,
+        wanted: Sequence[bytes] = (),
     ) -> None:
-        """Lock the key and wait until no proposal (``early``: but one that is offered) and no intent stands on it."""
+        """Lock the key and wait until no proposal (``early``: but one that is offered) and no intent stands on it.
+
+        ``wanted``: what else the request is about.  Whatever the same transaction has left there is cleared away with it, in
+        proposals of many keys."""
         while True:
             if not local.locks.try_acquire(transaction_id, key, strength):
                 if policy is not WaitPolicy.WAIT:
@@ -158,7 +169,9 @@ class Locker:
             info = local.intents.blocking_write(key, transaction_id, strength) if local.intents else None
             if info is None:
                 return
-            await self.clear_intent(local, info, [key], transaction_id, policy, limits)
+            left, theirs = local.intents.writes, info.transaction_id
+            same = [k for k in wanted if k != key and (other := left.get(k)) and other.transaction_id == theirs]
+            await self.clear_intent(local, info, [key, *same], transaction_id, policy, limits)
 
     async def queue(
         self,

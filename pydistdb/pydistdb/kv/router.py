@@ -12,7 +12,7 @@ leaseholder checks every request against its own descriptor::
 
 Requests are made so that asking twice does no harm (see the notes in requests.py, records.py and writes.py), so an
 unreachable node is simply asked again, or its successor.  Only a commit whose last attempts stayed without a clear
-answer ends as OutcomeUnknown.
+answer ends as OutcomeUnknown, and a change that writes at the leaseholder (changes.py) takes its transaction along.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pydistdb.kv.api import (
     SerializationConflict,
     TransactionAborted,
 )
+from pydistdb.kv.changes import Change, Changed
 from pydistdb.kv.command import NotLeaseholder, ProposalLost
 from pydistdb.kv.descriptor import (
     FIRST_SPLIT_KEY,
@@ -337,6 +338,8 @@ class Router:
                 search.ambiguous = True
                 search.error = error
             except (NodeUnreachable, RemoteError) as error:
+                if isinstance(request, Change) and request.lays_down:
+                    raise TransactionAborted("what became of a change at a shard is not known") from error
                 search.ambiguous = True
                 search.error = error
                 self._follow(search, node_id, 0)
@@ -361,9 +364,13 @@ class Router:
             request.observed = observed.get(node_id, 0)
         started_ns = self._scheduler.now_ns()
         answer = await self._transport.call(node_id, request)
-        if isinstance(request, Lock | AdvisoryLock) and request.timeout_ns:
+        if isinstance(request, Lock | AdvisoryLock | Change) and request.timeout_ns:
             request.timeout_ns = max(1, request.timeout_ns - (self._scheduler.now_ns() - started_ns))
-        if observed is not None and isinstance(answer, Values | Entries | Evaluated | Failure) and answer.observed:
+        if (
+            observed is not None
+            and isinstance(answer, Values | Entries | Evaluated | Changed | Failure)
+            and answer.observed
+        ):
             observed.setdefault(node_id, answer.observed)
         if type(answer) is Failure:
             raise_failure(answer)

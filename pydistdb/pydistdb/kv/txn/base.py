@@ -6,7 +6,8 @@ The parts that work with it stand on one another, one idea each::
       └ ReadingPart         point reads, scans, fragments                   (reading.py)
           └ LockingPart     row locks, and giving them back                 (locking.py)
               └ WritingPart buffered writes, savepoints, spilling           (writing.py)
-                  └ Coordinator          commit and rollback                (coordinator.py)
+                  └ ChangingPart         changes made at the ranges         (changing.py)
+                      └ Coordinator      commit and rollback                (coordinator.py)
 
 One line of inheritance and one set of slots, so that a call costs what it would in one class.
 """

@@ -40,16 +40,17 @@ from pydistdb.kv.requests import (
     Write,
     WrongRange,
 )
+from pydistdb.kv.txn.changing import ChangingPart
 from pydistdb.kv.txn.locking import RELEASE_TIMEOUT_NS
 from pydistdb.kv.txn.prepared import entry_key
 from pydistdb.kv.txn.read_set import MOST_READS_AT_ONCE
 from pydistdb.kv.txn.two_phase import TwoPhase
-from pydistdb.kv.txn.writing import SPILL_BYTES, WritingPart
+from pydistdb.kv.txn.writing import SPILL_BYTES
 
 MAX_ONE_PHASE_BYTES = 1 << 20
 
 
-class Coordinator(WritingPart):
+class Coordinator(ChangingPart):
     """kv.api.Transaction over the ranges of a cluster."""
 
     __slots__ = ()

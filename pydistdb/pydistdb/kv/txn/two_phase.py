@@ -26,13 +26,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TypeVar
 
 import msgspec
 from pydistdb_storage.keys import prefix_end
 
 from pydistdb.kv.api import KVError, OutcomeUnknown, ReadConflict, Timestamp, TransactionAborted
-from pydistdb.kv.descriptor import NodeId, RangeId
+from pydistdb.kv.chunks import CHUNK_BYTES, MAX_CHUNK_WRITES, even_chunks
+from pydistdb.kv.descriptor import NodeId, RangeDescriptor, RangeId
 from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.journal import Participant
 from pydistdb.kv.leases import Leases
@@ -58,14 +58,10 @@ from pydistdb.kv.router import Router
 from pydistdb.kv.transport import NodeUnreachable, RemoteError
 from pydistdb.tasks import gather, sleep
 
-CHUNK_BYTES = 512 << 10
-MAX_CHUNK_WRITES = 5_000
 MAX_KEPT_KEYS = 2_000
 """Up to so many intents are resolved by key; more by walking their spans."""
 
 MAX_KEPT_SPANS = 200
-_Keyed = TypeVar("_Keyed", Write, tuple[bytes, bytes])
-
 MAX_EXACT_ATTEMPTS = 5
 """How often a SERIALIZABLE transaction validates at a later timestamp because readers were promised it."""
 
@@ -92,10 +88,13 @@ class TwoPhase:
         self.anchor = b""
         self._sequence = 0
         self._timestamp: Timestamp = 0
-        self._served: set[NodeId] = set()
+        self.served: set[NodeId] = set()
+        """The nodes that have laid intents down."""
         self._keys: list[bytes] = []
         self._keys_complete = True
         self._spans: dict[bytes, tuple[bytes, bytes]] = {}
+        self._changed: dict[bytes, tuple[bytes, bytes]] = {}
+        """Spans whose leaseholders have laid intents down by themselves (changes.py), or may have."""
         self.participants: dict[RangeId, Participant] = {}
         self.began_us = 0
         """When the ranges were first asked to prepare."""
@@ -118,7 +117,7 @@ class TwoPhase:
         async def prepare_range(part: list[bytes]) -> None:
             participant = await self._note_span(part)
             first = bisect_left(keys, part[0])
-            for chunk in _even_chunks(writes[first : first + len(part)]):
+            for chunk in even_chunks(writes[first : first + len(part)]):
                 await self._prepare(participant, chunk, [], sequence)
 
         await self._router.each_range(keys, prepare_range)
@@ -135,9 +134,9 @@ class TwoPhase:
         async def prepare_range(part: list[bytes]) -> None:
             await self._note_span(part)
             first = bisect_left(keys, part[0])
-            for chunk in _even_chunks(entries[first : first + len(part)]):
+            for chunk in even_chunks(entries[first : first + len(part)]):
                 done: Applied = await self._router.send(
-                    PrepareFresh(self._id, self.anchor, sequence, chunk), served=self._served
+                    PrepareFresh(self._id, self.anchor, sequence, chunk), served=self.served
                 )
                 self._timestamp = max(self._timestamp, done.timestamp)
 
@@ -163,7 +162,7 @@ class TwoPhase:
     ) -> None:
         request = Prepare(self._id, self.anchor, sequence, writes, conditions)
         try:
-            done: Applied = await self._router.send(request, served=self._served)
+            done: Applied = await self._router.send(request, served=self.served)
         except WrongRange:
             raise  # asked again where it lies now
         except KVError:
@@ -189,11 +188,32 @@ class TwoPhase:
             self._spans = {b"": (min(span[0] for span in spans), max(span[1] for span in spans))}
         return participant
 
+    def open_span(self, descriptor: RangeDescriptor, start: bytes, end: bytes) -> int:
+        """The leaseholder of [start, end) is about to lay intents down by itself; returns the round's sequence."""
+        if not self.anchor:
+            self.anchor = start
+            self.began_us = self._leases.clock.physical_us()
+        self._keys_complete = False
+        self._keys = []
+        self.participants.setdefault(descriptor.range_id, Participant(descriptor.range_id))
+        first, last = self._changed.get(descriptor.start, (start, end))
+        self._changed[descriptor.start] = (min(first, start), max(last, end))
+        if len(self._changed) > MAX_KEPT_SPANS:
+            spans = self._changed.values()
+            self._changed = {b"": (min(span[0] for span in spans), max(span[1] for span in spans))}
+        self._sequence += 1
+        return self._sequence
+
+    def note_changed(self, descriptor: RangeDescriptor, timestamp: Timestamp) -> None:
+        """The leaseholder has done so; what is committed is committed above ``timestamp``."""
+        self.participants[descriptor.range_id].vote = "yes"
+        self._timestamp = max(self._timestamp, timestamp)
+
     def laid_down_spans(self) -> list[tuple[bytes, bytes]]:
         """Where the intents are."""
         if self._kept_spans is not None:
             return self._kept_spans
-        return [(first, prefix_end(last)) for first, last in self._spans.values()]
+        return [*((first, prefix_end(last)) for first, last in self._spans.values()), *self._changed.values()]
 
     async def decide(self) -> Timestamp:
         """Write the record; returns the commit timestamp.  Raises TransactionAborted, OutcomeUnknown."""
@@ -236,7 +256,7 @@ class TwoPhase:
 
     def kept(self) -> KeptPrepared:
         """What another node needs to know to end it."""
-        return KeptPrepared(self._id, self.anchor, self._timestamp, self.laid_down_spans(), sorted(self._served))
+        return KeptPrepared(self._id, self.anchor, self._timestamp, self.laid_down_spans(), sorted(self.served))
 
     @classmethod
     def of(cls, leases: Leases, router: Router, kept: KeptPrepared) -> TwoPhase:
@@ -244,7 +264,7 @@ class TwoPhase:
         two_phase = cls(leases, router, kept.transaction_id)
         two_phase.anchor = kept.anchor
         two_phase._timestamp = kept.timestamp
-        two_phase._served = set(kept.served)
+        two_phase.served = set(kept.served)
         two_phase._keys_complete = False
         two_phase._kept_spans = kept.spans
         return two_phase
@@ -260,7 +280,7 @@ class TwoPhase:
 
     async def _decided(self, timestamp: Timestamp, anchored: set[NodeId]) -> Timestamp:
         """Let every node that holds intents know the time before the client does."""
-        behind = self._served - anchored - {self._leases.node_id}
+        behind = self.served - anchored - {self._leases.node_id}
         if behind:
             await gather(self._leases.scheduler, [self._raise_clock(node_id, timestamp) for node_id in behind])
         return timestamp
@@ -303,18 +323,6 @@ class TwoPhase:
                 return
             except (OutcomeUnknown, TransactionAborted, KVError):
                 await sleep(self._leases.scheduler, 1_000_000_000)
-
-
-def _even_chunks(writes: Sequence[_Keyed]) -> Iterator[list[_Keyed]]:
-    """Cut a range's writes into proposals of bounded size, all of about the same number of writes."""
-    count = len(writes)
-    sizes = [len(write[0]) + len(write[1] or b"") + 60 for write in writes]
-    step = max(1, min(MAX_CHUNK_WRITES, count * CHUNK_BYTES // sum(sizes)))
-    for first in range(0, count, step):
-        if sum(sizes[first : first + step]) <= 2 * CHUNK_BYTES:
-            yield list(writes[first : first + step])
-        else:  # the long values gather here
-            yield from ([write] for write in writes[first : first + step])
 
 
 def _chunks(keys: list[bytes], writes: dict[bytes, Write]) -> Iterator[list[bytes]]:

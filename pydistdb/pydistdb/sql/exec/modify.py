@@ -17,6 +17,8 @@ from typing import Any
 
 from pydistdb.kv.api import LockStrength, MustWait, ReadRestart
 from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.exec.change import ChangeFragment, change_fragment
+from pydistdb.sql.exec.change_shards import changes_at_shards
 from pydistdb.sql.exec.checks import Checker, row_scope
 from pydistdb.sql.exec.codegen import Code, tuple_source
 from pydistdb.sql.exec.conflict import ConflictHandler, Updated
@@ -157,6 +159,8 @@ class ChangeOperator(ModifyOperator):
         if node.recheck is not None and has_subquery(node.recheck):
             self.restarts = True
         self.strength = strength
+        self.is_root = False
+        """The statement does nothing else (the compiled query sets it)."""
         self.key_position = source.position(node.key_id)
         positions = {column: position for position, column in enumerate(source.ids)}
         self.old_positions = [
@@ -209,7 +213,8 @@ class ChangeOperator(ModifyOperator):
         statement sees is what it would have seen had it started just now."""
         find = self.point_keys
         if find is None:
-            async for batch in self.source.batches(state):
+            at_shards = changes_at_shards(self, state)
+            async for batch in self.source.batches(state) if at_shards is None else at_shards:
                 yield await self.locked(batch, state)
                 await state.breathe()
             return
@@ -222,6 +227,15 @@ class ChangeOperator(ModifyOperator):
             )
             if found:
                 yield self.source.decode(found, values, state)
+
+    async def change(self, row: tuple[Any, ...], state: State) -> None:
+        """Do to one locked row what the statement says, RETURNING apart."""
+        raise NotImplementedError
+
+    @cached_property
+    def fragment(self) -> ChangeFragment | None:
+        """The statement as other nodes can do it; None if they cannot."""
+        return None
 
     async def locked(self, batch: Batch, state: State) -> Batch:
         """The rows of a batch that are still to be changed, each once, locked and brought up to date."""
@@ -292,19 +306,33 @@ class UpdateOperator(ChangeOperator):
         async for rows in self.rows(state):
             output: Batch = []
             for row, new in zip(rows, await row_by_row(self.new_row, rows, state), strict=True):
-                self.check(new, state)
-                await self.writer.update(self.old_row(row), new, row[self.key_position], state)
+                await self._store(row, new, state)
                 if self.returning:
                     output.append(self.output(row, new, state))
             state.affected_rows += len(rows)
             if output:
                 yield output
 
+    @cached_property
+    def fragment(self) -> ChangeFragment | None:
+        return change_fragment(self, self.node)
+
+    async def change(self, row: tuple[Any, ...], state: State) -> None:
+        await self._store(row, self.new_row(row, state), state)
+
+    async def _store(self, row: tuple[Any, ...], new: Row, state: State) -> None:
+        self.check(new, state)
+        await self.writer.update(self.old_row(row), new, row[self.key_position], state)
+
 
 class DeleteOperator(ChangeOperator):
     def __init__(self, node: Delete, source: Operator) -> None:
         super().__init__(node, source, LockStrength.UPDATE)
         self.node = node
+
+    @cached_property
+    def fragment(self) -> ChangeFragment | None:
+        return change_fragment(self, self.node)
 
     @cached_property
     def output(self) -> Callable[[Batch, State], Batch]:
@@ -323,3 +351,6 @@ class DeleteOperator(ChangeOperator):
             state.affected_rows += len(rows)
             if self.returning and rows:
                 yield self.output(rows, state)
+
+    async def change(self, row: tuple[Any, ...], state: State) -> None:
+        self.writer.delete(self.old_row(row), row[self.key_position], state)

@@ -12,6 +12,7 @@ from typing import Any
 from pydistdb.sql.exec.at_shards import AtShardsOperator
 from pydistdb.sql.exec.compiler import Compiler
 from pydistdb.sql.exec.foreign_keys import finish_statement
+from pydistdb.sql.exec.modify import ChangeOperator
 from pydistdb.sql.exec.operator import Operator
 from pydistdb.sql.exec.point import PointRead, point_read
 from pydistdb.sql.exec.point_write import PointWrite, point_write
@@ -73,8 +74,10 @@ class CompiledQuery:
         if self._root is None:
             with deep_stack():
                 compiler = Compiler(self._actuals)
-                self._root = compiler.operator(self.plan.root)
+                root = self._root = compiler.operator(self.plan.root)
                 self._scans, self._parts = compiler.scans, compiler.parts
+                if isinstance(root, ChangeOperator):
+                    root.is_root = True
         return self._root
 
     async def run(self, run: RunContext) -> AsyncIterator[list[Row]]:
@@ -111,13 +114,13 @@ class CompiledQuery:
 
         ``run`` needs no transaction; nothing is read."""
         assert self.root is not None
-        found = await touched_ranges(self.plan.root, run, self._scans, self._parts)
+        found = await touched_ranges(self.root, self.plan.root, run, self._scans, self._parts)
         return explain_tree(self.plan, found.notes, self._actuals, found.gathered, run.catalog, verbose=verbose)
 
     async def touched(self, run: RunContext) -> Touched:
         """Where the plan reads, with the parameters of ``run``."""
         assert self.root is not None
-        return await touched_ranges(self.plan.root, run, self._scans, self._parts)
+        return await touched_ranges(self.root, self.plan.root, run, self._scans, self._parts)
 
 
 def compile_plan(plan: PhysicalPlan) -> CompiledQuery:

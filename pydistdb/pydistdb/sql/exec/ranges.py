@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from pydistdb.kv.api import RangeInfo
 from pydistdb.sql.exec.at_shards import AtShardsOperator
+from pydistdb.sql.exec.modify import ChangeOperator
+from pydistdb.sql.exec.operator import Operator
 from pydistdb.sql.exec.run import RunContext, State
 from pydistdb.sql.exec.scan import Bounds, TableScanOperator
 from pydistdb.sql.layout import Span, TableLayout
@@ -38,6 +40,7 @@ class Touched:
 
 
 async def touched_ranges(
+    operator: Operator,
     root: Rel,
     run: RunContext,
     scans: Mapping[int, TableScanOperator],
@@ -63,6 +66,12 @@ async def touched_ranges(
         elif isinstance(relation, TableScan):
             result.notes[id(relation)], infos = await _note(relation, run)
             result.ranges.update(info.range_id for info in infos)
+            if isinstance(operator, ChangeOperator) and operator.fragment is not None:
+                words = type(root).__name__.lower()
+                result.strategies.append(words)
+                if any(info.leader != run.database.node_id for info in infos):
+                    result.gathered[id(root)] = Gathered("rows", {i.range_id: i.leader for i in infos}, words)
+                continue
             scan = scans.get(id(relation))
             if id(relation) in inside or scan is None or scan.bounds.is_point or scan.fragment is None:
                 continue

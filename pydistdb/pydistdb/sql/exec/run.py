@@ -42,6 +42,7 @@ class RunContext:
 
     __slots__ = (
         "affected_rows",
+        "attempt",
         "autocommit",
         "catalog",
         "check_interrupt",
@@ -64,6 +65,7 @@ class RunContext:
         check_interrupt: Callable[[], None] = _never_interrupted,
         autocommit: bool = False,
         deferred: DeferredChecks | None = None,
+        attempt: int = 0,
     ) -> None:
         self.transaction = transaction
         self.database = database
@@ -76,6 +78,8 @@ class RunContext:
         self.autocommit = autocommit
         self.deferred = deferred
         """The transaction's pending constraint checks (None: nothing can wait)."""
+        self.attempt = attempt
+        """How often the statement has been run before, and what it did taken back."""
         self.affected_rows = 0
         """Rows inserted, updated or deleted (selected, for a SELECT), for the command tag."""
 

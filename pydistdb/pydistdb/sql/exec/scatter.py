@@ -83,9 +83,14 @@ class Lane(Generic[T]):
 
 
 async def scatter(
-    scheduler: Scheduler, streams: AsyncIterator[AsyncIterator[T]], *, ordered: bool, width: int = WIDTH
+    scheduler: Scheduler,
+    streams: AsyncIterator[AsyncIterator[T]],
+    *,
+    ordered: bool,
+    width: int = WIDTH,
+    most: int = WIDTH,
 ) -> AsyncIterator[T]:
-    """The items of all streams.  ``width``: how many run at first."""
+    """The items of all streams.  ``width``: how many run at first; ``most``: how many ever."""
     lanes: deque[Lane[T]] = deque()
     filled = Signal()
     more = True
@@ -108,7 +113,7 @@ async def scatter(
                 lanes.rotate(0 if ordered else -1)
             else:
                 lanes.remove(lane)
-                width = min(width * 2, WIDTH)
+                width = min(width * 2, most)
                 if lane.error is not None:
                     raise lane.error
     finally:

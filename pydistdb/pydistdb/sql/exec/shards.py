@@ -53,7 +53,7 @@ async def _streams(
         while start < end:
             part = await transaction.part_at(start, end, reverse=reverse)
             if fragment is None or arguments is None or part.is_local:
-                yield _rows(scan, Span(part.start, part.end, identity), state, shard_of(scan.actual, part))
+                yield rows_of(scan, Span(part.start, part.end, identity), state, shard_of(scan.actual, part))
             else:
                 yield _evaluated(scan, fragment, arguments, part, identity, state)
             if reverse:
@@ -87,7 +87,7 @@ def _arguments(scan: TableScanOperator, fragment: Fragment, identity: bytes | No
     return Sent(encode_arguments(structs.replace(named, blocks=[keys])), encode_arguments(named), set())
 
 
-async def _rows(scan: TableScanOperator, span: Span, state: State, shard: ShardActual | None) -> AsyncIterator[Batch]:
+async def rows_of(scan: TableScanOperator, span: Span, state: State, shard: ShardActual | None) -> AsyncIterator[Batch]:
     """A part read entry by entry."""
     begun = perf_counter()
     async for keys, values in scan.chunks(state, [span]):
@@ -122,7 +122,7 @@ async def _evaluated(
             arguments = sent.whole
             continue
         if answer is None or answer.lacking:
-            async for batch in _rows(scan, Span(start, end, identity), state, shard):
+            async for batch in rows_of(scan, Span(start, end, identity), state, shard):
                 yield batch
             return
         rows = fragment.read(answer.output)

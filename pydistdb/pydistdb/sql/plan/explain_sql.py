@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pydistdb.sql.plan.explain_text import ExpressionText
 from pydistdb.sql.plan.expressions import conjuncts
 from pydistdb.sql.plan.physical import AtShards, HashJoin, TableScan, TopN
-from pydistdb.sql.tree import Aggregate, AggregateCall, Distinct, Expr, Filter, Limit, Project, Rel
+from pydistdb.sql.tree import Aggregate, AggregateCall, Delete, Distinct, Expr, Filter, Limit, Project, Rel, Update
 
 MOST_CHARACTERS = 2_000
 
@@ -49,6 +49,8 @@ class _Select:
 
 def shard_query(relation: Rel, step: Rel | None, text: ExpressionText) -> str:
     """``relation`` as a query, with the half of ``step``, which stands on it, that is done at the shards too."""
+    if isinstance(relation, Update | Delete):
+        return _shortened(_change(relation, text))
     select = _select(relation, text)
     match step:
         case Aggregate():
@@ -63,8 +65,22 @@ def shard_query(relation: Rel, step: Rel | None, text: ExpressionText) -> str:
             select.ending = _limit(step.limit, step.offset, text)
         case Distinct():
             select.distinct = True
-    whole = str(select)
+    return _shortened(str(select))
+
+
+def _shortened(whole: str) -> str:
     return whole if len(whole) <= MOST_CHARACTERS else f"{whole[:MOST_CHARACTERS]} …"
+
+
+def _change(relation: Update | Delete, text: ExpressionText) -> str:
+    """An UPDATE or DELETE by a condition."""
+    found = _select(relation.source, text)
+    where = f" WHERE {' AND '.join(found.where)}" if found.where else ""
+    if isinstance(relation, Delete):
+        return f"DELETE FROM {found.source}{where}"
+    names = {column.number: column.name for column in relation.table.columns}
+    assigned = [f"{names[number]} = {text.text(value)}" for number, value in relation.assignments]
+    return f"UPDATE {found.source} SET {', '.join(assigned)}{where}"
 
 
 def _limit(limit: Expr | None, offset: Expr | None, text: ExpressionText) -> str:

@@ -195,7 +195,7 @@ class Execution:
                 if self.plan.writes and block.in_block:
                     mark = transaction.savepoint()
                 try:
-                    await self._run_until_held(transaction, enough)
+                    await self._run_until_held(transaction, enough, retries)
                 except DatabaseError:
                     await transaction.confirm()  # it may be about a row that never came to be
                     raise
@@ -256,7 +256,7 @@ class Execution:
         elif fields is not self.fields:
             check_same_columns(self.fields, fields)
 
-    async def _run_until_held(self, transaction: kv.Transaction, enough: int) -> None:
+    async def _run_until_held(self, transaction: kv.Transaction, enough: int, attempt: int) -> None:
         session, plan = self.session, self.plan
         assert plan.compiled is not None
         if plan.denied is not None:
@@ -271,6 +271,7 @@ class Execution:
             session.check_interrupt,
             self.alone,
             session.checks,
+            attempt,
         )
         self._held.clear()
         held_rows = held_bytes = 0
