@@ -16,7 +16,7 @@ from msgspec import structs
 
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.access import PG_CLASS, PG_DATABASE
-from pydistdb.sql.catalog.analyze_joint import describe_together, joint_target
+from pydistdb.sql.catalog.analyze_joint import describe_indexed, describe_together, joint_target
 from pydistdb.sql.catalog.backfill import CHUNK_ROWS
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.describe_columns import DEFAULT_TARGET, describe_column
@@ -100,6 +100,7 @@ async def gather_statistics(ddl: DdlContext, table: Table) -> TableStatistics:
             columns[column.number] = describe_column(column, values, sample.count, target)
         await give_way(ddl.store.scheduler, TURN_NS)
     bytes_per_row = sample.size / sample.count if sample.count else 0.0
+    expressions = await describe_indexed(ddl, table, rows, sample.count, default_target)
     joint = {}
     before = ddl.view.statistics(table.oid)
     for each in table.statistics_objects:
@@ -108,7 +109,8 @@ async def gather_statistics(ddl: DdlContext, table: Table) -> TableStatistics:
             joint[each.oid] = await describe_together(ddl, table, each, rows, sample.count, target)
         elif before is not None and each.oid in before.joint:
             joint[each.oid] = before.joint[each.oid]
-    return TableStatistics(float(sample.count), bytes_per_row, columns, ddl.context.statement_timestamp, joint=joint)
+    now = ddl.context.statement_timestamp
+    return TableStatistics(float(sample.count), bytes_per_row, columns, now, joint=joint, expressions=expressions)
 
 
 async def take_sample(ddl: DdlContext, layout: TableLayout, seed: int) -> Sample:

@@ -25,6 +25,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.describe_columns import countable, describe_column, estimate_distinct, plain
 from pydistdb.sql.catalog.descriptors import (
     Column,
+    ColumnStatistics,
     CommonCombination,
     JointStatistics,
     StatisticsObject,
@@ -70,19 +71,44 @@ async def describe_together(
     )
 
 
+async def describe_indexed(
+    ddl: DdlContext, table: Table, rows: Sequence[Any], total: int, target: int
+) -> dict[str, ColumnStatistics]:
+    """Describe the expressions of the table's indexes, by their text (not of partial ones: not every row has them)."""
+    found = {
+        column.expression: column.type_oid
+        for index in table.indexes
+        if index.is_readable and not index.predicate
+        for column in index.columns
+        if column.expression
+    }
+    if not found or not target:
+        return {}
+    computed = await _computed(ddl, table, list(found), rows)
+    return {
+        text: describe_column(Column(1, "", oid), values, total, target)
+        for (text, oid), values in zip(found.items(), computed, strict=True)
+    }
+
+
 async def _values(ddl: DdlContext, table: Table, statistics: StatisticsObject, rows: Sequence[Any]) -> list[list[Any]]:
     """The sample's values of each attribute."""
     values = [[row[number - 1] for row in rows] for number in statistics.columns]
     if statistics.expressions:
-        from pydistdb.sql.exec.index_keys import row_function
-
-        compute = row_function(table, [each.text for each in statistics.expressions], ddl.view)
-        computed = []
-        for row in rows:
-            computed.append(compute(row))
-            await give_way(ddl.store.scheduler, TURN_NS)
-        values += [list(column) for column in zip(*computed, strict=True)] or [[] for _ in statistics.expressions]
+        values += await _computed(ddl, table, [each.text for each in statistics.expressions], rows)
     return values
+
+
+async def _computed(ddl: DdlContext, table: Table, texts: list[str], rows: Sequence[Any]) -> list[list[Any]]:
+    """The sample's values of each expression."""
+    from pydistdb.sql.exec.index_keys import row_function
+
+    compute = row_function(table, texts, ddl.view)
+    computed = []
+    for row in rows:
+        computed.append(compute(row))
+        await give_way(ddl.store.scheduler, TURN_NS)
+    return [list(column) for column in zip(*computed, strict=True)] or [[] for _ in texts]
 
 
 def _stored(type_oid: int, values: Sequence[Any]) -> list[Any]:

@@ -369,6 +369,8 @@ class TableStatistics(msgspec.Struct, frozen=True, array_like=True):
     """Nobody asked for it."""
     joint: dict[int, JointStatistics] = {}
     """By the oid of a statistics object."""
+    expressions: dict[str, ColumnStatistics] = {}
+    """Of the expressions of indexes, by their text."""
 
 
 class ColocationGroup(msgspec.Struct, frozen=True, array_like=True):

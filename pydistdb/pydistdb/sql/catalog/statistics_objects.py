@@ -291,7 +291,7 @@ def forget_findings(ddl: DdlContext, table: Table, number: int) -> None:
     users = {each.oid for each in using_column(ddl, table, number)}
     columns = {other: found for other, found in statistics.columns.items() if other != number}
     joint = {oid: found for oid, found in statistics.joint.items() if oid not in users}
-    kept = replace(statistics, columns=columns, joint=joint)
+    kept = replace(statistics, columns=columns, joint=joint, expressions={})
     ddl.apply([(keys.statistics_key(table.database, table.oid), kept)])
 
 

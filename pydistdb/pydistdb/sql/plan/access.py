@@ -74,7 +74,7 @@ def paths(scan: Scan, terms: Sequence[Expr], estimator: Estimator) -> list[Path]
         if index.is_inverted:
             path = _inverted_path(index, numbers, keys, terms, rows, estimator)
         else:
-            path = _path(table, index, numbers, keys.ids, found, rows, estimator)
+            path = _path(table, index, numbers, keys, found, rows, estimator)
         if path is not None:
             result.append(replace(path, access=replace(path.access, enforced=enforced)) if enforced else path)
     return result
@@ -98,11 +98,12 @@ def _path(
     table: Table,
     index: Index,
     numbers: Sequence[int],
-    ids: dict[int, int],
+    keys: Keys,
     found: dict[int, list[Match]],
     total: float,
     estimator: Estimator,
 ) -> Path | None:
+    ids = keys.ids
     is_primary = index is table.indexes[0]
     hashed = table.sharding is not None and (is_primary or not index.is_global)
     equal: list[Term] = []
@@ -120,7 +121,7 @@ def _path(
         points *= count
         if count == 1 and number in ids:
             constant.add(ids[number])
-        rows *= _equal_share(match, ColumnRef(types.INT8, ids.get(number, -1)), count, total, estimator)
+        rows *= _equal_share(match, keys.expression(number), count, total, estimator)
     route: _Route | None = None
     if hashed:
         assert table.sharding is not None
@@ -139,7 +140,7 @@ def _path(
         upper, upper_term = _bound(bounds, ("<", "<="))
         ranges = [term for term in (lower_term, upper_term) if term is not None]
         used.extend(ranges)
-        rows *= _range_share(ranges, [*lower, *upper], ids.get(numbers[len(equal)], -1), total, estimator)
+        rows *= _range_share(ranges, [*lower, *upper], keys.expression(numbers[len(equal)]), total, estimator)
     access = Access(index, tuple(equal), lower, upper, terms=tuple(dict.fromkeys(used)))
     if table.statistics_objects and len(access.terms) > 1:
         rows = total * estimator.combined(access.terms, total)
@@ -207,7 +208,8 @@ def _route(
     ranges = [term for term in (lower_term, upper_term) if term is not None]
     if not ranges:
         return None
-    part = _range_share(ranges, [*lower, *upper], ids.get(sharding.columns[0], -1), total, estimator)
+    column = ColumnRef(types.INT8, ids.get(sharding.columns[0], -1))
+    part = _range_share(ranges, [*lower, *upper], column, total, estimator)
     return _Route((), lower, upper, max(part * every, 1.0), min(part + 1 / every, 1.0))
 
 
@@ -229,7 +231,7 @@ def shards_ascend(table: Table, index: Index) -> bool:
     return sharding is not None and sharding.strategy == "range" and first.column == sharding.columns[0] and ascending
 
 
-def _equal_share(match: Match, column: ColumnRef, count: float, total: float, estimator: Estimator) -> float:
+def _equal_share(match: Match, column: Expr, count: float, total: float, estimator: Estimator) -> float:
     """The share of rows with one of the values that a term asks for."""
     if estimator.facts(column) is not None and all(isinstance(value, Const) for value in match.values):
         return estimator.selectivity(match.term, total)
@@ -237,9 +239,9 @@ def _equal_share(match: Match, column: ColumnRef, count: float, total: float, es
 
 
 def _range_share(
-    terms: Sequence[Expr], bounds: Sequence[tuple[Expr, bool]], column: int, total: float, estimator: Estimator
+    terms: Sequence[Expr], bounds: Sequence[tuple[Expr, bool]], column: Expr, total: float, estimator: Estimator
 ) -> float:
-    known = estimator.facts(ColumnRef(types.INT8, column)) is not None
+    known = estimator.facts(column) is not None
     if known and all(isinstance(value, Const) for value, _ in bounds):
         return estimator.combined(terms, total)
     return (1.0, RANGE_SELECTIVITY, TWO_SIDED_SELECTIVITY)[len(bounds)]

@@ -20,6 +20,7 @@ from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan.column_facts import ColumnFacts
 from pydistdb.sql.plan.comparisons import MIRRORED, operator_name, written_operator
 from pydistdb.sql.plan.cost import NOTHING_DISABLED, Disabled
+from pydistdb.sql.plan.implication import same
 from pydistdb.sql.plan.known import DEFAULT_ROWS, Known
 from pydistdb.sql.plan.physical import (
     Apply,
@@ -214,7 +215,7 @@ class Estimator(Known):
     def _apart(self, terms: Iterable[Expr], rows: float) -> float:
         """The share of rows that meet all terms, if they have nothing to do with one another."""
         share = 1.0
-        ranges: dict[int, list[tuple[bool, float, ColumnFacts]]] = {}
+        ranges: list[tuple[Expr, list[tuple[bool, float, ColumnFacts]]]] = []
         for term in terms:
             found = _with_constant(term, operator_name(term.function)) if isinstance(term, Call) else None
             facts = None if found is None or found[2] not in MIRRORED else self.facts(found[0])
@@ -225,8 +226,12 @@ class Estimator(Known):
             if bound is None:
                 share *= self.selectivity(term, rows)
             else:
-                ranges.setdefault(found[0].id, []).append((found[2] in ("<", "<="), bound, facts))
-        for bounds in ranges.values():
+                known = next((bounds for each, bounds in ranges if same(each, found[0])), None)
+                if known is None:
+                    known = []
+                    ranges.append((found[0], known))
+                known.append((found[2] in ("<", "<="), bound, facts))
+        for _, bounds in ranges:
             share *= _range_share(bounds)
         return share
 
@@ -379,14 +384,14 @@ class Estimator(Known):
         return max(left * (share if kind == "semi" else 1 - share), 1.0)
 
 
-def _with_constant(call: Call, name: str | None) -> tuple[ColumnRef, Const, str] | None:
-    """A comparison of a column with a constant, the column first."""
+def _with_constant(call: Call, name: str | None) -> tuple[Expr, Const, str] | None:
+    """A comparison of a column, or an expression, with a constant, the column first."""
     if name is None or len(call.arguments) != 2:
         return None
     left, right = call.arguments
-    if isinstance(left, ColumnRef) and isinstance(right, Const):
+    if isinstance(right, Const) and not isinstance(left, Const):
         return left, right, name
-    if isinstance(right, ColumnRef) and isinstance(left, Const):
+    if isinstance(left, Const) and not isinstance(right, Const):
         return right, left, MIRRORED[name]
     return None
 

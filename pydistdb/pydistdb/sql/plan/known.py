@@ -15,6 +15,7 @@ from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan.column_facts import ColumnFacts
 from pydistdb.sql.plan.comparisons import operator_name
 from pydistdb.sql.plan.cost import DISABLED_COST, NOTHING_DISABLED, Disabled
+from pydistdb.sql.plan.expression_facts import KnownExpression, find, has_expressions, known_expressions, own_table
 from pydistdb.sql.plan.physical import (
     TableScan,
 )
@@ -47,6 +48,10 @@ class Known:
         self._facts: dict[int, ColumnFacts | None] = {}
         self.has_joint = False
         """Whether a table has statistics objects: almost none has."""
+        self._has_expressions = False
+        """Whether a table has statistics of expressions."""
+        self._expressions: dict[int, list[KnownExpression]] = {}
+        """Those of a table, by its oid."""
         self._sources: dict[int, Expr] = {}
         """Columns that are another one's values, under a new id."""
 
@@ -78,6 +83,7 @@ class Known:
 
     def note_scan(self, scan: Scan | TableScan) -> None:
         self.has_joint = self.has_joint or bool(scan.table.statistics_objects)
+        self._has_expressions = self._has_expressions or has_expressions(scan.table)
         for column, number in zip(scan.columns, scan.numbers, strict=True):
             self._columns[column.id] = (scan.table, number)
 
@@ -108,12 +114,27 @@ class Known:
         return None
 
     def facts(self, expression: Expr) -> ColumnFacts | None:
-        """What statistics say of a column; None for other expressions, and where there are none."""
+        """What statistics say of a column, or of an expression that ANALYZE has looked at; None where there are none."""
         if not isinstance(expression, ColumnRef):
-            return None
+            return self._of_expression(expression) if self._has_expressions else None
         if expression.id not in self._facts:
             self._facts[expression.id] = self._look_up(expression)
         return self._facts[expression.id]
+
+    def _of_expression(self, expression: Expr) -> ColumnFacts | None:
+        if isinstance(expression, Const | Param) or self.catalog is None:
+            return None
+        owned = own_table(expression, self.origin)
+        if owned is None:
+            return None
+        table, written = owned
+        found = self._statistics(table)
+        if found is None or not has_expressions(table):
+            return None
+        if table.oid not in self._expressions:
+            self._expressions[table.oid] = known_expressions(table, found, self.catalog)
+        known = find(written, self._expressions[table.oid])
+        return None if known is None else ColumnFacts(known[0].type.oid, known[1], found.rows)
 
     def _look_up(self, column: ColumnRef) -> ColumnFacts | None:
         origin = self.origin(column)
@@ -141,7 +162,8 @@ class Known:
                 return max(min(self.table_rows(table), most), 1.0)
             facts = self.facts(expression)
             return max(min(DEFAULT_DISTINCT if facts is None else facts.distinct, most), 1.0)
-        return max(min(DEFAULT_DISTINCT, rows), 1.0)
+        facts = self.facts(expression)
+        return max(min(DEFAULT_DISTINCT if facts is None else facts.distinct, rows), 1.0)
 
     def _most(self, expression: Expr) -> float:
         while isinstance(expression, ColumnRef):

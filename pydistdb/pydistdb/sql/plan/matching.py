@@ -83,6 +83,12 @@ class Keys:
         self.expressions.append(expression)
         return FIRST_EXPRESSION + 1 - len(self.expressions)
 
+    def expression(self, number: int) -> Expr:
+        """What the key ``number`` is."""
+        if FIRST_EXPRESSION >= number > NO_KEY:
+            return self.expressions[FIRST_EXPRESSION - number]
+        return ColumnRef(types.INT8, self.ids.get(number, -1))
+
     def find(self, expression: Expr) -> tuple[int, int] | None:
         """(number, type) of the key that the expression is."""
         if isinstance(expression, ColumnRef):
