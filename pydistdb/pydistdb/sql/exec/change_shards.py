@@ -44,13 +44,15 @@ MOST_ROWS = 2_000
 
 def changes_at_shards(operator: ChangeOperator, state: State) -> AsyncIterator[Batch] | None:
     """Have the shards change what they can; the rows that are left to the gateway.  None: all of them are."""
-    fragment, scan = operator.fragment, operator.source
-    if fragment is None or not operator.is_root:
+    scan = operator.source
+    if not operator.is_root or not isinstance(scan, TableScanOperator) or not scan.is_span:
         return None
-    assert isinstance(scan, TableScanOperator)
     spans = scan.bounds.spans(state)
     is_local = state.transaction.is_local
     if all(is_local(span.start, span.end) for span in spans):
+        return None
+    fragment = operator.fragment
+    if fragment is None:
         return None
     return _batches(ShardChange(operator, fragment, scan, state), spans)
 
