@@ -256,6 +256,19 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     return tokens
 
 
+def _bare_unit(tokens: list[tuple[str, str]], position: int, modifier_range: int) -> str:
+    """The unit of a number without one: days before hours ("3 4:05:06", "3 4 hours", "3 4" as DAY TO HOUR), else that of the
+    number behind it (a unit that stands twice is an error), or the last field of the range."""
+    kind = tokens[position][0] if position < len(tokens) else ""
+    if kind == "time":
+        return "day"
+    if kind != "number":
+        return _default_unit(modifier_range)
+    named = tokens[position + 1] if position + 1 < len(tokens) else ("", "")
+    unit = UNIT_SPELLINGS.get(named[1].lower()) if named[0] == "word" else _default_unit(modifier_range)
+    return "day" if unit == "hour" else unit or _default_unit(modifier_range)
+
+
 def _parse_tokens(text: str, modifier_range: int) -> Interval:
     total = _Sum(text)
     sign = 1
@@ -288,11 +301,10 @@ def _parse_tokens(text: str, modifier_range: int) -> Interval:
                     if unit is None or unit == "quarter":
                         raise _invalid(text)
                     position += 1
-                elif following[0] == "time":
-                    # "3 4:05:06": days before a time
-                    unit = "day"
+                elif following[0] == "word":
+                    raise _invalid(text)  # "5 ago"
                 else:
-                    unit = _default_unit(modifier_range)
+                    unit = _bare_unit(tokens, position + 1, modifier_range)
                 total.add(_number(word), unit)
                 total.once(unit)
             case _:
