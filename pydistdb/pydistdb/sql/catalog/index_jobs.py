@@ -361,6 +361,7 @@ class IndexJobs:
     async def _look(self, seen: dict[int, tuple[int, int, int]]) -> None:
         now_ns = self._store.scheduler.now_ns()
         for job in await self._jobs():
+            self.progress.setdefault(job.index, job)  # this node may have started since anybody told of it
             if job.index in self._running:
                 continue
             node, beat, since_ns = seen.get(job.index, (0, -1, now_ns))
