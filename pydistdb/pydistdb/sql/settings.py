@@ -146,7 +146,7 @@ def _enum(setting: Setting, text: str) -> str:
         if value is not None:
             return "on" if value else "off"
     raise InvalidParameterValue(
-        f'invalid value for parameter "{setting.name}": "{text}"',
+        f'invalid value for parameter "{setting.name.lower()}": "{text}"',
         hint=f"Available values: {', '.join(setting.options)}.",
     )
 
@@ -177,6 +177,9 @@ def _scaled(text: str, unit: str) -> float | None:
     return number * units[found[2]] / _unit_size(unit)
 
 
+_INTEGER_LIMIT = 1 << 31
+
+
 def _parse_number(setting: Setting, text: str, *, whole: bool) -> float:
     number = _scaled(text, setting.unit)
     if number is None:
@@ -189,6 +192,9 @@ def _parse_number(setting: Setting, text: str, *, whole: bool) -> float:
         raise InvalidParameterValue(f'invalid value for parameter "{setting.name}": "{text}"', hint=hint)
     if whole:
         number = round(number)
+        if not -_INTEGER_LIMIT <= number < _INTEGER_LIMIT:
+            hint = "Value exceeds integer range."
+            raise InvalidParameterValue(f'invalid value for parameter "{setting.name}": "{text}"', hint=hint)
     if not setting.minimum <= number <= setting.maximum:
         unit = f" {setting.unit}" if setting.unit else ""
         raise InvalidParameterValue(

@@ -20,7 +20,7 @@ from pydistdb.sql.schema_statements import ConstraintSpec
 def alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
     """ALTER TABLE with one or more actions (renaming is a node of its own)."""
     if parsed.shard_by is not None:
-        return _reshard(parsed, node, parsed.shard_by)
+        return _reshard(node, parsed.shard_by)
     definitions = Definitions(parsed)
     actions = []
     cursor = 0
@@ -36,17 +36,17 @@ def alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
             return statements.Unsupported(f"ALTER TABLE action {what}")
         actions.append(action)
     return schema_statements.AlterTable(
-        name_of(node["relation"], parsed),
+        name_of(node["relation"]),
         tuple(actions),
         node.get("missing_ok", False),
         object_kind(node.get("objtype", "OBJECT_TABLE")),
     )
 
 
-def _reshard(parsed: ParsedStatement, node: Node, shard_by: schema_statements.ShardBy) -> statements.Utility:
+def _reshard(node: Node, shard_by: schema_statements.ShardBy) -> statements.Utility:
     if len(node["cmds"]) > 1 or object_kind(node.get("objtype", "OBJECT_TABLE")) != "table":
         raise FeatureNotSupported("SHARD BY must be the only action of an ALTER TABLE", position=shard_by.position)
-    return schema_statements.Reshard(name_of(node["relation"], parsed), shard_by, node.get("missing_ok", False))
+    return schema_statements.Reshard(name_of(node["relation"]), shard_by, node.get("missing_ok", False))
 
 
 _BY_NAME = {
@@ -159,9 +159,7 @@ def rename(parsed: ParsedStatement, node: Node) -> statements.Utility:
             return RenameRole(node["subname"], node["newname"])
         case _:
             return statements.Unsupported(parsed.kind + " RENAME")
-    return schema_statements.AlterTable(
-        name_of(node["relation"], parsed), (action,), node.get("missing_ok", False), kind
-    )
+    return schema_statements.AlterTable(name_of(node["relation"]), (action,), node.get("missing_ok", False), kind)
 
 
 def move_schema(parsed: ParsedStatement, node: Node) -> statements.Utility:
@@ -170,14 +168,12 @@ def move_schema(parsed: ParsedStatement, node: Node) -> statements.Utility:
     if kind not in ("table", "view", "materialized view", "sequence") or "relation" not in node:
         return statements.Unsupported(parsed.kind + " SET SCHEMA")
     action = schema_statements.AlterTableAction("set_schema", node["newschema"])
-    return schema_statements.AlterTable(
-        name_of(node["relation"], parsed), (action,), node.get("missing_ok", False), kind
-    )
+    return schema_statements.AlterTable(name_of(node["relation"]), (action,), node.get("missing_ok", False), kind)
 
 
 def cluster(parsed: ParsedStatement, node: Node) -> statements.Utility:
     """CLUSTER [VERBOSE] [table [USING index]]."""
-    table = name_of(node["relation"], parsed) if "relation" in node else None
+    table = name_of(node["relation"]) if "relation" in node else None
     return schema_statements.Cluster(table, node.get("indexname"))
 
 
@@ -194,5 +190,5 @@ def reindex(parsed: ParsedStatement, node: Node) -> statements.Utility:
     """REINDEX."""
     given = {wrapper["DefElem"]["defname"] for wrapper in node.get("params", [])}
     kind = _REINDEX[node["kind"]]
-    name = name_of(node["relation"], parsed) if "relation" in node else statements.Name(node.get("name", ""))
+    name = name_of(node["relation"]) if "relation" in node else statements.Name(node.get("name", ""))
     return schema_statements.Reindex(kind, name, "concurrently" in given, "verbose" in given)

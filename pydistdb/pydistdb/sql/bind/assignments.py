@@ -49,6 +49,8 @@ def target_table(b: Binder, node: Node) -> Table:
         return relation
     if relation.kind == "m":
         raise DatabaseError.of("42809", f'cannot change materialized view "{relation.name}"')
+    if relation.kind == "S":
+        raise DatabaseError.of("42809", f'cannot change sequence "{relation.name}"')
     if relation.kind != "r":
         raise DatabaseError.of("42809", f'cannot open relation "{relation.name}"', position=position)
     b.tables.add(relation.oid)

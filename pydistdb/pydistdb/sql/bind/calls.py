@@ -26,6 +26,7 @@ from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.errors import (
     AmbiguousFunction,
     DatabaseError,
+    DatatypeMismatch,
     FeatureNotSupported,
     InvalidSchemaName,
     InvalidSyntax,
@@ -185,6 +186,8 @@ def convert_arguments(
     ]
     converted = [resolve_unknown(b, item) if isinstance(item, RowExpr) else item for item in converted]
     start = found.variadic_from
+    if variadic_array and not converted[-1].type.is_array and converted[-1].type.oid != UNKNOWN_OID:
+        raise DatatypeMismatch("VARIADIC argument must be an array", position=b.position(locations[-1]))
     if start >= 0 and not variadic_array:
         collected = tuple(converted[start:])
         element = found.arguments[start] if len(found.arguments) > start else collected[0].type

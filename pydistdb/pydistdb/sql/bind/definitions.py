@@ -10,12 +10,18 @@ from dataclasses import replace
 
 from pydistdb.sql import schema_statements, statements
 from pydistdb.sql.bind.cutting import Tokens
-from pydistdb.sql.bind.naming import name_of, strings
+from pydistdb.sql.bind.naming import located_name_of, name_of, strings
 from pydistdb.sql.bind.options import OptionList, option_value, sequence_options
 from pydistdb.sql.bind.parse import Node, ParsedStatement
 from pydistdb.sql.bind.sharding import shard_clause
 from pydistdb.sql.bind.typenames import COLLATABLE, resolve_type, serial_kind
-from pydistdb.sql.errors import DatatypeMismatch, FeatureNotSupported, InvalidSyntax, InvalidTableDefinition
+from pydistdb.sql.errors import (
+    DatatypeMismatch,
+    FeatureNotSupported,
+    InvalidSyntax,
+    InvalidTableDefinition,
+    UndefinedObject,
+)
 from pydistdb.sql.schema_statements import ColumnSpec, ConstraintSpec, ForeignKeySpec
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
@@ -37,6 +43,7 @@ class Definitions:
         self.parsed = parsed
         self._start = parsed.position if points else None
         self._tokens: Tokens | None = None
+        self._table_name = parsed.node.get("relation", {}).get("relname", "")
 
     @property
     def tokens(self) -> Tokens:
@@ -80,7 +87,7 @@ class Definitions:
             raise FeatureNotSupported("MATCH PARTIAL not yet implemented")
         return ForeignKeySpec(
             strings(node.get("fk_attrs", [])),
-            name_of(node["pktable"], self.parsed),
+            name_of(node["pktable"]),
             strings(node.get("pk_attrs", [])),
             node.get("fk_del_action", "a"),
             node.get("fk_upd_action", "a"),
@@ -96,6 +103,8 @@ class Definitions:
         type_node = node.get("typeName")
         if type_node is None:
             raise FeatureNotSupported("columns without a type are not supported", position=position)
+        if type_node.get("setof"):
+            raise InvalidTableDefinition(f'column "{node.get("colname", "")}" cannot be declared SETOF')
         serial = serial_kind(type_node)
         sql_type = (
             registry.type_by_name(serial) if serial else resolve_type(type_node, parsed.position_at, parsed.catalog)
@@ -128,17 +137,25 @@ class Definitions:
             at = self.parsed.position_at(part.get("location", -1))
             match part["contype"]:
                 case "CONSTR_NOTNULL":
+                    if nullable:
+                        raise self._contradiction("conflicting NULL/NOT NULL declarations", name, at)
                     not_null = True
                 case "CONSTR_NULL":
+                    if not_null:
+                        raise self._contradiction(
+                            "conflicting NULL/NOT NULL declarations", name, None if serial else at
+                        )
                     nullable = True
                 case "CONSTR_DEFAULT":
                     if default is not None or serial:
-                        raise InvalidSyntax(f'multiple default values specified for column "{name}"', position=at)
+                        raise self._contradiction("multiple default values specified", name, None if serial else at)
                     keyword = self.tokens.find("DEFAULT", self.tokens.index_at(self.offset(part["location"])))
                     default = self.tokens.phrase(keyword + 1, stops)
                 case "CONSTR_IDENTITY":
                     identity = part["generated_when"]
                     identity_options = sequence_options(part.get("options", []))
+                    if nullable:
+                        raise self._contradiction("conflicting NULL/NOT NULL declarations", name, at)
                     not_null = True
                 case "CONSTR_GENERATED":
                     if part.get("generated_kind", "s") == "v":
@@ -155,12 +172,10 @@ class Definitions:
                 case _:
                     constraints.append(self.constraint(part))
             previous, attributes = part["contype"], []
-        if nullable and not_null:
-            raise InvalidSyntax(f'conflicting NULL/NOT NULL declarations for column "{name}"', position=position)
-        if default is not None and generated is not None:
-            raise InvalidSyntax(f'both default and generation expression specified for column "{name}"')
-        if default is not None and identity:
-            raise InvalidSyntax(f'both default and identity specified for column "{name}"')
+            if default is not None and generated is not None:
+                raise self._contradiction("both default and generation expression specified", name, at)
+            if default is not None and identity:
+                raise self._contradiction("both default and identity specified", name, at)
         collation = self.collation(node, sql_type)
         return ColumnSpec(
             name,
@@ -176,6 +191,9 @@ class Definitions:
             identity_options,
             compression=node.get("compression", ""),
         )
+
+    def _contradiction(self, problem: str, column: str, position: int | None) -> InvalidSyntax:
+        return InvalidSyntax(f'{problem} for column "{column}" of table "{self._table_name}"', position=position)
 
     def collation(self, node: Node, sql_type: SqlType) -> str | None:
         """The name in a column's COLLATE clause."""
@@ -223,6 +241,7 @@ def create_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
     for clause, what in (("partspec", "PARTITION BY"), ("inhRelations", "INHERITS"), ("ofTypename", "OF type")):
         if clause in node:
             return statements.Unsupported("CREATE TABLE … " + what)
+    check_tablespace(node.get("tablespacename"))
     definitions = Definitions(parsed, points=True)
     columns: list[ColumnSpec] = []
     constraints: list[ConstraintSpec] = []
@@ -234,13 +253,13 @@ def create_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
             elif kind == "Constraint":
                 constraints.append(definitions.constraint(element))
             else:
-                source = name_of(element["relation"], parsed)
+                source = located_name_of(element["relation"], parsed)
                 like.append(schema_statements.LikeClause(source, element.get("options", 0), len(columns)))
     relation = node["relation"]
     options = storage_options(node.get("options", []))
     written = options.pop("shard_by", None)
     return schema_statements.CreateTable(
-        name_of(relation, parsed),
+        located_name_of(relation, parsed),
         tuple(columns),
         tuple(constraints),
         node.get("if_not_exists", False),
@@ -251,6 +270,11 @@ def create_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
         on_commit_action(node, relation["relpersistence"]),
         relation["relpersistence"] == "u",
     )
+
+
+def check_tablespace(name: str | None) -> None:
+    if name not in (None, "", "pg_default"):
+        raise UndefinedObject(f'tablespace "{name}" does not exist')
 
 
 _ON_COMMIT = {"ONCOMMIT_DELETE_ROWS": "delete", "ONCOMMIT_DROP": "drop", "ONCOMMIT_PRESERVE_ROWS": ""}

@@ -27,7 +27,7 @@ def create_index(parsed: ParsedStatement, node: Node) -> statements.Utility:
         raise FeatureNotSupported("expressions are not supported in included columns")
     return schema_statements.CreateIndex(
         node.get("idxname"),
-        name_of(node["relation"], parsed),
+        name_of(node["relation"]),
         tuple(_elements(definitions, node)),
         node.get("unique", False),
         node.get("if_not_exists", False),

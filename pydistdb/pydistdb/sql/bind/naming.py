@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydistdb.sql.bind.parse import Node, ParsedStatement
@@ -19,14 +20,14 @@ def strings(items: Sequence[Node]) -> tuple[str, ...]:
     return tuple(item["String"].get("sval", "") for item in items)
 
 
-def name_of(node: Node, parsed: ParsedStatement) -> Name:
-    """The name in a RangeVar."""
-    return Name(
-        node["relname"],
-        node.get("schemaname"),
-        node.get("catalogname"),
-        parsed.position_at(node.get("location", -1)),
-    )
+def name_of(node: Node) -> Name:
+    """The name in a RangeVar; errors about it do not point at it."""
+    return Name(node["relname"], node.get("schemaname"), node.get("catalogname"))
+
+
+def located_name_of(node: Node, parsed: ParsedStatement) -> Name:
+    """The name in a RangeVar of CREATE TABLE: of all utility statements, only there errors point at names."""
+    return replace(name_of(node), position=parsed.position_at(node.get("location", -1)))
 
 
 def name_of_parts(parts: tuple[str, ...]) -> Name:

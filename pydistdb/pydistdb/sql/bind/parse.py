@@ -81,7 +81,10 @@ KINDS = {
     "CreateEnumStmt": "CREATE TYPE",
     "CompositeTypeStmt": "CREATE TYPE",
     "CreateRangeStmt": "CREATE TYPE",
-    "DefineStmt": "CREATE TYPE",
+    "CreateCastStmt": "CREATE CAST",
+    "CreateEventTrigStmt": "CREATE EVENT TRIGGER",
+    "CreateForeignServerStmt": "CREATE SERVER",
+    "CreateFdwStmt": "CREATE FOREIGN DATA WRAPPER",
     "CreateDomainStmt": "CREATE DOMAIN",
     "CreateTrigStmt": "CREATE TRIGGER",
     "RuleStmt": "CREATE RULE",
@@ -207,6 +210,11 @@ def _parse_json(text: str) -> list[Node]:
         if message.startswith("stack depth"):
             raise stack_depth_exceeded() from None
         position = len(text) + 1 if index is None else index + 1
+        if message.startswith("role name "):
+            raise DatabaseError.of("42939", message, position=position) from None
+        if message == "invalid Unicode escape":
+            hint = "Unicode escapes must be \\XXXX or \\+XXXXXX."
+            raise InvalidSyntax(message, hint=hint, position=position) from None
         if message.startswith("frame "):
             raise DatabaseError.of("42P20", message, position=position) from None
         if any(words in message for words in _NOT_SUPPORTED):
@@ -277,6 +285,8 @@ def _kind(name: str, node: Node) -> str:
         return "RESET" if node["kind"] in ("VAR_RESET", "VAR_RESET_ALL") else "SET"
     if name == "VacuumStmt":
         return "VACUUM" if node.get("is_vacuumcmd") else "ANALYZE"
+    if name == "DefineStmt":
+        return "CREATE " + object_kind(node["kind"]).upper()
     if name == "DropStmt":
         return "DROP " + object_kind(node["removeType"]).upper()
     if name in ("RenameStmt", "AlterObjectSchemaStmt"):

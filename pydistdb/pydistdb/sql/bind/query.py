@@ -355,20 +355,21 @@ def _row_count(b: Binder, scope: Scope, node: Node | None, what: str) -> Expr | 
     before, scope.clause = scope.clause, what
     expr = bind(b, scope, node)
     scope.clause = before
+    is_null = isinstance(expr, Const) and expr.value is None
+    converted = expr if is_null else coerce_to_target(b, expr, INT8, "a", location_of(node))
+    if converted is None:
+        raise DatatypeMismatch(
+            f"argument of {what} must be type bigint, not type {type_named(expr.type.oid)}",
+            position=b.position(location_of(node)),
+        )
     own = {column.id for source in scope.sources for column in source.columns}
     for part in walk(expr):
         if isinstance(part, ColumnRef) and part.id in own:
             raise InvalidColumnReference(
                 f"argument of {what} must not contain variables", position=b.position(b.location_of(part))
             )
-    if isinstance(expr, Const) and expr.value is None:
+    if is_null:
         return None
-    converted = coerce_to_target(b, expr, INT8, "a", location_of(node))
-    if converted is None:
-        raise DatatypeMismatch(
-            f"argument of {what} must be type bigint, not type {type_named(expr.type.oid)}",
-            position=b.position(location_of(node)),
-        )
     return coerce(b, converted, INT8, "a")
 
 

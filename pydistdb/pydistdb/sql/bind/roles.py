@@ -115,7 +115,7 @@ def _grant_role(parsed: ParsedStatement, node: Node) -> Utility:
 
 def _target(parsed: ParsedStatement, wrapper: Node) -> GrantTarget:
     if "RangeVar" in wrapper:
-        return GrantTarget(name_of(wrapper["RangeVar"], parsed))
+        return GrantTarget(name_of(wrapper["RangeVar"]))
     if "ObjectWithArgs" in wrapper:
         node = wrapper["ObjectWithArgs"]
         arguments = None

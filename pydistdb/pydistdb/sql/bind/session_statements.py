@@ -20,6 +20,7 @@ from pydistdb.sql.bind.options import option_value, setting_text
 from pydistdb.sql.bind.parse import Node, ParsedStatement
 from pydistdb.sql.bind.typenames import resolve_type
 from pydistdb.sql.errors import FeatureNotSupported, InvalidSyntax
+from pydistdb.sql.settings import parse_bool
 
 
 def _transaction_modes(options: list[Node]) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def _set_variable(parsed: ParsedStatement, node: Node) -> statements.Utility:
 def _set_constraints(parsed: ParsedStatement, node: Node) -> statements.Utility:
     names = None
     if "constraints" in node:
-        names = tuple(name_of(wrapper["RangeVar"], parsed) for wrapper in node["constraints"])
+        names = tuple(name_of(wrapper["RangeVar"]) for wrapper in node["constraints"])
     return statements.SetConstraints(names, node.get("deferred", False))
 
 
@@ -126,6 +127,8 @@ def _explain(parsed: ParsedStatement, node: Node) -> statements.Utility:
         if name not in known:
             position = parsed.position_at(element["DefElem"].get("location", -1))
             raise InvalidSyntax(f'unrecognized EXPLAIN option "{name}"', position=position)
+        if name != "format" and parse_bool(given[name]) is None:
+            raise InvalidSyntax(f"{name} requires a Boolean value")
     return statements.Explain(
         tokens.rest(first),
         _is_on(given.get("analyze", "off")),
@@ -181,7 +184,7 @@ def _copy(parsed: ParsedStatement, node: Node) -> statements.Utility:
         opening = tokens.find("ASCII_40")
         query = tokens.between(opening + 1, tokens.closing(opening))
     return statements.Copy(
-        name_of(node["relation"], parsed) if "relation" in node else None,
+        name_of(node["relation"]) if "relation" in node else None,
         query,
         strings(node.get("attlist", [])),
         node.get("is_from", False),
@@ -192,13 +195,25 @@ def _copy(parsed: ParsedStatement, node: Node) -> statements.Utility:
     )
 
 
+_ANALYZE_OPTIONS = frozenset({"verbose", "skip_locked"})
+_VACUUM_OPTIONS = _ANALYZE_OPTIONS | {
+    *("analyze", "freeze", "full", "disable_page_skipping", "index_cleanup", "process_toast", "truncate", "parallel")
+}
+
+
 def _vacuum(parsed: ParsedStatement, node: Node) -> statements.Utility:
     given = {
         element["DefElem"]["defname"]: _is_on(_option_text(element["DefElem"])) for element in node.get("options", [])
     }
     vacuum = node.get("is_vacuumcmd", False)
+    for element in node.get("options", []):
+        name = element["DefElem"]["defname"]
+        if name not in (_VACUUM_OPTIONS if vacuum else _ANALYZE_OPTIONS):
+            position = parsed.position_at(element["DefElem"].get("location", -1))
+            command = "VACUUM" if vacuum else "ANALYZE"
+            raise InvalidSyntax(f'unrecognized {command} option "{name}"', position=position)
     relations = [each["VacuumRelation"] for each in node.get("rels", [])]
-    tables = tuple(name_of(each["relation"], parsed) for each in relations)
+    tables = tuple(name_of(each["relation"]) for each in relations)
     return statements.Vacuum(
         tables,
         given.get("analyze", False) if vacuum else True,
@@ -210,7 +225,7 @@ def _vacuum(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 
 def _lock(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    tables = tuple(name_of(each["RangeVar"], parsed) for each in node["relations"])
+    tables = tuple(name_of(each["RangeVar"]) for each in node["relations"])
     return statements.LockTable(tables, node["mode"], node.get("nowait", False))
 
 

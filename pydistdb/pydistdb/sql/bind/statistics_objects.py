@@ -25,7 +25,7 @@ def create_statistics(parsed: ParsedStatement, node: Node) -> statements.Utility
         node.get("if_not_exists", False),
         strings(node.get("stat_types", [])),
         tuple(_elements(parsed, node)),
-        tuple(name_of(item["RangeVar"], parsed) for item in node["relations"]),
+        tuple(name_of(item["RangeVar"]) for item in node["relations"]),
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from pydistdb.sql import schema_statements, statements
 from pydistdb.sql.bind.cutting import Tokens
-from pydistdb.sql.bind.definitions import on_commit_action, storage_options
+from pydistdb.sql.bind.definitions import check_tablespace, on_commit_action, storage_options
 from pydistdb.sql.bind.naming import name_of, strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement
 from pydistdb.sql.bind.session_statements import executed_statement
@@ -47,7 +47,7 @@ def _create_view(parsed: ParsedStatement, node: Node) -> statements.Utility:
     option = "" if option == "no" else option
     given = {name: str(value).lower() for name, value in storage_options(node.get("options", [])).items()}
     return schema_statements.CreateView(
-        name_of(node["view"], parsed),
+        name_of(node["view"]),
         strings(node.get("aliases", [])),
         _cut_query(parsed, _CHECK_OPTIONS if option else ()),
         node.get("replace", False),
@@ -67,10 +67,11 @@ _CHECK_OPTIONS = tuple(
 
 def _create_table_as(parsed: ParsedStatement, node: Node) -> statements.Utility:
     into = node["into"]
+    check_tablespace(into.get("tableSpaceName"))
     executed = node["query"].get("ExecuteStmt")
     trailing = (("WITH", "NO", "DATA_P"), ("WITH", "DATA_P"))
     return schema_statements.CreateTableAs(
-        name_of(into["rel"], parsed),
+        name_of(into["rel"]),
         strings(into.get("colNames", [])),
         "" if executed is not None else _cut_query(parsed, trailing),
         not into.get("skipData", False),
@@ -87,7 +88,7 @@ def _create_table_as(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 def _refresh_view(parsed: ParsedStatement, node: Node) -> statements.Utility:
     return schema_statements.RefreshView(
-        name_of(node["relation"], parsed), node.get("concurrent", False), not node.get("skipData", False)
+        name_of(node["relation"]), node.get("concurrent", False), not node.get("skipData", False)
     )
 
 
@@ -102,7 +103,7 @@ def _select_into(parsed: ParsedStatement, node: Node) -> statements.Utility:
         last += 2
     query = parsed.text[: tokens.starts[first]] + parsed.text[tokens.ends[last - 1] :]
     return schema_statements.CreateTableAs(
-        name_of(into["rel"], parsed),
+        name_of(into["rel"]),
         (),
         query.strip(),
         temporary=into["rel"]["relpersistence"] == "t",

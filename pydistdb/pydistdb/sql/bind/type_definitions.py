@@ -52,7 +52,7 @@ def create_composite(parsed: ParsedStatement, node: Node) -> statements.Utility:
         if attribute.serial:
             name = each["ColumnDef"]["typeName"]["names"][-1]["String"]["sval"]
             raise UndefinedObject(f'type "{name}" does not exist')
-    return type_statements.CreateType(name_of(node["typevar"], parsed), "composite", attributes=attributes)
+    return type_statements.CreateType(name_of(node["typevar"]), "composite", attributes=attributes)
 
 
 # ------------------------------------------------------------------------------------------------ domains
@@ -167,7 +167,7 @@ def alter_composite(parsed: ParsedStatement, node: Node) -> statements.Utility:
                 actions.append(AlterTypeAction("owner_to", command["newowner"].get("rolename", "")))
             case subtype:
                 return statements.Unsupported(f"ALTER TYPE action {subtype.removeprefix('AT_')}")
-    return type_statements.AlterType(name_of(node["relation"], parsed), tuple(actions))
+    return type_statements.AlterType(name_of(node["relation"]), tuple(actions))
 
 
 # ------------------------------------------------------------------------------------------------ names and owners
@@ -180,7 +180,7 @@ def rename_type(parsed: ParsedStatement, node: Node) -> statements.Utility:
         case "OBJECT_ATTRIBUTE":
             cascade = node.get("behavior") == "DROP_CASCADE"
             action = AlterTypeAction("rename_attribute", node["subname"], new_name, cascade=cascade)
-            return type_statements.AlterType(name_of(node["relation"], parsed), (action,))
+            return type_statements.AlterType(name_of(node["relation"]), (action,))
         case "OBJECT_DOMCONSTRAINT":
             action = AlterTypeAction("rename_constraint", node["subname"], new_name)
             kind = "domain"

@@ -49,7 +49,8 @@ def resolve_type(node: Node, position_at: PositionAt, catalog: CatalogView | Non
     if node.get("pct_type"):
         raise FeatureNotSupported("%TYPE is not supported here", position=position)
     if node.get("setof"):
-        raise InvalidSyntax(f'type "{".".join(names)}" cannot be a set here', position=position)
+        shown = ".".join(names).removeprefix("pg_catalog.")
+        raise InvalidSyntax(f'type "{shown}" cannot be a set here', position=position)
     found = find_type(names, position, catalog)
     if found is None:
         raise UndefinedObject(f'type "{".".join(names)}" does not exist', position=position)

@@ -101,7 +101,7 @@ def _create_extension(parsed: ParsedStatement, node: Node) -> statements.Utility
 
 def _create_sequence(parsed: ParsedStatement, node: Node) -> statements.Utility:
     return schema_statements.CreateSequence(
-        name_of(node["sequence"], parsed),
+        name_of(node["sequence"]),
         sequence_options(node.get("options", [])),
         node.get("if_not_exists", False),
         node["sequence"]["relpersistence"] == "t",
@@ -110,7 +110,7 @@ def _create_sequence(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 def _alter_sequence(parsed: ParsedStatement, node: Node) -> statements.Utility:
     return schema_statements.AlterSequence(
-        name_of(node["sequence"], parsed),
+        name_of(node["sequence"]),
         sequence_options(node.get("options", [])),
         node.get("missing_ok", False),
     )
@@ -150,7 +150,7 @@ def _alter_table(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 def _truncate(parsed: ParsedStatement, node: Node) -> statements.Utility:
     return schema_statements.Truncate(
-        tuple(name_of(each["RangeVar"], parsed) for each in node["relations"]),
+        tuple(name_of(each["RangeVar"]) for each in node["relations"]),
         node.get("behavior") == "DROP_CASCADE",
         node.get("restart_seqs", False),
     )

@@ -17,6 +17,7 @@ import pydistdb.sql.bind.search_cycle as search_cycle
 import pydistdb.sql.bind.set_operations as set_operations
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import common_type, type_named
+from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.naming import strings
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.recursion import check_recursive_term
@@ -164,7 +165,9 @@ def _recursive(b: Binder, scope: Scope, node: Node) -> _Definition:
     check_recursive_term(b, query["rarg"], name)
     for key, words in (("sortClause", "ORDER BY"), ("limitOffset", "OFFSET"), ("limitCount", "LIMIT")):
         if key in query:
-            raise FeatureNotSupported(f"{words} in a recursive query is not implemented", position=position)
+            first = query[key][0] if isinstance(query[key], list) else query[key]
+            where = b.position(location_of(first.get("SortBy", {}).get("node", first)))
+            raise FeatureNotSupported(f"{words} in a recursive query is not implemented", position=where)
     inner = scope
     wrap: Wrap | None = None
     if "withClause" in query:

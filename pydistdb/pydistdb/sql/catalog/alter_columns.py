@@ -134,7 +134,7 @@ async def _value_of(ddl: DdlContext, column: Column) -> Any:
 async def _refuse_rows(ddl: DdlContext, old: Table, table: Table, column: Column) -> None:
     """A NOT NULL column without a value for the rows that are there needs an empty table."""
     if column.not_null and await first_row(ddl, f"SELECT 1 FROM {full_name(ddl, old)} LIMIT 1") is not None:
-        raise contains_nulls(table, column)
+        raise contains_nulls(ddl, table, column)
 
 
 # ---------------------------------------------------------------------------------------------------- drop
@@ -307,7 +307,7 @@ async def set_not_null(ddl: DdlContext, table: Table, action: AlterTableAction) 
         return
     query = f"SELECT 1 FROM {full_name(ddl, table)} WHERE {quote(column.name)} IS NULL LIMIT 1"
     if await first_row(ddl, query) is not None:
-        raise contains_nulls(table, column)
+        raise contains_nulls(ddl, table, column)
     ddl.put_table(_with_column(table, replace(column, not_null=True)))
 
 

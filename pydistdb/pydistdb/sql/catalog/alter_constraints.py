@@ -82,7 +82,7 @@ async def _refuse_nulls(ddl: DdlContext, old: Table, new: Table) -> None:
         if column.not_null and not before.not_null:
             query = f"SELECT 1 FROM {full_name(ddl, old)} WHERE {quote(column.name)} IS NULL LIMIT 1"
             if await first_row(ddl, query) is not None:
-                raise contains_nulls(new, column)
+                raise contains_nulls(ddl, new, column)
 
 
 async def _add_primary_key(ddl: DdlContext, table: Table, spec: ConstraintSpec, columns: Sequence[str]) -> None:
@@ -171,6 +171,7 @@ async def _validate_check(ddl: DdlContext, table: Table, name: str, expression: 
     if await first_row(ddl, query) is not None:
         raise CheckViolation(
             f'check constraint "{name}" of relation "{table.name}" is violated by some row',
+            schema=violations.schema_name(ddl.view, table),
             table=table.name,
             constraint=name,
         )

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from pydistdb.sql.catalog import alter_columns, alter_constraints, identity, storage_settings
 from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE
 from pydistdb.sql.catalog.acl import CREATE
-from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.context import DdlContext, not_supported_for
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.catalog.follow import put_renamed
 from pydistdb.sql.catalog.naming import clip
@@ -24,7 +24,6 @@ from pydistdb.sql.errors import DuplicateTable, FeatureNotSupported, UndefinedOb
 from pydistdb.sql.schema_statements import AlterTable, AlterTableAction
 from pydistdb.sql.statements import Name
 
-_PLURALS = {"v": "views", "m": "materialized views", "S": "sequences"}
 _LETTERS = {"table": "rvSm", "view": "v", "materialized view": "m", "sequence": "S", "foreign table": "r"}
 
 
@@ -98,7 +97,7 @@ async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> Non
         case _ if table.kind != "r" and not (table.kind in "vm" and action.kind == "rename_column"):
             raise WrongObjectType(
                 f'ALTER action {action.kind.replace("_", " ").upper()} cannot be performed on relation "{table.name}"',
-                detail=f"This operation is not supported for {_PLURALS[table.kind]}.",
+                detail=not_supported_for(table.kind),
             )
         case "add_column":
             await alter_columns.add_column(ddl, table, action)

@@ -10,7 +10,6 @@ VACUUM has nothing to do here: old versions go by themselves (kv garbage collect
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from msgspec import structs
 
@@ -41,7 +40,7 @@ async def vacuum(ddl: DdlContext, statement: Vacuum) -> str:
         raise ActiveTransaction("VACUUM cannot run inside a transaction block")
     if any(statement.columns) and not statement.analyze:
         raise FeatureNotSupported("ANALYZE option must be specified when a column list is provided")
-    tables = [ddl.table(replace(name, position=None), "rm") for name in statement.tables]
+    tables = [ddl.table(name, "rm") for name in statement.tables]
     for table, names in zip(tables, statement.columns, strict=False):
         for name in names:
             if all(column.dropped or column.name != name for column in table.columns):

@@ -35,8 +35,10 @@ from pydistdb.sql.errors import (
     FeatureNotSupported,
     InsufficientPrivilege,
     InvalidCatalogName,
+    InvalidSyntax,
     UndefinedColumn,
     UndefinedObject,
+    UndefinedTable,
 )
 from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET
 from pydistdb.sql.schema_statements import Comment
@@ -99,8 +101,10 @@ def _commented(ddl: DdlContext, statement: Comment) -> tuple[int, int, int]:
             name = _name(statement.name)
             found = ddl.view.index_by_name(name.name, name.schema)
             if found is None:
-                raise UndefinedObject(f'relation "{ddl.written(name)}" does not exist')
+                raise UndefinedTable(f'relation "{ddl.written(name)}" does not exist')
             return PG_CLASS, found[1].oid, 0
+        case "column" if not qualifiers:
+            raise InvalidSyntax("column name must be qualified")
         case "column" if (field := _attribute(ddl, tuple(qualifiers), last)) is not None:
             return field
         case "domconstraint":

@@ -90,15 +90,17 @@ def check_constraint_name(table: Table, name: str) -> None:
 # ---------------------------------------------------------------------------------------------------- unique, primary
 
 
-def key_columns(table: Table, names: Sequence[str], what: str, *, check_types: bool = True) -> list[Column]:
+def key_columns(
+    table: Table, names: Sequence[str], what: str, *, check_types: bool = True, position: int | None = None
+) -> list[Column]:
     """The columns of a key; ``what`` is 'primary key', 'unique' or 'index'."""
     columns: list[Column] = []
     for name in names:
         column = column_named(table, name)
         if column is None:
-            raise UndefinedColumn(f'column "{name}" named in key does not exist')
+            raise UndefinedColumn(f'column "{name}" named in key does not exist', position=position)
         if column in columns:
-            raise DuplicateColumn(f'column "{name}" appears twice in {what} constraint')
+            raise DuplicateColumn(f'column "{name}" appears twice in {what} constraint', position=position)
         columns.append(column)
     for column in columns if check_types else ():
         check_indexable(column)
@@ -165,7 +167,7 @@ async def add_key(ddl: DdlContext, table: Table, spec: ConstraintSpec, columns: 
         raise InvalidTableDefinition(
             f'multiple primary keys for table "{table.name}" are not allowed', position=spec.position
         )
-    keyed = key_columns(table, columns, "primary key" if primary else "unique")
+    keyed = key_columns(table, columns, "primary key" if primary else "unique", position=spec.position)
     name = spec.name
     if name is None:
         parts = [table.name] if primary else [table.name, join_columns([*columns, *spec.include])]

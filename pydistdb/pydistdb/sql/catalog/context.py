@@ -36,6 +36,7 @@ from pydistdb.sql.types.base import EvalContext
 if TYPE_CHECKING:
     from pydistdb.sql.catalog.temporary import TemporaryObjects
 
+PLURALS = {"v": "views", "m": "materialized views", "S": "sequences", "i": "indexes"}
 _KIND_NAMES = {"r": "table", "v": "view", "m": "materialized view", "S": "sequence", "i": "index"}
 _SYSTEM_OIDS = frozenset(schema.oid for schema in SYSTEM_SCHEMAS)
 
@@ -241,6 +242,8 @@ class DdlContext:
         """The relation of that name; raises UndefinedTable."""
         table = self.find(name, kinds)
         if table is None:
+            if name.schema is not None:
+                self.schema(name.schema, name.position)
             raise UndefinedTable(f'relation "{self.written(name)}" does not exist', position=name.position)
         return table
 
@@ -253,3 +256,8 @@ class DdlContext:
     @staticmethod
     def written(name: Name) -> str:
         return name.name if name.schema is None else f"{name.schema}.{name.name}"
+
+
+def not_supported_for(kind: str) -> str:
+    """The DETAIL where a statement wants another kind of relation."""
+    return f"This operation is not supported for {PLURALS[kind]}."

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from pydistdb.sql.catalog import constraints
 from pydistdb.sql.catalog.backfill import fill_index
-from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.context import DdlContext, not_supported_for
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.catalog.garbage import index_garbage
 from pydistdb.sql.catalog.index_elements import index_column, key_label, predicate_text
@@ -22,8 +22,10 @@ from pydistdb.sql.errors import (
     ProgramLimitExceeded,
     UndefinedColumn,
     UndefinedObject,
+    WrongObjectType,
 )
 from pydistdb.sql.schema_statements import CreateIndex
+from pydistdb.sql.statements import Name
 
 _OTHER_METHODS = ("gist", "brin", "spgist")
 
@@ -32,6 +34,7 @@ async def create_index(ddl: DdlContext, statement: CreateIndex) -> str:
     if statement.concurrently and ddl.in_transaction_block:
         raise ActiveTransaction("CREATE INDEX CONCURRENTLY cannot run inside a transaction block")
     jobs = ddl.store.index_jobs
+    _check_kind(ddl, statement.table)
     ddl.require_table_owner(ddl.table(statement.table, "rm"))
     if statement.concurrently and jobs is not None:
         process_id = getattr(ddl.context.extra, "process_id", 0)
@@ -44,6 +47,13 @@ async def create_index(ddl: DdlContext, statement: CreateIndex) -> str:
     if found is not None:
         await build_index(ddl, table, found)
     return "CREATE INDEX"
+
+
+def _check_kind(ddl: DdlContext, name: Name) -> None:
+    relation = ddl.view.relation(name.name, name.schema)
+    if isinstance(relation, Table) and relation.kind not in "rm":
+        message = f'cannot create index on relation "{name.name}"'
+        raise WrongObjectType(message, detail=not_supported_for(relation.kind))
 
 
 async def define_index(ddl: DdlContext, table: Table, statement: CreateIndex) -> Index | None:

@@ -21,15 +21,15 @@ from pydistdb.sql.types import registry
 async def create_table_as(ddl: DdlContext, statement: CreateTableAs) -> str:
     options = checked_options(statement.options.items(), STORAGE_PARAMETERS)
     tag = "CREATE MATERIALIZED VIEW" if statement.materialized else "CREATE TABLE AS"
-    schema = await temporary.place(ddl, statement.name, statement.temporary)
-    check_on_commit(schema, statement.on_commit)
-    if already_exists(ddl, schema, statement.name, statement.if_not_exists):
-        return tag
     recording = None
     if statement.materialized:
         query, recording = bind_definition(ddl, statement.query, statement.position)
     else:
         query = bind_query(ddl, statement.query, position=statement.position)
+    schema = await temporary.place(ddl, statement.name, statement.temporary)
+    check_on_commit(schema, statement.on_commit)
+    if already_exists(ddl, schema, statement.name, statement.if_not_exists):
+        return tag
     if len(statement.columns) > len(query.columns):
         raise DatabaseError.of("42601", "too many column names were specified")
     names = [*statement.columns, *(column.name for column in query.columns[len(statement.columns) :])]

@@ -97,7 +97,7 @@ def _find(ddl: DdlContext, name: Name, statement: DropObjects, letter: str) -> T
         error.hint = removal_hint(kind)
         raise
     if table is None:
-        message = f'{statement.kind} "{ddl.written(name)}" does not exist'
+        message = f'{statement.kind} "{name.name}" does not exist'
         if not statement.missing_ok:
             raise UndefinedTable(message)
         ddl.tell(f'{statement.kind} "{name.name}" does not exist, skipping', "00000")

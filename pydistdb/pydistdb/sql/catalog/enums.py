@@ -40,6 +40,9 @@ async def labels_of(ddl: DdlContext, names: tuple[str, ...], type_oid: int) -> t
                 "23505",
                 'duplicate key value violates unique constraint "pg_enum_typid_label_index"',
                 detail=f"Key (enumtypid, enumlabel)=({type_oid}, {name}) already exists.",
+                schema="pg_catalog",
+                table="pg_enum",
+                constraint="pg_enum_typid_label_index",
             )
             raise error
         seen.add(name)

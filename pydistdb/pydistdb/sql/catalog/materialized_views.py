@@ -26,7 +26,7 @@ from pydistdb.sql.catalog.recording import RecordingView, direct_uses
 from pydistdb.sql.catalog.rewrite import with_new_storage
 from pydistdb.sql.catalog.temporary import has_temporary
 from pydistdb.sql.catalog.views import stable_text
-from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, WrongObjectType
 from pydistdb.sql.schema_statements import RefreshView
 
 
@@ -55,7 +55,10 @@ def defined(ddl: DdlContext, table: Table, text: str, query: BoundQuery, recordi
 async def refresh_view(ddl: DdlContext, statement: RefreshView) -> str:
     if statement.concurrently and not statement.with_data:
         raise DatabaseError.of("42601", "REFRESH options CONCURRENTLY and WITH NO DATA cannot be used together")
-    view = ddl.table(statement.name, "m")
+    try:
+        view = ddl.table(statement.name, "m")
+    except WrongObjectType as error:
+        raise FeatureNotSupported(error.message) from None
     ddl.require_table_owner(view)
     if statement.concurrently:
         _check_concurrently(ddl, view)

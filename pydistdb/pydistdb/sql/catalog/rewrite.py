@@ -20,6 +20,7 @@ from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.queries import bind_query, full_name, live_columns, quote, run_bound
 from pydistdb.sql.catalog.sharding import split_off
 from pydistdb.sql.errors import DatabaseError, NotNullViolation
+from pydistdb.sql.exec.violations import schema_name
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.layout import TableLayout
 from pydistdb.sql.types import registry
@@ -44,7 +45,7 @@ async def with_new_storage(ddl: DdlContext, table: Table, old: Table | None = No
 async def rewrite(ddl: DdlContext, old: Table, new: Table, rows: Rows | None = None) -> Table:
     """Fill new storage for ``new`` with the rows of ``old`` (or those given), and put it into the overlay."""
     new = await with_new_storage(ddl, new, old)
-    await copy_rows(ddl, new, _checked(new, same_rows(ddl, old) if rows is None else rows))
+    await copy_rows(ddl, new, _checked(ddl, new, same_rows(ddl, old) if rows is None else rows))
     # The rows hold every column now: nothing is missing any more.
     new = replace(new, columns=tuple(replace(column, missing=None) for column in new.columns))
     ddl.put_table(new)
@@ -58,7 +59,7 @@ async def same_rows(ddl: DdlContext, table: Table) -> Rows:
         yield [row for _, row in chunk]
 
 
-async def _checked(table: Table, rows: Rows) -> Rows:
+async def _checked(ddl: DdlContext, table: Table, rows: Rows) -> Rows:
     """Pass rows on, all NOT NULL columns checked and all rows as long as the table is wide."""
     width = max((column.number for column in table.columns), default=0)
     required = [column for column in table.columns if column.not_null and not column.dropped]
@@ -67,13 +68,14 @@ async def _checked(table: Table, rows: Rows) -> Rows:
             row.extend([None] * (width - len(row)))
             for column in required:
                 if row[column.number - 1] is None:
-                    raise contains_nulls(table, column)
+                    raise contains_nulls(ddl, table, column)
         yield chunk
 
 
-def contains_nulls(table: Table, column: Column) -> NotNullViolation:
+def contains_nulls(ddl: DdlContext, table: Table, column: Column) -> NotNullViolation:
     return NotNullViolation(
         f'column "{column.name}" of relation "{table.name}" contains null values',
+        schema=schema_name(ddl.view, table),
         table=table.name,
         column=column.name,
     )

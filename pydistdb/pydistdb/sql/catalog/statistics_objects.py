@@ -13,15 +13,13 @@ Source: PostgreSQL 15 manual, CREATE STATISTICS; statscmds.c.
 
 from __future__ import annotations
 
-import dataclasses
-
 from msgspec.structs import replace
 
 from pydistdb.sql import bind
 from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.catalog import constraints, keys
 from pydistdb.sql.catalog.access import PG_NAMESPACE, PG_STATISTIC_EXT
-from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.context import DdlContext, not_supported_for
 from pydistdb.sql.catalog.descriptors import StatisticsExpression, StatisticsObject, Table
 from pydistdb.sql.catalog.expressions import column_numbers_used
 from pydistdb.sql.catalog.index_elements import SYSTEM_COLUMNS, canonical
@@ -51,7 +49,6 @@ from pydistdb.sql.types.base import SqlType
 
 MOST_COLUMNS = 8
 _KINDS = {"ndistinct": "d", "dependencies": "f", "mcv": "m"}
-_PLURALS = {"v": "views", "S": "sequences"}
 
 
 async def create_statistics(ddl: DdlContext, statement: CreateStatistics) -> str:
@@ -97,17 +94,15 @@ def chosen_name(ddl: DdlContext, table: Table, schema: int, labels: list[str]) -
 
 def _table(ddl: DdlContext, name: Name) -> Table:
     if ddl.view.relation(name.name, name.schema) is None and ddl.view.index_by_name(name.name, name.schema) is not None:
-        raise _wrong_kind(name.name, "indexes")
-    table = ddl.table(dataclasses.replace(name, position=None), "rmvS")
-    if table.kind in _PLURALS:
-        raise _wrong_kind(table.name, _PLURALS[table.kind])
+        raise _wrong_kind(name.name, "i")
+    table = ddl.table(name, "rmvS")
+    if table.kind in "vS":
+        raise _wrong_kind(table.name, table.kind)
     return table
 
 
-def _wrong_kind(name: str, plural: str) -> DatabaseError:
-    return WrongObjectType(
-        f'cannot define statistics for relation "{name}"', detail=f"This operation is not supported for {plural}."
-    )
+def _wrong_kind(name: str, kind: str) -> DatabaseError:
+    return WrongObjectType(f'cannot define statistics for relation "{name}"', detail=not_supported_for(kind))
 
 
 def _elements(

@@ -19,13 +19,14 @@ from msgspec.structs import replace
 
 from pydistdb.sql.catalog import constraints, keys
 from pydistdb.sql.catalog.acl import SELECT
-from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.context import DdlContext, not_supported_for
 from pydistdb.sql.catalog.descriptors import Column, Index, Table
 from pydistdb.sql.catalog.index_elements import key_label
 from pydistdb.sql.catalog.naming import choose, distinct_names, join_columns
 from pydistdb.sql.catalog.needs import relation_kind
 from pydistdb.sql.catalog.state import Change
 from pydistdb.sql.catalog.statistics_objects import copies
+from pydistdb.sql.errors import WrongObjectType
 from pydistdb.sql.pg_catalog.objects import CONSTRAINT_OID_OFFSET
 from pydistdb.sql.schema_statements import ColumnSpec, ConstraintSpec, CreateTable
 from pydistdb.sql.types import registry
@@ -53,7 +54,13 @@ def likeness(ddl: DdlContext, statement: CreateTable) -> Likeness:
     for clause in statement.like:
         result.columns += statement.columns[position : clause.position]
         position = clause.position
-        source = ddl.table(clause.source, "rvm")
+        source = ddl.table(clause.source, "rvmS")
+        if source.kind == "S":
+            raise WrongObjectType(
+                f'relation "{source.name}" is invalid in LIKE clause',
+                detail=not_supported_for(source.kind),
+                position=clause.source.position,
+            )
         ddl.require(PG_CLASS, source.oid, SELECT, relation_kind(source), source.name)
         result.sources.append((source, clause.options))
         result.columns += [_column(column, clause.options) for column in source.columns if not column.dropped]

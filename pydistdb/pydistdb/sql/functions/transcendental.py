@@ -31,6 +31,8 @@ from pydistdb.sql.types.numeric import (
 )
 
 _SPARE_DIGITS = 12
+MOST_EXPONENT = 6_000
+"""Postgres computes exp() of less only (numeric.c, exp_var)."""
 _LOG10_E = 0.434294481903252
 
 
@@ -72,6 +74,8 @@ def square_root(value: Decimal) -> Decimal:
 def exponential(value: Decimal) -> Decimal:
     if not value.is_finite():
         return NAN if value.is_nan() else INFINITY if value > 0 else ZERO
+    if value >= MOST_EXPONENT:
+        raise numeric.overflow()
     weight = max(-2000.0, min(float(value) * _LOG10_E, 400_000.0))
     if weight > numeric.MOST_DIGITS_BEFORE_POINT:
         raise numeric.overflow()

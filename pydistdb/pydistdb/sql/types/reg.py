@@ -91,7 +91,7 @@ def split_name(text: str) -> list[str]:
 
 def _qualified(parts: Sequence[str]) -> tuple[str | None, str]:
     if len(parts) > 3:
-        raise DatabaseError.of("42601", f"improper qualified name (too many dotted names): {'.'.join(parts)}")
+        raise DatabaseError.of("42601", f"improper relation name (too many dotted names): {'.'.join(parts)}")
     return (parts[-2] if len(parts) > 1 else None), parts[-1]
 
 
