@@ -21,12 +21,12 @@ from pydistdb.sql.bind.coerce import coerce_to_boolean, coerce_to_common, common
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.parse import Node
-from pydistdb.sql.bind.rewrite import walk
+from pydistdb.sql.bind.rewrite import has_set_call
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.bind.sort_keys import check_sortable, sort_keys
 from pydistdb.sql.errors import FeatureNotSupported, InvalidColumnReference, WrongObjectType
 from pydistdb.sql.functions import registry as functions
-from pydistdb.sql.tree import Expr, SetCall, SortKey
+from pydistdb.sql.tree import Expr, SortKey
 from pydistdb.sql.types.base import AggregateFunction, Function, SqlType
 
 
@@ -95,7 +95,7 @@ def _check_takes_arguments(name: str, schema: str | None, position: int | None) 
 
 def _refuse_set_calls(function: Function | AggregateFunction, arguments: Sequence[Expr], position: int | None) -> None:
     for argument in arguments:
-        if any(isinstance(part, SetCall) for part in walk(argument)):
+        if has_set_call(argument):
             kind = "window" if isinstance(function, Function) else "aggregate"
             raise FeatureNotSupported(
                 f"{kind} function calls cannot contain set-returning function calls",

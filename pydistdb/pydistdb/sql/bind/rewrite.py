@@ -23,6 +23,7 @@ from pydistdb.sql.tree import (
     OnConflict,
     OutputColumn,
     Rel,
+    SetCall,
     SortKey,
     Subquery,
     WindowCall,
@@ -72,20 +73,25 @@ def _transform(node: Any, visit: Callable[[Expr], Expr | None]) -> Any:
     return replace(node, **changes) if changes else node
 
 
-def walk(node: Any) -> Iterator[Expr]:
-    """All expressions in a tree, outer ones first, those of subqueries included."""
+def walk(node: Any, *, into_queries: bool = True) -> Iterator[Expr]:
+    """All expressions in a tree, outer ones first, those of subqueries included unless they are not wanted."""
     if isinstance(node, tuple):
         for item in node:
-            yield from walk(item)
+            yield from walk(item, into_queries=into_queries)
         return
     if isinstance(node, Expr):
         yield node
-    elif not isinstance(node, _NODES):
+    elif not isinstance(node, _NODES) or not into_queries:
         return
     for name in _node_fields(type(node)):
         child = getattr(node, name)
         if child is not None and child.__class__ not in (int, bool, str):
-            yield from walk(child)
+            yield from walk(child, into_queries=into_queries)
+
+
+def has_set_call(expr: Expr) -> bool:
+    """Whether a set-returning call stands in the expression; those of queries in it are their own affair."""
+    return any(isinstance(part, SetCall) for part in walk(expr, into_queries=False))
 
 
 # ------------------------------------------------------------------------------------------------ comparison

@@ -9,14 +9,15 @@ Source: PostgreSQL 15 manual, 38.5.9.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pydistdb.sql.bind.routines as routines
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.composites import is_composite
-from pydistdb.sql.bind.rewrite import transform, walk
+from pydistdb.sql.bind.rewrite import has_set_call, transform
 from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.bind.targets import Target
-from pydistdb.sql.tree import Call, ColumnRef, Expr, OutputColumn, Project, ProjectSet, Rel, RowExpr, SetCall
+from pydistdb.sql.tree import Call, ColumnRef, Expr, OutputColumn, Project, ProjectSet, Rel, RowExpr, SetCall, Subquery
 
 
 def project(b: Binder, scope: Scope, rel: Rel, targets: Sequence[Target]) -> Rel:
@@ -42,7 +43,7 @@ def project(b: Binder, scope: Scope, rel: Rel, targets: Sequence[Target]) -> Rel
 
 def expand(b: Binder, rel: Rel, expressions: list[Expr]) -> tuple[Rel, list[Expr]]:
     """Move all set-returning calls into ProjectSets below."""
-    while any(isinstance(part, SetCall) for expr in expressions for part in walk(expr)):
+    while any(has_set_call(expr) for expr in expressions):
         rel, expressions = _expand(b, rel, expressions)
     return rel, expressions
 
@@ -52,9 +53,9 @@ def _expand(b: Binder, rel: Rel, expressions: list[Expr]) -> tuple[Rel, list[Exp
     found: list[tuple[int, SetCall]] = []
 
     def visit(expr: Expr) -> Expr | None:
-        if not isinstance(expr, SetCall):
-            return None
-        if any(isinstance(part, SetCall) for argument in expr.arguments for part in walk(argument)):
+        if isinstance(expr, Subquery):  # what is left of it alone is of this query
+            return expr if expr.test is None else replace(expr, test=transform(expr.test, visit))
+        if not isinstance(expr, SetCall) or any(has_set_call(argument) for argument in expr.arguments):
             return None
         for id, call in found:
             if call is expr:
