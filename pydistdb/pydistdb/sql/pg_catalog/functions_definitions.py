@@ -15,6 +15,7 @@ from typing import Any
 
 from pydistdb.sql.catalog.descriptors import Check, Column, Table
 from pydistdb.sql.catalog.sequence_numbers import definition_of
+from pydistdb.sql.catalog.view import VirtualTable
 from pydistdb.sql.errors import UndefinedColumn, UndefinedTable
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog.constraints import REWRITE_OID_OFFSET
@@ -220,11 +221,17 @@ def _relation_named(context: EvalContext, name: str) -> Table:
 
 @provides("pg_get_serial_sequence(text,text)")
 def pg_get_serial_sequence(context: EvalContext, table_name: str, column_name: str) -> str | None:
+    view = view_of(context)
+    *qualifiers, name = reg.split_name(table_name)
+    system = view.relation(name, qualifiers[-1] if qualifiers else None)
+    if isinstance(system, VirtualTable):
+        if not any(column == column_name for column, _ in system.columns):
+            raise UndefinedColumn(f'column "{column_name}" of relation "{system.name}" does not exist')
+        return None
     table = _relation_named(context, table_name)
     number = next((c.number for c in table.columns if c.name == column_name and not c.dropped), None)
     if number is None:
         raise UndefinedColumn(f'column "{column_name}" of relation "{table.name}" does not exist')
-    view = view_of(context)
     for sequence in view.tables():
         if sequence.kind == "S":
             definition = definition_of(sequence)
