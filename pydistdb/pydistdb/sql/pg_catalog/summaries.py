@@ -247,6 +247,20 @@ def _user_indexes(view: StateView, context: EvalContext) -> Iterator[RowDict]:
         }
 
 
+def _sequences_read(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    for sequence in view.tables():
+        if sequence.kind == "S":
+            schema = schema_name(view, sequence.schema)
+            yield {"relid": sequence.oid, "schemaname": schema, "relname": sequence.name}
+
+
+def _databases(view: StateView, context: EvalContext) -> Iterator[RowDict]:
+    """As with tables, what nobody counts is NULL; the first row stands for what belongs to no database."""
+    yield {"datid": 0}
+    for state in view.catalog_state.databases.values():
+        yield {"datid": state.descriptor.oid, "datname": state.descriptor.name}
+
+
 def _no_rows(view: StateView, context: EvalContext) -> Iterable[RowDict]:
     return ()
 
@@ -257,3 +271,22 @@ define("pg_stat_sys_tables", _no_rows)
 define("pg_stat_user_indexes", _user_indexes)
 define("pg_stat_all_indexes", _user_indexes)
 define("pg_stat_sys_indexes", _no_rows)
+for _scope in ("all", "user"):
+    define(f"pg_statio_{_scope}_tables", _user_tables)
+    define(f"pg_statio_{_scope}_indexes", _user_indexes)
+    define(f"pg_statio_{_scope}_sequences", _sequences_read)
+    define(f"pg_stat_xact_{_scope}_tables", _user_tables)
+define("pg_stat_database", _databases)
+define("pg_stat_database_conflicts", _databases)
+for _name in (
+    *(
+        "statio_sys_tables",
+        "statio_sys_indexes",
+        "statio_sys_sequences",
+        "stat_xact_sys_tables",
+        "stat_xact_user_functions",
+    ),
+    *(f"stat_progress_{command}" for command in ("analyze", "basebackup", "cluster", "copy", "vacuum")),
+    "stat_replication_slots",
+):
+    define(f"pg_{_name}", _no_rows)
