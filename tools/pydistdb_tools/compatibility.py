@@ -125,9 +125,8 @@ SUITES = (
         ),
         {"PGHOST": "127.0.0.1", "PGPORT": "{port}", "PGUSER": "postgres", "PGDATABASE": DATABASE},
         note="One test expects rows without ORDER BY as they were inserted (here: in the order of the primary key) and leaves "
-        "the table exmany behind; the tests after it fail for that. A condition that can only fail (1 / 0 = 1) is not looked at "
-        "where a table is empty (test_execute_script_check_transactionality, whose table is in the way of two more), and a "
-        "parameter cast to a domain is described as of its base type (test_introspection_retries_after_cache_bust).",
+        "the table exmany behind; the tests after it fail for that. A parameter cast to a domain is described as of its base "
+        "type (test_introspection_retries_after_cache_bust).",
     ),
     Suite(
         "pg8000",
