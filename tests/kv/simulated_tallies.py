@@ -9,11 +9,13 @@ it tells nobody before they are.  So whatever anybody was told must be part of t
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import Isolation, KVError, LockStrength, OutcomeUnknown, ReadRestart, SerializationConflict
 from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.txn.coordinator import Coordinator
 
 from tests.chaos.history import FAILED, OK, UNKNOWN
 from tests.kv.simulated_clients import parsed
@@ -69,45 +71,24 @@ class Tallies:
 
     async def _add(self, gateway: Gateway, entry: Entry) -> None:
         """As an UPDATE outside a block does it."""
-        for _ in range(MOST_ATTEMPTS):
-            txn = gateway.begin(Isolation.READ_COMMITTED)
-            txn.starts_anew = True
-            try:
-                txn.begin_statement()
-                [found] = await txn.lock([tally(entry.number)], LockStrength.NO_KEY_UPDATE)
-                txn.put(
-                    tally(entry.number), b"%s,%d" % (found.value, entry.added) if found.value else b"%d" % entry.added
-                )
-                await txn.commit()
-            except SerializationConflict:
-                txn.rollback()
-                continue
-            except BaseException:
-                txn.rollback()
-                raise
-            entry.before = parsed(found.value)
-            return
-        raise SerializationConflict("too many attempts")
+
+        async def add(txn: Coordinator) -> bytes | None:
+            [found] = await txn.lock([tally(entry.number)], LockStrength.NO_KEY_UPDATE)
+            txn.put(tally(entry.number), _with(found.value, entry.added))
+            await txn.commit()
+            return found.value
+
+        entry.before = parsed(await _begun_anew(gateway, add))
 
     async def _look(self, gateway: Gateway, entry: Entry, *, fails: bool) -> None:
         """An UPDATE that finds that it has nothing to change, or that something is wrong with the row."""
-        for _ in range(MOST_ATTEMPTS):
-            txn = gateway.begin(Isolation.READ_COMMITTED)
-            txn.starts_anew = True
-            try:
-                txn.begin_statement()
-                [found] = await txn.lock([tally(entry.number)], LockStrength.NO_KEY_UPDATE)
-                await (txn.confirm() if fails else txn.commit())
-            except SerializationConflict:
-                txn.rollback()
-                continue
-            except BaseException:
-                txn.rollback()
-                raise
-            txn.rollback()
-            entry.before = parsed(found.value)
-            return
-        raise SerializationConflict("too many attempts")
+
+        async def look(txn: Coordinator) -> bytes | None:
+            [found] = await txn.lock([tally(entry.number)], LockStrength.NO_KEY_UPDATE)
+            await (txn.confirm() if fails else txn.commit())
+            return found.value
+
+        entry.before = parsed(await _begun_anew(gateway, look))
 
     async def _add_slowly(self, gateway: Gateway, entry: Entry) -> None:
         """As a block does it, which tells its client what it finds."""
@@ -116,7 +97,7 @@ class Tallies:
             txn.begin_statement()
             [found] = await txn.lock([tally(entry.number)], LockStrength.NO_KEY_UPDATE)
             await self.simulation.pause(20)
-            txn.put(tally(entry.number), b"%s,%d" % (found.value, entry.added) if found.value else b"%d" % entry.added)
+            txn.put(tally(entry.number), _with(found.value, entry.added))
             await txn.commit()
         except BaseException:
             txn.rollback()
@@ -156,3 +137,22 @@ class Tallies:
                     f"{missed[:5]} had been added to tally {entry.number} before somebody looked, who missed it"
                 )
         return problems
+
+
+async def _begun_anew(gateway: Gateway, work: Callable[[Coordinator], Awaitable[bytes | None]]) -> bytes | None:
+    """What came of a statement of its own, however often it had to begin."""
+    for _ in range(MOST_ATTEMPTS):
+        txn = gateway.begin(Isolation.READ_COMMITTED)
+        txn.starts_anew = True
+        try:
+            txn.begin_statement()
+            return await work(txn)
+        except SerializationConflict:
+            continue
+        finally:
+            txn.rollback()
+    raise SerializationConflict("too many attempts")
+
+
+def _with(value: bytes | None, added: int) -> bytes:
+    return b"%s,%d" % (value, added) if value else b"%d" % added
