@@ -38,6 +38,8 @@ from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.clock import now_us
 from pydistdb.sql.errors import CannotConnectNow
 from pydistdb.sql.exec.change_run import run_change
+from pydistdb.sql.exec.dealing import TOPIC
+from pydistdb.sql.exec.exchange import ExchangeServer
 from pydistdb.sql.exec.fragment_run import run_fragment
 from pydistdb.sql.functions.system import release
 from pydistdb.sql.kv_errors import database_error
@@ -165,6 +167,7 @@ class Node:
         self.gateway.load.cpu_ns = time.process_time_ns
         self.gateway.server.fragments.start = run_fragment
         self.gateway.server.changes.start = run_change
+        self.gateway.server.fragments.deliver = lambda node, data: self.gateway.ask(node, TOPIC, data)
         self.gateway.leases.threshold = lambda: self.store.garbage.threshold
         self.operations = Operations(self.store, self.gateway, self.version, self.disk_space)
         self.transport.handler = self.store.handle
@@ -200,6 +203,7 @@ class Node:
         resources = NodeResources(config.max_sql_memory_bytes, config.store / resources_folder)
         self.environment = Environment(self.gateway, self.loop, self.catalog, resources=resources)
         self.environment.operations = self.operations
+        self.gateway.on_broadcast(TOPIC, ExchangeServer(self.gateway, self.loop, resources).handle)
         self.store.queue.rules = PlacementRules(self.catalog)
         self.environment.sweeper.start()
         self.environment.auto_analyze.start()

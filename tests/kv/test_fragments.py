@@ -39,6 +39,9 @@ class Adding:
     def is_full(self) -> bool:
         return False
 
+    def outgoing(self) -> Sequence[tuple[int, bytes]]:
+        return ()
+
     def finish(self) -> bytes:
         return b"%d" % self.total
 

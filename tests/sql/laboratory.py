@@ -15,6 +15,7 @@ from pydistdb.sql.bind import parse
 from pydistdb.sql.bind.analyze import analyze
 from pydistdb.sql.exec import CompiledQuery, RunContext, compile_plan, unique_violation
 from pydistdb.sql.plan import PhysicalPlan, plan
+from pydistdb.sql.plan.cost import disabled_ways
 from pydistdb.sql.tree import BoundStatement
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import EvalContext
@@ -52,7 +53,7 @@ class Laboratory:
         return statement
 
     def plan(self, text: str, parameter_oids: tuple[int, ...] = ()) -> PhysicalPlan:
-        return plan(self.bound(text, parameter_oids), self.catalog)
+        return plan(self.bound(text, parameter_oids), self.catalog, disabled_ways(self.context.settings))
 
     def compile(self, text: str, parameter_oids: tuple[int, ...] = ()) -> CompiledQuery:
         return compile_plan(self.plan(text, parameter_oids))

@@ -22,6 +22,7 @@ from itertools import pairwise
 from pydistdb.kv.api import (
     BroadcastHandler,
     ChangeAnswer,
+    ExchangeLost,
     FragmentAnswer,
     Isolation,
     KeyExists,
@@ -76,6 +77,8 @@ class MemoryDatabase:
         self.lock_table = LockTable()
         self.lock_owners = 0
         self.prepared: dict[str, tuple[PreparedTransaction, MemoryTransaction]] = {}
+        self.peers: dict[int, BroadcastHandler] = {}
+        """What answers for nodes that are asked (exchanges); they lead the ranges in turn."""
 
     max_clock_offset_us = 0
 
@@ -93,6 +96,11 @@ class MemoryDatabase:
 
     def write(self, key: bytes, value: bytes | None, timestamp: Timestamp) -> None:
         self.versions.setdefault(key, []).append((timestamp, value))
+
+    async def ask(self, node_id: int, topic: str, payload: bytes) -> bytes:
+        if node_id not in self.peers:
+            raise ExchangeLost(f"node {node_id} is down")
+        return await self.peers[node_id](self.node_id, payload)
 
     def begin(
         self, isolation: Isolation, *, read_only: bool = False, trace: Callable[[str], None] | None = None
@@ -152,10 +160,15 @@ class MemoryDatabase:
     async def ranges(self, start: bytes, end: bytes) -> list[RangeInfo]:
         edges = [b"", *self.boundaries, _END_OF_KEYS]
         return [
-            RangeInfo(number, left, right, self.node_id + number % 2 * self.distant, (self.node_id,), 1)
+            RangeInfo(number, left, right, self._leader(number), (self.node_id,), 1)
             for number, (left, right) in enumerate(pairwise(edges), 1)
             if left < end and start < right
         ]
+
+    def _leader(self, number: int) -> int:
+        if self.peers:
+            return sorted(self.peers)[number % len(self.peers)]
+        return self.node_id + number % 2 * self.distant
 
     async def await_copies(self, spans: Sequence[tuple[bytes, bytes]], timeout_ns: int) -> list[int]:
         return []
@@ -274,7 +287,7 @@ class MemoryTransaction:
     async def part_at(self, start: bytes, end: bytes, *, reverse: bool = False) -> SpanPart:
         parts = await self.database.ranges(start, end)
         part = parts[-1] if reverse else parts[0]
-        return SpanPart(max(start, part.start), min(end, part.end), part.range_id, False)
+        return SpanPart(max(start, part.start), min(end, part.end), part.range_id, False, part.leader)
 
     async def evaluate(
         self, fragment: bytes, arguments: bytes, start: bytes, end: bytes, *, reverse: bool = False
@@ -291,9 +304,13 @@ class MemoryTransaction:
             resume = run.close(resume, part.end)
             while run.step():
                 pass
+            for node, data in run.outgoing():
+                await self.database.ask(node, "exchange", data)
             output = run.finish()
         except Lacking:
             return FragmentAnswer(b"", start, 0, lacking=True)
+        except ExchangeLost:
+            raise
         except Exception:
             return None
         if resume is None:

@@ -233,6 +233,10 @@ class ReadRestart(KVError):
         self.timestamp = timestamp
 
 
+class ExchangeLost(KVError):
+    """A node that takes part in an exchange is gone, or has let go of it: the query does without, if it can."""
+
+
 class PreparedTransaction(NamedTuple):
     """A transaction between its two phases, which somebody else will finish."""
 
@@ -490,6 +494,9 @@ class Database(Protocol):
         """Call the handler of ``topic`` on every node of the cluster, this one included; answers by node id.
 
         None stands for a node that did not answer in time; nodes that the cluster counts as dead are left out."""
+
+    async def ask(self, node_id: int, topic: str, payload: bytes) -> bytes:
+        """Call the handler of ``topic`` on one node; raises ExchangeLost if no answer comes."""
 
     def on_broadcast(self, topic: str, handler: BroadcastHandler) -> None:
         """Register this node's handler of ``topic``."""

@@ -28,7 +28,7 @@ from pydistdb.kv.leases import Leases
 from pydistdb.kv.reads import Reader
 from pydistdb.kv.requests import NO_TRANSACTION, Entries, Scan, TransactionId
 from pydistdb.kv.transport import Message, register
-from pydistdb.tasks import pause
+from pydistdb.tasks import gather, pause
 
 CHUNK_ENTRIES = 1_024
 LONGEST_NS = 1_000_000_000
@@ -94,6 +94,9 @@ class FragmentRun(Protocol):
     def is_full(self) -> bool:
         """Tell whether there is enough output for one answer."""
 
+    def outgoing(self) -> Sequence[tuple[int, bytes]]:
+        """Tell which nodes are to be sent what, before the output is given: it says so."""
+
     def finish(self) -> bytes:
         """Give the output."""
 
@@ -106,6 +109,8 @@ class FragmentServer:
         self._reader = reader
         self.start: Callable[[bytes, bytes], FragmentRun] | None = None
         """Begins a run from a fragment and its arguments."""
+        self.deliver: Callable[[int, bytes], Awaitable[object]] | None = None
+        """Has another node take what a run sends it (the gateway); raises ExchangeLost."""
 
     async def evaluate(self, request: Evaluate, scan: Callable[[Scan], Awaitable[Entries]] | None = None) -> Evaluated:
         """Answer a request; ``scan`` is where the entries come from, if not from a leaseholder's reader."""
@@ -137,6 +142,9 @@ class FragmentServer:
                 if chunk.resume is None or run.is_full or now_ns - begun_ns > TURN_NS:
                     resume = run.close(chunk.resume, end)
                     await self._work(run)
+                    outgoing = run.outgoing()
+                    if outgoing and self.deliver is not None:
+                        await gather(scheduler, [_delivered(self.deliver, *each) for each in outgoing])
                     node = self._leases.node_id
                     return Evaluated(run.finish(), resume, entries, chunk.observed, node=node)
                 if reverse:
@@ -165,6 +173,10 @@ class FragmentServer:
             if now_ns - turn_ns > PAUSE_NS:
                 await pause(scheduler)
                 turn_ns = scheduler.now_ns()
+
+
+async def _delivered(deliver: Callable[[int, bytes], Awaitable[object]], node: int, data: bytes) -> None:
+    await deliver(node, data)
 
 
 register(Evaluate, Evaluated)

@@ -28,6 +28,7 @@ from pydistdb.kv import api as kv
 from pydistdb.kv.advisory import HeldAdvisory
 from pydistdb.kv.api import (
     BroadcastHandler,
+    ExchangeLost,
     Isolation,
     KVError,
     MustWait,
@@ -314,6 +315,15 @@ class Gateway:
 
         answers = await gather(self._scheduler, [ask(node_id) for node_id in nodes])
         return dict(zip(nodes, answers, strict=True))
+
+    async def ask(self, node_id: NodeId, topic: str, payload: bytes) -> bytes:
+        try:
+            answer: BroadcastAnswer = await self.router.ask_node(node_id, Broadcast(topic, payload))
+        except (NodeUnreachable, RemoteError) as error:
+            raise ExchangeLost(str(error)) from error
+        if answer.payload is None:
+            raise ExchangeLost(f"node {node_id} knows of no {topic}")
+        return answer.payload
 
     def on_broadcast(self, topic: str, handler: BroadcastHandler) -> None:
         self._handlers[topic] = handler

@@ -514,6 +514,7 @@ class Failure(Message):
 _PLAIN_ERRORS: dict[str, type[KVError]] = {
     cls.__name__: cls
     for cls in (
+        api.ExchangeLost,
         api.SerializationConflict,
         api.ReadConflict,
         api.LockNotAvailable,

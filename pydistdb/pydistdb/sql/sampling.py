@@ -84,6 +84,9 @@ class SampleRun:
     def is_full(self) -> bool:
         return self._bytes >= MOST_BYTES
 
+    def outgoing(self) -> Sequence[tuple[int, bytes]]:
+        return ()
+
     def finish(self) -> bytes:
         return encode_answer(SampleAnswer(self.count, self.size, self.numbers, self.values))
 

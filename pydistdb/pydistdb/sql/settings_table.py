@@ -76,6 +76,7 @@ effective_io_concurrency|integer|user|1||0|1000
 enable_async_append|bool|user|on
 enable_bitmapscan|bool|user|on
 enable_gathermerge|bool|user|on
+enable_gatewayjoin|bool|user|on
 enable_hashagg|bool|user|on
 enable_hashjoin|bool|user|on
 enable_incremental_sort|bool|user|on
@@ -90,6 +91,7 @@ enable_parallel_hash|bool|user|on
 enable_partition_pruning|bool|user|on
 enable_partitionwise_aggregate|bool|user|off
 enable_partitionwise_join|bool|user|off
+enable_repartition|bool|user|on
 enable_seqscan|bool|user|on
 enable_shardjoin|bool|user|on
 enable_sort|bool|user|on

@@ -24,7 +24,7 @@ from msgspec import structs
 from pydistdb.kv.api import MustWait, SpanPart
 from pydistdb.kv.fragments import TooLong
 from pydistdb.sql.errors import ProgramLimitExceeded
-from pydistdb.sql.exec.fragment import Row, encode_arguments
+from pydistdb.sql.exec.fragment import DealTo, Row, encode_arguments
 from pydistdb.sql.exec.memory import Holding
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.part import MOST_GIVEN_BYTES, Part
@@ -39,6 +39,7 @@ from pydistdb.sql.plan.cut import Cut
 from pydistdb.sql.plan.distribute import Tail
 from pydistdb.sql.plan.explain_formats import ShardActual
 from pydistdb.sql.plan.physical import AtShards
+from pydistdb.sql.tree import Expr
 
 MOST_BUCKET_ENTRIES = 2_000_000
 """What lies in one bucket is held in memory at once."""
@@ -61,12 +62,16 @@ class AtShardsOperator(Operator):
     @cached_property
     def part(self) -> Part | None:
         """What is sent; None if it cannot be."""
+        return self.part_with(self.tail)
+
+    def part_with(self, tail: Tail | None, deal: tuple[Expr, ...] = ()) -> Part | None:
+        """The part with another tail, whose rows are dealt out by ``deal``."""
         identities = []
         for scan, layout in zip(self.cut.scans, self.layouts, strict=True):
             index = layout.by_storage_id[scan.node.access.index.storage_id]
             identities.append(index.identity if index.hashed else b"")
         try:
-            return Part(self.cut, identities, self.tail)
+            return Part(self.cut, identities, tail, deal=deal)
         except NotPortable:
             return None
 
@@ -86,7 +91,7 @@ class AtShardsOperator(Operator):
                 yield batch
             return
         with state.hold(self.actual) as held:
-            tables = await self._tables(state, held)
+            tables = await self.tables(state, held)
             if tables is not None and not all(tables[number] for number in self.cut.deciding):
                 return
             source = self.plain.batches(state) if tables is None else self._scattered(self.part, tables, spans, state)
@@ -100,12 +105,12 @@ class AtShardsOperator(Operator):
         kind = "" if self.tail is None else self.tail.kind
         return scatter(
             state.scheduler,
-            _Run(self, part, state, tables).streams(spans),
+            ShardsRun(self, part, state, tables).streams(spans),
             ordered=kind not in ("sort", "distinct", "aggregate"),
             width=1 if kind == "limit" else WIDTH,
         )
 
-    async def _tables(self, state: State, held: Holding) -> list[list[Row]] | None:
+    async def tables(self, state: State, held: Holding) -> list[list[Row]] | None:
         """The rows of the tables to be given to the shards; None if they are too many."""
         tables: list[list[Row]] = []
         for operator in self.given:
@@ -120,17 +125,25 @@ class AtShardsOperator(Operator):
         return tables
 
 
-class _Run:
-    """The operator at work for one statement."""
+class ShardsRun:
+    """The operator at work for one statement.  ``deal``: where the rows go, if not to the gateway (repartition.py)."""
 
-    def __init__(self, operator: AtShardsOperator, part: Part, state: State, tables: Sequence[list[Row]]) -> None:
+    def __init__(
+        self,
+        operator: AtShardsOperator,
+        part: Part,
+        state: State,
+        tables: Sequence[list[Row]],
+        deal: DealTo | None = None,
+    ) -> None:
         self.operator = operator
         self.part = part
         self.state = state
         self.tables = tables
+        self.deal = deal
         self.by_bucket = part.cut.by_bucket
         self.reverse = not self.by_bucket and part.cut.scans[0].node.access.reverse
-        whole = part.arguments(state, None)
+        whole = structs.replace(part.arguments(state, None), deal=deal)
         if tables:
             name, blocks = part.given(tables)
             whole = structs.replace(whole, tables=name, blocks=blocks)
@@ -140,7 +153,7 @@ class _Run:
         """The nodes that have been sent the whole of it."""
 
     @cached_property
-    def here(self) -> CompiledPart:
+    def compiled(self) -> CompiledPart:
         return compiled_part(self.part.data)
 
     async def streams(self, spans: Sequence[tuple[bytes, bytes]]) -> AsyncIterator[AsyncIterator[Batch]]:
@@ -154,7 +167,7 @@ class _Run:
                     found = found._replace(end=stop, is_local=found.is_local or stop > edge)
                 shard = shard_of(self.operator.actual, found)
                 if found.is_local:
-                    yield self._here(found.start, found.end, shard)
+                    yield self.here(found.start, found.end, shard)
                 else:
                     yield self._there(found, shard)
                 if self.reverse:
@@ -182,19 +195,19 @@ class _Run:
                 sent = self.whole
                 continue
             if answer is None or answer.lacking:
-                async for batch in self._here(start, end, shard):
+                async for batch in self.here(start, end, shard):
                     yield batch
                 return
             sent = self.named
-            rows = self.part.read(answer.output)
+            rows = self.read(answer.output)
             if shard is not None:
                 shard.entries += answer.entries
-                shard.rows += len(rows)
+                shard.rows += self.count(rows)
                 shard.nodes.add(answer.node)
             if answer.resume == start and not reverse:
                 # The range has been split amid a bucket.
                 stop = min(bucket_end(start), end)
-                async for batch in self._here(start, stop, shard):
+                async for batch in self.here(start, stop, shard):
                     yield batch
                 start = stop
                 continue
@@ -207,11 +220,18 @@ class _Run:
             else:
                 start = answer.resume
 
-    async def _here(self, start: bytes, end: bytes, shard: ShardActual | None) -> AsyncIterator[Batch]:
+    def read(self, output: bytes) -> Batch:
+        """What an answer says."""
+        return self.part.read(output)
+
+    def count(self, rows: Batch) -> int:
+        return len(rows)
+
+    async def here(self, start: bytes, end: bytes, shard: ShardActual | None) -> AsyncIterator[Batch]:
         """A span read entry by entry, from whatever ranges, and worked on at this node."""
         state = State(self.state.run)
         state.outer.update(self.state.outer)
-        part = self.here
+        part = self.compiled
         part.set_given(self.tables, state)
         begun = perf_counter()
         try:

@@ -26,6 +26,7 @@ from pydistdb.sql.exec.operator import (
     ProjectSetOperator,
     ValuesOperator,
 )
+from pydistdb.sql.exec.repartition import RepartitionedOperator
 from pydistdb.sql.exec.routine import RoutineScanOperator
 from pydistdb.sql.exec.scan import TableScanOperator, VirtualScanOperator
 from pydistdb.sql.exec.sequence import SequenceScanOperator
@@ -40,16 +41,19 @@ from pydistdb.sql.plan.explain_formats import Actual
 from pydistdb.sql.plan.physical import (
     Apply,
     AtShards,
+    Exchange,
     HashJoin,
     IncrementalSort,
     LockedRows,
     LookupJoin,
     MergeJoin,
     NestedLoop,
+    Repartitioned,
     TableScan,
     TopN,
     VirtualTableScan,
 )
+from pydistdb.sql.plan.repartition import staged
 from pydistdb.sql.plan.rules.inline_ctes import changes_data
 from pydistdb.sql.tree import (
     Aggregate,
@@ -76,6 +80,8 @@ from pydistdb.sql.tree import (
     Window,
 )
 
+_WITH_TAIL = (TableScanOperator, AtShardsOperator, RepartitionedOperator)
+
 
 class Compiler:
     """Makes the operators of one plan."""
@@ -87,10 +93,14 @@ class Compiler:
         """The operator of each scan, with the projection and the tail it does, by ``id(node)``."""
         self.parts: dict[int, AtShardsOperator] = {}
         """The operators of what may be done at the shards."""
+        self.exchanges: dict[int, RepartitionedOperator] = {}
+        """Those of what may be done over an exchange."""
         self._recursive: list[int] = []
         """CTEs whose step is being compiled: their scans read the working table."""
 
     def operator(self, node: Rel) -> Operator:
+        if isinstance(node, Exchange):  # as far as the gateway goes, rows pass through it
+            return self.operator(node.input)
         made = self._operator(node)
         if isinstance(made, TableScanOperator):
             self.scans[id(made.node)] = made
@@ -103,7 +113,7 @@ class Compiler:
     def _over_scan(self, node: Aggregate | TopN | Limit | Distinct) -> Operator:
         """The input of a step of which a part can be done where the rows are."""
         source = self.operator(node.input)
-        if isinstance(source, TableScanOperator | AtShardsOperator):
+        if isinstance(source, _WITH_TAIL):
             source.tail = tail_of(node)
         return source
 
@@ -158,6 +168,8 @@ class Compiler:
                 return MergeJoinOperator(node, self.operator(node.left), self.operator(node.right))
             case AtShards():
                 return self._at_shards(node)
+            case Repartitioned():
+                return self._repartitioned(node)
             case NestedLoop():
                 return NestedLoopOperator(node, self.operator(node.left), self.operator(node.right))
             case SetOperation():
@@ -186,7 +198,7 @@ class Compiler:
         source = self._over_scan(node)
         waiting = [a for call in node.calls for a in call.arguments if may_wait([a])]
         if waiting:
-            if isinstance(source, TableScanOperator | AtShardsOperator):
+            if isinstance(source, _WITH_TAIL):
                 source.tail = None
             ids = {argument: -number for number, argument in enumerate(waiting, 1)}
             columns = (*source.columns, *(OutputColumn(id, "", argument.type) for argument, id in ids.items()))
@@ -233,6 +245,17 @@ class Compiler:
         plain = self.operator(node.input)
         made = AtShardsOperator(node, found, plain, [self.operator(given) for given in found.broadcast])
         self.parts[id(node)] = made
+        return made
+
+    def _repartitioned(self, node: Repartitioned) -> Operator:
+        found = staged(node.input)
+        plain = self.operator(node.input)
+        sources = [self.exchanges.get(id(each.input)) or self.parts[id(each.input)] for each in found.inputs]
+        given = [self.operator(table) for table in found.broadcast]
+        made = RepartitionedOperator(node, found, plain, sources, given)
+        if self._actuals is not None:
+            made.input_actuals = [self._actuals.setdefault(id(each), Actual()) for each in found.inputs]
+        self.exchanges[id(node)] = made
         return made
 
     def _set_operation(self, node: SetOperation) -> Operator:

@@ -58,6 +58,14 @@ class Text(msgspec.Struct, array_like=True, frozen=True):
     tree: bytes
 
 
+class DealTo(msgspec.Struct, array_like=True, frozen=True):
+    """Where the rows go instead of into the answer: each to one of ``nodes``, as input number ``input`` of an exchange there."""
+
+    exchange: bytes
+    input: int
+    nodes: tuple[int, ...]
+
+
 class Arguments(msgspec.Struct, array_like=True, frozen=True):
     """The values of one run; the first two in the order in which the fragment names them, in storage form."""
 
@@ -74,6 +82,7 @@ class Arguments(msgspec.Struct, array_like=True, frozen=True):
     """What the tables that a part of a plan was given are called (part.py), or a scan's key filter; empty: there are none."""
     blocks: list[bytes] = []
     """Their rows, unless this node has them already."""
+    deal: DealTo | None = None
 
 
 encode_text = msgspec.msgpack.Encoder().encode

@@ -106,5 +106,8 @@ class ScanRun:
     def is_full(self) -> bool:
         return self.tail.is_full
 
+    def outgoing(self) -> Sequence[tuple[int, bytes]]:
+        return ()
+
     def finish(self) -> bytes:
         return self.tail.finish()

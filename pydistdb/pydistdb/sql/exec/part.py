@@ -63,15 +63,25 @@ def _all_expressions(part: Rel) -> Iterator[Expr]:
 class Part(Portable):
     """The part above a cut; raises NotPortable if it cannot be done elsewhere."""
 
-    def __init__(self, cut: Cut, identities: Sequence[bytes], tail: Tail | None) -> None:
-        expressions = list(_all_expressions(cut.part))
+    def __init__(
+        self,
+        cut: Cut,
+        identities: Sequence[bytes],
+        tail: Tail | None,
+        *,
+        deal: tuple[Expr, ...] = (),
+        input_groups: tuple[tuple[Expr, ...], ...] = (),
+    ) -> None:
+        """``deal``: the keys by which its rows are dealt out; ``input_groups``: for each of the cut's inputs the groups whose
+        states may come, none if rows do."""
+        expressions = [*_all_expressions(cut.part), *deal]
         own = {column.id for relation in all_relations(cut.part) for column in relation.columns}
         for scan in cut.scans:
             expressions += [*scan.output, *(() if scan.node.condition is None else (scan.node.condition,))]
             own.update(column.id for column in scan.node.columns)
         super().__init__(tail, expressions, own, [column.type for column in cut.part.columns])
         self.cut = cut
-        for given in cut.broadcast:
+        for given in (*cut.broadcast, *cut.inputs):
             for column in given.columns:
                 check_type(column.type)
         self.codecs = [RowCodec([column.type for column in given.columns]) for given in cut.broadcast]
@@ -100,6 +110,8 @@ class Part(Portable):
             tuple(self.outer),
             tuple(self.parameters),
             *(self.tail.keys, self.tail.groups, self.tail.calls),
+            tuple((each.columns, groups) for each, groups in zip(cut.inputs, input_groups, strict=True)),
+            deal,
         )
         self.data = data = PART_HEAD + encode_part(PartText(scans, cut.by_bucket, self.tail.kind, dump(tree)))
         self.name = NAME_HEAD + xxh3_128_digest(data)

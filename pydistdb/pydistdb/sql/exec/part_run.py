@@ -24,6 +24,7 @@ from xxhash import xxh3_128_digest
 
 from pydistdb.kv.fragments import TooLong
 from pydistdb.sql.exec.aggregate import AggregateOperator
+from pydistdb.sql.exec.dealing import Inbox, InputCodec, Outgoing, Sending
 from pydistdb.sql.exec.fragment import Arguments, Row
 from pydistdb.sql.exec.hash_join import HashJoinOperator, Table, probed_at_once
 from pydistdb.sql.exec.kept import kept
@@ -33,7 +34,7 @@ from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.scan import TableScanOperator
 from pydistdb.sql.exec.setops import DistinctOperator
 from pydistdb.sql.exec.spill import RowCodec, in_batches
-from pydistdb.sql.exec.tail_run import Compiled, leaf_of
+from pydistdb.sql.exec.tail_run import Compiled, GroupsTail, leaf_of
 from pydistdb.sql.exec.tree_codec import load
 from pydistdb.sql.exec.values import batch_bytes
 from pydistdb.sql.layout import BUCKET_BYTES, HASH_IDENTITY_END, HASH_IDENTITY_START
@@ -61,7 +62,12 @@ class LeafOperator(Operator):
         self.place = (_GIVEN if node.broadcast else _LEAF) + node.number
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
-        for batch in in_batches(state.shared[self.place]):
+        rows: list[Row] | Inbox = state.shared[self.place]
+        if isinstance(rows, Inbox):
+            async for batch in rows.batches(state):
+                yield batch
+            return
+        for batch in in_batches(rows):
             yield batch
 
 
@@ -115,13 +121,17 @@ class CompiledPart(Compiled):
 
     def __init__(self, data: bytes) -> None:
         text = decode_part(data[len(b"part") :])
-        scans, given, part, self.outer, self.parameters, keys, groups, calls = load(text.tree)
+        scans, given, part, self.outer, self.parameters, keys, groups, calls, inputs, self.dealt_by = load(text.tree)
         self.by_bucket = text.by_bucket
         self.scans: list[TableScanOperator] = []
         self.identities = [each.identity for each in text.scans]
         for each, (columns, condition, output_columns, output) in zip(text.scans, scans, strict=True):
             self.scans.append(leaf_of(each, columns, condition).project(output_columns, output))
         self.given = [RowCodec([column.type for column in columns]) for columns in given]
+        self.inputs = [
+            InputCodec([column.type for column in columns], [group.type for group in groups_of])
+            for columns, groups_of in inputs
+        ]
         self.scan = operator_of(with_not_null(part, self.scans))
         self.set_tail(text.kind, keys, groups, calls)
 
@@ -144,6 +154,11 @@ class CompiledPart(Compiled):
             some = some or bool(rows)
         return some
 
+    def set_inputs(self, inboxes: Sequence[Inbox], state: State) -> None:
+        """Have the leaves read what has been dealt to this node."""
+        for number, inbox in enumerate(inboxes):
+            state.shared[_LEAF + number] = inbox
+
     def set_given(self, tables: Sequence[list[Row]], state: State) -> None:
         for number, rows in enumerate(tables):
             state.shared[_GIVEN + number] = rows
@@ -154,9 +169,8 @@ def with_not_null(part: Rel, scans: Sequence[TableScanOperator]) -> Rel:
 
     def known(relation: Rel) -> Rel:
         if isinstance(relation, Leaf):
-            return (
-                relation if relation.broadcast else replace(relation, not_null=tuple(scans[relation.number].not_null))
-            )
+            given = relation.broadcast or not scans
+            return relation if given else replace(relation, not_null=tuple(scans[relation.number].not_null))
         return map_parts(relation, on_relation=known)
 
     return known(part)
@@ -229,6 +243,7 @@ class PartRun:
         self.part = part
         self.state = part.state(arguments)
         self.tail = part.make(part, self.state, arguments.most)
+        self.sending = None if arguments.deal is None else Sending(arguments.deal)
         if arguments.tables:
             if arguments.blocks:
                 kept.put(arguments.tables, arguments.blocks)
@@ -274,5 +289,11 @@ class PartRun:
     def is_full(self) -> bool:
         return self.tail.is_full
 
+    def outgoing(self) -> Outgoing:
+        sending = self.sending
+        if sending is None:
+            return []
+        return sending.pack(self.tail.dealt(len(sending.to.nodes)), partial=isinstance(self.tail, GroupsTail))
+
     def finish(self) -> bytes:
-        return self.tail.finish()
+        return self.tail.finish() if self.sending is None else self.sending.receipt()

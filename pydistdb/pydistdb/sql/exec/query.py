@@ -17,6 +17,7 @@ from pydistdb.sql.exec.operator import Operator
 from pydistdb.sql.exec.point import PointRead, point_read
 from pydistdb.sql.exec.point_write import PointWrite, point_write
 from pydistdb.sql.exec.ranges import Touched, touched_ranges
+from pydistdb.sql.exec.repartition import RepartitionedOperator
 from pydistdb.sql.exec.run import RunContext, State
 from pydistdb.sql.exec.scan import TableScanOperator
 from pydistdb.sql.exec.spill import RowBuffer
@@ -46,6 +47,7 @@ class CompiledQuery:
         self._scans: dict[int, TableScanOperator] = {}
         """The scans by ``id(node)``, for EXPLAIN."""
         self._parts: dict[int, AtShardsOperator] = {}
+        self._exchanges: dict[int, RepartitionedOperator] = {}
 
     def try_run(self, run: RunContext) -> list[Row] | None:
         """Run without waiting, if this reads or changes one row by its key: the rows, with ``run.affected_rows`` set.
@@ -75,7 +77,7 @@ class CompiledQuery:
             with deep_stack():
                 compiler = Compiler(self._actuals)
                 root = self._root = compiler.operator(self.plan.root)
-                self._scans, self._parts = compiler.scans, compiler.parts
+                self._scans, self._parts, self._exchanges = compiler.scans, compiler.parts, compiler.exchanges
                 if isinstance(root, ChangeOperator):
                     root.is_root = True
         return self._root
@@ -114,13 +116,13 @@ class CompiledQuery:
 
         ``run`` needs no transaction; nothing is read."""
         assert self.root is not None
-        found = await touched_ranges(self.root, self.plan.root, run, self._scans, self._parts)
+        found = await touched_ranges(self.root, self.plan.root, run, self._scans, self._parts, self._exchanges)
         return explain_tree(self.plan, found.notes, self._actuals, found.gathered, run.catalog, verbose=verbose)
 
     async def touched(self, run: RunContext) -> Touched:
         """Where the plan reads, with the parameters of ``run``."""
         assert self.root is not None
-        return await touched_ranges(self.root, self.plan.root, run, self._scans, self._parts)
+        return await touched_ranges(self.root, self.plan.root, run, self._scans, self._parts, self._exchanges)
 
 
 def compile_plan(plan: PhysicalPlan) -> CompiledQuery:

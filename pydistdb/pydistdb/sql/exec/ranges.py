@@ -14,12 +14,13 @@ from pydistdb.kv.api import RangeInfo
 from pydistdb.sql.exec.at_shards import AtShardsOperator
 from pydistdb.sql.exec.modify import ChangeOperator
 from pydistdb.sql.exec.operator import Operator
+from pydistdb.sql.exec.repartition import LEAST_NODES, RepartitionedOperator
 from pydistdb.sql.exec.run import RunContext, State
 from pydistdb.sql.exec.scan import Bounds, TableScanOperator
 from pydistdb.sql.layout import Span, TableLayout
 from pydistdb.sql.plan.explain_gather import Gathered, strategy
 from pydistdb.sql.plan.expressions import all_relations, is_constant, walk
-from pydistdb.sql.plan.physical import AtShards, TableScan
+from pydistdb.sql.plan.physical import AtShards, Repartitioned, TableScan
 from pydistdb.sql.tree import Expr, Param, Rel
 
 MOST_SPANS = 64
@@ -45,12 +46,15 @@ async def touched_ranges(
     run: RunContext,
     scans: Mapping[int, TableScanOperator],
     parts: Mapping[int, AtShardsOperator],
+    exchanges: Mapping[int, RepartitionedOperator],
 ) -> Touched:
     """Where a plan reads, as far as that can be told beforehand."""
     result = Touched()
     inside: set[int] = set()
     """Scans of parts that are told of as a whole."""
     for relation in all_relations(root):
+        if isinstance(relation, Repartitioned) and id(relation) in exchanges:
+            await _note_exchange(exchanges[id(relation)], run, result)
         if isinstance(relation, AtShards) and id(relation) in parts:
             operator = parts[id(relation)]
             infos = await _part_ranges(operator, run)
@@ -81,6 +85,20 @@ async def touched_ranges(
                 leaders = {info.range_id: info.leader for info in infos}
                 result.gathered[id(relation)] = Gathered(scan.fragment.tail.kind, leaders, words)
     return result
+
+
+async def _note_exchange(operator: RepartitionedOperator, run: RunContext, result: Touched) -> None:
+    """The nodes of an exchange, if there is one: several lead what it reads."""
+    infos = [info for leaf in operator.leaves() for info in await _part_ranges(leaf, run)]
+    nodes = tuple(sorted({info.leader for info in infos} - {0}))
+    if operator.part is None or operator.input_parts is None or len(nodes) < LEAST_NODES:
+        return
+    tail = "" if operator.tail is None else operator.tail.kind
+    words = strategy(tail, exchange=operator.node)
+    result.strategies.append(words)
+    result.gathered[id(operator.node)] = Gathered(tail or "rows", {}, words, nodes)
+    for exchange in operator.cut.inputs:
+        result.gathered[id(exchange)] = Gathered("dealt", {}, "", nodes)
 
 
 async def _part_ranges(operator: AtShardsOperator, run: RunContext) -> list[RangeInfo]:

@@ -9,21 +9,24 @@ whatever comes first; the gateway asks for the rest of the span again::
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 from pydistdb.sql.exec.aggregate import AggregateOperator
+from pydistdb.sql.exec.dealing import deal
 from pydistdb.sql.exec.fragment import Arguments, Text, pack_states
 from pydistdb.sql.exec.grouping import GroupingSet
 from pydistdb.sql.exec.operator import Operator
 from pydistdb.sql.exec.part import ScanText
 from pydistdb.sql.exec.run import RunContext, State
 from pydistdb.sql.exec.scan import TableScanOperator
-from pydistdb.sql.exec.setops import row_keys
+from pydistdb.sql.exec.setops import Keys, keys_function, row_keys
 from pydistdb.sql.exec.sort import MOST_TOP_ROWS, Sorter
 from pydistdb.sql.exec.tree_codec import runtime_form
 from pydistdb.sql.plan.physical import Access, TableScan
 from pydistdb.sql.tree import Aggregate, AggregateCall, ColumnRef, Expr, OutputColumn, Param, SortKey
 from pydistdb.sql.types.base import EvalContext
+from pydistdb.tasks import Scheduler
 
 MOST_ROWS = 4_096
 MOST_BYTES = 256 << 10
@@ -53,6 +56,7 @@ class Compiled:
     scan: Operator
     outer: tuple[ColumnRef, ...]
     parameters: tuple[Param, ...]
+    dealt_by: tuple[Expr, ...] = ()
 
     def set_tail(
         self, kind: str, keys: tuple[SortKey, ...], groups: tuple[Expr, ...], calls: tuple[AggregateCall, ...]
@@ -71,7 +75,12 @@ class Compiled:
             self.group_types = [group.type for group in groups]
             self.make = GroupsTail if groups else AggregateTail
 
-    def state(self, arguments: Arguments) -> State:
+    @cached_property
+    def deal_keys(self) -> Keys:
+        """What rows are dealt out by."""
+        return keys_function(self.scan.code(), self.dealt_by)
+
+    def state(self, arguments: Arguments, scheduler: Scheduler | None = None) -> State:
         context = EvalContext()
         context.transaction_timestamp = arguments.transaction_timestamp
         context.statement_timestamp = arguments.statement_timestamp
@@ -82,7 +91,7 @@ class Compiled:
         for parameter, stored in zip(self.parameters, arguments.parameters, strict=True):
             values[parameter.index] = runtime_form(parameter.type, stored)
         nothing = cast(Any, None)
-        state = State(RunContext(None, nothing, nothing, context, values, _NoClock()))
+        state = State(RunContext(None, nothing, nothing, context, values, scheduler or _NoClock()))
         for column, stored in zip(self.outer, arguments.outer, strict=True):
             state.outer[column.id] = runtime_form(column.type, stored)
         return state
@@ -123,8 +132,17 @@ class RowsTail:
         return count >= MOST_ROWS or self.bytes >= MOST_BYTES or (self.most > 0 and count >= self.most)
 
     def finish(self) -> bytes:
-        rows = self.rows[: self.most] if self.most else self.rows
-        return self.fragment.scan.codec.encode(rows)
+        return self.fragment.scan.codec.encode(self.final())
+
+    def final(self) -> list[Row]:
+        return self.rows[: self.most] if self.most else self.rows
+
+    def dealt(self, count: int) -> list[tuple[int, bytes]]:
+        """What ``finish`` would give in ``count`` parts by the hash of the keys, each with its number of rows."""
+        rows = self.final()
+        parts = deal(rows, self.fragment.deal_keys(rows, self.state), count)
+        encode = self.fragment.scan.codec.encode
+        return [(len(part), encode(part) if part else b"") for part in parts]
 
 
 class TopTail(RowsTail):
@@ -143,10 +161,10 @@ class TopTail(RowsTail):
     def is_full(self) -> bool:
         return not 0 < self.most <= MOST_TOP_ROWS and (len(self.rows) >= MOST_ROWS or self.bytes >= MOST_BYTES)
 
-    def finish(self) -> bytes:
+    def final(self) -> list[Row]:
         if 0 < self.most <= MOST_TOP_ROWS:
             self._cut()
-        return self.fragment.scan.codec.encode(self.rows)
+        return self.rows
 
 
 class DistinctTail(RowsTail):
@@ -165,8 +183,8 @@ class DistinctTail(RowsTail):
     def is_full(self) -> bool:
         return len(self.seen) >= MOST_GROUPS
 
-    def finish(self) -> bytes:
-        return self.fragment.scan.codec.encode(list(self.seen.values()))
+    def final(self) -> list[Row]:
+        return list(self.seen.values())
 
 
 class AggregateTail(RowsTail):
@@ -203,3 +221,8 @@ class GroupsTail(RowsTail):
 
     def finish(self) -> bytes:
         return pack_states(self.table.values(), self.fragment.group_types)
+
+    def dealt(self, count: int) -> list[tuple[int, bytes]]:
+        parts = deal(list(self.table.values()), self.table, count)
+        types = self.fragment.group_types
+        return [(len(part), pack_states(part, types) if part else b"") for part in parts]

@@ -18,6 +18,14 @@ RESTART_COST = 40.0
 """Running the inner side of a nested loop anew."""
 HASH_ROW_COST = 0.6
 SORT_ROW_COST = 0.3
+NETWORK_BYTE_COST = 0.03
+"""A byte that goes from one node to another: written, sent, read."""
+DEAL_ROW_COST = 0.8
+"""Finding out by its hash which node a row goes to."""
+EXCHANGE_COST = 30_000.0
+"""Setting up an exchange, and its rounds between the nodes: some 20 ms."""
+ASSUMED_NODES = 3.0
+"""A plan is made without knowing where the ranges are led: the nodes that share what is repartitioned."""
 DISABLED_COST = 1e10
 """On top of what a way costs that an ``enable_`` setting rules out: taken only where there is no other."""
 
@@ -33,9 +41,11 @@ SWITCHES = (
     "mergejoin",
     "sort",
     "shardjoin",
+    "repartition",
+    "gatewayjoin",
 )
-"""The ``enable_`` settings that the planner heeds; look-up joins count as nested loops, and a shard join is what is done at the
-shards with the rows of several tables."""
+"""The ``enable_`` settings that the planner heeds; look-up joins count as nested loops, a shard join is what is done at the
+shards with the rows of several tables, and a gateway join is what could be repartitioned and is not."""
 
 
 def disabled_ways(settings: Mapping[str, str]) -> Disabled:

@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pydistdb.sql.plan.distribute import Tail
 from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.expressions import (
     all_relations,
@@ -37,7 +38,7 @@ from pydistdb.sql.plan.expressions import (
     relation_is_volatile,
 )
 from pydistdb.sql.plan.ordering import ordering
-from pydistdb.sql.plan.physical import AtShards, HashJoin, Leaf, TableScan, TopN
+from pydistdb.sql.plan.physical import AtShards, Exchange, HashJoin, Leaf, TableScan, TopN
 from pydistdb.sql.tree import (
     Aggregate,
     ColumnId,
@@ -84,6 +85,9 @@ class Cut:
     keys: Keys
     deciding: frozenset[int]
     """The numbers of tables sent along without whose rows there are none at all."""
+    inputs: tuple[Exchange, ...] = ()
+    """What is dealt to the nodes, in place of scans (repartition.py); ``input_tails``: what is done to it before."""
+    input_tails: tuple[Tail | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

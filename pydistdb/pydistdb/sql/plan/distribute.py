@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pydistdb.sql.plan.physical import AtShards, TableScan, TopN
+from pydistdb.sql.plan.physical import AtShards, Repartitioned, TableScan, TopN
 from pydistdb.sql.tree import Aggregate, AggregateCall, Const, Distinct, Expr, Limit, Param, Project, Rel, SortKey
 from pydistdb.sql.types.registry import FLOAT4, FLOAT8
 
@@ -86,10 +86,10 @@ def _of_floats(call: AggregateCall) -> bool:
     return any(argument.type.oid in (FLOAT4.oid, FLOAT8.oid) for argument in call.arguments)
 
 
-def scan_below(node: Rel) -> TableScan | AtShards | None:
+def scan_below(node: Rel) -> TableScan | AtShards | Repartitioned | None:
     """The scan that ``node`` stands on directly, or with a projection in between; or what is done at the shards."""
     below = getattr(node, "input", None)
-    if isinstance(below, AtShards):
+    if isinstance(below, AtShards | Repartitioned):
         return below
     if isinstance(below, Project):
         below = below.input

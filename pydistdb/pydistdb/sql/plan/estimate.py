@@ -25,12 +25,14 @@ from pydistdb.sql.plan.known import DEFAULT_ROWS, Known
 from pydistdb.sql.plan.physical import (
     Apply,
     AtShards,
+    Exchange,
     HashJoin,
     IncrementalSort,
     LockedRows,
     LookupJoin,
     MergeJoin,
     NestedLoop,
+    Repartitioned,
     TableScan,
     TopN,
     VirtualTableScan,
@@ -256,7 +258,9 @@ class Estimator(Known):
             case Filter():
                 rows = self.rows(relation.input)
                 return max(rows * self.selectivity(relation.condition, rows), 1.0)
-            case Project() | Window() | Sort() | LockedRows() | Apply() | IncrementalSort() | AtShards():
+            case Project() | Window() | Sort() | LockedRows() | Apply() | IncrementalSort():
+                return self.rows(relation.input)
+            case AtShards() | Exchange() | Repartitioned():
                 return self.rows(relation.input)
             case ProjectSet():
                 return self.rows(relation.input) * 10

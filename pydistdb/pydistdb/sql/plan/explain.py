@@ -20,7 +20,7 @@ from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan.depth import deep_stack
 from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.explain_formats import Actual, PlanNode, Style, Value, text_lines
-from pydistdb.sql.plan.explain_gather import Gathered, with_gather
+from pydistdb.sql.plan.explain_gather import Gathered, dealt, with_gather
 from pydistdb.sql.plan.explain_shards import shards_note
 from pydistdb.sql.plan.explain_text import ExpressionText
 from pydistdb.sql.plan.explain_usage import usage_group, usage_text
@@ -28,12 +28,14 @@ from pydistdb.sql.plan.expressions import all_relations, conjuncts, free_columns
 from pydistdb.sql.plan.physical import (
     Apply,
     AtShards,
+    Exchange,
     HashJoin,
     IncrementalSort,
     LockedRows,
     LookupJoin,
     MergeJoin,
     NestedLoop,
+    Repartitioned,
     SubPlan,
     TableScan,
     TopN,
@@ -170,8 +172,12 @@ class Explainer(ExpressionText):
             match relation:
                 case Project():
                     relation = relation.input
-                case AtShards():
+                case AtShards() | Repartitioned():
                     marked, relation = relation, relation.input
+                case Exchange() if id(relation) not in self.gathered:
+                    relation = relation.input
+                case Exchange():
+                    return self._exchange(relation, relationship, label)
                 case Filter() if not isinstance(relation.input, Values):
                     filters += conjuncts(relation.condition)
                     relation = relation.input
@@ -200,6 +206,11 @@ class Explainer(ExpressionText):
                 child.actual = None  # rows named by their keys are locked and read in one request, without the scan
         node.startup_cost, node.total_cost = total_cost(relation, self.estimator)
         return with_gather(marked or relation, node, self.gathered, self)
+
+    def _exchange(self, exchange: Exchange, relationship: str, label: str) -> PlanNode:
+        below = self._node(exchange.input, relationship, label)
+        keys = [self.text(key) for key in exchange.keys]
+        return dealt(exchange, below, self.gathered[id(exchange)], self.actuals.get(id(exchange)), keys)
 
     def _children(self, relation: Rel) -> list[PlanNode]:
         if isinstance(relation, Cte):

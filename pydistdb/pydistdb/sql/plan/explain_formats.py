@@ -34,6 +34,8 @@ class ShardActual:
     seconds: float = 0.0
     nodes: set[int] = field(default_factory=set)
     replicas: tuple[int, ...] = ()
+    of_node: bool = False
+    """It is a node's share of an exchange: no entries are read for it."""
 
 
 @dataclass(slots=True)
@@ -120,7 +122,9 @@ def actuals(node: PlanNode, style: Style) -> str:
 
 
 def _shard(shard: ShardActual, style: Style) -> Group:
-    found: Group = [("scanned", shard.entries), ("rows", shard.rows), ("bytes", shard.bytes), ("calls", shard.calls)]
+    found: Group = [("rows", shard.rows), ("bytes", shard.bytes), ("calls", shard.calls)]
+    if not shard.of_node:
+        found.insert(0, ("scanned", shard.entries))
     if style.timing:
         found.append(("time", fixed(shard.seconds * 1000)))
     return [*found, *(("replica", f"node {node}") for node in shard.replicas)]

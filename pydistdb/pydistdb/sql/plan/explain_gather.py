@@ -28,7 +28,8 @@ from pydistdb.sql.plan.distribute import scan_below, tail_of
 from pydistdb.sql.plan.explain_formats import Actual, PlanNode, Value
 from pydistdb.sql.plan.explain_sql import final_functions, shard_query
 from pydistdb.sql.plan.explain_text import ExpressionText
-from pydistdb.sql.tree import Aggregate, Rel
+from pydistdb.sql.plan.physical import Exchange, Repartitioned
+from pydistdb.sql.tree import Aggregate, Distinct, Filter, Project, Rel
 
 MOST_LISTED = 8
 """So many shards are named where ANALYZE does not name them all."""
@@ -43,11 +44,17 @@ class Gathered:
     """The node that leads each range, by range id, in key order."""
     strategy: str = ""
     """In words."""
+    nodes: tuple[int, ...] = ()
+    """Of an exchange: those that take a share each."""
 
 
-def strategy(kind: str, found: Cut | None = None, *, filters: bool = False) -> str:
-    """What is done at the shards, in words."""
+def strategy(
+    kind: str, found: Cut | None = None, *, filters: bool = False, exchange: Repartitioned | None = None
+) -> str:
+    """What is done at the shards, or over an exchange, in words."""
     words: list[str] = []
+    if exchange is not None:
+        words.append(f"repartitioned {_what_is_dealt_for(exchange.input)}")
     if found is not None and found.joins:
         words.append("collocated join")
     if found is not None and found.broadcast:
@@ -62,22 +69,53 @@ def strategy(kind: str, found: Cut | None = None, *, filters: bool = False) -> s
     return ", ".join(words) or "scan"
 
 
+def _what_is_dealt_for(relation: Rel) -> str:
+    match relation:
+        case Aggregate():
+            return "groups"
+        case Distinct():
+            return "distinct"
+        case Filter() | Project():
+            return _what_is_dealt_for(relation.input)
+    return "join"
+
+
+def dealt(exchange: Exchange, below: PlanNode, found: Gathered, actual: Actual | None, keys: list[str]) -> PlanNode:
+    """The step that deals rows out over the nodes."""
+    node = PlanNode(f"Repartition by hash ({', '.join(keys)})", [("Node Type", "Repartition")], [])
+    if actual is None or not actual.shards:
+        node.properties = [("Nodes", [f"node {number}" for number in found.nodes])]
+    else:
+        node.shards = [(f"To node {number}", shard) for number, shard in sorted(actual.shards.items())]
+    node.rows, node.width = below.rows, below.width
+    node.startup_cost, node.total_cost = below.startup_cost, below.total_cost
+    node.relationship, node.label, below.relationship, below.label = below.relationship, below.label, "Outer", ""
+    if below.title == "Gather":  # nothing is gathered: what is made there goes to the nodes
+        below.title, below.head, below.actual = "At Shards", [("Node Type", "At Shards")], None
+    node.children = [below]
+    return node
+
+
 def _gather(found: Gathered, below: PlanNode, actual: Actual | None, query: str) -> PlanNode:
     """The step that takes in what the shards give."""
     names = {number: f"Range {number} (node {leader})" for number, leader in found.leaders.items()}
-    properties: list[tuple[str, Value]] = [("Shards Planned", len(names)), ("Strategy", found.strategy)]
+    planned = "Nodes" if found.nodes else "Shards"
+    names.update({number: f"Node {number}" for number in found.nodes})
+    properties: list[tuple[str, Value]] = [(f"{planned} Planned", len(names)), ("Strategy", found.strategy)]
     if actual is None or not actual.shards:
         listed = list(names.values())
         more = [f"and {len(listed) - MOST_LISTED} more"] if len(listed) > MOST_LISTED else []
-        properties.append(("Shards", [*listed[:MOST_LISTED], *more]))
-    node = PlanNode("Gather", [("Node Type", "Gather")], [*properties, ("Shard Query", query)])
+        properties.append((planned, [*listed[:MOST_LISTED], *more]))
+    if not found.nodes:
+        properties.append(("Shard Query", query))
+    node = PlanNode("Gather", [("Node Type", "Gather")], properties)
     node.rows, node.width = below.rows, below.width
     node.startup_cost, node.total_cost = below.startup_cost, below.total_cost
     node.relationship, node.label, below.relationship, below.label = below.relationship, below.label, "Outer", ""
     node.actual = actual
     if actual is not None:
         for number, shard in actual.shards.items():
-            shard.replicas = tuple(sorted(shard.nodes - {found.leaders.get(number, 0)}))
+            shard.replicas = tuple(sorted(shard.nodes - {found.leaders.get(number, number if found.nodes else 0)}))
         node.shards = [(names.get(number, f"Range {number}"), shard) for number, shard in actual.shards.items()]
         _forget_actuals(below)
     node.children = [below]
@@ -88,7 +126,7 @@ def _forget_actuals(node: PlanNode) -> None:
     """What is done at the shards is told of by the Gather above."""
     node.actual = None
     for child in node.children:
-        if child.title != "Gather":
+        if child.title not in ("Gather", "At Shards"):
             _forget_actuals(child)
 
 

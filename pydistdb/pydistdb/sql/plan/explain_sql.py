@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from pydistdb.sql.plan.explain_text import ExpressionText
 from pydistdb.sql.plan.expressions import conjuncts
-from pydistdb.sql.plan.physical import AtShards, HashJoin, TableScan, TopN
+from pydistdb.sql.plan.physical import AtShards, Exchange, HashJoin, Repartitioned, TableScan, TopN
 from pydistdb.sql.tree import Aggregate, AggregateCall, Delete, Distinct, Expr, Filter, Limit, Project, Rel, Update
 
 MOST_CHARACTERS = 2_000
@@ -100,7 +100,7 @@ def _select(relation: Rel, text: ExpressionText) -> _Select:
                 else relation.access.terms
             )
             return _Select(columns, source, list(map(text.text, terms)))
-        case AtShards():
+        case AtShards() | Repartitioned() | Exchange():
             return _select(relation.input, text)
         case Project():
             below = _select(relation.input, text)

@@ -201,8 +201,24 @@ class AtShards(Rel):
 
 
 @dataclass(frozen=True, slots=True)
+class Exchange(Rel):
+    """The rows of ``input``, an AtShards or a Repartitioned, dealt out over the nodes by the hash of ``keys``."""
+
+    input: Rel
+    keys: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repartitioned(Rel):
+    """``input`` stands on Exchanges and can be done by each node for the rows it is dealt (repartition.py)."""
+
+    input: Rel
+
+
+@dataclass(frozen=True, slots=True)
 class Leaf(Rel):
-    """In a part of a plan that runs elsewhere: the rows of its scan (or, ``broadcast``, of its given table) ``number``."""
+    """In a part of a plan that runs elsewhere: the rows of its scan, or of what it is dealt (or, ``broadcast``, of its given
+    table) ``number``."""
 
     number: int
     broadcast: bool

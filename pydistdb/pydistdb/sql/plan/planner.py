@@ -13,6 +13,7 @@ from pydistdb.sql.plan.build import Builder
 from pydistdb.sql.plan.cost import NOTHING_DISABLED, Disabled
 from pydistdb.sql.plan.cut import at_shards
 from pydistdb.sql.plan.depth import deep_stack
+from pydistdb.sql.plan.repartition import repartition
 from pydistdb.sql.plan.rules.decorrelate import decorrelate
 from pydistdb.sql.plan.rules.drop_joins import drop_joins
 from pydistdb.sql.plan.rules.factor import factor
@@ -68,4 +69,5 @@ def plan(
     with deep_stack():
         query = optimize(bound.query)
         builder = Builder(catalog, query, disabled)
-        return PhysicalPlan(bound, at_shards(builder.build(query), builder.estimator))
+        root = at_shards(builder.build(query), builder.estimator)
+        return PhysicalPlan(bound, repartition(root, builder.estimator))
