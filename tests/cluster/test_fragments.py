@@ -212,3 +212,56 @@ def test_ranges_split_and_move_under_a_join(sharded: LocalCluster) -> None:
             stop.set()
             reader.join()
         assert answers and all(answer == expected for answer in answers)
+
+
+REPARTITIONED = [
+    "SELECT v.city, count(*), sum(o.amount) FROM orders o JOIN visits v ON v.id = o.id GROUP BY 1 ORDER BY 1",
+    "SELECT count(*), sum(u.age) FROM orders o JOIN users u USING (user_id) JOIN visits v ON v.city = u.city AND v.id = o.id",
+    "SELECT count(DISTINCT amount), sum(DISTINCT amount) FROM orders",
+    "SELECT count(DISTINCT city) FROM visits",
+    "SELECT amount, count(*), count(DISTINCT user_id) FROM orders GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 7",
+    "SELECT o.note, v.id FROM visits v LEFT JOIN orders o ON o.id = v.id AND o.amount > 10 WHERE v.city = 3 ORDER BY 2, 1",
+    "SELECT count(*) FROM (SELECT DISTINCT user_id, city FROM visits) d JOIN users u ON u.city = d.city",
+]
+
+
+def test_repartitioned_queries_give_the_same(sharded: LocalCluster) -> None:
+    for node in sharded.nodes[:2]:
+        with psycopg.connect(node.url) as connection:
+            notices: list[str] = []
+            connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))  # noqa: B023
+            connection.execute("SET proddb.trace = on")
+            for text in (  # what the transaction itself has written counts, wherever it lies
+                "INSERT INTO visits SELECT g, g % 100, 3 FROM generate_series(20001, 20050) g",
+                "UPDATE orders SET amount = amount + 1 WHERE user_id < 20",
+                "DELETE FROM users WHERE user_id BETWEEN 100 AND 120",
+            ):
+                connection.execute(text)
+            for query in REPARTITIONED:
+                connection.execute("SET enable_repartition = off")
+                expected = connection.execute(query).fetchall()
+                connection.execute("SET enable_repartition = on; SET enable_gatewayjoin = off")
+                assert connection.execute(query).fetchall() == expected, query
+                assert "[Distributed query, repartitioned " in notices[-1], notices[-1]
+            connection.rollback()
+
+
+def test_repartitioned_joins_tell_what_moves(sharded: LocalCluster) -> None:
+    with psycopg.connect(sharded.nodes[0].url, autocommit=True) as connection:
+        connection.execute("SET enable_gatewayjoin = off")
+        lines = [line for (line,) in connection.execute(f"EXPLAIN ANALYZE {REPARTITIONED[0]}")]  # type: ignore[misc]
+        text = "\n".join(map(str, lines))
+        assert "Repartition by hash (o.id)" in text and "Repartition by hash (v.id)" in text
+        dealt = [int(rows) for rows in re.findall(r"To node \d: rows=(\d+) bytes=\d+", text)]
+        assert sum(dealt) >= 40_000 and max(dealt) < 20_000
+        assert re.search(r"Node \d: rows=\d+ bytes=\d+ calls=\d+ time=", text)
+
+
+def test_a_repartitioned_query_is_cancelled_everywhere(sharded: LocalCluster) -> None:
+    with psycopg.connect(sharded.nodes[2].url, autocommit=True) as connection:
+        connection.execute("SET enable_gatewayjoin = off")
+        timer = threading.Timer(0.2, connection.cancel)
+        timer.start()
+        with pytest.raises(QueryCanceled):
+            connection.execute("SELECT sum(a.id * b.id) FROM visits a JOIN orders b ON a.city = b.amount::int % 23")
+        assert connection.execute(REPARTITIONED[3]).fetchone() == (23,)

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pydistdb.sql.catalog.descriptors import Index, Table
+
 ROW_COST = 1.0
 SECONDARY_ROW_COST = 4.0
 """A row found through a secondary index: its entry, and the fetch by key."""
 LOOKUP_COST = 4.0
 """One key of a batched look-up."""
+FAR_LOOKUP_COST = 8.0
+FAR_CALL_COST = 400.0
+"""More where the table is spread over nodes: a key of a batch, with its row on the way back; a request and its answer."""
 START_COST = 4.0
 """Opening a scan at a place."""
 RESTART_COST = 40.0
@@ -46,6 +51,17 @@ SWITCHES = (
 )
 """The ``enable_`` settings that the planner heeds; look-up joins count as nested loops, a shard join is what is done at the
 shards with the rows of several tables, and a gateway join is what could be repartitioned and is not."""
+
+
+def lookup_cost(table: Table, index: Index) -> float:
+    """Of a key of a batched look-up."""
+    near = LOOKUP_COST if index is table.indexes[0] else 2 * LOOKUP_COST
+    return near if table.sharding is None else near + FAR_LOOKUP_COST
+
+
+def restart_cost(table: Table) -> float:
+    """Of running a scan of the table anew, as the inner side of a nested loop."""
+    return RESTART_COST if table.sharding is None else RESTART_COST + FAR_CALL_COST
 
 
 def disabled_ways(settings: Mapping[str, str]) -> Disabled:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.plan import access
 from pydistdb.sql.plan.comparisons import comparison_terms
-from pydistdb.sql.plan.cost import DISABLED_COST, HASH_ROW_COST, LOOKUP_COST, RESTART_COST, ROW_COST
+from pydistdb.sql.plan.cost import DISABLED_COST, HASH_ROW_COST, RESTART_COST, ROW_COST, lookup_cost, restart_cost
 from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.expressions import columns_of, conjoin, has_subquery, is_volatile, output_ids
 from pydistdb.sql.plan.join_order import Cluster, Plan, Probe
@@ -252,7 +252,7 @@ def _lookup(
         return None
     keys = tuple(term.alternatives[0] for term in scan.access.equal)
     relation = LookupJoin(columns, kind, left.relation, scan, keys, conjoin(rest) if rest else None, rows)
-    per_row = LOOKUP_COST if scan.access.index is scan.table.indexes[0] else 2 * LOOKUP_COST
+    per_row = lookup_cost(scan.table, scan.access.index)
     return Candidate(left.cost + left.rows * per_row + estimator.extra("nestloop"), relation)
 
 
@@ -272,7 +272,7 @@ def _index_loop(
     scan, rest = found
     outer = sorted(set().union(*(columns_of(term) for term in scan.access.terms)) & left_ids)
     relation = NestedLoop(columns, kind, left.relation, scan, conjoin(rest) if rest else None, tuple(outer), rows=rows)
-    cost = left.cost + left.rows * (RESTART_COST + scan.rows * 2 * ROW_COST)
+    cost = left.cost + left.rows * (restart_cost(scan.table) + scan.rows * 2 * ROW_COST)
     return Candidate(cost + estimator.extra("nestloop"), relation)
 
 
@@ -389,5 +389,5 @@ def _probes(cluster: Cluster, number: int, side: Side, estimator: Estimator) -> 
 
 def _probe_cost(scan: Scan, path: access.Path) -> float:
     if path.access.is_point and all(len(term.alternatives) == 1 for term in path.access.equal):
-        return LOOKUP_COST if path.access.index is scan.table.indexes[0] else 2 * LOOKUP_COST
-    return RESTART_COST + path.rows * 2 * ROW_COST
+        return lookup_cost(scan.table, path.access.index)
+    return restart_cost(scan.table) + path.rows * 2 * ROW_COST

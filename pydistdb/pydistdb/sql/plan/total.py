@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pydistdb.sql.plan.cost import HASH_ROW_COST, LOOKUP_COST, RESTART_COST, ROW_COST, SORT_ROW_COST
+from pydistdb.sql.plan.cost import HASH_ROW_COST, RESTART_COST, ROW_COST, SORT_ROW_COST, lookup_cost, restart_cost
 from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.expressions import inputs
 from pydistdb.sql.plan.physical import (
@@ -60,10 +60,14 @@ def total_cost(relation: Rel, estimator: Estimator) -> Cost:
         case NestedLoop():
             rows = estimator.rows(relation.left)
             if relation.outer_ids:
-                return Cost(below[0].startup, whole + max(rows - 1, 0.0) * (RESTART_COST + below[1].total))
+                scan = relation.right
+                restart = restart_cost(scan.table) if isinstance(scan, TableScan) else RESTART_COST
+                return Cost(below[0].startup, whole + max(rows - 1, 0.0) * (restart + below[1].total))
             return Cost(below[0].startup, whole + rows * estimator.rows(relation.right) * ROW_COST)
         case LookupJoin():
-            return Cost(below[0].startup, below[0].total + estimator.rows(relation.left) * LOOKUP_COST)
+            assert isinstance(relation.scan, TableScan)
+            each = lookup_cost(relation.scan.table, relation.scan.access.index)
+            return Cost(below[0].startup, below[0].total + estimator.rows(relation.left) * each)
         case Sort() | TopN() | IncrementalSort():
             total = whole + estimator.rows(relation.input) * SORT_ROW_COST
             return Cost(total, total)
