@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pydistdb.sql.exec import CompiledQuery, scan
-from pydistdb.sql.plan import joins, plan
+from pydistdb.sql.plan import cost, joins, plan
 
 from tests.sql.laboratory import Laboratory
 
@@ -35,8 +35,8 @@ QUERIES = [
 def lab(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Laboratory:
     rand = random.Random(request.param)
     monkeypatch.setattr(joins, "SPILLED_ROWS", -1)
-    monkeypatch.setattr(joins, "LOOKUP_COST", 1e6)
-    monkeypatch.setattr(joins, "RESTART_COST", 1e6)
+    monkeypatch.setattr(cost, "LOOKUP_COST", 1e6)
+    monkeypatch.setattr(cost, "RESTART_COST", 1e6)
     monkeypatch.setattr(scan, "FIRST_CHUNK_ROWS", rand.randrange(1, 5))
     monkeypatch.setattr(scan, "BATCH_ROWS", rand.randrange(1, 40))
     made = Laboratory(DDL)
