@@ -212,6 +212,9 @@ class Case:
             if self.phase != "joint":
                 control.execute("SELECT proddb.set_setting('snapshot.bytes_per_second', '20kB')")
                 time.sleep(2)  # until all know
+        if self.phase == "joint":
+            for node in self.cluster.nodes:
+                node.faults.set(sync_us=SLOW_SYNC_US)
         look = f"SELECT cardinality(replicas), cardinality(learners) FROM proddb.ranges WHERE range_id = {range_id}"
         with self.control(bystander) as watching:
             with self._begun(bystander, f"SELECT proddb.move_replica({range_id}, {away}, {to})"):
@@ -219,8 +222,6 @@ class Case:
                 if self.phase == "snapshot":
                     time.sleep(2)
                 elif self.phase == "joint":
-                    for node in self.cluster.nodes:
-                        node.faults.set(sync_us=SLOW_SYNC_US)
                     self._wait_for(lambda: watching.execute(look).fetchone() == (4, 0))
                 self._kill(victim)
                 for node in self.cluster.nodes:
