@@ -20,7 +20,7 @@ from pydistdb_sqllogictest.run import FileResult, Options, run_file
 MAX_JOBS = 64
 _NOT_SCRIPTS = frozenset({".md", ".tsv", ".txt", ".json", ".csv", ".py", ".xml"})
 # A folder of such a name holds pg files, whatever the folders in it are called; else a dialect's name says it.
-_PG_FOLDERS = frozenset({"derived", "suites"})
+_PG_FOLDERS = frozenset({"derived"})
 _DIALECTS = {dialect.value: dialect for dialect in Dialect}
 
 

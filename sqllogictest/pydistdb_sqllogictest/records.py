@@ -1,6 +1,8 @@
 """What a sqllogictest file holds: statements and queries, each with what it must lead to.
 
 Source: https://www.sqlite.org/sqllogictest/doc/trunk/about.wiki, and what CockroachDB, DataFusion and DuckDB made of it.
+
+``user``: the role to connect as, where it is not that of the URL.  ``retry``: what is expected may take a while to be so.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ class Statement:
     sql: str
     connection: str = "default"
     count: int | None = None
+    user: str = ""
+    retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Failure:
     sql: str
     connection: str = "default"
     sqlstate: str | None = None
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +64,31 @@ class Query:
     connection: str = "default"
     label: str | None = None
     with_column_names: bool = False
+    user: str = ""
+    retry: bool = False
 
 
-Record = Statement | Failure | Query
+@dataclass(frozen=True, slots=True)
+class Let:
+    """A query whose only value takes the place of ``$name`` in the SQL that follows."""
+
+    line: int
+    sql: str
+    name: str
+    connection: str = "default"
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait before the next record; itself no record that could fail."""
+
+    line: int
+    seconds: float
+
+
+Record = Statement | Failure | Query | Let
+Step = Record | Pause
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +96,7 @@ class Script:
     """One file, read: its records in order, or why it cannot be run here (``skipped``)."""
 
     dialect: Dialect
-    records: tuple[Record, ...]
+    records: tuple[Step, ...]
     skipped: str | None = None
 
 

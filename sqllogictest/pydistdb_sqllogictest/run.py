@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from os import getpid
 from pathlib import Path
@@ -18,11 +19,23 @@ from psycopg.conninfo import make_conninfo
 
 from pydistdb_sqllogictest.compare import Result, digest, lines_of, matches, render
 from pydistdb_sqllogictest.parse import parse_script
-from pydistdb_sqllogictest.records import Dialect, Failure, Query, Record, Script, ScriptError, Statement
+from pydistdb_sqllogictest.records import (
+    Dialect,
+    Failure,
+    Let,
+    Pause,
+    Query,
+    Record,
+    Script,
+    ScriptError,
+    Statement,
+)
 from pydistdb_sqllogictest.session import ConnectionLost, PostgresSession, ServerError, Session
 
 MAX_CONNECTIONS = 32
 MAX_FAILURES_KEPT = 1000
+RETRY_SECONDS = 10.0
+RETRY_INTERVAL_SECONDS = 0.2
 
 _serial = count(1)
 
@@ -68,7 +81,8 @@ class Options:
     fail_fast: bool = False
 
 
-Connect = Callable[[], Session]
+Connect = Callable[[str], Session]
+"""Opens a connection as a role, or as the one that the URL names if that is empty."""
 
 
 def run_file(path: Path, dialect: Dialect, options: Options) -> FileResult:
@@ -76,13 +90,13 @@ def run_file(path: Path, dialect: Dialect, options: Options) -> FileResult:
     started = time.monotonic()
     result = FileResult(path)
     try:
-        script = parse_script(path.read_text(encoding="utf-8"), dialect)
+        script = parse_script(path.read_text(encoding="utf-8"), dialect, path.parent)
         if script.skipped is not None:
             result.skipped = script.skipped
         elif options.database_per_file:
             _run_in_own_database(script, options, result)
         else:
-            run_script(script, lambda: PostgresSession(options.url, options.timeout_seconds), options, result)
+            run_script(script, partial(_connect, options.url, options), options, result)
     except (ScriptError, OSError, UnicodeDecodeError, ConnectionLost) as error:
         result.total += 1
         result.fail(Problem(0, "", "a file that can be run", f"{type(error).__name__}: {error}"))
@@ -97,12 +111,16 @@ def _run_in_own_database(script: Script, options: Options, result: FileResult) -
         _require(keeper.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)).as_string()))
         url = make_conninfo(options.url, dbname=name)
         try:
-            run_script(script, lambda: PostgresSession(url, options.timeout_seconds), options, result)
+            run_script(script, partial(_connect, url, options), options, result)
         finally:
             drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)).as_string()
             _require(keeper.execute(drop))
     finally:
         keeper.close()
+
+
+def _connect(url: str, options: Options, user: str) -> Session:
+    return PostgresSession(make_conninfo(url, user=user) if user else url, options.timeout_seconds)
 
 
 def _require(found: Result | ServerError) -> None:
@@ -112,20 +130,25 @@ def _require(found: Result | ServerError) -> None:
 
 def run_script(script: Script, connect: Connect, options: Options, result: FileResult) -> None:
     """Run every record; adds to ``result``."""
-    sessions: dict[str, Session] = {}
+    sessions: dict[tuple[str, str], Session] = {}
     labels: dict[str, str] = {}
+    variables: dict[str, str] = {}
     try:
         for position, record in enumerate(script.records):
+            if isinstance(record, Pause):
+                time.sleep(record.seconds)
+                continue
             result.total += 1
+            record = _with_variables(record, variables)
             try:
-                found = _session(sessions, record.connection, connect).execute(record.sql)
+                session = _session(sessions, record, connect)
+                problem = _attempt(record, session, script.dialect, labels, variables)
             except ConnectionLost as error:
                 result.fail(Problem(record.line, record.sql, "an answer", f"connection lost: {error}"))
-                left = len(script.records) - position - 1
+                left = sum(not isinstance(each, Pause) for each in script.records[position + 1 :])
                 result.total += left
                 result.failed += left
                 return
-            problem = judge(record, found, script.dialect, labels)
             if problem is not None:
                 result.fail(problem)
                 if options.fail_fast:
@@ -135,12 +158,42 @@ def run_script(script: Script, connect: Connect, options: Options, result: FileR
             session.close()
 
 
-def _session(sessions: dict[str, Session], name: str, connect: Connect) -> Session:
-    if name not in sessions:
+def _with_variables(record: Record, variables: dict[str, str]) -> Record:
+    """The record with the values that ``let`` gave to its variables."""
+    for name in sorted(variables, key=len, reverse=True):
+        if name in record.sql:
+            record = replace(record, sql=record.sql.replace(name, variables[name]))
+    return record
+
+
+def _attempt(
+    record: Record, session: Session, dialect: Dialect, labels: dict[str, str], variables: dict[str, str]
+) -> Problem | None:
+    """Run a record until it is as expected, if it may take a while to be, else once."""
+    deadline = time.monotonic() + RETRY_SECONDS
+    while True:
+        found = session.execute(record.sql)
+        problem = judge(record, found, dialect, labels)
+        if problem is None:
+            if isinstance(record, Let) and isinstance(found, Result):
+                variables[record.name] = found.rows[0][0] or ""
+            return None
+        may_change = isinstance(record, Statement | Query) and record.retry
+        if not may_change or time.monotonic() > deadline:
+            return problem
+        time.sleep(RETRY_INTERVAL_SECONDS)
+
+
+def _session(sessions: dict[tuple[str, str], Session], record: Record, connect: Connect) -> Session:
+    key = record.connection, record.user
+    if key not in sessions:
         if len(sessions) >= MAX_CONNECTIONS:
             raise ConnectionLost(f"the file uses more than {MAX_CONNECTIONS} connections")
-        sessions[name] = connect()
-    return sessions[name]
+        if record.user:  # other servers are born with the roles of their tests
+            role = sql.Identifier(record.user).as_string()
+            _session(sessions, Statement(record.line, ""), connect).execute(f"CREATE ROLE {role} LOGIN")
+        sessions[key] = connect(record.user)
+    return sessions[key]
 
 
 def judge(record: Record, found: Result | ServerError, dialect: Dialect, labels: dict[str, str]) -> Problem | None:
@@ -162,6 +215,12 @@ def judge(record: Record, found: Result | ServerError, dialect: Dialect, labels:
             return problem(f"{wanted} rows", f"{found.count} rows")
         case Statement(), ServerError():
             return problem("success", f"error {found}")
+        case Let(), ServerError():
+            return problem("a value", f"error {found}")
+        case Let(), Result():
+            if len(found.rows) == 1 and len(found.rows[0]) == 1:
+                return None
+            return problem("a single value", f"{len(found.rows)} rows")
         case Query(), ServerError():
             return problem("\n".join(record.expected or ()), f"error {found}")
         case Query(), Result():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psycopg
 import pytest
 from pydistdb_sqllogictest.command import dialect_of, find_files
 from pydistdb_sqllogictest.compare import Result, digest, matches, render
-from pydistdb_sqllogictest.parse import parse_script
-from pydistdb_sqllogictest.records import Dialect, Failure, Query, ScriptError, Sort, Statement
+from pydistdb_sqllogictest.parse import MAX_PAUSE_SECONDS, parse_script
+from pydistdb_sqllogictest.records import Dialect, Failure, Let, Pause, Query, ScriptError, Sort, Statement
 from pydistdb_sqllogictest.run import FileResult, Options, judge, run_file, run_script
 from pydistdb_sqllogictest.session import ConnectionLost, ServerError
 from pydistdb_tools.cli import main
@@ -76,6 +77,119 @@ def test_what_only_duckdb_knows() -> None:
 def test_datafusion_error_texts_end_with_two_blank_lines() -> None:
     text = "query error\nSELECT x\n----\none\n\ntwo\n\n\nstatement ok\nA\n"
     assert [type(record) for record in parse_script(text, Dialect.DATAFUSION).records] == [Failure, Statement]
+
+
+def test_directives_of_cockroachdb(tmp_path: Path) -> None:
+    text = (
+        "subtest one\n\nlet $x\nSELECT 1\n\nuser testuser nodeidx=1\n\nstatement error pgcode 42501 denied\nA $x\n\n"
+        "user root\n\nretry\nstatement ok\nB\n\nrepeat 3\nstatement notice WARNING: x\nC\n\nsleep 50ms\n\n"
+        "onlyif config local\nstatement ok\nD\n\nskipif config local\nquery TT partialsort(1, 2),colnames,retry lbl\nE\n"
+        "----\na b\n\nskip_on_retry\n\nquery T nodeidx=2\nF\n"
+    )
+    assert parse_script(text, Dialect.COCKROACH).records == (
+        Let(3, "SELECT 1", "$x"),
+        Failure(8, "A $x", user="testuser"),
+        Statement(14, "B", retry=True),
+        *[Statement(18, "C")] * 3,
+        Pause(21, 0.05),
+        Query(28, "E", "TT", Sort.ROWS, ("a b",), label="lbl", with_column_names=True, retry=True),
+        Query(35, "F", "T", Sort.NONE, None),
+    )
+
+
+def test_directives_of_duckdb() -> None:
+    text = (
+        "test-env LIMIT 5\n\ntags slow\n\nconcurrentloop i 0 3\n\nskipif i=1\nonlyif postgresql\nstatement ok\n"
+        "A ${i} ${LIMIT}\n\nendloop\n\nmode output_hash\n\nreset label\n\nsleep 1 second\n\nstatement ok retry\nB\n"
+    )
+    records = parse_script(text, Dialect.DUCKDB).records
+    assert [record.sql for record in records if isinstance(record, Statement)] == ["A 0 5", "A 2 5", "B"]
+    assert [record.seconds for record in records if isinstance(record, Pause)] == [1.0]
+    assert parse_script("sleep 2 minutes\n", Dialect.DUCKDB).records == (Pause(1, MAX_PAUSE_SECONDS),)
+
+
+def test_directives_of_materialize_and_risingwave(tmp_path: Path) -> None:
+    (tmp_path / "part.slt").write_text("statement ok retry 3 backoff 1s\nA\n")
+    text = (
+        "mode cockroach\n\nreset-server\n\ninclude ./part.sl?\n\nquery T multiline\nB\n----\none\n\ntwo\nEOF\n\n"
+        "query I rowsort retry 5 backoff 100ms\nC\n----\n1\n\ncontrol substitution on\n\ncontrol sortmode rowsort\n\n"
+        "query I\nD\n----\n2\n"
+    )
+    script = parse_script(text, Dialect.PG, tmp_path)
+    assert script.dialect is Dialect.COCKROACH
+    assert script.records == (
+        Statement(1, "A", retry=True),
+        Query(7, "B", "T", Sort.NONE, ("one", "", "two")),
+        Query(15, "C", "I", Sort.ROWS, ("1",), retry=True),
+        Query(24, "D", "I", Sort.ROWS, ("2",)),
+    )
+    (tmp_path / "part.slt").write_text("include part.slt\n")
+    with pytest.raises(ScriptError, match="cannot be included"):
+        parse_script("include part.slt\n", Dialect.PG, tmp_path)
+    with pytest.raises(ScriptError, match="no file 'other'"):
+        parse_script("include other\n", Dialect.PG, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("directive", "why"),
+    [
+        ("system ok", "line 3: 'system' runs programs"),
+        ("simple conn=a,user=b", "'simple' compares the messages"),
+        ("statement async x ok", "go on by themselves"),
+        ("awaitstatement x", "'awaitstatement' needs"),
+        ("query T kvtrace", "look into another server"),
+        ("copy t data.csv", "'copy' reads files"),
+        ("require-env HOME", "environment"),
+        ("skip #12 flaky", "#12 flaky"),
+    ],
+)
+def test_what_is_refused_is_said(directive: str, why: str) -> None:
+    text = f"# head\n\n{directive}\nX\n\nstatement ok\nA\n"
+    skipped = parse_script(text, Dialect.COCKROACH).skipped
+    assert skipped is not None and why in skipped
+    assert parse_script(f"mode skip\n\n{text}", Dialect.DUCKDB).skipped is None or directive.startswith(
+        ("state", "query")
+    )
+
+
+class Scripted:
+    """A session that answers from a list, and remembers what it was asked."""
+
+    def __init__(self, *answers: Result | ServerError) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+
+    def execute(self, sql: str) -> Result | ServerError:
+        self.asked.append(sql)
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    def close(self) -> None:
+        pass
+
+
+def test_values_of_let_and_records_that_take_a_while() -> None:
+    text = (
+        "let $id\nSELECT 7\n\nlet $id2\nSELECT 8\n\nstatement ok\nA $id2 $id\n\nquery T retry\nB\n----\n9\n\n"
+        "let $none\nSELECT WHERE false\n"
+    )
+    session = Scripted(*(result([str(n)]) for n in (7, 8, 0, 1, 9)), Result([], [TEXT], ["c"], 0))
+    outcome = FileResult(Path("x"))
+    run_script(parse_script(text, Dialect.COCKROACH), lambda user: session, Options(""), outcome)
+    assert session.asked == ["SELECT 7", "SELECT 8", "A 8 7", "B", "B", "SELECT WHERE false"]
+    assert (outcome.total, outcome.failed) == (5, 1)
+    assert outcome.problems[0].expected == "a single value"
+
+
+def test_other_roles_have_sessions_of_their_own(one_node: LocalCluster, tmp_path: Path) -> None:
+    path = tmp_path / "roles.slt"
+    path.write_text(
+        "statement ok\nCREATE TABLE t (a int)\n\nuser slt_other\n\nquery T\nSELECT current_user\n----\nslt_other\n\n"
+        "statement error\nSELECT * FROM t\n\nuser root\n\nstatement ok\nSELECT * FROM t\n"
+    )
+    outcome = run_file(path, Dialect.COCKROACH, Options(one_node.nodes[0].url))
+    assert (outcome.total, outcome.failed) == (4, 0)
+    with psycopg.connect(one_node.nodes[0].url) as admin:
+        admin.execute("DROP ROLE slt_other")
 
 
 @pytest.mark.parametrize("text", ["frobnicate\n", "statement perhaps\nA\n", "loop i 0 2\n\nstatement ok\nA\n"])
@@ -159,7 +273,7 @@ class OneShotSession:
 def test_a_lost_connection_fails_the_rest_of_the_file() -> None:
     script = parse_script("statement ok\nA\n\nstatement ok\nB\n\nstatement ok\nC\n", Dialect.PG)
     session, outcome = OneShotSession(), FileResult(Path("f"))
-    run_script(script, lambda: session, Options(""), outcome)
+    run_script(script, lambda user: session, Options(""), outcome)
     assert (outcome.total, outcome.passed, outcome.failed, session.closed) == (3, 1, 2, True)
     assert outcome.problems[0].got == "connection lost: gone"
 
@@ -197,7 +311,7 @@ def test_no_statement_can_hang_the_runner(one_node: LocalCluster, tmp_path: Path
     assert "no answer within 0.3 s" in outcome.problems[0].got
 
 
-@pytest.mark.parametrize("suite", sorted(SUITES.glob("*.slt")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("suite", find_files([SUITES], []), ids=lambda path: path.stem)
 def test_our_suites(one_node: LocalCluster, suite: Path) -> None:
-    outcome = run_file(suite, Dialect.PG, Options(one_node.nodes[0].url))
+    outcome = run_file(suite, dialect_of(suite, {}), Options(one_node.nodes[0].url))
     assert outcome.total and not outcome.problems
