@@ -6,9 +6,11 @@ import re
 
 import msgspec
 import pytest
+from pydistdb import raft
 from pydistdb.kv import sizes
 from pydistdb.kv.api import Isolation
-from pydistdb.kv.descriptor import NodeState
+from pydistdb.kv.command import AddedReplica
+from pydistdb.kv.descriptor import FIRST_RANGE_ID, NodeState
 from pydistdb.kv.doctor import diagnose, examine
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.operations import OperationRefused, Operations
@@ -360,3 +362,30 @@ def test_an_audit_goes_on_where_it_finds_replicas_removed(monkeypatch: pytest.Mo
     cluster.network.partition(["n3"], ["n1", "n2"])
     cluster.advance(20)
     assert not cluster.store("n3").replicas
+
+
+def test_a_learner_of_the_first_range_that_was_given_up_meanwhile_finds_out() -> None:
+    """It knows no leader, nor does it campaign; what it knows of the first range must not be its node's way to it."""
+    world = Operated(4)
+    cluster = world.cluster
+    leader = cluster.leaseholder(b"\x02")
+    assert leader is not None
+    to = next(node for node in (1, 2, 3, 4) if leader.descriptor.replica_on(node) is None)
+    learner_id = leader.descriptor.next_replica_id
+    added = AddedReplica(to, learner_id)
+    cluster.scheduler.run_until(leader.propose_membership((raft.Change(raft.ADD_LEARNER, learner_id),), (added,)))
+
+    def is_there() -> bool:
+        replica = cluster.store(f"n{to}").replicas.get(FIRST_RANGE_ID)
+        return replica is not None and replica.is_initialized and replica.descriptor.replica_on(to) is not None
+
+    cluster.wait_until(is_there, step=0.001)
+    cluster.crash(f"n{to}")
+    if leader.descriptor.replica_on(to) is not None:
+        cluster.scheduler.run_until(leader.propose_membership((raft.Change(raft.REMOVE, learner_id),), ()))
+    cluster.advance(2)
+    cluster.restart(f"n{to}")
+    assert FIRST_RANGE_ID in cluster.store(f"n{to}").replicas
+    assert cluster.run(cluster.store(f"n{to}").directory.allocate(b"test")) > 0
+    cluster.advance(15)
+    assert FIRST_RANGE_ID not in cluster.store(f"n{to}").replicas

@@ -61,6 +61,13 @@ def test_prepared_transactions(seed: int) -> None:
     assert simulation.finished
 
 
+def test_a_seed_that_left_a_learner_behind() -> None:
+    """30052: what a node kept of the first range after its removal was its only way to it (test_operations.py has it by hand)."""
+    simulation = Simulation(30052, harsh=True, prepares=True, loads=True)
+    simulation.run(20)
+    assert simulation.finished
+
+
 def test_a_prepared_transaction_without_a_record_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
     async def keep_nothing(two_phase: TwoPhase) -> None:
         pass

@@ -120,19 +120,25 @@ class Directory:
             if leader:
                 self._first_leader = leader
 
+    def _own_first_range(self) -> Replica | None:
+        """The replica of range 1 that is here, unless its node was told of a newer state of the range.
+
+        It may have been removed without hearing of it, and then knows no leader, or one of long ago."""
+        replica = self._store.replicas.get(FIRST_RANGE_ID)
+        if replica is None or not replica.is_initialized:
+            return None
+        told = self._first_range
+        return replica if told is None or told.generation <= replica.descriptor.generation else None
+
     def first_range(self) -> RangeDescriptor | None:
         """The descriptor of range 1, as well as this node knows."""
-        replica = self._store.replicas.get(FIRST_RANGE_ID)
-        if replica is not None and replica.is_initialized:
-            return replica.descriptor
-        return self._first_range
+        replica = self._own_first_range()
+        return self._first_range if replica is None else replica.descriptor
 
     def first_range_leader(self) -> NodeId:
         """The node that probably leads range 1; 0 if unknown."""
-        replica = self._store.replicas.get(FIRST_RANGE_ID)
-        if replica is not None and replica.is_initialized:
-            return replica.leader_hint or 0
-        return self._first_leader
+        replica = self._own_first_range()
+        return self._first_leader if replica is None else replica.leader_hint or 0
 
     async def ask(self, request: Message, timeout_ns: int = _TIMEOUT_NS) -> Any:
         """Send a request to range 1's leaseholder, wherever that is by now; raises RangeUnavailable."""
