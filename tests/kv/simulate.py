@@ -13,6 +13,7 @@ Clients, each through some node's gateway:
 * prepare (``--prepares``): transfers that are prepared by name, and later committed or rolled back through some other node;
 * load (tests/kv/loads.py): rows laid down early on keys that nobody else knows; whoever scans them sees all or none;
 * register: single reads and writes at READ COMMITTED; each key must be linearizable (tests/chaos/registers.py);
+* rows (tests/kv/row_clients.py, ``--wide``): row locks of all strengths, foreign keys, unique keys, queues, ``write_ack = all``;
 * trouble (tests/kv/trouble.py): crashes, partitions of both and of one direction, loss and delay, disks that are slow, full or
   fail, clocks that jump, splits, replicas and leases that move.
 
@@ -44,6 +45,7 @@ from tests.chaos.history import OK
 from tests.chaos.lists import COMMITTED, check
 from tests.chaos.registers import check_registers
 from tests.kv.loads import MIDDLE_ROW, Loads
+from tests.kv.row_clients import BOUNDARIES, Rows
 from tests.kv.simulated_clients import ACCOUNTS, LISTS, Lists, Past, Registers, account, list_key, mark, parsed
 from tests.kv.simulated_tallies import TALLIES, Tallies, tally
 from tests.kv.trouble import HARSH, InjectedFailure, Trouble
@@ -62,7 +64,8 @@ class ConnectionBroken(KVError):
 class Simulation:
     """One cluster, its clients, and what they know for sure.
 
-    ``harsh``: three to five nodes, short logs, and all kinds of trouble; otherwise three nodes and the milder kinds."""
+    ``harsh``: three to five nodes, short logs, and all kinds of trouble; otherwise three nodes and the milder kinds.
+    ``wide``: harsh, and all the rest: every client, every fault, clocks that begin anywhere and go fast or slow."""
 
     def __init__(
         self,
@@ -74,12 +77,17 @@ class Simulation:
         reshapes: bool = False,
         loads: bool = False,
         crowds: bool = False,
+        wide: bool = False,
     ) -> None:
         requests._counter = itertools.count(1)  # part of every transaction's id: the history must not depend on it
         self.rand = random.Random(seed)
+        if wide:
+            harsh = reshapes = loads = prepares = True
+        self.wide = wide
         self.harsh = harsh
         self.reshapes = reshapes
         self.cluster = Cluster(seed, config=HARSH if harsh else None)
+        self.cluster.clocks_drift = wide
         self.gateways: dict[int, Gateway] = {}
         self.operations: dict[int, Operations] = {}
         self.cluster.on_open.append(self._open)
@@ -100,6 +108,7 @@ class Simulation:
         self.prepares = prepares
         self.loads = Loads(self) if loads else None
         self.tallies = Tallies(self) if crowds else None
+        self.rows = Rows(self) if wide else None
         self.names = 0
         self.prepared: dict[str, bool] = {}
         """Transfers that somebody is to finish by name, and whether it is certain that they are prepared now."""
@@ -110,7 +119,11 @@ class Simulation:
         gateway = self.gateways[1]
         self.cluster.run(gateway.ingest([(account(n), b"%d" % BALANCE) for n in range(ACCOUNTS)]))
         splits = [account(3), list_key(0), list_key(3), list_key(6)]
-        self.cluster.run(gateway.split([*splits, MIDDLE_ROW] if loads else splits))
+        if loads:
+            splits.append(MIDDLE_ROW)
+        if wide:
+            splits += BOUNDARIES
+        self.cluster.run(gateway.split(splits))
 
     def _open(self, store: Store) -> None:
         old = self.gateways.get(store.node_id)
@@ -121,7 +134,7 @@ class Simulation:
         self.operations[store.node_id] = Operations(store, gateway)
 
     def gateway(self) -> Gateway | None:
-        running = [node.node_id for node in self.cluster.nodes.values() if node.running]
+        running = [node.node_id for node in self.cluster.nodes.values() if node.running and not node.scheduler.stopped]
         return self.gateways[self.rand.choice(running)] if running else None
 
     def is_alive(self, gateway: Gateway) -> bool:
@@ -225,6 +238,8 @@ class Simulation:
                         actions += [self.loads.load, self.loads.look]
                     if self.tallies is not None:
                         actions += [self.tallies.step] * 2 * len(actions)
+                    if self.rows is not None:
+                        actions += self.rows.actions()
                     action = self.rand.choice(actions)
                     name = ""
                     if self.prepares and action == self.transfer and self.rand.random() < 0.5:
@@ -239,7 +254,7 @@ class Simulation:
 
     async def _through(self, gateway: Gateway, work: Coroutine[Any, None, None]) -> None:
         """Have something done through a node, until it dies."""
-        task = self.cluster.scheduler.spawn(work, "client")
+        task = gateway.leases.scheduler.spawn(work, "client")
         self.under_way[task] = gateway
         try:
             await task.completion
@@ -317,6 +332,8 @@ class Simulation:
         self.past.check()
         if self.loads is not None and (known := self.gateway()):
             self.cluster.run(self.loads.look(known))
+        if self.rows is not None and (known := self.gateway()):
+            self.cluster.run(self.rows.check(known))
         if sum(map(int, balances)) != ACCOUNTS * BALANCE:
             problems.append(f"in the end the accounts are {balances}")
         problems += check(self.lists.history, {f"x{n}": parsed(value) for n, value in enumerate(lists)})
@@ -359,6 +376,7 @@ class Simulation:
             "reads and writes of registers": sum(operation.outcome == OK for operation in self.registers.history),
             "additions to hot lists": sum(e.outcome == OK for e in self.tallies.history) if self.tallies else 0,
             "faults": self.trouble.faults,
+            **(self.rows.counts if self.rows is not None else {}),
         }
 
     def digest(self) -> str:
@@ -378,6 +396,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--go-on", action="store_true", help="with the next seed when one has failed")
     parser.add_argument("--reshape", action="store_true", help="with many splits and merges")
     parser.add_argument("--crowd", action="store_true", help="with many clients on two keys")
+    parser.add_argument("--wide", action="store_true", help="every client and every fault that there is")
     parser.add_argument("--rest", type=float, default=0.0, help="seconds of real time to pause between seeds")
     options = parser.parse_args(arguments)
     first, _, last = (options.seeds or f"{options.seed}..{options.seed}").partition("..")
@@ -392,12 +411,13 @@ def main(arguments: list[str] | None = None) -> int:
                 reshapes=options.reshape,
                 loads=True,
                 crowds=options.crowd,
+                wide=options.wide,
             )
             simulation.run(options.seconds)
         except Exception:
             traceback.print_exc()
             flags = f"--seconds {options.seconds:g}{' --mild' * options.mild}{' --prepares' * options.prepares}"
-            flags += " --reshape" * options.reshape + " --crowd" * options.crowd
+            flags += " --reshape" * options.reshape + " --crowd" * options.crowd + " --wide" * options.wide
             print(f"seed {seed} failed; replay: python -m tests.kv.simulate --seed {seed} {flags}", flush=True)
             failed.append(seed)
             if not options.go_on:

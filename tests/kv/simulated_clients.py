@@ -59,6 +59,8 @@ class Lists:
         try:
             txn.begin_statement()
             for step in range(self.simulation.rand.randint(1, 5)):
+                if self.simulation.wide and self.simulation.rand.random() < 0.2:
+                    await self._step_back(txn, me, own, step)
                 await self._step(txn, me, own, step)
                 if self.simulation.rand.random() < 0.2:
                     await self.simulation.pause(30)
@@ -72,6 +74,18 @@ class Lists:
             if committing and not self.simulation.is_alive(gateway):
                 me.outcome = lists.UNKNOWN
             txn.rollback()
+
+    async def _step_back(self, txn: Coordinator, me: Transaction, own: dict[str, list[int]], step: int) -> None:
+        """Append something that nobody may ever see, and return to a savepoint."""
+        rand, number = self.simulation.rand, self.simulation.rand.randrange(LISTS)
+        mark = txn.savepoint()
+        if rand.random() < 0.5:
+            await txn.lock([list_key(number)], rand.choice(list(LockStrength)))
+        [value] = await txn.get_many([list_key(number)])
+        self._note_read(me, own, number, value)
+        unseen = int(me.name[1:]) * 10 + 5 + step
+        txn.put(list_key(number), b"%s,%d" % (value, unseen) if value else b"%d" % unseen)
+        txn.rollback_to(mark, release_locks=rand.random() < 0.5)
 
     async def _step(self, txn: Coordinator, me: Transaction, own: dict[str, list[int]], step: int) -> None:
         number = self.simulation.rand.randrange(LISTS)

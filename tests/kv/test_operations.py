@@ -6,7 +6,6 @@ import re
 
 import msgspec
 import pytest
-from pydistdb import raft
 from pydistdb.kv import sizes
 from pydistdb.kv.api import Isolation
 from pydistdb.kv.command import AddedReplica
@@ -23,6 +22,7 @@ from pydistdb.tasks import Scheduler, sleep
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Space, WriteBatch
 
+from pydistdb import raft
 from tests.support.cluster import SECOND, Cluster
 
 

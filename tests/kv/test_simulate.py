@@ -6,6 +6,7 @@ import pytest
 from pydistdb.kv import closed, follower, validation
 from pydistdb.kv.intents import IntentSet
 from pydistdb.kv.txn.two_phase import TwoPhase
+from pydistdb.kv.txn.writing import WritingPart
 
 from tests.kv.simulate import Simulation
 
@@ -109,3 +110,17 @@ def test_write_skew_would_be_found(seed: int, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(validation, "_check_pending", lambda *_: None)
     with pytest.raises(AssertionError, match="G2"):
         Simulation(seed, looks_back=False).run(15)
+
+
+@pytest.mark.parametrize("seed", [7])
+def test_wide_seeds(seed: int) -> None:
+    """7: whoever removed a parent had lost its lock with a leaseholder, and a child came meanwhile."""
+    simulation = Simulation(seed, wide=True)
+    simulation.run(20)
+    assert simulation.rows is not None and sum(simulation.rows.counts.values()) > 100
+
+
+def test_an_effect_before_a_savepoint_that_was_returned_to_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WritingPart, "rollback_to", lambda *_, **__: None)
+    with pytest.raises(AssertionError):
+        Simulation(2, wide=True).run(4)

@@ -531,3 +531,33 @@ def test_a_snapshot_on_another_node_goes_on_while_rows_change(skews_us: tuple[in
                 assert (sorted(again.keys), again.values) == (first.keys, first.values)
 
     world.cluster.run(read_and_write())
+
+
+@pytest.mark.parametrize("through", [1, 2, 3])
+def test_row_locks_go_along_with_a_lease(through: int) -> None:
+    """Of whatever node: the new leaseholder keeps others away, and the commit finds its locks unbroken."""
+    world = World(3)
+    cluster, gateway = world.cluster, world.gateways[through]
+    txn = gateway.begin(RC)
+    gone = world.gateways[through % 3 + 1].begin(RC)
+    assert cluster.run(txn.lock([account(0), account(1)], LockStrength.UPDATE))
+    assert cluster.run(gone.lock([account(2)], LockStrength.UPDATE))
+    name = cluster.leaseholder_name(account(0))
+    assert name is not None
+    leader = cluster.nodes[name].node_id
+    to = leader % 3 + 1
+    replica = cluster.leaseholder(account(0))
+    assert replica is not None and cluster.store(name).transfer_lease(replica, to)
+    gone.rollback()  # while nobody holds the lease
+    cluster.wait_until(lambda: cluster.leaseholder_name(account(0)) == f"n{to}")
+    other = world.gateways[leader].begin(RC)
+    with pytest.raises(LockNotAvailable):
+        cluster.run(other.lock([account(1)], LockStrength.KEY_SHARE, WaitPolicy.NOWAIT))
+    cluster.advance(0.1)
+    assert cluster.run(other.lock([account(2)], LockStrength.UPDATE, WaitPolicy.NOWAIT)), (
+        "nothing is left of what has ended"
+    )
+    txn.put(account(0), b"1")
+    cluster.run(txn.commit())
+    cluster.run(other.lock([account(1)], LockStrength.UPDATE))
+    other.rollback()

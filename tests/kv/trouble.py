@@ -3,6 +3,8 @@
 The mild kinds keep clocks within their bound and disks slow at worst.  The harsh ones add clocks that jump beyond the bound,
 disks that are full, syncs that fail (after which nobody knows what is on the disk: half of the time the write is there), and
 replicas that move from node to node.  ``reshapes`` adds merges to either, and more splits, and mends everything now and then.
+The wide ones add processes that stop for longer than any lease, and that die just before they send their n-th message from now
+on; nodes that give their leases away; and a node that has lost its disk and begins anew, once everything else is well.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import KVError
 from pydistdb.kv.descriptor import NodeId
-from pydistdb.kv.store import StoreConfig
+from pydistdb.kv.store import Store, StoreConfig
 from pydistdb.tasks import sleep
 from pydistdb_storage.errors import StorageError, StoreFull
 
@@ -24,6 +26,7 @@ WRONG_SKEWS_US = (-3_000_000, -400_000, -260_000, 260_000, 400_000, 3_000_000)
 HARSH = StoreConfig(log_entries_kept=20, log_entries_most=60, dead_after_ns=8_000_000_000)
 MILD_KINDS = ("crash", "crash", "all", "cut", "silence", "loss", "late", "disk", "clock", "split", "move", "heal")
 RESHAPING_KINDS = ("split", "split", "split", *("merge",) * 7, "mend", "mend", "mend")
+WIDE_KINDS = ("stop", "stop", "fuse", "fuse", "fuse", "drain", "wipe")
 HARSH_KINDS = (*MILD_KINDS, "jump", "full", "sync", "rehome", "rehome", "deaf")
 
 
@@ -44,6 +47,12 @@ class Trouble:
         self.kinds = HARSH_KINDS if simulation.harsh else MILD_KINDS
         if simulation.reshapes:
             self.kinds += RESHAPING_KINDS
+        if simulation.wide:
+            self.kinds += WIDE_KINDS
+            self.cluster.network.on_send = self._sends
+        self._fuses: dict[str, int] = {}
+        """How many messages each of these nodes still sends before it dies."""
+        self.wiped = False
 
     def hurt(self) -> None:
         """One fault more, or one less."""
@@ -97,18 +106,62 @@ class Trouble:
                 self._move(self._some_key(), cluster.nodes[victim].node_id)
             case "rehome":
                 cluster.scheduler.spawn(self._rehome(self._some_key(), cluster.nodes[victim].node_id))
+            case "stop":
+                self._stop(victim)
+            case "fuse":
+                self._fuses[victim] = rand.randint(1, 40)
+            case "drain":
+                if (store := cluster.nodes[victim].store) is not None and cluster.nodes[victim].running:
+                    store.drain()
+            case "wipe":
+                self._wipe(victim)
             case "heal":
                 cluster.network.heal()
                 cluster.network.loss = cluster.network.late = cluster.network.duplicates = 0.0
 
     def end(self) -> None:
         """Mend everything."""
+        self._fuses.clear()
+        for store in self.cluster.stores():
+            store.membership.draining = False
         for node in self.cluster.nodes.values():
             node.committer.delay_ns = self.cluster.disk_delay_ns
             node.committer.error = None
             if abs(node.skew_us) > MOST_SKEW_US:
                 self._set_clock(node.name, 0)
         self.cluster.mend()
+
+    def _stop(self, name: str) -> None:
+        """As SIGSTOP does, and SIGCONT after a while."""
+        scheduler = self.cluster.nodes[name].scheduler
+        if not scheduler.stopped:
+            scheduler.stop()
+            until_ns = self.cluster.scheduler.now_ns() + self.rand.randint(100, 9_000) * 1_000_000
+            self.cluster.scheduler.call_at(until_ns, scheduler.resume)
+
+    def _sends(self, name: str) -> None:
+        left = self._fuses.get(name)
+        if left is not None:
+            self._fuses[name] = left - 1
+            if left <= 1:
+                del self._fuses[name]
+                self.cluster.crash(name)
+
+    def _wipe(self, name: str) -> None:
+        """A node loses its disk, where that leaves every range its majority."""
+        cluster = self.cluster
+        if self.wiped:
+            return
+        self.end()
+        cluster.advance(3)
+        nodes = cluster.nodes.values()
+        if not all(node.running and not node.scheduler.stopped for node in nodes) or not cluster.replicated(3):
+            return
+        self.wiped = True
+        former = cluster.nodes[name].node_id
+        cluster.crash(name)
+        cluster.wipe(name)
+        del self.simulation.gateways[former], self.simulation.operations[former]
 
     def _set_clock(self, name: str, skew_us: int) -> None:
         node = self.cluster.nodes[name]
@@ -148,7 +201,7 @@ class Trouble:
         key = self.rand.choice(sorted(boundaries))
         for store in self.cluster.stores():
             left, right = store.replica_ending_at(key), store.replica_for_key(key)
-            if left is None or right is None or not left.leased:
+            if left is None or right is None or not left.leased or self._is_stopped(store):
                 continue
             for _ in range(100):
                 if right.leased or store.stopped:
@@ -162,10 +215,18 @@ class Trouble:
                 pass
             return
 
+    def _is_stopped(self, store: Store) -> bool:
+        return any(node.store is store and node.scheduler.stopped for node in self.cluster.nodes.values())
+
     def _move(self, key: bytes, to: NodeId) -> None:
         replica = self.cluster.leaseholder(key)
         name = self.cluster.leaseholder_name(key)
-        if replica is not None and name is not None and replica.owner.node_id != to:
+        if (
+            replica is not None
+            and name is not None
+            and replica.owner.node_id != to
+            and not self.cluster.nodes[name].scheduler.stopped
+        ):
             self.cluster.store(name).transfer_lease(replica, to)
 
     async def _rehome(self, key: bytes, to: NodeId) -> None:

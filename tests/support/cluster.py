@@ -41,6 +41,8 @@ from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Engine, Space
 from pydistdb_storage.memory_engine import MemoryEngine
 
+from tests.support.node_scheduler import NodeScheduler
+
 T = TypeVar("T")
 
 START_US = 1_700_000_000_000_000
@@ -63,6 +65,8 @@ class LocalNetwork:
         self.late = 0.0
         """Probability that a one-way message takes a hundred times as long, overtaken by others."""
         self.messages = 0
+        self.on_send: Callable[[str], None] = lambda sender: None
+        """Called with the sender's name before each message leaves."""
         self.endpoints: dict[str, LocalTransport] = {}
         self._cut: set[frozenset[str]] = set()
         self._silent: set[tuple[str, str]] = set()
@@ -88,6 +92,9 @@ class LocalNetwork:
     def deliver(self, sender: str, receiver: str, arrive: Callable[[], None], one_way: bool = False) -> None:
         """Have ``arrive`` called after a while, or never; in order per pair, unless ``late`` strikes."""
         self.messages += 1
+        self.on_send(sender)
+        if not self.endpoints[sender].alive:
+            return
         if self.rand.random() < self.loss:
             return
         delay = self.rand.randint(*self.delay_ns)
@@ -100,7 +107,9 @@ class LocalNetwork:
 
         def arrives() -> None:
             if not self.is_cut(sender, receiver):
-                arrive()
+                endpoint = self.endpoints.get(receiver)
+                if endpoint is not None:
+                    endpoint.scheduler.run(arrive)
 
         self.scheduler.call_at(at, arrives)
         if one_way and self.duplicates and self.rand.random() < self.duplicates:
@@ -110,9 +119,10 @@ class LocalNetwork:
 class LocalTransport:
     """One process's side of the network (``Transport``)."""
 
-    def __init__(self, network: LocalNetwork, name: str, clock: HybridClock) -> None:
+    def __init__(self, network: LocalNetwork, name: str, clock: HybridClock, scheduler: NodeScheduler) -> None:
         self._network = network
         self.name = name
+        self.scheduler = scheduler
         self.clock = clock
         self.node_id = 0
         self.store: Store | None = None
@@ -161,7 +171,7 @@ class LocalTransport:
 
     def _call(self, address: str, node_id: int, request: Message) -> Completion[Any]:
         network = self._network
-        scheduler = network.scheduler
+        scheduler = self.scheduler
         answer: Completion[Any] = Completion()
         data = encode_message(request)
         reading = self.clock.now()
@@ -176,7 +186,7 @@ class LocalTransport:
                 return
             if (node_id and endpoint.node_id != node_id) or not endpoint.hears(reading, self.node_id):
                 return
-            task = scheduler.spawn(endpoint.serve(self.node_id, data), f"serve {type(request).__name__}")
+            task = endpoint.scheduler.spawn(endpoint.serve(self.node_id, data), f"serve {type(request).__name__}")
             task.completion.on_done(lambda done: reply(endpoint, done.result()))
 
         def reply(endpoint: LocalTransport, result: tuple[bytes | None, str]) -> None:
@@ -215,6 +225,7 @@ class Node:
         self.addresses = addresses
         self.skew_us = 0
         self.fatal: BaseException | None = None
+        self.scheduler: NodeScheduler
         self.clock: HybridClock
         self.transport: LocalTransport
         self.committer: InlineCommitter
@@ -232,20 +243,21 @@ class Node:
         """Begin a process: clock and transport, but no store yet."""
         scheduler = self.cluster.scheduler
         self.fatal = None
+        self.scheduler = self.cluster.node_scheduler()
         self.clock = HybridClock(lambda: START_US + scheduler.now_ns() // 1_000 + self.skew_us)
-        self.transport = LocalTransport(self.cluster.network, self.name, self.clock)
+        self.transport = LocalTransport(self.cluster.network, self.name, self.clock, self.scheduler)
 
     def open(self) -> None:
         """Open the store, which has an identity."""
         cluster = self.cluster
         identity = open_identity(self.engine)
         assert identity is not None
-        self.committer = InlineCommitter(cluster.scheduler, self.engine, cluster.disk_delay_ns)
+        self.committer = InlineCommitter(self.scheduler, self.engine, cluster.disk_delay_ns)
         self.transport.node_id = identity.node_id
         self.store = Store(
             identity,
             self.engine,
-            cluster.scheduler,
+            self.scheduler,
             self.clock,
             self.transport,
             self.committer,
@@ -274,6 +286,7 @@ class Node:
             self.committer.stop()
             self.store.stop()
         self.transport.alive = False
+        self.scheduler.resume()  # what is left runs into nothing
 
 
 class Cluster:
@@ -297,6 +310,8 @@ class Cluster:
         self.on_crash: list[Callable[[int], None]] = []
         """Called with the id of each node that dies."""
         self.fatal_errors: list[BaseException] = []
+        self.clocks_drift = False
+        """Whether the monotonic clocks of processes that begin from now on differ, in where they begin and how fast they go."""
         self._engine_factory = engine_factory or (lambda name: MemoryEngine())
 
     # ---------------------------------------------------------------------------------------------------------- nodes
@@ -334,6 +349,12 @@ class Cluster:
         node.boot()
         return node
 
+    def node_scheduler(self) -> NodeScheduler:
+        """The scheduler of a process that begins."""
+        if not self.clocks_drift:
+            return NodeScheduler(self.scheduler)
+        return NodeScheduler(self.scheduler, self.rand.randrange(10**12), self.rand.uniform(0.96, 1.04))
+
     def store(self, name: str) -> Store:
         store = self.nodes[name].store
         assert store is not None
@@ -360,6 +381,7 @@ class Cluster:
         self.network.heal()
         self.network.loss = self.network.late = self.network.duplicates = 0.0
         for node in self.nodes.values():
+            node.scheduler.resume()
             if not node.running:
                 self.restart(node.name)
 

@@ -49,6 +49,8 @@ class Elections(StoreBase):
         except raft.RaftError:
             return False
         replica.lease_until_ns = 0
+        for observer in self.observers:
+            observer.lease_handed(replica, to)
         self.wake(replica)
         self.activate(replica)
         return True

@@ -43,6 +43,7 @@ from pydistdb.kv.requests import (
     Increment,
     Ingest,
     Lock,
+    LocksHanded,
     LookUpRange,
     Prepare,
     PrepareFresh,
@@ -79,6 +80,7 @@ class RangeServer:
         self.resolver = Resolver(self.leases)
         self.locker = Locker(self.leases, self.resolver, self.graph)
         self.advisory = AdvisoryLocker(self.leases, self.locker)
+        self.leases.locks_taken = lambda local: self.locker.check_holders(local, local.locks.owners())
         self.journal = Journal(node_id, clock.physical_us)
         self.records = Records(self.leases, self.locker, self.journal)
         self.reader = Reader(self.leases)
@@ -108,6 +110,7 @@ class RangeServer:
             ForgetRecord: self.records.forget,
             ResolveIntents: self.resolver.resolve,
             ReleaseLocks: self._release_locks,
+            LocksHanded: self.leases.take_handed,
             AdvisoryUnlock: self.advisory.unlock,
             ConfirmAdvisory: self.advisory.confirm,
             QueryVersion: self.writer.query_version,
@@ -167,10 +170,11 @@ class RangeServer:
             return Failure("RangeUnavailable", f"{type(error).__name__}: {error}")
 
     async def _release_locks(self, request: ReleaseLocks) -> Applied:
-        if not request.keys:
-            self.leases.release(request.transaction_id, request.start)
-        elif (local := self.leases.find(request.start)) is not None:
+        local = self.leases.need(request.start)  # else it goes to where the locks have gone
+        if request.keys:
             local.locks.give_back(request.transaction_id, request.keys)
+        else:
+            self.leases.release(request.transaction_id, request.start)
         return Applied()
 
     async def _split(self, request: SplitAt) -> Applied:

@@ -34,14 +34,25 @@ from pydistdb.kv.intents import IntentSet
 from pydistdb.kv.locks import HeldLocks, LockTable
 from pydistdb.kv.pending import PendingWrites
 from pydistdb.kv.placement.splitting import KeySampler
-from pydistdb.kv.requests import ReleaseLocks, TransactionId, TransactionState, TransactionStatus, WrongRange
-from pydistdb.kv.transport import Message
+from pydistdb.kv.requests import (
+    Applied,
+    LocksHanded,
+    ReleaseLocks,
+    TransactionId,
+    TransactionState,
+    TransactionStatus,
+    WrongRange,
+)
+from pydistdb.kv.transport import Message, NodeUnreachable, RemoteError
 from pydistdb.tasks import Completion, Scheduler
 
 T = TypeVar("T")
 
-MAX_PARTED = 100
-"""Right parts of splits that row locks are kept for until their first lease."""
+MAX_PARTED = 1_000
+"""Ranges that row locks are kept for until their lease begins here."""
+
+MAX_HANDED = 10_000
+"""More locks than this do not go along with a lease; their transactions fail."""
 
 MAX_STATUSES = 10_000
 """How many transactions' states a leaseholder remembers for its intents."""
@@ -343,7 +354,10 @@ class Leases:
         self._locals: list[RangeLocal] = []
         self._last: RangeLocal | None = None
         self._parted: dict[RangeId, tuple[int, HeldLocks]] = {}
-        """The row locks in right parts of splits, until these get their leases; and the term that the split began in."""
+        """The row locks in right parts of splits, and in ranges whose leases are being handed to this node, until these get
+        their leases; and the term in which they were held."""
+        self.locks_taken: Callable[[RangeLocal], None] = lambda local: None
+        """Told of a range that has got its locks from another lease: some of their transactions may have ended meanwhile."""
         self._parted_to: dict[TransactionId, list[bytes]] = {}
         """Where splits here have taken locks of transactions that may be released where they were taken."""
 
@@ -352,11 +366,42 @@ class Leases:
         self.lease_lost(replica)
         local = RangeLocal(replica, self.engine, self.clock)
         epoch, locks = self._parted.pop(local.range_id, (0, {}))
-        if local.epoch <= epoch + 1:  # nobody else can have led it since the split
+        if local.epoch <= epoch + 1:  # nobody else can have led it since
             local.locks.take(locks)
         position = bisect_right(self._starts, local.start)
         self._starts.insert(position, local.start)
         self._locals.insert(position, local)
+        if len(local.locks):
+            self.locks_taken(local)
+
+    def lease_handed(self, replica: Replica, to: NodeId) -> None:
+        """Hear from the store that another node is to have the lease: nothing is served here from now on, so the locks stay
+        as they are, and go along."""
+        local = self._local_of(replica)
+        if local is None or self.sender is None or len(local.locks) > MAX_HANDED:
+            return
+        parted = local.locks.part_with(local.start, local.end)
+        locks = {
+            owner: kept
+            for owner, keys in parted.items()
+            if (kept := {key: strength for key, strength in keys.items() if strength > 0})
+        }
+        if locks:
+            self.scheduler.spawn(self._hand(to, LocksHanded(local.range_id, local.epoch, locks)), "hand locks over")
+
+    async def _hand(self, to: NodeId, handed: LocksHanded) -> None:
+        assert self.sender is not None
+        try:
+            await self.sender.ask_node(to, handed)
+        except (KVError, NodeUnreachable, RemoteError):
+            pass  # they are lost, and the commits find that out
+
+    async def take_handed(self, handed: LocksHanded) -> Applied:
+        """Keep locks for the lease that is to begin here."""
+        self._parted[handed.range_id] = handed.epoch, handed.locks
+        if len(self._parted) > MAX_PARTED:
+            del self._parted[next(iter(self._parted))]
+        return Applied()
 
     def lease_lost(self, replica: Replica) -> None:
         """Hear from the store that it may not any more."""

@@ -18,7 +18,7 @@ from typing import Any
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Space
 
-from pydistdb.kv.api import LockNotAvailable, WaitPolicy
+from pydistdb.kv.api import LockNotAvailable, SerializationConflict, WaitPolicy
 from pydistdb.kv.deadlock import WaitGraph
 from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.intents import IntentInfo, intent_value
@@ -97,6 +97,10 @@ class Locker:
         transaction_id = request.transaction_id
         policy = WaitPolicy(request.wait)
         skipped: set[bytes] = set()
+        if request.held:
+            owner = local.locks.owner(transaction_id)
+            if owner is None or not all(map(owner.unbroken, request.held)):
+                raise SerializationConflict("could not serialize access due to concurrent update")
         for key in request.keys:
             held_before = local.locks.holds(transaction_id, key)
             if not self.try_lock_one(local, transaction_id, key, request.strength):

@@ -17,8 +17,10 @@ goes to the head of the queue::
     C locks k KEY SHARE        waits for A and, behind it, for B
     A ends                     B granted; C goes on waiting
 
-Nothing here is durable: locks keep transactions from running into each other, while correctness rests on the versions
-that a commit expects (evaluate.py).  A lock of an earlier lease is void, so the whole table goes with the lease.
+Nothing here is durable.  A commit proves by versions that what it changes is what it has seen, and by ``unbroken`` that its
+locks have been held ever since they were taken: a shared lock leaves no version behind, so whoever has lost a lock cannot
+know what others have done under theirs.  A lease that is handed over takes its locks along (leases.py); with a leaseholder
+that dies they are gone, and those transactions fail.
 
 An uncontended lock costs two dictionary entries and no object: ``_table`` maps the key to its one owner, and the owner's
 ``keys`` maps it to the strength.  Only contention makes a ``_Contended``.
@@ -51,7 +53,9 @@ def conflicts(left: int, right: int) -> bool:
 
 
 HeldLocks = dict[TransactionId, dict[bytes, int]]
-"""Locks by owner: key → strength."""
+"""Locks by owner: key → strength; negative where the transaction has not been told yet that it holds the key."""
+
+UNKNOWN = -9
 
 
 class Owner:
@@ -63,17 +67,24 @@ class Owner:
         self.transaction_id = transaction_id
         self.keys: dict[bytes, int] = {}
         self.seen: dict[bytes, int] = {}
-        """The newest version that was found under a lock, as long as the lock is the same: gone as soon as it is taken anew,
-        or more strongly."""
+        """The newest version that was found under a lock, as long as the lock is the same: gone as soon as it is taken anew.
+        UNKNOWN: another version may be there since (it was taken more strongly, or under another lease)."""
 
     def gain(self, key: bytes, strength: int) -> None:
+        if self.seen and key in self.seen:
+            if key in self.keys:
+                self.seen[key] = UNKNOWN
+            else:
+                del self.seen[key]
         self.keys[key] = strength
-        if self.seen:
-            self.seen.pop(key, None)
 
     def keeps(self, key: bytes, version: int) -> bool:
         """Whether ``version`` was found under a lock that has kept every other writer out ever since."""
         return self.seen.get(key) == version and self.keys.get(key, 0) >= LockStrength.NO_KEY_UPDATE
+
+    def unbroken(self, key: bytes) -> bool:
+        """Whether the key has been held ever since the transaction locked it."""
+        return key in self.seen and key in self.keys
 
 
 class Waiter:
@@ -158,7 +169,7 @@ class LockTable:
         for owner in self._owners.values():
             for key in keys:
                 if owner.seen.get(key) == version:
-                    del owner.seen[key]
+                    owner.seen[key] = UNKNOWN
 
     def is_free(self, transaction_id: TransactionId, key: bytes, strength: int) -> bool:
         """Tell whether the transaction could have the lock at once."""
@@ -329,7 +340,8 @@ class LockTable:
         """What is held in [start, end), by owner, for another table to take (the requests that wait are not part of it)."""
         parted: HeldLocks = {}
         for owner in self._owners.values():
-            keys = {key: strength for key, strength in owner.keys.items() if start <= key < end}
+            seen = owner.seen
+            keys = {key: held if key in seen else -held for key, held in owner.keys.items() if start <= key < end}
             if keys:
                 parted[owner.transaction_id] = keys
         return parted
@@ -338,7 +350,8 @@ class LockTable:
         """Hold what another table held, of keys that nobody has a lock on here."""
         for transaction_id, keys in parted.items():
             for key, strength in keys.items():
-                self.try_acquire(transaction_id, key, strength)
+                if self.try_acquire(transaction_id, key, abs(strength)) and strength > 0:
+                    self.note_version(transaction_id, key, UNKNOWN)
 
     def _contend(self, key: bytes) -> _Contended:
         held = self._table.get(key)

@@ -134,6 +134,8 @@ class Lock(Message):
     """0: wait as long as it takes."""
     early: bool = False
     """Take what others offer (pending.py)."""
+    held: list[bytes] = []
+    """Those of the keys that the transaction has locked before, and must hold still."""
 
     @property
     def routing_key(self) -> bytes:
@@ -452,6 +454,14 @@ class Locked(Message):
     """Some of it is not durable yet."""
 
 
+class LocksHanded(Message):
+    """To whom a lease is handed: the row locks under it (``locks.HeldLocks``)."""
+
+    range_id: int
+    epoch: int
+    locks: dict[bytes, dict[bytes, int]]
+
+
 SKIPPED = -3
 OWN_INTENT = -4
 """Version of a key that carries the asking transaction's own intent."""
@@ -587,6 +597,7 @@ register(
     GetMany,
     Scan,
     Lock,
+    LocksHanded,
     CommitOnePhase,
     Prepare,
     PrepareFresh,

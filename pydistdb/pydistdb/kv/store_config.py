@@ -56,6 +56,9 @@ class RangeObserver(Protocol):
     def lease_lost(self, replica: Replica) -> None:
         """Stop; what waits must be sent elsewhere."""
 
+    def lease_handed(self, replica: Replica, to: NodeId) -> None:
+        """Pass on what ``to`` needs to serve in this one's place: it is about to get the lease."""
+
     def range_split(self, left: Replica, right: Replica) -> None:
         """Note that keys from ``right.descriptor.start`` on have left ``left``, which keeps its lease."""
 

@@ -4,8 +4,8 @@ Both kinds of commit go the same way; only the effect differs:
 
 1. Clear the way: wait for locks, proposals and intents of other transactions on the keys (locking.py).  Waiting ends with
    a look at all keys in one go, without a pause: from there to the proposal nothing can come between.
-2. Check what the writer expects: the newest version must be the one it saw, lock or no lock (the lock held now need not
-   be the one under which it looked).  An ``insert`` wants no live value.
+2. Check what the writer expects: the newest version must be the one it saw, and its locks the ones under which it looked
+   (a lock that was lost with a lease may have let others pass who only read).  An ``insert`` wants no live value.
 3. Take a timestamp from the clock: above every read served here, since reads raise the clock.
 4. Register the keys as pending and propose.  Applied once applied.  A statement that can begin anew lets its locks go
    here already, and others build on what it has proposed (pending.py).
@@ -242,7 +242,7 @@ class Writer:
         snapshot = self._leases.latest()
         _check_writes(local, transaction_id, writes, snapshot, sequence)
         if conditions:
-            _check_conditions(conditions, snapshot)
+            _check_conditions(local, transaction_id, conditions, snapshot)
 
     async def _unblock(
         self,
@@ -488,14 +488,24 @@ def _check_writes(
                     raise KeyExists(key)
             else:
                 free_from, free_to = key, following
-        elif (owner is None or not owner.keeps(key, expected)) and mvcc.newest_timestamp(snapshot, key) != expected:
+        elif owner is not None and owner.keeps(key, expected):
+            continue
+        elif owner is None or not owner.unbroken(key) or mvcc.newest_timestamp(snapshot, key) != expected:
             raise SerializationConflict(_CONFLICT_TEXT)
 
 
-def _check_conditions(conditions: list[Condition], snapshot: Snapshot) -> None:
+def _check_conditions(
+    local: RangeLocal, transaction_id: TransactionId, conditions: list[Condition], snapshot: Snapshot
+) -> None:
+    owner = local.locks.owner(transaction_id)
+    laid_down = local.intents.conditions
     for key, expected, strength in conditions:
         if expected == OWN_INTENT:
             continue
+        if laid_down and transaction_id in laid_down.get(key, ()):
+            continue  # the request comes again
+        if owner is None or not owner.unbroken(key):
+            raise SerializationConflict(_CONFLICT_TEXT)
         value, version = mvcc.get(snapshot, key, MAX_TIMESTAMP)
         # KEY SHARE lets the row change as long as it stays (a row's key never changes).
         if version != expected and (strength != LockStrength.KEY_SHARE or value is None):

@@ -1,8 +1,8 @@
 """Row locks of one transaction, taken at the leaseholders as its statements go.
 
-A lock returns the newest version of its key, and the version is kept: the commit hands it over as the expected one, so it
-is safe whatever happens to the lock in between (a lease that moves loses it).  A savepoint that is rolled back to gives
-back the locks taken since::
+A lock returns the newest version of its key, and the version is kept: the commit hands it over as the expected one, and
+fails if that has changed, or if the lock was lost in between with its leaseholder.  A savepoint that is rolled back to
+gives back the locks taken since::
 
     lock a                          locked {a: (version 10, UPDATE)}
     savepoint; lock b               locked {a, b}, and the buffer's undo log knows of b
@@ -26,6 +26,7 @@ from pydistdb.kv.api import (
     SerializationConflict,
     WaitPolicy,
 )
+from pydistdb.kv.leases import RangeLocal
 from pydistdb.kv.requests import (
     OWN_INTENT,
     SKIPPED,
@@ -55,6 +56,8 @@ class LockingPart(ReadingPart):
         local = leases.find(key)
         if local is None or self._two_phase is not None or not local.replica.is_leaseholder():
             raise MustWait
+        if key in self._locked and not self._holds_still(local, key):
+            raise SerializationConflict(CONFLICT_TEXT)
         local.requests += 1
         if local.sampler is not None:
             local.sampler.note(key)
@@ -86,7 +89,8 @@ class LockingPart(ReadingPart):
         async def lock_range(part: list[bytes]) -> None:
             descriptor = await router.locate(part[0])
             self._lock_starts[descriptor.start] = None
-            request = Lock(transaction_id, part, int(strength), int(wait), self.lock_timeout_ns, self.starts_anew)
+            held = [key for key in part if key in self._locked and self._locked[key][0] != OWN_INTENT]
+            request = Lock(transaction_id, part, int(strength), int(wait), self.lock_timeout_ns, self.starts_anew, held)
             self.waits_for_lock = True
             try:
                 answer: Locked = await router.send(request)
@@ -110,6 +114,11 @@ class LockingPart(ReadingPart):
             raise SerializationConflict(CONFLICT_TEXT) from error
         if any(self._locked[key][0] != version for key, version in early.items()):
             raise SerializationConflict(CONFLICT_TEXT)
+
+    def _holds_still(self, local: RangeLocal, key: bytes) -> bool:
+        """Whether a lock from before has not been lost with a lease, and what was seen under it with that."""
+        owner = local.locks.owner(self._id)
+        return self._locked[key][0] == OWN_INTENT or (owner is not None and owner.unbroken(key))
 
     def _note_lock(self, key: bytes, value: bytes | None, version: int, strength: int) -> LockedValue:
         if version == SKIPPED:
