@@ -561,3 +561,14 @@ def test_row_locks_go_along_with_a_lease(through: int) -> None:
     cluster.run(txn.commit())
     cluster.run(other.lock([account(1)], LockStrength.UPDATE))
     other.rollback()
+
+
+def test_every_node_knows_whose_locks_a_failed_transaction_held() -> None:
+    world = World(3)
+    for gateway in world.gateways.values():
+        txn = gateway.begin(RC)
+        for number in (0, 9):
+            world.cluster.run(txn.lock([account(number)], LockStrength.UPDATE))
+        txn.rollback("because")
+        [entry] = [entry for entry in gateway.journal._entries if entry.detail == "because"]
+        assert len(entry.participants) == 2

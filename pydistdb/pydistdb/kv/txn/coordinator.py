@@ -265,10 +265,14 @@ class Coordinator(ChangingPart):
 
     def _note_unasked(self, reason: str) -> None:
         """It held locks in several ranges, and failed before any of them was asked to prepare."""
-        found = (self._leases.find(start) or self._gateway.router.cache.find(start) for start in self._lock_starts)
-        ranges = {
-            known.range_id if isinstance(known, RangeLocal) else known.descriptor.range_id for known in found if known
-        }
+        ranges = set()
+        for start in self._lock_starts:
+            local = self._leases.find(start)
+            known = self._leases.find_replica(start) or self._gateway.router.cache.find(start)
+            if local is not None:
+                ranges.add(local.range_id)
+            elif known is not None:
+                ranges.add(known.descriptor.range_id)
         participants = [Participant(range_id) for range_id in sorted(ranges)]
         self._gateway.journal.note(self.transaction_id, "ABORTED", participants, detail=reason)
 
