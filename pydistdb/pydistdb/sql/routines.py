@@ -27,6 +27,10 @@ class RoutineFunction(Function):
     """See the module's docstring."""
 
     routine: Routine
+    default_oids: tuple[int, ...] = ()
+    """The types of the defaults: they help to tell what anyelement stands for in a call without the argument."""
+    actual_oids: tuple[int, ...] = ()
+    """The arguments' types that a polymorphic function has been settled for (bind/overloads.py)."""
 
     @property
     def returns_row(self) -> bool:
@@ -78,6 +82,9 @@ def routine_function(routine: Routine, schema: str, row_of: Table | None) -> Rou
         argument_names=tuple(argument.name for argument in inputs),
         schema=schema,
         routine=routine,
+        default_oids=tuple(
+            argument.default_oid or argument.type_oid for argument in inputs if argument.default is not None
+        ),
     )
 
 

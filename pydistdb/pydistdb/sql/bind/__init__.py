@@ -29,6 +29,7 @@ from pydistdb.sql.bind.normalize import (
 from pydistdb.sql.bind.parse import ParsedStatement, parse
 from pydistdb.sql.bind.procedure_calls import bind_call_statement
 from pydistdb.sql.bind.routines import bind_body as bind_routine_body
+from pydistdb.sql.bind.routines import body_statements as parse_routine_body
 from pydistdb.sql.bind.stored import default_text
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "expression_label",
     "normalize",
     "parse",
+    "parse_routine_body",
     "refuse_parameters",
     "shape_decides",
     "split_integers",

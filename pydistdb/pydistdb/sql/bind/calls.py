@@ -144,6 +144,15 @@ def no_function(
     )
 
 
+def _not_unique(b: Binder, name: str, schema: str | None, signature: str, location: int) -> DatabaseError:
+    label = f"{schema}.{name}" if schema else name
+    return AmbiguousFunction(
+        f"function {label}({signature}) is not unique",
+        hint="Could not choose a best candidate function. You might need to add explicit type casts.",
+        position=b.position(location),
+    )
+
+
 def resolve(
     b: Binder,
     name: str,
@@ -157,16 +166,7 @@ def resolve(
         own = b.catalog.routines(name, schema)
         found = find_function(name, schema, tuple([argument.type.oid for argument in arguments]), variadic_array, own)
     except Ambiguous:
-        label = f"{schema}.{name}" if schema else name
-        raise AmbiguousFunction(
-            f"function {label}({_signature(arguments)}) is not unique",
-            hint="Could not choose a best candidate function. You might need to add explicit type casts.",
-            position=b.position(location),
-        ) from None
-    except DatabaseError as error:
-        if error.position is None:
-            error.position = b.position(location)
-        raise
+        raise _not_unique(b, name, schema, _signature(arguments), location) from None
     if found is None:
         raise no_function(b, name, schema, arguments, location)
     return found
@@ -248,7 +248,7 @@ def _routine_call(
     try:
         return routines.routine_call(b, scope, function, arguments)
     except DatabaseError as error:
-        if error.position is None:
+        if error.position is None and error.where is None:
             error.position = b.position(location)
         raise
 
@@ -284,17 +284,20 @@ def _named_call(b: Binder, scope: Scope, node: Node, name: str, schema: str | No
             )
         else:
             named[inner["name"]] = bind(b, scope, inner["arg"])
-    found = find_named(
-        name,
-        schema,
-        tuple(argument.type.oid for argument in positional),
-        {key: value.type.oid for key, value in named.items()},
-        b.catalog.routines(name, schema),
-    )
+    types = [type_named(argument.type.oid) for argument in positional]
+    types += [f"{key} => {type_named(value.type.oid)}" for key, value in named.items()]
+    try:
+        found = find_named(
+            name,
+            schema,
+            tuple(argument.type.oid for argument in positional),
+            {key: value.type.oid for key, value in named.items()},
+            b.catalog.routines(name, schema),
+        )
+    except Ambiguous:
+        raise _not_unique(b, name, schema, ", ".join(types), location) from None
     if found is None:
-        parts = [type_named(argument.type.oid) for argument in positional]
-        parts += [f"{key} => {type_named(value.type.oid)}" for key, value in named.items()]
-        raise no_function(b, name, schema, [], location, ", ".join(parts))
+        raise no_function(b, name, schema, [], location, ", ".join(types))
     resolved, sources = found
     function = resolved.function
     assert isinstance(function, Function)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pydistdb.sql.bind.coerce import UNKNOWN_OID
 from pydistdb.sql.bind.overloads import Ambiguous, AnyFunction, Candidate, Resolved, choose, settle
 from pydistdb.sql.functions import registry as functions
+from pydistdb.sql.routines import RoutineFunction
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import AggregateFunction, Function, Operator, SqlType
 from pydistdb.sql.types.domains import base_oid
@@ -137,6 +138,8 @@ def find_function(
         exact = [c for c in candidates if all(t.oid == oid for t, oid in zip(c.types, bases, strict=True))]
     if exact and UNKNOWN_OID not in oids:
         candidate: Candidate | None = min(exact, key=lambda c: c.variadic_from)
+        if own and len(exact) > 1 and any(_rivals(candidate, other) for other in exact):
+            raise Ambiguous
     else:
         candidate = choose(candidates, oids)
     if candidate is None:
@@ -147,6 +150,14 @@ def find_function(
             _functions.clear()
         _functions[key] = answer
     return answer
+
+
+def _rivals(chosen: Candidate | None, other: Candidate) -> bool:
+    """Whether two of a user's functions take the same arguments, but for defaults."""
+    if chosen is None or other is chosen or other.variadic_from != chosen.variadic_from:
+        return False
+    mine, theirs = chosen.function, other.function
+    return isinstance(mine, Function) and isinstance(theirs, Function) and mine.schema == theirs.schema
 
 
 def _candidates(known: Sequence[AnyFunction], count: int, variadic_array: bool) -> list[Candidate]:
@@ -187,26 +198,50 @@ def find_named(
     """Find a function called with ``name => value``.
 
     Returns it with, for each of its arguments, the index of a positional argument, the name of a named one, or None for
-    its default."""
+    its default; raises Ambiguous."""
+    given = (*positional, *named.values())
+    found: dict[int, tuple[AnyFunction, list[int | str | None]]] = {}
+    candidates = []
     for function in (*functions.functions(name, schema), *own):
-        if isinstance(function, AggregateFunction) or not function.argument_names:
+        sources = _sources(function, len(positional), named)
+        if sources is None:
             continue
-        names = function.argument_names[: len(function.argument_types)]
-        sources: list[int | str | None] = list(range(len(positional)))
-        oids = list(positional)
-        for index in range(len(positional), len(function.argument_types)):
-            argument_name = names[index] if index < len(names) else ""
-            if argument_name in named:
-                sources.append(argument_name)
-                oids.append(named[argument_name])
-            elif index >= len(function.argument_types) - function.default_count:
-                sources.append(None)
-                oids.append(function.argument_types[index].oid)
-            else:
-                break
-        if len(sources) != len(function.argument_types) or any(n not in names[len(positional) :] for n in named):
-            continue
-        candidate = Candidate(function, function.argument_types, -1)
-        if choose([candidate], oids) is not None:
-            return settle(candidate, oids), sources
-    return None
+        types = [function.argument_types[index] for index in range(len(positional))]
+        types += [function.argument_types[sources.index(key)] for key in named]
+        candidates.append(Candidate(function, tuple(types), -1))
+        found[id(function)] = function, sources
+    chosen = choose(candidates, given) if candidates else None
+    if chosen is None:
+        return None
+    function, sources = found[id(chosen.function)]
+    omitted = len(function.argument_types) - getattr(function, "default_count", 0)
+    defaults = function.default_oids if isinstance(function, RoutineFunction) else ()
+    oids = [
+        positional[source]
+        if isinstance(source, int)
+        else named[source]
+        if source is not None
+        else (defaults[index - omitted] if defaults else function.argument_types[index].oid)
+        for index, source in enumerate(sources)
+    ]
+    return settle(Candidate(function, function.argument_types, -1), oids), sources
+
+
+def _sources(function: AnyFunction, positional: int, named: dict[str, int]) -> list[int | str | None] | None:
+    """Where each argument comes from; None if the function has no such arguments, or one without a value."""
+    if isinstance(function, AggregateFunction) or not function.argument_names:
+        return None
+    count = len(function.argument_types)
+    names = function.argument_names[:count]
+    if positional > count or any(name not in names[positional:] for name in named):
+        return None
+    sources: list[int | str | None] = list(range(positional))
+    for index in range(positional, count):
+        name = names[index] if index < len(names) else ""
+        if name and name in named:
+            sources.append(name)
+        elif index >= count - function.default_count:
+            sources.append(None)
+        else:
+            return None
+    return sources

@@ -15,19 +15,23 @@ Source: PostgreSQL 15 manual, 10.2 and 10.3; parse_func.c.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from pydistdb.sql.bind.coerce import UNKNOWN_OID, can_coerce
-from pydistdb.sql.bind.polymorphic import SIMPLE_ELEMENTS, polymorphic_fit, solve, substitute
+from pydistdb.sql.bind.polymorphic import SIMPLE, Meaning, is_polymorphic, polymorphic_fit, solve, substitute
 from pydistdb.sql.errors import DatatypeMismatch
 from pydistdb.sql.functions import registry as functions
+from pydistdb.sql.routines import RoutineFunction
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import AggregateFunction, Function, SqlType
 from pydistdb.sql.types.domains import base_oid
-from pydistdb.sql.types.known import POLYMORPHIC
-from pydistdb.sql.types.registry import ANY, ANYARRAY
+from pydistdb.sql.types.registry import ANY
 
 AnyFunction = Function | AggregateFunction
+
+MOST_SPECIALIZED = 1_024
 
 
 class Resolved(NamedTuple):
@@ -136,13 +140,48 @@ def settle(candidate: Candidate, oids: Sequence[int]) -> Resolved:
     function = candidate.function
     declared = candidate.types
     result = function.return_type
-    if any(t.oid in POLYMORPHIC for t in declared):
-        element, common = solve(declared, oids)
-        if element is None and any(t.oid in SIMPLE_ELEMENTS or t.oid == ANYARRAY.oid for t in declared):
-            raise DatatypeMismatch("could not determine polymorphic type because input has type unknown")
-        declared = tuple(substitute(t, element, common) for t in declared)
-        result = substitute(result, element, common)
+    if is_polymorphic(declared) or is_polymorphic(function.argument_types[len(declared) :]):
+        meaning = _meaning(candidate, oids)
+        declared = tuple(substitute(t, meaning) for t in declared)
+        result = substitute(result, meaning)
+        if isinstance(function, Function) and (isinstance(function, RoutineFunction) or function.out_columns):
+            function = _specialized(function, meaning)
     actual = tuple(registry.type_by_oid(oid) if t.oid == ANY.oid else t for t, oid in zip(declared, oids, strict=True))
     if function.specialize is not None:
         function = functions.specialize(function, actual, result)
     return Resolved(function, actual, result, candidate.variadic_from)
+
+
+def _meaning(candidate: Candidate, oids: Sequence[int]) -> Meaning:
+    """What the types stand for; arguments that are left out count with the types of their defaults."""
+    function, declared = candidate.function, candidate.types
+    missing = len(function.argument_types) - len(declared)
+    if isinstance(function, RoutineFunction) and candidate.variadic_from < 0 and missing > 0:
+        declared = (*declared, *function.argument_types[-missing:])
+        oids = (*oids, *function.default_oids[-missing:])
+    meaning = solve(declared, oids)
+    if meaning.element is None and any(t.oid in SIMPLE for t in declared):
+        raise DatatypeMismatch("could not determine polymorphic type because input has type unknown")
+    return meaning
+
+
+@lru_cache(maxsize=MOST_SPECIALIZED)
+def _specialized(function: Function, meaning: Meaning) -> Function:
+    """A function whose columns or body depend on the types, for these types; always the same one, as calls of one
+    function must be equal."""
+    changes: dict[str, Any] = {}
+    if isinstance(function, RoutineFunction):
+        types = tuple(substitute(t, meaning) for t in function.argument_types)
+        changes = {"argument_types": types, "actual_oids": tuple(t.oid for t in types)}
+        changes["return_type"] = substitute(function.return_type, meaning)
+    columns = tuple((name, substitute(t, meaning)) for name, t in function.out_columns)
+    return replace(function, out_columns=columns, **changes)
+
+
+def for_types(function: RoutineFunction, oids: Sequence[int]) -> RoutineFunction:
+    """A routine for actual types of all its arguments."""
+    if not is_polymorphic(function.argument_types):
+        return function
+    found = settle(Candidate(function, function.argument_types, -1), oids).function
+    assert isinstance(found, RoutineFunction)
+    return found

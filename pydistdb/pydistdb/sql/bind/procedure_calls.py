@@ -14,7 +14,7 @@ from pydistdb.sql.bind.binder import Binder, Parameters
 from pydistdb.sql.bind.calls import convert_arguments
 from pydistdb.sql.bind.coerce import type_named
 from pydistdb.sql.bind.operators import find_function
-from pydistdb.sql.bind.overloads import Ambiguous, Resolved
+from pydistdb.sql.bind.overloads import Ambiguous, Resolved, for_types
 from pydistdb.sql.bind.parse import ParsedStatement
 from pydistdb.sql.bind.rewrite import walk
 from pydistdb.sql.bind.routines import bound_default
@@ -120,6 +120,7 @@ def _with_arguments(
     b: Binder, function: RoutineFunction, found: Resolved, arguments: Sequence[Expr | None], variadic: bool
 ) -> BoundCall:
     _, inputs = _all_types(function)
+    function = for_types(function, _input_oids(function, found, inputs))
     given: list[Expr] = []
     for index, argument in enumerate(arguments):
         if argument is None:
@@ -130,6 +131,15 @@ def _with_arguments(
     for position, index in enumerate(inputs):
         values.append(converted[index] if index < len(converted) else bound_default(b, function, position))
     return BoundCall(function, tuple(values))
+
+
+def _input_oids(function: RoutineFunction, found: Resolved, inputs: Sequence[int]) -> list[int]:
+    """The types of all input arguments, in a call of some of them."""
+    oids = [found.arguments[index].oid for index in inputs if index < len(found.arguments)]
+    if found.variadic_from >= 0:
+        oids[found.variadic_from :] = [registry.array_of(found.arguments[found.variadic_from]).oid]
+    missing = len(inputs) - len(oids)
+    return [*oids, *(function.default_oids[-missing:] if missing else ())]
 
 
 def _no_procedure(statement: Call, expressions: Sequence[Expr], known: Sequence[RoutineFunction]) -> Exception:

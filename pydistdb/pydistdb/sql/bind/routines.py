@@ -246,7 +246,8 @@ def fit_result(b: Binder | None, function: RoutineFunction, rel: Rel | None, has
 
 
 def mismatch(function: RoutineFunction, detail: str) -> DatabaseError:
-    name = type_named(function.routine.return_type) if not function.routine.row_of else "record"
+    declared = function.return_type.oid if function.actual_oids else function.routine.return_type
+    name = type_named(declared) if not function.routine.row_of else "record"
     return DatabaseError.of("42P13", f"return type mismatch in function declared to return {name}", detail=detail)
 
 
@@ -282,8 +283,8 @@ def _inlined_value(b: Binder, function: RoutineFunction, arguments: tuple[Expr, 
         if scope.aggregates or scope.windows or scope.set_calls:
             return None
         value = coerce_to_target(b, expr, function.return_type, "a")
-    if value is None:
-        raise mismatch(function, f"Actual return type is {type_named(expr.type.oid)}.")
+        if value is None:
+            raise mismatch(function, f"Actual return type is {type_named(expr.type.oid)}.")
     if not _fits_volatility(function, value) or not _may_replace(value, arguments):
         return None
     return _with_arguments(value, arguments)
@@ -297,7 +298,12 @@ def _inlined_query(b: Binder, function: RoutineFunction, arguments: tuple[Expr, 
     if node is None or any(_is_costly(argument) for argument in arguments):
         return None
     with _Inside(b, function):
-        rel = fit_result(b, function, STATEMENT_BINDERS["SelectStmt"](b, None, node), True)
+        rel = STATEMENT_BINDERS["SelectStmt"](b, None, node)
+        try:
+            rel = fit_result(b, function, rel, True)
+        except DatabaseError as error:
+            error.where = f'SQL function "{function.name}" during startup'
+            raise
     if any(isinstance(part, Call | SetCall) and part.function.volatility == "v" for part in walk(rel)):
         return None
     return _with_arguments(rel, arguments)
@@ -320,8 +326,10 @@ class _Inside:
         b.inlining = b.inlining | {function.oid}
         b.text_depth += 1
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         b = self._b
+        if isinstance(error, DatabaseError) and error.where is None:
+            error.where = f'SQL function "{self._function.name}" during inlining'
         b.parameters, b.arguments, b.references, b.inlining, b.acting_role = self._saved
         b.text_depth -= 1
 

@@ -265,6 +265,8 @@ class Argument(msgspec.Struct, frozen=True, array_like=True):
     mode: str = "i"
     default: str | None = None
     """SQL text."""
+    default_oid: int = 0
+    """The default's own type, where the argument's is polymorphic."""
 
 
 class Routine(msgspec.Struct, frozen=True, array_like=True):

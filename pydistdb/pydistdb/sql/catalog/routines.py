@@ -1,7 +1,8 @@
 """CREATE and ALTER FUNCTION and PROCEDURE, in the language SQL.
 
 The descriptor keeps the body's text.  CREATE binds it against the transaction's catalog, in which the new function is there
-already, so that it may call itself; what the last statement returns must fit the declared result.  Bodies of the SQL
+already, so that it may call itself; what the last statement returns must fit the declared result.  The body of a polymorphic
+function is only parsed: each call binds it for its own types.  Bodies of the SQL
 standard's forms depend on what they use, string bodies on nothing, as in Postgres.
 
 Source: PostgreSQL 15 manual, CREATE FUNCTION; functioncmds.c.
@@ -15,6 +16,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from pydistdb.sql import bind
+from pydistdb.sql.bind.polymorphic import COMPATIBLE, SIMPLE, is_polymorphic
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.access import PG_NAMESPACE, PG_PROC
 from pydistdb.sql.catalog.context import DdlContext
@@ -32,10 +34,14 @@ from pydistdb.sql.statements import Name, TypeReference
 from pydistdb.sql.type_statements import AlterRoutine, ArgumentSpec, CreateRoutine, DropRoutines
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
-from pydistdb.sql.types.known import POLYMORPHIC
+from pydistdb.sql.types.known import ANYARRAY, ANYCOMPATIBLEARRAY, POLYMORPHIC
 
 MOST_ARGUMENTS = 100
 _KNOWN_LANGUAGES = frozenset({"plpgsql", "c", "internal", "plpython3u", "plperl", "plperlu", "pltcl", "pltclu"})
+_KIN = (
+    "anyelement, anyarray, anynonarray, anyenum, anyrange, or anymultirange",
+    "anycompatible, anycompatiblearray, anycompatiblenonarray, anycompatiblerange, or anycompatiblemultirange",
+)
 _WORDS = {"f": "function", "p": "procedure"}
 
 
@@ -49,6 +55,7 @@ async def create_routine(ddl: DdlContext, statement: CreateRoutine) -> str:
     _check_language(statement)
     arguments = _arguments(ddl, statement.arguments)
     return_type, row_of = _result(ddl, statement, arguments)
+    _check_polymorphic(statement, arguments, return_type)
     routine = Routine(
         0,
         clip(statement.name.name),
@@ -113,19 +120,20 @@ def _arguments(ddl: DdlContext, specs: Sequence[ArgumentSpec]) -> tuple[Argument
     with_default = False
     for spec in specs:
         sql_type = _argument_type(ddl, spec)
+        default_oid = 0
         _check_name(spec, result)
         if result and result[-1].mode == "v" and spec.mode not in "ot":
             raise _invalid("VARIADIC parameter must be the last input parameter")
-        if spec.mode == "v" and not sql_type.is_array:
+        if spec.mode == "v" and not (sql_type.is_array or sql_type.oid in (ANYARRAY.oid, ANYCOMPATIBLEARRAY.oid)):
             raise _invalid("VARIADIC parameter must be an array")
         if spec.default is not None:
             if spec.mode in "ot":
                 raise _invalid("only input parameters can have default values")
-            _check_default(ddl, spec, sql_type)
+            default_oid = _check_default(ddl, spec, sql_type)
             with_default = True
         elif with_default and spec.mode not in "ot":
             raise _invalid("input parameters after one with a default value must also have defaults")
-        result.append(Argument(spec.name, sql_type.oid, spec.mode, spec.default))
+        result.append(Argument(spec.name, sql_type.oid, spec.mode, spec.default, default_oid))
     return tuple(result)
 
 
@@ -136,9 +144,7 @@ def _argument_type(ddl: DdlContext, spec: ArgumentSpec) -> SqlType:
         if isinstance(relation, Table) and not reference.is_array:
             raise FeatureNotSupported("arguments of a table's row type are not supported")
         raise UndefinedObject(f"type {ddl.written(reference.name)} does not exist")
-    if reference.type.oid in POLYMORPHIC:
-        raise FeatureNotSupported("polymorphic functions in SQL are not supported")
-    if reference.type.category == "P":
+    if reference.type.category == "P" and reference.type.oid not in POLYMORPHIC:
         raise _invalid(f"SQL functions cannot have arguments of type {reference.type.name}")
     return reference.type
 
@@ -151,9 +157,11 @@ def _check_name(spec: ArgumentSpec, before: Sequence[Argument]) -> None:
             raise _invalid(f'parameter name "{spec.name}" used more than once')
 
 
-def _check_default(ddl: DdlContext, spec: ArgumentSpec, sql_type: SqlType) -> None:
+def _check_default(ddl: DdlContext, spec: ArgumentSpec, sql_type: SqlType) -> int:
+    """Bind a default; tells its own type if the argument is polymorphic."""
     assert spec.default is not None
-    bind.bind_scalar(spec.default, ddl.view, ddl.context, sql_type)
+    default = bind.bind_scalar(spec.default, ddl.view, ddl.context, sql_type)
+    return default.type.oid if is_polymorphic([sql_type]) else 0
 
 
 def _result(ddl: DdlContext, statement: CreateRoutine, arguments: Sequence[Argument]) -> tuple[int, int]:
@@ -174,11 +182,24 @@ def _result(ddl: DdlContext, statement: CreateRoutine, arguments: Sequence[Argum
     return oid, row_of
 
 
+def _check_polymorphic(statement: CreateRoutine, arguments: Sequence[Argument], return_type: int) -> None:
+    """A polymorphic result must follow from the arguments; what a body of the standard's forms means would not be known."""
+    inputs = {argument.type_oid for argument in arguments if argument.mode in "ibv"}
+    for oid in (return_type, *(argument.type_oid for argument in arguments if argument.mode in "ot")):
+        for family in (SIMPLE, COMPATIBLE):
+            if oid in family and not inputs & family:
+                name, kin = registry.format_type(oid), _KIN[family is COMPATIBLE]
+                raise _invalid(
+                    "cannot determine result data type",
+                    detail=f"A result of type {name} requires at least one input of type {kin}.",
+                )
+    if statement.form and inputs & POLYMORPHIC:
+        raise _invalid("SQL function with unquoted function body cannot have polymorphic arguments")
+
+
 def _result_type(ddl: DdlContext, reference: TypeReference) -> tuple[int, int]:
     if reference.type is not None:
-        if reference.type.oid in POLYMORPHIC:
-            raise FeatureNotSupported("polymorphic functions in SQL are not supported")
-        if reference.type.category == "P" and reference.type.oid not in (VOID_OID, RECORD_OID):
+        if reference.type.category == "P" and reference.type.oid not in {VOID_OID, RECORD_OID, *POLYMORPHIC}:
             raise _invalid(f"SQL functions cannot return type {reference.type.name}")
         table = row_type_owner(ddl, reference.type)
         return reference.type.oid, 0 if table is None else table.oid
@@ -281,7 +302,10 @@ def _check_body(ddl: DdlContext, routine: Routine, position: int | None) -> Reco
         names = split_identifiers("search_path", routine.search_path)
         recording = RecordingView(ddl.view.with_path([ddl.current_role.name if n == "$user" else n for n in names]))
     try:
-        bind.bind_routine_body(function, recording, ddl.context, with_positions=position is not None)
+        if is_polymorphic(function.argument_types):
+            bind.parse_routine_body(function)  # what it means depends on the call
+        else:
+            bind.bind_routine_body(function, recording, ddl.context, with_positions=position is not None)
     except DatabaseError as error:
         error.position = None if position is None or error.position is None else error.position + position - 1
         if error.where is None and error.sqlstate == "42P13":

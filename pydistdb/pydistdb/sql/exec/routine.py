@@ -61,5 +61,5 @@ class RoutineScanOperator(Operator):
     def _as_values(self, batch: Batch) -> Batch:
         """Rows as values of one column each."""
         if not self.field_types:
-            return [(row,) for row in batch]
+            return [row if len(row) == 1 and isinstance(row[0], Record) else (row,) for row in batch]
         return [(Record(row, self.field_types, self.names),) for row in batch]

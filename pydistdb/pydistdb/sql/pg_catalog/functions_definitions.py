@@ -241,28 +241,22 @@ def pg_get_serial_sequence(context: EvalContext, table_name: str, column_name: s
 
 
 def _expand_array(values: PgArray) -> list[tuple[Any, int]]:
-    """The items with their numbers, from 1 on."""
+    """The items with their numbers, from 1 on (JDBC drivers call it)."""
     return [(item, number) for number, item in enumerate(values.items, 1)]
 
 
-_EXPAND_ARRAY_OID = 13_210
-"""One function per array type stands in for the polymorphic _pg_expandarray, which JDBC drivers call."""
-
-_EXPANDABLE = (22, 30, 1005, 1007, 1028, 1000, 1003, 1009, 1014, 1015, 1016, 1021, 1022, 1115, 1182, 1185, 1231, 2951)
-
-for _offset, _array_oid in enumerate(_EXPANDABLE):
-    functions.register(
-        Function(
-            _EXPAND_ARRAY_OID + _offset,
-            "_pg_expandarray",
-            (TYPES_BY_OID[_array_oid],),
-            types.RECORD,
-            _expand_array,
-            returns_set=True,
-            out_columns=(("x", TYPES_BY_OID[TYPES_BY_OID[_array_oid].element_oid]), ("n", types.INT4)),
-            schema="information_schema",
-        )
+functions.register(
+    Function(
+        13_210,
+        "_pg_expandarray",
+        (types.ANYARRAY,),
+        types.RECORD,
+        _expand_array,
+        returns_set=True,
+        out_columns=(("x", types.ANYELEMENT), ("n", types.INT4)),
+        schema="information_schema",
     )
+)
 
 
 @provides("pg_options_to_table(_text)")

@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
+from pydistdb.sql.bind.overloads import for_types
 from pydistdb.sql.bind.parse import stack_depth_exceeded
 from pydistdb.sql.bind.routines import bind_body
 from pydistdb.sql.catalog.needs import denial
@@ -72,8 +73,8 @@ class RoutineRunner:
 
     def __init__(self, session: SessionBase) -> None:
         self._session = session
-        self._bodies: dict[tuple[int, int, str], _Body] = {}
-        """By function, acting role and search_path."""
+        self._bodies: dict[tuple[int, int, str, tuple[int, ...]], _Body] = {}
+        """By function, acting role, search_path and the types of a polymorphic function's arguments."""
         self._paths: dict[tuple[int, str], tuple[StateView, StateView]] = {}
         """Views along another search_path than the session's, with the view that each was made of."""
         self._depth = 0
@@ -169,7 +170,7 @@ class RoutineRunner:
     def _prepared(self, function: RoutineFunction, context: EvalContext) -> _Body:
         session = self._session
         view = self._view(context)
-        key = function.oid, context.role, context.settings.get("search_path", "")
+        key = function.oid, context.role, context.settings.get("search_path", ""), function.actual_oids
         body = self._bodies.get(key)
         if (
             body is None
@@ -178,7 +179,7 @@ class RoutineRunner:
         ):
             routine = view.routine_by_oid(function.oid)
             if routine is not None:
-                function = view.function_of(routine)
+                function = for_types(view.function_of(routine), function.actual_oids)
             bound = bind_body(function, view, context)
             statements = [
                 _Statement(each, compile_plan(make_plan(each, view, session.plans.disabled)), denial(each.needs, view))
