@@ -29,8 +29,16 @@ class RoutineFunction(Function):
     routine: Routine
     default_oids: tuple[int, ...] = ()
     """The types of the defaults: they help to tell what anyelement stands for in a call without the argument."""
+    listed: bool = False
+    """``out_columns`` are from the query: f() AS (a int, …)."""
     actual_oids: tuple[int, ...] = ()
     """The arguments' types that a polymorphic function has been settled for (bind/overloads.py)."""
+
+    @property
+    def variant(self) -> tuple[object, ...]:
+        """What tells one body from another that the same function has for other types."""
+        listed = tuple((name, t.oid, t.modifier) for name, t in self.out_columns) if self.listed else ()
+        return self.actual_oids, listed
 
     @property
     def returns_row(self) -> bool:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import pydistdb.sql.bind.calls as calls
 from pydistdb.sql.bind.binder import Binder
-from pydistdb.sql.bind.coerce import coerce_to_boolean, coerce_to_common, common_type
+from pydistdb.sql.bind.coerce import coerce_to_boolean, coerce_to_common, common_type, resolve_unknown
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.parse import Node
@@ -26,7 +26,7 @@ from pydistdb.sql.bind.scope import Scope
 from pydistdb.sql.bind.sort_keys import check_sortable, sort_keys
 from pydistdb.sql.errors import FeatureNotSupported, InvalidColumnReference, WrongObjectType
 from pydistdb.sql.functions import registry as functions
-from pydistdb.sql.tree import Expr, SortKey
+from pydistdb.sql.tree import Expr, Param, SortKey
 from pydistdb.sql.types.base import AggregateFunction, Function, SqlType
 
 
@@ -58,6 +58,8 @@ def bind_parts(b: Binder, scope: Scope, node: Node, name: str, schema: str | Non
     found = calls.resolve(b, name, schema, arguments, location, node.get("func_variadic", False))
     function = found.function
     _check_kind(b, node, name, function)
+    if node.get("agg_distinct") and not within:
+        _check_distinct(b, node, keys, arguments)
     converted = calls.convert_arguments(b, found, arguments, locations, node.get("func_variadic", False))
     if within:
         count = len(keys)
@@ -75,8 +77,6 @@ def bind_parts(b: Binder, scope: Scope, node: Node, name: str, schema: str | Non
     _refuse_set_calls(function, converted, b.position(locations[0]) if locations else None)
     distinct = node.get("agg_distinct", False)
     if distinct:
-        if not within:
-            _check_distinct(b, node, keys, converted)
         for argument, at in zip(converted, locations, strict=False):
             check_sortable(b, argument, at, "equality", False)
     if isinstance(function, Function) and function.volatility == "v":
@@ -105,8 +105,10 @@ def _refuse_set_calls(function: Function | AggregateFunction, arguments: Sequenc
 
 
 def _check_distinct(b: Binder, node: Node, keys: Sequence[SortKey], arguments: Sequence[Expr]) -> None:
+    """Sorting by anything but an argument, as it is written, could tell equal arguments apart."""
+    known = [resolve_unknown(b, each) if isinstance(each, Param) else each for each in arguments]
     for key, item in zip(keys, node.get("agg_order", ()), strict=True):
-        if key.expression not in arguments:
+        if key.expression not in known:
             raise InvalidColumnReference(
                 "in an aggregate with DISTINCT, ORDER BY expressions must appear in argument list",
                 position=b.position(location_of(item["SortBy"]["node"])),

@@ -168,7 +168,8 @@ def compare_rows(b: Binder, name: str, left: Sequence[Expr], right: Sequence[Exp
 
 
 def _boolean_comparison(b: Binder, name: str, left: Expr, right: Expr, location: int) -> Expr:
-    result = compare(b, name, left, right, location)
+    # A row within a row is a value: NULLs in it are equal, and its literals do not take the other side's types.
+    result = apply_operator(b, name, left, right, location)
     if result.type.oid != BOOL.oid:
         raise DatatypeMismatch(
             f"row comparison operator must yield type boolean, not type {type_named(result.type.oid)}",

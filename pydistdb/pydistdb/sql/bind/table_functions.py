@@ -34,11 +34,13 @@ from pydistdb.sql.tree import (
     Project,
     ProjectSet,
     Rel,
+    RoutineScan,
     SetCall,
+    Subquery,
     Window,
     WindowCall,
 )
-from pydistdb.sql.types.base import Function
+from pydistdb.sql.types.base import Function, SqlType
 from pydistdb.sql.types.registry import ANY, INT8, RECORD
 
 ONE_ROW = Function(0, "one_row", (ANY,), ANY, lambda value: (value,), strict=False, returns_set=True)
@@ -121,7 +123,19 @@ def _with_columns(b: Binder, expr: Expr, definitions: Sequence[Node]) -> Expr:
     if not definitions:
         return expr
     position = b.position(definitions[0]["ColumnDef"].get("location", -1))
-    if not isinstance(expr, Call | SetCall) or expr.type.oid != RECORD.oid:
+    scan = routines.called(expr)
+    if scan is not None and scan.function.routine.return_type == RECORD.oid and not scan.function.out_columns:
+        function = replace(scan.function, out_columns=tuple(_defined(b, definitions)), listed=True)
+        return _with_scan(expr, replace(scan, function=function))
+    if scan is not None and scan.function.returns_row and scan.function.routine.return_type != RECORD.oid:
+        raise InvalidSyntax(
+            "a column definition list is redundant for a function returning a named composite type", position=position
+        )
+    if scan is not None and scan.function.returns_row:
+        raise InvalidSyntax(
+            "a column definition list is redundant for a function with OUT parameters", position=position
+        )
+    if scan is not None or not isinstance(expr, Call | SetCall) or expr.type.oid != RECORD.oid:
         raise InvalidSyntax(
             'a column definition list is only allowed for functions returning "record"', position=position
         )
@@ -131,12 +145,25 @@ def _with_columns(b: Binder, expr: Expr, definitions: Sequence[Node]) -> Expr:
         )
     if expr.function.oid not in TAKES_COLUMNS:
         raise FeatureNotSupported(f"a column definition list for function {expr.function.name} is not supported")
-    columns = []
-    for wrapper in definitions:
-        column = wrapper["ColumnDef"]
-        columns.append((column["colname"], resolve_type(column["typeName"], b.position, b.catalog)))
+    columns = _defined(b, definitions)
     result = columns[0][1] if len(columns) == 1 else expr.type
     return replace(expr, type=result, function=with_columns(expr.function, columns))
+
+
+def _defined(b: Binder, definitions: Sequence[Node]) -> list[tuple[str, SqlType]]:
+    columns = [wrapper["ColumnDef"] for wrapper in definitions]
+    return [(column["colname"], resolve_type(column["typeName"], b.position, b.catalog)) for column in columns]
+
+
+def _with_scan(expr: Expr, scan: RoutineScan) -> Expr:
+    """A call of a function in SQL (see routines.called) with another scan behind it."""
+    if isinstance(expr, SetCall):
+        rows = expr.arguments[0]
+        assert isinstance(rows, Subquery)
+        function = replace(expr.function, out_columns=scan.function.out_columns)
+        return replace(expr, function=function, arguments=(replace(rows, query=scan),))
+    assert isinstance(expr, Subquery)
+    return replace(expr, query=scan)
 
 
 def _one_array_each(wrapper: Node) -> list[Node]:
@@ -169,7 +196,11 @@ def _side_by_side(
     for expr, label in zip(expressions, labels, strict=True):
         if not isinstance(expr, SetCall):
             expr = resolve_unknown(b, expr)
-            expr = SetCall(expr.type, ONE_ROW, (expr,))
+            scan = routines.called(expr)
+            columns_of_row = scan.function.out_columns if scan is not None and scan.function.returns_row else ()
+            expr = SetCall(
+                expr.type, replace(ONE_ROW, out_columns=columns_of_row) if columns_of_row else ONE_ROW, (expr,)
+            )
         calls_in_step.append(expr)
         whole = OutputColumn(b.new_id(), label, expr.type)
         made.append(whole)

@@ -18,7 +18,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from pydistdb.sql.errors import DatatypeMismatch
+from pydistdb.sql.errors import DatatypeMismatch, UndefinedFunction
 from pydistdb.sql.functions.define import FUNCTIONS_BY_OID, Body, define
 from pydistdb.sql.types import known
 from pydistdb.sql.types.base import SqlType
@@ -119,6 +119,8 @@ def _check_alike(left: tuple[Any, ...], right: tuple[Any, ...]) -> None:
                 f"cannot compare dissimilar column types {format_type(left_type.oid)} and "
                 f"{format_type(right_type.oid)} at record column {number}"
             )
+        if left_type.oid == known.UNKNOWN.oid:
+            raise UndefinedFunction("could not identify an equality operator for type unknown")
         if a != b:
             return
     if len(left) != len(right):

@@ -1,7 +1,8 @@
 """to_date and to_timestamp: reading dates and times along a template.
 
 Reading is lenient as Postgres's is: separators in the template match any or none in the text, numbers may be shorter than
-their field unless another number follows at once.
+their field unless another number follows at once.  The SQL standard's way, for jsonpath, is strict: all of the text must
+match all of the template (``read_strictly``).
 
     >>> to_date("5 January 2000", "DD Month YYYY")
     4
@@ -14,6 +15,7 @@ Source: PostgreSQL 15 manual, 9.8.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from pydistdb.sql.errors import DatabaseError, DatetimeFieldOverflow, InvalidDatetimeFormat
 from pydistdb.sql.functions.datetime_format import DAY_NAMES, MONTH_NAMES, ROMAN_NUMERALS, Piece, pieces_of
@@ -29,7 +31,7 @@ from pydistdb.sql.types.calendar import (
     days_of,
     iso_week_start,
 )
-from pydistdb.sql.types.datetime import check_timestamp, session_zone
+from pydistdb.sql.types.datetime import check_date, check_timestamp, session_zone
 
 # ------------------------------------------------------------------------------------------------ input
 
@@ -51,6 +53,13 @@ _WIDTHS |= {
 _WIDTHS |= {"YY": 2, "Y": 1, "IYYY": 4, "IYY": 3, "IY": 2, "I": 1, "TZH": 2, "TZM": 2} | {
     f"FF{n}": n for n in range(1, 7)
 }
+_TIMED = frozenset({"A.M.", "AM", "P.M.", "PM", "HH", "HH12", "HH24", "MI", "SS", "MS", "US", "SSSS", "SSSSS"})
+_TIMED |= {f"FF{n}" for n in range(1, 7)}
+_ZONED = frozenset({"TZ", "OF", "TZH", "TZM"})
+_DIGITS = frozenset(name for name in _WIDTHS if name != "TZH" and not name.startswith("FF"))
+"""Fields that start with a digit: a number before one of them has its full width."""
+MOST_ZONE = 16 * 3600
+"""Seconds from Greenwich."""
 _LIMITS = {"HH24": (0, 23), "HH12": (1, 12), "HH": (1, 12), "MI": (0, 59), "SS": (0, 59)}
 
 
@@ -61,31 +70,34 @@ def _is_separator(character: str) -> bool:
 class _Scanner:
     """Reads a text along a template; ``found`` maps canonical field names to numbers."""
 
-    def __init__(self, text: str, template: str) -> None:
+    def __init__(self, text: str, template: str, strict: bool = False) -> None:
         self.text = text
         self.pieces = pieces_of(template)
         self.position = 0
         self.found: dict[str, int] = {}
-        self.fixed = any(piece.field == "FX" for piece in self.pieces)
+        self.strict = strict
+        self.fixed = strict or any(piece.field == "FX" for piece in self.pieces)
         self.zone: int | None = None
 
     def run(self) -> None:
         skipped_separators = False
         for index, piece in enumerate(self.pieces):
-            if self.position >= len(self.text) and piece.field:
+            if self.position >= len(self.text) and (piece.field or self.strict):
+                if self.strict:
+                    raise InvalidDatetimeFormat("input string is too short for datetime format")
                 break
             if piece.field == "FX":
                 continue
             if not piece.field:
                 skipped_separators = self.literal(piece, skipped_separators)
                 continue
-            if not self.fixed:
+            if not self.fixed or (self.strict and piece.field.upper() in _WIDTHS):
                 self.skip_space()
             following = self.pieces[index + 1] if index + 1 < len(self.pieces) else None
             fixed_width = (
                 piece.fill
                 and following is not None
-                and (following.field.upper() in _WIDTHS or following.text[:1].isdigit())
+                and (following.field.upper() in _DIGITS or following.text[:1].isdigit())
             )
             self.field(piece, fixed_width)
             if piece.suffix.upper() == "TH":
@@ -98,6 +110,9 @@ class _Scanner:
 
     def literal(self, piece: Piece, skipped: bool) -> bool:
         """Separators match leniently; other text just takes up as much room."""
+        if self.strict:
+            self.exactly(piece)
+            return False
         if self.fixed or piece.quoted:
             self.position += len(piece.text)
             return False
@@ -111,6 +126,13 @@ class _Scanner:
             return True
         self.position += 1
         return False
+
+    def exactly(self, piece: Piece) -> None:
+        for character in piece.text:
+            if self.text[self.position : self.position + 1] != character:
+                what = "character" if piece.quoted else "separator"
+                raise InvalidDatetimeFormat(f'unmatched format {what} "{character}"')
+            self.position += 1
 
     def field(self, piece: Piece, fixed_width: bool) -> None:
         name = piece.field.upper()
@@ -221,7 +243,7 @@ class _Scanner:
         self.store(piece, "Y", int(match[1]) * 1000 + int(match[2]))
 
     def zone_part(self, piece: Piece, name: str) -> None:
-        match = re.compile(r"([+-]?)(\d{1,2})").match(self.text, self.position)
+        match = re.compile(r"([+\- ]?)(\d{1,2})").match(self.text, self.position)
         if match is None:
             self.bad_number(piece, self.text[self.position : self.position + 2], 0, None)
         assert match is not None
@@ -322,6 +344,37 @@ def _scan(text: str, template: str) -> _Scanner:
     scanner = _Scanner(text, template)
     scanner.run()
     return scanner
+
+
+def read_strictly(text: str, template: str) -> tuple[str, Any, int]:
+    """Read a text of which all must match the template; the fields tell the type.  Returns the type's name, the value, and
+    the seconds of the time zone east of Greenwich."""
+    pieces = pieces_of(template)
+    for piece in pieces:
+        if not piece.field and not piece.quoted and piece.text not in "-./,':; ":
+            raise InvalidDatetimeFormat(f'invalid datetime format separator: "{piece.text}"')
+    fields = {piece.field.upper() for piece in pieces} - {"", "FX"}
+    scanner = _Scanner(text, template, strict=True)
+    scanner.run()
+    if template and text[scanner.position :].strip():
+        raise InvalidDatetimeFormat("trailing characters remain in input string after datetime format")
+    zoned, timed, found = fields & _ZONED, fields & _TIMED, scanner.found
+    dated = fields - _ZONED - _TIMED
+    days = check_date(_date_of(text, found)) if dated else 0
+    if not timed:
+        if dated and not zoned:
+            return "date", days, 0
+        what = "zoned but not timed" if dated else "not dated and not timed"
+        raise InvalidDatetimeFormat(f"datetime format is {what}")
+    time, east = _time_of(text, found), scanner.zone or 0
+    if abs(east) >= MOST_ZONE:
+        raise DatabaseError.of("22009", f'time zone displacement out of range: "{text}"')
+    if not dated:
+        return ("timetz", (time, -east), east) if zoned else ("time", time, 0)
+    local = days * MICROSECONDS_PER_DAY + time
+    if not zoned:
+        return "timestamp", check_timestamp(local), 0
+    return "timestamptz", check_timestamp(local - east * MICROSECONDS_PER_SECOND), east
 
 
 @implements("to_date(text,text)")

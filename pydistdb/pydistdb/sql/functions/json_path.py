@@ -14,14 +14,17 @@ Source: PostgreSQL 15 manual, 9.16.2; jsonpath_exec.c.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.functions.define import define
+from pydistdb.sql.functions.json_path_datetime import TYPE_NAMES, PathMoment, compare, moment_of, shown
 from pydistdb.sql.functions.regex import compile_regex
 from pydistdb.sql.types import numeric
+from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.json import dump, load
 from pydistdb.sql.types.jsonpath import COMPARISONS, LAST_LEVEL, PATTERN_CHECKS, Node, Path, is_predicate, parse_path
 
@@ -31,6 +34,14 @@ _ARITHMETIC: dict[str, Callable[[Decimal, Decimal], Decimal]] = {
     "*": numeric.multiply,
     "/": numeric.divide,
     "%": numeric.modulo,
+}
+_TESTS: dict[str, Callable[[Any, Any], Any]] = {
+    "==": operator.eq,
+    "<>": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
 }
 
 
@@ -52,8 +63,10 @@ def _truncated(value: int | Decimal) -> int:
 class _Run:
     """One evaluation of a path."""
 
-    def __init__(self, path: Path, document: Any, variables: dict[str, Any]) -> None:
+    def __init__(self, path: Path, document: Any, variables: dict[str, Any], context: EvalContext | None) -> None:
         self.lax = path.lax
+        self.context = context
+        """Of the ``_tz`` functions, which may know the session's time zone."""
         self.root = document
         self.variables = variables
         self.current: Any = document
@@ -139,6 +152,8 @@ class _Run:
                     raise _error("2203C", "jsonpath item method .keyvalue() can only be applied to an object")
                 for key in _ordered(item):
                     yield from self.then(node, {"key": key, "value": item[key], "id": 0})
+            case "datetime":
+                yield from self.then(node, moment_of(item, node.value))
             case method:
                 yield from self.then(node, _method(method, item))
 
@@ -282,7 +297,7 @@ class _Run:
         found = unknown = False
         for one in left:
             for other in right:
-                result = _compare_pair(node, one, other)
+                result = _compare_pair(node, one, other, self.context)
                 if result is None:
                     if not self.lax:
                         return None
@@ -314,15 +329,20 @@ def type_name(item: Any) -> str:
             return "array"
         case dict():
             return "object"
+        case PathMoment():
+            return TYPE_NAMES[item.kind]
     return "number"
 
 
-def _compare_pair(node: Node, one: Any, other: Any) -> bool | None:
+def _compare_pair(node: Node, one: Any, other: Any, context: EvalContext | None) -> bool | None:
     match node.kind:
         case "starts_with":
             return one.startswith(other) if isinstance(one, str) and isinstance(other, str) else None
         case "like_regex":
             return _matches(one, *node.value) if isinstance(one, str) else None
+    if isinstance(one, PathMoment) and isinstance(other, PathMoment):
+        order = compare(one, other, context)
+        return None if order is None else bool(_TESTS[node.kind](order, 0))
     kinds = type_name(one), type_name(other)
     if kinds[0] != kinds[1]:
         if "null" in kinds:
@@ -332,18 +352,7 @@ def _compare_pair(node: Node, one: Any, other: Any) -> bool | None:
         return None
     if one is None:
         return node.kind in ("==", "<=", ">=")
-    match node.kind:
-        case "==":
-            return bool(one == other)
-        case "<>":
-            return bool(one != other)
-        case "<":
-            return bool(one < other)
-        case "<=":
-            return bool(one <= other)
-        case ">":
-            return bool(one > other)
-    return bool(one >= other)
+    return bool(_TESTS[node.kind](one, other))
 
 
 def _compiled(pattern: str, flags: str) -> Any:
@@ -398,7 +407,7 @@ def _is_suppressed(error: DatabaseError) -> bool:
     return error.sqlstate.startswith("22")
 
 
-def _run(text: str, path: str, variables: str, silent: bool) -> Iterator[Any]:
+def _run(text: str, path: str, variables: str, silent: bool, context: EvalContext | None) -> Iterator[Any]:
     given = load(variables)
     if not isinstance(given, dict):
         raise DatabaseError.of(
@@ -407,9 +416,10 @@ def _run(text: str, path: str, variables: str, silent: bool) -> Iterator[Any]:
             detail='Jsonpath parameters should be encoded as key-value pairs of "vars" object.',
         )
     parsed = parse_path(path)
-    run = _Run(parsed, load(text), given)
+    run = _Run(parsed, load(text), given, context)
     try:
-        yield from run.items(parsed.root, run.root)
+        for item in run.items(parsed.root, run.root):
+            yield shown(item) if isinstance(item, PathMoment) else item
     except DatabaseError as error:
         if not silent or not _is_suppressed(error):
             raise
@@ -422,23 +432,27 @@ _FAILED: Any = object()
 """Stands behind the last item, if an error was hidden."""
 
 
-def _found(text: str, path: str, variables: str, silent: bool) -> list[Any]:
-    return [item for item in _run(text, path, variables, silent) if item is not _FAILED]
+def _found(text: str, path: str, variables: str, silent: bool, context: EvalContext | None) -> list[Any]:
+    return [item for item in _run(text, path, variables, silent, context) if item is not _FAILED]
 
 
-def path_exists(text: str, path: str, variables: str = "{}", silent: bool = False) -> bool | None:
+Zoned = EvalContext | None
+"""The context of a ``_tz`` function."""
+
+
+def path_exists(text: str, path: str, variables: str = "{}", silent: bool = False, zoned: Zoned = None) -> bool | None:
     if parse_path(path).lax:
-        first = next(_run(text, path, variables, silent), _NOTHING)
+        first = next(_run(text, path, variables, silent, zoned), _NOTHING)
         return None if first is _FAILED else first is not _NOTHING
-    found = list(_run(text, path, variables, silent))
+    found = list(_run(text, path, variables, silent, zoned))
     return None if _FAILED in found else bool(found)
 
 
 _NOTHING: Any = object()
 
 
-def path_match(text: str, path: str, variables: str = "{}", silent: bool = False) -> bool | None:
-    found = _found(text, path, variables, silent)
+def path_match(text: str, path: str, variables: str = "{}", silent: bool = False, zoned: Zoned = None) -> bool | None:
+    found = _found(text, path, variables, silent, zoned)
     if len(found) == 1 and (found[0] is None or isinstance(found[0], bool)):
         value: bool | None = found[0]
         return value
@@ -447,27 +461,36 @@ def path_match(text: str, path: str, variables: str = "{}", silent: bool = False
     return None
 
 
-def path_query(text: str, path: str, variables: str = "{}", silent: bool = False) -> list[str]:
-    return [dump(item) for item in _found(text, path, variables, silent)]
+def path_query(text: str, path: str, variables: str = "{}", silent: bool = False, zoned: Zoned = None) -> list[str]:
+    return [dump(item) for item in _found(text, path, variables, silent, zoned)]
 
 
-def path_query_array(text: str, path: str, variables: str = "{}", silent: bool = False) -> str:
-    return dump(_found(text, path, variables, silent))
+def path_query_array(text: str, path: str, variables: str = "{}", silent: bool = False, zoned: Zoned = None) -> str:
+    return dump(_found(text, path, variables, silent, zoned))
 
 
-def path_query_first(text: str, path: str, variables: str = "{}", silent: bool = False) -> str | None:
-    found = _found(text, path, variables, silent)
+def path_query_first(
+    text: str, path: str, variables: str = "{}", silent: bool = False, zoned: Zoned = None
+) -> str | None:
+    found = _found(text, path, variables, silent, zoned)
     return dump(found[0]) if found else None
 
 
-for _suffix in ("", "_tz"):
-    for _name, _body in (
-        ("exists", path_exists),
-        ("match", path_match),
-        ("query", path_query),
-        ("query_array", path_query_array),
-        ("query_first", path_query_first),
-    ):
-        define(f"jsonb_path_{_name}{_suffix}(jsonb,jsonpath,jsonb,bool)", _body, defaults=("{}", False))
+def _in_zone(body: Callable[..., Any]) -> Callable[..., Any]:
+    def in_zone(context: EvalContext, text: str, path: str, variables: str = "{}", silent: bool = False) -> Any:
+        return body(text, path, variables, silent, context)
+
+    return in_zone
+
+
+for _name, _body in (
+    ("exists", path_exists),
+    ("match", path_match),
+    ("query", path_query),
+    ("query_array", path_query_array),
+    ("query_first", path_query_first),
+):
+    define(f"jsonb_path_{_name}(jsonb,jsonpath,jsonb,bool)", _body, defaults=("{}", False))
+    define(f"jsonb_path_{_name}_tz(jsonb,jsonpath,jsonb,bool)", _in_zone(_body), context=True, defaults=("{}", False))
 define("jsonb_path_exists_opr(jsonb,jsonpath)", lambda text, path: path_exists(text, path, "{}", True))
 define("jsonb_path_match_opr(jsonb,jsonpath)", lambda text, path: path_match(text, path, "{}", True))

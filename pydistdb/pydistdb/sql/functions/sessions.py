@@ -59,6 +59,30 @@ def transaction_number_if_assigned(context: EvalContext) -> int | None:
     return number
 
 
+_NORMAL_XID, _NEXT_MULTIXACT = 3, 1
+"""The first number of an ordinary transaction, and the next of a group of lockers, of which there are none."""
+_OLDEST = (1 << 31) - 1
+
+
+def _distance(now: int, then: int) -> int:
+    """How far apart two numbers of 32 bits are that go round."""
+    return (now - then + (1 << 31)) % (1 << 32) - (1 << 31)
+
+
+@implements("age(xid)", context=True)
+def age_of_number(context: EvalContext, number: int) -> int:
+    if number < _NORMAL_XID:
+        return _OLDEST
+    session = active_session(context)
+    now = session.transaction.number
+    return _distance(session.environment.next_transaction_number() if now is None else now, number)
+
+
+@implements("mxid_age(xid)", context=False)
+def age_of_multixact(number: int) -> int:
+    return _distance(_NEXT_MULTIXACT, number) if number else _OLDEST
+
+
 # ------------------------------------------------------------------------------------------------ advisory locks
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydistdb.sql.bind.overloads import for_types
@@ -73,8 +74,8 @@ class RoutineRunner:
 
     def __init__(self, session: SessionBase) -> None:
         self._session = session
-        self._bodies: dict[tuple[int, int, str, tuple[int, ...]], _Body] = {}
-        """By function, acting role, search_path and the types of a polymorphic function's arguments."""
+        self._bodies: dict[tuple[int, int, str, tuple[object, ...]], _Body] = {}
+        """By function, acting role, search_path and RoutineFunction.variant."""
         self._paths: dict[tuple[int, str], tuple[StateView, StateView]] = {}
         """Views along another search_path than the session's, with the view that each was made of."""
         self._depth = 0
@@ -170,7 +171,7 @@ class RoutineRunner:
     def _prepared(self, function: RoutineFunction, context: EvalContext) -> _Body:
         session = self._session
         view = self._view(context)
-        key = function.oid, context.role, context.settings.get("search_path", ""), function.actual_oids
+        key = function.oid, context.role, context.settings.get("search_path", ""), function.variant
         body = self._bodies.get(key)
         if (
             body is None
@@ -179,7 +180,9 @@ class RoutineRunner:
         ):
             routine = view.routine_by_oid(function.oid)
             if routine is not None:
-                function = for_types(view.function_of(routine), function.actual_oids)
+                fresh = for_types(view.function_of(routine), function.actual_oids)
+                listed = function.listed
+                function = replace(fresh, out_columns=function.out_columns, listed=True) if listed else fresh
             bound = bind_body(function, view, context)
             statements = [
                 _Statement(each, compile_plan(make_plan(each, view, session.plans.disabled)), denial(each.needs, view))

@@ -52,7 +52,7 @@ class Path:
 
 
 COMPARISONS = frozenset({"==", "<>", "<", "<=", ">", ">="})
-METHODS = frozenset({"abs", "size", "type", "floor", "double", "ceiling", "keyvalue"})
+METHODS = frozenset({"abs", "size", "type", "floor", "double", "ceiling", "keyvalue", "datetime"})
 _PRIORITIES = {"||": 0, "&&": 1, "+": 3, "-": 3, "*": 4, "/": 4, "%": 4, "plus": 5, "minus": 5, "starts_with": 2}
 _TOKEN = re.compile(
     r"""[ \t\n\r\f]*(?:/\*.*?\*/[ \t\n\r\f]*)*(?:
@@ -332,12 +332,13 @@ class _Parser:
         if self.kind not in ("word", "number") or (self.kind == "number" and not self.token.isdigit()):
             raise self.fail()
         name = _unescaped(self.advance())
-        if self.is_operator("(") and name.lower() in METHODS | {"datetime"}:
+        if self.is_operator("(") and name.lower() in METHODS:
             self.advance()
-            if name.lower() == "datetime":
-                raise FeatureNotSupported("jsonpath item method .datetime() is not supported")
+            template = None
+            if name.lower() == "datetime" and self.kind == "string":
+                template = _unescaped(self.advance()[1:-1])
             self.expect(")")
-            return Node(name.lower())
+            return Node(name.lower(), template)
         return Node("key", name)
 
     def levels(self) -> Node:
@@ -472,7 +473,7 @@ def _head(node: Node, inside: bool, brackets: bool) -> str:
             word = "!=" if kind == "<>" else kind.replace("_", " ")
             text = f"{operand(node.arguments[0])} {word} {operand(node.arguments[1])}"
         case kind if kind in METHODS:
-            return f".{kind}()"
+            return f".{kind}({'' if node.value is None else quote(node.value)})"
         case kind:
             return {"root": "$", "current": "@", "each": "[*]"}.get(kind, kind)
     return f"({text})" if brackets else text
