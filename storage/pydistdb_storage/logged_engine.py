@@ -203,6 +203,7 @@ class LoggedEngine:
         return self._has_checkpoints_for(WAIT_FACTOR)
 
     def is_behind(self) -> bool:
+        self.latest()  # else nobody may notice for a while that a checkpoint has ended, or begin the next
         return self._has_checkpoints_for(BEHIND_FACTOR)
 
     def _has_checkpoints_for(self, factor: int) -> bool:

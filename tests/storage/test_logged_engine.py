@@ -272,6 +272,16 @@ def test_writers_are_held_back_while_checkpoints_fail(tmp_path: Path, monkeypatc
     engine.close()
 
 
+def test_whoever_waits_for_the_tree_sees_that_it_has_caught_up(tmp_path: Path) -> None:
+    """Also where nobody reads or writes meanwhile."""
+    engine = LoggedEngine(tmp_path, checkpoint_operations=2)
+    for number in range(6):
+        engine.apply([_put((b"%d" % number, b"1"))])
+    assert engine.is_behind()
+    _wait(lambda: not engine.is_behind())
+    engine.close()
+
+
 def test_the_reader_follows_a_tree_that_outgrew_its_map(tmp_path: Path) -> None:
     LMDBEngine(tmp_path, map_bytes=1 << 20).close()
     reader = LMDBEngine(tmp_path, map_bytes=1 << 20)
