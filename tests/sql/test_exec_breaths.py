@@ -15,7 +15,7 @@ from pydistdb.sql.exec.apply import SubPlanRunner
 from pydistdb.sql.exec.hash_join import HashJoinOperator
 from pydistdb.sql.exec.join import NestedLoopOperator
 from pydistdb.sql.exec.run import BATCH_ROWS, MOST_PAIRS, State
-from pydistdb.sql.exec.window import over_frames
+from pydistdb.sql.exec.window_partition import AggregateRun
 from pydistdb.tasks import run_inline
 
 from tests.support.sql_client import SqlClient, SqlServer
@@ -126,7 +126,8 @@ def test_window_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 
     rows = [(1,)] * (3 * MOST_PAIRS)
     chosen = [range(0, len(rows)), *(range(first, first + BATCH_ROWS) for first in range(300))]
-    found = run_inline(over_frames(Count, rows, None, chosen, Breathing()))  # type: ignore[arg-type]
+    run = AggregateRun(Count, rows, None, iter(chosen), Breathing())  # type: ignore[arg-type]
+    found = run_inline(run.take(200)) + run_inline(run.take(len(chosen)))
     assert found == [len(frame) for frame in chosen]
     assert meter.most <= 2 * MOST_PAIRS and meter.breaths >= 300 * BATCH_ROWS // MOST_PAIRS
 
@@ -138,6 +139,7 @@ def test_window_frames(monkeypatch: pytest.MonkeyPatch) -> None:
         "select count(*) from t x, t y where x.a < y.a and x.b + y.b > 5",
         "select count(*) from t where a + 5000 > all (select a from t)",
         "select sum(a) over (order by a rows between 700 preceding and 700 following) from t",
+        "select lag(a) over (order by a), rank() over (order by a) from t",
     ],
 )
 def test_a_cancel_is_noticed_at_the_next_breath(query: str, client: SqlClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,22 @@
 """Window frames: for each row of a partition, the positions of the rows its frame holds.
 
 ``rows`` counts rows, ``groups`` counts peer groups, ``range`` compares values of the one ORDER BY column.  A frame is a range of
-positions, or a list where EXCLUDE cuts a hole::
+positions, or several where EXCLUDE cuts a hole::
 
     values 1 2 2 5, RANGE BETWEEN 1 PRECEDING AND CURRENT ROW   ->   0..1, 0..3, 0..3, 3..4
+
+Frames are made one by one, in the order of the rows, and their edges only move forward: so a long partition needs no memory for
+them, and the edge of a range is looked for from where the last one was.
 
 Source: PostgreSQL 15 manual, 4.2.8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
@@ -23,7 +28,37 @@ from pydistdb.sql.types.base import Interval
 from pydistdb.sql.types.known import DATE, INTERVAL
 from pydistdb.sql.types.ordering import MICROSECONDS_PER_DAY, interval_key, sort_key
 
-Frame = Sequence[int]
+
+class Holed(Sequence[int]):
+    """A frame in pieces."""
+
+    __slots__ = ("pieces",)
+
+    def __init__(self, *pieces: range) -> None:
+        self.pieces = tuple([piece for piece in pieces if piece])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces))
+
+    def __iter__(self) -> Iterator[int]:
+        return chain.from_iterable(self.pieces)
+
+    def __getitem__(self, place: Any) -> Any:
+        if place < 0:
+            place += len(self)
+        for piece in self.pieces:
+            if 0 <= place < len(piece):
+                return piece[place]
+            place -= len(piece)
+        raise IndexError(place)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Holed) and self.pieces == other.pieces
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+Frame = range | Holed
 DEFAULT: tuple[Any, ...] = ("range", ("unbounded preceding", None), ("current row", None), "")
 
 
@@ -31,51 +66,42 @@ DEFAULT: tuple[Any, ...] = ("range", ("unbounded preceding", None), ("current ro
 class Peers:
     """A partition's rows by peer group: ``of[i]`` is row i's group, ``starts[g]`` its first row (and one more at the end)."""
 
-    of: list[int]
-    starts: list[int]
+    of: Sequence[int]
+    starts: Sequence[int]
 
     @property
     def size(self) -> int:
         return len(self.of)
 
-    @staticmethod
-    def from_keys(keys: Sequence[Any]) -> Peers:
-        of: list[int] = []
-        starts: list[int] = []
-        for position, key in enumerate(keys):
-            if not position or key != keys[position - 1]:
-                starts.append(position)
-            of.append(len(starts) - 1)
-        starts.append(len(keys))
-        return Peers(of, starts)
-
 
 def frames(
     frame: tuple[Any, ...], peers: Peers, values: Sequence[Any], order_by: Sequence[SortKey], state: State
-) -> list[Frame]:
-    """The frame of every row; ``values``: the ORDER BY column (for a range with offsets)."""
+) -> Iterator[Frame]:
+    """The frame of every row, one after the other; ``values``: the ORDER BY column (for a range with offsets)."""
     unit, (start_word, start_offset), (end_word, end_offset), exclusion = frame or DEFAULT
     start = _edge(
         unit, start_word, _offset(start_offset, "starting", unit, state), peers, values, order_by, state, False
     )
     end = _edge(unit, end_word, _offset(end_offset, "ending", unit, state), peers, values, order_by, state, True)
     size = peers.size
-    result: list[Frame] = [range(min(max(start(i), 0), size), min(max(end(i), 0), size)) for i in range(size)]
+
+    def between(row: int) -> range:
+        first = min(max(start(row), 0), size)
+        return range(first, max(first, min(end(row), size)))
+
     if exclusion:
-        return [_excluding(exclusion, chosen, position, peers) for position, chosen in enumerate(result)]
-    return result
+        return (_excluding(exclusion, between(row), row, peers) for row in range(size))
+    return map(between, range(size))
 
 
-def _excluding(exclusion: str, frame: Frame, position: int, peers: Peers) -> Frame:
-    group = peers.of[position]
-    first, last = peers.starts[group], peers.starts[group + 1]
-    match exclusion:
-        case "current row":
-            return [row for row in frame if row != position]
-        case "group":
-            return [row for row in frame if not first <= row < last]
-        case _:
-            return [row for row in frame if row == position or not first <= row < last]
+def _excluding(exclusion: str, frame: range, row: int, peers: Peers) -> Frame:
+    if exclusion == "current row":
+        first, last = row, row + 1
+    else:
+        group = peers.of[row]
+        first, last = peers.starts[group], peers.starts[group + 1]
+    itself = range(row, row + 1) if exclusion == "ties" and row in frame else range(0)
+    return Holed(range(frame.start, min(frame.stop, first)), itself, range(max(frame.start, last), frame.stop))
 
 
 def _offset(expression: Expr | None, which: str, unit: str, state: State) -> Any:
@@ -129,25 +155,38 @@ def _range_edge(
     key = sort_key(order.expression.type.oid) or (lambda value: value)
     if order.expression.type.oid == DATE.oid and isinstance(offset, Interval):
         key = _midnight
-    present = [position for position, value in enumerate(values) if value is not None]
-    first, last = (present[0], present[-1] + 1) if present else (0, 0)
-    keys = [key(values[position]) for position in range(first, last)]
+    if order.nulls_first:
+        place, last = bisect_left(values, True, key=lambda value: value is not None), len(values)
+    else:
+        place, last = 0, bisect_left(values, True, key=lambda value: value is None)
 
     def edge(row: int) -> int:
-        if values[row] is None:
+        nonlocal place
+        value = values[row]
+        if value is None:
             return peers.starts[peers.of[row] + is_end]
-        moved = move(values[row])
+        moved = move(value)
         target = moved if key is _midnight else key(moved)
-        low, high = 0, len(keys)
+
+        def is_before(position: int) -> bool:
+            here: Any = key(values[position])
+            before: bool = here > target if order.descending else here < target
+            return before or (is_end and here == target)
+
+        low, high, step = place, last, 1
+        while low + step <= last:  # first in leaps
+            if not is_before(low + step - 1):
+                high = low + step - 1
+                break
+            low, step = low + step, 2 * step
         while low < high:
             middle = (low + high) // 2
-            here = keys[middle]
-            before = here > target if order.descending else here < target
-            if before or (is_end and here == target):
+            if is_before(middle):
                 low = middle + 1
             else:
                 high = middle
-        return first + low
+        place = low
+        return low
 
     return edge
 

@@ -1,37 +1,27 @@
 """Window functions.
 
 Calls that share PARTITION BY and ORDER BY make a stage: it sorts its input, takes one partition at a time, and appends a value
-per call to every row.  Several such stages stand on each other.
-
-A pure window function gets the whole partition at once (``functions.window``).  An aggregate runs over each row's frame: where
-frames only grow at their end, as by default, one state is carried along; equal frames in a row share their result.
+per call to every row (window_partition.py).  Several such stages stand on each other.  Past ``work_mem`` the rows of a partition
+go to disk, and what the calls look at does too.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import Any
 
 from pydistdb.sql.exec.codegen import tuple_source
-from pydistdb.sql.exec.frames import Frame, Peers, frames
 from pydistdb.sql.exec.grouping import group_key_source
 from pydistdb.sql.exec.memory import Holding
 from pydistdb.sql.exec.operator import Batch, Operator, ProjectOperator, Row
-from pydistdb.sql.exec.run import MOST_PAIRS, State
+from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.sort import SortOperator
 from pydistdb.sql.exec.spill import RowBuffer, in_batches
 from pydistdb.sql.exec.values import batch_bytes
-from pydistdb.sql.functions.window import USES_FRAME, Partition
+from pydistdb.sql.exec.window_partition import PartitionRun, Parts
 from pydistdb.sql.plan.explain_formats import Actual
 from pydistdb.sql.tree import ColumnRef, OutputColumn, SortKey, Window, WindowCall
-from pydistdb.sql.types.base import AggregateFunction, Function
-
-T = TypeVar("T")
-Parts = Callable[[], Iterator[Batch]]
-"""A partition's rows in batches, as often as wanted."""
-VALUE_BYTES = 64
-"""What an argument, a key or a frame of a row takes, about."""
 
 
 class WindowOperator(Operator):
@@ -130,6 +120,8 @@ class StageOperator(Operator):
         rows: Batch = []
         stored: RowBuffer | None = None
         """A partition's rows before ``rows``, once they are too many for memory."""
+        size = 0
+        """The rows stored."""
         last: Any = None
         with state.hold(self.actual) as held:
             async for batch in self.sorted.batches(state):
@@ -138,122 +130,43 @@ class StageOperator(Operator):
                 for position, key in enumerate(keys):
                     if key != last and (rows or stored or position):
                         rows += batch[start:position]
-                        async for output in self._partition(rows, stored, held, state):
+                        async for output in self._partition(rows, stored, size, held, state):
                             yield output
-                        rows, stored = [], None
+                        rows, stored, size = [], None, 0
                         start = position
                     last = key
                 rows += batch[start:]
-                if stored is not None:
-                    stored.append(rows)
-                    rows = []
-                else:
+                if stored is None:
                     held.resize(batch_bytes(rows))
                     if held.is_over:
-                        stored = RowBuffer(lambda: self.sorted.codec, state.hold(self.actual))
-                        for part in in_batches(rows):
-                            stored.append(part)
-                        rows = []
                         held.clear()
+                        stored = RowBuffer(lambda: self.sorted.codec, held)
+                if stored is not None:
+                    for part in in_batches(rows):
+                        stored.append(part)
+                    size += len(rows)
+                    rows = []
                 await state.breathe()
             if rows or stored:
-                async for output in self._partition(rows, stored, held, state):
+                async for output in self._partition(rows, stored, size, held, state):
                     yield output
 
     async def _partition(
-        self, rows: Batch, stored: RowBuffer | None, held: Holding, state: State
+        self, rows: Batch, stored: RowBuffer | None, size: int, held: Holding, state: State
     ) -> AsyncIterator[Batch]:
-        """The rows of a partition with the calls' values.  The rows may lie on disk; what the calls look at does not."""
+        """The rows of a partition with the calls' values."""
         parts: Parts = partial(in_batches, rows)
         if stored is not None:
             if rows:
                 stored.append(rows)
             parts = stored.read
-        columns = await self._columns(parts, held, state)
-        start = 0
+        run = PartitionRun(self, parts, size + len(rows), held, state)
+        await run.begin()
         for part in parts():
-            found = zip(*[column[start : start + len(part)] for column in columns], strict=True)
-            yield [row + values for row, values in zip(part, found, strict=True)]
-            start += len(part)
+            values = await run.take(len(part))
+            yield [row + found for row, found in zip(part, values, strict=True)]
+            await state.breathe()
+        run.close()
         held.clear()
         if stored is not None:
             stored.close()
-
-    async def _columns(self, parts: Parts, held: Holding, state: State) -> list[Sequence[Any]]:
-        """The values of each call for the rows of a partition."""
-        keys = await _for_each(self.order_keys, parts, held, state) if self.order_by else []
-        size = len(keys) if self.order_by else sum(map(len, parts()))
-        peers = Peers.from_keys(keys or [()] * size)
-        columns: list[Sequence[Any]] = []
-        for number, call in enumerate(self.calls):
-            arguments = await _for_each(self.arguments[number], parts, held, state)
-            needs_frames = isinstance(call.function, AggregateFunction) or call.function.name in USES_FRAME
-            chosen: list[Frame] = []
-            has_offsets = bool(call.frame) and any(bound[1] is not None for bound in call.frame[1:3])
-            if needs_frames or has_offsets:  # row_number() has no use for its frame, but bad offsets are an error
-                values = await _for_each(self.order_values, parts, held, state) if has_offsets and self.order_by else ()
-                chosen = frames(call.frame, peers, values, self.order_by, state)
-            if isinstance(call.function, Function):
-                partition = Partition(size, peers.of, chosen)
-                columns.append(call.function.implementation(partition, *zip(*arguments, strict=True)))
-            else:
-                passes = self.filters[number]
-                kept = None if passes is None else await _for_each(passes, parts, held, state)
-                columns.append(await over_frames(call.function, arguments, kept, chosen, state))
-            await state.breathe()
-        return columns
-
-
-async def _for_each(function: Callable[[Batch, State], list[T]], parts: Parts, held: Holding, state: State) -> list[T]:
-    """What a function of batches gives for all rows."""
-    found: list[T] = []
-    for part in parts():
-        found += function(part, state)
-        held.resize(held.size_bytes + VALUE_BYTES * len(part))
-        await state.breathe()
-    return found
-
-
-def _parts(positions: Frame) -> Iterator[Frame]:
-    return (positions[first : first + MOST_PAIRS] for first in range(0, len(positions), MOST_PAIRS))
-
-
-async def over_frames(
-    function: AggregateFunction,
-    arguments: list[Row],
-    kept: list[bool] | None,
-    chosen: list[Frame],
-    state: State,
-) -> list[Any]:
-    """An aggregate's value for every frame."""
-    strict, accumulate = function.strict, function.accumulate
-    results: list[Any] = []
-    value: Any = None
-    start = end = -1
-    previous: Frame | None = None
-    looked_at = 0
-    """Rows, since the last breath."""
-    for frame in chosen:
-        if previous is not None and frame == previous:
-            results.append(results[-1])
-            continue
-        grows = isinstance(frame, range) and frame.start == start and frame.stop >= end
-        if not grows:
-            value = function.initial()
-        positions = range(end, frame.stop) if grows and isinstance(frame, range) else frame
-        for part in (positions,) if len(positions) <= MOST_PAIRS else _parts(positions):
-            if part is not positions:
-                await state.breathe()
-            for position in part:
-                row = arguments[position]
-                if (kept is None or kept[position]) and not (strict and None in row):
-                    value = accumulate(value, *row)
-        looked_at += len(frame)  # of all the frame: an array is made of as many
-        if looked_at >= MOST_PAIRS:
-            await state.breathe()
-            looked_at = 0
-        start, end = (frame.start, frame.stop) if isinstance(frame, range) else (-1, -1)
-        previous = frame
-        finish: Callable[..., Any] = function.finish
-        results.append(finish(value, state.context) if function.needs_context else finish(value))
-    return results

@@ -5,14 +5,15 @@ A pure window function (``Function.window`` is set) is called once per partition
     results = function.implementation(partition, *argument_columns)
 
 ``partition`` is a ``Partition``; ``argument_columns[k][i]`` is the value of argument k for row i, rows in window order.
-``results`` is a list with one value per row.  Nothing is strict here: NULLs reach the function.
+``results`` gives one value per row, in order, and is asked for a few at a time: a function keeps nothing of its rows, for there
+may be more of them than fit into memory.  Nothing is strict here: NULLs reach the function.
 
-    >>> rank(Partition(3, peers=[0, 0, 1]))
+    >>> list(rank(Partition(3, peers=[0, 0, 1])))
     [1, 1, 3]
 
 ``peers[i]`` numbers the peer group of row i from 0: rows that ORDER BY does not tell apart (all of them, without ORDER BY).
-``frames[i]`` is the sequence of row positions in row i's frame, as a range, or a list where EXCLUDE cuts a hole; it is
-asked for only by the functions in ``USES_FRAME``, and the caller may leave it out for others.
+``frames`` gives each row's frame in order, the sequence of row positions in it; it is asked for only by the functions in
+``USES_FRAME``, and the caller may leave it out for others.
 
 Aggregates used as window functions are AggregateFunctions: the caller runs them over the frames.
 
@@ -21,7 +22,9 @@ Source: PostgreSQL 15 manual, 9.22 and 4.2.8.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 from pydistdb.sql.errors import DatabaseError
@@ -35,103 +38,95 @@ class Partition:
 
     __slots__ = ("frames", "peers", "size")
 
-    def __init__(self, size: int, peers: Sequence[int] = (), frames: Sequence[Sequence[int]] = ()) -> None:
+    def __init__(self, size: int, peers: Sequence[int] = (), frames: Iterable[Sequence[int]] = ()) -> None:
         self.size = size
         self.peers = peers
         self.frames = frames
 
 
-def row_number(partition: Partition) -> list[int]:
-    return list(range(1, partition.size + 1))
+def row_number(partition: Partition) -> Iterable[int]:
+    return range(1, partition.size + 1)
 
 
-def rank(partition: Partition) -> list[int]:
-    ranks: list[int] = []
-    for position, peer in enumerate(partition.peers):
-        ranks.append(ranks[-1] if position and peer == partition.peers[position - 1] else position + 1)
-    return ranks
+def rank(partition: Partition) -> Iterator[int]:
+    last, number = -1, 0
+    for position, peer in enumerate(partition.peers, 1):
+        if peer != last:
+            last, number = peer, position
+        yield number
 
 
-def dense_rank(partition: Partition) -> list[int]:
-    first = partition.peers[0] if partition.size else 0
-    return [peer - first + 1 for peer in partition.peers]
+def dense_rank(partition: Partition) -> Iterator[int]:
+    return (peer + 1 for peer in partition.peers)
 
 
-def percent_rank(partition: Partition) -> list[float]:
-    if partition.size <= 1:
-        return [0.0] * partition.size
-    return [(position - 1) / (partition.size - 1) for position in rank(partition)]
+def percent_rank(partition: Partition) -> Iterator[float]:
+    others = max(partition.size - 1, 1)
+    return ((position - 1) / others for position in rank(partition))
 
 
-def cume_dist(partition: Partition) -> list[float]:
-    results = [0.0] * partition.size
-    last = partition.size
-    for position in range(partition.size - 1, -1, -1):
-        if position + 1 < partition.size and partition.peers[position] != partition.peers[position + 1]:
-            last = position + 1
-        results[position] = last / partition.size
-    return results
+def cume_dist(partition: Partition) -> Iterator[float]:
+    last, end = -1, 0
+    for peer in partition.peers:
+        if peer != last:
+            last, end = peer, bisect_right(partition.peers, peer, end)
+        yield end / partition.size
 
 
-def ntile(partition: Partition, counts: Sequence[int | None]) -> list[int | None]:
+def ntile(partition: Partition, counts: Sequence[int | None]) -> Iterator[int | None]:
     size = partition.size
     count = counts[0] if size else 1
     if count is None:
-        return [None] * size
+        yield from repeat(None, size)
+        return
     if count <= 0:
         raise DatabaseError.of("22014", "argument of ntile must be greater than zero")
     # The first ``larger`` buckets have one row more than the others.
     per_bucket, larger = divmod(size, count)
-    results: list[int | None] = []
     for bucket in range(1, min(count, size) + 1):
-        results.extend([bucket] * (per_bucket + (bucket <= larger)))
-    return results
+        yield from repeat(bucket, per_bucket + (bucket <= larger))
 
 
-def _shifted(partition: Partition, direction: int, columns: Sequence[Sequence[Any]]) -> list[Any]:
+def _shifted(partition: Partition, direction: int, columns: Sequence[Sequence[Any]]) -> Iterator[Any]:
     values, size = columns[0], partition.size
     offsets = columns[1] if len(columns) > 1 else None
     defaults = columns[2] if len(columns) > 2 else None
-    results: list[Any] = []
     for position in range(size):
         offset = 1 if offsets is None else offsets[position]
         if offset is None:
-            results.append(None)
+            yield None
             continue
         target = position + direction * offset
         if 0 <= target < size:
-            results.append(values[target])
+            yield values[target]
         else:
-            results.append(None if defaults is None else defaults[position])
-    return results
+            yield None if defaults is None else defaults[position]
 
 
-def lag(partition: Partition, *columns: Sequence[Any]) -> list[Any]:
+def lag(partition: Partition, *columns: Sequence[Any]) -> Iterator[Any]:
     return _shifted(partition, -1, columns)
 
 
-def lead(partition: Partition, *columns: Sequence[Any]) -> list[Any]:
+def lead(partition: Partition, *columns: Sequence[Any]) -> Iterator[Any]:
     return _shifted(partition, 1, columns)
 
 
-def first_value(partition: Partition, values: Sequence[Any]) -> list[Any]:
-    return [values[frame[0]] if frame else None for frame in partition.frames]
+def first_value(partition: Partition, values: Sequence[Any]) -> Iterator[Any]:
+    return (values[frame[0]] if frame else None for frame in partition.frames)
 
 
-def last_value(partition: Partition, values: Sequence[Any]) -> list[Any]:
-    return [values[frame[-1]] if frame else None for frame in partition.frames]
+def last_value(partition: Partition, values: Sequence[Any]) -> Iterator[Any]:
+    return (values[frame[-1]] if frame else None for frame in partition.frames)
 
 
-def nth_value(partition: Partition, values: Sequence[Any], counts: Sequence[int | None]) -> list[Any]:
-    results: list[Any] = []
+def nth_value(partition: Partition, values: Sequence[Any], counts: Sequence[int | None]) -> Iterator[Any]:
     for frame, count in zip(partition.frames, counts, strict=True):
         if count is None:
-            results.append(None)
+            yield None
             continue
         if count <= 0:
             raise DatabaseError.of("22016", "argument of nth_value must be greater than zero")
-        results.append(values[frame[count - 1]] if count <= len(frame) else None)
-    return results
+        yield values[frame[count - 1]] if count <= len(frame) else None
 
 
 define("row_number()", row_number)
