@@ -6,7 +6,8 @@ import random
 from typing import Any
 
 import pytest
-from pydistdb.sql.exec import at_shards, compiler, kept, key_filter, part_run
+from pydistdb.sql.exec import compiler, kept, key_filter, last_answers, part, part_run
+from pydistdb.sql.exec.last_answers import SAME
 from pydistdb.sql.plan import cut
 from pydistdb_storage.keys import prefix_end
 
@@ -19,14 +20,16 @@ create table items (user_id int8, id int8, n int8 not null, what text, primary k
 create table pairs (a int4, b text, v int4) shard by hash (a, b);
 create table others (a int4, b text, w int4) shard by hash (a, b);
 create table visits (id int8 primary key, user_id int8, city int4);
-create table nation (city int4 primary key, label text)"""
+create table nation (city int4 primary key, label text);
+create table region (city int4 primary key, name text) shard by reference"""
 FILL = """insert into users select g, 'user ' || g, case when g % 11 = 0 then null else g % 7 end from generate_series(1, 60) g;
 insert into orders select g, g % 70 + 1, g * 3.25 from generate_series(1, 300) g;
 insert into items select g % 50 + 1, g % 9, g, 'w' || g % 5 from generate_series(1, 200) g;
 insert into pairs select nullif(g % 6, 5), 'b' || g % 4, g from generate_series(1, 40) g;
 insert into others select nullif(g % 6, 5), nullif('b' || g % 4, 'b3'), g from generate_series(1, 30) g;
 insert into visits select g, g % 90, g % 9 from generate_series(1, 200) g;
-insert into nation select g, 'city ' || g from generate_series(0, 6) g"""
+insert into nation select g, 'city ' || g from generate_series(0, 6) g;
+insert into region select g, 'region ' || g % 3 from generate_series(0, 8) g"""
 
 
 def laboratory(**options: Any) -> Laboratory:
@@ -85,6 +88,11 @@ QUERIES = [
     "select v.id, n.label from visits v join nation n using (city) where v.id > 100",
     "select n.label, count(*), max(v.id) from visits v join nation n using (city) group by 1",
     "select count(*) from visits v join users u using (user_id)",
+    "select r.name, count(*) from visits v join region r using (city) group by 1",
+    "select v.id, r.name from visits v left join region r on r.city = v.city and r.name < 'region 2'",
+    "select o.id, r.name, n.label from users u join orders o using (user_id) join region r using (city)"
+    " join nation n using (city)",
+    "select r.name, count(distinct v.user_id) from visits v join region r using (city) group by 1",
     "select u.city, (select max(o.amount) from orders o where o.user_id = u.user_id) from users u",
     "select user_id, c from (select user_id, count(*) c from orders group by 1) g join users using (user_id) where c > 3",
     "select city, sum(c) from (select user_id, count(*) c from orders group by 1) g join users using (user_id) group by 1",
@@ -224,11 +232,49 @@ def test_lost_parts_and_tables_are_sent_again(
     assert answer(far, query, False) == expected
 
 
+def test_reference_tables_are_read_at_the_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the proportion; their rows go to a node once, and come from one once, until they change."""
+    monkeypatch.setattr(cut, "BROADCAST_RATIO", 1000.0)
+    far, near = laboratory(distant=True), laboratory()
+    cut_up(far, 3)
+    query = "select r.name, count(*) from orders o join region r on r.city = o.user_id % 9 group by 1"
+    assert strategy_of(far, query) == ["Strategy: reference join, partial aggregate", "Strategy: scan"]
+    joined = "orders o JOIN region r ON (r.city = (o.user_id % 9))"
+    text = f"SELECT r.name, count(*) AS partial_count FROM {joined} GROUP BY r.name"
+    assert f"Shard Query: {text}" in explained(far, query)
+    assert "reference" not in explained(far, query.replace("region r", "nation r").replace("r.name", "r.label"))
+    sent: list[bytes] = []
+    put = kept.Kept.put
+    monkeypatch.setattr(kept.Kept, "put", lambda self, name, blocks: (sent.append(name), put(self, name, blocks))[1])
+
+    def read() -> list[bytes]:
+        """What the table's ranges said."""
+        sent.clear()
+        far.database.answers.clear()
+        assert answer(far, query, False) == answer(near, query, False)
+        return [given.output for given in far.database.answers if given.output.count(b"region") > 5]
+
+    kept.kept.clear()
+    last_answers.last_answers.clear()
+    assert read() and sent
+    for _ in range(2):
+        assert not read() and not sent
+        assert SAME in [given.output for given in far.database.answers]
+    for change in ("update region set name = 'region 7' where city = 3", "delete from region where city = 1"):
+        for lab in (far, near):
+            lab.run(change)
+        assert read() and sent, "the rows as they are now"
+        assert not read() and not sent
+    kept.kept.clear()
+    assert not read() and sent, "a node has lost them"
+
+
 def test_what_is_too_much_for_the_shards_is_done_here(
     far: Laboratory, near: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [answer(near, query, False) for query in QUERIES]
-    monkeypatch.setattr(at_shards, "MOST_GIVEN_BYTES", 10)
+    monkeypatch.setattr(part, "MOST_GIVEN_BYTES", 10)
+    monkeypatch.setattr(part, "MOST_REFERENCE_BYTES", 10)
     monkeypatch.setattr(part_run, "MOST_CHUNK_ROWS", 3)
     monkeypatch.setattr(part_run, "MOST_HELD_ENTRIES", 5)
     assert [answer(far, query, False) for query in QUERIES] == expected

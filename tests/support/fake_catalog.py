@@ -138,6 +138,7 @@ class FakeCatalog:
             sharding=self._sharding(statement, numbers, columns),
             storage_id=oid - 16384 + 100,
             next_index_id=10,
+            reference=statement.shard_by is not None and statement.shard_by.strategy == "reference",
         )
         self._tables[statement.name.schema or "public", table.name] = table
 
@@ -183,7 +184,7 @@ class FakeCatalog:
     def _sharding(
         self, statement: schema_statements.CreateTable, numbers: dict[str, int], columns: Sequence[Column]
     ) -> Sharding | None:
-        if statement.shard_by is None:
+        if statement.shard_by is None or statement.shard_by.strategy == "reference":
             return None
         shard_columns = tuple(numbers[name] for name in statement.shard_by.columns)
         types = {column.number: column.type_oid for column in columns}

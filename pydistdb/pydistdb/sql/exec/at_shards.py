@@ -25,9 +25,10 @@ from pydistdb.kv.api import MustWait, SpanPart
 from pydistdb.kv.fragments import TooLong
 from pydistdb.sql.errors import ProgramLimitExceeded
 from pydistdb.sql.exec.fragment import DealTo, Row, encode_arguments
+from pydistdb.sql.exec.kept import holders
 from pydistdb.sql.exec.memory import Holding
 from pydistdb.sql.exec.operator import Batch, Operator
-from pydistdb.sql.exec.part import MOST_GIVEN_BYTES, Part
+from pydistdb.sql.exec.part import Part, most_given_bytes
 from pydistdb.sql.exec.part_run import Buckets, CompiledPart, Entries, bucket_end, bucket_of, compiled_part
 from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.scan import Bounds
@@ -113,12 +114,13 @@ class AtShardsOperator(Operator):
     async def tables(self, state: State, held: Holding) -> list[list[Row]] | None:
         """The rows of the tables to be given to the shards; None if they are too many."""
         tables: list[list[Row]] = []
+        most_bytes = most_given_bytes(self.cut)
         for operator in self.given:
             rows: list[Row] = []
             async for batch in operator.batches(state):
                 rows += batch
                 held.take(batch)
-                if held.size_bytes > MOST_GIVEN_BYTES:
+                if held.size_bytes > most_bytes:
                     held.clear()
                     return None
             tables.append(rows)
@@ -149,7 +151,7 @@ class ShardsRun:
             whole = structs.replace(whole, tables=name, blocks=blocks)
         self.whole = part.data, encode_arguments(whole)
         self.named = part.name, encode_arguments(structs.replace(whole, blocks=[]))
-        self.holders: set[int] = set()
+        self.holders = holders.of(part.name + whole.tables)
         """The nodes that have been sent the whole of it."""
 
     @cached_property

@@ -19,6 +19,7 @@ from pydistdb.sql.exec.fragment import Arguments, decode_arguments, decode_text
 from pydistdb.sql.exec.join import key_source
 from pydistdb.sql.exec.kept import kept
 from pydistdb.sql.exec.key_filter import KeyFilter
+from pydistdb.sql.exec.last_answers import unless_known
 from pydistdb.sql.exec.operator import Batch
 from pydistdb.sql.exec.part import NAME_HEAD, PART_HEAD
 from pydistdb.sql.exec.part_run import part_run
@@ -78,6 +79,7 @@ class ScanRun:
         self.fragment = fragment
         self.state = fragment.state(arguments)
         self.identity = arguments.identity
+        self.known = arguments.known
         self.tail = fragment.make(fragment, self.state, arguments.most)
         self.keys: KeyFilter | None = None
         if arguments.tables:
@@ -110,4 +112,4 @@ class ScanRun:
         return ()
 
     def finish(self) -> bytes:
-        return self.tail.finish()
+        return unless_known(self.tail.finish(), self.known)

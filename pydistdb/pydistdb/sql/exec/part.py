@@ -31,6 +31,13 @@ PART_HEAD, NAME_HEAD = b"part", b"name"
 """What a part begins with, and the name of one that the node should know."""
 MOST_GIVEN_BYTES = 4 << 20
 """What all tables given to one part may come to."""
+MOST_REFERENCE_BYTES = 16 << 20
+"""The same, where REFERENCE tables are among them."""
+
+
+def most_given_bytes(cut: Cut) -> int:
+    """What the tables given to a part may come to."""
+    return MOST_REFERENCE_BYTES if cut.references else MOST_GIVEN_BYTES
 
 
 class ScanText(msgspec.Struct, array_like=True, frozen=True):

@@ -43,6 +43,8 @@ from pydistdb.sql.plan.physical import HashJoin, Leaf
 from pydistdb.sql.tree import Aggregate, Distinct, Filter, Project, Rel
 
 MOST_COMPILED = 256
+MOST_DECODED = 4
+"""The tables given to so many parts are at hand as rows: a span takes many answers."""
 MOST_HELD_ENTRIES = 100_000
 """A larger bucket is left to the gateway."""
 MOST_CHUNK_ROWS = 200_000
@@ -164,6 +166,12 @@ class CompiledPart(Compiled):
             state.shared[_GIVEN + number] = rows
 
 
+@lru_cache(maxsize=MOST_DECODED)
+def given_rows(part: CompiledPart, name: bytes) -> list[list[Row]]:
+    """The rows of the tables given to a part; raises Lacking."""
+    return [codec.decode(block) for codec, block in zip(part.given, kept.get(name), strict=True)]
+
+
 def with_not_null(part: Rel, scans: Sequence[TableScanOperator]) -> Rel:
     """The part with what is known of its leaves' columns."""
 
@@ -247,8 +255,7 @@ class PartRun:
         if arguments.tables:
             if arguments.blocks:
                 kept.put(arguments.tables, arguments.blocks)
-            blocks = kept.get(arguments.tables)
-            part.set_given([codec.decode(block) for codec, block in zip(part.given, blocks, strict=True)], self.state)
+            part.set_given(given_rows(part, arguments.tables), self.state)
         self._buckets = Buckets(part.by_bucket, MOST_HELD_ENTRIES)
         self._work: AsyncIterator[Batch] | None = None
         self._rows = 0

@@ -31,7 +31,7 @@ from pydistdb.sql.exec.exchange import LIMITS, Close, Draw, Open, decode_drawn, 
 from pydistdb.sql.exec.fragment import DealTo, Row, encode_arguments
 from pydistdb.sql.exec.memory import Holding
 from pydistdb.sql.exec.operator import Batch, Operator
-from pydistdb.sql.exec.part import MOST_GIVEN_BYTES, Part
+from pydistdb.sql.exec.part import MOST_REFERENCE_BYTES, Part
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.scatter import scatter
 from pydistdb.sql.exec.tail_run import GroupsTail, RowsTail
@@ -336,7 +336,7 @@ async def _given(operators: Sequence[Operator], state: State, held: Holding) -> 
         async for batch in operator.batches(state):
             rows += batch
             held.take(batch)
-            if held.size_bytes > MOST_GIVEN_BYTES:
+            if held.size_bytes > MOST_REFERENCE_BYTES:
                 raise ExchangeLost("a table to be sent along is too large")
         tables.append(rows)
     return tables

@@ -20,7 +20,8 @@ from msgspec import structs
 from xxhash import xxh3_128_digest
 
 from pydistdb.kv.api import SpanPart
-from pydistdb.sql.exec.fragment import Fragment, encode_arguments
+from pydistdb.sql.exec.fragment import Arguments, Fragment, encode_arguments
+from pydistdb.sql.exec.last_answers import SAME, last_answers
 from pydistdb.sql.exec.operator import Batch
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.scatter import WIDTH, scatter
@@ -65,6 +66,7 @@ async def _streams(
 class Sent(NamedTuple):
     """The arguments of a run: ``whole``, and without what a node should know by now."""
 
+    arguments: Arguments
     whole: bytes
     named: bytes
     holders: set[int]
@@ -76,15 +78,19 @@ class Sent(NamedTuple):
         self.holders.add(node)
         return self.whole
 
+    def knowing(self, output: bytes) -> bytes:
+        """The arguments for a node that need not give this answer again."""
+        return encode_arguments(structs.replace(self.arguments, known=xxh3_128_digest(output)))
+
 
 def _arguments(scan: TableScanOperator, fragment: Fragment, identity: bytes | None, state: State) -> Sent:
     arguments = fragment.arguments(state, identity)
     keys: bytes | None = state.shared.get(id(scan)) if scan.filter_keys else None
     if keys is None:
         encoded = encode_arguments(arguments)
-        return Sent(encoded, encoded, set())
+        return Sent(arguments, encoded, encoded, set())
     named = structs.replace(arguments, tables=xxh3_128_digest(keys))
-    return Sent(encode_arguments(structs.replace(named, blocks=[keys])), encode_arguments(named), set())
+    return Sent(named, encode_arguments(structs.replace(named, blocks=[keys])), encode_arguments(named), set())
 
 
 async def rows_of(scan: TableScanOperator, span: Span, state: State, shard: ShardActual | None) -> AsyncIterator[Batch]:
@@ -114,9 +120,14 @@ async def _evaluated(
     start, end = part.start, part.end
     shard = shard_of(scan.actual, part)
     arguments = sent.for_node(part.leader)
+    remembers = scan.node.table.reference and not scan.filter_keys
     while start < end:
         state.run.check_interrupt()
         begun = perf_counter()
+        question = fragment.data, start, end
+        last = last_answers.get(question) if remembers else None
+        if last is not None:
+            arguments = sent.knowing(last)
         answer = await state.transaction.evaluate(fragment.data, arguments, start, end, reverse=reverse)
         if answer is not None and answer.lacking and arguments is not sent.whole:
             arguments = sent.whole
@@ -125,7 +136,12 @@ async def _evaluated(
             async for batch in rows_of(scan, Span(start, end, identity), state, shard):
                 yield batch
             return
-        rows = fragment.read(answer.output)
+        output = answer.output
+        if last is not None and output == SAME:
+            output = last
+        elif remembers:
+            last_answers.put(question, output)
+        rows = fragment.read(output)
         if shard is not None:
             shard.entries += answer.entries
             shard.rows += len(rows)

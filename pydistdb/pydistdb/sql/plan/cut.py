@@ -15,6 +15,9 @@ it gives the same rows range by range (inner, left, semi and anti joins, NOT IN 
 
     lineitem (6,000,000, in ranges) ⋈ nation (25, sent along)
 
+REFERENCE tables are there to be joined so, whatever the proportion: nodes keep what they were sent, so that their rows cross the
+network only when they have changed (exec/kept.py, exec/last_answers.py).
+
 ``cut`` takes such a plan apart into *leaves*, scans read piece by piece and tables that are sent along, and what is done
 above them.  What buckets hold is followed from the leaves up as ``keys``: for each shard column the ids of the output
 columns that are equal to it.
@@ -56,6 +59,8 @@ MOST_BROADCAST_ROWS = 20_000.0
 """Tables expected to be larger are not sent along."""
 BROADCAST_RATIO = 4.0
 """How many times the rows of what is sent along there should be in what is read in place."""
+MOST_REFERENCE_ROWS = 50_000.0
+"""REFERENCE tables expected to be larger count as others do."""
 
 Keys = tuple[frozenset[ColumnId], ...]
 NO_GROUP = 0
@@ -88,6 +93,8 @@ class Cut:
     inputs: tuple[Exchange, ...] = ()
     """What is dealt to the nodes, in place of scans (repartition.py); ``input_tails``: what is done to it before."""
     input_tails: tuple[Tail | None, ...] = ()
+    references: int = 0
+    """How many of the tables that are sent along are made of REFERENCE tables alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +252,14 @@ def cut(relation: Rel) -> Cut | None:
         bool(cutter.groups),
         found.keys,
         found.deciding,
+        references=sum(map(of_references, cutter.broadcast)),
     )
+
+
+def of_references(relation: Rel) -> bool:
+    """Whether the rows come from REFERENCE tables alone."""
+    scans = [part for part in all_relations(relation) if isinstance(part, TableScan)]
+    return bool(scans) and all(scan.table.reference for scan in scans)
 
 
 # ------------------------------------------------------------------------------------------------ the pass
@@ -296,6 +310,11 @@ def _is_worth_it(relation: Rel, estimator: Estimator, narrowed: bool) -> bool:
 
 
 def _may_be_sent(found: Cut, estimator: Estimator) -> bool:
-    sent = sum(estimator.rows(part) for part in found.broadcast)
+    rows = {id(part): estimator.rows(part) for part in found.broadcast}
+    sent = sum(
+        rows[id(part)]
+        for part in found.broadcast
+        if not (of_references(part) and rows[id(part)] <= MOST_REFERENCE_ROWS)
+    )
     read = max(estimator.rows(scan.node) for scan in found.scans)
     return sent <= MOST_BROADCAST_ROWS and sent * BROADCAST_RATIO <= read

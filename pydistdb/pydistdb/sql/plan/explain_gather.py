@@ -57,7 +57,9 @@ def strategy(
         words.append(f"repartitioned {_what_is_dealt_for(exchange.input)}")
     if found is not None and found.joins:
         words.append("collocated join")
-    if found is not None and found.broadcast:
+    if found is not None and found.references:
+        words.append("reference join")
+    if found is not None and len(found.broadcast) > found.references:
         words.append("broadcast join")
     if found is not None and found.whole_groups:
         words.append("whole groups")

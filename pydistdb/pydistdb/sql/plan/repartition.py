@@ -37,7 +37,7 @@ from pydistdb.sql.plan.cost import (
     NETWORK_BYTE_COST,
     ROW_COST,
 )
-from pydistdb.sql.plan.cut import MOST_BROADCAST_ROWS, Cut, cut
+from pydistdb.sql.plan.cut import MOST_BROADCAST_ROWS, MOST_REFERENCE_ROWS, Cut, cut, of_references
 from pydistdb.sql.plan.distribute import Tail, tail_of
 from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.expressions import (
@@ -153,8 +153,13 @@ class _Pass:
 
     def _join(self, join: HashJoin, leaving: float) -> Rel | None:
         left_rows, right_rows = self.rows(join.left), self.rows(join.right)
-        is_small = right_rows <= MOST_BROADCAST_ROWS and join.kind != "full"
-        if is_small and not free_columns(join.right) and not relation_is_volatile(join.right):
+        most = MOST_REFERENCE_ROWS if of_references(join.right) else MOST_BROADCAST_ROWS
+        if (
+            right_rows <= most
+            and join.kind != "full"
+            and not free_columns(join.right)
+            and not relation_is_volatile(join.right)
+        ):
             below = self._stage(join.left, leaving)
             if below is not None:
                 return replace(join, left=below, right=self.marked(join.right, None, hurried=False))
