@@ -8,17 +8,23 @@ rows below the bound that is known so far, so that a large table sends little mo
                                          part 2 (100,000 rows): 30,000 come   bound 0.15
                                          part 10:                3,300 come   bound 0.03
 
+On the way every row's values go into a sketch per column (sketch.py): from a sample nobody can tell how many different values
+there are in all.
+
 Source: Cohen and Kaplan, "Summarizing Data using Bottom-k Sketches" (2007).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
+from pydistdb_storage.rows import decode_row
 from xxhash import xxh3_64_intdigest
 
 from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START
+from pydistdb.sql.sketch import Sketch, value_hash
 
 SAMPLE_TEXT = b"sample rows"
 """What this fragment is called (kv/fragments.py)."""
@@ -35,6 +41,8 @@ class SampleArguments(msgspec.Struct, array_like=True, frozen=True):
     below: int | None
     """None: all."""
     identity: bytes | None
+    columns: tuple[int, ...] = ()
+    """The columns whose different values are to be counted, by number."""
 
 
 class SampleAnswer(msgspec.Struct, array_like=True, frozen=True):
@@ -43,6 +51,8 @@ class SampleAnswer(msgspec.Struct, array_like=True, frozen=True):
     """Bytes of all rows counted, keys included."""
     numbers: list[int]
     values: list[bytes]
+    sketches: list[bytes] = []
+    """One for each of the columns."""
 
 
 class SampleRun:
@@ -54,6 +64,7 @@ class SampleRun:
         self.count = self.size = self._bytes = 0
         self.numbers: list[int] = []
         self.values: list[bytes] = []
+        self.counted = [Sketch() for _ in arguments.columns]
 
     def take(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         identity = self._arguments.identity
@@ -66,6 +77,8 @@ class SampleRun:
             keys, values = [key for key, _ in pairs], [value for _, value in pairs]
         self.count += len(keys)
         self.size += sum(map(len, keys)) + sum(map(len, values))
+        if self.counted:
+            self._count(values)
         seed, below = self._arguments.seed, self._below
         for key, value in zip(keys, values, strict=True):
             number = xxh3_64_intdigest(key, seed)
@@ -73,6 +86,22 @@ class SampleRun:
                 self.numbers.append(number)
                 self.values.append(value)
                 self._bytes += len(value)
+
+    def _count(self, values: Sequence[bytes]) -> None:
+        """Put the rows' values into the sketches; of those that repeat here, the first."""
+        rows = list(map(decode_row, values))
+        for number, sketch in zip(self._arguments.columns, self.counted, strict=True):
+            found: set[Any] = set()
+            hashes: set[int] = set()
+            for row in rows:
+                # Rows written before the column was there are shorter: they have the one value that it was added with.
+                value = row[number] if number < len(row) else None
+                if value.__class__ in (list, dict):
+                    hashes.add(value_hash(value))
+                else:
+                    found.add(value)
+            found.discard(None)
+            sketch.add(hashes.union(map(value_hash, found)))
 
     def step(self) -> bool:
         return False
@@ -88,28 +117,36 @@ class SampleRun:
         return ()
 
     def finish(self) -> bytes:
-        return encode_answer(SampleAnswer(self.count, self.size, self.numbers, self.values))
+        return encode_answer(SampleAnswer(self.count, self.size, self.numbers, self.values, self.sketches))
+
+    @property
+    def sketches(self) -> list[bytes]:
+        return [sketch.to_bytes() for sketch in self.counted]
 
 
 class Sample:
     """The sample so far: at most ``most`` rows, in the order they came."""
 
-    def __init__(self, most: int, seed: int) -> None:
+    def __init__(self, most: int, seed: int, columns: tuple[int, ...] = ()) -> None:
         self.count = self.size = 0
         self.values: list[bytes] = []
         self._numbers: list[int] = []
         self._most = most
         self._seed = seed
         self._below: int | None = None
+        self.sketches = {number: Sketch() for number in columns}
+        """Of all rows, by column."""
 
     def arguments(self, identity: bytes | None) -> SampleArguments:
-        return SampleArguments(self._seed, self._below, identity)
+        return SampleArguments(self._seed, self._below, identity, tuple(self.sketches))
 
     def add(self, answer: SampleAnswer | SampleRun) -> None:
         self.count += answer.count
         self.size += answer.size
         self._numbers += answer.numbers
         self.values += answer.values
+        for mine, theirs in zip(self.sketches.values(), answer.sketches, strict=True):
+            mine.merge(Sketch(theirs))
         if len(self._numbers) > self._most * SLACK:
             self.trim()
 

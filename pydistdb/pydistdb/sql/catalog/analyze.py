@@ -1,7 +1,8 @@
 """ANALYZE: what the planner wants to know about a table, from one pass over its rows.
 
-Rows are counted exactly, and a sample of SAMPLE_ROWS of them is taken, where they lie (sampling.py); columns are described
-from the sample one by one (describe_columns.py), and together where a statistics object asks for it (analyze_joint.py).
+Rows are counted exactly, different values within some per cent, and a sample of SAMPLE_ROWS is taken, where they lie
+(sampling.py).  Columns are described from the sample one by one (describe_columns.py), and together where a statistics object
+asks for it (analyze_joint.py).
 Tables that change are analysed again by themselves (auto_analyze.py).
 
 VACUUM has nothing to do here: old versions go by themselves (kv garbage collection).
@@ -19,7 +20,7 @@ from pydistdb.sql.catalog.analyze_joint import describe_indexed, describe_togeth
 from pydistdb.sql.catalog.backfill import CHUNK_ROWS
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.describe_columns import DEFAULT_TARGET, describe_column
-from pydistdb.sql.catalog.descriptors import Table, TableStatistics
+from pydistdb.sql.catalog.descriptors import Index, Table, TableStatistics
 from pydistdb.sql.catalog.queries import live_columns
 from pydistdb.sql.catalog.state import CatalogState, Change
 from pydistdb.sql.errors import ActiveTransaction, FeatureNotSupported, UndefinedColumn
@@ -88,15 +89,21 @@ def _may_process(ddl: DdlContext, statement: Vacuum, table: Table) -> bool:
 async def gather_statistics(ddl: DdlContext, table: Table) -> TableStatistics:
     """Count the table's rows and take a sample of them; describe it."""
     layout = TableLayout.of(table)
-    sample = await take_sample(ddl, layout, table.oid)
+    default_target = int(ddl.context.settings.get("default_statistics_target", DEFAULT_TARGET))
+    targets = {column.number: column.statistics for column in live_columns(table)}
+    targets = {number: target if target >= 0 else default_target for number, target in targets.items()}
+    keys_alone = {index.columns[0].column for index in table.indexes if _is_key(index)}
+    counted = tuple([number for number, target in targets.items() if target and number not in keys_alone])
+    sample = await take_sample(ddl, layout, table.oid, counted)
     rows = [layout.decode(value) for value in sample.values]
     columns = {}
-    default_target = int(ddl.context.settings.get("default_statistics_target", DEFAULT_TARGET))
     for column in live_columns(table):
-        target = column.statistics if column.statistics >= 0 else default_target
+        target = targets[column.number]
         if target:
             values = [row[column.number - 1] for row in rows]
-            columns[column.number] = describe_column(column, values, sample.count, target)
+            sketch = sample.sketches.get(column.number) if sample.count > len(rows) else None
+            distinct = None if sketch is None else sketch.count()
+            columns[column.number] = describe_column(column, values, sample.count, target, distinct)
         await give_way(ddl.store.scheduler, TURN_NS)
     bytes_per_row = sample.size / sample.count if sample.count else 0.0
     expressions = await describe_indexed(ddl, table, rows, sample.count, default_target)
@@ -112,11 +119,16 @@ async def gather_statistics(ddl: DdlContext, table: Table) -> TableStatistics:
     return TableStatistics(float(sample.count), bytes_per_row, columns, now, joint=joint, expressions=expressions)
 
 
-async def take_sample(ddl: DdlContext, layout: TableLayout, seed: int) -> Sample:
-    """Ranges that other nodes lead count and sample their rows themselves."""
+def _is_key(index: Index) -> bool:
+    """Whether its one column has no value twice."""
+    return index.unique and not index.predicate and len(index.columns) == 1
+
+
+async def take_sample(ddl: DdlContext, layout: TableLayout, seed: int, columns: tuple[int, ...]) -> Sample:
+    """Ranges that other nodes lead count and sample their rows, and the different values of ``columns``, themselves."""
     transaction = ddl.transaction
     span = layout.table_span()
-    sample = Sample(SAMPLE_ROWS, seed)
+    sample = Sample(SAMPLE_ROWS, seed, columns)
     start = span.start
     while start < span.end:
         part = await transaction.part_at(start, span.end)

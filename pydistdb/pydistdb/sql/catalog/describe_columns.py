@@ -1,7 +1,7 @@
 """What a sample of a column's values says of all of them, with Postgres's own estimators.
 
-Haas and Stokes's for the number of distinct values, common values with their frequencies, and an equi-depth histogram of
-the rest (manual 76.1; analyze.c's comments name the paper)::
+Haas and Stokes's for the number of distinct values where all rows' were not counted (sketch.py), common values with their
+frequencies, and an equi-depth histogram of the rest (manual 76.1; analyze.c's comments name the paper)::
 
     sample 1 1 1 2 3 of 500 rows        distinct 3 in the sample, 1 of them common (0.6), bounds 2 and 3
 """
@@ -19,14 +19,18 @@ from pydistdb.sql.types import registry
 
 DEFAULT_TARGET = 100
 """default_statistics_target."""
+ALMOST_ALL = 0.95
+"""Sketches are off by a few per cent: so many different values, and none twice in the sample, are as many as there are rows."""
 WIDEST_VALUE_BYTES = 1_000
 """Longer values are left out of the statistics."""
 
 
 def describe_column(
-    column: Column, values: Sequence[Any], total: int, target: int = DEFAULT_TARGET
+    column: Column, values: Sequence[Any], total: int, target: int = DEFAULT_TARGET, counted: float | None = None
 ) -> ColumnStatistics:
-    """Statistics of one column from a sample of ``total`` rows' values: at most ``target`` common values and buckets."""
+    """Statistics of one column from a sample of ``total`` rows' values: at most ``target`` common values and buckets.
+
+    ``counted``: about how many different values all rows have, if that is known."""
     if not values:
         return ColumnStatistics()
     io = registry.io(column.type_oid)
@@ -38,7 +42,7 @@ def describe_column(
     if not hashable:
         return ColumnStatistics(null_fraction, 0.0 if not present else -1.0, width)
     counts = Counter(hashable)
-    distinct = estimate_distinct(counts, len(hashable), total * (1 - null_fraction))
+    distinct = estimate_distinct(counts, len(hashable), total * (1 - null_fraction), counted)
     sample_size = len(values)
     ordered: list[Any] = []
     if io.key_kind is not None:
@@ -64,15 +68,17 @@ def describe_column(
     )
 
 
-def estimate_distinct(counts: Counter[Any], sample_size: int, total: float) -> float:
+def estimate_distinct(counts: Counter[Any], sample_size: int, total: float, counted: float | None = None) -> float:
     """Distinct values in all rows, as stadistinct: negative for a share of the rows.
 
     Haas and Stokes, "Estimating the number of classes in a finite population" (1998), estimator Duj1."""
     once = sum(1 for count in counts.values() if count == 1)
     distinct = len(counts)
-    if once == distinct == sample_size:
+    if once == distinct == sample_size and (counted is None or counted >= ALMOST_ALL * total):
         return -1.0
-    if once == 0 or sample_size >= total:
+    if counted is not None:
+        estimate = min(max(counted, float(distinct)), total)
+    elif once == 0 or sample_size >= total:
         estimate = float(distinct)
     else:
         estimate = sample_size * distinct / (sample_size - once + once * sample_size / total)

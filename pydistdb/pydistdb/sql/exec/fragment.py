@@ -30,6 +30,7 @@ from pydistdb.sql.exec.spill import RowCodec
 from pydistdb.sql.exec.tree_codec import NotPortable, check_type, dump, runtime_form, storage_form
 from pydistdb.sql.plan.distribute import Tail
 from pydistdb.sql.plan.expressions import walk
+from pydistdb.sql.sketch import Sketch
 from pydistdb.sql.tree import ColumnRef, Expr, Param
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import Interval, SqlType
@@ -83,6 +84,8 @@ class Arguments(msgspec.Struct, array_like=True, frozen=True):
     blocks: list[bytes] = []
     """Their rows, unless this node has them already."""
     deal: DealTo | None = None
+    known: bytes = b""
+    """The digest of an answer that need not be given again (last_answers.py); empty: there is none."""
 
 
 encode_text = msgspec.msgpack.Encoder().encode
@@ -187,7 +190,7 @@ def _all(parts: Iterable[Expr]) -> Iterable[Expr]:
 
 # ------------------------------------------------------------------------------------------------ states
 
-_BIG, _DECIMAL, _INTERVAL, _TUPLE = 1, 2, 3, 4
+_BIG, _DECIMAL, _INTERVAL, _TUPLE, _SKETCH = 1, 2, 3, 4, 5
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -205,6 +208,8 @@ def _packed(value: Any) -> Any:
         return msgspec.msgpack.Ext(_TUPLE, _encoder.encode(list(map(_packed, value))))
     if value is None or kind in (bool, float, str, bytes):
         return value
+    if kind is Sketch:
+        return msgspec.msgpack.Ext(_SKETCH, value.to_bytes())
     raise NotPortable(kind.__name__)
 
 
@@ -216,6 +221,8 @@ def _unpacked(code: int, data: memoryview) -> Any:
             return Decimal(bytes(data).decode())
         case 3:
             return Interval(*_decoder.decode(data))
+        case 5:
+            return Sketch(bytes(data))
         case _:
             return tuple(_decoder.decode(data))
 

@@ -43,6 +43,7 @@ from pydistdb.sql.functions import (  # noqa: F401
     patterns,
     series,
     sessions,
+    sketches,
     sleeping,
     statistics,
     string_format,

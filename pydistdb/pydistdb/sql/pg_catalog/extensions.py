@@ -13,7 +13,6 @@ from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog import registry
 from pydistdb.sql.pg_catalog.define import RowDict, static_rows
 from pydistdb.sql.pg_catalog.objects import OWNER_OID
-from pydistdb.sql.types.base import Function
 
 EXTENSION_NAME, EXTENSION_OID, EXTENSION_VERSION = "pydistdb", 13_989, "1.0"
 COMMENT = "state of the cluster: nodes, ranges, sessions"
@@ -71,11 +70,7 @@ def extension_members() -> Iterator[RowDict]:
         for table in registry.virtual_tables().values()
         if table.schema in ("pydistdb_internal", "proddb")
     ]
-    members += [
-        (PG_PROC_OID, function.oid)
-        for function in functions.all_functions()
-        if isinstance(function, Function) and function.schema == "proddb"
-    ]
+    members += [(PG_PROC_OID, function.oid) for function in functions.all_functions() if function.schema == "proddb"]
     for class_oid, oid in members:
         yield {
             "classid": class_oid,

@@ -26,7 +26,7 @@ from pydistdb.sql.tree import Aggregate, AggregateCall, Const, Distinct, Expr, L
 from pydistdb.sql.types.registry import FLOAT4, FLOAT8
 
 DECOMPOSABLE = frozenset({"count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every"})
-DECOMPOSABLE |= {"bit_and", "bit_or", "bit_xor"}
+DECOMPOSABLE |= {"bit_and", "bit_or", "bit_xor", "approx_count_distinct"}
 _OF_SQUARES = frozenset({"variance", "var_samp", "var_pop", "stddev", "stddev_samp", "stddev_pop"})
 _OF_SQUARES |= {"corr", "covar_pop", "covar_samp", "regr_avgx", "regr_avgy", "regr_count", "regr_intercept"}
 _OF_SQUARES |= {"regr_r2", "regr_slope", "regr_sxx", "regr_sxy", "regr_syy"}

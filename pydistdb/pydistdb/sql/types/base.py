@@ -213,6 +213,7 @@ class AggregateFunction:
     """``finish`` takes an EvalContext after the state."""
     specialize: Callable[[tuple[SqlType, ...], SqlType], AggregateFunction] | None = None
     """As in Function."""
+    schema: str = "pg_catalog"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
