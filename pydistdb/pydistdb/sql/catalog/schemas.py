@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from msgspec.structs import replace
-
 from pydistdb.sql import bind
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.access import PG_DATABASE, PG_NAMESPACE
 from pydistdb.sql.catalog.acl import CREATE
 from pydistdb.sql.catalog.context import DdlContext
-from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Routine, Schema, Table
+from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Schema
+from pydistdb.sql.catalog.follow import put_renamed_schema
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.role_names import check_member, find_role, named_role
@@ -104,20 +103,8 @@ async def alter_schema(ddl: DdlContext, statement: AlterSchema) -> str:
     if ddl.view.schema_named(name) is not None:
         raise DuplicateSchema(f'schema "{name}" already exists')
     _check_schema_name(name)
-    users: list[Table | Routine] = [*ddl.view.tables(), *ddl.view.state.routines.values()]
-    for user in users:
-        if any(_is_in(ddl, oid, schema) for oid in user.depends_on):
-            raise FeatureNotSupported(
-                f'cannot rename schema "{schema.name}" while a view or function uses what is in it',
-                detail=f"{user.name} does.",
-            )
-    ddl.apply([(keys.schema_key(schema.database, schema.oid), replace(schema, name=name))])
+    await put_renamed_schema(ddl, schema, name)
     return "ALTER SCHEMA"
-
-
-def _is_in(ddl: DdlContext, oid: int, schema: Schema) -> bool:
-    found = ddl.view.table_by_oid(oid) or ddl.view.routine_by_oid(oid)
-    return found is not None and found.schema == schema.oid
 
 
 async def create_extension(ddl: DdlContext, statement: CreateExtension) -> str:
