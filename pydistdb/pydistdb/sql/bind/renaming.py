@@ -29,6 +29,7 @@ from pydistdb.sql.bind.query import bind_statement_query
 from pydistdb.sql.bind.routines import body_statements
 from pydistdb.sql.catalog.dependencies import quoted
 from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.catalog.qualify import is_cast
 from pydistdb.sql.catalog.view import CatalogView, VirtualTable
 from pydistdb.sql.routines import RoutineFunction
 from pydistdb.sql.tree import Rel
@@ -59,6 +60,15 @@ def bound_with_mentions(
     return bind_statement_query(b, None, parsed.node), b.mentions, parsed
 
 
+class TypeWords(NamedTuple):
+    """A type that is renamed or moved: where it was, and where it is from now on."""
+
+    old_schema: str
+    old_name: str
+    schema: str
+    name: str
+
+
 class NewWords(NamedTuple):
     """What to exchange in a text."""
 
@@ -66,6 +76,7 @@ class NewWords(NamedTuple):
     """By oid."""
     schema: tuple[str, str] | None = None
     """A schema that is renamed, with its new name: for functions and types, whose mentions are not noted."""
+    type: TypeWords | None = None
     old_columns: Sequence[str] = ()
     """Leave all words as they are, and give the relation these names of columns: FROM t AS t(a, b)."""
 
@@ -104,7 +115,7 @@ def _exchanged(parsed: ParsedStatement, mentions: Sequence[Mention], words: NewW
     tokens = Tokens(text)
     labels, field_labels = (set(_unlabelled(parsed.node, kind)) for kind in ("ColumnRef", "A_Indirection"))
     with_alias = set(_with_alias(parsed.node))
-    changes: dict[int, tuple[int, str]] = {} if words.schema is None else dict(_schema_words(tokens, *words.schema))
+    changes = _name_changes(tokens, words)
     for mention in mentions:
         renaming = words.relations.get(mention.oid)
         if renaming is None or mention.location < 0:
@@ -186,9 +197,34 @@ def _schema_words(tokens: Tokens, old: str, new: str) -> Iterator[tuple[int, tup
             yield start, (end, quoted(new))
 
 
-def with_schema(text: str, old: str, new: str) -> str:
-    """A stored expression whose functions and types are in a schema of another name from now on."""
-    return _replaced(text, dict(_schema_words(Tokens(text), old, new)))
+def _type_words(tokens: Tokens, words: TypeWords) -> Iterator[tuple[int, tuple[int, str]]]:
+    """Where the type is named: ``::t``, ``CAST(x AS s.t)``, ``t 'x'``."""
+    names = ["", "", "", *tokens.names, ""]
+    full = f"{quoted(words.schema)}.{quoted(words.name)}"
+    for index in range(len(tokens.names)):
+        at = index + 3  # in names
+        if _identifier(tokens, index) != words.old_name:
+            continue
+        first = index
+        if names[at - 1] == "ASCII_46":
+            if names[at - 3] == "ASCII_46" or _identifier(tokens, index - 2) != words.old_schema:
+                continue
+            first = index - 2
+        before = names[first + 2]
+        if before == "TYPECAST" or names[at + 1] == "SCONST" or (before == "AS" and is_cast(tokens, first - 1)):
+            yield tokens.starts[first], (tokens.ends[index], full)
+
+
+def _name_changes(tokens: Tokens, words: NewWords) -> dict[int, tuple[int, str]]:
+    changes = {} if words.schema is None else dict(_schema_words(tokens, *words.schema))
+    if words.type is not None:
+        changes |= _type_words(tokens, words.type)
+    return changes
+
+
+def with_new_names(text: str, words: NewWords) -> str:
+    """A stored expression that names functions and types by a schema, or a type, of another name from now on."""
+    return _replaced(text, _name_changes(Tokens(text), words))
 
 
 def _identifier(tokens: Tokens, index: int) -> str:

@@ -14,12 +14,13 @@ from msgspec.structs import replace
 from pydistdb.sql.bind.renaming import (
     NewWords,
     Renaming,
+    TypeWords,
     bound_body,
     bound_with_mentions,
     renamed_body,
     renamed_query,
     same_query,
-    with_schema,
+    with_new_names,
 )
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.dependencies import depending_views
@@ -53,21 +54,33 @@ async def put_renamed_schema(ddl: DdlContext, schema: Schema, name: str) -> None
     relations = {
         table.oid: Renaming(table.oid, 0, table.name, name) for table in ddl.view.tables() if table.schema == schema.oid
     }
+    renamed: Change = (schema_key(schema.database, schema.oid), replace(schema, name=name))
     words = NewWords(relations, (schema.name, name))
-    renamed: list[Change] = [(schema_key(schema.database, schema.oid), replace(schema, name=name))]
-    tables = [table for table in ddl.view.tables() if table.kind not in "vm"]
+    await _put_with_texts(ddl, [renamed], words, f'rename schema "{schema.name}"')
+
+
+async def put_renamed_type(ddl: DdlContext, old: UserType, new: UserType) -> None:
+    """Put a renamed or moved type in the place of the old one, and have those follow whose texts name it."""
+    old_schema, schema = (ddl.view.state.schemas[each.schema].name for each in (old, new))
+    words = NewWords({}, type=TypeWords(old_schema, old.name, schema, new.name))
+    verb = "rename" if old.schema == new.schema else "move"
+    await _put_with_texts(ddl, [(type_key(new.database, new.oid), new)], words, f'{verb} type "{old.name}"')
+
+
+async def _put_with_texts(ddl: DdlContext, renamed: list[Change], words: NewWords, what: str) -> None:
+    """What is renamed, with all defaults, conditions, expressions, views and bodies that name it."""
     changed_tables = [
         replace(each, version=table.version + 1)
-        for table in tables
-        if (each := table_with_schema(table, schema.name, name)) != table
+        for table in ddl.view.tables()
+        if table.kind not in "vm" and (each := _table_with(table, words)) != table
     ]
     await ddl.ddl.lock_tables([table.oid for table in changed_tables])
     renamed += [(table_key(table.database, table.oid), table) for table in changed_tables]
     for entry in ddl.view.state.types.values():
-        definition = type_with_schema(entry.definition, schema.name, name)
+        definition = _type_with(entry.definition, words)
         if definition != entry.definition:
             renamed.append((type_key(definition.database, definition.oid), definition))
-    views, changes = await followers(ddl, words, renamed, f'rename schema "{schema.name}"')
+    views, changes = await followers(ddl, words, renamed, what)
     ddl.apply(renamed)
     ddl.put_table(*views)
     ddl.apply(changes)
@@ -131,7 +144,7 @@ def _renamed(ddl: DdlContext, user: User, words: NewWords, what: str) -> User:
 def _users(ddl: DdlContext, words: NewWords) -> list[Table]:
     """The views that name one of the relations, or the schema, themselves or through other views."""
     found: dict[int, Table] = {}
-    if words.schema is not None:
+    if words.schema is not None or words.type is not None:
         found = {each.oid: each for each in ddl.view.tables() if each.kind in "vm" and _has(words, each.definition)}
     todo = [*words.relations, *found]
     while todo:
@@ -154,8 +167,9 @@ def _routines_using(ddl: DdlContext, words: NewWords) -> list[Routine]:
 
 
 def _has(words: NewWords, text: str | None) -> bool:
-    """Whether the schema may stand in a text."""
-    return words.schema is not None and text is not None and words.schema[0] in text
+    """Whether the schema or type may stand in a text."""
+    name = words.schema[0] if words.schema is not None else words.type.old_name if words.type is not None else None
+    return name is not None and text is not None and name in text
 
 
 def _refusal(what: str, user: User) -> FeatureNotSupported:
@@ -171,10 +185,8 @@ def _renamed_view(ddl: DdlContext, view: Table, words: NewWords) -> Table:
 
 
 def _renamed_routine(ddl: DdlContext, routine: Routine, words: NewWords) -> Routine:
-    changed = routine
-    if words.schema is not None:
-        arguments = tuple(replace(each, default=_written(each.default, *words.schema)) for each in routine.arguments)
-        changed = replace(routine, arguments=arguments)
+    arguments = tuple(replace(each, default=_written(each.default, words)) for each in routine.arguments)
+    changed = replace(routine, arguments=arguments)
     if routine.form:
         text = renamed_body(routine_function(routine, "", None), ddl.view, ddl.context, words)
         changed = replace(changed, body=text)
@@ -205,19 +217,19 @@ def _is_same_routine(ddl: DdlContext, routine: Routine, then: Routine, after: St
 # ---------------------------------------------------------------------------------------------------- expressions
 
 
-def _written(text: str | None, old: str, new: str) -> str | None:
-    return with_schema(text, old, new) if text and old in text else text
+def _written(text: str | None, words: NewWords) -> str | None:
+    return with_new_names(text, words) if text and _has(words, text) else text
 
 
-def table_with_schema(table: Table, old: str, new: str) -> Table:
-    """A table whose defaults, conditions and expressions name functions and types of a renamed schema."""
+def _table_with(table: Table, words: NewWords) -> Table:
+    """A table whose defaults, conditions and expressions name functions and types in the new words."""
 
     def written(text: str) -> str:
-        return _written(text, old, new) or ""
+        return _written(text, words) or ""
 
     return replace(
         table,
-        columns=tuple(replace(each, default=_written(each.default, old, new)) for each in table.columns),
+        columns=tuple(replace(each, default=_written(each.default, words)) for each in table.columns),
         checks=tuple(replace(each, expression=written(each.expression)) for each in table.checks),
         indexes=tuple(
             replace(
@@ -234,7 +246,7 @@ def table_with_schema(table: Table, old: str, new: str) -> Table:
     )
 
 
-def type_with_schema(definition: UserType, old: str, new: str) -> UserType:
+def _type_with(definition: UserType, words: NewWords) -> UserType:
     """The same for the default and the conditions of a domain."""
-    checks = tuple(replace(each, expression=_written(each.expression, old, new) or "") for each in definition.checks)
-    return replace(definition, default=_written(definition.default, old, new), checks=checks)
+    checks = tuple(replace(each, expression=_written(each.expression, words) or "") for each in definition.checks)
+    return replace(definition, default=_written(definition.default, words), checks=checks)

@@ -42,7 +42,7 @@ def _changes(view: StateView, tokens: Tokens) -> Iterator[tuple[int, int, str]]:
         if names[index] in _NOT_NAMES or before == "ASCII_46" or not (written[0].isalpha() or written[0] in '"_'):
             continue
         name = written[1:-1].replace('""', '"') if written.startswith('"') else written.lower()
-        is_type = before == "TYPECAST" or (before == "AS" and _is_cast(tokens, index - 1))
+        is_type = before == "TYPECAST" or (before == "AS" and is_cast(tokens, index - 1))
         if is_type and after != "ASCII_46":
             schema = _schema_of_type(view, name)
         elif after == "ASCII_40":
@@ -53,7 +53,7 @@ def _changes(view: StateView, tokens: Tokens) -> Iterator[tuple[int, int, str]]:
             yield start, end, schema
 
 
-def _is_cast(tokens: Tokens, at: int) -> bool:
+def is_cast(tokens: Tokens, at: int) -> bool:
     """Whether the AS at this token is that of CAST(… AS …), not one before an alias."""
     depth = tokens.depths[at]
     opening = at

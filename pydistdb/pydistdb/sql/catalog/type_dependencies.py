@@ -131,11 +131,6 @@ def expressions_using(ddl: DdlContext, entry: TypeEntry) -> Iterator[Dependent]:
                 yield Dependent("statistics", description, on, table, statistics.name)
 
 
-def texts_using(ddl: DdlContext, entry: TypeEntry) -> list[str]:
-    """Descriptions of the stored expressions that name the type."""
-    return [dependent.description for dependent in expressions_using(ddl, entry)]
-
-
 def _routines_using(ddl: DdlContext, oids: set[int]) -> Iterator[Dependent]:
     """Functions and procedures with arguments or results of the type."""
     for routine in ddl.view.state.routines.values():
