@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pydistdb.kv.leases import RangeLocal
 from pydistdb.kv.operations import Operations
 from pydistdb.kv.placement.residency import Residency
 from pydistdb.kv.store import Store
+from pydistdb.kv.store_base import CAMPAIGNS_A_TURN
 
 from tests.support.cluster import Cluster
 
@@ -101,3 +103,39 @@ def test_load_is_requests_and_what_scans_go_through() -> None:
     assert busy.cpu_share == pytest.approx(0.2, rel=0.1) and scanned.cpu_share == pytest.approx(0.2, rel=0.1)
     world.cluster.advance(60)
     assert not {busy.range_id, scanned.range_id} & gateway.load.rates().keys()
+
+
+def test_groups_fall_silent_although_answers_take_long() -> None:
+    """On a node too busy to answer within two heartbeats, heartbeats that wait for answers would keep it so."""
+    world = World(3)
+    world.split()
+    cluster = world.cluster
+    cluster.advance(20)
+
+    def awake() -> int:
+        return sum(not replica.raft.quiescent for store in cluster.stores() for replica in store.replicas.values())
+
+    assert awake() < RANGES // 10
+    cluster.network.delay_ns = (300_000_000, 350_000_000)
+    for store in cluster.stores():
+        for node_id in (1, 2, 3):
+            store.wake_led_with(node_id)
+    cluster.advance(0.5)
+    assert awake() > RANGES
+    cluster.advance(4)
+    assert awake() < RANGES // 10
+
+
+def test_a_new_leader_for_every_range_is_found_a_few_at_a_time() -> None:
+    world = World(3)
+    world.split()
+    cluster = world.cluster
+    cluster.advance(20)
+    cluster.crash("n2")
+    won: list[int] = []
+    for _ in range(1_000):
+        won.append(sum(store.metrics.elections for store in cluster.stores()))
+        cluster.advance(0.003)
+    steps = [after - before for before, after in pairwise(won)]
+    assert sum(steps) > RANGES // 4 and max(steps) <= 2 * 2 * CAMPAIGNS_A_TURN, "by two nodes, in up to two turns"
+    assert cluster.covered()

@@ -474,7 +474,9 @@ class Database(Protocol):
         Split over ranges and into bounded proposals; may be repeated after an error."""
 
     async def clear_range(self, start: bytes, end: bytes) -> None:
-        """Remove every version in [start, end) outside any transaction (dropped tables and indexes)."""
+        """Remove every version in [start, end) outside any transaction (dropped tables and indexes).
+
+        Ranges that begin there may be merged with their left neighbours from now on."""
 
     async def split(self, keys: Sequence[bytes]) -> None:
         """Make each key a range boundary; boundaries that exist already are left alone."""

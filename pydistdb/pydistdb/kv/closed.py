@@ -128,9 +128,9 @@ class ClosedTimestamps:
         self._next_ns = now_ns + store.config.closed_ns - store.config.ping_ns // 2
         timestamp = store.clock.now()
         mine: dict[NodeId, dict[RangeId, int]] = {store.node_id: {}, **{node_id: {} for node_id in others}}
-        for range_id, replica in store.replicas.items():
+        for range_id, replica in store.leased.items():
             # The lease is checked after the clock was read, as it is after a read.
-            if replica.leased and replica.is_leaseholder():
+            if replica.is_leaseholder():
                 index = replica.raft.last_index
                 for held in replica.descriptor.replicas:
                     indexes = mine.get(held.node_id)

@@ -41,7 +41,9 @@ class SplitTrigger(msgspec.Struct, frozen=True, array_like=True):
 
 
 class MergeStepKind(IntEnum):
-    """See merging.py.  MARK, MERGE, FENCE and CLEAR are steps of the left range, FREEZE and THAW of the right one."""
+    """See merging.py.  MARK, MERGE, FENCE and CLEAR are steps of the left range, FREEZE and THAW of the right one.
+
+    LOOSEN is none of a merge's own: the range's start serves nothing any more, so it may be merged (sweeping.py)."""
 
     MARK = 1
     FREEZE = 2
@@ -49,6 +51,7 @@ class MergeStepKind(IntEnum):
     FENCE = 4
     THAW = 5
     CLEAR = 6
+    LOOSEN = 7
 
 
 class MergeStep(msgspec.Struct, frozen=True, array_like=True):

@@ -61,6 +61,9 @@ class ReplicaDescriptor(msgspec.Struct, frozen=True, array_like=True):
     role: ReplicaRole = ReplicaRole.VOTER
 
 
+_INCOMING, _OUTGOING = ReplicaRole.INCOMING, ReplicaRole.OUTGOING
+
+
 class RangeDescriptor(msgspec.Struct, frozen=True, array_like=True):
     """A span of keys [start, end) and its copies."""
 
@@ -76,7 +79,8 @@ class RangeDescriptor(msgspec.Struct, frozen=True, array_like=True):
     frozen: bool = False
     """The left neighbour takes this range in: nothing is served or written meanwhile."""
     automatic: bool = False
-    """Cut off its left neighbour by itself, so it may be merged with that by itself (placement/reshaping.py)."""
+    """Cut off its left neighbour by itself, or for something that is gone: it may be merged with that by itself
+    (placement/reshaping.py, placement/sweeping.py)."""
 
     def contains(self, key: bytes) -> bool:
         return self.start <= key < self.end
@@ -97,7 +101,11 @@ class RangeDescriptor(msgspec.Struct, frozen=True, array_like=True):
     @property
     def is_joint(self) -> bool:
         """Tell whether a joint change is under way."""
-        return any(replica.role in (ReplicaRole.INCOMING, ReplicaRole.OUTGOING) for replica in self.replicas)
+        for replica in self.replicas:  # asked for every range several times a second
+            role = replica.role
+            if role is _INCOMING or role is _OUTGOING:
+                return True
+        return False
 
     @property
     def is_changing(self) -> bool:

@@ -4,10 +4,15 @@
   ticked as long as its leader's node is supported (liveness.py), for it would not campaign anyway.
 * **Failover.**  When support for a node is withdrawn, the ranges that it led are campaigned for at once, staggered by
   rank so that candidates seldom collide, and with the rank rotated by range so that leadership spreads.
+* **Pace.**  Thousands of ranges may need a new leader at once.  All campaigns wait in one queue, of which each turn takes
+  CAMPAIGNS_A_TURN, a millisecond or more apart: pings and clients are served in between, and a node that cannot keep up takes
+  its turns later instead of doing more in each.  The groups that have to hear from a node anew wait in such a queue too.
 * **Audits.**  A node may be alive and not lead any more what others believe it leads; now and then everybody asks.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 from pydistdb import raft
 from pydistdb.kv.descriptor import (
@@ -101,8 +106,7 @@ class Elections(StoreBase):
                 self.campaign_for(replica, self.rank_ns(replica, node_id), 20)
             elif replica.is_leader and node_id in replica.nodes.values() and not replica.is_leaseholder():
                 # Whether a majority is left shows once Raft asks.
-                replica.raft.wake(now)
-                self.wake(replica)
+                self._to_wake.add(partial(self._wake_leader, replica), now)
                 self.activate(replica)
             if replica.is_leader:
                 for replica_id, other in replica.nodes.items():
@@ -119,8 +123,14 @@ class Elections(StoreBase):
         now = self.scheduler.now_ns()
         for replica in self.replicas.values():
             if replica.is_leader and node_id in replica.nodes.values():
-                replica.raft.wake(now)
-                self.wake(replica)
+                self._to_wake.add(partial(self._wake_leader, replica), now)
+
+    def _wake_leader(self, replica: Replica) -> bool:
+        if self.stopped or replica.destroyed or not replica.is_leader:
+            return False
+        replica.raft.wake(self.scheduler.now_ns())
+        self.wake(replica)
+        return True
 
     def rank_ns(self, replica: Replica, without: NodeId = 0) -> int:
         """How long to wait before campaigning, so that the voters of a range do it one after another."""
@@ -135,13 +145,13 @@ class Elections(StoreBase):
     def campaign_for(self, replica: Replica, delay_ns: int, attempts: int, pause_ns: int = LONGEST_PAUSE_NS) -> None:
         """Campaign, again and again until somebody leads; the pauses grow."""
 
-        def campaign() -> None:
+        def campaign() -> bool:
             node = replica.raft
             if self.stopped or replica.destroyed or node.role is raft.Role.LEADER:
-                return
+                return False
             leader = self.leader_node(replica) if node.leader else 0
             if leader and not replica.leader_resigned and self.liveness.supports(leader):
-                return
+                return False
             if node.role is not raft.Role.CANDIDATE:
                 node.tick(self.scheduler.now_ns())
                 node.campaign()
@@ -149,9 +159,10 @@ class Elections(StoreBase):
             if attempts > 1:
                 later_ns = max(pause_ns, min(pause_ns * 3 // 2, LONGEST_PAUSE_NS))
                 self.campaign_for(replica, pause_ns + self.rand(0, pause_ns), attempts - 1, later_ns)
+            return True
 
         if delay_ns:
-            self.scheduler.call_at(self.scheduler.now_ns() + delay_ns, campaign)
+            self._campaigns.add(campaign, self.scheduler.now_ns() + delay_ns)
         else:
             campaign()
 

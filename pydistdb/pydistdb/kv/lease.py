@@ -90,18 +90,20 @@ class RangeLease:
     def _supported_until(self) -> int:
         """The end of the lease that the nodes of a majority give us, in every half of the configuration."""
         membership = self.log.membership
-        halves = (membership.voters, membership.outgoing) if membership.outgoing else (membership.voters,)
-        return min(self._majority_since(half) for half in halves) + self.owner.lease_duration_ns()
+        since = self._majority_since(membership.voters)
+        if membership.outgoing:
+            since = min(since, self._majority_since(membership.outgoing))
+        return since + self.owner.lease_duration_ns()
 
     def _majority_since(self, voters: tuple[ReplicaId, ...]) -> int:
+        owner, epochs, nodes, me = self.owner, self.support_epochs, self.nodes, self.replica_id
         since: list[int] = []
         for voter in voters:
-            if voter == self.replica_id:
-                since.append(self.owner.scheduler.now_ns())
+            if voter == me:
+                since.append(owner.scheduler.now_ns())
             else:
-                epoch = self.support_epochs.get(voter, 0)
-                node = self.nodes.get(voter, 0)
-                since.append(self.owner.supported_since_ns(node, epoch) if epoch else 0)
+                epoch = epochs.get(voter, 0)
+                since.append(owner.supported_since_ns(nodes.get(voter, 0), epoch) if epoch else 0)
         since.sort(reverse=True)
         # Without support since some moment in the past the lease would end before it began.
         return since[len(voters) // 2] or -self.owner.lease_duration_ns()

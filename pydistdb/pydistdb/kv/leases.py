@@ -26,7 +26,7 @@ import msgspec
 from pydistdb_storage.engine import Engine, Snapshot
 
 from pydistdb.kv.api import ClockOutOfBounds, KVError, RangeUnavailable, Timestamp
-from pydistdb.kv.command import Clear, Command, NotLeaseholder
+from pydistdb.kv.command import Clear, Command, MergeStep, MergeStepKind, NotLeaseholder
 from pydistdb.kv.command import Write as EngineWrite
 from pydistdb.kv.descriptor import NodeId, RangeDescriptor, RangeId
 from pydistdb.kv.hlc import ClockOffsetExceeded, HybridClock
@@ -285,6 +285,11 @@ class RangeLocal:
     ) -> Completion[None]:
         """Replicate byte-level writes that were evaluated just now."""
         return self.replica.propose(Command(self.epoch, self.generation, clock, writes, clears or []))
+
+    def loosen(self) -> Completion[None]:
+        """Have it known that the range need not begin where it does (placement/sweeping.py)."""
+        step = MergeStep(MergeStepKind.LOOSEN)
+        return self.replica.propose(Command(self.epoch, self.generation, 0, [], [], None, step))
 
     def settling(self, transaction_id: TransactionId) -> Completion[None]:
         """Done when some intents of the transaction here are resolved."""

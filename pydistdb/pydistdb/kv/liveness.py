@@ -17,6 +17,14 @@ epoch, provided that at that moment it follows A in the term of the answer.  As 
 epoch, B has been bound since, so A holds its lease if this is so for a majority (``Replica._supported_until``).  If
 the epoch has moved on, A has to hear from B's replica anew.
 
+**Its own pauses.**  A process that was held up itself (a stall of the disk or the machine, thousands of messages at once) finds
+everybody silent, though what they sent lies unread in its sockets.  To withdraw support then is what must not happen: the
+elections that follow hold it up further, and so on without end.  So support ends only by ``check``, never by the mere
+passing of time, and a check that comes late itself leaves judgement to the next one, after the sockets have been read.
+Support that lasts longer than it might is always safe: it only binds B::
+
+    B checks at 10.0 ─ stalled ─ 11.7 (late: no judgement) ─ reads A's pings ─ 11.9: A was heard at 11.7
+
 A restarted process has forgotten what it supported; Raft keeps it from voting for one election timeout after the start
 (pydistdb.raft.election), and its epochs begin above all earlier ones because they start with its incarnation.
 """
@@ -29,6 +37,10 @@ from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.transport import Ping, Pong
 
 EPOCH_BITS = 24
+LATE_PART = 2
+"""A check that comes after this part of the support's duration is late."""
+MOST_DURATIONS = 5
+"""Whoever was silent for so many durations is given up even by a node that is never in time."""
 
 
 class Peer:
@@ -67,6 +79,7 @@ class Liveness:
         self._lost = lost
         self._found = found
         self._next_epoch = (incarnation << EPOCH_BITS) + 1
+        self._checked_ns = now_ns()
 
     def peer(self, node_id: NodeId) -> Peer:
         found = self.peers.get(node_id)
@@ -79,10 +92,7 @@ class Liveness:
     def heard(self, node_id: NodeId) -> Peer:
         """Something arrived from ``node_id``: support it (again)."""
         peer = self.peer(node_id)
-        now = self._now_ns()
-        if peer.supported and now - peer.last_heard_ns >= self._support_duration_ns:
-            self._withdraw(node_id, peer)
-        peer.last_heard_ns = now
+        peer.last_heard_ns = self._now_ns()
         if not peer.supported:
             peer.supported = True
             peer.epoch = self._next_epoch
@@ -102,10 +112,13 @@ class Liveness:
         return self.heard(node_id).epoch
 
     def check(self) -> None:
-        """Withdraw support from whoever has been silent for too long."""
-        now = self._now_ns()
+        """Withdraw support from whoever has been silent for too long; to be called every ping or so."""
+        now, duration_ns = self._now_ns(), self._support_duration_ns
+        is_late = now - self._checked_ns > duration_ns // LATE_PART
+        self._checked_ns = now
+        most_ns = duration_ns * (MOST_DURATIONS if is_late else 1)
         for node_id, peer in list(self.peers.items()):
-            if peer.supported and now - peer.last_heard_ns >= self._support_duration_ns:
+            if peer.supported and now - peer.last_heard_ns >= most_ns:
                 self._withdraw(node_id, peer)
 
     def _withdraw(self, node_id: NodeId, peer: Peer) -> None:
@@ -116,7 +129,7 @@ class Liveness:
     def supports(self, node_id: NodeId) -> bool:
         """Whether this node is bound to ``node_id`` right now."""
         peer = self.peers.get(node_id)
-        return peer is not None and peer.supported and self._now_ns() - peer.last_heard_ns < self._support_duration_ns
+        return peer is not None and peer.supported
 
     def epoch_for(self, node_id: NodeId) -> int:
         """Under which epoch this node supports ``node_id``; 0 if it does not."""
@@ -149,7 +162,8 @@ class Liveness:
 
     def is_live(self, node_id: NodeId) -> bool:
         """Whether the node has been heard of lately."""
-        return self.supports(node_id)
+        peer = self.peers.get(node_id)
+        return peer is not None and peer.supported and self._now_ns() - peer.last_heard_ns < self._support_duration_ns
 
     def silent_ns(self, node_id: NodeId) -> int:
         """How long nothing has been heard of a node."""

@@ -439,6 +439,8 @@ class Replica(RangeLease):
                 allowed, changes = old.merging != 0, {"merging": 0}
             case MergeStepKind.MERGE:
                 allowed, changes = old.merging == step.right_range_id, {"merging": 0, "end": step.right_end}
+            case MergeStepKind.LOOSEN:
+                allowed, changes = not old.frozen, {"automatic": True}
         if not allowed:
             return ProposalLost("the range cannot take part in a merge now")
         if command.clock > self.log.state.clock:
@@ -446,7 +448,9 @@ class Replica(RangeLease):
             self.owner.clock.raise_to(command.clock)
         if step.kind is MergeStepKind.MERGE:
             self.owner.merge_applied(self, step, round)
-        generation = max(old.generation, step.right_generation) + 1
+        # What is under way in a range that is loosened need not be done again: nothing that it went by has changed.
+        is_same = step.kind is MergeStepKind.LOOSEN
+        generation = old.generation if is_same else max(old.generation, step.right_generation) + 1
         self._set_descriptor(msgspec.structs.replace(old, generation=generation, **changes), round)
         return None
 

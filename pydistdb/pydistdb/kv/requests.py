@@ -324,7 +324,7 @@ TOO_LATE = b"too late"
 
 
 class ClearRange(Message):
-    """Remove every version and intent in [start, end)."""
+    """Remove every version and intent in [start, end); a range that begins at ``start`` need not any more."""
 
     start: bytes
     end: bytes

@@ -5,7 +5,7 @@
 * ``membership``  who is in the cluster, pings, clocks (membership.py);
 * ``directory``   where the ranges are, and the records of range 1 (placement/directory.py);
 * ``queue``       replicas and leases in the right places (placement/queue.py);
-* ``merger``      merges of ranges that are led here (merging.py).
+* ``merger``      merges of ranges that are led here (merging.py), ``sweeper`` of those that are empty (placement/sweeping.py).
 
 Example (the embedded default, a cluster of one)::
 
@@ -32,6 +32,7 @@ from pydistdb.kv.merging import Merger
 from pydistdb.kv.multiraft import ClusterHooks, MultiRaft, RangeObserver, StoreConfig
 from pydistdb.kv.placement.directory import Directory, Done, NotHere
 from pydistdb.kv.placement.queue import ReplicateQueue
+from pydistdb.kv.placement.sweeping import Sweeper
 from pydistdb.kv.replica import Replica
 from pydistdb.kv.status import StoreStatus, store_status
 from pydistdb.kv.transport import Message, Ping, Pong, Transport, register
@@ -90,6 +91,8 @@ class Store(MultiRaft):
         self.snapshot_budget.time_share = lambda: settings.value("snapshot.cpu_percent") / 100
         self.queue = ReplicateQueue(self, self.membership)
         self.merger = Merger(self)
+        self.sweeper = Sweeper(self)
+        self.queue.swept = self.sweeper.swept
         self.cluster_hooks = _Hooks(self)
         self.register(SplitRange, self._on_split)
         self.register(MergeRange, self._on_merge)

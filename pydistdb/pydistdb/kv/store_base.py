@@ -50,9 +50,15 @@ from pydistdb.kv.transport import (
     ReplicaRemoved,
     Transport,
 )
+from pydistdb.kv.turns import Turns
 from pydistdb.tasks import Completion, Scheduler
 
 logger = logging.getLogger(__name__)
+
+CAMPAIGNS_A_TURN = 8
+WOKEN_A_TURN = 64
+TURN_NS = 4_000_000
+"""See elections.py on pace."""
 
 
 class StoreBase:
@@ -97,6 +103,8 @@ class StoreBase:
         self.snapshot_budget = SnapshotBudget(self.config.snapshots_at_once, scheduler.now_ns)
         self.intake = SnapshotIntake(engine, scheduler, self.deliver_raft, self._is_idle)
         self._handlers: dict[type[Message], Handler] = {}
+        self._campaigns = Turns(scheduler, CAMPAIGNS_A_TURN, TURN_NS)
+        self._to_wake = Turns(scheduler, WOKEN_A_TURN, TURN_NS)
         self._dirty: dict[Replica, None] = {}
         self._active: dict[Replica, None] = {}
         self._pump_scheduled = False

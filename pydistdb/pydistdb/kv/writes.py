@@ -38,6 +38,7 @@ from pydistdb.kv.api import (
 )
 from pydistdb.kv.command import ProposalLost
 from pydistdb.kv.command import Write as EngineWrite
+from pydistdb.kv.descriptor import FIRST_SPLIT_KEY
 from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.intents import (
     IntentInfo,
@@ -352,7 +353,9 @@ class Writer:
         return Applied(timestamp)
 
     async def clear_range(self, request: ClearRange) -> Applied:
-        """Clear the first CLEARED_VERSIONS of the span, or so many intents: more would hold up everybody's commits."""
+        """Clear the first CLEARED_VERSIONS of the span, or so many intents: more would hold up everybody's commits.
+
+        A range that begins in the span was cut off for what is cleared: that may be merged again."""
         leases = self._leases
         local = leases.need(request.start)
         if not (local.start <= request.start and request.end <= local.end):
@@ -369,7 +372,10 @@ class Writer:
             resume = prefix_end(resume)
         span = (request.start, resume or request.end)
         clears = [(_VERSIONS, *span), (_INTENTS, *span)]
-        await _repeatable(local.propose([], leases.clock.now(), clears))
+        cleared = local.propose([], leases.clock.now(), clears)
+        if request.start == local.start > FIRST_SPLIT_KEY and not local.replica.descriptor.automatic:
+            await _repeatable(local.loosen())
+        await _repeatable(cleared)
         local.intents.forget(*span)
         return Applied(0, resume)
 

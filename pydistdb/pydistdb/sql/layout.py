@@ -384,6 +384,11 @@ class TableLayout:
         return function
 
 
+def group_prefix(group: int) -> bytes:
+    """What the keys of all tables of a hash colocation group begin with."""
+    return GROUP_HEAD.pack(5, group)
+
+
 def storage_prefix(table: Table) -> bytes:
     """What the keys of all rows of a table begin with (and those of the others of its colocation group)."""
     sharding = table.sharding

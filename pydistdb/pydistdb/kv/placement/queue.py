@@ -73,6 +73,8 @@ class ReplicateQueue:
         """What binds spans of keys to places (residency.py); the same object as long as nothing has changed."""
         self._rules: Sequence[Rule] = ()
         self.residency = Residency()
+        self.swept: Callable[[], Mapping[RangeId, Replica]] = dict
+        """Tells which ranges led here are about to be merged (sweeping.py): their leases stay."""
         self._soon = False
         self._is_all_due = True
         """The surroundings have changed."""
@@ -193,7 +195,7 @@ class ReplicateQueue:
         shares = TURNS_OF_A_NODE * nodes
         excess = max(_imbalance(self._views) - 1, TURNS_OF_A_NODE)
         allowed = min(MAX_LEARNERS_AT_ONCE, (excess + store.rand(0, shares - 1)) // shares)
-        leased = [replica for replica in store.leased_replicas() if replica.is_leaseholder()] if allowed else []
+        leased = store.leased_replicas() if allowed else []
         moving = sum(1 for each in leased if self._is_growing(each) or each.descriptor.is_joint)
         for replica in leased:
             if moving >= allowed:
@@ -201,7 +203,7 @@ class ReplicateQueue:
             state = (replica.descriptor.generation, self._version)
             if replica.range_id in self._changing or self._settled.get(replica.range_id) != state:
                 continue
-            if self._balanced.get(replica.range_id) == state:
+            if self._balanced.get(replica.range_id) == state or not replica.is_leaseholder():
                 continue
             step = rebalance_step(replica.descriptor, store.node_id, self.views_for(replica))
             if step is not None:
@@ -332,6 +334,8 @@ class ReplicateQueue:
             return
         views = self.node_views()
         me = self._store.node_id
+        swept = self.swept()
+        views[me] = dataclasses.replace(views[me], lease_count=views[me].lease_count - len(swept))
         others = [view.lease_count for view in views.values() if view.takes_replicas and view.node_id != me]
         if not others or views[me].lease_count - min(others) < REBALANCE_DIFFERENCE:
             return
@@ -344,6 +348,8 @@ class ReplicateQueue:
             if now_ns - replica.leased_since_ns < NEW_LEASE_NS:
                 continue  # its load is not known yet
             if replica.range_id in self._changing or replica.descriptor.is_changing or replica.raft.transfer_target:
+                continue
+            if replica.range_id in swept:
                 continue
             target = lease_target(replica.descriptor, me, views, must_leave=False)
             if target is not None and self._store.transfer_lease(replica, target):

@@ -8,9 +8,11 @@ Every node looks after the ranges that it leads, every ``LOOK_NS`` (as often as 
                                                        a single hot key is noted for proddb.hotspots instead
     cut by itself once, and small and quiet (with its  merged with its left neighbour, after range.merge_after
       left neighbour) ever since
+    the same, and empty                                merged with its left neighbour soon (sweeping.py)
     this node much busier than another                 a lease or a replica goes elsewhere (evening.py)
 
-What people have cut (by command, or SHARD BY HASH) stays cut: only ranges that came into being by this module are merged.
+What people have cut (by command, or SHARD BY HASH) stays cut as long as there is the table: only ranges that came into being
+by this module are merged, and those that dropped tables were cut into.
 Each has its hysteresis: a merge waits for a quarter of the load and half of the size that call for a split.
 
 Sizes are counted by going through the data, so a range is measured only after many writes, and once when its lease has come
@@ -71,7 +73,11 @@ class Reshaper:
         self._looking = False
         self._timer: Timer | None = None
         self.splits = 0
-        self.merges = 0
+        self._quiet_merges = 0
+
+    @property
+    def merges(self) -> int:
+        return self._quiet_merges + self._store.sweeper.merges
 
     @property
     def leases_moved(self) -> int:
@@ -106,6 +112,7 @@ class Reshaper:
             self._sample(busy)
             if not self.setting("rebalance.enabled"):
                 return
+            self._store.sweeper.begin()
             self._credit_ns = min(self._credit_ns + LOOK_NS // MEASURING_PART, LOOK_NS // MEASURING_PART)
             for replica in self._to_split(busy):
                 await self._look_at(replica)
@@ -224,7 +231,7 @@ class Reshaper:
                 return
             try:
                 await self._operations.merge_at(start)
-                self.merges += 1
+                self._quiet_merges += 1
                 merged += 1
             except KVError as error:
                 logger.info("the ranges at %s are not merged: %s", start.hex(), error)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from pydistdb.sql.catalog import constraints, expressions, sequences, sharding, temporary
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Index, IndexColumn, Schema, Table
-from pydistdb.sql.catalog.garbage import table_garbage
+from pydistdb.sql.catalog.garbage import dropped_garbage
 from pydistdb.sql.catalog.index_elements import SYSTEM_COLUMNS
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.options import STORAGE_PARAMETERS, checked_options, collation_named
@@ -171,7 +171,7 @@ async def add_constraints(
             used = expressions.check_columns(ddl, table, spec.expression)
             table = await constraints.add_check(ddl, table, as_valid(spec), used)
     ddl.put_table(table, *owned)
-    for garbage in table_garbage(table):
+    for garbage in dropped_garbage(table):
         ddl.ddl.made_storage(garbage, table.storage_id)
     for spec, columns in every:
         if spec.kind == "foreign":

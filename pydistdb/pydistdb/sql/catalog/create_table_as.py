@@ -8,7 +8,7 @@ from pydistdb.sql.catalog import keys, temporary
 from pydistdb.sql.catalog.backfill import copy_rows
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_table import already_exists, check_on_commit, new_table
-from pydistdb.sql.catalog.garbage import table_garbage
+from pydistdb.sql.catalog.garbage import dropped_garbage
 from pydistdb.sql.catalog.materialized_views import bind_definition, defined, query_rows
 from pydistdb.sql.catalog.needs import require
 from pydistdb.sql.catalog.options import STORAGE_PARAMETERS, checked_options
@@ -39,7 +39,7 @@ async def create_table_as(ddl: DdlContext, statement: CreateTableAs) -> str:
     persistence = "u" if statement.unlogged and table.persistence == "p" else table.persistence
     table = replace(table, on_commit=statement.on_commit, persistence=persistence, options=options)
     temporary.note_commit_action(ddl, table)
-    for garbage in table_garbage(table):
+    for garbage in dropped_garbage(table):
         ddl.ddl.made_storage(garbage, table.storage_id)
     if recording is not None:
         table = defined(ddl, table, statement.query, query, recording)

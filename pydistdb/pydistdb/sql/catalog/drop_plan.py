@@ -24,7 +24,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.dependencies import depending_columns, depending_views, described, visible_name
 from pydistdb.sql.catalog.dependents import uses_of
 from pydistdb.sql.catalog.descriptors import Check, ForeignKey, Routine, Schema, Table
-from pydistdb.sql.catalog.garbage import table_garbage
+from pydistdb.sql.catalog.garbage import dropped_garbage
 from pydistdb.sql.catalog.routine_names import described_routine
 from pydistdb.sql.catalog.state import Change
 from pydistdb.sql.catalog.statistics_names import described_statistics, forget_comments, without_statistics
@@ -264,6 +264,6 @@ def forget_table(ddl: DdlContext, table: Table) -> list[Change]:
     if table.oid in state.statistics:
         changes.append((keys.statistics_key(table.database, table.oid), None))
     if table.kind != "v":
-        for garbage in table_garbage(table):
+        for garbage in dropped_garbage(table):
             ddl.ddl.dropped_storage(garbage)
     return changes

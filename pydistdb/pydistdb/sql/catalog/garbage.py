@@ -3,6 +3,9 @@
 A range-sharded table's storage is one span.  The rows of a hash-sharded table lie among those of its colocation group, so
 its storage is found key by key: look for the next key of the table, clear that hash prefix of it, go on behind it.  This
 runs in the background and lets other work in between.
+
+With the rows go the ranges: those that begin in a span that is cleared are merged away (kv/placement/sweeping.py).  The ranges of
+a colocation group stay for its next table, until its database is dropped.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from pydistdb_storage.keys import prefix_end
 from pydistdb.kv.api import Database, Isolation, KVError
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.descriptors import Garbage, Index, Table, table_to_be
-from pydistdb.sql.layout import HASH_IDENTITY_START, IDENTITY, RANGE_HEAD, storage_prefix
+from pydistdb.sql.layout import HASH_IDENTITY_START, IDENTITY, RANGE_HEAD, group_prefix, storage_prefix
 from pydistdb.tasks import Scheduler, gather, pause, sleep
 
 ATTEMPTS = 20
@@ -38,6 +41,24 @@ def table_garbage(table: Table) -> list[Garbage]:
     if table.resharding is not None:
         garbage += table_garbage(table_to_be(table))
     return garbage
+
+
+def dropped_garbage(table: Table) -> list[Garbage]:
+    """All storage of a table that goes for good, with the ranges that were cut for it alone."""
+    garbage = table_garbage(table)
+    if table.reference or (table.sharding is not None and table.sharding.strategy != "hash"):
+        garbage.append(_whole(storage_prefix(table)))
+    return garbage
+
+
+def group_garbage(group: int) -> Garbage:
+    """The key space of a colocation group whose tables are gone."""
+    return _whole(group_prefix(group))
+
+
+def _whole(prefix: bytes) -> Garbage:
+    # A range was cut off behind it, too: it begins at the very end.
+    return Garbage(((prefix, prefix_end(prefix) + b"\x00"),))
 
 
 def index_garbage(table: Table, index: Index) -> Garbage:

@@ -8,8 +8,8 @@ at values that small tables have, so that a test suite written for one range is 
     CREATE TABLE t (id int PRIMARY KEY, name text);      -- …  | id < 2 | id 2 | id 3, 4 | id 5 … 19 | id 20 … |  …
 
 What is cut is decided by the first column's type alone, so this works within the transaction that makes the table, too.
-Hash-sharded indexes have their shards and are left alone.  Ranges are not taken back by a rollback or DROP: empty ones do
-no harm, but they stay.
+Hash-sharded indexes have their shards and are left alone.  When the table is dropped, or its transaction rolled back, the
+ranges are merged again (garbage.py).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pydistdb.sql.catalog.acl import CREATE
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import DatabaseDescriptor, Schema
 from pydistdb.sql.catalog.follow import put_renamed_schema
-from pydistdb.sql.catalog.garbage import table_garbage
+from pydistdb.sql.catalog.garbage import dropped_garbage, group_garbage
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.role_names import check_member, find_role, named_role
 from pydistdb.sql.catalog.roles import DATABASE_OWNER, Role
@@ -238,10 +238,13 @@ def _everything_in(ddl: DdlContext, database: DatabaseState) -> list[Change]:
     changes += [(keys.comment_key(oid, *comment), None) for comment in database.comments]
     changes += [(keys.statistics_key(oid, table), None) for table in database.statistics]
     groups = ddl.view.catalog_state.groups.values()
-    changes += [(keys.group_key(group.group), None) for group in groups if group.database == oid]
+    for group in groups:
+        if group.database == oid:
+            changes.append((keys.group_key(group.group), None))
+            ddl.ddl.dropped_storage(group_garbage(group.group))
     changes.append((keys.database_key(oid), None))
     for table in database.tables.values():
         if table.kind != "v":
-            for garbage in table_garbage(table):
+            for garbage in dropped_garbage(table):
                 ddl.ddl.dropped_storage(garbage)
     return changes
