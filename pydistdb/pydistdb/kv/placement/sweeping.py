@@ -5,12 +5,13 @@ nothing any more (``MergeStepKind.LOOSEN``: the descriptor's ``automatic``).  Ev
 it leads, and has them merged into their left neighbours without the patience that ranges with data are owed (reshaping.py):
 an empty range moves no data, and nobody asks for it::
 
-    anchor (n1) | t.1 empty (n3) | t.2 empty (n1) | next table (n2)        leases of the empty ones go to n1, which leads
-    anchor (n1) | t.1 empty (n1) | t.2 empty (n1) | next table (n2)        what stands left of the whole run
-    anchor (n1)                                   | next table (n2)        n1 merges them one after the other
+    anchor (n1) | t.1 (n3) | t.2 (n3) | t.3 (n1) | next table (n2)     neighbours led by one node are merged first
+    anchor (n1) | t.1 (n3)            | t.3 (n1) | next table (n2)     what is left goes to n1, which leads what stands
+    anchor (n1) | t.1 (n1)            | t.3 (n1) | next table (n2)     left of the whole run
+    anchor (n1)                                  | next table (n2)
 
-Runs are worked on side by side, AT_ONCE of them, with pauses as any housekeeping takes them.  A range that is not empty, or
-whose neighbour lies on other nodes, is left to the usual course of things.
+Long runs are cut into pieces, and AT_ONCE pieces are worked on side by side: a merge is some rounds of its range's log, most
+of which is waiting.  A range that is not empty, or whose neighbour lies on other nodes, is left to the usual course of things.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 4
+AT_ONCE = 16
+LONGEST_PIECE = 32
 MOST_AT_A_TIME = 500
 """Empty ranges dealt with in one sweep; the next one goes on with the rest."""
 MERGE_NS = 2_000_000
@@ -83,29 +85,29 @@ class Sweeper:
         self._seen[replica.range_id] = index, is_empty
         return is_empty
 
-    async def _sweep(self, empty: Sequence[Replica]) -> None:
+    async def _sweep(self, swept: Sequence[Replica]) -> None:
         store = self._store
         try:
-            runs: list[list[Replica]] = []
-            anchors: dict[RangeId, Replica | None] = {}
-            for replica in sorted(empty, key=lambda replica: replica.descriptor.start)[:MOST_AT_A_TIME]:
-                anchor = self._anchor(replica, anchors)
-                if anchor is None or self._is_bound(replica):
+            pieces: list[list[Replica]] = []
+            for replica in sorted(swept, key=lambda replica: replica.descriptor.start)[:MOST_AT_A_TIME]:
+                start = replica.descriptor.start
+                if self._is_bound(start):
                     continue
-                if not anchor.leased:
-                    self._hand_over(replica, anchor)
-                elif runs and runs[-1][-1].descriptor.end == replica.descriptor.start:
-                    runs[-1].append(replica)
+                if pieces and pieces[-1][-1].descriptor.end == start and len(pieces[-1]) < LONGEST_PIECE:
+                    pieces[-1].append(replica)
                 else:
-                    runs.append([replica])
-            for first in range(0, len(runs), AT_ONCE):
-                await gather(store.scheduler, [self._merge_all(run) for run in runs[first : first + AT_ONCE]])
+                    pieces.append([replica])
+            for first in range(0, len(pieces), AT_ONCE):
+                await gather(store.scheduler, [self._merge_all(piece) for piece in pieces[first : first + AT_ONCE]])
+            anchors: dict[RangeId, Replica | None] = {}
+            for piece in pieces:
+                self._hand_over(piece[0], anchors)
         finally:
             self._sweeping = False
 
-    def _is_bound(self, replica: Replica) -> bool:
+    def _is_bound(self, boundary: bytes) -> bool:
         """Whether the boundary has become one of a rule (residency.py)."""
-        return bool(self._store.queue.residency.parts(replica.descriptor.start))
+        return self._store.queue.residency.parts(boundary)
 
     def _anchor(self, replica: Replica, known: dict[RangeId, Replica | None]) -> Replica | None:
         """What stands left of the run of empty ranges that this one is in; None if that is not on this node."""
@@ -123,27 +125,30 @@ class Sweeper:
             known[range_id] = found
         return found
 
-    def _hand_over(self, replica: Replica, anchor: Replica) -> None:
-        """Have an empty range led where the anchor is."""
+    def _hand_over(self, replica: Replica, anchors: dict[RangeId, Replica | None]) -> None:
+        """Have an empty range that is left led where the anchor is."""
         store = self._store
-        leader = store.leader_node(anchor)
-        if leader in (0, store.node_id) or not store.liveness.is_live(leader):
+        if replica.destroyed or not replica.leased or replica.descriptor.is_changing or replica.raft.transfer_target:
             return
-        if not replica.descriptor.is_changing and not replica.raft.transfer_target:
+        anchor = self._anchor(replica, anchors)
+        leader = 0 if anchor is None or anchor.leased else store.leader_node(anchor)
+        if leader not in (0, store.node_id) and store.liveness.is_live(leader):
             store.transfer_lease(replica, leader)
 
-    async def _merge_all(self, run: Sequence[Replica]) -> None:
-        """Have the range left of the run take it in, one after the other, as far as they are led here."""
+    async def _merge_all(self, piece: Sequence[Replica]) -> None:
+        """Merge the piece into what stands left of it, if that is an anchor led here, else into its first range."""
         store = self._store
-        for replica in run:
-            if store.stopped or not replica.is_leaseholder():
+        left = store.replica_ending_at(piece[0].descriptor.start)
+        is_anchored = left is not None and left.is_leaseholder() and not self._is_swept(left)
+        for replica in piece if is_anchored else piece[1:]:
+            if store.stopped or replica.destroyed or not replica.is_leaseholder():
                 return
             start = replica.descriptor.start
             left = store.replica_ending_at(start)
             if left is None or not left.is_leaseholder() or left.descriptor.is_changing:
                 return
             if not self._is_swept(replica):
-                continue
+                return
             try:
                 await store.merger.merge(start)
                 self.merges += 1
