@@ -334,10 +334,12 @@ class ReplicateQueue:
             return
         views = self.node_views()
         me = self._store.node_id
+        others = [view.lease_count for view in views.values() if view.takes_replicas and view.node_id != me]
+        if not others:
+            return
         swept = self.swept()
         views[me] = dataclasses.replace(views[me], lease_count=views[me].lease_count - len(swept))
-        others = [view.lease_count for view in views.values() if view.takes_replicas and view.node_id != me]
-        if not others or views[me].lease_count - min(others) < REBALANCE_DIFFERENCE:
+        if views[me].lease_count - min(others) < REBALANCE_DIFFERENCE:
             return
         moved, rates, now_ns = 0, self._store.range_rates(), self._store.scheduler.now_ns()
         # The quiet ones: those with load are evened out by their load (evening.py), and would be sent back and forth.
