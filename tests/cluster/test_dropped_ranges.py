@@ -27,7 +27,9 @@ def test_ranges_go_with_their_tables(three_nodes: LocalCluster) -> None:
             connection.execute("CREATE TABLE gone (a int PRIMARY KEY, b text UNIQUE, c int)")
             connection.execute("INSERT INTO gone SELECT i, i::text, i FROM generate_series(1, 30) i")
             connection.execute("CREATE TABLE sharded (a int PRIMARY KEY) SHARD BY HASH (a) SHARDS 5")
-            connection.execute("CREATE TABLE listed (a text) SHARD BY LIST (a) (SHARD x VALUES ('x'), SHARD rest DEFAULT)")
+            connection.execute(
+                "CREATE TABLE listed (a text) SHARD BY LIST (a) (SHARD x VALUES ('x'), SHARD rest DEFAULT)"
+            )
             connection.execute("BEGIN; CREATE TABLE undone (a int PRIMARY KEY); ROLLBACK")
             assert len(starts(admin)) > len(with_kept) + 20
             connection.execute("DROP TABLE gone, listed")
