@@ -110,7 +110,7 @@ def test_groups_fall_silent_although_answers_take_long() -> None:
     world = World(3)
     world.split()
     cluster = world.cluster
-    cluster.advance(20)
+    cluster.advance(40)  # the leases have spread
 
     def awake() -> int:
         return sum(not replica.raft.quiescent for store in cluster.stores() for replica in store.replicas.values())
