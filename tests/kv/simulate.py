@@ -295,14 +295,16 @@ class Simulation:
         cluster.advance(60)
 
     async def _finish_rest(self) -> None:
-        """What is still prepared must be there, and goes; until the clients that wait for it have ended."""
-        names = {""}
-        while self.clients or names:
+        """What is still prepared must be there, and goes; until a look that began after all clients had ended finds nothing."""
+        while True:
+            nobody_prepares = self.clients == 0
             gateway = self.gateway()
             assert gateway is not None
             certain = [name for name, is_certain in self.prepared.items() if is_certain]
             names = {found.name for found in await gateway.prepared_transactions()}
             self.problems += [f"{name} is lost" for name in certain if self.prepared.get(name) and name not in names]
+            if nobody_prepares and not names:
+                return
             for name in sorted(names):
                 await self._finish(gateway, name)
             await sleep(self.cluster.scheduler, SECOND)
