@@ -389,14 +389,22 @@ def with_deadline(
 
 
 async def gather(scheduler: Scheduler, coroutines: Iterable[Coroutine[Any, None, T]]) -> list[T]:
-    """Run coroutines side by side; all outcomes in order.  The first error is raised once every one has ended."""
+    """Run coroutines side by side; all outcomes in order.  The first error is raised once every one has ended.
+
+    If the task that waits here is cancelled, so are they."""
     tasks = [scheduler.spawn(coroutine) for coroutine in coroutines]
     error: BaseException | None = None
     for task in tasks:
-        try:
-            await task.completion
-        except Exception as exc:
-            error = error or exc
+        while True:
+            try:
+                await task.completion
+            except Exception as exc:
+                if exc is not task.completion.error():
+                    for each in tasks:
+                        each.cancel(exc)
+                error = error or exc
+            if task.completion.done:
+                break
     if error is not None:
         raise error
     return [task.completion.result() for task in tasks]

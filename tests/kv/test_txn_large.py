@@ -166,3 +166,82 @@ def test_savepoints_that_are_forgotten_let_the_buffer_go() -> None:
     after = node.gateway.begin(RC)
     after.begin_statement()
     assert node.run(count(after)) == 1_100
+
+
+class Canceled(Exception):
+    pass
+
+
+@pytest.mark.parametrize("wait", [0.02, 0.3, 0.7])
+def test_a_large_commit_can_be_given_up_until_it_is_decided(wait: float) -> None:
+    node = OneNode()
+    node.run(node.gateway.split([key(number) for number in range(20, 2_000, 20)]))
+    txn = node.gateway.begin(RC)
+    for number in range(2_000):
+        txn.insert(key(number), b"row %d" % number)
+    node.store.delay_ns = 200_000_000
+    commit = node.scheduler.spawn(txn.commit())
+    node.advance(wait)
+    assert txn.is_spilling
+    commit.cancel(Canceled())
+    node.advance(0.001)
+    with pytest.raises(Canceled):
+        commit.completion.result()
+    node.advance(0.3)
+    laid_down = node.intents()
+    node.advance(10)
+    assert laid_down < 2_000 and node.intents() == node.records() == 0 and not node.gateway.active
+    reader = node.gateway.begin(RC)
+    reader.begin_statement()
+    assert node.run(count(reader)) == 0
+
+
+def test_a_decision_is_not_interrupted() -> None:
+    node = OneNode()
+    node.run(node.gateway.split([key(500)]))
+    txn = node.gateway.begin(RC)
+    for number in range(1_000):
+        txn.insert(key(number), b"row %d" % number)
+    node.store.delay_ns = 50_000_000
+    commit = node.scheduler.spawn(txn.commit())
+    spilling = []
+    while not commit.completion.done:
+        spilling.append(txn.is_spilling)
+        node.advance(0.01)
+    assert spilling == sorted(spilling, reverse=True) and spilling[0]
+    assert spilling.count(False) >= 4, "as long as the record takes"
+    assert commit.completion.result() > 0
+
+
+def test_a_failure_of_any_kind_while_writes_are_laid_down_fails_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    node = OneNode()
+    txn = node.gateway.begin(RC)
+    for number in range(1_000):
+        txn.insert(key(number), b"row %d" % number)
+    monkeypatch.setattr(writing.WritingPart, "_lay_down", fail)
+    with pytest.raises(ZeroDivisionError):
+        node.run(txn.commit())
+
+
+def test_waiting_for_locks_in_several_ranges_can_be_interrupted() -> None:
+    node = OneNode()
+    node.run(node.gateway.ingest([(key(number), b"row") for number in range(10)]))
+    node.run(node.gateway.split([key(number) for number in range(1, 10)]))
+    holder, waiter = node.gateway.begin(RC), node.gateway.begin(RC)
+    for txn in (holder, waiter):
+        txn.begin_statement()
+    node.run(holder.lock([key(3), key(7)], LockStrength.UPDATE))
+    waiting = node.scheduler.spawn(waiter.lock([key(number) for number in range(10)], LockStrength.UPDATE))
+    node.advance(1)
+    assert not waiting.completion.done
+    waiting.cancel(Canceled())
+    node.advance(0.001)
+    with pytest.raises(Canceled):
+        waiting.completion.result()
+    waiter.rollback()
+    holder.rollback()
+    node.advance(1)
+    assert all(len(local.locks) == 0 for local in node.gateway.leases.all())

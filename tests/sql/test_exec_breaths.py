@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from pydistdb.sql.errors import QueryCanceled
 from pydistdb.sql.exec.apply import SubPlanRunner
+from pydistdb.sql.exec.foreign_keys import FLUSHED_AT_ONCE
 from pydistdb.sql.exec.hash_join import HashJoinOperator
 from pydistdb.sql.exec.join import NestedLoopOperator
 from pydistdb.sql.exec.run import BATCH_ROWS, MOST_PAIRS, State
 from pydistdb.sql.exec.window_partition import AggregateRun
 from pydistdb.tasks import run_inline
 
+from tests.support.memory_database import MemoryTransaction
 from tests.support.sql_client import SqlClient, SqlServer
 
 ROWS = 1_500
@@ -154,3 +156,19 @@ def test_a_cancel_is_noticed_at_the_next_breath(query: str, client: SqlClient, m
     monkeypatch.setattr(State, "breathe", breathe)
     [line] = client.execute(query)
     assert "57014" in line and breaths == 5
+
+
+def test_many_writes_are_handed_over_a_part_at_a_time(client: SqlClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = Meter(monkeypatch)
+    insert = MemoryTransaction.insert
+
+    def counted(transaction: MemoryTransaction, key: bytes, value: bytes) -> None:
+        meter.add(1)
+        insert(transaction, key, value)
+
+    monkeypatch.setattr(MemoryTransaction, "insert", counted)
+    client.execute("create table u (a int primary key)")
+    meter.total = 0
+    assert client.execute("insert into u select generate_series(1, 9999)") == ["INSERT 0 9999"]
+    assert meter.total == 9_999 and meter.most <= FLUSHED_AT_ONCE
+    assert client.rows("select count(*) from u") == ["9999"]

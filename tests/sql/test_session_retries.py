@@ -143,6 +143,9 @@ def test_a_cancelled_statement_leaves_the_session_usable(client: SqlClient) -> N
     session.check_interrupt()
     session.transaction.is_committing = True
     assert not session.cancel(QueryCanceled("x"))
+    session.transaction.open().is_spilling = True  # type: ignore[misc]
+    assert session.cancel(QueryCanceled("x")), "what a commit lays down before it decides can be given up"
+    session.transaction.rollback()
     session.transaction.is_committing = False
     session.is_active = False
     assert client.rows("SELECT b FROM t") == ["0"]

@@ -428,6 +428,8 @@ class MemoryTransaction:
     def has_writes(self) -> bool:
         return bool(self.buffer)
 
+    is_spilling = False
+
     async def relieve(self) -> None:
         return None
 

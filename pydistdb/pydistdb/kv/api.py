@@ -368,6 +368,10 @@ class Transaction(Protocol):
     def written_spans(self) -> list[tuple[bytes, bytes]]:
         """Return spans that hold all that the transaction has written so far."""
 
+    @property
+    def is_spilling(self) -> bool:
+        """Whether a part of what was buffered is being passed on: as long as that is so, even a commit can be interrupted."""
+
     async def relieve(self) -> None:
         """Wait while much more is buffered than could be passed on; bulk writers await this between batches."""
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydistdb.kv.api import (
     Isolation,
-    KVError,
     Timestamp,
     TransactionAborted,
 )
@@ -99,7 +98,7 @@ class TransactionBase:
         self._spilling: Completion[None] | None = None
         self._spilling_buffer: WriteBuffer | None = None
         self._spilled_bytes = 0
-        self._failure: KVError | None = None
+        self._failure: Exception | None = None
         self._giving_back: Completion[None] | None = None
         """Done once locks that a savepoint had are given back to other nodes."""
         self._reads: ReadSet | None = None

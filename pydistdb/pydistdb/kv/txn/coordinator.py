@@ -176,7 +176,7 @@ class Coordinator(ChangingPart):
     async def _commit_two_phase(self) -> Timestamp:
         conditions = self._conditions()
         if self._buffer.entries or conditions:
-            await self._lay_down(self._buffer, conditions)
+            await self._lay_down_rest(conditions)
         two_phase = self._two_phase
         assert two_phase is not None
         try:
@@ -213,7 +213,7 @@ class Coordinator(ChangingPart):
             conditions = self._conditions()
             two_phase = self._laying_down()
             if self._buffer.entries or conditions:
-                await self._lay_down(self._buffer, conditions)
+                await self._lay_down_rest(conditions)
             elif not two_phase.anchor:
                 two_phase.anchor = entry_key(name)
             await prepared.enter(name, two_phase, facts)
@@ -277,6 +277,8 @@ class Coordinator(ChangingPart):
         self._gateway.journal.note(self.transaction_id, "ABORTED", participants, detail=reason)
 
     async def _abort(self) -> None:
+        if self._two_phase is not None:
+            await self._two_phase.give_up()
         if self._spilling is not None:
             await self._spilling
         if self._two_phase is not None:

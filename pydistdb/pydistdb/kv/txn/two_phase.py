@@ -16,7 +16,8 @@ Before the client hears of it, every node that holds intents raises its clock to
 transaction that begins there afterwards reads above it.
 
 A large transaction lays its buffer down in rounds (``lay_down`` more than once) long before it decides.  All writes of
-a round share a ``sequence``, by which a repeated request recognizes its own intents.
+a round share a ``sequence``, by which a repeated request recognizes its own intents.  A round whose transaction is rolled
+back meanwhile ends after the requests that are under way, and only then are its intents dropped: none can come later.
 
 After Gray & Lamport, "Consensus on Transaction Commit" (2006), with the coordinator's decision itself replicated; and
 Peng & Dabek, "Large-scale Incremental Processing" (Percolator, 2010), for intents that lead to one deciding record.
@@ -56,7 +57,7 @@ from pydistdb.kv.requests import (
 from pydistdb.kv.resolution import resolve_span
 from pydistdb.kv.router import Router
 from pydistdb.kv.transport import NodeUnreachable, RemoteError
-from pydistdb.tasks import gather, sleep
+from pydistdb.tasks import Completion, gather, sleep
 
 MAX_KEPT_KEYS = 2_000
 """Up to so many intents are resolved by key; more by walking their spans."""
@@ -98,6 +99,11 @@ class TwoPhase:
         self.participants: dict[RangeId, Participant] = {}
         self.began_us = 0
         """When the ranges were first asked to prepare."""
+        self.is_given_up = False
+        self._rounds = 0
+        """How many are under way."""
+        self._idle: Completion[None] | None = None
+        """Done when none is."""
         self._kept_spans: list[tuple[bytes, bytes]] | None = None
         """Where the intents are, of a transaction that was prepared elsewhere."""
 
@@ -120,7 +126,7 @@ class TwoPhase:
             for chunk in even_chunks(writes[first : first + len(part)]):
                 await self._prepare(participant, chunk, [], sequence)
 
-        await self._router.each_range(keys, prepare_range)
+        await self._each_range(keys, prepare_range)
 
     async def lay_down_fresh(self, entries: list[tuple[bytes, bytes]]) -> None:
         """Lay down entries, sorted, on keys that nobody else can know before the commit."""
@@ -135,12 +141,13 @@ class TwoPhase:
             await self._note_span(part)
             first = bisect_left(keys, part[0])
             for chunk in even_chunks(entries[first : first + len(part)]):
+                self._check_wanted()
                 done: Applied = await self._router.send(
                     PrepareFresh(self._id, self.anchor, sequence, chunk), served=self.served
                 )
                 self._timestamp = max(self._timestamp, done.timestamp)
 
-        await self._router.each_range(keys, prepare_range)
+        await self._each_range(keys, prepare_range)
 
     async def _lay_down_mixed(self, writes: Sequence[Write], conditions: Sequence[Condition], sequence: int) -> None:
         writes_by_key = {write[0]: write for write in writes}
@@ -155,11 +162,32 @@ class TwoPhase:
                 own_conditions = [condition for key in chunk if (condition := conditions_by_key.get(key))]
                 await self._prepare(participant, own_writes, own_conditions, sequence)
 
-        await self._router.each_range(keys, prepare_range)
+        await self._each_range(keys, prepare_range)
+
+    async def _each_range(self, keys: list[bytes], prepare_range: Callable[[list[bytes]], Awaitable[None]]) -> None:
+        self._rounds += 1
+        try:
+            await self._router.each_range(keys, prepare_range)
+        finally:
+            self._rounds -= 1
+            if not self._rounds and self._idle is not None:
+                self._idle.set(None)
+
+    async def give_up(self) -> None:
+        """Nothing more is laid down, and nothing is on its way any more once this has returned."""
+        self.is_given_up = True
+        if self._rounds:
+            self._idle = self._idle or Completion()
+            await self._idle
+
+    def _check_wanted(self) -> None:
+        if self.is_given_up:
+            raise TransactionAborted("the transaction is over")
 
     async def _prepare(
         self, participant: Participant, writes: list[Write], conditions: list[Condition], sequence: int
     ) -> None:
+        self._check_wanted()
         request = Prepare(self._id, self.anchor, sequence, writes, conditions)
         try:
             done: Applied = await self._router.send(request, served=self.served)

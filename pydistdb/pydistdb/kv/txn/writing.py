@@ -6,6 +6,10 @@ spilled, and the buffer may grow to MAX_BUFFER_BYTES::
 
     put …  4 MB are full      buffer ──► spilling buffer ──► intents (two_phase.py)
     put …                     a new buffer fills meanwhile; reads look into both, then at the leaseholders
+    commit                    what is left goes the same way if it is more than MOST_AT_COMMIT writes
+
+Spilling is a task of its own: whoever waits for it can be interrupted at any time, also within ``commit`` (``is_spilling``).
+The transaction is rolled back then; the task sends nothing more, and what it has under way ends before the intents are dropped.
 """
 
 from __future__ import annotations
@@ -15,7 +19,6 @@ from pydistdb_storage.mvcc import MAX_MVCC_KEY_BYTES
 
 from pydistdb.kv.api import (
     KeyExists,
-    KVError,
     TransactionTooLarge,
 )
 from pydistdb.kv.requests import (
@@ -34,7 +37,8 @@ from pydistdb.tasks import Completion
 SPILL_BYTES = 4 << 20
 MAX_BUFFER_BYTES = 256 << 20
 MAX_TRANSACTION_BYTES = 8 << 30
-
+MOST_AT_COMMIT = 256
+"""More writes are not laid down by the commit itself, which nothing can interrupt."""
 
 MOST_SPANS = 1_000
 """More keys than this are named by one span around them all."""
@@ -165,25 +169,41 @@ class WritingPart(LockingPart):
         if self._spilled_bytes + buffer.size_bytes > MAX_TRANSACTION_BYTES:
             raise TransactionTooLarge("the transaction writes too much")
         if self._spilling is None and not buffer.has_savepoint:
-            self._spilling = Completion()
-            self._spilling_buffer = buffer
-            self._spilled_bytes += buffer.size_bytes
-            self._buffer = WriteBuffer()
-            self._leases.scheduler.call_soon(lambda: self._spawn(self._spill(buffer)))
+            self._begin_spill([])
         elif buffer.size_bytes > MAX_BUFFER_BYTES:
             raise TransactionTooLarge("the transaction's write buffer is full")
 
-    async def _spill(self, buffer: WriteBuffer) -> None:
-        spilling = self._spilling
-        assert spilling is not None
+    def _begin_spill(self, conditions: list[Condition]) -> Completion[None]:
+        buffer = self._buffer
+        spilling = self._spilling = Completion[None]()
+        self._spilling_buffer = buffer
+        self._spilled_bytes += buffer.size_bytes
+        self._buffer = WriteBuffer()
+        self._leases.scheduler.call_soon(lambda: self._spawn(self._spill(buffer, conditions, spilling)))
+        return spilling
+
+    async def _spill(self, buffer: WriteBuffer, conditions: list[Condition], spilling: Completion[None]) -> None:
         try:
-            await self._lay_down(buffer, [])
-        except KVError as error:
+            if not self._over:
+                await self._lay_down(buffer, conditions)
+        except Exception as error:  # raised where the transaction goes on
             self._failure = error
         finally:
             self._spilling = None
             self._spilling_buffer = None
             spilling.set(None)
+
+    @property
+    def is_spilling(self) -> bool:
+        return self._spilling is not None
+
+    async def _lay_down_rest(self, conditions: list[Condition]) -> None:
+        """What the commit still has to lay down."""
+        if len(self._buffer.entries) + len(conditions) <= MOST_AT_COMMIT:
+            await self._lay_down(self._buffer, conditions)
+        else:
+            await self._begin_spill(conditions)
+            self._check_open()
 
     def _laying_down(self) -> TwoPhase:
         if self._two_phase is None:

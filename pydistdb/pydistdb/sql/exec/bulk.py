@@ -74,5 +74,6 @@ class BulkInsert:
         await self._ingest.finish()
 
     async def settle(self) -> None:
-        """The statement has failed: wait for what is on its way."""
-        await self._ingest.settle()
+        """The statement has failed: wait for what is on its way, unless it ends with the transaction."""
+        if self._ingests:
+            await self._ingest.settle()

@@ -14,6 +14,7 @@ decide on outdated data, a serialization failure (as in Postgres's crosscheck sn
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from pydistdb.kv.api import Isolation, LockStrength, Transaction
@@ -30,6 +31,7 @@ from pydistdb.sql.exec.writer import TableWriter, settle_released
 from pydistdb.sql.exec.writes import ChildEvent, ParentEvent
 from pydistdb.sql.layout import IndexLayout, TableLayout
 
+FLUSHED_AT_ONCE = 2_000
 MOST_ROUNDS = 1_000
 """Cascades deeper than this are taken for a cycle."""
 
@@ -42,7 +44,7 @@ async def finish_statement(state: State) -> None:
     if writes.released:
         await settle_released(state)
     if not writes.child_events and not writes.parent_events and not writes.unique_checks:
-        writes.flush(state.transaction)
+        await _flush(state)
         return
     absent = list(writes.absent)
     try:
@@ -50,6 +52,19 @@ async def finish_statement(state: State) -> None:
     except (ForeignKeyViolation, UniqueViolation):
         await check_absent(absent, state)
         raise
+
+
+async def _flush(state: State) -> None:
+    """Hand the statement's writes to the transaction; very many of them as fast as they can be passed on from there."""
+    writes = state.writes
+    if len(writes.pending) > FLUSHED_AT_ONCE:
+        entries = iter(writes.pending.items())
+        while part := list(islice(entries, FLUSHED_AT_ONCE)):
+            writes.flush_part(part, state.transaction)
+            await state.transaction.relieve()
+            await state.breathe()
+        writes.pending = {}
+    writes.flush(state.transaction)
 
 
 async def check_absent(keys: Sequence[bytes], state: State) -> None:
@@ -72,7 +87,7 @@ async def _settle(state: State) -> None:
     for _ in range(MOST_ROUNDS):
         if writes.released:
             await settle_released(state)
-        writes.flush(state.transaction)
+        await _flush(state)
         if writes.parent_events:
             if state.transaction.isolation is Isolation.READ_COMMITTED:
                 state.transaction.begin_statement()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pydistdb.kv.api import Transaction
@@ -48,13 +48,17 @@ class StatementWrites:
 
     def flush(self, transaction: Transaction) -> None:
         """Hand the writes to the transaction."""
+        self.flush_part(self.pending.items(), transaction)
+        self.pending = {}
+        self.absent = set()
+
+    def flush_part(self, entries: Iterable[tuple[bytes, bytes | None]], transaction: Transaction) -> None:
+        """Hand over some of ``pending``, which stay there."""
         absent = self.absent
-        for key, value in self.pending.items():
+        for key, value in entries:
             if value is None:
                 transaction.delete(key)
             elif key in absent:
                 transaction.insert(key, value)
             else:
                 transaction.put(key, value)
-        self.pending = {}
-        self.absent = set()

@@ -353,7 +353,7 @@ class SessionBase:
             raise error
 
     def cancel(self, error: DatabaseError) -> bool:
-        if self.transaction.is_committing or not self.is_active:
+        if not (self.is_active and self.transaction.can_be_interrupted):
             return False
         self._interrupt = error
         return True

@@ -15,7 +15,8 @@ failed        status E  an explicit one after an error: nothing but its end (or 
 The kv transaction is begun by the first statement that needs one.  After an error it is rolled back at once, so that
 its locks go, unless savepoints may bring it back.  Settings, table pins and uncommitted DDL end with it.
 
-While ``is_committing`` nothing may interrupt: the outcome would be lost.
+While ``is_committing`` nothing may interrupt, or the outcome would be lost; except that a large transaction first lays down
+what is left of its writes, and can be given up until it is decided (``can_be_interrupted``).
 """
 
 from __future__ import annotations
@@ -120,6 +121,10 @@ class SessionTransaction:
     def in_block(self) -> bool:
         """In an explicit or implicit block: a statement is not a transaction of its own."""
         return self.explicit or self.implicit
+
+    @property
+    def can_be_interrupted(self) -> bool:
+        return not self.is_committing or (self.kv is not None and self.kv.is_spilling)
 
     def take_number(self) -> int:
         """The transaction's number, unique in the cluster: given when somebody first asks for it."""
