@@ -85,7 +85,7 @@ def test_a_prepared_transaction_that_nobody_finishes_would_be_found(monkeypatch:
         return []
 
     monkeypatch.setattr(PreparedTransactions, "all", find_none)
-    with pytest.raises(AssertionError, match="is lost|intents left"):
+    with pytest.raises(TimeoutError):  # whoever waits for it never ends
         Simulation(13, looks_back=False, prepares=True).run(5)
 
 
