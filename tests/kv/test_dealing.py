@@ -15,6 +15,7 @@ import pytest
 from pydistdb.kv.api import ExchangeLost, RangeUnavailable, ReadRestart, SerializationConflict, Transaction
 from pydistdb.kv.fragments import FragmentRun
 from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.router import RangeCache
 from pydistdb.kv.store import Store
 
 from tests.kv.test_fragments import Adding
@@ -122,3 +123,18 @@ def test_what_counts_adds_up(seed: int, trouble: object) -> None:
     world.check()
     assert world.totals > 15 and world.transfers > 10
     assert bool(world.lost) == (trouble is everything)
+
+
+def test_every_node_knows_who_leads_what_it_has_a_copy_of() -> None:
+    """Who takes part in an exchange goes by that, also where nobody has been asked yet."""
+    world = DealingWorld(4, (0, 40_000, -60_000))
+    world.run_clients(2, no_trouble, 1)
+    parts = {}
+    for gateway in world.gateways.values():
+        gateway.router.cache = RangeCache()
+        transaction = gateway.begin(RR)
+        transaction.begin_statement()
+        parts[gateway.node_id] = world.cluster.run(transaction.part_at(account(0), account(1)))
+    leaders = [node for node, part in parts.items() if part.is_local]
+    assert len(parts) == 3 and len(leaders) == 1
+    assert all(part.leader == leaders[0] for part in parts.values())

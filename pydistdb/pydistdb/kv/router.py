@@ -10,6 +10,9 @@ leaseholder checks every request against its own descriptor::
         node 3:  WrongRange([a, m))         → only for requests of several keys: remember, the caller cuts again
         nobody:  back off, look the range up again; after the deadline RangeUnavailable
 
+The deadline is for ranges that nobody leads.  A leaseholder that cannot keep up (proposals that are not committed in time, or
+not even taken in) puts it off, to MOST_PATIENCE times as long: a busy cluster makes loads slower, it does not end them.
+
 Requests are made so that asking twice does no harm (see the notes in requests.py, records.py and writes.py), so an
 unreachable node is simply asked again, or its successor.  Only a commit whose last attempts stayed without a clear
 answer ends as OutcomeUnknown, and a change that writes at the leaseholder (changes.py) takes its transaction along.
@@ -65,6 +68,9 @@ from pydistdb.tasks import gather, sleep
 
 DEFAULT_TIMEOUT_NS = 15_000_000_000
 LOOKUP_TIMEOUT_NS = 3_000_000_000
+MOST_PATIENCE = 8
+WORKED_NS = 6_000_000_000
+"""A node that was lost so long after it was asked was at work until then: a dead one is noticed earlier."""
 _COMMITS = (CommitOnePhase, EndTransaction, PrepareRecord)
 _DECIDED = (KeyExists, SerializationConflict, TransactionAborted)
 """What an evaluation raises that has looked whether an earlier attempt has got through."""
@@ -190,6 +196,14 @@ class Router:
             cached = await self._look_up(key)
         return cached.descriptor
 
+    def leader_of(self, key: bytes) -> NodeId:
+        """Who leads the range around ``key``, as far as is known here; 0: it is not."""
+        replica = self._leases.find_replica(key)
+        if replica is not None and replica.leader_hint:
+            return replica.leader_hint
+        cached = self.cache.find(key)
+        return 0 if cached is None else cached.leader
+
     async def locate_before(self, end: bytes) -> RangeDescriptor:
         """The descriptor of the range that holds the keys just below ``end``, perhaps a stale one."""
         local = self._leases.find_before(end)
@@ -313,7 +327,7 @@ class Router:
         ``observed`` is consulted and kept up for reads; ``served`` learns which node answered.  Raises what the
         leaseholder raised, WrongRange, RangeUnavailable, OutcomeUnknown (commits only)."""
         self._leases.clock.check()
-        search = _Search(request.routing_key, self._scheduler.now_ns() + (timeout_ns or self.timeout_ns))
+        search = _Search(request.routing_key, self._scheduler.now_ns(), timeout_ns or self.timeout_ns)
         while True:
             node_id = 0
             try:
@@ -326,7 +340,7 @@ class Router:
                 error.ambiguous = search.ambiguous
                 raise
             except StillWaiting:
-                search.deadline_ns = self._scheduler.now_ns() + (timeout_ns or self.timeout_ns)
+                search.deadline_ns = self._scheduler.now_ns() + search.timeout_ns
                 search.hint = node_id
                 continue
             except NotLeaseholder as error:
@@ -337,11 +351,14 @@ class Router:
             except ProposalLost as error:
                 search.ambiguous = True
                 search.error = error
+                search.put_off(self._scheduler.now_ns())
             except (NodeUnreachable, RemoteError) as error:
                 if isinstance(request, Change) and request.lays_down:
                     raise TransactionAborted("what became of a change at a shard is not known") from error
                 search.ambiguous = True
                 search.error = error
+                if self._scheduler.now_ns() - search.asked_ns > WORKED_NS:
+                    search.put_off(self._scheduler.now_ns())
                 self._follow(search, node_id, 0)
             except RangeUnavailable as error:
                 if search.error is None:
@@ -418,22 +435,42 @@ class Router:
                 raise OutcomeUnknown("the outcome of the commit could not be learnt in time")
             raise RangeUnavailable("the range has no leaseholder that answers") from search.error
         await sleep(self._scheduler, pause_ns)
+        search.asked_ns = self._scheduler.now_ns()
 
 
 class _Search:
     """The state of one ``send``."""
 
-    __slots__ = ("ambiguous", "attempts", "deadline_ns", "error", "failed", "hint", "key", "redirects")
+    __slots__ = (
+        "ambiguous",
+        "asked_ns",
+        "attempts",
+        "begun_ns",
+        "deadline_ns",
+        "error",
+        "failed",
+        "hint",
+        "key",
+        "redirects",
+        "timeout_ns",
+    )
 
-    def __init__(self, key: bytes, deadline_ns: int) -> None:
+    def __init__(self, key: bytes, begun_ns: int, timeout_ns: int) -> None:
         self.key = key
-        self.deadline_ns = deadline_ns
+        self.begun_ns = self.asked_ns = begun_ns
+        self.timeout_ns = timeout_ns
+        self.deadline_ns = begun_ns + timeout_ns
         self.attempts = 0
         self.redirects = 0
         self.hint: NodeId = 0
         self.failed: NodeId = 0
         self.ambiguous = False
         self.error: Exception | None = None
+
+    def put_off(self, now_ns: int) -> None:
+        """There is a leaseholder, at work: wait as long again, within reason."""
+        latest_ns = self.begun_ns + MOST_PATIENCE * self.timeout_ns
+        self.deadline_ns = max(self.deadline_ns, min(now_ns + self.timeout_ns, latest_ns))
 
 
 def clip(end: bytes) -> bytes:

@@ -211,9 +211,7 @@ class ReadingPart(TransactionBase):
     async def part_at(self, start: bytes, end: bytes, *, reverse: bool = False) -> SpanPart:
         router = self._gateway.router
         descriptor, first, last = await router.locate_head(start, min(end, KEY_MAX), reverse=reverse)
-        known = router.cache.find(first)
-        leader = 0 if known is None else known.leader
-        return SpanPart(first, last, descriptor.range_id, self.is_local(first, last), leader)
+        return SpanPart(first, last, descriptor.range_id, self.is_local(first, last), router.leader_of(first))
 
     async def evaluate(
         self, fragment: bytes, arguments: bytes, start: bytes, end: bytes, *, reverse: bool = False
