@@ -6,9 +6,14 @@ import random
 from typing import Any
 
 import pytest
+from msgspec import structs
+from pydistdb.kv.fragments import Lacking
 from pydistdb.sql.exec import compiler, kept, key_filter, last_answers, part, part_run
+from pydistdb.sql.exec.fragment import Arguments
 from pydistdb.sql.exec.last_answers import SAME
+from pydistdb.sql.exec.spill import RowCodec
 from pydistdb.sql.plan import cut
+from pydistdb.sql.types.known import INT4
 from pydistdb_storage.keys import prefix_end
 
 from tests.sql.laboratory import Laboratory
@@ -306,6 +311,27 @@ def test_keys_are_sent_ahead(query: str, rows: int, monkeypatch: pytest.MonkeyPa
     assert answer(far, query, False) == answer(near, query, False)
     far.context.settings["enable_shardjoin"] = "off"
     assert answer(far, query, False) == answer(near, query, False)
+
+
+class PartOfRows:
+    given = (RowCodec([INT4]),)
+
+
+def test_given_tables_are_read_once_in_a_run() -> None:
+    """A run takes many answers; another one, of other values, has hash tables of its own."""
+    tables = part_run.GivenTables()
+    block = RowCodec([INT4]).encode([(1,)])
+    rows: Any = PartOfRows()
+    first = Arguments([], [5], 0, b"", 0, 0, "UTC", {}, b"name of the table", [block])
+    given = tables.of(rows, first)
+    assert tables.of(rows, structs.replace(first, blocks=[])) is given
+    for other in (structs.replace(first, parameters=[6]), structs.replace(first, statement_timestamp=1)):
+        assert tables.of(rows, structs.replace(other, blocks=[])) is not given
+    for number in range(part_run.MOST_RUNS_KEPT):
+        tables.of(rows, structs.replace(first, outer=[number]))
+    assert tables.of(rows, first) is not given
+    with pytest.raises(Lacking):
+        tables.of(rows, structs.replace(first, tables=b"not known here", blocks=[]))
 
 
 def test_keys_that_cannot_be_sent_are_not(far: Laboratory, near: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:

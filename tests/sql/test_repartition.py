@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydistdb.kv.api import ExchangeLost, Isolation, TransactionAborted
 from pydistdb.sql.catalog.descriptors import ColumnStatistics, TableStatistics
+from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import exchange
-from pydistdb.sql.exec.dealing import Deliver, deal, spread
-from pydistdb.sql.exec.exchange import Close, Draw, ExchangeServer, Open, decode_message
+from pydistdb.sql.exec.dealing import Deliver, Inbox, InputCodec, deal, spread
+from pydistdb.sql.exec.exchange import Close, Draw, ExchangeServer, Open, StillRuns, decode_message
+from pydistdb.sql.exec.memory import Holding
+from pydistdb.sql.exec.spill import RowCodec
 from pydistdb.sql.plan import repartition
-from pydistdb.sql.resources import NodeResources
-from pydistdb.tasks import sleep
+from pydistdb.sql.resources import NodeResources, QueryResources, SessionResources
+from pydistdb.sql.types.known import INT8
+from pydistdb.tasks import SimulatedScheduler, sleep
 
 from tests.sql.laboratory import Laboratory
 from tests.sql.test_at_shards import DDL, FILL, cut_up, some_join
@@ -228,6 +235,69 @@ def test_what_has_left_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> Non
         lab.run(QUERIES[0])
 
 
+def test_a_statement_that_loses_exchanges_again_and_again_does_without(near: Laboratory) -> None:
+    lab, nodes = laboratory()
+    query = lab.compile(JOIN)
+    for attempt, is_done in ((0, True), (1, True), (2, False)):
+        nodes.told.clear()
+        transaction = lab.database.begin(Isolation.READ_COMMITTED)
+        transaction.begin_statement()
+        run = lab.context_of(transaction, (), True)
+        run.attempt = attempt
+        rows: list[Any] = []
+
+        async def consume(run: Any = run, rows: list[Any] = rows) -> None:
+            async for batch in query.run(run):
+                rows.extend(batch)
+
+        lab.scheduler.run(consume())
+        assert sorted(map(repr, rows)) == sorted(map(repr, near.run(JOIN)))
+        assert bool(nodes.told) == is_done
+
+
+def test_errors_are_the_statements_own_when_rows_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To run it again would meet them again."""
+    lab, nodes = laboratory()
+    monkeypatch.setattr("pydistdb.sql.exec.tail_run.MOST_ROWS", 1)
+    monkeypatch.setattr("pydistdb.sql.exec.repartition.HELD_SHARE", 1 << 20)
+    for number in range(20, 32):
+        with pytest.raises(DatabaseError, match="division by zero") as raised:
+            lab.run(f"select 100 / (v.id - {number}) from visits v join users u using (user_id)")
+        assert raised.value.sqlstate == "22012"
+    lab.scheduler.advance(1_000_000)
+    assert nodes.is_idle()
+
+
+@pytest.mark.parametrize("limit_bytes", [1 << 20, 0], ids=["memory", "file"])
+def test_rows_that_come_late_are_not_kept(limit_bytes: int) -> None:
+    """A sender that has been given up may go on while rows are drawn already, and after that."""
+    resources = NodeResources(1 << 30)
+    held = Holding(QueryResources(SessionResources(resources)), limit_bytes)
+    inbox = Inbox(InputCodec([INT8], []), held)
+    block = RowCodec([INT8]).encode([(1,), (2,)])
+
+    def take(attempt: bytes) -> None:
+        inbox.take(Deliver(b"exchange", 0, attempt, False, block))
+
+    async def breathe() -> None:
+        return
+
+    async def read() -> list[Any]:
+        rows: list[Any] = []
+        async for batch in inbox.batches(SimpleNamespace(breathe=breathe)):  # type: ignore[arg-type]
+            rows += batch
+            take(b"late")
+        return rows
+
+    for attempt in (b"first", b"given up", b"second"):
+        take(attempt)
+    assert resources.files == (limit_bytes == 0)
+    inbox.count([b"first", b"second"])
+    assert SimulatedScheduler().run(read()) == [(1,), (2,)] * 2
+    take(b"late")
+    assert held.size_bytes == resources.files == resources.disk_bytes == 0
+
+
 def test_attempts_without_a_receipt_do_not_count(near: Laboratory) -> None:
     """An answer is lost after its rows were dealt: they are dealt again, and count once."""
     lab, nodes = laboratory()
@@ -316,6 +386,65 @@ def test_cancelled_everywhere_at_once(moment: int) -> None:
     assert len(nodes.told) == told
 
 
+@pytest.mark.parametrize("kind", [Open, Deliver, Draw])
+def test_cancelled_while_a_node_hangs(kind: type) -> None:
+    lab, nodes = laboratory()
+
+    async def hang(node: int, message: Any) -> None:
+        if node == 2 and isinstance(message, kind):
+            await sleep(lab.scheduler, 3_600_000_000_000)
+
+    nodes.meddle = hang
+    query = lab.compile(QUERIES[9])
+    transaction = lab.database.begin(Isolation.READ_COMMITTED)
+    transaction.begin_statement()
+
+    async def consume() -> None:
+        async for _ in query.run(lab.context_of(transaction, (), True)):
+            pass
+
+    task = lab.scheduler.spawn(consume())
+    lab.scheduler.advance(1_000_000_000)
+    assert not task.completion.done
+    task.cancel(InterruptedError("cancelled"))
+    lab.scheduler.advance(10_000_000)
+    assert isinstance(task.completion.error(), InterruptedError)
+    assert nodes.is_idle()
+
+
+def test_nothing_of_a_closed_exchange_waits_for_the_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab, nodes = laboratory()
+    found: list[weakref.ref[Any]] = []
+
+    async def note(node: int, message: Any) -> None:
+        if isinstance(message, Draw):
+            found.append(weakref.ref(nodes.servers[node].works[message.exchange]))
+
+    nodes.meddle = note
+    gc.disable()
+    try:
+        for query in (JOIN, QUERIES[9]):
+            lab.run(query)
+            lab.scheduler.advance(1_000_000)
+        assert found and not any(each() for each in found)
+    finally:
+        gc.enable()
+
+
+def test_what_every_node_is_given_counts(near: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repartition, "MOST_BROADCAST_ROWS", 1_000_000)
+    lab, nodes = laboratory()
+    query = "select n.label, o.id from orders o join visits v on v.id = o.id left join nation n on n.city = v.city"
+    assert answer(lab, query, False) == answer(near, query, False)
+    assert nodes.count(Draw) >= 3
+    nodes.told.clear()
+    nodes.resources[2].memory_limit_bytes = 50
+    assert answer(lab, query, False) == answer(near, query, False)
+    assert nodes.count(Open) and not nodes.count(Draw)
+    lab.scheduler.advance(1_000_000)
+    assert nodes.is_idle()
+
+
 def test_spilled_inboxes_and_joins_give_the_same(near: Laboratory) -> None:
     lab, nodes = laboratory()
     lab.context.settings["work_mem"] = "1kB"
@@ -350,13 +479,35 @@ def test_what_a_dead_gateway_leaves_behind_is_closed() -> None:
     assert nodes.is_idle()
 
 
+def test_a_gateway_may_be_silent_once() -> None:
+    lab, nodes = laboratory()
+    asked = 0
+
+    async def drop(node: int, message: Any) -> None:
+        nonlocal asked
+        asked += isinstance(message, StillRuns)
+        if isinstance(message, Close | StillRuns):
+            raise ExchangeLost("lost")
+
+    nodes.meddle = drop
+    lab.run(JOIN)
+    lab.scheduler.advance(exchange.IDLE_NS * 3 // 2)
+    first = asked
+    assert first and not nodes.is_idle()
+    lab.scheduler.advance(exchange.IDLE_NS)
+    assert asked == 2 * first and nodes.is_idle()
+
+
 def test_equal_keys_meet() -> None:
     assert spread(1) == spread(1.0) == spread(Decimal("1.00")) == spread(True)
     assert spread(("a", 2)) == spread(("a", Decimal(2)))
     assert spread(-0.0) == spread(0)
     for make in (lambda n: n, str, lambda n: (n % 10, str(n)), float, lambda n: Decimal(n) / 7, lambda n: n * 1_000):
-        parts = deal(range(6_000), map(make, range(6_000)), 3)
+        keys = [make(n) for n in range(-3_000, 3_000)]
+        parts = deal(range(6_000), keys, 3)
         assert all(1_500 < len(part) < 2_500 for part in parts)
+        mixed = deal(range(6_001), [*keys, None], 3)  # dealt out key by key
+        assert parts == [[n for n in part if n < 6_000] for part in mixed]
 
 
 SIZES = {"users": 100_000.0, "orders": 1_000_000.0, "visits": 2_000_000.0, "nation": 25.0, "items": 5_000.0}

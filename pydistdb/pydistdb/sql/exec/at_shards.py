@@ -29,7 +29,15 @@ from pydistdb.sql.exec.kept import holders
 from pydistdb.sql.exec.memory import Holding
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.part import Part, most_given_bytes
-from pydistdb.sql.exec.part_run import Buckets, CompiledPart, Entries, bucket_end, bucket_of, compiled_part
+from pydistdb.sql.exec.part_run import (
+    Buckets,
+    CompiledPart,
+    Entries,
+    GivenTable,
+    bucket_end,
+    bucket_of,
+    compiled_part,
+)
 from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.scan import Bounds
 from pydistdb.sql.exec.scatter import WIDTH, scatter
@@ -141,7 +149,7 @@ class ShardsRun:
         self.operator = operator
         self.part = part
         self.state = state
-        self.tables = tables
+        self.given = [GivenTable(rows) for rows in tables]
         self.deal = deal
         self.by_bucket = part.cut.by_bucket
         self.reverse = not self.by_bucket and part.cut.scans[0].node.access.reverse
@@ -234,7 +242,7 @@ class ShardsRun:
         state = State(self.state.run)
         state.outer.update(self.state.outer)
         part = self.compiled
-        part.set_given(self.tables, state)
+        part.set_given(self.given, state)
         begun = perf_counter()
         try:
             async for entries in self._chunks(start, end, shard):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -61,12 +61,25 @@ def spread(key: Any) -> int:
     return ((found & _MASK) * _MULTIPLIER & _MASK) >> 32
 
 
-def deal(rows: Sequence[Any], keys: Iterable[Any], count: int) -> list[list[Any]]:
+def deal(rows: Sequence[Any], keys: Collection[Any], count: int) -> list[list[Any]]:
     """Rows in ``count`` parts, by the keys that come along."""
     parts: list[list[Any]] = [[] for _ in range(count)]
-    for row, key in zip(rows, keys, strict=True):
-        parts[spread(key) % count].append(row)
+    append = [part.append for part in parts]
+    for row, place in zip(rows, _places(keys, count), strict=True):
+        append[place](row)
     return parts
+
+
+def _places(keys: Collection[Any], count: int) -> list[int]:
+    """``spread(key) % count`` of all keys; those of one kind, which is the rule, at a fourth of the cost."""
+    kinds = {*map(type, keys)}
+    mask, multiplier = _MASK, _MULTIPLIER
+    if kinds <= _NUMBERS:
+        return [(((hash(key) & mask) * multiplier & mask) >> 32) % count for key in keys]
+    if kinds == {str}:
+        digest = xxh3_64_intdigest
+        return [((digest(key.encode("utf-8", "surrogatepass")) * multiplier & mask) >> 32) % count for key in keys]
+    return [spread(key) % count for key in keys]
 
 
 class Deliver(msgspec.Struct, array_like=True, tag="deliver"):
@@ -138,16 +151,29 @@ class _Blocks:
 
 
 class Inbox:
-    """What an input of an exchange has been dealt at this node.  ``counted``: the attempts that count, once that is known."""
+    """What an input of an exchange has been dealt at this node.
+
+    Once it is known which attempts count (``count``), all their blocks are here: what still comes belongs to others, whose
+    sender has not heard yet that he has been given up, and is not kept."""
 
     def __init__(self, codec: InputCodec, held: Holding) -> None:
-        self.counted: frozenset[bytes] = frozenset()
+        self._counted: frozenset[bytes] | None = None
         self._codec = codec
         self._held = held
         self._blocks: deque[Row] = deque()
         self._file: SpillFile | None = None
 
+    def count(self, attempts: Iterable[bytes]) -> None:
+        """Say which attempts count, before the rows are read."""
+        self._counted = frozenset(attempts)
+
+    def close(self) -> None:
+        self._counted = frozenset()
+        self._blocks.clear()
+
     def take(self, message: Deliver) -> None:
+        if self._counted is not None:
+            return
         size_bytes = len(message.block) + BLOCK_OVERHEAD_BYTES
         block: Row = (message.attempt, message.partial, message.block)
         held = self._held
@@ -162,16 +188,17 @@ class Inbox:
 
     async def batches(self, state: State) -> AsyncIterator[list[Row]]:
         """The rows that count, once: what has been read is given back."""
+        counted = self._counted or frozenset()
         while self._blocks:
             attempt, partial, block = self._blocks.popleft()
             self._held.resize(self._held.size_bytes - len(block) - BLOCK_OVERHEAD_BYTES)
-            if attempt in self.counted:
+            if attempt in counted:
                 yield self._codec.decode(block, partial=partial)
                 await state.breathe()
         if self._file is not None:
             for blocks in self._file.read():
                 for attempt, partial, block in blocks:
-                    if attempt in self.counted:
+                    if attempt in counted:
                         yield self._codec.decode(block, partial=partial)
                         await state.breathe()
             self._file.close()

@@ -13,13 +13,14 @@ Between two Draws nothing runs but the batch that was being made, and no more is
 draw is not flooded.  The rows of an answer may be dealt on to another exchange (joins of joins); then the answer is a receipt.
 
 Memory and files are the query's, by its own work_mem, temp_file_limit and proddb.max_query_memory, and the node's.  A gateway
-that dies closes nothing: a node that has not heard of an exchange for IDLE_NS asks whether it still runs.
+that dies closes nothing: a node that has not heard of an exchange for IDLE_NS asks whether it still runs, and lets go of it if
+it does not, or if nobody answers MOST_SILENCES times in a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -33,11 +34,13 @@ from pydistdb.sql.exec.tail_run import GroupsTail, RowsTail
 from pydistdb.sql.exec.values import batch_bytes
 from pydistdb.sql.resources import NodeResources, SessionResources
 from pydistdb.sql.settings import kilobytes
-from pydistdb.tasks import Completion, Scheduler, gather, sleep, with_deadline
+from pydistdb.tasks import Completion, Scheduler, Task, gather, sleep, with_deadline
 
 TURN_NS = 50_000_000
 """How long a Draw is worked on before the gateway hears of it: it may have been cancelled."""
 IDLE_NS = 10_000_000_000
+MOST_SILENCES = 2
+"""One answer may be lost: the gateway, or the way to it, is busy."""
 MOST_OPEN = 1_000
 """Exchanges at one node; a query that would open one more does without."""
 LIMITS = ("work_mem", "hash_mem_multiplier", "temp_file_limit", "proddb.max_query_memory")
@@ -71,8 +74,8 @@ class Drawn(msgspec.Struct, array_like=True):
     output: bytes = b""
     """Rows or a receipt; empty: still at work."""
     done: bool = False
-    error: tuple[str, str, str] | None = None
-    """SQLSTATE, message and hint of what the query cannot do without: memory, disk."""
+    error: tuple[str, str, str, str] | None = None
+    """SQLSTATE, message, detail and hint of what a statement of this kind ends with."""
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -92,6 +95,10 @@ class _AtWork(Exception):
     """The turn is over."""
 
 
+def _refuse() -> NoReturn:
+    raise _Closed
+
+
 class Work:
     """This node's part in one exchange."""
 
@@ -99,27 +106,27 @@ class Work:
         arguments = decode_arguments(message.arguments)
         self.gateway = gateway
         self.heard_ns = scheduler.now_ns()
+        self.silences = 0
         self._scheduler = scheduler
         self.part: CompiledPart = compiled_part(message.part)
         self._most = arguments.most
         self.sending: Sending | None = None
         self._to = arguments.deal
-        self._closed = False
         state = self.state = self.part.state(arguments, scheduler)
         state.context.resources = _session_of(node, arguments.settings)
-        state.run.check_interrupt = self._check
-        self.part.set_given(
-            [codec.decode(block) for codec, block in zip(self.part.given, arguments.blocks, strict=True)], state
-        )
-        self.inboxes = [Inbox(codec, state.hold()) for codec in self.part.inputs]
-        self.part.set_inputs(self.inboxes, state)
         self._source: AsyncIterator[Batch] | None = None
-        self._pending: Any = None
-        self._begin_answer()
-
-    def _check(self) -> None:
-        if self._closed:
-            raise _Closed
+        self._pending: Task[Batch | None] | None = None
+        self.inboxes = [Inbox(codec, state.hold()) for codec in self.part.inputs]
+        try:
+            held = state.hold()
+            for table in (given := self.part.decode_given(arguments.blocks)):
+                held.take(table.rows)
+            self.part.set_given(given, state)
+            self.part.set_inputs(self.inboxes, state)
+            self._begin_answer()
+        except BaseException:
+            self.close()
+            raise
 
     def _begin_answer(self) -> None:
         self.tail: RowsTail = self.part.make(self.part, self.state, self._most)
@@ -130,7 +137,7 @@ class Work:
         scheduler = self._scheduler
         if self._source is None:
             for inbox, counted in zip(self.inboxes, message.counted, strict=True):
-                inbox.counted = frozenset(counted)
+                inbox.count(counted)
             self._source = self.part.scan.batches(self.state)
         deadline_ns = scheduler.now_ns() + TURN_NS
         done = False
@@ -144,7 +151,7 @@ class Work:
                 batch = await within
             except _AtWork:
                 return Drawn()
-            self._check()
+            self.state.run.check_interrupt()
             self._pending = None
             if batch is None:
                 done = True
@@ -163,9 +170,14 @@ class Work:
         return sending.receipt()
 
     def close(self) -> None:
-        self._closed = True
+        """Give everything back, whatever is still at work on it; rows that come from now on are not kept."""
+        self.state.run.check_interrupt = _refuse
         if self._pending is not None:
             self._pending.cancel(_Closed())
+        self._pending = self._source = None
+        for inbox in self.inboxes:
+            inbox.close()
+        self.state.shared.clear()
         self.state.close()
 
 
@@ -216,8 +228,8 @@ class ExchangeServer:
         except KVError:
             raise
         except DatabaseError as error:
-            if isinstance(message, Draw) and (error.sqlstate or "").startswith("53"):
-                return encode(Drawn(error=(error.sqlstate, str(error), error.hint or "")))
+            if isinstance(message, Draw):
+                return encode(Drawn(error=(error.sqlstate, error.message, error.detail or "", error.hint or "")))
             raise ExchangeLost(str(error)) from error
         except Exception as error:  # the gateway does without, and meets it where it can be shown
             raise ExchangeLost(f"{type(error).__name__}: {error}") from error
@@ -239,16 +251,24 @@ class ExchangeServer:
 
     async def _sweep(self) -> None:
         """Close what gateways have left behind, as long as anything is open."""
-        while self.works:
-            await sleep(self._scheduler, IDLE_NS)
-            for exchange, work in list(self.works.items()):
-                if self._scheduler.now_ns() - work.heard_ns < IDLE_NS:
-                    continue
-                try:
-                    answer = await self._database.ask(work.gateway, TOPIC, encode(StillRuns(exchange)))
-                except KVError:
-                    answer = GONE
-                if answer == GONE and self.works.get(exchange) is work:
-                    del self.works[exchange]
-                    work.close()
-        self._is_sweeping = False
+        try:
+            while self.works:
+                await sleep(self._scheduler, IDLE_NS)
+                for exchange, work in list(self.works.items()):
+                    if self._scheduler.now_ns() - work.heard_ns >= IDLE_NS and not await self._is_wanted(
+                        exchange, work
+                    ):
+                        if self.works.get(exchange) is work:
+                            del self.works[exchange]
+                        work.close()
+        finally:
+            self._is_sweeping = False
+
+    async def _is_wanted(self, exchange: bytes, work: Work) -> bool:
+        try:
+            answer = await self._database.ask(work.gateway, TOPIC, encode(StillRuns(exchange)))
+        except KVError:
+            work.silences += 1
+            return work.silences < MOST_SILENCES
+        work.silences = 0
+        return answer != GONE

@@ -15,17 +15,19 @@ bucket, its answer speaks up to the beginning of that bucket only, and the gatew
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+from msgspec import structs
 from pydistdb_storage.keys import prefix_end
 from xxhash import xxh3_128_digest
 
 from pydistdb.kv.fragments import TooLong
 from pydistdb.sql.exec.aggregate import AggregateOperator
 from pydistdb.sql.exec.dealing import Inbox, InputCodec, Outgoing, Sending
-from pydistdb.sql.exec.fragment import Arguments, Row
+from pydistdb.sql.exec.fragment import Arguments, Row, encode_arguments
 from pydistdb.sql.exec.hash_join import HashJoinOperator, Table, probed_at_once
 from pydistdb.sql.exec.kept import kept
 from pydistdb.sql.exec.operator import Batch, FilterOperator, Operator, ProjectOperator
@@ -52,8 +54,19 @@ MOST_CHUNK_ROWS = 200_000
 
 Entries = tuple[Sequence[bytes], Sequence[bytes]]
 """Keys and values."""
-_LEAF, _GIVEN, _BUILT = 1 << 40, 1 << 41, 1 << 42
-"""Where the rows of leaves, of given tables, and the hash tables of these are in a run's shared values."""
+MOST_RUNS_KEPT = 4
+_LEAF, _GIVEN = 1 << 40, 1 << 41
+"""Where the rows of leaves and given tables are in a run's shared values."""
+
+
+class GivenTable:
+    """A table that was sent along: its rows, and the hash table of the join with it once that has been built."""
+
+    __slots__ = ("built", "rows")
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.rows = rows
+        self.built: tuple[Table, int] | None = None
 
 
 class LeafOperator(Operator):
@@ -64,30 +77,30 @@ class LeafOperator(Operator):
         self.place = (_GIVEN if node.broadcast else _LEAF) + node.number
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
-        rows: list[Row] | Inbox = state.shared[self.place]
+        rows: list[Row] | Inbox | GivenTable = state.shared[self.place]
         if isinstance(rows, Inbox):
             async for batch in rows.batches(state):
                 yield batch
             return
-        for batch in in_batches(rows):
+        for batch in in_batches(rows.rows if isinstance(rows, GivenTable) else rows):
             yield batch
 
 
 class GivenJoinOperator(HashJoinOperator):
-    """A hash join with a given table: built once for all chunks of a run."""
+    """A hash join with a given table: built once for all chunks and answers of a run."""
 
     def __init__(self, node: HashJoin, left: Operator, right: LeafOperator) -> None:
         super().__init__(node, left, right)
-        self.place = _BUILT + right.place
+        self.place = right.place
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
-        built: tuple[Table, int] | None = state.shared.get(self.place)
-        if built is None:
-            table: Table = {}
+        given: GivenTable = state.shared[self.place]
+        if given.built is None:
+            built: Table = {}
             async for batch in self.right.batches(state):
-                self.add_rows(batch, table, state)
-            built = state.shared[self.place] = (table, probed_at_once(table))
-        table, at_once = built
+                self.add_rows(batch, built, state)
+            given.built = built, probed_at_once(built)
+        table, at_once = given.built
         if not table and self.kind in ("inner", "semi"):
             return
         async for batch in self.left.batches(state):
@@ -161,9 +174,12 @@ class CompiledPart(Compiled):
         for number, inbox in enumerate(inboxes):
             state.shared[_LEAF + number] = inbox
 
-    def set_given(self, tables: Sequence[list[Row]], state: State) -> None:
-        for number, rows in enumerate(tables):
-            state.shared[_GIVEN + number] = rows
+    def decode_given(self, blocks: Sequence[bytes]) -> list[GivenTable]:
+        return [GivenTable(codec.decode(block)) for codec, block in zip(self.given, blocks, strict=True)]
+
+    def set_given(self, tables: Sequence[GivenTable], state: State) -> None:
+        for number, table in enumerate(tables):
+            state.shared[_GIVEN + number] = table
 
 
 @lru_cache(maxsize=MOST_DECODED)
@@ -185,6 +201,33 @@ def with_not_null(part: Rel, scans: Sequence[TableScanOperator]) -> Rel:
 
 
 compiled_part = lru_cache(maxsize=MOST_COMPILED)(CompiledPart)
+
+
+class GivenTables:
+    """The given tables of the runs that were asked for last: a span takes many answers, and neither reading the rows nor
+    building their hash tables is done anew for each.  A run is known by its part and arguments, time included."""
+
+    def __init__(self) -> None:
+        self._runs: OrderedDict[tuple[CompiledPart, bytes], list[GivenTable]] = OrderedDict()
+
+    def of(self, part: CompiledPart, arguments: Arguments) -> list[GivenTable]:
+        """Raises Lacking."""
+        run = part, encode_arguments(structs.replace(arguments, blocks=[]))
+        found = self._runs.get(run)
+        if found is None:
+            if arguments.blocks:
+                kept.put(arguments.tables, arguments.blocks)
+            found = self._runs[run] = [GivenTable(rows) for rows in given_rows(part, arguments.tables)]
+            if len(self._runs) > MOST_RUNS_KEPT:
+                self._runs.popitem(last=False)
+        self._runs.move_to_end(run)
+        return found
+
+    def clear(self) -> None:
+        self._runs.clear()
+
+
+given_tables = GivenTables()
 
 
 def part_run(text: bytes, arguments: Arguments) -> PartRun:
@@ -253,9 +296,7 @@ class PartRun:
         self.tail = part.make(part, self.state, arguments.most)
         self.sending = None if arguments.deal is None else Sending(arguments.deal)
         if arguments.tables:
-            if arguments.blocks:
-                kept.put(arguments.tables, arguments.blocks)
-            part.set_given(given_rows(part, arguments.tables), self.state)
+            part.set_given(given_tables.of(part, arguments), self.state)
         self._buckets = Buckets(part.by_bucket, MOST_HELD_ENTRIES)
         self._work: AsyncIterator[Batch] | None = None
         self._rows = 0

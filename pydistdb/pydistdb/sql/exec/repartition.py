@@ -11,7 +11,8 @@ some of them takes a share (plan/repartition.py)::
 Rows are read as in any scan at the shards (at_shards.py), at the statement's timestamp, whatever moves meanwhile; what the
 transaction itself has written in, and what a leaseholder refuses, is read and dealt out by the gateway.  If a node of the
 exchange is lost, or meets an error, everything is done anew without an exchange, at the same timestamp.  So that nobody notices,
-rows are held back until all are there or work_mem is full; after that the statement is run again, if nothing of it has left.
+rows are held back until all are there or work_mem is full; after that the statement is run again, if nothing of it has left,
+and without an exchange when that has happened MOST_LOST times.
 """
 
 from __future__ import annotations
@@ -45,10 +46,24 @@ from pydistdb.sql.tree import Expr
 from pydistdb.tasks import gather
 
 LEAST_NODES = 2
+MOST_LOST = 2
 _Answer = tuple[bytes, ShardActual | None]
 """Rows or a receipt, and where EXPLAIN ANALYZE counts them."""
 HELD_SHARE = 4
 """An answer in memory is so many times as long as on its way."""
+
+
+class _Failed(ExchangeLost):
+    """A node has met an error of the statement's own."""
+
+    def __init__(self, sqlstate: str, message: str, detail: str, hint: str) -> None:
+        super().__init__(message)
+        self.error = DatabaseError.of(sqlstate, message, detail=detail or None, hint=hint or None)
+
+    @property
+    def is_final(self) -> bool:
+        """It is of memory or disk: without an exchange it would take even more of them at one node."""
+        return self.error.sqlstate.startswith("53")
 
 
 class RepartitionedOperator(Operator):
@@ -113,7 +128,10 @@ class RepartitionedOperator(Operator):
             for start, end in leaf.spans(state):
                 while start < end:
                     part = await transaction.part_at(start, end)
-                    found.add(state.run.database.node_id if part.is_local else part.leader)
+                    leader = state.run.database.node_id if part.is_local else part.leader
+                    if not leader:
+                        leader = (await state.run.database.ranges(part.start, part.end))[0].leader
+                    found.add(leader)
                     start = part.end
         return tuple(sorted(found - {0}))
 
@@ -121,7 +139,7 @@ class RepartitionedOperator(Operator):
         is_local = state.transaction.is_local
         spans = [span for leaf in self.leaves() for span in leaf.spans(state)]
         nodes: tuple[int, ...] = ()
-        if not all(is_local(start, end) for start, end in spans):
+        if state.run.attempt < MOST_LOST and not all(is_local(start, end) for start, end in spans):
             nodes = await self.nodes(state)
         if len(nodes) >= LEAST_NODES and self.part is not None and self.input_parts is not None:
             exchange = _Exchanges(nodes, state)
@@ -142,6 +160,8 @@ class RepartitionedOperator(Operator):
                             held.clear()
                             holding.clear()
                 except ExchangeLost as error:
+                    if isinstance(error, _Failed) and (sent or error.is_final):
+                        raise error.error from None
                     if sent:
                         raise TransactionAborted(f"an exchange between nodes was lost: {error}") from error
                     lost = True
@@ -209,7 +229,9 @@ class _Exchanges:
         message = encode(Open(exchange, part.data, encode_arguments(arguments)))
         self.opened.append(exchange)
         running.add(exchange)
-        await gather(state.scheduler, [self.database.ask(node, TOPIC, message) for node in self.nodes])
+        opening = [state.scheduler.spawn(self.database.ask(node, TOPIC, message), "opening") for node in self.nodes]
+        for each in opening:  # not gathered: a statement that is cancelled need not wait for a node that hangs
+            await each.completion
         counted: list[list[bytes]] = []
         assert operator.input_parts is not None
         for number, (source, input_part) in enumerate(zip(operator.sources, operator.input_parts, strict=True)):
@@ -275,8 +297,7 @@ class _Exchanges:
                 shard.bytes += len(drawn.output)
                 shard.nodes.add(node)
             if drawn.error is not None:
-                sqlstate, message, hint = drawn.error
-                raise DatabaseError.of(sqlstate, message, hint=hint or None)
+                raise _Failed(*drawn.error)
             if drawn.output:
                 yield drawn.output, shard
             if drawn.done:

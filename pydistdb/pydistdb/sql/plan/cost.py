@@ -25,8 +25,10 @@ HASH_ROW_COST = 0.6
 SORT_ROW_COST = 0.3
 NETWORK_BYTE_COST = 0.03
 """A byte that goes from one node to another: written, sent, read."""
-DEAL_ROW_COST = 0.8
-"""Finding out by its hash which node a row goes to."""
+DEAL_ROW_COST = 1.2
+"""Finding out by its hash which node a row goes to, and a message of its own to that node."""
+LEFT_ROW_COST = 3.0
+"""A row, or a group with its states, that nodes leave to the gateway: written, read, merged."""
 EXCHANGE_COST = 30_000.0
 """Setting up an exchange, and its rounds between the nodes: some 20 ms."""
 ASSUMED_NODES = 3.0

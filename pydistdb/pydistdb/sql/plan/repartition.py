@@ -34,6 +34,7 @@ from pydistdb.sql.plan.cost import (
     DEAL_ROW_COST,
     EXCHANGE_COST,
     HASH_ROW_COST,
+    LEFT_ROW_COST,
     NETWORK_BYTE_COST,
     ROW_COST,
 )
@@ -212,7 +213,7 @@ class _Pass:
         project = Project(columns, below, expressions)
         self.estimator.note_renamed(project)
         distinct = Distinct(columns, project, ())
-        found = self._stage(distinct, self.rows(distinct))
+        found = self._stage(distinct, self.rows(relation) * ASSUMED_NODES)
         if found is None or free_columns(relation):
             return None
         references = [ColumnRef(column.type, column.id) for column in columns]
@@ -227,23 +228,22 @@ class _Pass:
         made = self.rows(join)
         bytes_dealt = left * row_bytes(join.left.columns) + right * row_bytes(join.right.columns)
         work = rows * HASH_ROW_COST + made * ROW_COST
-        left_over = min(leaving, made) * row_bytes(join.columns)
-        return self._pays(bytes_dealt, rows, work, bytes_dealt, left_over)
+        return self._pays(bytes_dealt, rows, work, min(leaving, made), row_bytes(join.columns))
 
     def _groups_pay(self, relation: Aggregate | Distinct, leaving: float) -> bool:
         rows, groups = self.rows(relation.input), self.rows(relation)
         width = row_bytes(relation.input.columns)
         if isinstance(relation, Distinct) or tail_of(relation) is not None:
             rows, width = min(rows, groups * ASSUMED_NODES), row_bytes(relation.columns)
-        left_over = min(leaving, groups) * row_bytes(relation.columns)
-        return self._pays(rows * width, rows, rows * ROW_COST, rows * width, left_over)
+        return self._pays(rows * width, rows, rows * ROW_COST, min(leaving, groups), row_bytes(relation.columns))
 
     @staticmethod
-    def _pays(bytes_dealt: float, rows: float, work: float, bytes_shipped: float, bytes_left: float) -> bool:
+    def _pays(bytes_dealt: float, rows: float, work: float, rows_left: float, width_left: float) -> bool:
         """Whether sharing the work is worth the exchange: all rows to the gateway, or dealt and then what is left over."""
-        at_gateway = bytes_shipped * _REMOTE_SHARE * NETWORK_BYTE_COST + work
+        at_gateway = bytes_dealt * _REMOTE_SHARE * NETWORK_BYTE_COST + work
         shared = (rows * DEAL_ROW_COST + work) / ASSUMED_NODES
-        shared += (bytes_dealt / ASSUMED_NODES + bytes_left) * _REMOTE_SHARE * NETWORK_BYTE_COST
+        shared += (bytes_dealt / ASSUMED_NODES + rows_left * width_left) * _REMOTE_SHARE * NETWORK_BYTE_COST
+        shared += rows_left * LEFT_ROW_COST
         return shared + EXCHANGE_COST < at_gateway
 
 
