@@ -209,6 +209,7 @@ class ShardsRun:
                     yield batch
                 return
             sent = self.named
+            self.holders.add(answer.node)  # the leader may have been another one than was thought
             rows = self.read(answer.output)
             if shard is not None:
                 shard.entries += answer.entries

@@ -24,6 +24,7 @@ from pydistdb.sql.plan.rules.outer_joins import simplify_outer_joins
 from pydistdb.sql.plan.rules.prune import prune
 from pydistdb.sql.plan.rules.pushdown import push_down
 from pydistdb.sql.plan.rules.raise_failures import raise_failures
+from pydistdb.sql.plan.rules.unique_rows import unique_rows
 from pydistdb.sql.tree import BoundStatement, OutputColumn, Rel
 
 Rule = Callable[[Rel], Rel]
@@ -38,6 +39,7 @@ RULES: tuple[Rule, ...] = (
     push_down,
     merge_projects,
     drop_joins,
+    unique_rows,
     prune,
     raise_failures,
 )
