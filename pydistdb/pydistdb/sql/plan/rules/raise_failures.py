@@ -91,6 +91,8 @@ def is_constant_call(expression: Expr) -> bool:
     if not isinstance(expression, Call) or not all(isinstance(each, Const) for each in expression.arguments):
         return False
     function = expression.function
+    if function.strict and any(each.value is None for each in expression.arguments):  # type: ignore[attr-defined]
+        return False  # it is NULL; the constant has come here from a CTE since
     return function.volatility == "i" and not function.needs_context and not function.returns_set
 
 
