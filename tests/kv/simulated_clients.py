@@ -138,7 +138,8 @@ class Past:
         session = rand.randrange(3)
         token = self.tokens.get(session, 0)
         ago = rand.randint(0, rand.choice((1_000, 100_000, 3_000_000))) << COUNTER_BITS
-        match rand.choice(("exact", "bounded", "session", "eventual")):
+        kind = rand.choice(("exact", "bounded", "session", "eventual"))
+        match kind:
             case "exact":
                 at = gateway.now() - ago
                 txn = gateway.begin_stale(Isolation.REPEATABLE_READ, lambda: at, exact=True)
@@ -146,7 +147,6 @@ class Past:
                 txn = gateway.begin_stale(Isolation.REPEATABLE_READ, lambda: gateway.now() - ago)
             case "session":
                 txn = gateway.begin_stale(Isolation.REPEATABLE_READ, lambda: token)
-                ago = 0
             case _:
                 txn = gateway.begin_stale(Isolation.REPEATABLE_READ, lambda: 0)
         name = rand.choice((account, list_key))
@@ -167,7 +167,7 @@ class Past:
             return
         self.reads.append((txn.read_timestamp, name(0), found))
         self.served += sum(txn.served.values())
-        if not ago:
+        if kind == "session":
             if txn.read_timestamp < token:
                 self.simulation.problems.append(f"a session that has seen {token} reads at {txn.read_timestamp}")
             self.tokens[session] = max(txn.read_timestamp, self.tokens.get(session, 0))
