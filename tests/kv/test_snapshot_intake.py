@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 from pydistdb.kv import intake
+from pydistdb.kv.descriptor import RangeDescriptor, ReplicaDescriptor
 from pydistdb.kv.intake import SnapshotIntake
+from pydistdb.kv.range_log import membership_of
+from pydistdb.kv.snapshot import SnapshotChunk, encode_chunk
 from pydistdb.kv.transport import RaftEnvelope
 from pydistdb.raft.messages import InstallSnapshot
 from pydistdb.tasks import SimulatedScheduler
@@ -12,6 +15,7 @@ from pydistdb_storage.memory_engine import MemoryEngine
 
 from pydistdb import raft
 from tests.kv.test_snapshot_budget import World
+from tests.support.cluster import Cluster
 
 META = raft.SnapshotMeta(9, 1, raft.Membership(frozenset({1}), frozenset(), frozenset()))
 CHUNK = 400_000
@@ -83,3 +87,30 @@ def test_a_store_that_is_behind_takes_commits_and_no_copies() -> None:
     world.run(cluster.put(b"\x04kother", b"v"), 2)
     engine.is_behind = lambda: False  # type: ignore[method-assign]
     assert world.seconds(task) < 5
+
+
+def test_snapshots_that_overlap_are_never_installed_both() -> None:
+    """A range's snapshot from before a split, and one of what was cut off, arrive at the same time."""
+    cluster = Cluster(seed=3)
+    cluster.start(1, replication_factor=1)
+    cluster.run(cluster.store("n1").split(b"\x04m"))
+    cluster.add("n2")
+    store = cluster.store("n2")
+
+    def deliver(range_id: int, start: bytes, end: bytes, number: int = 0, *, done: bool, stream: int = 1) -> None:
+        descriptor = RangeDescriptor(range_id, start, end, 3, (ReplicaDescriptor(1, 1), ReplicaDescriptor(2, 2)), 3)
+        head = SnapshotChunk(None if number else descriptor, [], 1)
+        meta = raft.SnapshotMeta(10, 5, membership_of(descriptor))
+        message = InstallSnapshot(2, 1, 5, stream, meta, number, encode_chunk(head), done)
+        store.deliver_raft(1, RaftEnvelope(range_id, 0, message))
+
+    deliver(50, b"\x05a", b"\x05m", done=True)
+    deliver(51, b"\x05g", b"\x05m", done=False)
+    deliver(51, b"\x05g", b"\x05m", 1, done=True)
+    deliver(52, b"\x05m", b"\x05z", done=True)
+    pending = {range_id: store.replicas[range_id].raft.is_snapshot_pending for range_id in (50, 51, 52)}
+    assert pending == {50: True, 51: False, 52: True}
+    cluster.advance(1)
+    assert store.replicas[50].is_initialized and not store.replicas[51].is_initialized
+    deliver(51, b"\x05g", b"\x05m", 1, done=True)  # it comes again, and the first one is there now
+    assert not store.replicas[51].raft.is_snapshot_pending

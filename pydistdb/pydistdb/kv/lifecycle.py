@@ -221,12 +221,31 @@ class RangeLifecycle(Elections):
         except SnapshotDamaged as error:
             logger.warning("range %d: %s", replica.range_id, error)
             return False
-        if descriptor is None:
-            return True
+        stream = (message.sender, message.term, message.stream)
+        if descriptor is not None:
+            replica.arriving = (stream, descriptor)
+        elif not message.done or replica.arriving is None:
+            return True  # Raft knows what it lacks
+        elif replica.arriving[0] != stream:
+            return False  # it is not known what it brings
+        else:
+            descriptor = replica.arriving[1]
         frozen = replica.is_initialized and replica.descriptor.frozen
         if frozen and descriptor.generation <= replica.descriptor.generation:
             return False  # its data is complete, and may change hands any moment
-        return self._is_free(descriptor, replica)
+        if not self._is_free(descriptor, replica):
+            return False
+        if message.done and not replica.raft.is_snapshot_pending:
+            # With its last chunk a snapshot is sure to be installed: never two that overlap, such as one of a range and one
+            # of what a split has cut off from it since.  The second one's chunk comes again.
+            if any(
+                other.claimed is not None and other.raft.is_snapshot_pending and _overlap(other.claimed, descriptor)
+                for other in self.replicas.values()
+                if other is not replica
+            ):
+                return False
+            replica.claimed = descriptor
+        return True
 
     def create_empty(self, from_node: NodeId, range_id: RangeId, message: InstallSnapshot) -> Replica | None:
         try:
@@ -324,6 +343,10 @@ def _removal_batch(range_id: RangeId, replica_id: ReplicaId, descriptor: RangeDe
     batch.delete(Space.STATE, state_key(range_id))
     batch.put(Space.STATE, tombstone_key(range_id), (replica_id + 1).to_bytes(8, "big"))
     return batch
+
+
+def _overlap(one: RangeDescriptor, other: RangeDescriptor) -> bool:
+    return one.start < other.end and other.start < one.end
 
 
 def _is_merged_away(known: RangeDescriptor, newer: RangeDescriptor) -> bool:

@@ -97,6 +97,10 @@ class Replica(RangeLease):
         """The known leader has been seen not to lead any more: its node's support binds nobody here."""
         self.destroyed = False
         self.installing = False
+        self.arriving: tuple[tuple[ReplicaId, int, int], RangeDescriptor] | None = None
+        """The snapshot whose first chunk came last: its stream, and what it brings."""
+        self.claimed: RangeDescriptor | None = None
+        """What the snapshot brings whose last chunk came last."""
         self.published_generation = -1
         self.logged_writes = 0
         """Counts applied writes, as a measure of load."""

@@ -189,6 +189,11 @@ class RaftNode:
     # ---- outputs
 
     @property
+    def is_snapshot_pending(self) -> bool:
+        """Whether a snapshot has arrived whole and is not installed yet."""
+        return self._state.log.is_snapshot_pending
+
+    @property
     def has_ready(self) -> bool:
         """Whether ``ready()`` would return anything new."""
         state = self._state

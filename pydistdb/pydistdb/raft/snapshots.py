@@ -28,6 +28,10 @@ CHUNKS_AT_ONCE = 2
 """Chunks read in one go, for which statements wait.  Every answer makes room for one, so the window opens by itself."""
 
 
+MOST_IDLE_PERIODS = 20
+"""How often chunks are sent again without an answer before a new snapshot is taken."""
+
+
 def start_snapshot(state: State, progress: Progress) -> None:
     """Open a snapshot for a follower whose next entry is gone; if the store can't now, ask again after a heartbeat."""
     reader = state.storage.snapshot(progress.peer)
@@ -78,7 +82,7 @@ def handle_snapshot_response(state: State, message: SnapshotResponse) -> None:
         unacked.popleft()
         news = True
     if news:
-        sender.idle_ticks = 0
+        sender.idle_ticks = sender.idle_periods = 0
         sender.seems_lost = False
         state.append_wanted = True
     elif message.expected < sender.next_number - len(unacked):
@@ -115,6 +119,10 @@ def tick_snapshot(state: State, progress: Progress) -> None:
     if sender.seems_lost:
         restart_snapshot(state, progress)
     elif sender.unacked:
+        sender.idle_periods += 1
+        if sender.idle_periods >= MOST_IDLE_PERIODS:
+            restart_snapshot(state, progress)  # it may be refused for what it brings, which has changed since
+            return
         for chunk in sender.unacked:
             _send_chunk(state, progress.peer, sender, chunk)
     elif sender.all_read:

@@ -31,13 +31,24 @@ class PeerState(IntEnum):
 class SnapshotSender:
     """One snapshot on its way to one follower: a window of chunks read but not acknowledged."""
 
-    __slots__ = ("all_read", "idle_ticks", "next_number", "reader", "resent_number", "seems_lost", "stream", "unacked")
+    __slots__ = (
+        "all_read",
+        "idle_periods",
+        "idle_ticks",
+        "next_number",
+        "reader",
+        "resent_number",
+        "seems_lost",
+        "stream",
+        "unacked",
+    )
 
     def __init__(self, reader: SnapshotReader, stream: int) -> None:
         self.reader = reader
         self.stream = stream
         self.next_number = 0
         self.all_read = False
+        self.idle_periods = 0
         self.unacked: deque[tuple[int, bytes, bool]] = deque()
         self.idle_ticks = 0
         self.resent_number = -1
