@@ -25,6 +25,7 @@ from pydistdb_tools.remote import connect
 
 SPREAD_SECONDS = 6.0
 """How long placement is given for the rest before the shards are shown as they are; it goes on afterwards."""
+MOVE_SECONDS = 8
 SHARDS_AT_ONCE = 4
 HASHED = "05"
 """What the keys of hash-sharded tables begin with."""
@@ -79,6 +80,7 @@ def _move(url: str, item: Mapping[str, Any], wanted: Sequence[int]) -> None:
     coming = [node for node in wanted if node not in present]
     try:
         with connect(url) as connection:
+            connection.execute(f"SET statement_timeout = '{MOVE_SECONDS}s'")  # placement may be at the same shard
             for away, to in zip(leaving, coming, strict=False):
                 connection.execute("SELECT proddb.move_replica(%s, %s, %s)", (item["id"], away, to))
             connection.execute("SELECT proddb.move_lease(%s, %s)", (item["id"], wanted[0]))
