@@ -12,14 +12,14 @@ from itertools import count
 
 import msgspec
 import pytest
-from pydistdb.kv.api import ExchangeLost, RangeUnavailable, ReadRestart, SerializationConflict, Transaction
+from pydistdb.kv.api import ExchangeLost, Transaction
 from pydistdb.kv.fragments import FragmentRun
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.router import RangeCache
 from pydistdb.kv.store import Store
 
-from tests.kv.test_fragments import Adding
-from tests.kv.test_txn_cluster import ACCOUNTS, RR, START_BALANCE, World, account, everything, no_trouble, splits
+from tests.kv.test_fragments import Adding, FragmentWorld
+from tests.kv.test_txn_cluster import ACCOUNTS, RR, account, everything, no_trouble, splits
 
 NODES = (1, 2, 3)
 TOPIC = "shares"
@@ -50,10 +50,10 @@ def dealing(fragment: bytes, arguments: bytes) -> FragmentRun:
     return Dealing(fragment, arguments)
 
 
-class DealingWorld(World):
+class DealingWorld(FragmentWorld):
     """A world whose readers have balances dealt out, and what the nodes have of them."""
 
-    totals = lost = 0
+    lost = 0
 
     def _open(self, store: Store) -> None:
         super()._open(store)
@@ -79,7 +79,7 @@ class DealingWorld(World):
         gateway.server.fragments.start = dealing
         gateway.server.fragments.deliver = deliver
 
-    async def total_of(self, txn: Transaction, gateway: Gateway) -> int:
+    async def added_up(self, txn: Transaction, gateway: Gateway) -> tuple[int, int]:
         exchange = next(names)
         for node in NODES:
             await gateway.ask(node, TOPIC, pack(("open", exchange)))
@@ -90,28 +90,14 @@ class DealingWorld(World):
             assert answer is not None
             attempts.append(int(answer.output))
             start = end if answer.resume is None else answer.resume
-        return sum([unpack(await gateway.ask(node, TOPIC, pack(("draw", exchange, attempts)))) for node in NODES])
+        shares = [unpack(await gateway.ask(node, TOPIC, pack(("draw", exchange, attempts)))) for node in NODES]
+        return sum(shares), ACCOUNTS
 
     async def read_all(self, gateway: Gateway) -> None:
-        txn = gateway.begin(RR)
-        txn.begin_statement()
-        for _ in range(50):
-            try:
-                total = await self.total_of(txn, gateway)
-                break
-            except ReadRestart as restart:
-                txn.begin_statement(restart.timestamp)
-            except ExchangeLost:
-                self.lost += 1
-                return
-            except (RangeUnavailable, SerializationConflict):
-                return
-        else:
-            self.failures.append("a fragment is restarted for ever")
-            return
-        self.totals += 1
-        if self.alive(gateway) and total != ACCOUNTS * START_BALANCE:
-            self.failures.append(f"total {total} at {txn.read_timestamp} on {gateway.node_id}")
+        try:
+            await super().read_all(gateway)
+        except ExchangeLost:
+            self.lost += 1
 
 
 @pytest.mark.parametrize(

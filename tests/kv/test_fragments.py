@@ -77,12 +77,16 @@ class FragmentWorld(World):
         super()._open(store)
         self.gateways[store.node_id].server.fragments.start = adding
 
+    async def added_up(self, txn: Transaction, gateway: Gateway) -> tuple[int, int]:
+        """The total of a snapshot's balances, and of how many."""
+        return await total_of(txn, self.rand.random() < 0.5)
+
     async def read_all(self, gateway: Gateway) -> None:
         txn = gateway.begin(RR)
         txn.begin_statement()
         for _ in range(50):
             try:
-                total, entries = await total_of(txn, self.rand.random() < 0.5)
+                total, entries = await self.added_up(txn, gateway)
                 break
             except ReadRestart as restart:
                 txn.begin_statement(restart.timestamp)
