@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -206,9 +207,14 @@ def _temporary(node: Process) -> tuple[int, int, int]:
         for name in ("sql_temporary_files", "sql_memory_bytes")
     ]
     assert node.popen is not None
-    folder = Path(f"/proc/{node.popen.pid}/fd")
-    links = [os.readlink(path) for path in folder.iterdir() if path.is_symlink()]
-    return counted[0], counted[1], sum("/temporary/" in link for link in links)
+    return counted[0], counted[1], sum("/temporary/" in link for link in _open_files(node.popen.pid))
+
+
+def _open_files(process: int) -> Iterator[str]:
+    """The names of what a process has open; what it closes meanwhile is left out."""
+    for path in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            yield os.readlink(path)
 
 
 @pytest.mark.parametrize("end", ["cancel", "disconnect", "timeout"])
