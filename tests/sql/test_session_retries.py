@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 from pydistdb.kv import api as kv
+from pydistdb.sql.catalog import keys
+from pydistdb.sql.exec import BulkInsert
 from pydistdb.sql.kv_errors import database_error
+from pydistdb.sql.session import alone
 from pydistdb_storage.errors import KeyTooLong, StoreFull, StoreReadOnly
 
 from tests.support.memory_database import MemoryTransaction
@@ -228,3 +231,111 @@ def test_what_a_statement_says_of_a_row_holds(client: SqlClient, monkeypatch: py
     client.execute("UPDATE t SET b = 1 WHERE a = 1")
     client.execute("COMMIT")
     assert True not in begun
+
+
+COPIED = [b"5\t50\n6\t", b"60\n7\t70\n"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "tag", "query", "rows"),
+    [
+        ("CREATE TABLE u (a serial PRIMARY KEY)", "CREATE TABLE", "SELECT count(*) FROM u", ["0"]),
+        ("CREATE TABLE u AS SELECT a FROM t", "SELECT 1", "SELECT a FROM u", ["1"]),
+        ("CREATE TEMP TABLE u AS SELECT a FROM t", "SELECT 1", "SELECT a FROM u", ["1"]),
+        ("SELECT a INTO u FROM t", "SELECT 1", "SELECT a FROM u", ["1"]),
+        ("CREATE INDEX ON t (b)", "CREATE INDEX", "SELECT count(*) FROM pg_indexes WHERE tablename = 't'", ["2"]),
+        (
+            "CREATE INDEX CONCURRENTLY ON t (b)",
+            "CREATE INDEX",
+            "SELECT count(*) FROM pg_index WHERE indrelid = 't'::regclass AND indisvalid",
+            ["2"],
+        ),
+        ("ALTER TABLE t ADD c int DEFAULT 7", "ALTER TABLE", "SELECT c FROM t", ["7"]),
+        ("ALTER TABLE t ALTER b TYPE text", "ALTER TABLE", "SELECT b || 'x' FROM t", ["0x"]),
+        ("TRUNCATE t", "TRUNCATE TABLE", "SELECT count(*) FROM t", ["0"]),
+        ("CREATE VIEW u AS SELECT a FROM t", "CREATE VIEW", "SELECT a FROM u", ["1"]),
+        ("DROP TABLE w", "DROP TABLE", "SELECT count(*) FROM pg_class WHERE relname = 'w'", ["0"]),
+        ("CREATE ROLE worker", "CREATE ROLE", "SELECT count(*) FROM pg_roles WHERE rolname = 'worker'", ["1"]),
+        ("CALL bump()", "CALL", "SELECT b FROM t", ["1"]),
+    ],
+)
+def test_schema_changes_of_their_own_begin_anew(
+    client: SqlClient, faults: Faults, statement: str, tag: str, query: str, rows: list[str]
+) -> None:
+    client.execute("CREATE TABLE w ()")
+    client.execute("CREATE PROCEDURE bump() BEGIN ATOMIC UPDATE t SET b = b + 1; END")
+    lost: list[kv.KVError] = [
+        kv.SerializationConflict("x"),
+        kv.KeyExists(keys.PREFIX + b"version"),  # two made the same version of the catalog
+        kv.TransactionAborted("x"),
+    ]
+    faults.waiting["commit"] = lost
+    assert client.execute(statement) == [tag]
+    assert not lost, "no conflict was met"
+    assert client.rows(query) == rows
+
+
+def test_copy_from_begins_anew_with_the_same_data(client: SqlClient, faults: Faults) -> None:
+    lost: list[kv.KVError] = [kv.SerializationConflict("x"), kv.ReadRestart(77)]
+    faults.waiting["commit"] = lost
+    assert client.execute("COPY t FROM STDIN", COPIED) == ["(copy in, 2 columns)", "COPY 3"]
+    assert not lost
+    assert faults.snapshots[-1] == 77
+    assert client.rows("SELECT * FROM t ORDER BY a") == ["1|0", "5|50", "6|60", "7|70"]
+
+
+def test_copy_from_begins_anew_in_the_middle_of_its_data(client: SqlClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What had not arrived when the conflict was met is read behind what is repeated."""
+    calls: list[int] = []
+    insert = BulkInsert.insert
+
+    async def lost_once(bulk: BulkInsert, rows: Any) -> None:
+        calls.append(len(rows))
+        if len(calls) == 2:
+            raise kv.SerializationConflict("x")
+        await insert(bulk, rows)
+
+    monkeypatch.setattr(BulkInsert, "insert", lost_once)
+    lines = [f"{number}\t0\n".encode() for number in range(100, 2_600)]
+    assert client.execute("COPY t FROM STDIN", lines)[-1] == "COPY 2500"
+    assert calls == [1000, 1000, 1000, 1000, 500]
+    assert client.rows("SELECT count(*), count(DISTINCT a), max(a) FROM t") == ["2501|2501|2599"]
+
+
+def test_more_copy_data_than_are_kept_are_not_repeated(
+    client: SqlClient, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alone, "KEPT_BYTES", 10)
+    faults.waiting["commit"] = [kv.SerializationConflict("x")]
+    assert client.execute("COPY t FROM STDIN", COPIED)[-1].startswith("ERROR: 40001")
+    assert client.rows("SELECT count(*) FROM t") == ["1"]
+
+
+def test_what_has_left_is_not_repeated(client: SqlClient, faults: Faults) -> None:
+    client.execute("CREATE PROCEDURE double(INOUT n int) BEGIN ATOMIC UPDATE t SET b = n; SELECT 2 * n; END")
+    faults.waiting["commit"] = [kv.SerializationConflict("x")]
+    lines = client.execute("CALL double(4)")
+    assert lines[0] == "8"
+    assert lines[1].startswith("ERROR: 40001")
+    assert client.rows("SELECT b FROM t") == ["0"]
+
+
+def test_notices_of_a_repeated_statement_are_told_once(client: SqlClient, faults: Faults) -> None:
+    faults.waiting["commit"] = [kv.SerializationConflict("x")]
+    client.execute("CREATE VIEW u AS SELECT a FROM t")
+    faults.waiting["commit"] = lost = [kv.SerializationConflict("x"), kv.SerializationConflict("x")]
+    assert client.execute("DROP TABLE t CASCADE") == ["NOTICE: drop cascades to view u (00000)", "DROP TABLE"]
+    assert not lost
+
+
+def test_schema_changes_in_a_block_or_a_string_are_not_repeated(client: SqlClient, faults: Faults) -> None:
+    client.execute("BEGIN")
+    client.execute("CREATE TABLE u (a int)")
+    faults.waiting["commit"] = [kv.SerializationConflict("x")]
+    assert client.execute("COMMIT")[0].startswith("ERROR: 40001")
+    faults.waiting["commit"] = [kv.SerializationConflict("x")]
+    assert client.execute("CREATE TABLE u (a int); CREATE TABLE v (a int)")[-1].startswith("ERROR: 40001")
+    faults.waiting["commit"] = [kv.SerializationConflict("x")] * 1000
+    assert client.execute("CREATE TABLE u (a int)")[0].startswith("ERROR: 40001")
+    faults.waiting["commit"] = []
+    assert client.rows("SELECT count(*) FROM pg_class WHERE relname IN ('u', 'v')") == ["0"]

@@ -27,7 +27,18 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from pydistdb.kv.api import Isolation, KVError, LockNotAvailable, LockStrength, Transaction, WaitPolicy
+from pydistdb.kv.api import (
+    Isolation,
+    KeyExists,
+    KVError,
+    LockNotAvailable,
+    LockStrength,
+    ReadRestart,
+    SerializationConflict,
+    Transaction,
+    TransactionAborted,
+    WaitPolicy,
+)
 from pydistdb.sql import errors
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.claims import Claims, claims_of, collide, lock_of
@@ -36,10 +47,13 @@ from pydistdb.sql.catalog.garbage import clear_garbage, forget_garbage
 from pydistdb.sql.catalog.overlay import Overlay, OverlayMark
 from pydistdb.sql.catalog.state import CatalogState, Change
 from pydistdb.sql.catalog.store import CatalogStore
+from pydistdb.tasks import sleep
 
 T = TypeVar("T")
 
 MOST_ATTEMPTS = 100
+MOST_BEGINNINGS = 20
+RETRY_NS = 5_000_000
 SHARE, ACCESS_EXCLUSIVE = 5, 8
 """Table lock modes, by Postgres's numbers."""
 
@@ -280,7 +294,24 @@ class DdlTransaction:
 
 
 async def in_own_transaction(store: CatalogStore, work: Callable[[DdlTransaction], Awaitable[T]]) -> T:
-    """Run DDL in a transaction of its own, and see it committed everywhere."""
+    """Run DDL in a transaction of its own, and see it committed everywhere; it begins anew where others were faster."""
+    for attempt in range(MOST_BEGINNINGS):
+        try:
+            return await _once_in_own_transaction(store, work)
+        except (KVError, errors.SerializationFailure) as error:
+            if attempt == MOST_BEGINNINGS - 1 or not _can_begin_anew(error):
+                raise
+            await sleep(store.scheduler, RETRY_NS * attempt)
+    raise AssertionError("unreachable")
+
+
+def _can_begin_anew(error: Exception) -> bool:
+    if isinstance(error, KeyExists):
+        return error.key.startswith(keys.PREFIX)  # of the catalog: a lock was lost, and another node was faster
+    return isinstance(error, (SerializationConflict, TransactionAborted, ReadRestart, errors.SerializationFailure))
+
+
+async def _once_in_own_transaction(store: CatalogStore, work: Callable[[DdlTransaction], Awaitable[T]]) -> T:
     transaction = store.database.begin(Isolation.READ_COMMITTED)
     own = DdlTransaction(store, transaction)
 

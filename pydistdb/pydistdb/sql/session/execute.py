@@ -213,7 +213,7 @@ class Execution:
                 if retries > MAX_RETRIES or not self._prepare_retry(error, mark):
                     raise self._explained(error) from error
             session.environment.statistics.retries += 1
-            await self._back_off(retries)
+            await back_off(session, retries)
 
     async def _ready(self, sink: Sink | None) -> kv.Transaction:
         """Pin the tables and take the statement's snapshot; what the query is to read from."""
@@ -329,15 +329,6 @@ class Execution:
             return True
         return False
 
-    async def _back_off(self, retries: int) -> None:
-        """Wait a little more each time (the process id spreads those who collided)."""
-        if retries < 3:
-            return
-        session = self.session
-        spread = 1 + (session.process_id * 7 + retries * 13) % 16
-        await sleep(session.environment.scheduler, min(LONGEST_BACKOFF_NS, 20_000 * spread * retries))
-        session.check_interrupt()
-
     def _explained(self, error: Exception) -> Exception:
         return self.session.explain_error(error)
 
@@ -379,6 +370,15 @@ class PiecemealExecution(Execution):
             reader.begin_statement(error.timestamp)
             return True
         return False
+
+
+async def back_off(session: SessionBase, retries: int) -> None:
+    """Wait a little more each time (the process id spreads those who collided)."""
+    if retries < 3:
+        return
+    spread = 1 + (session.process_id * 7 + retries * 13) % 16
+    await sleep(session.environment.scheduler, min(LONGEST_BACKOFF_NS, 20_000 * spread * retries))
+    session.check_interrupt()
 
 
 def _cannot_wait() -> Exception:

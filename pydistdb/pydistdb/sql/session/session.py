@@ -28,6 +28,7 @@ from pydistdb.sql.errors import DatabaseError, InFailedTransaction, InvalidSynta
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session import own, variables
 from pydistdb.sql.session import utility as utilities
+from pydistdb.sql.session.alone import can_begin_anew, run_alone
 from pydistdb.sql.session.cursor import Cursor
 from pydistdb.sql.session.cursors import fetch_rows, open_piecemeal
 from pydistdb.sql.session.execute import Execution
@@ -96,9 +97,12 @@ class ClientSession(FastSession):
         block = self.transaction
         started_ns = time.perf_counter_ns()
         if plan.utility is not None:
-            tag = await utilities.run(self, plan, plan.utility, sink, simple=True)
-            if last and not block.explicit:
-                await block.commit()
+            if alone and can_begin_anew(plan.utility):
+                tag = await run_alone(self, plan, sink, simple=True)
+            else:
+                tag = await utilities.run(self, plan, plan.utility, sink, simple=True)
+                if last and not block.explicit:
+                    await block.commit()
             self.count_statement(plan, tag, started_ns)
             sink.complete(tag)
             return
@@ -257,9 +261,12 @@ class ClientSession(FastSession):
             block.begin_implicit(pipeline=True)
         if plan.utility is not None:
             portal.done = True
-            tag = await utilities.run(self, plan, plan.utility, sink, simple=False, parameters=portal.parameters)
-            if not block.explicit and (alone or commits_at_once(plan.utility)):
-                await block.commit()
+            if alone and can_begin_anew(plan.utility):
+                tag = await run_alone(self, plan, sink, simple=False, parameters=portal.parameters)
+            else:
+                tag = await utilities.run(self, plan, plan.utility, sink, simple=False, parameters=portal.parameters)
+                if not block.explicit and (alone or commits_at_once(plan.utility)):
+                    await block.commit()
             block.has_run = block.implicit
             self.count_statement(plan, tag, started_ns)
             sink.complete(tag)
