@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from pydistdb.kv.api import Isolation
+from pydistdb.kv.api import Isolation, ReadRestart, ScanBatch
 from pydistdb.sql.catalog import index_jobs, reshard_jobs
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.exec.index_keys import bound_layout
@@ -14,7 +14,7 @@ from pydistdb.tasks import Completion, sleep
 
 from tests.sql.catalog_nodes import Nodes
 from tests.sql.test_index_jobs import _die, some_change, start
-from tests.support.memory_database import MemoryDatabase
+from tests.support.memory_database import MemoryDatabase, MemoryPastReader, MemoryTransaction
 from tests.support.sql_client import SqlClient, SqlServer
 
 ROWS = 100
@@ -108,6 +108,51 @@ def test_writers_go_on_meanwhile(before: str, after: str, seed: int, monkeypatch
         client.execute(change)
     assert client.rows("select * from t order by id") == seen
     client.execute("drop table t")
+
+
+def test_writes_in_the_window_of_uncertainty_do_not_keep_it_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where old and new rows are led by two other nodes, and change all the time."""
+    monkeypatch.setattr(reshard_jobs, "COPY_ROWS", 16)
+    monkeypatch.setattr(reshard_jobs, "VERIFY_ROWS", 16)
+    monkeypatch.setattr(reshard_jobs, "pause", lambda scheduler: sleep(scheduler, 10_000_000))
+    begin_statement, scan = MemoryTransaction.begin_statement, MemoryTransaction.scan
+
+    def begin(self: MemoryTransaction, at_least: int = 0) -> None:
+        before = self.read_timestamp
+        begin_statement(self, at_least)
+        if self.read_timestamp != before and not at_least:
+            self.__dict__["first_asked"] = {}
+
+    async def uncertain_scan(
+        self: MemoryTransaction, start_key: bytes, end: bytes, *, limit: int, reverse: bool = False
+    ) -> ScanBatch:
+        """Fails for what was written after the snapshot and before the leader of such keys was first asked."""
+        found = await scan(self, start_key, end, limit=limit, reverse=reverse)
+        database = self.database
+        asked = self.__dict__.setdefault("first_asked", {}).setdefault(start_key[:1], database.clock)
+        for key in found.keys if not isinstance(self, MemoryPastReader) else ():
+            newest = database.read(key, database.clock)[1]
+            if self.read_timestamp < newest <= asked:
+                raise ReadRestart(newest)
+        return found
+
+    monkeypatch.setattr(MemoryTransaction, "begin_statement", begin)
+    monkeypatch.setattr(MemoryTransaction, "scan", uncertain_scan)
+    server = SqlServer()
+    client, writer = server.connect(), server.connect()
+    fill(client, "")
+
+    async def write() -> None:
+        while not altering.completion.done:
+            assert await start(writer, "update t set w = w + 1").completion == f"UPDATE {ROWS}"
+            await sleep(server.scheduler, 5_000_000)
+
+    altering = start(client, "alter table t shard by hash (k)")
+    server.scheduler.spawn(write(), "writer")
+    server.scheduler.advance(3_000_000_000)
+    assert altering.completion.done and altering.completion.result() == "ALTER TABLE"
+    server.scheduler.advance(20_000_000_000)
+    assert check_storage(server.database, server.catalog) == ROWS
 
 
 def test_a_value_without_a_shard_undoes_it_and_is_refused_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:

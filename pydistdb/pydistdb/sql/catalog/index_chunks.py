@@ -11,6 +11,7 @@ from typing import Any
 from pydistdb.kv.api import LockStrength, Transaction
 from pydistdb.sql.catalog.backfill import UniqueGuard
 from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.store import at_snapshot
 from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, IndexLayout, TableLayout
 
 KeyedRow = tuple[bytes, list[Any]]
@@ -21,7 +22,8 @@ async def locked_rows(
 ) -> tuple[list[KeyedRow], bytes | None]:
     """The rows from ``position`` on as they are now, locked against changes; and where to go on."""
     span = layout.table_span()
-    found = await transaction.scan(max(position, span.start), span.end, limit=most_rows)
+    first = max(position, span.start)
+    found = await at_snapshot(transaction, lambda: transaction.scan(first, span.end, limit=most_rows))
     wanted = found.keys
     if span.identity is not None:
         wanted = [key for key in wanted if key[HASH_IDENTITY_START:HASH_IDENTITY_END] == span.identity]

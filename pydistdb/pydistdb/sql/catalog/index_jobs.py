@@ -31,6 +31,7 @@ Concurrently".
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -54,6 +55,8 @@ from pydistdb.tasks import Completion, pause, sleep
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 CHUNK_ROWS = 128
 """Rows locked at a time: a writer waits for a chunk at most."""
 PROGRESS_TOPIC = "index.progress"
@@ -65,6 +68,8 @@ TAKEOVER_NS = 8_000_000_000
 POLL_NS = 20_000_000
 RETRY_NS = 50_000_000
 MOST_RETRIES = 200
+QUIET_RETRIES = 10
+"""Nobody is told of so many: a range without a leader takes some."""
 MOST_JOBS = 1_000
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -191,9 +196,11 @@ class IndexJobs:
         for attempt in range(MOST_RETRIES):
             try:
                 return await work()
-            except KVError:
+            except KVError as error:
                 if attempt == MOST_RETRIES - 1:
                     raise
+                if attempt >= QUIET_RETRIES:
+                    logger.warning("a build or re-sharding has failed %d times, now by %r", attempt + 1, error)
                 await sleep(self._store.scheduler, RETRY_NS * min(attempt + 1, 20))
         raise InternalError("unreachable")
 

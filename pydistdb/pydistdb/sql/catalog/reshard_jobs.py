@@ -16,8 +16,8 @@ as an index that is built online (index_jobs.py), whose machinery carries the jo
 
 * Copying goes through the old rows in chunks, one transaction each: it locks them against changes and writes what they are
   now, so a new row comes from the copy or from a later writer, never from an older state.
-* Verifying reads both at one timestamp: the sum of the hashes of all keys and values that the old rows call for must be that
-  of what stands in the new storage, row for row and entry for entry.
+* Verifying reads both at one timestamp, whatever is written meanwhile: the sum of the hashes of all keys and values that the
+  old rows call for must be that of what stands in the new storage, row for row and entry for entry.
 * The cutover is one catalog transaction under the table's exclusive lock: the descriptor takes the new storage, and the old one
   becomes garbage, which is cleared in the background.
 
@@ -239,8 +239,12 @@ class SchemaJobs(IndexJobs):
         store = self._store
         layout = self._layout(job)
         assert layout.shadow is not None
-        snapshot = store.database.begin(Isolation.REPEATABLE_READ, read_only=True)
+        # All has been copied by ``now``.  A snapshot of exactly then has no window of uncertainty (what was acknowledged before
+        # it need not be in it, only the same on both sides), so that no writer can make it begin anew, and again for ever.
+        now = store.database.now()
+        snapshot = store.database.begin_stale(Isolation.REPEATABLE_READ, lambda: now, exact=True)
         snapshot.begin_statement()
+        snapshot.schema_checked = True
         told_ns = store.scheduler.now_ns()
         wanted = found = 0
         wanted_count = found_count = 0

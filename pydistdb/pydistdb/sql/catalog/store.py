@@ -72,6 +72,18 @@ BOOTSTRAP_OBJECTS: tuple[Change, ...] = tuple(
 )
 
 
+async def at_snapshot(transaction: Transaction, read: Callable[[], Awaitable[T]]) -> T:
+    """Read at a snapshot of this moment; at a newer one where somebody writes in the window of uncertainty."""
+    at_least = 0
+    for _ in range(MOST_READ_RESTARTS):
+        transaction.begin_statement(at_least)
+        try:
+            return await read()
+        except ReadRestart as restart:
+            at_least = restart.timestamp
+    raise SerializationConflict("too many read restarts")
+
+
 class CatalogStore:
     """See the module's docstring.  ``state`` is the newest committed state this node knows."""
 
@@ -216,15 +228,8 @@ class CatalogStore:
 
     async def _with_snapshot(self, read: Callable[[Transaction], Awaitable[T]]) -> T:
         transaction = self.database.begin(Isolation.READ_COMMITTED, read_only=True)
-        at_least = 0
         try:
-            for _ in range(MOST_READ_RESTARTS):
-                transaction.begin_statement(at_least)
-                try:
-                    return await read(transaction)
-                except ReadRestart as restart:
-                    at_least = restart.timestamp
-            raise SerializationConflict("too many read restarts")
+            return await at_snapshot(transaction, lambda: read(transaction))
         finally:
             transaction.rollback()
 
