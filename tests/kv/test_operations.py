@@ -13,6 +13,7 @@ from pydistdb.kv.descriptor import FIRST_RANGE_ID, NodeState
 from pydistdb.kv.doctor import diagnose, examine
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.operations import OperationRefused, Operations
+from pydistdb.kv.placement.allocator import AddLearner, Promote, next_step
 from pydistdb.kv.placement.directory import Directory
 from pydistdb.kv.placement.hotspots import assess
 from pydistdb.kv.store import Store, StoreConfig
@@ -389,3 +390,70 @@ def test_a_learner_of_the_first_range_that_was_given_up_meanwhile_finds_out() ->
     assert cluster.run(cluster.store(f"n{to}").directory.allocate(b"test")) > 0
     cluster.advance(15)
     assert FIRST_RANGE_ID not in cluster.store(f"n{to}").replicas
+
+
+def test_a_move_goes_before_what_placement_has_begun_to_even_things_out() -> None:
+    world = Operated(5)
+    cluster = world.cluster
+    right = world.run(world.operations[1].split_at(b"\x04k0500"))
+    cluster.advance(10)
+    report = world.report(right)
+    free, other = sorted({1, 2, 3, 4, 5} - set(report.nodes))
+    stores = {store.node_id: store for store in cluster.stores()}
+    queue = stores[report.leader].queue
+    replica = stores[report.leader].replicas[right]
+    queue._take(replica, AddLearner(other))
+    cluster.wait_until(lambda: replica.descriptor.replica_on(other) is not None, step=0.001)
+    step = next_step(replica.descriptor, report.leader, queue.node_views(), 3)
+    assert isinstance(step, Promote) and step.remove is not None
+    away = step.remove.node_id
+    world.run(world.operations[report.leader].move_replica(right, away, free))
+    assert set(world.report(right).nodes) == set(report.nodes) - {away} | {free}
+
+
+def test_a_move_ends_when_placement_was_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Operated(5)
+    cluster = world.cluster
+    right = world.run(world.operations[1].split_at(b"\x04k0500"))
+    cluster.advance(10)
+    report = world.report(right)
+    free, other = sorted({1, 2, 3, 4, 5} - set(report.nodes))
+    queue = next(store.queue for store in cluster.stores() if store.node_id == report.leader)
+    replica = queue._store.replicas[right]
+    monkeypatch.setattr(queue, "move", lambda *_, **__: None)  # the leaseholder does not get round to it
+    queue._take(replica, AddLearner(other))
+    cluster.wait_until(lambda: replica.descriptor.replica_on(other) is not None, step=0.001)
+    step = next_step(replica.descriptor, report.leader, queue.node_views(), 3)
+    assert isinstance(step, Promote) and step.remove is not None
+    away = step.remove.node_id
+    task = cluster.scheduler.spawn(world.operations[report.leader].move_replica(right, away, free), "move")
+    cluster.wait_until(lambda: task.completion.done, 20)
+    with pytest.raises(OperationRefused, match=f"node {away} has no replica of range {right} any more"):
+        task.completion.result()
+
+
+def test_of_two_moves_of_a_range_the_second_is_refused() -> None:
+    world = Operated(5)
+    cluster = world.cluster
+    right = world.run(world.operations[1].split_at(b"\x04k0500"))
+    cluster.advance(10)
+    report = world.report(right)
+    free = sorted({1, 2, 3, 4, 5} - set(report.nodes))
+    away = next(node for node in report.nodes if node != report.leader)
+    tasks = [
+        cluster.scheduler.spawn(world.operations[node].move_replica(right, away, to), "move")
+        for node, to in zip((1, 2), free, strict=True)
+    ]
+    cluster.wait_until(lambda: all(task.completion.done for task in tasks), 20)
+    errors = [str(task.completion._error) for task in tasks if task.completion._error is not None]
+    assert len(errors) == 1
+    assert re.match(rf"range {right} is being moved from node {away} to node \d already", errors[0])
+    moved = set(world.report(right).nodes) - set(report.nodes)
+    assert moved <= set(free) and len(moved) == 1
+
+
+def test_the_only_replica_of_a_range_moves() -> None:
+    world = Operated(2, 1)
+    (only,) = world.report(1).nodes
+    world.run(world.operations[2].move_replica(1, only, 3 - only))
+    assert world.report(1).nodes == (3 - only,)

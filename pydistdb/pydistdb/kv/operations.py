@@ -72,7 +72,8 @@ class SetDraining(Message):
 
 
 class OperationBegun(Message):
-    pass
+    refused: str = ""
+    """Why it was not."""
 
 
 register(MoveReplica, SetDraining, OperationBegun)
@@ -196,67 +197,85 @@ class Operations:
     async def move_replica(self, range_id: RangeId, away: NodeId, to: NodeId) -> None:
         """Move the replica that node ``away`` has to node ``to``."""
         descriptor = await self._find(range_id)
-        self._check_live(to)
+        self._check_takes(descriptor, to)
         if descriptor.replica_on(away) is None:
             raise OperationRefused(f"node {away} has no replica of range {range_id}")
         if descriptor.replica_on(to) is not None:
             raise OperationRefused(f"node {to} has a replica of range {range_id} already")
+        deadline_ns = self._scheduler.now_ns() + MOVE_TIMEOUT_NS
+        asked, asked_ns = 0, 0
+        while True:
+            details = await self._around(descriptor.start)
+            if self._has_moved(details.descriptor, range_id, away, to):
+                return
+            now_ns = self._scheduler.now_ns()
+            if now_ns > deadline_ns:
+                raise OperationRefused(f"the replica of range {range_id} did not move in time; it may still")
+            # A new leaseholder knows nothing of it, and might use the newcomer in place of another replica.
+            if details.leader != asked or now_ns - asked_ns > _ASK_AGAIN_NS:
+                asked, asked_ns = details.leader, now_ns
+                await self._push_move(details, away, to)
+            await sleep(self._scheduler, _POLL_NS)
+
+    def _has_moved(self, descriptor: RangeDescriptor, range_id: RangeId, away: NodeId, to: NodeId) -> bool:
+        """Whether a move is done; raises OperationRefused where it has come to nothing."""
+        if descriptor.range_id != range_id:
+            raise OperationRefused(
+                f"there is no range {range_id} any more: range {descriptor.range_id} has taken it in"
+            )
+        if descriptor.is_joint:
+            return False
+        newcomer, is_left = descriptor.replica_on(to), descriptor.replica_on(away) is None
+        if newcomer is None and is_left:
+            raise OperationRefused(
+                f"node {away} has no replica of range {range_id} any more: it has gone to another node meanwhile"
+            )
+        if newcomer is None:
+            self._check_takes(descriptor, to)
+        elif newcomer.role is ReplicaRole.VOTER:
+            if is_left:
+                return True
+            if len(descriptor.replicas) <= self._store.membership.replication_factor:
+                raise OperationRefused(
+                    f"node {to} has a replica of range {range_id} now, but in place of another node's than node {away}'s"
+                )
+        return False
+
+    def _check_takes(self, descriptor: RangeDescriptor, to: NodeId) -> None:
+        """Make sure that a node may be given a replica of a range."""
+        self._check_live(to)
         queue = self._store.queue
         views = queue.node_views()
         if not views[to].takes_replicas:
             raise OperationRefused(f"node {to} takes no replicas: it is being drained")
         if not queue.residency.views(descriptor, views, self._store.membership.nodes)[to].takes_replicas:
-            raise OperationRefused(f"range {range_id} belongs to a shard that is placed elsewhere")
-        deadline_ns = self._scheduler.now_ns() + MOVE_TIMEOUT_NS
-        asked_ns = 0
-        while True:
-            details = await self._around(descriptor.start)
-            descriptor = details.descriptor
-            newcomer = descriptor.replica_on(to)
-            is_voter = newcomer is not None and newcomer.role is ReplicaRole.VOTER
-            if is_voter and descriptor.replica_on(away) is None and not descriptor.is_joint:
-                return
-            if newcomer is None:
-                self._check_live(to)
-            elif is_voter and self._has_no_more_to_do(descriptor):
-                raise OperationRefused(
-                    f"node {to} has a replica of range {range_id} now, but in place of another node's, which had failed"
-                )
-            now_ns = self._scheduler.now_ns()
-            if now_ns > deadline_ns:
-                raise OperationRefused(f"the replica of range {range_id} did not move in time; it may still")
-            if now_ns - asked_ns > _ASK_AGAIN_NS:
-                asked_ns = now_ns
-                await self._push_move(details, away, to)
-            await sleep(self._scheduler, _POLL_NS)
-
-    def _has_no_more_to_do(self, descriptor: RangeDescriptor) -> bool:
-        return not descriptor.is_joint and len(descriptor.replicas) <= self._store.membership.replication_factor
+            raise OperationRefused(f"range {descriptor.range_id} belongs to a shard that is placed elsewhere")
 
     async def _push_move(self, details: RangeDetails, away: NodeId, to: NodeId) -> None:
         descriptor = details.descriptor
+        live = set(self._store.live_nodes())
+        others = [voter.node_id for voter in descriptor.voters() if voter.node_id != away and voter.node_id in live]
+        request: Message = MoveReplica(descriptor.start, away, to)
+        if details.leader == away and others:
+            request = TransferLease(descriptor.start, min(others))
+        # With a single voter there is nobody to hand over to before the newcomer votes.
         try:
-            if details.leader != away:
-                await self._store.call(details.leader, MoveReplica(descriptor.start, away, to))
-                return
-            live = set(self._store.live_nodes())
-            others = [voter.node_id for voter in descriptor.voters() if voter.node_id != away and voter.node_id in live]
-            # With a single voter there is nobody to hand over to before the newcomer votes.
-            if others:
-                await self._store.call(away, TransferLease(descriptor.start, min(others)))
-            else:
-                await self._store.call(away, MoveReplica(descriptor.start, away, to))
-        except OperationRefused:
-            raise
+            answer = await self._store.call(details.leader, request)
         except KVError:
-            pass  # the leaseholder has changed: asked again
+            return  # the leaseholder has changed: asked again
+        if isinstance(answer, OperationBegun) and answer.refused:
+            raise OperationRefused(answer.refused)
 
     async def _on_move(self, from_node: NodeId, request: MoveReplica) -> Message:
         replica = self._store.replica_for_key(request.key)
         if replica is None or not replica.is_leaseholder():
             raise KVError("the range is leased elsewhere")
-        self._store.queue.move(replica, request.away, request.to)
-        return OperationBegun()
+        other = self._store.queue.move(replica, request.away, request.to, asked_again=True)
+        if other is None:
+            return OperationBegun()
+        return OperationBegun(
+            f"range {replica.range_id} is being moved from node {other.away} to node {other.to} already"
+        )
 
     # ---------------------------------------------------------------------------------------------------- transactions
 

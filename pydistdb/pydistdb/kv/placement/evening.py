@@ -82,9 +82,10 @@ class Evener:
                 logger.info("the lease of range %d goes to node %d, which has less to do", range_id, to)
         if replica is not None:
             range_id, away, to = replica
+            if store.queue.move(store.replicas[range_id], away, to) is not None:
+                return
             self.replicas_moved += 1
             self.wait()
-            store.queue.move(store.replicas[range_id], away, to)
             logger.info("the replica of range %d on node %d goes to node %d, which has less to do", range_id, away, to)
 
 

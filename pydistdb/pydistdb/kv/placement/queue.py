@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from pydistdb import raft
 from pydistdb.kv.api import KVError
@@ -47,8 +48,19 @@ TURNS_OF_A_NODE = 3
 """Of what is uneven, each node begins to move one part in so many times the number of nodes."""
 MOST_MOVE_NS = 60_000_000_000
 """How long a move that was asked for is pursued without being asked for again."""
+KEPT_MOVE_NS = 3_000_000_000
+"""A move that was asked for again so lately goes before another one of the same range."""
 CAUGHT_UP_ENTRIES = 100
 """A learner that lags no more than this may vote."""
+
+
+class Move(NamedTuple):
+    """A replica that goes from one node to another by order."""
+
+    away: NodeId
+    to: NodeId
+    deadline_ns: int
+    kept_until_ns: int
 
 
 class ReplicateQueue:
@@ -67,8 +79,8 @@ class ReplicateQueue:
         self._seen_version = 0
         self._views: dict[NodeId, NodeView] = {}
         self._changing: set[RangeId] = set()
-        self._moves: dict[RangeId, tuple[NodeId, NodeId, int]] = {}
-        """Replicas that an operator moves: from a node to another, until a deadline."""
+        self._moves: dict[RangeId, Move] = {}
+        """Replicas that an operator moves, or evening.py."""
         self.rules: Callable[[], Sequence[Rule]] = tuple
         """What binds spans of keys to places (residency.py); the same object as long as nothing has changed."""
         self._rules: Sequence[Rule] = ()
@@ -93,25 +105,41 @@ class ReplicateQueue:
         self._due.add(replica.range_id)
         self._run_soon()
 
-    def move(self, replica: Replica, away: NodeId, to: NodeId) -> None:
-        """Move the replica on node ``away`` of a range leased here to node ``to``, as soon as nothing more urgent is due."""
-        self._moves[replica.range_id] = (away, to, self._store.scheduler.now_ns() + MOST_MOVE_NS)
+    def move(self, replica: Replica, away: NodeId, to: NodeId, *, asked_again: bool = False) -> Move | None:
+        """Move the replica on node ``away`` of a range leased here to node ``to``, as soon as nothing more urgent is due.
+
+        Returns the other move of the range, if there is one that somebody waits for and keeps asking for: two of them would
+        take each other's learners away."""
+        now_ns = self._store.scheduler.now_ns()
+        other = self._moves.get(replica.range_id)
+        is_kept = other is not None and now_ns < other.kept_until_ns and replica.descriptor.replica_on(other.away)
+        if other is not None and is_kept and (other.away, other.to) != (away, to):
+            return other
+        kept_until_ns = now_ns + KEPT_MOVE_NS if asked_again else 0
+        self._moves[replica.range_id] = Move(away, to, now_ns + MOST_MOVE_NS, kept_until_ns)
         self.look_at(replica)
+        return None
 
     def _directed(self, descriptor: RangeDescriptor, step: Step | None) -> Step | None:
-        """The next step of a range that somebody moves; repairs come first."""
-        away, to, deadline_ns = self._moves[descriptor.range_id]
+        """The next step of a range that somebody moves: repairs come first, what only evens out gives way."""
+        away, to, deadline_ns, _ = self._moves[descriptor.range_id]
         leaving = descriptor.replica_on(away)
-        node = self.residency.views(descriptor, self._views, self._membership.nodes).get(to)
+        views = self.residency.views(descriptor, self._views, self._membership.nodes)
+        node = views.get(to)
         if leaving is None or node is None or not node.takes_replicas or self._store.scheduler.now_ns() > deadline_ns:
             del self._moves[descriptor.range_id]
             return step
         newcomer = descriptor.replica_on(to)
-        if step is None and newcomer is None and not descriptor.is_changing:
-            return AddLearner(to)
-        learns = newcomer is not None and newcomer.role is ReplicaRole.LEARNER
-        if newcomer is not None and learns and (step is None or isinstance(step, Promote)):
-            return Promote((newcomer,), leaving)
+        if newcomer is None:
+            if step is None and not descriptor.is_changing:
+                return AddLearner(to)
+            if isinstance(step, Promote) and step.remove is not None and not views[step.remove.node_id].gone:
+                return Remove(step.learners)  # else it might be the replica on ``away`` that leaves, for another node
+        elif newcomer.role is ReplicaRole.LEARNER:
+            if step is None or isinstance(step, Promote):
+                return Promote((newcomer,), leaving)
+        elif isinstance(step, Remove) and len(step.replicas) == 1:
+            return Remove((leaving,))
         return step
 
     def _run_soon(self) -> None:
@@ -279,11 +307,7 @@ class ReplicateQueue:
             case Promote(learners, remove):
                 if not all(self._has_caught_up(replica, learner.replica_id) for learner in learners):
                     return
-                if (
-                    remove is not None
-                    and len(descriptor.voters()) == 1
-                    and self.views_for(replica)[remove.node_id].gone
-                ):
+                if remove is not None and len(descriptor.voters()) == 1:
                     remove = None  # there is nobody to hand over to before the newcomer votes
                 changes = tuple(raft.Change(raft.ADD_VOTER, learner.replica_id) for learner in learners)
                 if remove is not None:
