@@ -58,6 +58,11 @@ class Rules:
     type_name: str = "timestamp"
     date_order: str = "MDY"
 
+    @property
+    def is_time(self) -> bool:
+        """A time of day is read, not a date."""
+        return self.type_name in ("time", "time with time zone")
+
 
 @dataclass(slots=True)
 class Moment:
@@ -143,22 +148,23 @@ def split_fields(text: str, rules: Rules) -> list[tuple[str, str]]:
 # ------------------------------------------------------------------------------------------------ pieces
 
 
+_OFFSET = re.compile(r"(\d+)(?:(:)(\d*)(?::(\d*))?)?")
+
+
 def parse_offset(text: str, digits: str, rules: Rules) -> int:
-    """Read ``+hh``, ``-hh:mm``, ``+hhmm``, ``-hh:mm:ss``; seconds east."""
-    sign = -1 if digits[0] == "-" else 1
-    digits = digits[1:].strip()
-    parts = digits.split(":")
-    if not all(part.isdigit() for part in parts) or len(parts) > 3:
+    """Read ``+hh``, ``-hh:mm``, ``+hhmm``, ``-hh:mm:ss``; seconds east.  Too far is said before what is wrong behind it."""
+    rest = digits[1:].strip()
+    match = _OFFSET.match(rest)
+    if match is None:
         raise invalid(text, rules)
-    if len(parts) == 1 and len(digits) > 2:
-        if len(digits) <= 4:
-            parts = [digits[:-2], digits[-2:]]
-        elif len(digits) <= 6:
-            parts = [digits[:-4], digits[-4:-2], digits[-2:]]
-    hours, minutes, seconds = (int(part) for part in (*parts, "0", "0")[:3])
+    hours, minutes, seconds = (int(part or 0) for part in match.group(1, 3, 4))
+    if match[2] is None and match.end() == len(rest) and len(rest) > 2:
+        hours, minutes = divmod(hours, 100)
     if hours > 15 or minutes > 59 or seconds > 59:
         raise DatabaseError.of("22009", f'time zone displacement out of range: "{text}"')
-    return sign * (hours * 3600 + minutes * 60 + seconds)
+    if match.end() < len(rest):
+        raise invalid(text, rules)
+    return (-1 if digits[0] == "-" else 1) * (hours * 3600 + minutes * 60 + seconds)
 
 
 def parse_clock(text: str, digits: str, rules: Rules) -> int:
@@ -245,14 +251,10 @@ class _Reader:
     # -------------------------------------------------------------------------------------------- numbers
 
     def read_zone(self, word: str) -> None:
-        """A signed number: a zone offset once there is a time, or (``1999 -1 -8``) part of a date."""
+        """A signed number is a zone offset, and comes behind a time or a date."""
         moment = self.moment
         if moment.time is None and not moment.has_date:
-            digits = word[1:].strip()
-            if word[0] == "-" and digits.replace("-", "").isdigit() and (moment.year is not None or moment.text_month):
-                for part in digits.split("-"):
-                    self.read_number(part, 1)
-                return
+            parse_offset(self.text, word, self.rules)  # an offset too far is the first thing to say
             raise self.invalid()
         if moment.zone is not None and moment.zone.name != "posix-prefix":
             raise self.invalid()
@@ -374,9 +376,13 @@ class _Reader:
             match = re.fullmatch(r"(\d{2,6})-(\d{1,4})", word)
             if match is None or moment.time is not None:
                 raise self.invalid()
-            self.iso_time_follows = True
-            self.read_number(match[1], 0)
-            self.moment.zone = Zone("", parse_offset(self.text, "-" + match[2], self.rules))
+            self.read_time_and_zone(match[1], match[2])
+            return
+        if self.rules.is_time and len(self.fields) == 1:
+            digits, minus, offset = word.partition("-")
+            if not minus or not digits.isdigit():  # no date, where a time is wanted
+                raise self.invalid()
+            self.read_time_and_zone(digits, offset)
             return
         parts = [part for part in re.split(r"[-/.]", word) if part]
         numbers = []
@@ -404,6 +410,15 @@ class _Reader:
             self.date_number(number, two_digit=len(number) <= 2)
         if time_digits:
             self.read_number(time_digits, 0)
+
+    def read_time_and_zone(self, digits: str, offset: str) -> None:
+        """A time without colons and, behind a minus, the zone: ``040506-08``."""
+        zone = Zone("", parse_offset(self.text, "-" + offset, self.rules))
+        if len(digits) not in (4, 6):
+            raise self.invalid()
+        self.iso_time_follows = True
+        self.read_number(digits, 0)
+        self.moment.zone = zone
 
     def read_name(self, word: str) -> None:
         """A word with separators: a date (jan-08-1999), a zone (america/new_york, utc+3), or 08-jan's relatives."""
