@@ -1,11 +1,15 @@
 """Running a statement on both servers and judging the answers.
 
 An answer is the rows as text, or the SQLSTATE.  Errors of class 22 (a value went wrong) and 21 (a query gave too many rows)
-depend on which rows an expression is computed for, which is up to the planner: they are passed over.
+depend on which rows an expression is computed for, which is up to the planner: they are passed over.  So is an answer that
+PostgreSQL gives itself with another plan (``answers_of_other_plans``), and one with the same numbers, written differently:
+of 1.5 and 1.50 max() may return either.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import psycopg
@@ -14,6 +18,15 @@ TIMEOUT_MS = 5_000
 INTERNAL_ERROR = "XX000"
 CANCELED = "57014"
 DATA_ERRORS = ("21", "22")
+OTHER_PLANS = (
+    ("hashagg", "hashjoin"),
+    ("sort", "mergejoin"),
+    ("nestloop", "material"),
+    ("hashjoin", "mergejoin", "indexscan", "bitmapscan"),
+    ("seqscan",),
+)
+"""What PostgreSQL's planner is to do without, in turn."""
+_ZEROS = re.compile(r"(\d+)\.(?:(\d*[1-9])0*|0+)(?!\d)")
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,32 @@ class Side:
         after = self.run("SELECT * FROM t1 ORDER BY a") if not answer.sqlstate else answer
         self.run("ROLLBACK")
         return Answer(answer.sqlstate, (*sorted(answer.rows, key=repr), *after.rows), answer.tag, answer.message)
+
+
+def answers_of_other_plans(side: Side, run: Callable[[str], Answer], text: str) -> Iterator[Answer]:
+    """What PostgreSQL says with other plans."""
+    for features in OTHER_PLANS:
+        for feature in features:
+            side.run(f"SET enable_{feature} = off")
+        try:
+            yield run(text)
+        finally:
+            for feature in features:
+                side.run(f"RESET enable_{feature}")
+
+
+def same_numbers(one: Answer, other: Answer) -> bool:
+    """Tell whether two answers are equal but for zeros behind a decimal point."""
+
+    def plain(answer: Answer) -> list[list[str | None]]:
+        rows = [[value and _ZEROS.sub(_without_zeros, value) for value in row] for row in answer.rows]
+        return sorted(rows, key=repr)
+
+    return one.sqlstate == other.sqlstate == "" and one.tag == other.tag and plain(one) == plain(other)
+
+
+def _without_zeros(match: re.Match[str]) -> str:
+    return f"{match[1]}.{match[2]}" if match[2] else match[1]
 
 
 def differ(theirs: Answer, ours: Answer, ordered: bool) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from pydistdb.sql.bind import parse
 from pydistdb.sql.errors import DatabaseError
 
-from tests.fuzz.compare import Answer, differ
+from tests.fuzz.compare import Answer, differ, same_numbers
 from tests.fuzz.grammar import SCHEMA, Grammar
 from tests.fuzz.shrink import shrink
 from tests.fuzz.tree import Node
@@ -55,3 +55,11 @@ def test_rows_count_as_a_multiset_and_data_errors_are_passed_over() -> None:
     assert differ(two, Answer("42703"), ordered=False)
     assert not differ(two, Answer("22012"), ordered=False)
     assert differ(Answer("42703"), Answer("XX000"), ordered=False)
+
+
+def test_equal_numbers_may_be_written_differently() -> None:
+    one = Answer("", (("1.50", "a"), ('{"a": [2.0, 10]}', None)), "SELECT 2")
+    assert same_numbers(one, Answer("", (('{"a": [2, 10.00]}', None), ("1.5", "a")), "SELECT 2"))
+    assert not same_numbers(one, Answer("", (("1.05", "a"), ('{"a": [2.0, 10]}', None)), "SELECT 2"))
+    assert not same_numbers(one, Answer("", (("1.50", "a"), ('{"a": [2.0, 1]}', None)), "SELECT 2"))
+    assert not same_numbers(one, Answer("22012"))
