@@ -27,11 +27,19 @@ from tests.support.sql_client import SqlClient
 SETUP = """
 CREATE TABLE customers (id int PRIMARY KEY, name text NOT NULL, city text, joined timestamptz DEFAULT now());
 CREATE TABLE orders (id int PRIMARY KEY, customer int REFERENCES customers, amount numeric(10, 2), status text, day date);
+CREATE TABLE products (id int PRIMARY KEY, label text NOT NULL, price numeric(8, 2));
+CREATE TABLE lines (order_id int REFERENCES orders, line int, product int REFERENCES products, n int, PRIMARY KEY (order_id, line));
+CREATE TABLE cities (city text PRIMARY KEY, region text NOT NULL);
 CREATE INDEX ON orders (customer);
 CREATE INDEX ON orders (status, day);
 CREATE TABLE facts (a int PRIMARY KEY, b bigint, c float8, d text, e timestamptz);
+CREATE VIEW open_orders AS SELECT o.id, o.amount, o.day, c.name, c.city FROM orders o JOIN customers c ON c.id = o.customer
+WHERE o.status = 'open';
 INSERT INTO customers SELECT g, 'name ' || g, 'city ' || g % 20 FROM generate_series(1, 500) g;
 INSERT INTO orders SELECT g, 1 + g % 500, g * 1.5, 'open', date '2024-01-01' + g % 300 FROM generate_series(1, 2000) g;
+INSERT INTO products SELECT g, 'product ' || g, g FROM generate_series(1, 100) g;
+INSERT INTO lines SELECT g, n, 1 + g % 100, n FROM generate_series(1, 2000) g, generate_series(1, 2) n;
+INSERT INTO cities SELECT 'city ' || g, 'region ' || g % 3 FROM generate_series(0, 19) g;
 INSERT INTO facts SELECT g, g * 1000000007::bigint, g / 7.0, 'text of row ' || g, timestamptz '2024-01-01' + g * interval '1 min'
 FROM generate_series(1, 1000) g
 """
@@ -39,6 +47,14 @@ STATEMENTS = {
     "point select": "SELECT name, city FROM customers WHERE id = {n}",
     "update by key": "UPDATE customers SET city = 'x' WHERE id = {n}",
     "insert": "INSERT INTO customers (id, name) VALUES ({n}, 'n') ON CONFLICT DO NOTHING",
+    "upsert": (
+        "INSERT INTO customers (id, name, city) VALUES ({n}, 'n', 'y') ON CONFLICT (id) "
+        "DO UPDATE SET name = excluded.name, city = excluded.city WHERE customers.city <> excluded.city RETURNING id, name"
+    ),
+    "update from": (
+        "UPDATE orders SET status = 'open', amount = o.amount + 0 FROM orders o, customers c "
+        "WHERE orders.id = o.id AND o.customer = c.id AND c.id = {n} RETURNING orders.id"
+    ),
     "range and order": "SELECT id, amount FROM orders WHERE status = 'open' AND day > '2024-05-0{d}' ORDER BY day LIMIT 10",
     "join of two": "SELECT c.name, o.amount FROM customers c JOIN orders o ON o.customer = c.id WHERE c.id = {n}",
     "join and group": (
@@ -47,6 +63,16 @@ STATEMENTS = {
     ),
     "correlated": (
         "SELECT name FROM customers c WHERE EXISTS (SELECT 1 FROM orders o WHERE o.customer = c.id AND o.amount > {n})"
+    ),
+    "window": (
+        "SELECT id, amount, row_number() OVER w, sum(amount) OVER (PARTITION BY customer ORDER BY day ROWS 2 PRECEDING) "
+        "FROM orders WHERE customer = {n} WINDOW w AS (PARTITION BY customer ORDER BY amount DESC)"
+    ),
+    "view": "SELECT city, max(amount) FROM open_orders WHERE name = 'name {n}' AND day < '2024-09-0{d}' GROUP BY city",
+    "join of five": (
+        "SELECT c.name, o.day, p.label, l.n * p.price AS worth, r.region FROM customers c JOIN orders o ON o.customer = c.id "
+        "JOIN lines l ON l.order_id = o.id JOIN products p ON p.id = l.product LEFT JOIN cities r ON r.city = c.city "
+        "WHERE c.id = {n} AND p.price > {d} ORDER BY worth DESC LIMIT 5"
     ),
 }
 ROUNDS = 60

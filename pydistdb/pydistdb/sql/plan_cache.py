@@ -30,7 +30,6 @@ from pydistdb.sql.catalog.auto_analyze import TableChanges
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import CompiledQuery
 from pydistdb.sql.plan.expressions import all_relations
-from pydistdb.sql.plan.rules.inline_ctes import changes_data
 from pydistdb.sql.statement_statistics import StatementCounts
 from pydistdb.sql.statements import Begin, Utility
 from pydistdb.sql.tree import BoundStatement, Insert, LockRows, Rel
@@ -125,7 +124,7 @@ class CachedPlan:
         self.kind = parsed.kind if parsed is not None else ""
         self.tag = bound.tag if bound is not None else self.kind
         self.tables: frozenset[int] = bound.tables if bound is not None else frozenset()
-        self.writes = compiled is not None and changes_data(compiled.plan.root)
+        self.writes = compiled is not None and compiled.plan.changed_table is not None
         self.writing_tag = self.tag if self.writes else "" if bound is None else locking_tag(bound.query)
         """What a read-only transaction refuses to execute, as it calls it; empty for what it does."""
         self.retries_duplicates = (

@@ -13,12 +13,13 @@ relation's inputs do not produce is a reference to an outer query (a correlated 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.needs import Needs
 from pydistdb.sql.catalog.view import VirtualTable
+from pydistdb.sql.node import node
 from pydistdb.sql.routines import RoutineFunction
 from pydistdb.sql.types.base import AggregateFunction, Function, SqlType
 
@@ -37,33 +38,33 @@ DELETER_NUMBER = -2
 # ------------------------------------------------------------------------------------------------ expressions
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Expr:
     type: SqlType
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Const(Expr):
     """A runtime value (None for NULL)."""
 
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Param(Expr):
     """``$index+1``."""
 
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class ColumnRef(Expr):
     id: ColumnId
     name: str = ""
     nullable: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Call(Expr):
     """A function, operator or cast.  ``modifier_call``: a length coercion, called with (value, modifier, explicit)."""
 
@@ -71,28 +72,28 @@ class Call(Expr):
     arguments: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class And(Expr):
     arguments: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Or(Expr):
     arguments: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Not(Expr):
     argument: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class IsNull(Expr):
     argument: Expr
     negated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class BooleanTest(Expr):
     """IS [NOT] TRUE | FALSE | UNKNOWN; ``value`` None stands for UNKNOWN."""
 
@@ -101,7 +102,7 @@ class BooleanTest(Expr):
     negated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class IsDistinct(Expr):
     """IS [NOT] DISTINCT FROM, by the type's equality function."""
 
@@ -111,7 +112,7 @@ class IsDistinct(Expr):
     negated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Case(Expr):
     """Searched CASE (the simple form is bound to comparisons); ``default`` may be a NULL constant."""
 
@@ -119,12 +120,12 @@ class Case(Expr):
     default: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Coalesce(Expr):
     arguments: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class MinMax(Expr):
     """GREATEST or LEAST; NULLs are ignored."""
 
@@ -133,7 +134,7 @@ class MinMax(Expr):
     greatest: bool
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class InList(Expr):
     """``argument [NOT] IN (items)`` with one equality function for all items."""
 
@@ -143,7 +144,7 @@ class InList(Expr):
     negated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class AnyAll(Expr):
     """``left operator ANY|ALL (array)``."""
 
@@ -153,12 +154,12 @@ class AnyAll(Expr):
     all: bool
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class ArrayLiteral(Expr):
     items: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Subscript(Expr):
     """``array[i]`` (one index per dimension), or slices when ``slices`` holds (lower, upper) pairs."""
 
@@ -167,7 +168,7 @@ class Subscript(Expr):
     slices: tuple[tuple[Expr | None, Expr | None], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class RowExpr(Expr):
     """A row: a record with these ``names`` (f1, f2 … if empty), or a composite type with an item for every slot."""
 
@@ -175,7 +176,7 @@ class RowExpr(Expr):
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class FieldAccess(Expr):
     """``(row).field`` by position."""
 
@@ -183,7 +184,7 @@ class FieldAccess(Expr):
     position: int
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Subquery(Expr):
     """A query as an expression.
 
@@ -198,7 +199,7 @@ class Subquery(Expr):
     test: Expr | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class SetCall(Expr):
     """A set-returning function in a select list; the binder puts it only directly into a ProjectSet."""
 
@@ -209,21 +210,21 @@ class SetCall(Expr):
 # ------------------------------------------------------------------------------------------------ relations
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class OutputColumn:
     id: ColumnId
     name: str
     type: SqlType
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Rel:
     """A relation; ``columns`` is its output, in order."""
 
     columns: tuple[OutputColumn, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Scan(Rel):
     """All rows of a stored table; ``numbers[i]`` is the column number behind ``columns[i]`` (0: the row's key, as bytes,
     which UPDATE and DELETE need)."""
@@ -235,7 +236,7 @@ class Scan(Rel):
     """Only the row that this cursor is on (WHERE CURRENT OF)."""
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class VirtualScan(Rel):
     """All rows of a virtual table; ``positions[i]`` is where ``columns[i]`` stands in its rows."""
 
@@ -244,7 +245,7 @@ class VirtualScan(Rel):
     alias: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class SequenceScan(Rel):
     """The one row of a sequence read as a table; ``numbers[i]``: 1 last_value, 2 log_cnt, 3 is_called."""
 
@@ -252,7 +253,7 @@ class SequenceScan(Rel):
     numbers: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class FunctionScan(Rel):
     """The rows of a set-returning (or scalar) function; the last column counts them if ``ordinality``."""
 
@@ -262,7 +263,7 @@ class FunctionScan(Rel):
     alias: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class RoutineScan(Rel):
     """The rows that a function written in SQL returns, by running its statements.
 
@@ -274,18 +275,18 @@ class RoutineScan(Rel):
     alias: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Values(Rel):
     rows: tuple[tuple[Expr, ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Filter(Rel):
     input: Rel
     condition: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Project(Rel):
     """``expressions[i]`` computes ``columns[i]``."""
 
@@ -293,7 +294,7 @@ class Project(Rel):
     expressions: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class ProjectSet(Rel):
     """A projection in which some expressions are SetCalls, advanced in step (Postgres 10 and later)."""
 
@@ -301,7 +302,7 @@ class ProjectSet(Rel):
     expressions: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Join(Rel):
     """``kind``: "inner", "left", "right", "full", "semi", "anti"; cross joins are inner with a TRUE condition.
 
@@ -316,14 +317,14 @@ class Join(Rel):
     null_aware: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class SortKey:
     expression: Expr
     descending: bool = False
     nulls_first: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class AggregateCall:
     function: AggregateFunction
     arguments: tuple[Expr, ...]
@@ -332,7 +333,7 @@ class AggregateCall:
     order_by: tuple[SortKey, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Aggregate(Rel):
     """GROUP BY: output columns are the groups, then the calls, then the groupings.  No groups: exactly one output row.
 
@@ -346,7 +347,7 @@ class Aggregate(Rel):
     groupings: tuple[tuple[int, ...], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class WindowCall:
     """A window function call; ``function`` is a window Function (called on a partition) or an aggregate."""
 
@@ -361,7 +362,7 @@ class WindowCall:
     filter: Expr | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Window(Rel):
     """Output: the input's columns, then one per call."""
 
@@ -369,13 +370,13 @@ class Window(Rel):
     calls: tuple[WindowCall, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Sort(Rel):
     input: Rel
     keys: tuple[SortKey, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Limit(Rel):
     """``limit`` None: no limit.  ``with_ties`` needs the Sort below."""
 
@@ -385,7 +386,7 @@ class Limit(Rel):
     with_ties: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Distinct(Rel):
     """``on``: DISTINCT ON expressions (the first row of each in input order, which is kept); empty for all columns."""
 
@@ -393,7 +394,7 @@ class Distinct(Rel):
     on: tuple[Expr, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class SetOperation(Rel):
     """``kind``: "union", "intersect", "except"; both sides already have the output's types, by position."""
 
@@ -403,7 +404,7 @@ class SetOperation(Rel):
     right: Rel
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Cte(Rel):
     """``definition`` is computed once and read by CteScans of ``cte_id`` in ``body``; ``step`` makes it recursive
     (``union_all`` or not), with CteScans of the same id inside ``step`` reading the working table.
@@ -420,12 +421,12 @@ class Cte(Rel):
     materialized: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class CteScan(Rel):
     cte_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class LockRows(Rel):
     """SELECT … FOR UPDATE/SHARE: locks the rows of ``targets``; each is (table, id of its key column).
 
@@ -440,7 +441,7 @@ class LockRows(Rel):
 # ------------------------------------------------------------------------------------------------ statements
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Insert(Rel):
     """``columns``: RETURNING's output (empty without).  ``source`` yields one value per entry of ``target_numbers``,
     already cast; columns left out are filled from ``defaults`` (by column number; absent: NULL).
@@ -459,7 +460,7 @@ class Insert(Rel):
     """Generated columns by number, computed over the rest of the new row, before the checks."""
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class OnConflict:
     """``indexes``: storage ids of the arbiters (None: any).  ``assignments`` empty: DO NOTHING.  ``excluded_ids`` names the
     proposed row's columns, ``Insert.row_ids`` the existing row's while assignments and condition are evaluated."""
@@ -474,7 +475,7 @@ class OnConflict:
     row_id: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Update(Rel):
     """``source`` yields the target's key (``key_id``), all its columns (``old_ids``) and whatever FROM brings;
     ``assignments`` are evaluated over it.  ``new_ids``: the new row, for checks and RETURNING.
@@ -496,7 +497,7 @@ class Update(Rel):
     has_queries: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Delete(Rel):
     table: Table
     source: Rel
@@ -506,7 +507,7 @@ class Delete(Rel):
     returning: tuple[Expr, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class MergeAction:
     """WHEN [NOT] MATCHED AND ``condition`` THEN ``kind``: update, delete, insert or nothing.
 
@@ -518,7 +519,7 @@ class MergeAction:
     values: tuple[tuple[int, Expr], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Merge(Rel):
     """``source`` joins MERGE's source with the target's key (``key_id``; NULL: not matched) and columns (``old_ids``).
 
@@ -538,7 +539,7 @@ class Merge(Rel):
     """As in Update: in the conditions and values of its actions."""
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class BoundStatement:
     """A bound SELECT, INSERT, UPDATE, DELETE, MERGE or VALUES.
 

@@ -25,7 +25,6 @@ from pydistdb.sql.plan.depth import deep_stack
 from pydistdb.sql.plan.explain import explain, explain_tree
 from pydistdb.sql.plan.explain_formats import Actual, PlanNode
 from pydistdb.sql.plan.planner import PhysicalPlan
-from pydistdb.sql.plan.rules.inline_ctes import changes_data
 from pydistdb.sql.types.base import SqlType
 
 Row = tuple[Any, ...]
@@ -38,7 +37,7 @@ class CompiledQuery:
         self._actuals = actuals
         self.plan = plan
         self.field_types: Sequence[SqlType] = tuple(column.type for column in plan.columns)
-        self._changes_data = changes_data(plan.root)
+        self._changes_data = plan.changed_table is not None
         self._is_select = plan.statement.tag == "SELECT"
         self._make_point = point_read(plan) if actuals is None else None
         self._point: PointRead | None = None

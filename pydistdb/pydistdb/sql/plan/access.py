@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pydistdb.sql.catalog.descriptors import Index, Sharding, Table
+from pydistdb.sql.node import node
 from pydistdb.sql.plan.cost import ROW_COST, SECONDARY_ROW_COST, SORT_ROW_COST, START_COST
 from pydistdb.sql.plan.estimate import RANGE_SELECTIVITY, TWO_SIDED_SELECTIVITY, Estimator, array_length
 from pydistdb.sql.plan.expressions import (
@@ -41,7 +42,7 @@ OrderKey = tuple[int, bool, bool]
 """(column id, descending, nulls first)"""
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Path:
     access: Access
     rows: float
@@ -54,7 +55,7 @@ class Path:
 def paths(scan: Scan, terms: Sequence[Expr], estimator: Estimator) -> list[Path]:
     """Every way to read the table that the terms allow, the sequential scan first."""
     table = scan.table
-    keys = Keys(scan, estimator.catalog)
+    keys = estimator.keys(scan)
     found = matches(keys, terms)
     total = estimator.table_rows(table)
     result: list[Path] = []
@@ -165,7 +166,7 @@ def _path(
     return Path(access, rows, cost, order if may_order else (), frozenset(constant))
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class _Route:
     """What the condition says of the shard columns: which shards to look into."""
 

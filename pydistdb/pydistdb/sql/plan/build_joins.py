@@ -68,8 +68,10 @@ class JoinBuilder(SubqueryBuilder):
         """A semi or anti join of one relation of a cluster, done on that relation before it is joined with the others.
 
         It is worth it where it leaves few rows, and not where the other joins do."""
+        if relation.kind not in ("semi", "anti"):
+            return None
         nested = sum(isinstance(part, Join) and part.kind in ("semi", "anti") for part in all_relations(relation.left))
-        if relation.kind not in ("semi", "anti") or nested >= MOST_EARLY_JOINS:
+        if nested >= MOST_EARLY_JOINS:
             return None
         parts: list[Rel] = []
         _flatten(relation.left, parts, [])

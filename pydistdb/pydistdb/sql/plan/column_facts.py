@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from pydistdb_storage.keys import key_encoder
@@ -26,6 +26,8 @@ from pydistdb.sql.types import known
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.calendar import MICROSECONDS_PER_DAY
 
+MOST_COLUMNS = 500
+"""Facts of so many columns are kept, each of some 200 values."""
 MOST_TRIALS = 100
 """How many values a function is tried on."""
 _MOMENTS = {known.DATE.oid: MICROSECONDS_PER_DAY, known.TIMESTAMP.oid: 1, known.TIMESTAMPTZ.oid: 1}
@@ -141,6 +143,31 @@ class ColumnFacts:
         except Exception:  # whatever the function thinks of values that the query may never show it
             return None
         return share
+
+
+class _ByIdentity:
+    """Statistics as a key: those of another ANALYZE are others, whatever they say."""
+
+    __slots__ = ("statistics",)
+
+    def __init__(self, statistics: ColumnStatistics) -> None:
+        self.statistics = statistics
+
+    def __hash__(self) -> int:
+        return id(self.statistics)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByIdentity) and self.statistics is other.statistics
+
+
+@lru_cache(maxsize=MOST_COLUMNS)
+def _remembered(oid: int, key: _ByIdentity, rows: float) -> ColumnFacts:
+    return ColumnFacts(oid, key.statistics, rows)
+
+
+def column_facts(oid: int, statistics: ColumnStatistics, rows: float) -> ColumnFacts:
+    """The facts of one column, made once for all statements: to rank a hundred values costs what planning a point select does."""
+    return _remembered(oid, _ByIdentity(statistics), rows)
 
 
 def _position(histogram: list[Any], rank: Any) -> float:

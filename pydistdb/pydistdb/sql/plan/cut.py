@@ -267,9 +267,7 @@ def of_references(relation: Rel) -> bool:
 
 def at_shards(relation: Rel, estimator: Estimator) -> Rel:
     """The plan with the largest parts that are worth it marked as AtShards."""
-    if estimator.extra("shardjoin") or not any(
-        isinstance(part, HashJoin | Aggregate | Distinct) for part in all_relations(relation)
-    ):
+    if estimator.extra("shardjoin"):
         return relation
     return _marked(relation, estimator, narrowed=False)
 

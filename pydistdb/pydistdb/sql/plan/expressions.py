@@ -1,7 +1,7 @@
 """Walking and rewriting the typed tree, for rules: every function here is pure and shares what it does not change.
 
-``map_parts(node, on_expression, on_relation)`` is the one place that knows where a node keeps its parts; everything else
-is written with it::
+parts.py knows where a node keeps its parts; ``map_parts(node, on_expression, on_relation)`` rebuilds a node with other parts,
+and everything else is written with that::
 
     def double_constants(expression):           # 1 + x  ->  2 + x
         expression = map_parts(expression, double_constants)
@@ -10,11 +10,10 @@ is written with it::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.plan.parts import OnExpression, OnRelation, expressions_of, mapped, relations_of
 from pydistdb.sql.tree import (
     And,
     Call,
@@ -34,108 +33,29 @@ from pydistdb.sql.tree import (
 from pydistdb.sql.types.known import BOOL
 
 Node = TypeVar("Node", bound="Expr | Rel | Any")
-OnExpression = Callable[[Expr], Expr]
-OnRelation = Callable[[Rel], Rel]
 
 TRUE = Const(BOOL, True)
 FALSE = Const(BOOL, False)
-_PARTS = (
-    "Expr",
-    "Rel",
-    "SortKey",
-    "AggregateCall",
-    "WindowCall",
-    "OnConflict",
-    "MergeAction",
-    "tuple[Any",
-    "SubPlan",
-    "Access",
-    "Term",
-    "Probe",
-)
 _LEAVES = (ColumnRef, Const, Param)
-
-
-class _PartNames(dict[type, tuple[str, ...]]):
-    """Which fields of a node class may hold expressions or relations."""
-
-    def __missing__(self, cls: type) -> tuple[str, ...]:
-        names: tuple[str, ...] = ()
-        if is_dataclass(cls):
-            names = tuple(field.name for field in fields(cls) if any(part in str(field.type) for part in _PARTS))
-        self[cls] = names
-        return names
-
-
-_part_names = _PartNames()
 
 
 def _same(value: Any) -> Any:
     return value
 
 
-def _map_value(value: Any, on_expression: OnExpression, on_relation: OnRelation) -> Any:
-    if isinstance(value, Expr):
-        return on_expression(value)
-    if isinstance(value, Rel):
-        return on_relation(value)
-    if isinstance(value, tuple):
-        mapped = [_map_value(item, on_expression, on_relation) for item in value]
-        if all(new is old for new, old in zip(mapped, value, strict=True)):
-            return value
-        return tuple(mapped)
-    if isinstance(value, dict):
-        changed = {key: _map_value(item, on_expression, on_relation) for key, item in value.items()}
-        return value if all(changed[key] is value[key] for key in value) else changed
-    if _part_names[type(value)]:
-        return map_parts(value, on_expression, on_relation)
-    return value
-
-
 def map_parts(node: Node, on_expression: OnExpression = _same, on_relation: OnRelation = _same) -> Node:
     """Rebuild ``node`` with its direct parts mapped; returns ``node`` itself if none changed."""
-    if isinstance(node, _LEAVES):
-        return node
-    changes: dict[str, Any] = {}
-    for name in _part_names[type(node)]:
-        old = getattr(node, name)
-        if old is None:
-            continue
-        new = _map_value(old, on_expression, on_relation)
-        if new is not old:
-            changes[name] = new
-    return replace(node, **changes) if changes else node
+    return mapped[type(node)](node, on_expression, on_relation)  # type: ignore[no-any-return]
 
 
 def direct_parts(node: Any) -> tuple[list[Expr], list[Rel]]:
     """The expressions and the relations that are direct parts of ``node``."""
-    expressions: list[Expr] = []
-    relations: list[Rel] = []
-    if not isinstance(node, _LEAVES):
-        for name in _part_names[type(node)]:
-            _collect(getattr(node, name), expressions, relations)
-    return expressions, relations
-
-
-def _collect(value: Any, expressions: list[Expr], relations: list[Rel]) -> None:
-    if isinstance(value, Expr):
-        expressions.append(value)
-    elif isinstance(value, Rel):
-        relations.append(value)
-    elif isinstance(value, tuple):
-        for item in value:
-            _collect(item, expressions, relations)
-    elif isinstance(value, dict):
-        for item in value.values():
-            _collect(item, expressions, relations)
-    elif value is not None:
-        for name in _part_names[type(value)]:
-            _collect(getattr(value, name), expressions, relations)
+    return list(expressions_of[type(node)](node)), list(relations_of[type(node)](node))
 
 
 def inputs(relation: Rel) -> list[Rel]:
     """The direct inputs of a relation (queries in its expressions are not)."""
-    return direct_parts(relation)[1]
+    return list(relations_of[type(relation)](relation))
 
 
 def rewrite(expression: Expr, function: OnExpression) -> Expr:
@@ -167,14 +87,12 @@ def rewrite_relation_expressions(relation: Rel, function: OnExpression) -> Rel:
     )
 
 
-def walk(expression: Expr) -> Iterator[Expr]:
+def walk(expression: Expr) -> list[Expr]:
     """Every node of an expression, itself first; queries inside are not entered."""
-    stack = [expression]
-    while stack:
-        node = stack.pop()
-        yield node
-        if not isinstance(node, _LEAVES):
-            stack.extend(direct_parts(node)[0])
+    found = [expression]
+    for node in found:  # grows while it is gone through
+        found += expressions_of[type(node)](node)
+    return found
 
 
 def columns_of(expression: Expr) -> set[int]:
@@ -197,9 +115,9 @@ def _references(relation: Rel, references: set[int], produced: set[int]) -> None
     on_conflict = getattr(relation, "on_conflict", None)
     if on_conflict is not None:
         produced.update(on_conflict.excluded_ids.values())
-    expressions, relations = direct_parts(relation)
-    while expressions:
-        for node in walk(expressions.pop()):
+    relations = inputs(relation)
+    for expression in expressions_of[type(relation)](relation):
+        for node in walk(expression):
             if isinstance(node, ColumnRef):
                 references.add(node.id)
             elif isinstance(node, Subquery):
@@ -220,17 +138,14 @@ def output_ids(relation: Rel) -> set[int]:
     return {column.id for column in relation.columns}
 
 
-def all_relations(relation: Rel) -> Iterator[Rel]:
-    """Every relation in a tree, those in expressions included."""
-    stack: list[Any] = [relation]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, Rel):
-            yield node
-        expressions, relations = direct_parts(node)
-        stack.extend(relations)
-        for expression in expressions:
-            stack.extend(part.query for part in walk(expression) if isinstance(part, Subquery))
+def all_relations(relation: Rel) -> list[Rel]:
+    """Every relation in a tree, itself first, those in expressions included."""
+    found = [relation]
+    for node in found:  # grows while it is gone through
+        found += relations_of[type(node)](node)
+        for expression in expressions_of[type(node)](node):
+            found += [part.query for part in walk(expression) if isinstance(part, Subquery)]
+    return found
 
 
 def greatest_id(relation: Rel) -> int:
@@ -283,17 +198,9 @@ def relation_is_volatile(relation: Rel) -> bool:
         function = getattr(part, "function", None)
         if getattr(function, "volatility", "i") == "v":
             return True
-        if any(is_volatile_alone(expression) for expression in direct_parts(part)[0]):
+        if any(is_volatile_alone(expression) for expression in expressions_of[type(part)](part)):
             return True
     return False
-
-
-def changed_table(relation: Rel) -> Table | None:
-    """The first table that a statement changes."""
-    for part in all_relations(relation):
-        if isinstance(part, Insert | Update | Delete | Merge):
-            return part.table
-    return None
 
 
 def is_volatile_alone(expression: Expr) -> bool:

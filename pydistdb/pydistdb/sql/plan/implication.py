@@ -15,6 +15,7 @@ Source: PostgreSQL 15, predtest.c; manual, 11.8.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 from pydistdb.sql.plan.comparisons import MIRRORED, comparison, comparison_terms
@@ -24,6 +25,7 @@ from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.known import BOOL
 
 DEEPEST = 20
+_NOT_COMPARED = ("type", "nullable")
 
 
 def implied(predicate: Sequence[Expr], condition: Sequence[Expr], depth: int = 0) -> bool:
@@ -56,9 +58,8 @@ def same(left: Expr, right: Expr) -> bool:
         return left.type.oid == right.type.oid and _same_value(left.value, right.value)
     if type(left) is not type(right):
         return False
-    return all(
-        _same_part(getattr(left, name), getattr(right, name)) for name in type(left).__slots__ if name != "nullable"
-    )
+    names = [field.name for field in fields(left) if field.name not in _NOT_COMPARED]
+    return all(_same_part(getattr(left, name), getattr(right, name)) for name in names)
 
 
 def _same_part(left: Any, right: Any) -> bool:

@@ -42,10 +42,10 @@ class EqualColumns:
     template: Call
     terms: list[Call]
     distinct: dict[int, float] = field(default_factory=dict)
+    mask: Mask = field(init=False)
 
-    @property
-    def mask(self) -> Mask:
-        return sum(1 << number for number in self.members)
+    def __post_init__(self) -> None:
+        self.mask = sum(1 << number for number in self.members)
 
     def share(self, mask: Mask) -> float:
         """The share of combinations whose members in ``mask`` are equal: all but the least distinct pay."""

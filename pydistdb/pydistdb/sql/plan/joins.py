@@ -14,9 +14,10 @@ methods compete:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from pydistdb.sql.errors import FeatureNotSupported
+from pydistdb.sql.node import node
 from pydistdb.sql.plan import access
 from pydistdb.sql.plan.comparisons import comparison_terms
 from pydistdb.sql.plan.cost import DISABLED_COST, HASH_ROW_COST, RESTART_COST, ROW_COST, lookup_cost, restart_cost
@@ -35,7 +36,7 @@ MERGE_SHARE_OF_HASH, MERGE_SHARE_IN_MEMORY = 0.9, 1.2
 SYSTEM_LOOKUP_COST = RESTART_COST + LOOKUP_ROWS * 2 * ROW_COST
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Side:
     """One relation of a cluster: its physical form, and the scan behind it if it is a plain table."""
 
@@ -50,7 +51,7 @@ class Side:
     """The scan behind it if it is a system table."""
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Candidate:
     cost: float
     relation: Rel
@@ -60,11 +61,13 @@ Wanted = Callable[[Sequence[OutputColumn]], tuple[OutputColumn, ...]]
 """Picks, from the columns two sides have together, those that something further up still reads."""
 
 
-def split_keys(
-    terms: Sequence[Expr], left_ids: set[int], right_ids: set[int]
-) -> tuple[list[tuple[Expr, Expr, Expr]], list[Expr]]:
-    """Equalities between the sides as (left, right, term), and the other terms."""
-    keys: list[tuple[Expr, Expr, Expr]] = []
+Key = tuple[Expr, Expr, Expr]
+"""An equality between the sides: (left, right, term)."""
+
+
+def split_keys(terms: Sequence[Expr], left_ids: set[int], right_ids: set[int]) -> tuple[list[Key], list[Expr]]:
+    """The equalities between the sides, and the other terms."""
+    keys: list[Key] = []
     rest: list[Expr] = []
     for term in terms:
         found = comparison_terms(term)
@@ -93,6 +96,18 @@ def split_keys(
     return keys, rest
 
 
+@node
+class _Task:
+    """What two sides are joined by, and what is wanted of it."""
+
+    kind: str
+    terms: Sequence[Expr]
+    columns: tuple[OutputColumn, ...]
+    rows: float
+    estimator: Estimator
+    null_aware: bool
+
+
 def join(
     kind: str,
     left: Side,
@@ -106,114 +121,100 @@ def join(
     """The cheapest way to join two relations; for inner joins either side may come to stand left."""
     if rows is None:
         rows = estimator.join_rows(kind, left.rows, right.rows, conjoin(terms))
-    candidates = [_hash(kind, left, right, terms, columns, rows, null_aware, estimator.extra("hashjoin"))]
+    task = _Task(kind, terms, columns, rows, estimator, null_aware)
+    keys, rest = split_keys(terms, output_ids(left.relation), output_ids(right.relation))
+    candidates: list[Candidate] = []
+    if keys and not (null_aware and (rest or len(keys) > 1)):
+        candidates.append(_hash(task, left, right, keys, rest))
     if not null_aware and kind in ("inner", "left", "semi", "anti"):
-        candidates.append(_lookup(kind, left, right, terms, columns, rows, estimator))
-        candidates.append(_index_loop(kind, left, right, terms, columns, rows, estimator))
-        candidates.append(_system_loop(kind, left, right, terms, columns, rows, estimator))
+        candidates += _look_ups(task, left, right)
     if kind == "inner":
-        candidates.append(_hash(kind, right, left, terms, columns, rows, False, estimator.extra("hashjoin")))
-        candidates.append(_lookup(kind, right, left, terms, columns, rows, estimator))
-        candidates.append(_index_loop(kind, right, left, terms, columns, rows, estimator))
-        candidates.append(_system_loop(kind, right, left, terms, columns, rows, estimator))
-    if not null_aware:
-        candidates.append(_merge(kind, left, right, terms, columns, rows, estimator.extra("mergejoin")))
-    if kind == "semi":
-        candidates.extend(_distinct_first(left, right, terms, columns, rows, estimator))
-    possible = [candidate for candidate in candidates if candidate is not None]
-    best = min(possible, key=lambda candidate: candidate.cost, default=None)
+        if keys:
+            candidates.append(_hash(task, right, left, [(there, here, term) for here, there, term in keys], rest))
+        candidates += _look_ups(task, right, left)
+    if keys and not null_aware:
+        candidates += _merge(task, left, right, keys, rest)
+    if kind == "semi" and keys and not rest:
+        candidates += _distinct_first(task, left, right, keys)
+    best = min(candidates, key=lambda candidate: candidate.cost, default=None)
     if best is not None and (best.cost < DISABLED_COST or null_aware or kind == "full"):
         return best
-    loop = _loop(kind, left, right, terms, columns, rows, null_aware, estimator)
+    loop = _loop(task, left, right)
     return loop if best is None or loop.cost < best.cost else best
 
 
-def _loop(
-    kind: str,
-    left: Side,
-    right: Side,
-    terms: Sequence[Expr],
-    columns: tuple[OutputColumn, ...],
-    rows: float,
-    null_aware: bool,
-    estimator: Estimator,
-) -> Candidate:
+def _loop(task: _Task, left: Side, right: Side) -> Candidate:
     """Every pair is looked at: the way that there always is, but for FULL JOIN."""
-    condition = conjoin(terms) if terms else None
-    if kind == "full" and terms:
+    kind = task.kind
+    condition = conjoin(task.terms) if task.terms else None
+    if kind == "full" and task.terms:
         raise FeatureNotSupported("FULL JOIN is only supported with merge-joinable or hash-joinable join conditions")
     first, second = (right, left) if kind == "inner" and right.rows > left.rows else (left, right)
-    loop = NestedLoop(columns, kind, first.relation, second.relation, condition, null_aware=null_aware, rows=rows)
+    loop = NestedLoop(
+        task.columns, kind, first.relation, second.relation, condition, null_aware=task.null_aware, rows=task.rows
+    )
     cost = left.cost + right.cost + left.rows * right.rows * ROW_COST
-    return Candidate(cost + estimator.extra("nestloop"), loop)
+    return Candidate(cost + task.estimator.extra("nestloop"), loop)
 
 
-def _hash(
-    kind: str,
-    left: Side,
-    right: Side,
-    terms: Sequence[Expr],
-    columns: tuple[OutputColumn, ...],
-    rows: float,
-    null_aware: bool,
-    extra: float,
-) -> Candidate | None:
-    keys, rest = split_keys(terms, output_ids(left.relation), output_ids(right.relation))
-    if not keys or (null_aware and (rest or len(keys) > 1)):
-        return None
+def _hash(task: _Task, left: Side, right: Side, keys: Sequence[Key], rest: Sequence[Expr]) -> Candidate:
     relation = HashJoin(
-        columns,
-        kind,
+        task.columns,
+        task.kind,
         left.relation,
         right.relation,
-        tuple(key[0] for key in keys),
-        tuple(key[1] for key in keys),
+        tuple([key[0] for key in keys]),
+        tuple([key[1] for key in keys]),
         conjoin(rest) if rest else None,
-        null_aware,
-        tuple(key[2] for key in keys),
-        rows,
+        task.null_aware,
+        tuple([key[2] for key in keys]),
+        task.rows,
     )
     # Building a row into the table costs about twice what probing with one does.
-    return Candidate(left.cost + right.cost + (2 * right.rows + left.rows) * HASH_ROW_COST + extra, relation)
+    cost = left.cost + right.cost + (2 * right.rows + left.rows) * HASH_ROW_COST
+    return Candidate(cost + task.estimator.extra("hashjoin"), relation)
 
 
-def _merge(
-    kind: str,
-    left: Side,
-    right: Side,
-    terms: Sequence[Expr],
-    columns: tuple[OutputColumn, ...],
-    rows: float,
-    extra: float,
-) -> Candidate | None:
+def _merge(task: _Task, left: Side, right: Side, keys: Sequence[Key], rest: Sequence[Expr]) -> list[Candidate]:
     """Both sides come in the order of the keys."""
-    keys, rest = split_keys(terms, output_ids(left.relation), output_ids(right.relation))
     pairs: dict[int, tuple[ColumnRef, ColumnRef, Expr]] = {}
     for one, other, term in keys:
         if not isinstance(one, ColumnRef) or not isinstance(other, ColumnRef) or one.type.oid != other.type.oid:
-            return None
+            return []
         pairs[one.id] = (one, other, term)
     order = ordering(left.relation)[0][: len(keys)]
-    if not keys or len(pairs) < len(keys) or {key[0] for key in order} != set(pairs):
-        return None
+    if len(pairs) < len(keys) or {key[0] for key in order} != set(pairs):
+        return []
     sorted_pairs = [pairs[key[0]] for key in order]
     wanted = [(other.id, False, False) for _, other, _ in sorted_pairs]
     if any(key[1] or key[2] for key in order) or list(ordering(right.relation)[0][: len(keys)]) != wanted:
-        return None
+        return []
     relation = MergeJoin(
-        columns,
-        kind,
+        task.columns,
+        task.kind,
         left.relation,
         right.relation,
-        tuple(pair[0] for pair in sorted_pairs),
-        tuple(pair[1] for pair in sorted_pairs),
+        tuple([pair[0] for pair in sorted_pairs]),
+        tuple([pair[1] for pair in sorted_pairs]),
         conjoin(rest) if rest else None,
-        tuple(pair[2] for pair in sorted_pairs),
-        rows,
+        tuple([pair[2] for pair in sorted_pairs]),
+        task.rows,
     )
     share = MERGE_SHARE_OF_HASH if right.rows > SPILLED_ROWS else MERGE_SHARE_IN_MEMORY
     cost = left.cost + right.cost + (2 * right.rows + left.rows) * HASH_ROW_COST * share
-    return Candidate(cost + extra, relation)
+    return [Candidate(cost + task.estimator.extra("mergejoin"), relation)]
+
+
+def _look_ups(task: _Task, left: Side, right: Side) -> list[Candidate]:
+    """The ways to find the right rows of each left row, or batch of them."""
+    if right.system_scan is not None:
+        return _system_loop(task, left, right, right.system_scan)
+    found = _inner_scan(right, task.terms, output_ids(left.relation), task.estimator)
+    if found is None:
+        return []
+    loop = _index_loop(task, left, *found)
+    lookup = _lookup(task, left, *found)
+    return [loop] if lookup is None else [lookup, loop]
 
 
 def _inner_scan(
@@ -235,90 +236,51 @@ def _inner_scan(
     return scan, [term for term in terms if best.access.probes or term not in best.access.terms]
 
 
-def _lookup(
-    kind: str,
-    left: Side,
-    right: Side,
-    terms: Sequence[Expr],
-    columns: tuple[OutputColumn, ...],
-    rows: float,
-    estimator: Estimator,
-) -> Candidate | None:
-    found = _inner_scan(right, terms, output_ids(left.relation), estimator)
-    if found is None:
-        return None
-    scan, rest = found
+def _lookup(task: _Task, left: Side, scan: TableScan, rest: Sequence[Expr]) -> Candidate | None:
     if not scan.access.is_point or any(len(term.alternatives) != 1 for term in scan.access.equal):
         return None
-    keys = tuple(term.alternatives[0] for term in scan.access.equal)
-    relation = LookupJoin(columns, kind, left.relation, scan, keys, conjoin(rest) if rest else None, rows)
+    keys = tuple([term.alternatives[0] for term in scan.access.equal])
+    relation = LookupJoin(
+        task.columns, task.kind, left.relation, scan, keys, conjoin(rest) if rest else None, task.rows
+    )
     per_row = lookup_cost(scan.table, scan.access.index)
-    return Candidate(left.cost + left.rows * per_row + estimator.extra("nestloop"), relation)
+    return Candidate(left.cost + left.rows * per_row + task.estimator.extra("nestloop"), relation)
 
 
-def _index_loop(
-    kind: str,
-    left: Side,
-    right: Side,
-    terms: Sequence[Expr],
-    columns: tuple[OutputColumn, ...],
-    rows: float,
-    estimator: Estimator,
-) -> Candidate | None:
+def _index_loop(task: _Task, left: Side, scan: TableScan, rest: Sequence[Expr]) -> Candidate:
     left_ids = output_ids(left.relation)
-    found = _inner_scan(right, terms, left_ids, estimator)
-    if found is None:
-        return None
-    scan, rest = found
-    outer = sorted(set().union(*(columns_of(term) for term in scan.access.terms)) & left_ids)
-    relation = NestedLoop(columns, kind, left.relation, scan, conjoin(rest) if rest else None, tuple(outer), rows=rows)
+    outer = tuple(sorted(set().union(*map(columns_of, scan.access.terms)) & left_ids))
+    condition = conjoin(rest) if rest else None
+    relation = NestedLoop(task.columns, task.kind, left.relation, scan, condition, outer, rows=task.rows)
     cost = left.cost + left.rows * (restart_cost(scan.table) + scan.rows * 2 * ROW_COST)
-    return Candidate(cost + estimator.extra("nestloop"), relation)
+    return Candidate(cost + task.estimator.extra("nestloop"), relation)
 
 
-def _system_loop(
-    kind: str,
-    left: Side,
-    right: Side,
-    terms: Sequence[Expr],
-    columns: tuple[OutputColumn, ...],
-    rows: float,
-    estimator: Estimator,
-) -> Candidate | None:
+def _system_loop(task: _Task, left: Side, right: Side, scan: VirtualScan) -> list[Candidate]:
     """A system table looked up for each left row."""
-    scan = right.system_scan
-    if scan is None or lookup_of(scan, right.terms) is not None:
-        return None
-    left_ids = output_ids(left.relation)
-    lookup = lookup_of(scan, [term for term in terms if columns_of(term) & left_ids])
-    if lookup is None or not columns_of(lookup[1]) <= left_ids or is_volatile(lookup[1]):
-        return None
-    inner = physical_scan(scan, right.terms, lookup, estimator.table_count())
-    outer = tuple(sorted(columns_of(lookup[1])))
-    relation = NestedLoop(columns, kind, left.relation, inner, conjoin(terms), outer, rows=rows)
-    return Candidate(left.cost + left.rows * SYSTEM_LOOKUP_COST + estimator.extra("nestloop"), relation)
-
-
-def _distinct_first(
-    left: Side,
-    right: Side,
-    terms: Sequence[Expr],
-    columns: tuple[OutputColumn, ...],
-    rows: float,
-    estimator: Estimator,
-) -> list[Candidate | None]:
-    """A semi join on plain columns from the other end: look the left table up by each different value on the right."""
-    keys, rest = split_keys(terms, output_ids(left.relation), output_ids(right.relation))
-    if not keys or rest or not all(isinstance(key[1], ColumnRef) for key in keys):
+    if lookup_of(scan, right.terms) is not None:
         return []
+    left_ids = output_ids(left.relation)
+    lookup = lookup_of(scan, [term for term in task.terms if columns_of(term) & left_ids])
+    if lookup is None or not columns_of(lookup[1]) <= left_ids or is_volatile(lookup[1]):
+        return []
+    inner = physical_scan(scan, right.terms, lookup, task.estimator.table_count())
+    outer = tuple(sorted(columns_of(lookup[1])))
+    condition = conjoin(task.terms)
+    relation = NestedLoop(task.columns, task.kind, left.relation, inner, condition, outer, rows=task.rows)
+    cost = left.cost + left.rows * SYSTEM_LOOKUP_COST
+    return [Candidate(cost + task.estimator.extra("nestloop"), relation)]
+
+
+def _distinct_first(task: _Task, left: Side, right: Side, keys: Sequence[Key]) -> list[Candidate]:
+    """A semi join on plain columns from the other end: look the left table up by each different value on the right."""
     wanted = {key[1].id for key in keys if isinstance(key[1], ColumnRef)}
-    kept = tuple(column for column in right.relation.columns if column.id in wanted)
-    narrow = Project(kept, right.relation, tuple(ColumnRef(column.type, column.id, column.name) for column in kept))
+    if left.scan is None or not all(isinstance(key[1], ColumnRef) for key in keys):
+        return []
+    kept = tuple([column for column in right.relation.columns if column.id in wanted])
+    narrow = Project(kept, right.relation, tuple([ColumnRef(column.type, column.id, column.name) for column in kept]))
     values = Side(Distinct(kept, narrow), right.rows, right.cost + right.rows * HASH_ROW_COST)
-    return [
-        _lookup("inner", values, left, terms, columns, rows, estimator),
-        _index_loop("inner", values, left, terms, columns, rows, estimator),
-    ]
+    return _look_ups(replace(task, kind="inner"), values, left)
 
 
 def order_joins(

@@ -12,13 +12,12 @@ from collections.abc import Sequence
 
 from pydistdb.sql.catalog.descriptors import JointStatistics, StatisticsObject, Table, TableStatistics
 from pydistdb.sql.catalog.view import CatalogView
-from pydistdb.sql.plan.column_facts import ColumnFacts
+from pydistdb.sql.plan.column_facts import ColumnFacts, column_facts
 from pydistdb.sql.plan.comparisons import operator_name
 from pydistdb.sql.plan.cost import DISABLED_COST, NOTHING_DISABLED, Disabled
 from pydistdb.sql.plan.expression_facts import KnownExpression, find, has_expressions, known_expressions, own_table
-from pydistdb.sql.plan.physical import (
-    TableScan,
-)
+from pydistdb.sql.plan.matching import Keys
+from pydistdb.sql.plan.physical import TableScan
 from pydistdb.sql.plan.together import pairs_of
 from pydistdb.sql.tree import (
     Aggregate,
@@ -52,6 +51,8 @@ class Known:
         """Whether a table has statistics of expressions."""
         self._expressions: dict[int, list[KnownExpression]] = {}
         """Those of a table, by its oid."""
+        self._keys: dict[int, tuple[Scan, Keys]] = {}
+        """Of a scan's indexes, by ``id(scan)``."""
         self._sources: dict[int, Expr] = {}
         """Columns that are another one's values, under a new id."""
 
@@ -80,6 +81,13 @@ class Known:
         """What ANALYZE found for the table's statistics objects."""
         found = self._statistics(table)
         return [] if found is None else pairs_of(table, found.joint)
+
+    def keys(self, scan: Scan) -> Keys:
+        """What the indexes of a scan are over."""
+        known = self._keys.get(id(scan))
+        if known is None:
+            known = self._keys[id(scan)] = (scan, Keys(scan, self.catalog))
+        return known[1]
 
     def note_scan(self, scan: Scan | TableScan) -> None:
         self.has_joint = self.has_joint or bool(scan.table.statistics_objects)
@@ -134,7 +142,7 @@ class Known:
         if table.oid not in self._expressions:
             self._expressions[table.oid] = known_expressions(table, found, self.catalog)
         known = find(written, self._expressions[table.oid])
-        return None if known is None else ColumnFacts(known[0].type.oid, known[1], found.rows)
+        return None if known is None else column_facts(known[0].type.oid, known[1], found.rows)
 
     def _look_up(self, column: ColumnRef) -> ColumnFacts | None:
         origin = self.origin(column)
@@ -145,7 +153,7 @@ class Known:
         if found is None or number not in found.columns:
             return None
         oid = next(each.type_oid for each in table.columns if each.number == number)
-        return ColumnFacts(oid, found.columns[number], found.rows)
+        return column_facts(oid, found.columns[number], found.rows)
 
     def distinct(self, expression: Expr, rows: float, *, unfiltered: bool = False) -> float:
         """How many different values an expression has among ``rows`` rows (``unfiltered``: of its whole table)."""

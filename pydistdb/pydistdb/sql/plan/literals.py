@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydistdb.sql.plan.expressions import all_relations, columns_of
+from pydistdb.sql.plan.expressions import columns_of
 from pydistdb.sql.plan.physical import TableScan
 from pydistdb.sql.tree import Aggregate, Expr, Filter, Limit, Project, Rel
 
@@ -20,13 +20,12 @@ CUSTOM_PLAN_COST = 10_000.0
 """What is expected to read so much (some 6 ms) is planned for its literals each time."""
 
 
-def literals_may_matter(root: Rel) -> bool:
-    """Whether another plan might be found if it were known what the parameters are: what a partial index's predicate or
-    an index expression says of constants, a plan for any value cannot make use of; and where much is read, planning
-    by the statistics of the very values costs little beside it."""
-    parts = list(all_relations(root))
-    scans = [part for part in parts if isinstance(part, TableScan)]
-    if len(scans) == 1 and not _has_choice(scans[0], parts):
+def literals_may_matter(relations: Sequence[Rel]) -> bool:
+    """Whether another plan than that of these relations might be found if it were known what the parameters are: what a
+    partial index's predicate or an index expression says of constants, a plan for any value cannot make use of; and where
+    much is read, planning by the statistics of the very values costs little beside it."""
+    scans = [part for part in relations if isinstance(part, TableScan)]
+    if len(scans) == 1 and not _has_choice(scans[0], relations):
         return False
     if sum(scan.cost for scan in scans if not scan.access.is_point) > CUSTOM_PLAN_COST:
         return True

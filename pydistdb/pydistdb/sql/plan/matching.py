@@ -7,12 +7,12 @@ A key is a column or an expression; a term speaks of it if it compares it with s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from pydistdb.sql.catalog.descriptors import Index
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.index_expressions import BoundIndex, bound_index
+from pydistdb.sql.node import node
 from pydistdb.sql.plan.comparisons import MIRRORED, comparison, family
 from pydistdb.sql.plan.expressions import (
     columns_of,
@@ -25,7 +25,7 @@ from pydistdb.sql.tree import AnyAll, Call, ColumnRef, Expr, InList, IsNull, Sca
 from pydistdb.sql.types import registry as types
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Match:
     """What one term of the condition says about one column."""
 
@@ -45,6 +45,7 @@ class Keys:
         self.types = {column.id: column.type.oid for column in scan.columns}
         self.numbers = {column.id: number for column, number in zip(scan.columns, scan.numbers, strict=True)}
         self.expressions: list[Expr] = []
+        self._matches: dict[int, tuple[Expr, list[tuple[int, Match]]]] = {}
         self.predicates: dict[int, tuple[Expr, ...]] = {}
         self.of_index: dict[int, tuple[int, ...]] = {}
         """The numbers of the keys of every index that can be read, by storage id."""
@@ -99,6 +100,42 @@ class Keys:
                 return FIRST_EXPRESSION - position, known.type.oid
         return None
 
+    def matches(self, term: Expr) -> list[tuple[int, Match]]:
+        """What a term says of which keys.  Joins ask for the same terms in many combinations, so it is remembered."""
+        known = self._matches.get(id(term))
+        if known is None:
+            # With the term itself, so that its id is not given away meanwhile.
+            known = self._matches[id(term)] = (term, list(self._find_matches(term)))
+        return known[1]
+
+    def _find_matches(self, term: Expr) -> Iterator[tuple[int, Match]]:
+        match term:
+            case Call(arguments=(left, right)):
+                name = comparison(term.function)
+                if name is not None and name != "<>":
+                    yield from self._match(left, term, name, (right,))
+                    yield from self._match(right, term, MIRRORED[name], (left,))
+            case InList(negated=False) if comparison(term.equality) == "=":
+                yield from self._match(term.argument, term, "in", term.items)
+            case AnyAll(all=False) if comparison(term.function) == "=" and term.array.type.element_oid:
+                yield from self._match(term.left, term, "any", (term.array,), term.array.type.element_oid)
+            case IsNull(argument=argument, negated=False) if (
+                argument.type.category != "C"
+            ):  # a row of NULLs is NULL, too
+                yield from self._match(argument, term, "null", ())
+
+    def _match(
+        self, expression: Expr, term: Expr, kind: str, values: tuple[Expr, ...], element: int = 0
+    ) -> Iterator[tuple[int, Match]]:
+        key = self.find(expression)
+        if key is None:
+            return
+        oids = [element] if element else [value.type.oid for value in values]
+        if any(family(oid) != family(key[1]) for oid in oids):
+            return
+        if not any(columns_of(value) & self.numbers.keys() or is_unusable(value) for value in values):
+            yield key[0], Match(term, kind, values)
+
 
 FIRST_EXPRESSION = -1_000
 """Expressions count down from here; above are system columns."""
@@ -116,32 +153,9 @@ def _translated(expression: Expr, columns: dict[int, ColumnRef]) -> Expr | None:
 def matches(keys: Keys, terms: Sequence[Expr]) -> dict[int, list[Match]]:
     """The terms that speak of a single key, by its number."""
     found: dict[int, list[Match]] = {}
-
-    def note(expression: Expr, match: Match, element: int = 0) -> None:
-        key = keys.find(expression)
-        if key is None:
-            return
-        kinds = [element] if element else [value.type.oid for value in match.values]
-        if any(family(kind) != family(key[1]) for kind in kinds):
-            return
-        if not any(columns_of(value) & keys.numbers.keys() or is_unusable(value) for value in match.values):
-            found.setdefault(key[0], []).append(match)
-
     for term in terms:
-        match term:
-            case Call(arguments=(left, right)):
-                name = comparison(term.function)
-                if name is not None and name != "<>":
-                    note(left, Match(term, name, (right,)))
-                    note(right, Match(term, MIRRORED[name], (left,)))
-            case InList(negated=False) if comparison(term.equality) == "=":
-                note(term.argument, Match(term, "in", term.items))
-            case AnyAll(all=False) if comparison(term.function) == "=" and term.array.type.element_oid:
-                note(term.left, Match(term, "any", (term.array,)), term.array.type.element_oid)
-            case IsNull(argument=argument, negated=False) if (
-                argument.type.category != "C"
-            ):  # a row of NULLs is NULL, too
-                note(argument, Match(term, "null"))
+        for number, match in keys.matches(term):
+            found.setdefault(number, []).append(match)
     return found
 
 

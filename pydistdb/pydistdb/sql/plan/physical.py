@@ -9,14 +9,15 @@ Aggregate, Limit …) and of the nodes below where the planner chose one.  ``SEL
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.catalog.view import VirtualTable
+from pydistdb.sql.node import node
 from pydistdb.sql.tree import ColumnId, Expr, Rel, SortKey
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Term:
     """What one leading index column must equal: any of ``alternatives``, or any item of ``array``; ``is_null`` alone."""
 
@@ -25,7 +26,7 @@ class Term:
     is_null: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Probe:
     """What an inverted index is asked: its key number ``column``, ``operator``, ``value``."""
 
@@ -34,7 +35,7 @@ class Probe:
     value: Expr
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Access:
     """Which entries of an index to read: those whose leading columns meet ``equal`` and whose next lies in the bounds.
 
@@ -96,7 +97,7 @@ class Access:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class TableScan(Rel):
     """Rows of a stored table through one of its indexes (the primary index without terms: a sequential scan).
 
@@ -118,7 +119,7 @@ class TableScan(Rel):
     """The index's entries hold every column asked for: the rows themselves are not read."""
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class VirtualTableScan(Rel):
     """Rows of a virtual table, by one of its lookups (a column name and a value) if there is one."""
 
@@ -130,7 +131,7 @@ class VirtualTableScan(Rel):
     rows: float = 100.0
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class HashJoin(Rel):
     """Joins on equality of ``left_keys`` and ``right_keys``; the right side is built into the table.
 
@@ -148,7 +149,7 @@ class HashJoin(Rel):
     rows: float = 1000.0
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class MergeJoin(Rel):
     """Joins on equality of ``left_keys`` and ``right_keys``, by which both sides come sorted, in this order.
 
@@ -164,7 +165,7 @@ class MergeJoin(Rel):
     rows: float = 1000.0
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class LookupJoin(Rel):
     """For each batch of left rows, fetches the right table's rows by a unique index in one request.
 
@@ -178,7 +179,7 @@ class LookupJoin(Rel):
     rows: float = 1000.0
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class NestedLoop(Rel):
     """Runs ``right`` for every left row if ``outer_ids`` (columns it takes from the left row), else once, and pairs them.
 
@@ -193,14 +194,14 @@ class NestedLoop(Rel):
     rows: float = 1000.0
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class AtShards(Rel):
     """``input`` can be done range by range, each where it lies, and its rows are those of all ranges (cut.py)."""
 
     input: Rel
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Exchange(Rel):
     """The rows of ``input``, an AtShards or a Repartitioned, dealt out over the nodes by the hash of ``keys``."""
 
@@ -208,14 +209,14 @@ class Exchange(Rel):
     keys: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Repartitioned(Rel):
     """``input`` stands on Exchanges and can be done by each node for the rows it is dealt (repartition.py)."""
 
     input: Rel
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Leaf(Rel):
     """In a part of a plan that runs elsewhere: the rows of its scan, or of what it is dealt (or, ``broadcast``, of its given
     table) ``number``."""
@@ -225,7 +226,7 @@ class Leaf(Rel):
     not_null: tuple[ColumnId, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class SubPlan:
     """A query in an expression; its value becomes the column ``id``.
 
@@ -243,7 +244,7 @@ class SubPlan:
     """Computed only for rows of which this is true: the branch of a CASE in which the query stands is taken."""
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Apply(Rel):
     """Adds to each input row the value of each subplan, remembered per combination of outer values."""
 
@@ -251,7 +252,7 @@ class Apply(Rel):
     subplans: tuple[SubPlan, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class TopN(Rel):
     """Sort and Limit in one: keeps only the first rows."""
 
@@ -261,7 +262,7 @@ class TopN(Rel):
     offset: Expr | None
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class IncrementalSort(Rel):
     """The input is sorted by the first ``presorted`` keys already."""
 
@@ -270,7 +271,7 @@ class IncrementalSort(Rel):
     presorted: int = field(default=0)
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class LockedRows(Rel):
     """LockRows that stops once it has locked as many rows as will be asked for (the sum of ``most_rows``)."""
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan.build import Builder
 from pydistdb.sql.plan.cost import NOTHING_DISABLED, Disabled
 from pydistdb.sql.plan.cut import at_shards
 from pydistdb.sql.plan.depth import deep_stack
+from pydistdb.sql.plan.expressions import all_relations
+from pydistdb.sql.plan.physical import HashJoin
 from pydistdb.sql.plan.repartition import repartition
 from pydistdb.sql.plan.rules.decorrelate import decorrelate
 from pydistdb.sql.plan.rules.drop_joins import drop_joins
@@ -25,7 +28,7 @@ from pydistdb.sql.plan.rules.prune import prune
 from pydistdb.sql.plan.rules.pushdown import push_down
 from pydistdb.sql.plan.rules.raise_failures import raise_failures
 from pydistdb.sql.plan.rules.unique_rows import unique_rows
-from pydistdb.sql.tree import BoundStatement, OutputColumn, Rel
+from pydistdb.sql.tree import Aggregate, BoundStatement, Delete, Distinct, Insert, Merge, OutputColumn, Rel, Update
 
 Rule = Callable[[Rel], Rel]
 
@@ -51,10 +54,17 @@ class PhysicalPlan:
 
     statement: BoundStatement
     root: Rel
+    relations: tuple[Rel, ...]
+    """Every relation in it, those in expressions included."""
 
     @property
     def columns(self) -> tuple[OutputColumn, ...]:
         return self.statement.query.columns
+
+    @property
+    def changed_table(self) -> Table | None:
+        """The first table that it changes."""
+        return next((part.table for part in self.relations if isinstance(part, Insert | Update | Delete | Merge)), None)
 
 
 def optimize(relation: Rel) -> Rel:
@@ -71,5 +81,9 @@ def plan(
     with deep_stack():
         query = optimize(bound.query)
         builder = Builder(catalog, query, disabled)
-        root = at_shards(builder.build(query), builder.estimator)
-        return PhysicalPlan(bound, repartition(root, builder.estimator))
+        root = builder.build(query)
+        relations = all_relations(root)
+        if any(isinstance(part, HashJoin | Aggregate | Distinct) for part in relations):
+            root = repartition(at_shards(root, builder.estimator), builder.estimator)
+            relations = all_relations(root)
+        return PhysicalPlan(bound, root, tuple(relations))

@@ -25,8 +25,9 @@ Source: DeWitt and Gray, "Parallel database systems" (1992); Graefe, "Volcano" (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import count
 
 from pydistdb.sql.plan.cost import (
@@ -42,7 +43,6 @@ from pydistdb.sql.plan.cut import MOST_BROADCAST_ROWS, MOST_REFERENCE_ROWS, Cut,
 from pydistdb.sql.plan.distribute import Tail, tail_of
 from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.expressions import (
-    all_relations,
     free_columns,
     greatest_id,
     has_subquery,
@@ -72,9 +72,7 @@ _REMOTE_SHARE = (ASSUMED_NODES - 1) / ASSUMED_NODES
 
 def repartition(relation: Rel, estimator: Estimator) -> Rel:
     """The plan with the parts that are worth it done over an exchange."""
-    if estimator.extra("repartition") or not any(
-        isinstance(part, HashJoin | Aggregate | Distinct) for part in all_relations(relation)
-    ):
+    if estimator.extra("repartition"):
         return relation
     return _Pass(relation, estimator).marked(relation, None, hurried=False)
 
@@ -109,7 +107,12 @@ class _Pass:
         self.rows = estimator.rows
         self.estimator = estimator
         self.forced = bool(estimator.extra("gatewayjoin"))
-        self.ids = count(greatest_id(root) + 1)
+        self.root = root
+
+    @cached_property
+    def ids(self) -> Iterator[int]:
+        """For new columns, which few plans need."""
+        return count(greatest_id(self.root) + 1)
 
     def marked(self, relation: Rel, leaving: float | None, *, hurried: bool) -> Rel:
         """``leaving``: how many rows the step above leaves over at the nodes; ``hurried``: it wants the first few only."""

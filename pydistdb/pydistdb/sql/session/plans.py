@@ -21,7 +21,7 @@ from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import compile_plan
 from pydistdb.sql.plan import disabled_ways
 from pydistdb.sql.plan import plan as make_plan
-from pydistdb.sql.plan.expressions import changed_table, rewrite_relation_expressions
+from pydistdb.sql.plan.expressions import rewrite_relation_expressions
 from pydistdb.sql.plan.literals import literals_may_matter
 from pydistdb.sql.plan.planner import PhysicalPlan
 from pydistdb.sql.plan.rules.raise_failures import divides_literals
@@ -215,7 +215,7 @@ class SessionPlans:
         normalized: bind.Normalized | None,
     ) -> CachedPlan:
         compiled = compile_plan(make_plan(bound, view, self.disabled))
-        changed = changed_table(compiled.plan.root)
+        changed = compiled.plan.changed_table
         counters = self._session.environment.statistics.changes
         plan = CachedPlan(
             text,
@@ -232,7 +232,7 @@ class SessionPlans:
         )
         mode = self._session.settings.values["plan_cache_mode"]
         plan.gains_by_values &= mode == "force_custom_plan" or (
-            mode == "auto" and literals_may_matter(compiled.plan.root)
+            mode == "auto" and literals_may_matter(compiled.plan.relations)
         )
         return plan
 
@@ -296,4 +296,4 @@ class SessionPlans:
 def _needs_literals(plan: PhysicalPlan, text: str) -> bool:
     """Whether a plan for any literals will not do: another may be better for some, or they fail by themselves (1 / 0)."""
     divides = ("/" in text or "%" in text) and divides_literals(plan.statement.query)
-    return divides or literals_may_matter(plan.root)
+    return divides or literals_may_matter(plan.relations)

@@ -29,7 +29,6 @@ from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec import CompiledQuery, RunContext, compile_plan
 from pydistdb.sql.plan import plan as make_plan
-from pydistdb.sql.plan.rules.inline_ctes import changes_data
 from pydistdb.sql.routines import VOID_OID, RoutineFunction
 from pydistdb.sql.settings import split_identifiers
 from pydistdb.sql.tree import BoundStatement
@@ -53,7 +52,7 @@ class _Statement:
         self.bound = bound
         self.denied = denied
         self.compiled = compiled
-        self.writes = changes_data(compiled.plan.root)
+        self.writes = compiled.plan.changed_table is not None
 
 
 class _Body:
