@@ -97,6 +97,8 @@ rpc_sent_bytes_total|counter|Bytes sent to other nodes.
 clock_offset_seconds|gauge|Physical clock of each other node against this one's.
 clock_max_offset_seconds|gauge|How far clocks may differ.
 clock_out_of_bounds|gauge|1 while this node must not serve because its clock is off.
+cluster_version|gauge|The version that the cluster is at, as far as this node knows.
+cluster_version_known|gauge|The newest version that this node's release knows; an upgrade is not finished while it is greater.
 clock_refused_total|counter|Messages whose clock was too far ahead to be believed.
 loop_passes_total|counter|Passes of the serving loop.
 loop_sleeps_total|counter|Times it had nothing to do.
@@ -294,6 +296,8 @@ def _network(node: Node) -> Found:
     yield "clock_offset_seconds", [({"peer": str(peer)}, offset / 1e6) for peer, offset in offsets.items()]
     yield "clock_max_offset_seconds", node.clock.max_offset_us / 1e6
     yield "clock_out_of_bounds", int(node.clock.out_of_bounds)
+    yield "cluster_version", node.versions.active
+    yield "cluster_version_known", node.versions.supported.newest
     yield "clock_refused_total", transport.refused_clocks
 
 

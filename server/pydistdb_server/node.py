@@ -32,6 +32,7 @@ from pydistdb.kv.joining import JoinFailed, NodeAddresses, bootstrap, join, open
 from pydistdb.kv.operations import Operations
 from pydistdb.kv.store import Store
 from pydistdb.kv.store_config import StoreConfig
+from pydistdb.kv.versions import THIS_RELEASE, ClusterVersion, Supported, VersionConflict, parse_supported
 from pydistdb.sql.api import Session
 from pydistdb.sql.catalog.residency import PlacementRules
 from pydistdb.sql.catalog.store import CatalogStore
@@ -102,8 +103,10 @@ class Node:
             raise StartFailed(f"cannot open the store {config.store}: {error}") from error
         self.committer = LogCommitter(self.engine, self.loop)
         self.clock = HybridClock(lambda: time.time_ns() // 1_000, config.max_clock_offset_ns)
-        self.identity = RpcIdentity(name=config.node_name)
+        self.versions = ClusterVersion(supported_versions())
+        self.identity = RpcIdentity(name=config.node_name, versions=self.versions)
         self.transport = RpcTransport(self.loop, self.clock, self.identity)
+        self.transport.turned_away = self._turned_away
 
     # ------------------------------------------------------------------------------------------ starting
 
@@ -136,14 +139,19 @@ class Node:
                 seeds = [str(seed) for seed in config.join]
                 nonce = secrets.token_bytes(16)
                 log.info("joining the cluster through %s", ", ".join(seeds))
-                await join(self.engine, self.loop, self.transport, seeds, config.node_name, addresses, nonce)
+                name, supported = config.node_name, self.versions.supported
+                await join(self.engine, self.loop, self.transport, seeds, name, addresses, nonce, supported=supported)
             else:
                 cluster_id = secrets.token_bytes(16)
-                factor = config.replication_factor
-                bootstrap(self.engine, self.clock, cluster_id, config.node_name, addresses, factor)
+                factor, supported = config.replication_factor, self.versions.supported
+                bootstrap(self.engine, self.clock, cluster_id, config.node_name, addresses, factor, supported)
                 log.info("made a new cluster, %s", cluster_id.hex())
             identity = open_identity(self.engine)
             assert identity is not None
+        try:
+            self.versions.load(self.engine)
+        except VersionConflict as error:
+            raise StartFailed(f"{config.store}: {error}") from error
         self.node_identity = identity
         self.identity.cluster_id = identity.cluster_id
         self.identity.node_id = identity.node_id
@@ -161,6 +169,7 @@ class Node:
             rand.randint,
             StoreConfig(garbage_ttl_seconds=self.config.gc_ttl_ns / 1e9, closed_ns=self.config.closed_interval_ns),
             addresses,
+            self.versions,
         )
         self.store.on_fatal = self._fatal
         self.gateway = Gateway(self.store)
@@ -264,6 +273,12 @@ class Node:
         self.exit_status = 2
         self.loop.stop()
 
+    def _turned_away(self, reason: str) -> None:
+        log.critical("the node stops: %s", reason)
+        print(f"proddb: {reason}", file=sys.stderr, flush=True)
+        self.exit_status = 1
+        self.loop.stop()
+
     # ------------------------------------------------------------------------------------------ stopping
 
     async def stop(self) -> None:
@@ -318,6 +333,12 @@ class Node:
         self.committer.close()
         self.engine.close()
         self.loop.close()
+
+
+def supported_versions() -> Supported:
+    """The cluster versions that this release knows; tests have it play another one."""
+    played = os.environ.get("PYDISTDB_TEST_VERSIONS", "")
+    return parse_supported(played) if played else THIS_RELEASE
 
 
 def open_session(environment: Environment, client: ClientConnection, parameters: dict[str, str]) -> ClientSession:

@@ -15,7 +15,8 @@ with
 * Raft messages wait in a bounded queue; the oldest go first when it is full (Raft sends again).  Calls beyond
   ``MAX_CALLS`` fail at once.
 * A peer with ``MAX_RUNNING`` requests in work, or that does not take its answers, is not read from until that changes.
-* HELLO names cluster and version: a stranger is refused, and told why.
+* HELLO names cluster and versions: a stranger is refused, and told why; so is a release that does not know what the
+  cluster uses (pydistdb.kv.versions), and its node ends.
 
 Every frame carries the sender's hybrid clock; a reading that is too far ahead is not believed: the message is dropped.
 """
@@ -92,22 +93,36 @@ class _Incoming(RpcStream):
     def _greet(self, hello: Hello) -> None:
         transport = self._transport
         identity = transport.identity
-        problem = ""
+        problem, for_good = "", False
         if hello.version != frames.PROTOCOL_VERSION:
             problem = f"protocol version {hello.version}, this node speaks {frames.PROTOCOL_VERSION}"
         elif hello.cluster_id and identity.cluster_id and hello.cluster_id != identity.cluster_id:
             problem = "this node belongs to another cluster"
+        elif conflict := self._conflict(hello):
+            problem = conflict
+            # Who has not joined yet gains nothing by waiting, and who is too old does not get any younger.
+            for_good = not hello.cluster_id or hello.supported.newest < identity.versions.promised
         if problem:
             log.warning("%s (%s): refused: %s", hello.name or hello.node_id, self._address, problem)
-            self.write(frames.frame(frames.REFUSED, 0, transport.clock.now(), problem.encode()))
+            mark = frames.FOR_GOOD if for_good else 0
+            self.write(frames.frame(frames.REFUSED, mark, transport.clock.now(), problem.encode()))
             self._flush()
             self.close(problem)
             return
         self._node_id = hello.node_id
         self._greeted = True
-        mine = Hello(frames.PROTOCOL_VERSION, identity.cluster_id, identity.node_id, identity.name)
-        self.write(frames.frame(frames.WELCOME, 0, transport.clock.now(), frames.encode_hello(mine)))
+        self.write(frames.frame(frames.WELCOME, 0, transport.clock.now(), frames.encode_hello(identity.hello())))
         transport.heard_from(hello.node_id)
+
+    def _conflict(self, hello: Hello) -> str:
+        """Why the two releases cannot work together."""
+        identity = self._transport.identity
+        versions = identity.versions
+        if hello.promised > versions.supported.newest:
+            return (
+                f"{identity.name} is too old: the cluster is at version {hello.promised}, it knows {versions.supported}"
+            )
+        return versions.conflict(hello.supported, hello.name or "the node")
 
     def _serve(self, call: int, body: bytes) -> None:
         try:
@@ -166,6 +181,8 @@ class RpcTransport:
         self._last_call = 0
         self.refused_clocks = 0
         self.clock_refused: Callable[[NodeId, Timestamp], None] = lambda node_id, reading: None
+        self.turned_away: Callable[[str], None] = lambda reason: None
+        """Called when a peer says for good that this node cannot be part of the cluster."""
 
     # ------------------------------------------------------------------------------------------ Transport
 

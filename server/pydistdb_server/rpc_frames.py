@@ -2,7 +2,7 @@
 
     length (4)   bytes after this field
     kind (1)     HELLO, WELCOME, RAFT, REQUEST, RESPONSE, ERROR, PING, PONG, REFUSED
-    call (8)     number that pairs a RESPONSE or ERROR with its REQUEST; 0 elsewhere
+    call (8)     number that pairs a RESPONSE or ERROR with its REQUEST; REFUSED: FOR_GOOD if trying again is no use; else 0
     clock (8)    the sender's hybrid clock
     body         msgpack (HELLO: ``Hello``; RAFT: envelopes; REQUEST, RESPONSE: a message; ERROR, REFUSED: text)
 
@@ -16,6 +16,7 @@ from struct import Struct
 from typing import NamedTuple
 
 import msgspec
+from pydistdb.kv.versions import Supported
 
 HEADER = Struct("!IBQQ")
 HEADER_BYTES = HEADER.size
@@ -27,6 +28,7 @@ MAX_FRAME_BYTES = 256 << 20
 PROTOCOL_VERSION = 1
 
 HELLO, WELCOME, RAFT, REQUEST, RESPONSE, ERROR, PING, PONG, REFUSED = range(1, 10)
+FOR_GOOD = 1
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True):
@@ -36,6 +38,10 @@ class Hello(msgspec.Struct, array_like=True, frozen=True):
     cluster_id: bytes
     node_id: int
     name: str = ""
+    supported: Supported = Supported()
+    """The cluster versions that its release knows (pydistdb.kv.versions)."""
+    promised: int = 0
+    """The one that its cluster is at, or is about to be raised to; 0: not known."""
 
 
 encode_hello = msgspec.msgpack.Encoder().encode

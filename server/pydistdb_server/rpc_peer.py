@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pydistdb.kv.api import Timestamp
@@ -23,6 +23,7 @@ from pydistdb.kv.transport import (
     encode_envelopes,
     encode_message,
 )
+from pydistdb.kv.versions import ClusterVersion
 from pydistdb.tasks import Completion, Timer
 
 from pydistdb_server import rpc_frames as frames
@@ -50,6 +51,14 @@ class RpcIdentity:
     cluster_id: bytes = b""
     node_id: NodeId = 0
     name: str = ""
+    versions: ClusterVersion = field(default_factory=ClusterVersion)
+
+    def hello(self) -> Hello:
+        """What a node tells another one first."""
+        versions = self.versions
+        return Hello(
+            frames.PROTOCOL_VERSION, self.cluster_id, self.node_id, self.name, versions.supported, versions.promised
+        )
 
 
 class Network(Protocol):
@@ -64,6 +73,9 @@ class Network(Protocol):
 
     def next_call(self) -> int:
         """Number a call."""
+
+    def turned_away(self, reason: str) -> None:
+        """Take note that this node cannot be part of the cluster."""
 
 
 class _Outgoing(RpcStream):
@@ -90,7 +102,10 @@ class _Outgoing(RpcStream):
             self.welcome = frames.decode_hello(received.body)
             self._peer.welcomed(self.welcome)
         elif received.kind == frames.REFUSED:
-            self.close("refused: " + received.body.decode(errors="replace"))
+            reason = received.body.decode(errors="replace")
+            self.close(f"refused: {reason}")
+            if received.call == frames.FOR_GOOD:
+                transport.turned_away(reason)
         elif received.kind != frames.PONG:
             raise BadFrame(f"kind {received.kind} from the answering side")
 
@@ -196,15 +211,18 @@ class Peer:
     def connected(self, stream: _Outgoing) -> None:
         self._standing = True
         clock = self.transport.clock
-        identity = self.transport.identity
-        hello = Hello(frames.PROTOCOL_VERSION, identity.cluster_id, identity.node_id, identity.name)
-        stream.write(frames.frame(frames.HELLO, 0, clock.now(), frames.encode_hello(hello)))
+        hello = frames.encode_hello(self.transport.identity.hello())
+        stream.write(frames.frame(frames.HELLO, 0, clock.now(), hello))
         for number, body in self._waiting:
             stream.write(frames.frame(frames.REQUEST, number, clock.now(), body))
         self._waiting.clear()
         self._flush_raft()
 
     def welcomed(self, hello: Hello) -> None:
+        problem = self.transport.identity.versions.conflict(hello.supported, hello.name)
+        if problem and self._stream is not None:
+            self._stream.close(problem)
+            return
         self._backoff_ns = 0
         if self.node_id and hello.node_id and hello.node_id != self.node_id:
             assert self._stream is not None

@@ -34,6 +34,7 @@ async def cluster_status(store: Store, catalog: CatalogState) -> dict[str, Any]:
         "node_name": own.name,
         "cluster_id": own.cluster_id.hex(),
         "replication_factor": own.replication_factor,
+        "cluster_version": store.versions.active,
         "nodes": [_node(own, index, statuses) for index in range(len(own.nodes))],
         "ranges": _ranges(statuses, _table_spans(catalog)),
     }

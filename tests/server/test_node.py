@@ -50,7 +50,7 @@ class Process:
         command += ["--listen", f"127.0.0.1:{self.port}", "--http-listen", f"127.0.0.1:{self.http_port}"]
         with open(self.log, "ab") as log:
             self.popen = subprocess.Popen([*command, *self.options], stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/health", timeout=1):

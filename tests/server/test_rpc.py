@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydistdb.kv.hlc import MICROSECOND, HybridClock
 from pydistdb.kv.transport import Message, NodeUnreachable, RaftEnvelope, RemoteError, ReplicaRemoved, register
+from pydistdb.kv.versions import Supported
 from pydistdb.tasks import Completion, sleep
 from pydistdb_server import rpc_frames as frames
 from pydistdb_server.listener import Listener
@@ -251,3 +253,31 @@ def test_any_bytes_are_frames_or_refused(data: bytes) -> None:
             pass
     except BadFrame:
         pass
+
+
+def test_releases_that_cannot_work_together_are_told_so() -> None:
+    with peers(3) as (one, two, three):
+        for peer, supported, promised in ((one, (1, 2), 2), (two, (1, 1), 1), (three, (3, 4), 0)):
+            versions = peer.transport.identity.versions
+            versions.supported, versions.active, versions.promised = Supported(*supported), promised, promised
+        told: dict[int, str] = {}
+        for peer in (one, two, three):
+            peer.transport.turned_away = partial(told.__setitem__, peer.transport.identity.node_id)
+        with pytest.raises(NodeUnreachable, match="refused: n2 is too old: the cluster is at version 2"):
+            wait(two.loop, two.transport.call(1, EchoForTest("x")))
+        assert "too old" in told.pop(2), "no use in trying again"
+        with pytest.raises(NodeUnreachable, match="refused: n2 is too old"):
+            wait(one.loop, one.transport.call(2, EchoForTest("x")))
+        with pytest.raises(NodeUnreachable, match="refused: n3 is too new: the cluster is at version 2"):
+            wait(three.loop, three.transport.call(1, EchoForTest("x")))
+        assert not told, "the other one may learn of a newer version yet"
+        three.transport.identity.cluster_id = b""
+        with pytest.raises(NodeUnreachable, match="too new"):
+            wait(three.loop, three.transport.call_address(one.address, EchoForTest("x")))
+        assert "too new" in told[3], "who has not joined yet waits for nothing"
+        two.transport.identity.cluster_id = b"another"
+        with pytest.raises(NodeUnreachable):
+            wait(two.loop, two.transport.call_address(one.address, EchoForTest("x")))
+        assert 2 not in told, "another cluster's version is nothing to end for"
+        # A peer without any versions is of the first release that had none.
+        assert frames.decode_hello(frames.encode_hello([1, b"c", 7, "old"])).supported == Supported(1, 1)

@@ -36,6 +36,7 @@ from pydistdb.kv.transport import (
     encode_envelopes,
     encode_message,
 )
+from pydistdb.kv.versions import THIS_RELEASE, ClusterVersion, Supported
 from pydistdb.tasks import Completion, SimulatedScheduler, sleep
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Engine, Space
@@ -254,6 +255,8 @@ class Node:
         assert identity is not None
         self.committer = InlineCommitter(self.scheduler, self.engine, cluster.disk_delay_ns)
         self.transport.node_id = identity.node_id
+        versions = ClusterVersion(cluster.release_of(self.name))
+        versions.load(self.engine)
         self.store = Store(
             identity,
             self.engine,
@@ -264,6 +267,7 @@ class Node:
             cluster.rand.randint,
             cluster.config,
             self.addresses,
+            versions,
         )
         self.store.on_fatal = self._on_fatal
         self.transport.store = self.store
@@ -310,6 +314,8 @@ class Cluster:
         self.on_crash: list[Callable[[int], None]] = []
         """Called with the id of each node that dies."""
         self.fatal_errors: list[BaseException] = []
+        self.releases: dict[str, Supported] = {}
+        """The releases that nodes play from their next start on, by name; others run this one."""
         self.clocks_drift = False
         """Whether the monotonic clocks of processes that begin from now on differ, in where they begin and how fast they go."""
         self._engine_factory = engine_factory or (lambda name: MemoryEngine())
@@ -328,7 +334,8 @@ class Cluster:
 
     def bootstrap(self, name: str = "n1", replication_factor: int = 3, locality: str = "") -> Node:
         node = self._new_node(name, locality)
-        bootstrap(node.engine, node.clock, b"test cluster", name, node.addresses, replication_factor)
+        release = self.release_of(name)
+        bootstrap(node.engine, node.clock, b"test cluster", name, node.addresses, replication_factor, release)
         node.open()
         self.wait_until(lambda: self.leaseholder(b"\x04") is not None)
         return node
@@ -338,9 +345,17 @@ class Cluster:
         node = self._new_node(name, locality)
         seeds = [other.name for other in self.nodes.values() if other is not node and other.running]
         nonce = self.rand.randbytes(8)
-        self.run(join(node.engine, self.scheduler, node.transport, seeds, name, node.addresses, nonce))
+        release = self.release_of(name)
+        joining = join(
+            node.engine, self.scheduler, node.transport, seeds, name, node.addresses, nonce, supported=release
+        )
+        self.run(joining)
         node.open()
         return node
+
+    def release_of(self, name: str) -> Supported:
+        """What the release that a node runs knows."""
+        return self.releases.get(name, THIS_RELEASE)
 
     def _new_node(self, name: str, locality: str) -> Node:
         tiers = tuple(tuple(tier.split("=", 1)) for tier in locality.split(",") if tier)

@@ -45,6 +45,7 @@ from pydistdb.kv.api import (
 )
 from pydistdb.kv.fragments import Lacking
 from pydistdb.kv.locks import LockTable
+from pydistdb.kv.versions import Feature
 from pydistdb.sql.exec.change_run import run_change
 from pydistdb.sql.exec.fragment_run import run_fragment
 from pydistdb.tasks import Completion
@@ -181,6 +182,9 @@ class MemoryDatabase:
     async def broadcast(self, topic: str, payload: bytes, timeout_ns: int) -> dict[int, bytes | None]:
         handler = self.handlers.get(topic)
         return {self.node_id: None if handler is None else await handler(self.node_id, payload)}
+
+    def is_active(self, feature: Feature) -> bool:
+        return True
 
     def on_broadcast(self, topic: str, handler: BroadcastHandler) -> None:
         self.handlers[topic] = handler

@@ -19,6 +19,7 @@ from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.hlc import HybridClock
 from pydistdb.kv.store_config import Metrics
 from pydistdb.kv.transport import LoopbackTransport
+from pydistdb.kv.versions import THIS_RELEASE, ClusterVersion
 from pydistdb.tasks import Completion, SimulatedScheduler
 from pydistdb_storage.engine import Engine, Space, WriteBatch
 from pydistdb_storage.memory_engine import MemoryEngine
@@ -93,6 +94,8 @@ class FakeStore:
         self.closed: Any = SimpleNamespace(last=0, at=lambda replica: 0, resolved=lambda: 0)
         self.garbage: Any = SimpleNamespace(horizon=0)
         self.metrics = Metrics()
+        self.versions = ClusterVersion()
+        self.versions.raise_to(THIS_RELEASE.newest)
         self.delay_ns = 0
         self.hold = False
         """Commands wait for ``apply_next``."""

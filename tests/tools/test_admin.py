@@ -79,9 +79,11 @@ def test_nodes_and_jobs() -> None:
         "qps": None,
         "disk_free_bytes": 10 << 30,
         "version": "0.1.0",
+        "oldest_cluster_version": 1,
+        "newest_cluster_version": 2,
     }
     assert nodes_report([node]).splitlines()[2] == (
-        " 4  node4  live, draining  h:1  region=eu         7       0  ?    10 GB      0.1.0"
+        " 4  node4  live, draining  h:1  region=eu         7       0  ?    10 GB      0.1.0    1-2"
     )
     job = {"kind": "create index", "subject": "i", "state": "building", "progress": 0.254, "details": "25 of 100 rows"}
     assert jobs_report([job]).splitlines()[2] == "create index  i        building  25%       25 of 100 rows"

@@ -175,11 +175,33 @@ def nodes_report(nodes: Sequence[Row]) -> str:
             _count(row["qps"]),
             human_size(row["disk_free_bytes"]),
             row["version"],
+            _versions(row),
         ]
         for row in nodes
     ]
-    headings = ["id", "name", "state", "sql", "locality", "replicas", "leases", "qps", "disk free", "version"]
+    headings = ["id", "name", "state", "sql", "locality", "replicas", "leases", "qps", "disk free", "release", "knows"]
     return table(headings, rows)
+
+
+def _versions(row: Row) -> str:
+    """The cluster versions that a node's release can work at."""
+    oldest, newest = row["oldest_cluster_version"], row["newest_cluster_version"]
+    return "" if newest is None else str(newest) if oldest == newest else f"{oldest}-{newest}"
+
+
+def version_report(row: Row) -> str:
+    """Where a rolling upgrade stands."""
+    if row["state"] == "current":
+        return f"The cluster is at version {row['version']}, the newest that its nodes know."
+    return f"The cluster is at version {row['version']} of {row['newest_version']}, {row['state']}: {row['details']}."
+
+
+def nodes(arguments: argparse.Namespace) -> int:
+    with connected(arguments.find_url(arguments)) as connection:
+        found = rows_of(connection, "SELECT * FROM proddb.nodes")
+        (version,) = rows_of(connection, "SELECT * FROM proddb.cluster_version")
+    print_rows(found, lambda rows: f"{nodes_report(rows)}\n\n{version_report(version)}", arguments)
+    return 0
 
 
 def jobs_report(jobs: Sequence[Row]) -> str:
@@ -219,6 +241,17 @@ def view(name: str, report: Callable[[Sequence[Row]], str] = _plain) -> Callable
         return 0
 
     return show
+
+
+def version(arguments: argparse.Namespace) -> int:
+    with connected(arguments.find_url(arguments)) as connection:
+        found = rows_of(connection, "SELECT * FROM proddb.cluster_version")
+        features = rows_of(connection, "SELECT * FROM proddb.features")
+    if arguments.format == "json":
+        print(json.dumps(found[0] | {"features": features}, indent=2))
+    else:
+        print(version_report(found[0]) + "\n\n" + _plain(features))
+    return 0
 
 
 def doctor(arguments: argparse.Namespace) -> int:

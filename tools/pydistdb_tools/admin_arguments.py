@@ -81,7 +81,8 @@ def add_node_arguments(
     parser: argparse.ArgumentParser, add_place: AddPlace, find_url: Callable[[argparse.Namespace], str]
 ) -> None:
     add = _adder(parser, add_place, find_url)
-    add("ls", "every node: state, load, disk, version", admin.view("nodes", admin.nodes_report))
+    add("ls", "every node: state, load, disk, version", admin.nodes)
+    add("version", "the version that the cluster is at, and where a rolling upgrade stands", admin.version)
     for name, help_text, run in (
         ("drain", "have a node give its leases away, before it is stopped for a while", admin.drain),
         ("decommission", "have a node give everything away, before it is stopped for good", admin.decommission),

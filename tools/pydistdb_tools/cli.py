@@ -86,7 +86,7 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _stop(arguments: argparse.Namespace) -> int:
-    stop_cluster(LocalCluster.load(arguments.dir), _report)
+    stop_cluster(LocalCluster.load(arguments.dir), _report, arguments.node)
     return 0
 
 
@@ -208,8 +208,9 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--base-port", type=int, default=DEFAULT_PORT, help=f"first SQL port (default {DEFAULT_PORT})")
     init.set_defaults(run=_init)
 
-    stop = add("stop", "stop a local cluster", "proddb stop --dir data")
+    stop = add("stop", "stop a local cluster, or a node of it", "proddb stop --dir data\n  proddb stop --node node2")
     stop.add_argument("--dir", type=Path, default=DEFAULT_FOLDER)
+    stop.add_argument("--node", default="", metavar="NAME", help="only this one; proddb init starts it again")
     stop.set_defaults(run=_stop)
 
     status = add(

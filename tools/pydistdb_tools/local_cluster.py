@@ -289,9 +289,12 @@ def is_replicated(item: dict[str, Any], replication_factor: int) -> bool:
     return bool(item["leader"]) and len(voters) >= replication_factor and len(voters) == len(item["replicas"])
 
 
-def stop_cluster(cluster: LocalCluster, report: Report) -> None:
-    """Stop every node with SIGTERM, and with SIGKILL what does not end in time."""
-    running = [node for node in cluster.nodes if node.running]
+def stop_cluster(cluster: LocalCluster, report: Report, name: str = "") -> None:
+    """Stop every node, or the one of that name, with SIGTERM, and with SIGKILL what does not end in time."""
+    if name and all(node.name != name for node in cluster.nodes):
+        known = ", ".join(node.name for node in cluster.nodes)
+        raise ClusterError(f"there is no node {name} in {cluster.folder}; there are {known}")
+    running = [node for node in cluster.nodes if node.running and name in ("", node.name)]
     for node in running:
         os.kill(node.pid, signal.SIGTERM)
     for _ in until(STOP_TIMEOUT_SECONDS):

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
+from pydistdb.kv.versions import Feature
 from pydistdb.tasks import Completion
 
 Timestamp = int
@@ -506,6 +507,9 @@ class Database(Protocol):
 
     def on_broadcast(self, topic: str, handler: BroadcastHandler) -> None:
         """Register this node's handler of ``topic``."""
+
+    def is_active(self, feature: Feature) -> bool:
+        """Tell whether every node of the cluster knows a feature (versions.py)."""
 
     @property
     def node_id(self) -> int:

@@ -36,6 +36,7 @@ FIRST_SPLIT_KEY = b"\x03"
 FIRST_RANGE_ID: RangeId = 1
 
 REPLICATION_FACTOR_KEY = SETTING_PREFIX + b"replication_factor"
+CLUSTER_VERSION_KEY = SETTING_PREFIX + b"cluster.version"
 NODE_COUNTER_KEY = COUNTER_PREFIX + b"node"
 RANGE_COUNTER_KEY = COUNTER_PREFIX + b"range"
 """Values of counters and settings are decimal digits in ASCII."""

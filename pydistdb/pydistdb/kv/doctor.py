@@ -7,7 +7,7 @@ what it should be).  What is checked:
 nodes       alive, writing, answering
 clocks      offset to the asking node
 disks       room left
-versions    all the same
+versions    releases all the same, the cluster at the newest version that they know (version_report.py)
 ranges      a leaseholder, as many voters as the replication factor says, a live majority, lag
 checksums   replicas that have applied the same entries hold the same rows (sizes.py)
 =========== =====================================================================================
@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from pydistdb.kv.descriptor import NodeId, RangeId
 from pydistdb.kv.survey import RangeReport, Survey, Surveyor
+from pydistdb.kv.version_report import version_report
 from pydistdb.tasks import Scheduler, sleep
 
 MOST_CLOCK_OFFSET_US = 100_000
@@ -65,7 +66,10 @@ def diagnose(survey: Survey, verdicts: dict[RangeId, bool]) -> list[Finding]:
         "nodes": (list(_nodes(survey)), f"{sum(_counts(survey))} nodes are alive"),
         "clocks": (list(_clocks(survey)), "no clock differs by more than 100 ms"),
         "disks": (list(_disks(survey)), "every node has room"),
-        "versions": (list(_versions(survey)), "all nodes run " + next(iter(survey.answers.values())).version),
+        "versions": (
+            list(_versions(survey)),
+            f"all nodes run {survey.answers[survey.own].version}, the cluster is at version {survey.cluster_version}",
+        ),
         "ranges": (
             _folded([f for r in ranges for f in _range(survey, r)]),
             f"{len(ranges)} ranges are fully replicated",
@@ -144,6 +148,10 @@ def _versions(survey: Survey) -> Iterator[Finding]:
             yield Finding(
                 "versions", _named(survey, node_id), "warning", f"it runs {answer.version}, and others do not"
             )
+    report = version_report(survey)
+    if report.state != "current":
+        detail = f"the cluster is at version {report.version} of {report.newest}, {report.state}: {report.detail}"
+        yield Finding("versions", "cluster", "warning", detail)
 
 
 def _range(survey: Survey, report: RangeReport) -> Iterator[Finding]:

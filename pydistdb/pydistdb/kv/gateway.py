@@ -70,6 +70,7 @@ from pydistdb.kv.txn.recovery import Recovery
 from pydistdb.kv.txn.serializable import SerializableCoordinator
 from pydistdb.kv.txn.stale import StaleReader
 from pydistdb.kv.txn.tracing import begin_traced
+from pydistdb.kv.versions import ClusterVersion, Feature
 from pydistdb.tasks import Completion, Scheduler, gather, give_way, sleep, with_deadline
 
 MAX_SPLITS_AT_ONCE = 32
@@ -93,6 +94,7 @@ class NodeStore(ReplicaStore, Protocol):
     transport: Transport
     observers: list[Any]
     range_rates: Callable[[], dict[int, float]]
+    versions: ClusterVersion
 
     def register(self, request: type[Message], handler: Callable[[NodeId, Any], Awaitable[Message]]) -> None:
         """Answer requests of a class."""
@@ -131,6 +133,7 @@ class Gateway:
         self.follower = FollowerReader(self.server, store)
         self.copies = CopyWaiter(store, self.router, store.scheduler)
         self.leases.sender = self.router
+        self.leases.is_active = store.versions.is_active
         self.leases.closed = lambda: store.closed.last
         self.leases.find_replica = store.replica_for_key
         self.server.split = store.split
@@ -324,6 +327,9 @@ class Gateway:
         if answer.payload is None:
             raise ExchangeLost(f"node {node_id} knows of no {topic}")
         return answer.payload
+
+    def is_active(self, feature: Feature) -> bool:
+        return self.store.versions.is_active(feature)
 
     def on_broadcast(self, topic: str, handler: BroadcastHandler) -> None:
         self._handlers[topic] = handler

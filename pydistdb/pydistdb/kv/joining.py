@@ -24,6 +24,7 @@ from pydistdb_storage.engine import Engine, Space, WriteBatch
 
 from pydistdb.kv.api import KVError
 from pydistdb.kv.descriptor import (
+    CLUSTER_VERSION_KEY,
     FIRST_RANGE_ID,
     KEY_MAX,
     KEY_MIN,
@@ -45,6 +46,7 @@ from pydistdb.kv.descriptor import (
 from pydistdb.kv.hlc import HybridClock
 from pydistdb.kv.range_log import descriptor_key, initial_state, state_key
 from pydistdb.kv.transport import Message, register
+from pydistdb.kv.versions import FIRST_VERSION, THIS_RELEASE, Supported, store_record
 from pydistdb.tasks import Completion, Scheduler, sleep
 
 IDENTITY_KEY = b"identity"
@@ -60,12 +62,16 @@ class JoinRequest(Message):
 
     record: NodeRecord
     forwarded: bool = False
+    supported: Supported = Supported()
+    """What the newcomer's release knows."""
 
 
 class JoinReply(Message):
     cluster_id: bytes
     node_id: NodeId
     nodes: list[NodeRecord]
+    version: int = FIRST_VERSION
+    """What the cluster is at."""
 
 
 class JoinRefused(Message):
@@ -123,6 +129,7 @@ def bootstrap(
     name: str,
     addresses: NodeAddresses,
     replication_factor: int = DEFAULT_REPLICATION_FACTOR,
+    supported: Supported = THIS_RELEASE,
 ) -> NodeIdentity:
     """Make an empty store the first node of a new cluster."""
     assert load_identity(engine) is None, "the store belongs to a cluster already"
@@ -137,10 +144,12 @@ def bootstrap(
         (NODE_COUNTER_KEY, b"1"),
         (RANGE_COUNTER_KEY, b"1"),
         (REPLICATION_FACTOR_KEY, str(replication_factor).encode()),
+        (CLUSTER_VERSION_KEY, str(supported.newest).encode()),
     ):
         mvcc.put_version(batch, key, now, value)
     batch.put(Space.STATE, descriptor_key(FIRST_RANGE_ID), encode_descriptor(descriptor))
     batch.put(Space.STATE, state_key(FIRST_RANGE_ID), msgspec.msgpack.encode(initial_state(1)))
+    store_record(batch, supported.newest)
     batch.put(Space.STATE, REGISTRY_KEY, encode_registry([record]))
     batch.put(Space.STATE, IDENTITY_KEY, encode_identity(identity))
     engine.apply([batch])
@@ -156,10 +165,11 @@ async def join(
     addresses: NodeAddresses,
     nonce: bytes,
     timeout_ns: int = 30_000_000_000,
+    supported: Supported = THIS_RELEASE,
 ) -> NodeIdentity:
     """Make an empty store a new node of the cluster that one of ``seeds`` belongs to; raises JoinFailed."""
     assert load_identity(engine) is None, "the store belongs to a cluster already"
-    request = JoinRequest(msgspec.structs.replace(node_record(0, name, addresses), nonce=nonce))
+    request = JoinRequest(msgspec.structs.replace(node_record(0, name, addresses), nonce=nonce), supported=supported)
     deadline = scheduler.now_ns() + timeout_ns
     reason = "no seed address was given"
     while scheduler.now_ns() < deadline:
@@ -172,6 +182,7 @@ async def join(
             if isinstance(reply, JoinReply):
                 identity = NodeIdentity(reply.cluster_id, reply.node_id, name, 1)
                 batch = WriteBatch()
+                store_record(batch, reply.version)
                 batch.put(Space.STATE, REGISTRY_KEY, encode_registry(reply.nodes))
                 batch.put(Space.STATE, IDENTITY_KEY, encode_identity(identity))
                 engine.apply([batch])

@@ -44,6 +44,7 @@ from pydistdb.kv.requests import (
     WrongRange,
 )
 from pydistdb.kv.transport import Message, NodeUnreachable, RemoteError
+from pydistdb.kv.versions import Feature
 from pydistdb.tasks import Completion, Scheduler
 
 T = TypeVar("T")
@@ -349,6 +350,8 @@ class Leases:
         self.scheduler = scheduler
         self.latest: Callable[[], Snapshot] = engine.latest
         self.sender: Sender | None = None
+        self.is_active: Callable[[Feature], bool] = lambda feature: True
+        """Tells whether every node of the cluster knows something (versions.py)."""
         self.find_replica: Callable[[bytes], Replica | None] = lambda key: None
         """Finds this node's replica around a key, leaseholder or not (for hints)."""
         self.threshold: Callable[[], Timestamp] = lambda: 0

@@ -60,6 +60,7 @@ from pydistdb.kv.multiraft import MultiRaft
 from pydistdb.kv.placement.directory import Directory
 from pydistdb.kv.settings import ClusterSettings
 from pydistdb.kv.transport import Message, Ping, Pong, RaftEnvelope, register
+from pydistdb.kv.version_gate import VERSION_SETTING, VersionGate, version_of
 from pydistdb.tasks import Timer
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class Membership:
         self.nodes: dict[NodeId, NodeRecord] = {}
         self.replication_factor = DEFAULT_REPLICATION_FACTOR
         self.settings = ClusterSettings({"server.time_until_dead": store.config.dead_after_ns / 1e9})
+        self.gate = VersionGate(store, directory, self)
         self.draining = False
         self.changed: Callable[[], None] = lambda: None
         """Called when a record or the replication factor has changed."""
@@ -248,6 +250,7 @@ class Membership:
             leader,
             sum(store.range_rates().values()),
             self.settings.given,
+            store.versions.active,
         )
 
     def on_ping(self, from_node: NodeId, ping: Ping) -> None:
@@ -261,6 +264,8 @@ class Membership:
             self._ping()  # goes out together with the answer: both nodes wake up once for the two of them
         if ping.settings_version > self._settings_version:
             self._take_settings(ping.settings_version, ping.replication_factor, ping.settings)
+        if ping.cluster_version > store.versions.active:
+            self.gate.learn(ping.cluster_version)
         if ping.first_range:
             self._directory.learn_first_range(decode_descriptor(ping.first_range), ping.first_range_leader)
         if ping.registry_digest != self._digest and from_node not in self._exchanging:
@@ -330,6 +335,7 @@ class Membership:
             return
         self._read_settings()
         self._retire()
+        self.gate.look()
         if not self._reconciled:
             self._reconciled = True
             store.background(self._record_nodes(), "record nodes")
@@ -345,6 +351,7 @@ class Membership:
             key[len(SETTING_PREFIX) :].decode(): value.decode()
             for key, value in zip(found.keys, found.values, strict=True)
         }
+        self.gate.learn(version_of(texts.pop(VERSION_SETTING, "")))
         factor = texts.pop("replication_factor", "")
         self._take_settings(version, int(factor) if factor.isdigit() else self.replication_factor, texts)
 
@@ -377,13 +384,14 @@ class Membership:
         first = store.replicas.get(FIRST_RANGE_ID)
         if first is not None and first.is_leaseholder():
             try:
-                return await self._admit(request.record)
+                problem = store.versions.conflict(request.supported, request.record.name)
+                return JoinRefused(problem) if problem else await self._admit(request.record)
             except (ProposalLost, RangeUnavailable) as error:
                 return JoinRefused(str(error))
         leader = self._directory.first_range_leader()
         if request.forwarded or not leader or leader == store.node_id:
             return JoinRefused("the leader of range 1 is not known at present")
-        reply = await store.call(leader, JoinRequest(request.record, forwarded=True))
+        reply = await store.call(leader, msgspec.structs.replace(request, forwarded=True))
         assert isinstance(reply, Message)
         return reply
 
@@ -408,7 +416,8 @@ class Membership:
 
         await self._directory.write(build)
         self.merge(admitted)
-        return JoinReply(self._store.identity.cluster_id, admitted[0].node_id, self.records())
+        store = self._store
+        return JoinReply(store.identity.cluster_id, admitted[0].node_id, self.records(), store.versions.active)
 
 
 __all__ = [

@@ -18,6 +18,7 @@ from pydistdb.kv.descriptor import (
     RangeDescriptor,
     ReplicaDescriptor,
 )
+from pydistdb.kv.versions import ClusterVersion
 from pydistdb.tasks import Completion
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class ReplicaOwner(Protocol):
     scheduler: Scheduler
     clock: HybridClock
     garbage: GarbageCollector
+    versions: ClusterVersion
 
     def wake(self, replica: Replica) -> None:
         """Have ``replica.process`` called soon."""

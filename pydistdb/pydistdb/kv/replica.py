@@ -55,6 +55,7 @@ from pydistdb.kv.lease import RangeLease
 from pydistdb.kv.proposals import NonDeterministicApply, Proposal, ReplicaOwner, Written
 from pydistdb.kv.range_log import RangeLog, descriptor_for, descriptor_key, membership_of, state_key
 from pydistdb.kv.snapshot import stage_key, stage_span
+from pydistdb.kv.versions import Feature
 from pydistdb.raft.messages import AppendResponse, HeartbeatResponse, TimeoutNow
 from pydistdb.tasks import Completion
 
@@ -444,6 +445,7 @@ class Replica(RangeLease):
             case MergeStepKind.MERGE:
                 allowed, changes = old.merging == step.right_range_id, {"merging": 0, "end": step.right_end}
             case MergeStepKind.LOOSEN:
+                assert self.owner.versions.knows(Feature.LOOSE_RANGES), "an entry that an older release cannot read"
                 allowed, changes = not old.frozen, {"automatic": True}
         if not allowed:
             return ProposalLost("the range cannot take part in a merge now")

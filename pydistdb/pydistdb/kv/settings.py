@@ -55,6 +55,13 @@ SETTINGS: dict[str, Setting] = {
         128 << 20, 0, 1 << 40, "B", "a node sends no more than that of the copies that others are to have; 0 stops them"
     ),
     "snapshot.cpu_percent": Setting(50, 1, 100, "", "reading such copies takes no more of a node's time"),
+    "cluster.preserve_downgrade": Setting(
+        0,
+        0,
+        1,
+        "on",
+        "the cluster's version is not raised when all nodes run a newer release: they can go back to the older one",
+    ),
     "rebalance.enabled": Setting(
         1, 0, 1, "on", "ranges are split and merged, replicas and leases evened out by themselves"
     ),

@@ -36,6 +36,7 @@ from pydistdb.kv.placement.sweeping import Sweeper
 from pydistdb.kv.replica import Replica
 from pydistdb.kv.status import StoreStatus, store_status
 from pydistdb.kv.transport import Message, Ping, Pong, Transport, register
+from pydistdb.kv.versions import ClusterVersion
 from pydistdb.tasks import Scheduler, sleep
 
 _ELECTION_WAIT_NS = 500_000_000
@@ -82,8 +83,9 @@ class Store(MultiRaft):
         rand: Callable[[int, int], int],
         config: StoreConfig | None = None,
         addresses: NodeAddresses | None = None,
+        versions: ClusterVersion | None = None,
     ) -> None:
-        super().__init__(node, engine, scheduler, clock, transport, committer, rand, config)
+        super().__init__(node, engine, scheduler, clock, transport, committer, rand, config, versions)
         self.directory = Directory(self)
         self.membership = Membership(self, self.directory, addresses)
         settings = self.membership.settings

@@ -51,6 +51,7 @@ from pydistdb.kv.transport import (
     Transport,
 )
 from pydistdb.kv.turns import Turns
+from pydistdb.kv.versions import ClusterVersion
 from pydistdb.tasks import Completion, Scheduler
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class StoreBase:
         committer: Committer,
         rand: Callable[[int, int], int],
         config: StoreConfig | None = None,
+        versions: ClusterVersion | None = None,
     ) -> None:
         self.identity = node
         self.node_id: NodeId = node.node_id
@@ -84,6 +86,10 @@ class StoreBase:
         self.committer = committer
         self.rand = rand
         self.config = config or StoreConfig()
+        if versions is None:
+            versions = ClusterVersion()
+            versions.load(engine)
+        self.versions = versions
         self.metrics = Metrics()
         self.closed = ClosedTimestamps(self)
         self.garbage = GarbageCollector(engine, scheduler, committer, clock, self.config.garbage_ttl_seconds)

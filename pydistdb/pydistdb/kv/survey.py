@@ -23,6 +23,7 @@ from pydistdb.kv.sizes import RangeSizes
 from pydistdb.kv.status import NodeStatus, RangeStatus, StoreStatus
 from pydistdb.kv.store import Store
 from pydistdb.kv.transport import Message, register
+from pydistdb.kv.versions import Supported
 from pydistdb.tasks import Completion, gather, with_deadline
 
 QUICK_TIMEOUT_NS = 700_000_000
@@ -61,6 +62,10 @@ class NodeSurvey(Message):
     disk_free: int
     disk_total: int
     version: str
+    """Its release."""
+    supported: Supported = Supported()
+    """The cluster versions that the release knows."""
+    cluster_version: int = 1
 
 
 register(SurveyRequest, NodeSurvey)
@@ -97,6 +102,8 @@ class Survey:
 
     own: NodeId
     answers: dict[NodeId, NodeSurvey]
+    downgrade_preserved: bool = False
+    """``cluster.preserve_downgrade``."""
 
     @property
     def nodes(self) -> list[NodeStatus]:
@@ -106,6 +113,11 @@ class Survey:
     @property
     def replication_factor(self) -> int:
         return self.answers[self.own].status.replication_factor
+
+    @property
+    def cluster_version(self) -> int:
+        """What the cluster is at, as far as anybody has heard."""
+        return max(answer.cluster_version for answer in self.answers.values())
 
     def replicas(self) -> dict[RangeId, list[tuple[NodeId, RangeStatus, ReplicaMeasure]]]:
         """Every replica that was told of, by range."""
@@ -161,7 +173,7 @@ class Surveyor:
         told = {node_id: answer for node_id, answer in zip(node_ids, answers, strict=True) if answer is not None}
         if own not in told:
             told[own] = self._answer()
-        return Survey(own, told)
+        return Survey(own, told, bool(store.membership.settings.value("cluster.preserve_downgrade")))
 
     async def _ask(self, node_id: NodeId, request: SurveyRequest) -> NodeSurvey | None:
         store = self._store
@@ -192,7 +204,8 @@ class Surveyor:
         free, total = self._disk()
         status = self._store.status()
         measures = [self._measure(item.range_id, busy.get(item.range_id)) for item in status.ranges]
-        return NodeSurvey(status, measures, free, total, self._version)
+        versions = self._store.versions
+        return NodeSurvey(status, measures, free, total, self._version, versions.supported, versions.active)
 
     def _measure(self, range_id: RangeId, local: RangeLocal | None) -> ReplicaMeasure:
         measure = ReplicaMeasure(range_id)

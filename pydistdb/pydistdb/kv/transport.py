@@ -64,6 +64,8 @@ class Ping(msgspec.Struct, array_like=True, tag=100, frozen=True):
     """Requests per second to the ranges that the sender leases."""
     settings: dict[str, str] = {}
     """Those of the cluster's settings that were ever set (settings.py), as of ``settings_version``."""
+    cluster_version: int = 0
+    """What the sender knows the cluster to be at (versions.py)."""
 
 
 class Pong(msgspec.Struct, array_like=True, tag=101, frozen=True):

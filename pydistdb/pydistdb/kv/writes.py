@@ -72,6 +72,7 @@ from pydistdb.kv.requests import (
     WrongRange,
 )
 from pydistdb.kv.validation import Validator
+from pydistdb.kv.versions import Feature
 from pydistdb.tasks import Completion
 
 _VERSIONS = int(Space.VERSIONS)
@@ -373,7 +374,8 @@ class Writer:
         span = (request.start, resume or request.end)
         clears = [(_VERSIONS, *span), (_INTENTS, *span)]
         cleared = local.propose([], leases.clock.now(), clears)
-        if request.start == local.start > FIRST_SPLIT_KEY and not local.replica.descriptor.automatic:
+        is_cut_off = request.start == local.start > FIRST_SPLIT_KEY and not local.replica.descriptor.automatic
+        if is_cut_off and leases.is_active(Feature.LOOSE_RANGES):
             await _repeatable(local.loosen())
         await _repeatable(cleared)
         local.intents.forget(*span)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydistdb.kv.survey import Survey
+from pydistdb.kv.version_report import VersionReport, version_report
 from pydistdb.sql.catalog.garbage import recorded_garbage
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog import operations
@@ -132,6 +133,9 @@ class ClusterView:
         if missing:
             found.append(("warning", f"{_count(missing, 'range')} with fewer than {wanted} live replicas"))
         found += self._node_problems(survey)
+        versions = version_report(survey)
+        if versions.state != "current":
+            found.append(("warning", version_line(versions)))
         hot = sum(row["heat"] == "hot" for row in rows)
         if hot:
             found.append(("warning", f"{_count(hot, 'hot range')}: see Ranges for what would help"))
@@ -178,6 +182,13 @@ def _point(slot: int, loads: list[Load]) -> Point:
         quantile_us(counts, 0.5) / 1e3 if any(counts) else None,
         quantile_us(counts, 0.99) / 1e3 if any(counts) else None,
     )
+
+
+def version_line(report: VersionReport) -> str:
+    """Where a rolling upgrade stands."""
+    if report.state == "current":
+        return f"The cluster is at version {report.version}, the newest that its nodes know."
+    return f"The cluster is at version {report.version} of {report.newest}, {report.state}: {report.detail}."
 
 
 def _count(number: int, what: str) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from pydistdb.kv.version_report import version_report
 from pydistdb.sql.clock import now_us
 
 from pydistdb_server.console import charts, heat_map, html
 from pydistdb_server.console.access import Visitor
-from pydistdb_server.console.cluster import Row
+from pydistdb_server.console.cluster import Row, version_line
 from pydistdb_server.console.heat_map import Band
 from pydistdb_server.console.history import INTERVAL_SECONDS, add_spans
 from pydistdb_server.console.html import Html, Part, empty, join, tag
@@ -57,6 +58,7 @@ async def nodes(site: Site, request: Request) -> Page:
             sessions.get(row["node_id"], "–"),
             f"{row['clock_offset_us'] / 1e3:+.1f} ms" if row["clock_offset_us"] else "0 ms",
             _disk(row),
+            row.get("version") or "–",
             html.duration((now_us() - row["started_at"]) / 1e6)
             if row["started_at"] and row["state"] == "live"
             else "–",
@@ -65,7 +67,9 @@ async def nodes(site: Site, request: Request) -> Page:
         for row in rows
     ]
     columns = ("Name", "State", "Locality", "#Replicas", "#Leases", "#Requests/s", "Processor", "#Clients", "#Clock")
-    return Page("Nodes", html.table("Nodes", (*columns, "Disk", "#Up for", "Addresses"), cells), "/nodes")
+    shown = html.table("Nodes", (*columns, "Disk", "Release", "#Up for", "Addresses"), cells)
+    versions = tag("p", version_line(version_report(await site.cluster.survey())), class_="nothing")
+    return Page("Nodes", join(shown, versions), "/nodes")
 
 
 def _mode(row: Row) -> Part:

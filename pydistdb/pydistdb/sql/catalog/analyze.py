@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from msgspec import structs
 
+from pydistdb.kv.versions import Feature
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.access import PG_CLASS, PG_DATABASE
 from pydistdb.sql.catalog.analyze_joint import describe_indexed, describe_together, joint_target
@@ -94,6 +95,8 @@ async def gather_statistics(ddl: DdlContext, table: Table) -> TableStatistics:
     targets = {number: target if target >= 0 else default_target for number, target in targets.items()}
     keys_alone = {index.columns[0].column for index in table.indexes if _is_key(index)}
     counted = tuple([number for number, target in targets.items() if target and number not in keys_alone])
+    if not ddl.store.database.is_active(Feature.SKETCHES_IN_SAMPLES):
+        counted = ()
     sample = await take_sample(ddl, layout, table.oid, counted)
     rows = [layout.decode(value) for value in sample.values]
     columns = {}

@@ -5,6 +5,8 @@ proddb.ranges                 every range: where, how large, how busy, what woul
 proddb.hotspots               those that get requests, busiest first
 proddb.nodes                  every node: state, load, clock, disk, version
 proddb.zones                  the same by locality
+proddb.cluster_version        what every node knows how to read, and where an upgrade stands
+proddb.features               what waits for which version
 proddb.settings               settings of the whole cluster: what is set, and what it means
 proddb.jobs                   what goes on by itself: index builds, copies of replicas, nodes that leave
 proddb.transactions_in_doubt  transactions with prepared writes that are not resolved
@@ -27,6 +29,8 @@ from pydistdb.kv.in_doubt import InDoubt
 from pydistdb.kv.placement.hotspots import assess
 from pydistdb.kv.settings import SETTINGS, ClusterSettings, shown
 from pydistdb.kv.survey import Survey
+from pydistdb.kv.version_report import version_report
+from pydistdb.kv.versions import SINCE
 from pydistdb.sql.catalog.descriptors import Garbage
 from pydistdb.sql.catalog.garbage import recorded_garbage
 from pydistdb.sql.catalog.state_view import StateView
@@ -36,7 +40,7 @@ from pydistdb.sql.pg_catalog.define import RowDict, SystemColumn, SystemRelation
 from pydistdb.sql.pg_catalog.key_names import KeyNames, named_tables
 from pydistdb.sql.pg_catalog.objects import array
 from pydistdb.sql.types.base import EvalContext, SqlType
-from pydistdb.sql.types.known import BYTEA, FLOAT8, INT4, INT8, TEXT, TIMESTAMPTZ, TYPES_BY_OID
+from pydistdb.sql.types.known import BOOL, BYTEA, FLOAT8, INT4, INT8, TEXT, TIMESTAMPTZ, TYPES_BY_OID
 
 SCHEMA = "proddb"
 MOST_NAMES = 6
@@ -192,6 +196,8 @@ def _loads(survey: Survey) -> dict[int, float]:
         disk_free_bytes=INT8,
         disk_total_bytes=INT8,
         version=TEXT,
+        oldest_cluster_version=INT4,
+        newest_cluster_version=INT4,
         write_error=TEXT,
     ),
     _survey,
@@ -222,6 +228,8 @@ def nodes(view: StateView, context: EvalContext, survey: Survey | None) -> Itera
                 "disk_free_bytes": answer.disk_free,
                 "disk_total_bytes": answer.disk_total,
                 "version": answer.version,
+                "oldest_cluster_version": answer.supported.oldest,
+                "newest_cluster_version": answer.supported.newest,
                 "write_error": answer.status.write_error or None,
             }
         yield row
@@ -248,6 +256,37 @@ def zones(view: StateView, context: EvalContext, survey: Survey | None) -> Itera
             "leases": sum(node.lease_count for node in members),
             "qps": round(sum(loads.get(node.node_id, 0.0) for node in members), 1),
         }
+
+
+# ------------------------------------------------------------------------------------------------ versions
+
+
+@gathered_relation(
+    operator_relation("cluster_version", 13_977, version=INT4, newest_version=INT4, state=TEXT, details=TEXT), _survey
+)
+def cluster_version(view: StateView, context: EvalContext, survey: Survey | None) -> Iterator[RowDict]:
+    if survey is not None:
+        report = version_report(survey)
+        yield {
+            "version": report.version,
+            "newest_version": report.newest,
+            "state": report.state,
+            "details": report.detail or None,
+        }
+
+
+@gathered_relation(
+    operator_relation("features", 13_976, name=TEXT, since_version=INT4, active=BOOL, description=TEXT), _survey
+)
+def features(view: StateView, context: EvalContext, survey: Survey | None) -> Iterator[RowDict]:
+    if survey is not None:
+        for feature, since in SINCE.items():
+            yield {
+                "name": feature.name.lower(),
+                "since_version": since,
+                "active": since <= survey.cluster_version,
+                "description": feature.value,
+            }
 
 
 # ------------------------------------------------------------------------------------------------ settings
