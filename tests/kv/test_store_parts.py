@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydistdb.kv import api
 from pydistdb.kv.api import ClockOutOfBounds
 from pydistdb.kv.command import Command, SplitTrigger, decode_command, encode_command, moved_records, transaction_prefix
 from pydistdb.kv.descriptor import RangeDescriptor, ReplicaDescriptor, ReplicaRole, meta_key
 from pydistdb.kv.hlc import MICROSECOND, ClockOffsetExceeded, HybridClock, OffsetMonitor
 from pydistdb.kv.liveness import Liveness
 from pydistdb.kv.range_log import descriptor_for, membership_of
+from pydistdb.kv.requests import failure_of, raise_failure
 from pydistdb.kv.snapshot import SnapshotChunk, SnapshotDamaged, decode_chunk, encode_chunk
 from pydistdb.kv.transport import Ping, Pong
 from pydistdb_storage import mvcc
@@ -260,3 +262,32 @@ def test_descriptors_and_raft_memberships_say_the_same() -> None:
     assert membership_of(after) == raft.Membership(voters=(1, 2, 4))
     learning = raft.Membership(voters=(1, 2, 4), learners=(5,))
     assert membership_of(descriptor_for(after, learning, {5: 55})) == learning
+
+
+AT_THE_GATEWAY_ONLY = {
+    api.PreparedExists,
+    api.PreparedMissing,
+    api.PreparedBusy,
+    api.TooManyPrepared,
+    api.CannotPrepare,
+    api.PastIsReadOnly,
+}
+"""What a leaseholder never answers another node with."""
+
+
+def _errors() -> list[api.KVError]:
+    found: list[api.KVError] = []
+    for error in vars(api).values():
+        if isinstance(error, type) and issubclass(error, api.KVError) and error not in AT_THE_GATEWAY_ONLY:
+            with_time = error in (api.NotClosed, api.SnapshotTooOld, api.ReadRestart)
+            found.append(error(7) if with_time else error(b"key") if error is api.KeyExists else error("why"))  # type: ignore[arg-type]
+    return found
+
+
+@pytest.mark.parametrize("error", _errors(), ids=lambda error: type(error).__name__)
+def test_an_error_is_the_same_at_the_node_that_asked(error: api.KVError) -> None:
+    with pytest.raises(api.KVError) as raised:
+        raise_failure(failure_of(error))
+    assert type(raised.value) is type(error)
+    if type(error) is not api.KVError:
+        assert str(raised.value) == str(error)

@@ -468,6 +468,11 @@ class Leases:
                     self.scheduler.spawn(self._release_there(transaction_id, parted), "release locks")
         return local is not None
 
+    @property
+    def has_parted(self) -> bool:
+        """Whether locks of some transaction went along with a part of a range, or a lease (``release`` follows them)."""
+        return bool(self._parted_to)
+
     async def _release_there(self, transaction_id: TransactionId, start: bytes) -> None:
         try:
             await self.send(ReleaseLocks(transaction_id, start))

@@ -534,6 +534,7 @@ _PLAIN_ERRORS: dict[str, type[KVError]] = {
         api.RangeUnavailable,
         api.TransactionTooLarge,
         api.ClockOutOfBounds,
+        api.DiskFull,
     )
 }
 

@@ -168,9 +168,12 @@ class Writer:
             if request.spans:
                 await self._clear_and_check(local, transaction_id, writes, request.conditions, limits, span)
                 await self._validator.learn_intents(local, request.spans, transaction_id)
-            await self._clear_and_check(local, transaction_id, writes, request.conditions, limits, span)
-            if request.spans:
+                await self._clear_and_check(local, transaction_id, writes, request.conditions, limits, span)
                 self._validator.check_here(local, request.spans, request.since, transaction_id)
+            elif _is_as_locked(local, request):
+                local.check_lease()
+            else:
+                await self._clear_and_check(local, transaction_id, writes, request.conditions, limits, span)
         except (ProposalLost, OutcomeUnknown):
             raise  # it goes on elsewhere, or comes again
         except KVError:
@@ -190,7 +193,8 @@ class Writer:
         if request.offers and len(writes) <= MOST_OFFERED and not proposed.done:
             group.offer(writes, local.generation)
         await self._finish(local, group, proposed, recorded=request.recorded)
-        local.locks.release(transaction_id)
+        if not group.is_offered:
+            local.locks.release(transaction_id)
         return timestamp
 
     async def _finish(
@@ -423,6 +427,15 @@ async def _repeatable(proposed: Completion[None]) -> None:
         await proposed
     except OutcomeUnknown as error:
         raise ProposalLost("the outcome of a proposal is not known yet") from error
+
+
+def _is_as_locked(local: RangeLocal, request: CommitOnePhase) -> bool:
+    """Whether a commit of one row certainly finds it as it was locked, so that nothing is left to look at; about 0.3 µs."""
+    if len(request.writes) > 1 or request.conditions or local.intents:
+        return False
+    key, _, expected = request.writes[0]
+    owner = local.locks.owner(request.transaction_id)
+    return owner is not None and owner.keeps(key, expected) and key not in local.pending.by_key
 
 
 def _first_blocker(

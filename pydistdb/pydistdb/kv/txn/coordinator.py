@@ -117,7 +117,7 @@ class Coordinator(ChangingPart):
                 request.spans, request.since = tuple(self._reads.spans()), self.read_timestamp
             try:
                 timestamp = await self._gateway.server.writer.commit_here(local, request)
-                self._end()
+                self._end(local)
                 return timestamp
             except CommitAmbiguous as ambiguous:
                 known = await self._learn(writes[0][0], ambiguous)
@@ -286,13 +286,16 @@ class Coordinator(ChangingPart):
         else:
             self._end()
 
-    def _end(self) -> None:
-        """The transaction is over: release its locks and forget it."""
+    def _end(self, released: RangeLocal | None = None) -> None:
+        """The transaction is over: release its locks (in ``released`` that is done) and forget it."""
         self._over = True
         if not self._id:
             return
+        leases = self._leases
         for start in self._lock_starts:
-            if not self._leases.release(self._id, start):
+            if released is not None and released.start == start and not leases.has_parted:
+                continue
+            if not leases.release(self._id, start):
                 self._spawn(self._release(start))
         self._gateway.active.pop(self._id, None)
 

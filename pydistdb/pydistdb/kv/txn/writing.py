@@ -144,6 +144,9 @@ class WritingPart(LockingPart):
             if not inserted:
                 return [(key, value, BLIND) for key, value in buffer.entries.items()]
             return [(key, value, INSERT if key in inserted else BLIND) for key, value in buffer.entries.items()]
+        if not inserted and len(buffer.entries) == 1:  # as most have it
+            [(key, value)] = buffer.entries.items()
+            return [(key, value, locked[key][0] if key in locked else BLIND)]
         return [
             (key, value, INSERT if key in inserted else locked[key][0] if key in locked else BLIND)
             for key, value in buffer.entries.items()
