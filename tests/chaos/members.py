@@ -119,7 +119,7 @@ class _Reshaping(threading.Thread):
         rand = self._world.rand
         while not self._ending.wait(rand.uniform(*_TURN_SECONDS)):
             what = rand.choice(("split", "split", "merge", "merge range"))
-            table, key = rand.choice(self._world.tables), rand.randrange(_KEYS)
+            table, key = self._world.some_table(keyed=True), rand.randrange(_KEYS)
             text = f"SELECT proddb.{what}_at('{table}', '{key}')"
             if what == "merge range":
                 some_range = "(SELECT range_id FROM proddb.ranges WHERE tables <> '' ORDER BY random() LIMIT 1)"

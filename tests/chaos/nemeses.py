@@ -28,10 +28,15 @@ FAILED_SYNC_SECONDS = 15.0
 class World:
     cluster: ChaosCluster
     rand: random.Random
-    tables: list[str]
+    definitions: list[str]
+    """Of the workloads' tables: name, and columns in parentheses."""
     surprises: list[str] = field(default_factory=list)
     orders: Counter[str] = field(default_factory=Counter)
     """What was asked for beside faults (splits and merges), and how often."""
+
+    def some_table(self, *, keyed: bool = False) -> str:
+        """A table's name; ``keyed``: of one that can be split at a value of its primary key."""
+        return self.rand.choice([text.split()[0] for text in self.definitions if not keyed or "PRIMARY KEY" in text])
 
     def some_node(self) -> Node:
         return self.rand.choice(self.cluster.nodes)
@@ -322,7 +327,7 @@ class SchemaChanges(Nemesis):
     seconds = (0.1, 0.5)
 
     def begin(self, world: World) -> str:
-        table = world.rand.choice(world.tables)
+        table = world.some_table()
         name = f"nemesis_{world.rand.randrange(10**6)}"
         some_range = "(SELECT range_id FROM proddb.ranges ORDER BY random() LIMIT 1)"
         choices: dict[str, Callable[[psycopg.Connection[tuple[object, ...]]], object]] = {

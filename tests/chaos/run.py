@@ -77,7 +77,7 @@ class Run:
         for client in self.clients:
             client.start()
         time.sleep(WARM_SECONDS)
-        world = World(self.cluster, self.rand, [t.split()[0] for w in self.workloads for t in w.tables])
+        world = World(self.cluster, self.rand, [table for workload in self.workloads for table in workload.tables])
         self._make_trouble(world)
         mended = self.clock.now()
         self._wait_for_recovery(mended)
