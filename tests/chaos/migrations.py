@@ -12,7 +12,8 @@ Four nodes with three replicas.  Per case a table of its own, while clients on a
                  killed: the leaseholder, the newcomer, the node that is to give its replica away
 
 A phase is held where it would be too short to be met: by a transaction that the migration must wait for, by copies that get
-few bytes a second, by syncs that take their time.  Half of the victims come back at once, the others when all is over.
+few bytes a second, by syncs and messages that take their time.  Half of the victims come back at once, the others when all is
+over.
 
 In the end no job is left, every range has its three voters, what was acknowledged is there once (rows, sums; through every
 index, too), and the replicas are equal.
@@ -45,6 +46,8 @@ DEAD_SECONDS = 8
 STATEMENT_SECONDS = 40.0
 SLOW_SYNC_US = 150_000
 """So that a change of members takes longer than looking for it does."""
+SLOW_MESSAGES_MS = (50, 60)
+"""The same for verification, which asks one leader after the other for a thousand rows at a time."""
 
 CASES: dict[str, tuple[str, ...]] = {
     "re-shard/preparing": ("gateway", "leader", "catalog"),
@@ -134,6 +137,7 @@ class Case:
             (self._move if self.kind == "move" else self._change)()
             self._wait_until_over()
         finally:
+            self.cluster.network()
             for node in self.cluster.nodes:
                 node.faults.set()
             for writer in writers:
@@ -165,11 +169,16 @@ class Case:
             if self.kind == "index":
                 text = f"CREATE INDEX CONCURRENTLY {self.table}_made ON {self.table} (v, t)"
             with self._begun(gateway, text):
-                if self.phase == "cutting over":
+                if self.phase in ("verifying", "cutting over"):
+                    self._wait_for(lambda: self._copied(control) > ROWS * 3 // 4)
+                    self.cluster.network(delay_ms=SLOW_MESSAGES_MS)
                     self._wait_for(lambda: self._job_phase(control) == "verifying")
+                if self.phase == "cutting over":
                     self._hold(held)
+                    self.cluster.network()
                 self._wait_for(lambda: self._is_phase(control))
                 self._kill(victim)
+                self.cluster.network()
                 if held.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS:
                     time.sleep(1)
                     held.rollback()
@@ -183,6 +192,12 @@ class Case:
         kind = "create index" if self.kind == "index" else "re-shard"
         found = control.execute("SELECT state FROM proddb.jobs WHERE kind = %s", (kind,)).fetchone()
         return str(found[0]) if found else ""
+
+    def _copied(self, control: Connection) -> int:
+        """How many rows the re-sharding has copied so far."""
+        found = control.execute("SELECT details FROM proddb.jobs WHERE kind = 're-shard'").fetchone()
+        count = str(found[0]).split()[0] if found else ""
+        return int(count) if count.isdigit() else 0
 
     def _is_phase(self, control: Connection) -> bool:
         if self.phase == "cleaning up":
@@ -201,6 +216,9 @@ class Case:
     def _move(self) -> None:
         names = self._names()
         with self.control() as control:
+            # What replaces the victim of the case before comes first, and would be as slow as the move is to be.
+            moving = "SELECT 1 FROM proddb.ranges WHERE cardinality(replicas) <> 3 OR cardinality(learners) > 0"
+            self._wait_for(lambda: not control.execute(moving).fetchall())
             text = "SELECT range_id, leaseholder, replicas FROM proddb.ranges WHERE tables LIKE %s ORDER BY 1 LIMIT 1"
             found = control.execute(text, (f"%{self.table}%",)).fetchone()
             assert found is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -12,7 +13,7 @@ from pydistdb.kv.placement.allocator import NodeView
 from pydistdb.kv.placement.evening import lease_for_load, leases_for_load, replica_for_load
 from pydistdb.kv.placement.hotspots import assess
 from pydistdb.kv.placement.reshaping import Reshaper
-from pydistdb.kv.placement.splitting import hot_key, split_points
+from pydistdb.kv.placement.splitting import SAMPLES, KeySampler, hot_key, split_points
 from pydistdb.kv.settings import SETTINGS, SettingRefused, parse, shown
 from pydistdb.kv.store import Store
 from pydistdb.kv.survey import RangeReport
@@ -216,6 +217,16 @@ def test_it_can_be_paused() -> None:
     world.run(world.operations[2].set("rebalance.enabled", "on"))
     world.cluster.advance(40)
     assert world.totals()[0] >= 1
+
+
+def test_samples_are_of_all_that_was_asked_for() -> None:
+    sampler = KeySampler()
+    for number in range(100_000):
+        sampler.note(b"%06d" % number)
+        assert len(sampler.keys()) <= SAMPLES
+    found = [int(key) for key in list(sampler.keys())]
+    assert len(found) >= SAMPLES // 2 and found == sorted(found)
+    assert max(after - before for before, after in itertools.pairwise(found)) <= 2 * 100_000 / len(found)
 
 
 def test_where_a_busy_range_is_cut() -> None:

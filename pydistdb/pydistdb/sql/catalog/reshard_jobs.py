@@ -235,7 +235,7 @@ class SchemaJobs(IndexJobs):
 
     async def _verify(self, job: IndexJob) -> IndexJob:
         """Compare what the rows call for with what stands in the new storage, both at one timestamp."""
-        job = await self._beat(job, "verifying")
+        job = await self._beat(job, "verifying", at_once=True)
         store = self._store
         layout = self._layout(job)
         assert layout.shadow is not None
@@ -283,7 +283,7 @@ class SchemaJobs(IndexJobs):
             )
         return job
 
-    async def _beat(self, job: IndexJob, phase: str) -> IndexJob:
+    async def _beat(self, job: IndexJob, phase: str, *, at_once: bool = False) -> IndexJob:
         """Tell that the job goes on, and find out whether it still should."""
         transaction = self._begin()
         try:
@@ -294,7 +294,7 @@ class SchemaJobs(IndexJobs):
             await transaction.commit()
         finally:
             transaction.rollback()
-        self._report(job)
+        self._report(job, at_once=at_once)
         return job
 
     async def _cut_over(self, job: IndexJob) -> None:
