@@ -17,6 +17,7 @@ from pydistdb.sql.plan.expressions import (
     columns_of,
     conjoin,
     conjuncts,
+    flatten_joins,
     free_columns,
     has_subquery,
     output_ids,
@@ -52,7 +53,7 @@ class JoinBuilder(SubqueryBuilder):
         if relation.kind == "inner":
             sides: list[Rel] = []
             terms: list[Expr] = []
-            _flatten(relation, sides, terms)
+            flatten_joins(relation, sides, terms)
             if len(sides) <= LARGEST_CLUSTER:
                 return self._cluster(relation, sides, terms)
         terms = conjuncts(relation.condition)
@@ -74,7 +75,7 @@ class JoinBuilder(SubqueryBuilder):
         if nested >= MOST_EARLY_JOINS:
             return None
         parts: list[Rel] = []
-        _flatten(relation.left, parts, [])
+        flatten_joins(relation.left, parts, [])
         used = columns_of(relation.condition) - output_ids(relation.right)
         part = next((part for part in parts if used and used <= output_ids(part)), None)
         if part is None or len(parts) < 2:
@@ -145,16 +146,6 @@ class JoinBuilder(SubqueryBuilder):
         if rest:
             joined = Filter(joined.columns, joined, conjoin(rest))
         return self._checked(joined, queries)
-
-
-def _flatten(relation: Rel, sides: list[Rel], terms: list[Expr]) -> None:
-    """Collect the relations and terms of nested inner joins (and of filters between them)."""
-    if isinstance(relation, Join) and relation.kind == "inner" and not relation.lateral:
-        terms.extend(conjuncts(relation.condition))
-        _flatten(relation.left, sides, terms)
-        _flatten(relation.right, sides, terms)
-    else:
-        sides.append(relation)
 
 
 def _with_part(relation: Rel, part: Rel, other: Rel) -> Rel:

@@ -22,6 +22,7 @@ from pydistdb.sql.tree import (
     Delete,
     Expr,
     Insert,
+    Join,
     LockRows,
     Merge,
     Param,
@@ -175,6 +176,16 @@ def conjoin(terms: Sequence[Expr]) -> Expr:
     if not terms:
         return TRUE
     return terms[0] if len(terms) == 1 else And(BOOL, tuple(terms))
+
+
+def flatten_joins(relation: Rel, sides: list[Rel], terms: list[Expr]) -> None:
+    """Collect the relations and terms of nested inner joins."""
+    if isinstance(relation, Join) and relation.kind == "inner" and not relation.lateral:
+        terms.extend(conjuncts(relation.condition))
+        flatten_joins(relation.left, sides, terms)
+        flatten_joins(relation.right, sides, terms)
+    else:
+        sides.append(relation)
 
 
 def has_subquery(expression: Expr) -> bool:
