@@ -55,6 +55,7 @@ class Bounds:
         self.access = access
         self.index: IndexLayout = layout.by_storage_id[access.index.storage_id]
         self.is_point = access.is_point
+        self.gate = access.gate
         self.is_full = not (access.equal or access.lower or access.upper or access.is_routed)
         told = self.index.shard_positions
         self.by_shard = self.index.hashed and (told is None or max(told) >= len(access.equal))
@@ -63,6 +64,12 @@ class Bounds:
     @cached_property
     def values(self) -> Callable[[State], tuple[Any, ...]]:
         return evaluator(self.access.expressions)
+
+    @cached_property
+    def opens(self) -> Callable[[State], bool]:
+        """Whether the gate's terms are true, in this run."""
+        terms = evaluator(self.gate)
+        return lambda state: all(value is True for value in terms(state))
 
     @staticmethod
     def _combinations(terms: Sequence[Term], values: Iterator[Any]) -> Iterator[tuple[Any, ...]]:
@@ -91,6 +98,8 @@ class Bounds:
     def spans(self, state: State) -> list[Span]:
         """Spans of a range access, in key order (backwards if the scan goes backwards)."""
         layout, index, access = self.layout, self.index, self.access
+        if self.gate and not self.opens(state):
+            return []
         numbered = self.by_shard and layout.shards is not None and not layout.shards.is_hash
         if self.is_full and not numbered:
             return [layout.index_span(access.index)]

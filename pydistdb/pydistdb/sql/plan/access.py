@@ -26,6 +26,7 @@ from pydistdb.sql.plan.expressions import (
     conjoin,
     conjuncts,
 )
+from pydistdb.sql.plan.gates import gated, gates
 from pydistdb.sql.plan.implication import implied
 from pydistdb.sql.plan.inverted import inverted_access
 from pydistdb.sql.plan.matching import Keys, Match, is_unusable, matches
@@ -306,6 +307,9 @@ def choose(
     """The cheapest scan of a table under ``terms``, delivering ``order`` if that is worth it."""
     best: tuple[float, Path, int] | None = None
     table = scan.table
+    gate = gates(scan, terms)
+    if gate:
+        terms = [term for term in terms if term not in gate]
     for path in paths(scan, terms, estimator):
         direction = satisfies(path.order, path.constant, order) if order else 0
         cost = path.cost
@@ -318,7 +322,8 @@ def choose(
         if best is None or cost < best[0]:
             best = (cost, path, direction)
     assert best is not None, "the primary index always gives a path"
-    return build_scan(scan, best[1], terms, estimator, reverse=best[2] == -1)
+    chosen = build_scan(scan, best[1], terms, estimator, reverse=best[2] == -1)
+    return gated(chosen, gate) if gate or chosen.condition is not None else chosen
 
 
 def _rows_left(table: Table, path: Path, terms: Sequence[Expr], estimator: Estimator) -> float:

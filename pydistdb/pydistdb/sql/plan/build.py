@@ -18,6 +18,7 @@ from pydistdb.kv.api import WaitPolicy
 from pydistdb.sql.plan import access
 from pydistdb.sql.plan.access import OrderKey
 from pydistdb.sql.plan.build_joins import JoinBuilder
+from pydistdb.sql.plan.empty import is_never
 from pydistdb.sql.plan.expressions import (
     conjoin,
     conjuncts,
@@ -155,6 +156,8 @@ class Builder(JoinBuilder):
         self.estimator.note_scan(scan)
         # A scan decodes and filters in one go; nextval() may have to wait, and needs a filter of its own.
         plain = [term for term in terms if not has_subquery(term) and not is_volatile(term)]
+        if is_never(plain):
+            return Values(relation.columns, ())
         chosen = access.choose(scan, plain, self.estimator, wish.order, wish.rows)
         arms = None if wish.most_rows else access.by_arms(scan, plain, self.estimator, chosen)
         if arms is not None:
@@ -203,7 +206,7 @@ class Builder(JoinBuilder):
     def _filter(self, relation: Filter, wish: Wish) -> Rel:
         terms = conjuncts(relation.condition)
         plain = [term for term in terms if not has_subquery(term)]
-        if any(isinstance(term, Const) and term.value is not True for term in plain):
+        if is_never(plain):
             return Values(relation.columns, ())  # no row can pass, so the input need not run
         source = self.build(relation.input, Wish(wish.order))
         if plain:

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from pydistdb.sql.plan import joins
 from pydistdb.sql.plan.build_subqueries import SubqueryBuilder
+from pydistdb.sql.plan.empty import is_empty, is_never, joined_with_nothing
 from pydistdb.sql.plan.expressions import (
     all_relations,
     columns_of,
@@ -35,6 +36,7 @@ from pydistdb.sql.tree import (
     OutputColumn,
     Rel,
     Scan,
+    Values,
     VirtualScan,
 )
 
@@ -61,6 +63,10 @@ class JoinBuilder(SubqueryBuilder):
         if len(plain) < len(terms):
             return self._join_on_subquery(relation)
         left, right = self._side(relation.left), self._side(relation.right)
+        if joined_with_nothing(relation.kind, left.relation, right.relation):
+            return Values(relation.columns, ())
+        if relation.kind == "anti" and is_empty(right.relation):
+            return left.relation
         joined = joins.join(relation.kind, left, right, plain, relation.columns, self.estimator, relation.null_aware)
         early = self._join_early(relation)
         return joined.relation if early is None or joined.cost <= early.cost else early.relation
@@ -141,7 +147,10 @@ class JoinBuilder(SubqueryBuilder):
         def wanted(columns: Sequence[OutputColumn]) -> tuple[OutputColumn, ...]:
             return tuple(column for column in columns if column.id in later)
 
-        side, rest = joins.order_joins([self._side(part) for part in relations], plain, wanted, self.estimator)
+        built = [self._side(part) for part in relations]
+        if is_never(plain) or any(is_empty(side.relation) for side in built):
+            return Values(relation.columns, ())
+        side, rest = joins.order_joins(built, plain, wanted, self.estimator)
         joined = side.relation
         if rest:
             joined = Filter(joined.columns, joined, conjoin(rest))

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan.depth import deep_stack
+from pydistdb.sql.plan.empty import is_empty
 from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.explain_formats import Actual, PlanNode, Style, Value, text_lines
 from pydistdb.sql.plan.explain_gather import Gathered, dealt, with_gather
@@ -193,7 +194,8 @@ class Explainer(ExpressionText):
             properties.insert(0, ("Output", self._output(top)))
         node = PlanNode(title, self._head(relation, title), properties, relationship=relationship, label=label)
         node.changes_data = isinstance(relation, Insert | Update | Delete | Merge)
-        node.rows = 0 if node.changes_data else max(1, round(self.estimator.rows(relation)))
+        has_none = node.changes_data or is_empty(relation)
+        node.rows = 0 if has_none else max(1, round(self.estimator.rows(relation)))
         node.width = sum(c.type.length if c.type.length > 0 else TEXT_WIDTH for c in top.columns)
         node.actual = actual
         own = self.actuals.get(id(relation))
@@ -304,6 +306,8 @@ class Explainer(ExpressionText):
                 return f"Seq Scan on {relation.table.name}", []
             case FunctionScan() | RoutineScan():
                 return f"Function Scan on {_aliased(relation.function.name, relation.alias)}", []
+            case Values(rows=()):
+                return "Result", [("One-Time Filter", "false")]
             case Values():
                 return ("Result" if not relation.columns else "Values Scan"), []
             case CteScan():
@@ -375,6 +379,8 @@ class Explainer(ExpressionText):
             properties.append(("Index Cond", self.condition(access.terms)))
         if filters:
             properties.append(("Filter", self.condition(filters)))
+        if access.gate:
+            properties.append(("One-Time Filter", self.condition(access.gate)))
         if table.sharding is not None:
             properties.append(("Shards", shards_note(access, table)))
         return title, properties

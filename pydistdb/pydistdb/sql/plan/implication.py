@@ -19,7 +19,7 @@ from dataclasses import fields
 from typing import Any
 
 from pydistdb.sql.plan.comparisons import MIRRORED, comparison, comparison_terms
-from pydistdb.sql.plan.expressions import TRUE
+from pydistdb.sql.plan.expressions import TRUE, columns_of, substitute
 from pydistdb.sql.tree import And, AnyAll, BooleanTest, Call, ColumnRef, Const, Expr, InList, IsNull, Not, Or
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.known import BOOL
@@ -60,6 +60,23 @@ def same(left: Expr, right: Expr) -> bool:
         return False
     names = [field.name for field in fields(left) if field.name not in _NOT_COMPARED]
     return all(_same_part(getattr(left, name), getattr(right, name)) for name in names)
+
+
+def known_by_equality(term: Expr, equalities: Sequence[Expr], known: Sequence[Expr]) -> bool:
+    """Whether one of the equalities makes a known term say the same of another column: ``a > 5``, by ``a = b`` and ``b > 5``."""
+    if not known:
+        return False
+    own = columns_of(term)
+    for equality in equalities:
+        found = comparison_terms(equality)
+        if found is None or found[0] != "=":
+            continue
+        for here, there in ((found[1], found[2]), (found[2], found[1])):
+            if isinstance(here, ColumnRef) and here.id in own and isinstance(there, ColumnRef):
+                follows = substitute(term, {here.id: there})
+                if any(same(follows, other) for other in known):
+                    return True
+    return False
 
 
 def _same_part(left: Any, right: Any) -> bool:

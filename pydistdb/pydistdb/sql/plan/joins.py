@@ -23,6 +23,7 @@ from pydistdb.sql.plan.comparisons import comparison_terms
 from pydistdb.sql.plan.cost import DISABLED_COST, HASH_ROW_COST, RESTART_COST, ROW_COST, lookup_cost, restart_cost
 from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.expressions import columns_of, conjoin, has_subquery, is_volatile, output_ids
+from pydistdb.sql.plan.implication import known_by_equality
 from pydistdb.sql.plan.join_order import Cluster, Plan, Probe
 from pydistdb.sql.plan.ordering import ordering
 from pydistdb.sql.plan.physical import HashJoin, LookupJoin, MergeJoin, NestedLoop, TableScan
@@ -46,7 +47,7 @@ class Side:
     """Of the relation as a whole."""
     scan: Scan | None = None
     terms: tuple[Expr, ...] = ()
-    """The scan's own condition."""
+    """What is true of its rows: the scan's own condition, of a join those of its sides."""
     system_scan: VirtualScan | None = None
     """The scan behind it if it is a system table."""
 
@@ -209,7 +210,7 @@ def _look_ups(task: _Task, left: Side, right: Side) -> list[Candidate]:
     """The ways to find the right rows of each left row, or batch of them."""
     if right.system_scan is not None:
         return _system_loop(task, left, right, right.system_scan)
-    found = _inner_scan(right, task.terms, output_ids(left.relation), task.estimator)
+    found = _inner_scan(left, right, task.terms, task.estimator)
     if found is None:
         return []
     loop = _index_loop(task, left, *found)
@@ -218,13 +219,15 @@ def _look_ups(task: _Task, left: Side, right: Side) -> list[Candidate]:
 
 
 def _inner_scan(
-    right: Side, terms: Sequence[Expr], left_ids: set[int], estimator: Estimator
+    left: Side, right: Side, terms: Sequence[Expr], estimator: Estimator
 ) -> tuple[TableScan, list[Expr]] | None:
     """The right table read by an index whose columns the left side supplies; and the terms left over for the pairs."""
     if right.scan is None:
         return None
+    left_ids = output_ids(left.relation)
     usable = [term for term in terms if not has_subquery(term)]
-    own = [*right.terms, *usable]
+    checked = [term for term in right.terms if not known_by_equality(term, usable, left.terms)]
+    own = [*checked, *usable]
     best: access.Path | None = None
     for path in access.paths(right.scan, own, estimator):
         uses_left = any(columns_of(term) & left_ids for term in path.access.terms)
@@ -232,7 +235,7 @@ def _inner_scan(
             best = path
     if best is None:
         return None
-    scan = access.build_scan(right.scan, best, right.terms, estimator)
+    scan = access.build_scan(right.scan, best, checked, estimator)
     return scan, [term for term in terms if best.access.probes or term not in best.access.terms]
 
 
@@ -311,7 +314,7 @@ def order_joins(
         found = join(
             "inner", left, right, cluster.between(plan.left.mask, plan.right.mask), columns, estimator, rows=rows
         )
-        return Side(found.relation, rows, found.cost)
+        return Side(found.relation, rows, found.cost, terms=(*left.terms, *right.terms))
 
     # What speaks of one relation alone or of none is checked above.
     rest = [term for mask, term in cluster.others if not mask & (mask - 1)]

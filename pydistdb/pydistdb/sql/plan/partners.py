@@ -11,15 +11,15 @@ is not said of NOT VALID ones, nor of DEFERRABLE ones: a transaction may see its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pydistdb.sql.catalog.descriptors import ForeignKey, Table
+from pydistdb.sql.node import node
 from pydistdb.sql.plan.comparisons import comparison_terms
 from pydistdb.sql.plan.expressions import conjuncts
 from pydistdb.sql.tree import Aggregate, ColumnId, ColumnRef, Expr, Filter, Join, Limit, Project, Rel, Scan, Sort
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Parent:
     """A relation that may turn out to be a partner of others: a table, under the names that columns have outside."""
 
@@ -29,7 +29,7 @@ class Parent:
     """Its own condition."""
 
 
-@dataclass(frozen=True, slots=True)
+@node
 class Partner:
     """Of which columns the parent's are equals (by id), the terms that say so, and those columns that may be NULL."""
 

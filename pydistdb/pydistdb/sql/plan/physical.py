@@ -58,6 +58,9 @@ class Access:
     shard_upper: tuple[tuple[Expr, bool], ...] = ()
     """Or the bounds of the single shard column."""
 
+    gate: tuple[Expr, ...] = ()
+    """Terms that speak of no column of the table: where one is not true, nothing is read."""
+
     @property
     def expressions(self) -> list[Expr]:
         """Whatever the bounds are computed from, in order."""

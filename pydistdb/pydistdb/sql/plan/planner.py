@@ -17,6 +17,7 @@ from pydistdb.sql.plan.depth import deep_stack
 from pydistdb.sql.plan.expressions import all_relations
 from pydistdb.sql.plan.physical import HashJoin
 from pydistdb.sql.plan.repartition import repartition
+from pydistdb.sql.plan.rules.contradictions import contradictions
 from pydistdb.sql.plan.rules.decorrelate import decorrelate
 from pydistdb.sql.plan.rules.drop_joins import drop_joins
 from pydistdb.sql.plan.rules.factor import factor
@@ -40,6 +41,7 @@ RULES: tuple[Rule, ...] = (
     decorrelate,
     simplify_outer_joins,
     push_down,
+    contradictions,
     merge_projects,
     drop_joins,
     unique_rows,

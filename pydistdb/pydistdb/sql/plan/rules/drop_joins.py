@@ -33,7 +33,7 @@ from pydistdb.sql.plan.expressions import (
     substitute,
 )
 from pydistdb.sql.plan.implication import same
-from pydistdb.sql.plan.partners import Partner, parent_of, partner
+from pydistdb.sql.plan.partners import Parent, Partner, parent_of, partner
 from pydistdb.sql.tree import (
     Aggregate,
     ColumnRef,
@@ -122,7 +122,12 @@ def _without_parents(cluster: Rel, needed: set[int], fixed: set[int], replaced: 
     for side in list(sides):
         parent = parent_of(side)
         ids = output_ids(side)
-        if parent is None or fixed & ids or any(map(is_volatile, parent.terms)):
+        if (
+            parent is None
+            or not fixed.isdisjoint(ids)
+            or _is_read(parent, needed)
+            or any(map(is_volatile, parent.terms))
+        ):
             continue
         others = [other for other in sides if other is not side]
         found = partner(parent, terms, others)
@@ -140,6 +145,14 @@ def _without_parents(cluster: Rel, needed: set[int], fixed: set[int], replaced: 
     return cluster if len(sides) == count else _cluster_of(sides, terms)
 
 
+def _is_read(parent: Parent, needed: set[int]) -> bool:
+    """Whether more of a relation is read than keys that others may refer to."""
+    numbers = {parent.numbers[id] for id in needed & parent.numbers.keys()}
+    return bool(numbers) and not numbers <= {
+        column.column for index in parent.scan.table.indexes if index.unique for column in index.columns
+    }
+
+
 def _type_of(side: Rel, scan: Scan, id: int) -> object:
     return next(column.type for column in (*side.columns, *scan.columns) if column.id == id)
 
@@ -155,10 +168,12 @@ def _is_not_null(column: ColumnRef, replaced: Replaced) -> Expr:
 
 
 def _filtered(relation: Rel, terms: Sequence[Expr]) -> Rel:
+    if isinstance(relation, Filter):
+        own = conjuncts(relation.condition)
+        added = [term for term in terms if not any(same(term, other) for other in own)]
+        return replace(relation, condition=conjoin([*own, *added])) if added else relation
     if not terms:
         return relation
-    if isinstance(relation, Filter):
-        return replace(relation, condition=conjoin([*conjuncts(relation.condition), *terms]))
     return Filter(relation.columns, relation, conjoin(terms))
 
 

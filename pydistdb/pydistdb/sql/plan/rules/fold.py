@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.plan.expressions import rewrite_deep, rewrite_relation_expressions, walk
 from pydistdb.sql.plan.rules.raise_failures import is_constant_call
-from pydistdb.sql.tree import And, ArrayLiteral, Call, Case, Coalesce, Const, Expr, IsNull, Not, Or, Rel
+from pydistdb.sql.tree import And, ArrayLiteral, Call, Case, Coalesce, Const, Expr, InList, IsNull, Not, Or, Rel
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.known import BOOL
 
@@ -43,6 +43,8 @@ def _fold_node(expression: Expr) -> Expr:
             return _fold_case(expression)
         case Coalesce(arguments=(Const(value=value) as first, *_)) if value is not None:
             return first
+        case InList(argument=Const()) if all(isinstance(item, Const) for item in expression.items):
+            return _fold_list(expression)
         case ArrayLiteral(items=items) if items and all(
             isinstance(item, Const) and not item.type.is_array for item in items
         ):
@@ -72,12 +74,20 @@ def _fold_call(call: Call) -> Expr:
     return Const(call.type, value)
 
 
+def _fold_list(listed: InList) -> Expr:
+    equal = [_fold_node(Call(BOOL, listed.equality, (listed.argument, item))) for item in listed.items]
+    found = _fold_connective(Or(BOOL, tuple(equal)), False)
+    if not isinstance(found, Const):
+        return listed if not all(isinstance(each, Const) for each in equal) else Const(BOOL, None)
+    return Const(BOOL, found.value is not listed.negated)
+
+
 def _fold_connective(expression: And | Or, neutral: bool) -> Expr:
     arguments: list[Expr] = []
     for argument in expression.arguments:
         if isinstance(argument, Const) and argument.value is not None:
             if argument.value is not neutral:
-                return argument if not any(map(_fails, arguments)) else _connected(expression, [*arguments, argument])
+                return argument if not any(map(fails, arguments)) else _connected(expression, [*arguments, argument])
             continue
         if type(argument) is type(expression):
             arguments.extend(argument.arguments)
@@ -96,7 +106,7 @@ def _connected(expression: And | Or, arguments: list[Expr]) -> Expr:
     return type(expression)(BOOL, tuple(arguments))
 
 
-def _fails(expression: Expr) -> bool:
+def fails(expression: Expr) -> bool:
     """A constant in it could not be computed: it comes before what would decide (raise_failures.py)."""
     return any(is_constant_call(part) for part in walk(expression))
 

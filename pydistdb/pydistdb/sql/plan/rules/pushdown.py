@@ -2,7 +2,7 @@
 
 Through projections (its columns replaced by their expressions), into the sides of joins, below aggregates where it speaks of
 groups only, into both arms of a set operation.  Terms that join two relations end up in the join's condition, and a
-``column = constant`` term is repeated for every column that the conditions make equal to it::
+comparison of a column with constants (a value, bounds, a list) is repeated for every column that conditions make equal to it::
 
     Filter(a.x = b.x AND b.x = 5, a × b)   ->   Join(a.x = b.x, Filter(a.x = 5, a), Filter(b.x = 5, b))
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pydistdb.sql.plan.comparisons import comparison_terms
+from pydistdb.sql.plan.comparisons import comparison, comparison_terms
 from pydistdb.sql.plan.expressions import (
     columns_of,
     conjoin,
@@ -28,8 +28,10 @@ from pydistdb.sql.plan.expressions import (
     rewrite,
     substitute,
 )
+from pydistdb.sql.plan.implication import same
 from pydistdb.sql.tree import (
     Aggregate,
+    AnyAll,
     Call,
     ColumnRef,
     Const,
@@ -37,6 +39,7 @@ from pydistdb.sql.tree import (
     Distinct,
     Expr,
     Filter,
+    InList,
     Join,
     LockRows,
     Or,
@@ -145,6 +148,9 @@ def _push_join(join: Join, terms: list[Expr]) -> Rel:
         terms.extend(_implied(terms))
         terms.extend(_restrictions(terms, left_ids, right_ids))
         own = []
+    elif join.kind in ("left", "semi", "anti") and not join.null_aware and terms:
+        # Of the right side only those rows matter that a row of the left which passes may find.
+        own = [*own, *(term for term in _implied([*terms, *own]) if columns_of(term) <= right_ids)]
     for term in terms:
         used = columns_of(term)
         if not _movable(term):
@@ -188,29 +194,55 @@ def _restrictions(terms: list[Expr], left_ids: set[int], right_ids: set[int]) ->
 
 
 def _implied(terms: list[Expr]) -> list[Expr]:
-    """``column = constant`` for every column that other terms make equal to one with such a term."""
+    """What terms say of a column and constants, for every column that other terms make equal to it."""
     equal: list[tuple[ColumnRef, ColumnRef]] = []
-    fixed: list[tuple[ColumnRef, Call]] = []
+    said: list[tuple[ColumnRef, Expr]] = []
+    fixed: set[int] = set()
     for term in terms:
         found = comparison_terms(term)
-        if found is None or found[0] != "=":
+        if (
+            found is not None
+            and found[0] == "="
+            and isinstance(found[1], ColumnRef)
+            and isinstance(found[2], ColumnRef)
+        ):
+            equal.append((found[1], found[2]))
             continue
-        _, first, second, call = found
-        if isinstance(first, ColumnRef) and isinstance(second, ColumnRef):
-            equal.append((first, second))
-        elif isinstance(first, ColumnRef) and isinstance(second, Const | Param):
-            fixed.append((first, call))
-        elif isinstance(second, ColumnRef) and isinstance(first, Const | Param):
-            fixed.append((second, call))
-    known = {column.id for column, _ in fixed}
+        column = _compared(term)
+        if column is not None:
+            said.append((column, term))
+            if found is not None and found[0] == "=":
+                fixed.add(column.id)
     implied: list[Expr] = []
-    for column, call in fixed:
+    for column, term in said if equal else ():
+        is_equality = isinstance(term, Call) and comparison(term.function) == "="
         reached = [column]
+        known = {column.id}
         for current in reached:
             for pair in equal:
                 for here, there in (pair, pair[::-1]):
-                    if here.id == current.id and there.id not in known and there.type == column.type:
-                        known.add(there.id)
-                        reached.append(there)
-                        implied.append(substitute(call, {column.id: there}))
+                    if here.id != current.id or there.id in known or there.type != column.type:
+                        continue
+                    known.add(there.id)
+                    reached.append(there)
+                    if there.id in fixed:
+                        continue
+                    if is_equality:
+                        fixed.add(there.id)
+                    follows = substitute(term, {column.id: there})
+                    if is_equality or not any(same(follows, other) for other in (*terms, *implied)):
+                        implied.append(follows)
     return implied
+
+
+def _compared(term: Expr) -> ColumnRef | None:
+    """The column that a term compares with constants."""
+    match term:
+        case Call(arguments=(ColumnRef() as column, Const() | Param()) | (Const() | Param(), ColumnRef() as column)):
+            return column if comparison(term.function) is not None else None
+        case InList(argument=ColumnRef() as column, negated=False):
+            plain = comparison(term.equality) == "=" and all(isinstance(item, Const | Param) for item in term.items)
+            return column if plain else None
+        case AnyAll(left=ColumnRef() as column, array=Const() | Param(), all=False):
+            return column if comparison(term.function) == "=" else None
+    return None
