@@ -45,15 +45,16 @@ class Side:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("DROP DATABASE IF EXISTS fuzz")
             connection.execute("CREATE DATABASE fuzz")
-        self.schema = schema
+        with psycopg.connect(url, dbname="fuzz", autocommit=True) as connection:
+            connection.execute(schema)  # type: ignore[arg-type]
         self.connect()
-        self.run(schema)
 
     def connect(self) -> None:
         self.connection = psycopg.connect(self.url, dbname="fuzz", autocommit=True)
         self.connection.execute(f"SET statement_timeout = {TIMEOUT_MS}")  # type: ignore[arg-type]
 
     def run(self, text: str) -> Answer:
+        """A statement's answer; a connection that is lost is made anew."""
         if self.connection.pgconn.status != psycopg.pq.ConnStatus.OK:
             self.connect()
         result = self.connection.pgconn.exec_(text.encode())

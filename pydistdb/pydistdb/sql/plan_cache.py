@@ -69,6 +69,7 @@ class CachedPlan:
         "compiled",
         "counts",
         "cursor",
+        "declared_oids",
         "denied",
         "environment",
         "fields",
@@ -121,6 +122,8 @@ class CachedPlan:
         self.fields = fields
         self.parameter_types = parameter_types
         self.parameter_oids = tuple(parameter.oid for parameter in parameter_types)
+        self.declared_oids = self.parameter_oids
+        """The same, but domains where such were declared: what the statement is planned anew with."""
         self.kind = parsed.kind if parsed is not None else ""
         self.tag = bound.tag if bound is not None else self.kind
         self.tables: frozenset[int] = bound.tables if bound is not None else frozenset()

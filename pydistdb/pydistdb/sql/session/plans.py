@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from pydistdb.kv.api import KVError
@@ -30,6 +31,7 @@ from pydistdb.sql.session.fields import fields_of, utility_fields
 from pydistdb.sql.statements import Execute, Explain, Fetch, Utility
 from pydistdb.sql.tree import BoundStatement, Const, Expr, Param
 from pydistdb.sql.types.base import SqlType
+from pydistdb.sql.types.domains import is_domain
 
 if TYPE_CHECKING:
     from pydistdb.sql.session.base import SessionBase
@@ -171,7 +173,9 @@ class SessionPlans:
                 fields=utility_fields(outcome, session),
                 parameter_types=self._explained_types(outcome, parameter_oids) if isinstance(outcome, Explain) else (),
             )
-        return self._compiled(parsed.text, parsed, outcome, view, None)
+        plan = self._compiled(parsed.text, parsed, outcome, view, None)
+        plan.declared_oids = _with_domains(plan.parameter_oids, parameter_oids)
+        return plan
 
     def _explained_types(self, utility: Explain, parameter_oids: tuple[int, ...]) -> tuple[SqlType, ...]:
         """The parameters that EXPLAIN takes are those of the statement in it."""
@@ -196,7 +200,7 @@ class SessionPlans:
         query = bind.analyze_cursor(parsed, view, self._session.context, parameter_oids)
         plan = self._compiled(parsed.text, parsed, query.bound, view, None)
         plan.fields = fields_of(query.shown)
-        return CachedPlan(
+        made = CachedPlan(
             parsed.text,
             parsed,
             self.environment,
@@ -205,6 +209,8 @@ class SessionPlans:
             parameter_types=plan.parameter_types,
             cursor=(query, plan),
         )
+        made.declared_oids = plan.declared_oids = _with_domains(plan.parameter_oids, parameter_oids)
+        return made
 
     def _compiled(
         self,
@@ -268,14 +274,14 @@ class SessionPlans:
         if plan.parsed is None:
             return plan
         if plan.bound is not None and plan.parsed.name == "DeclareCursorStmt":
-            made = self.make(plan.parsed, plan.parameter_oids).cursor
+            made = self.make(plan.parsed, plan.declared_oids).cursor
             assert made is not None
             return made[1]
-        found = self.prepared(plan.text, plan.parameter_oids)
+        found = self.prepared(plan.text, plan.declared_oids)
         if found is not None:
             return found
         try:
-            return self.plan(plan.parsed, plan.parameter_oids, plan.text)
+            return self.plan(plan.parsed, plan.declared_oids, plan.text)
         except KVError as error:
             raise session.explain_error(error) from error
 
@@ -291,6 +297,13 @@ class SessionPlans:
                 return renewed
         (parsed,) = bind.parse(text)
         return self.make(parsed, ())
+
+
+def _with_domains(oids: tuple[int, ...], declared: tuple[int, ...]) -> tuple[int, ...]:
+    """The types of parameters, but the domains that they were declared as."""
+    if not any(map(is_domain, declared)):
+        return oids
+    return tuple(domain if is_domain(domain) else oid for oid, domain in zip_longest(oids, declared, fillvalue=0))
 
 
 def _needs_literals(plan: PhysicalPlan, text: str) -> bool:

@@ -197,7 +197,7 @@ class ClientSession(FastSession):
         if plan.parsed is None:
             return
         if isinstance(plan.utility, Fetch):  # what it returns is the cursor's affair
-            statement.plan = self.plans.make(plan.parsed, plan.parameter_oids)
+            statement.plan = self.plans.make(plan.parsed, plan.declared_oids)
             return
         if plan.catalog_state is self.view().catalog_state and plan.environment == self.plans.environment:
             return
