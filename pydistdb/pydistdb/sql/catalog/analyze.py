@@ -23,7 +23,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.describe_columns import DEFAULT_TARGET, describe_column
 from pydistdb.sql.catalog.descriptors import Index, Table, TableStatistics
 from pydistdb.sql.catalog.queries import live_columns
-from pydistdb.sql.catalog.state import CatalogState, Change
+from pydistdb.sql.catalog.state import CatalogState
 from pydistdb.sql.errors import ActiveTransaction, FeatureNotSupported, UndefinedColumn
 from pydistdb.sql.layout import TableLayout
 from pydistdb.sql.sampling import SAMPLE_TEXT, Sample, SampleRun, decode_answer, encode_arguments
@@ -58,22 +58,42 @@ async def vacuum(ddl: DdlContext, statement: Vacuum) -> str:
 
 async def analyze_tables(ddl: DdlContext, tables: Sequence[Table], *, automatic: bool = False) -> None:
     """Gather the statistics of tables and write them down."""
-    changes: list[Change] = []
+    changes: list[tuple[bytes, TableStatistics]] = []
     for table in tables:
         ddl.store.analyze_begins(table.oid)
         statistics = structs.replace(await gather_statistics(ddl, table), automatic=automatic)
         changes.append((keys.statistics_key(table.database, table.oid), statistics))
-    # Reading takes long and locks nothing: some of the tables may be gone.
+    # Reading takes long and locks nothing: some of the tables may be gone, or have other columns.
     await ddl.store.refresh()
-    newest = ddl.store.state
     base = ddl.ddl.overlay.base
-    ddl.apply([change for change in changes if _is_alive(change[0], base, newest)])
+    changes = [change for change in changes if _is_alive(change[0], base, ddl.store.state)]
+    await ddl.ddl.claim(changes)
+    newest = ddl.store.state
+    ddl.apply([(key, _still_true(statistics, key, base, newest)) for key, statistics in changes])
+
+
+def _table_at(key: bytes, state: CatalogState) -> Table | None:
+    """The table whose statistics are at ``key``."""
+    found: Table | None = state.object_at(keys.table_key(*keys.unpack_key(key)[1]))
+    return found
 
 
 def _is_alive(key: bytes, base: CatalogState, newest: CatalogState) -> bool:
     """Whether the table of these statistics has not been dropped by others since the statement began."""
-    table = keys.table_key(*keys.unpack_key(key)[1])
-    return base.object_at(table) is None or newest.object_at(table) is not None
+    return _table_at(key, base) is None or _table_at(key, newest) is not None
+
+
+def _still_true(statistics: TableStatistics, key: bytes, base: CatalogState, newest: CatalogState) -> TableStatistics:
+    """The statistics without what was found in columns that others have given another type meanwhile."""
+    before, now = _table_at(key, base), _table_at(key, newest)
+    if before is None or now is None or before is now:
+        return statistics
+    types = {column.number: column.type_oid for column in before.columns}
+    changed = {column.number for column in now.columns if types.get(column.number) != column.type_oid}
+    if not changed:
+        return statistics
+    columns = {number: found for number, found in statistics.columns.items() if number not in changed}
+    return structs.replace(statistics, columns=columns, joint={}, expressions={})
 
 
 def _may_process(ddl: DdlContext, statement: Vacuum, table: Table) -> bool:
