@@ -153,7 +153,8 @@ class RangeLifecycle(Elections):
                 right.inherit_lease()
                 if not right.commits_alone:
                     left.read_barrier()  # its heartbeats tell the followers that the split is committed
-            # The followers may not have applied the split when the first request for votes comes.
+            # The followers may not have applied the split when the first request for votes comes.  They say when they have
+            # (ReplicaWaiting); asking again and again is for messages that get lost.
             self.campaign_for(right, 0, 40, 4 * _MILLISECOND)
         else:
             right.expected_leader = leader = self.leader_node(left)
