@@ -52,3 +52,27 @@ def test_locks_of_schema_changes_that_were_lost_with_a_lease_cost_a_retry_and_no
     assert "40001: could not serialize access due to a concurrent schema change" in error
     assert run("t3", "SELECT b FROM c") == ["SELECT 0"]
     assert "does not exist" in (run("t3", "SELECT * FROM d") or [""])[0]
+
+
+def test_a_lock_timeout_longer_than_a_call_runs_out_at_other_nodes_too() -> None:
+    backend = ClusterBackend()
+
+    def run(session: str, text: str) -> list[str] | None:
+        backend.start(session, text)
+        return backend.finished(session)
+
+    run("t1", "CREATE TABLE c (a int PRIMARY KEY, b int)")
+    run("t1", "INSERT INTO c VALUES (1, 1)")
+    for session in ("t1", "t2", "t3"):  # one on each node, so at least one of those that wait is not at the leaseholder
+        run(session, "SET lock_timeout = '4s'")
+    run("t1", "BEGIN")
+    assert run("t1", "UPDATE c SET b = 2 WHERE a = 1") == ["UPDATE 1"]
+    assert run("t2", "UPDATE c SET b = 3 WHERE a = 1") is None
+    assert run("t3", "UPDATE c SET b = 4 WHERE a = 1") is None
+    backend.start("", "")
+    assert backend.finished("t2") is None, "three seconds"
+    assert backend.finished("t3") is None
+    backend.start("", "")
+    for session in ("t2", "t3"):
+        assert backend.finished(session) == ["ERROR: 55P03: canceling statement due to lock timeout"]
+    assert run("t1", "COMMIT") == ["COMMIT"]

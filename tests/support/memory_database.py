@@ -228,6 +228,8 @@ class MemoryTransaction:
         database.lock_owners += 1
         self.transaction_id = database.lock_owners.to_bytes(16, "big")
         self.read_timestamp: Timestamp = database.now()
+        self.oldest_read: Timestamp = 0
+        self.gives_up = False
         self.buffer: SortedDict[bytes, bytes | None] = SortedDict()
         self.expected: dict[bytes, Timestamp] = {}
         self.inserted: set[bytes] = set()
@@ -367,7 +369,7 @@ class MemoryTransaction:
     def try_lock(self, key: bytes, strength: LockStrength) -> LockedValue:
         self._check_open()
         value, newest = self.database.read(key, self.database.clock)
-        changed = newest > self.read_timestamp
+        changed = newest > (self.oldest_read or self.read_timestamp)
         if changed and self.isolation is not Isolation.READ_COMMITTED:
             raise SerializationConflict("could not serialize access due to concurrent update")
         self.expected[key] = newest

@@ -256,13 +256,17 @@ class Transaction(Protocol):
 
     isolation: Isolation
     read_timestamp: Timestamp
+    oldest_read: Timestamp
+    """An older snapshot that the statement has read at as well (0: none): ``lock`` calls changed what is newer than that."""
     lock_timeout_ns: int
+    """How long ``lock`` may wait for others; 0: as long as it takes."""
     starts_anew: bool
     """Set by whoever begins the transaction anew when it fails with SerializationConflict, and tells nobody what it has
     seen before it has committed or been confirmed: a READ COMMITTED statement outside a block.
 
     ``lock`` may then return what commits under way will leave, and ``commit`` lets others see its own writes so."""
-    """How long ``lock`` may wait for others; 0: as long as it takes."""
+    gives_up: bool
+    """Set where ``starts_anew`` is: ``commit`` raises SerializationConflict instead of waiting for what others hold."""
     process_id: int
     """The session's, for the report of a deadlock."""
 
@@ -325,7 +329,8 @@ class Transaction(Protocol):
         """Lock rows until the transaction ends and return their newest committed values, in order.
 
         Absent keys can be locked too (a unique insert does).  Raises LockNotAvailable, DeadlockDetected,
-        SerializationConflict (REPEATABLE READ and above, where a newer version than the snapshot's exists)."""
+        SerializationConflict (REPEATABLE READ and above, where a newer version than the snapshot's exists; but KEY SHARE
+        is had under REPEATABLE READ as long as there is a row)."""
 
     def put(self, key: bytes, value: bytes) -> None:
         """Buffer a write; the key should have been locked before, or nobody else can know it."""

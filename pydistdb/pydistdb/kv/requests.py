@@ -156,6 +156,8 @@ class CommitOnePhase(Message):
     since: Timestamp = 0
     offers: bool = False
     """Others may see the writes before they are durable (pending.py): if this fails, its statement begins anew."""
+    gives_up: bool = False
+    """What others hold is not waited for: SerializationConflict, and the statement begins anew."""
 
     @property
     def routing_key(self) -> bytes:
@@ -172,6 +174,8 @@ class Prepare(Message):
     sequence: int
     writes: list[Write]
     conditions: list[Condition] = []
+    gives_up: bool = False
+    """As in CommitOnePhase."""
 
     @property
     def routing_key(self) -> bytes:

@@ -3,7 +3,9 @@
 Both kinds of commit go the same way; only the effect differs:
 
 1. Clear the way: wait for locks, proposals and intents of other transactions on the keys (locking.py).  Waiting ends with
-   a look at all keys in one go, without a pause: from there to the proposal nothing can come between.
+   a look at all keys in one go, without a pause: from there to the proposal nothing can come between.  Nobody can
+   interrupt a commit that waits, so a statement that can begin anew does that instead (``gives_up``), and takes its locks
+   first the next time.
 2. Check what the writer expects: the newest version must be the one it saw, and its locks the ones under which it looked
    (a lock that was lost with a lease may have let others pass who only read).  An ``insert`` wants no live value.
 3. Take a timestamp from the clock: above every read served here, since reads raise the clock.
@@ -30,11 +32,13 @@ from pydistdb_storage.mvcc import MAX_TIMESTAMP, check_key, versioned
 from pydistdb.kv.api import (
     KeyExists,
     KVError,
+    LockNotAvailable,
     LockStrength,
     OutcomeUnknown,
     SerializationConflict,
     Timestamp,
     TransactionAborted,
+    WaitPolicy,
 )
 from pydistdb.kv.command import ProposalLost
 from pydistdb.kv.command import Write as EngineWrite
@@ -166,14 +170,20 @@ class Writer:
         local.check_span(*span)
         try:
             if request.spans:
-                await self._clear_and_check(local, transaction_id, writes, request.conditions, limits, span)
+                await self._clear_and_check(
+                    local, transaction_id, writes, request.conditions, limits, span, gives_up=request.gives_up
+                )
                 await self._validator.learn_intents(local, request.spans, transaction_id)
-                await self._clear_and_check(local, transaction_id, writes, request.conditions, limits, span)
+                await self._clear_and_check(
+                    local, transaction_id, writes, request.conditions, limits, span, gives_up=request.gives_up
+                )
                 self._validator.check_here(local, request.spans, request.since, transaction_id)
             elif _is_as_locked(local, request):
                 local.check_lease()
             else:
-                await self._clear_and_check(local, transaction_id, writes, request.conditions, limits, span)
+                await self._clear_and_check(
+                    local, transaction_id, writes, request.conditions, limits, span, gives_up=request.gives_up
+                )
         except (ProposalLost, OutcomeUnknown):
             raise  # it goes on elsewhere, or comes again
         except KVError:
@@ -238,10 +248,18 @@ class Writer:
         limits: WaitLimits | None,
         span: tuple[bytes, bytes],
         sequence: int = 0,
+        *,
+        gives_up: bool = False,
     ) -> None:
         """Return when nothing stands in the way and everything is as expected, at this very moment."""
+        policy = WaitPolicy.NOWAIT if gives_up else WaitPolicy.WAIT
         while (blocker := _first_blocker(local, transaction_id, writes, conditions)) is not None:
-            await self._unblock(local, transaction_id, blocker, writes, limits)
+            try:
+                await self._unblock(local, transaction_id, blocker, writes, limits, policy)
+            except LockNotAvailable as error:
+                if not gives_up:
+                    raise
+                raise SerializationConflict(_CONFLICT_TEXT) from error
         local.check_lease()
         # Not only at the start: the range may have been split while this waited.
         local.check_span(*span)
@@ -257,6 +275,7 @@ class Writer:
         blocker: Blocker,
         writes: list[Write],
         limits: WaitLimits | None,
+        policy: WaitPolicy,
     ) -> None:
         key, strength, by = blocker
         limits = limits or WaitLimits()
@@ -267,10 +286,10 @@ class Writer:
                 found = local.intents.writes
                 same = [k for k, _, _ in writes if (i := found.get(k)) and i.transaction_id == by.transaction_id]
                 await self._locker.clear_intent(
-                    local, by, same if key in same else [*same, key], transaction_id, limits=limits
+                    local, by, same if key in same else [*same, key], transaction_id, policy, limits
                 )
             case None:
-                await self._locker.acquire(local, transaction_id, key, strength, limits=limits)
+                await self._locker.acquire(local, transaction_id, key, strength, policy, limits)
 
     # ---------------------------------------------------------------------------------------------------- prepare
 
@@ -286,7 +305,9 @@ class Writer:
         span = (min(touched), max(touched)) if conditions else (keys[0], keys[-1])
         local.check_span(*span)
         limits = WaitLimits(0, call_deadline_ns) if call_deadline_ns else None
-        await self._clear_and_check(local, transaction_id, writes, conditions, limits, span, request.sequence)
+        await self._clear_and_check(
+            local, transaction_id, writes, conditions, limits, span, request.sequence, gives_up=request.gives_up
+        )
         timestamp = leases.clock.now()
         info = IntentInfo(transaction_id, timestamp, request.sequence, request.anchor)
         header = intent_header(info)

@@ -62,8 +62,10 @@ class TransactionBase:
         "_spilling_buffer",
         "_trace",
         "_two_phase",
+        "gives_up",
         "isolation",
         "lock_timeout_ns",
+        "oldest_read",
         "process_id",
         "read_only",
         "read_timestamp",
@@ -80,10 +82,12 @@ class TransactionBase:
         self.isolation = isolation
         self.read_only = read_only
         self.read_timestamp: Timestamp = gateway.leases.clock.now()
+        self.oldest_read: Timestamp = 0
         self.lock_timeout_ns = 0
         """How long ``lock`` waits for one range's locks; 0: as long as it takes."""
         self.process_id = 0
         self.starts_anew = False
+        self.gives_up = False
         self.waits_for_lock = False
         self._first_statement = True
         self._id: TransactionId = NO_TRANSACTION
@@ -117,6 +121,7 @@ class TransactionBase:
             else:
                 self._observed = None
             self.read_timestamp = leases.clock.now()
+            self.oldest_read = 0
             self._first_statement = False
 
     def _limit(self) -> Timestamp:

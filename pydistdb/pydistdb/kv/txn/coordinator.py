@@ -111,7 +111,12 @@ class Coordinator(ChangingPart):
             if local.sampler is not None:
                 local.sampler.note(writes[0][0])
             request = CommitOnePhase(
-                self._id or self.transaction_id, writes, conditions, False, offers=self.starts_anew
+                self._id or self.transaction_id,
+                writes,
+                conditions,
+                False,
+                offers=self.starts_anew,
+                gives_up=self.gives_up,
             )
             if self._reads is not None:
                 request.spans, request.since = tuple(self._reads.spans()), self.read_timestamp
@@ -134,7 +139,9 @@ class Coordinator(ChangingPart):
         if all(descriptor.contains(item[0]) for item in (*writes, *conditions)) and (
             self._reads is None or self._reads.lies_in(descriptor.start, descriptor.end)
         ):
-            request = CommitOnePhase(self.transaction_id, writes, conditions, True, offers=self.starts_anew)
+            request = CommitOnePhase(
+                self.transaction_id, writes, conditions, True, offers=self.starts_anew, gives_up=self.gives_up
+            )
             if self._reads is not None:
                 request.spans, request.since = tuple(self._reads.spans()), self.read_timestamp
             try:

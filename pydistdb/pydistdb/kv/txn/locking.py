@@ -129,14 +129,19 @@ class LockingPart(ReadingPart):
                 # The lock was lost with a lease, and somebody else has written since.
                 raise SerializationConflict(CONFLICT_TEXT)
             strength = max(strength, known[1])
-        changed = version > self.read_timestamp
-        if changed and self.isolation is not Isolation.READ_COMMITTED:
-            raise SerializationConflict(_DELETED_TEXT if value is None else CONFLICT_TEXT)
+        changed = version > (self.oldest_read or self.read_timestamp)
+        if changed and self.isolation is not Isolation.READ_COMMITTED and not self._may_keep(value, strength):
+            is_gone = value is None and strength >= LockStrength.NO_KEY_UPDATE
+            raise SerializationConflict(_DELETED_TEXT if is_gone else CONFLICT_TEXT)
         if self._buffer.undo is not None and (known is None or known[1] < strength):
             self._buffer.note_lock(key, known)
         self._locked[key] = (version, strength)
         own = self._buffered(key)
         return LockedValue(value if own is MISSING else own, changed)  # type: ignore[arg-type]
+
+    def _may_keep(self, value: bytes | None, strength: int) -> bool:
+        """Whether a row that has changed since the snapshot may be locked: to be kept as it is, it need only be there."""
+        return strength == LockStrength.KEY_SHARE and value is not None and self.isolation is Isolation.REPEATABLE_READ
 
     # -------------------------------------------------------------------------------------------------- giving back
 

@@ -62,10 +62,11 @@ class SerializableCoordinator(Coordinator):
         """Raise ReadConflict unless everything read at the snapshot is the same at ``timestamp``."""
         spans = self._read_set.spans()
         for _ in range(MAX_CUTS):
-            calls = [self._ask(call, timestamp) for call in await self._calls(spans)]
+            calls = await self._calls(spans)
             spans = []
             for first in range(0, len(calls), MAX_PARALLEL_CALLS):
-                for left in await gather(self._leases.scheduler, calls[first : first + MAX_PARALLEL_CALLS]):
+                batch = [self._ask(call, timestamp) for call in calls[first : first + MAX_PARALLEL_CALLS]]
+                for left in await gather(self._leases.scheduler, batch):
                     spans += left
             if not spans:
                 return

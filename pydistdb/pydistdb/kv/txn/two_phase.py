@@ -99,6 +99,8 @@ class TwoPhase:
         self.participants: dict[RangeId, Participant] = {}
         self.began_us = 0
         """When the ranges were first asked to prepare."""
+        self.gives_up = False
+        """Whether a round fails where it would have to wait for others (requests.Prepare)."""
         self.is_given_up = False
         self._rounds = 0
         """How many are under way."""
@@ -188,7 +190,7 @@ class TwoPhase:
         self, participant: Participant, writes: list[Write], conditions: list[Condition], sequence: int
     ) -> None:
         self._check_wanted()
-        request = Prepare(self._id, self.anchor, sequence, writes, conditions)
+        request = Prepare(self._id, self.anchor, sequence, writes, conditions, self.gives_up)
         try:
             done: Applied = await self._router.send(request, served=self.served)
         except WrongRange:

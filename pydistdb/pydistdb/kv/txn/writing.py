@@ -203,6 +203,7 @@ class WritingPart(LockingPart):
     async def _lay_down_rest(self, conditions: list[Condition]) -> None:
         """What the commit still has to lay down."""
         if len(self._buffer.entries) + len(conditions) <= MOST_AT_COMMIT:
+            self._laying_down().gives_up = self.gives_up
             await self._lay_down(self._buffer, conditions)
         else:
             await self._begin_spill(conditions)

@@ -30,7 +30,6 @@ async def assign(ddl: DdlContext, oid: int, text: str, shard: int, *, move: bool
 
     ddl.require_table_owner(_table(ddl, oid))
     await ddl.ddl.lock_tables([oid])
-    ddl.transaction.begin_statement()
     table = _table(ddl, oid)
     sharding = table.sharding
     if sharding is None or sharding.strategy != "directory":

@@ -77,6 +77,8 @@ class DdlTransaction:
         self.overlay = Overlay()
         self.lock_deadline_ns: int | None = None
         self.check_interrupt: Callable[[], None] = lambda: None
+        self.is_first_statement = False
+        """Nothing has been read yet: the snapshot, if it is one for all statements, may still be taken anew."""
         self._in_statement = False
         self._version: int | None = None
         self._garbage_ids: list[int] = []
@@ -182,6 +184,12 @@ class DdlTransaction:
             deadline_ns=self.lock_deadline_ns,
             check_interrupt=self.check_interrupt,
         )
+        # Whoever was waited for has written rows that an index, a constraint or a new storage must not miss.
+        transaction = self.transaction
+        if transaction.isolation is Isolation.READ_COMMITTED:
+            transaction.begin_statement()
+        elif self.is_first_statement:
+            transaction.begin_statement(transaction.read_timestamp + 1)
 
     async def lock_as(self, oids: Iterable[int], mode: int, *, nowait: bool = False) -> None:
         """What LOCK TABLE does in one of the stronger modes (4, SHARE UPDATE EXCLUSIVE, to 8, ACCESS EXCLUSIVE).

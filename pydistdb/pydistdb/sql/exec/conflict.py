@@ -1,5 +1,12 @@
 """ON CONFLICT: find out whether a unique key is taken, and update the row that has it, or leave it.
 
+To lock the key and look is one request, but keeps everybody else from it.  So DO NOTHING, and DO UPDATE where foreign keys refer
+to the table, look at the snapshot first: a row that is there is locked no more strongly than is needed (KEY SHARE to leave
+it), and sessions that make sure that one parent row exists before they add children do not wait for each other::
+
+    t1 INSERT INTO parent VALUES (1) ON CONFLICT DO NOTHING      there already: KEY SHARE
+    t2 INSERT INTO parent VALUES (1) ON CONFLICT DO NOTHING      the same, at once
+
 Queries in DO UPDATE are computed per conflict, by a small plan over a CTE whose one row is the existing row and the one that
 was to be inserted.
 
@@ -19,6 +26,7 @@ from pydistdb.sql.exec.checks import Checker, row_scope
 from pydistdb.sql.exec.codegen import Code
 from pydistdb.sql.exec.operator import Batch, Operator, collect
 from pydistdb.sql.exec.run import State
+from pydistdb.sql.exec.scan import get_many
 from pydistdb.sql.layout import IndexLayout
 from pydistdb.sql.plan.physical import Apply
 from pydistdb.sql.tree import KEY_NUMBER, OutputColumn, Rel
@@ -51,6 +59,9 @@ class ConflictHandler:
             if (on_conflict.indexes is None or index.index.storage_id in on_conflict.indexes) and not index.is_row_id
         ]
         self.updates = bool(on_conflict.assignments)
+        assigned = [number for number, _ in (*on_conflict.assignments, *operator.node.generated)]
+        self.strength = self.writer.lock_strength(assigned) if self.updates else LockStrength.KEY_SHARE
+        self.looks_first = not self.updates or bool(operator.table.referenced_by)
 
     @cached_property
     def change(self) -> Callable[[Row, Row, SourceRow, State], Row | None]:
@@ -84,7 +95,9 @@ class ConflictHandler:
         writer, writes = self.writer, state.writes
         keys = await writer.keys_of(rows, state)
         wanted = [writer.unique_keys(row, key) for row, key in zip(rows, keys, strict=True)]
-        taken = await writer.lock_free(dict.fromkeys(key for pairs in wanted for _, key in pairs), state)
+        taken = await self._met(wanted, state) if self.looks_first else {}
+        free = [pairs for pairs in wanted if not any(key in taken for _, key in pairs)] if taken else wanted
+        taken.update(await writer.lock_free(dict.fromkeys(key for pairs in free for _, key in pairs), state))
         done: list[Row] = []
         for row, key, pairs in zip(rows, keys, wanted, strict=True):
             conflict: tuple[IndexLayout, bytes] | None = None
@@ -106,6 +119,32 @@ class ConflictHandler:
                     done.append(Updated(updated))
         return done
 
+    async def _met(self, wanted: Sequence[Sequence[tuple[IndexLayout, bytes]]], state: State) -> dict[bytes, bytes]:
+        """The arbiters' keys that are taken at the snapshot and stay so: the rows behind them are locked."""
+        pending = state.writes.pending
+        indexes = {
+            key: index for pairs in wanted for index, key in pairs if index in self.arbiters and key not in pending
+        }
+        values = await get_many(state.transaction, list(indexes))
+        there = {key: value for key, value in zip(indexes, values, strict=True) if value is not None}
+        primary = self.layout.primary
+        row_keys = {
+            key: key if indexes[key] is primary else indexes[key].row_keys([value])[0] for key, value in there.items()
+        }
+        locked = list(dict.fromkeys(row_keys.values()))
+        answers = dict(zip(locked, await state.transaction.lock(locked, self.strength), strict=True)) if locked else {}
+        met = {}
+        for key, value in there.items():
+            row_key = row_keys[key]
+            row = answers[row_key].value
+            if row is None:
+                continue
+            index = indexes[key]
+            entry = None if index is primary else self.layout.entry(index, self.layout.decode(row), row_key)
+            if index is primary or (entry is not None and entry.key == key):
+                met[key] = value
+        return met
+
     def _arbiter_taken(
         self, pairs: Sequence[tuple[IndexLayout, bytes]], taken: dict[bytes, bytes], state: State
     ) -> bool:
@@ -121,7 +160,7 @@ class ConflictHandler:
                 hint="Ensure that no rows proposed for insertion within the same command have duplicate constrained "
                 "values.",
             )
-        [locked] = await state.transaction.lock([key], LockStrength.UPDATE)
+        [locked] = await state.transaction.lock([key], self.strength)
         if locked.value is None:
             return None
         old = self.layout.decode(locked.value)

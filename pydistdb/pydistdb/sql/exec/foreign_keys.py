@@ -13,17 +13,18 @@ decide on outdated data, a serialization failure (as in Postgres's crosscheck sn
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-from pydistdb.kv.api import Isolation, LockStrength, Transaction
+from pydistdb.kv.api import Isolation, LockStrength, SerializationConflict, Transaction
 from pydistdb.sql.catalog.descriptors import ForeignKey, Table
-from pydistdb.sql.errors import FeatureNotSupported, ForeignKeyViolation, SerializationFailure, UniqueViolation
+from pydistdb.sql.errors import FeatureNotSupported, ForeignKeyViolation, UniqueViolation
 from pydistdb.sql.exec import violations
 from pydistdb.sql.exec.defaults import default_values
 from pydistdb.sql.exec.deferred import Check, ChildCheck, ParentCheck, UniqueCheck
 from pydistdb.sql.exec.foreign_values import KeyMatch, NoSuchKey
+from pydistdb.sql.exec.parents import check_parents, full_key, referenced_index, table_of
 from pydistdb.sql.exec.run import BATCH_ROWS, RunContext, State
 from pydistdb.sql.exec.scan import get_many, of_identity, present
 from pydistdb.sql.exec.unique_checks import check_unique
@@ -101,7 +102,7 @@ async def _settle(state: State) -> None:
             continue
         if writes.child_events:
             child_events, writes.child_events = writes.child_events, []
-            await _check_parents(_without_deferred(child_events, state), state)
+            await check_parents(_without_deferred(child_events, state), state)
             continue
         break
     else:
@@ -147,7 +148,7 @@ async def check_deferred(checks: Iterable[Check], run: RunContext) -> None:
         state.transaction.begin_statement()
     children: list[ChildEvent] = []
     for check in checks:
-        table = _table(check.table, state)
+        table = table_of(check.table, state)
         match check:
             case UniqueCheck():
                 await check_unique([check], state)
@@ -156,12 +157,12 @@ async def check_deferred(checks: Iterable[Check], run: RunContext) -> None:
                 if key is not None and await _still_refers(table, key, check, state):
                     children.append(ChildEvent(table, key, check.values, check.row_key))
             case ParentCheck():
-                child = _table(check.child, state)
+                child = table_of(check.child, state)
                 key = _key(child, check.constraint)
                 if key is not None:
                     await _check_settled(table, check.values, key, child, state)
         await state.breathe()
-    await _check_parents(children, state)
+    await check_parents(children, state)
 
 
 def _key(table: Table, oid: int) -> ForeignKey | None:
@@ -176,71 +177,6 @@ async def _still_refers(table: Table, key: ForeignKey, check: ChildCheck, state:
     return tuple([row[number - 1] for number in key.columns]) == check.values
 
 
-# ------------------------------------------------------------------------------------------------ child -> parent
-
-
-async def _check_parents(events: Sequence[ChildEvent], state: State) -> None:
-    by_key: dict[int, dict[tuple[Any, ...], ChildEvent]] = {}
-    for event in events:
-        if None in event.values:
-            raise violations.mixed_key(state.run.catalog, event.table, event.key)
-        by_key.setdefault(event.key.oid, {})[event.values] = event
-    missing: set[tuple[int, tuple[Any, ...]]] = set()
-    for oid, group in by_key.items():
-        event = next(iter(group.values()))
-        key = event.key
-        found = await _lock_parents(event.table, _table(key.referenced_table, state), key, list(group), state)
-        missing.update((oid, values) for values in group if values not in found)
-        await state.breathe()
-    for event in events if missing else ():
-        if (event.key.oid, event.values) in missing:
-            parent = _table(event.key.referenced_table, state)
-            raise violations.parent_missing(
-                state.run.catalog, event.table, event.key, parent, event.values, state.context
-            )
-
-
-async def _lock_parents(
-    child: Table, parent: Table, key: ForeignKey, wanted: Sequence[tuple[Any, ...]], state: State
-) -> set[tuple[Any, ...]]:
-    """Lock the parent rows with these key values; returns the values found."""
-    layout = TableLayout.of(parent)
-    index = _referenced_index(layout, key)
-    match = KeyMatch(child, parent, key)
-    keys = []
-    possible = []
-    for values in wanted:
-        theirs = match.to_parent(values, state.context)
-        if theirs is not None:
-            by_column = dict(zip(key.referenced_columns, theirs, strict=True))
-            keys.append(_full_key(layout, index, [by_column[column] for column in index.columns]))
-            possible.append(values)
-    answers = await state.transaction.lock(keys, LockStrength.KEY_SHARE)
-    found = {values: answer.value for values, answer in zip(possible, answers, strict=True) if answer.value is not None}
-    if index is not layout.primary and found:
-        # The entry leads to the row, and it is the row's lock that its UPDATE or DELETE meets.
-        rows = await state.transaction.lock(index.row_keys(list(found.values())), LockStrength.KEY_SHARE)
-        found = {values: row.value for values, row in zip(found, rows, strict=True) if row.value is not None}
-    return set(found)
-
-
-def _full_key(layout: TableLayout, index: IndexLayout, values: Sequence[Any]) -> bytes:
-    key = layout.point_key(index, values)
-    if key is None:
-        raise FeatureNotSupported("a foreign key must refer to a key that includes the shard columns, or a global one")
-    return key
-
-
-def _referenced_index(layout: TableLayout, key: ForeignKey) -> IndexLayout:
-    wanted = set(key.referenced_columns)
-    for index in layout.indexes:
-        told = not index.hashed or index.shard_positions is not None  # else another one keeps the key unique everywhere
-        usable = told and index.index.is_arbiter and index.index.is_plain and not index.is_row_id
-        if usable and set(index.columns) == wanted:
-            return index
-    raise FeatureNotSupported(f'the key that foreign key "{key.name}" refers to is gone')
-
-
 # ------------------------------------------------------------------------------------------------ parent -> children
 
 
@@ -248,7 +184,7 @@ async def _act(event: ParentEvent, state: State) -> list[tuple[ParentEvent, Fore
     """Carry out the actions of the keys that refer to a changed parent; returns those left to NO ACTION."""
     unsettled: list[tuple[ParentEvent, ForeignKey, Table]] = []
     for child_oid in event.table.referenced_by:
-        child = _table(child_oid, state)
+        child = table_of(child_oid, state)
         for key in child.foreign_keys:
             if key.referenced_table != event.table.oid:
                 continue
@@ -265,8 +201,7 @@ async def _act(event: ParentEvent, state: State) -> list[tuple[ParentEvent, Fore
                 else:
                     unsettled.append((event, key, child))
             elif action == "r":
-                async for _ in _children(child, key, old, state):
-                    raise violations.still_referenced(state.run.catalog, event.table, key, child, old, state.context)
+                await _check_childless(event.table, old, key, child, state)
             else:
                 await _change_children(event, key, child, old, action, state)
                 if action == "d":
@@ -283,13 +218,34 @@ def _old_key(event: ParentEvent, key: ForeignKey) -> list[Any]:
 async def _check_settled(table: Table, old: Sequence[Any], key: ForeignKey, child: Table, state: State) -> None:
     """No row of ``child`` may refer to what was a key of ``table``, unless it is one again."""
     layout = TableLayout.of(table)
-    index = _referenced_index(layout, key)
+    index = referenced_index(layout, key)
     by_column = dict(zip(key.referenced_columns, old, strict=True))
-    full_key = _full_key(layout, index, [by_column[column] for column in index.columns])
-    if (await get_many(state.transaction, [full_key]))[0] is not None:
+    settled = full_key(layout, index, [by_column[column] for column in index.columns])
+    if (await get_many(state.transaction, [settled]))[0] is not None:
         return
-    async for _ in _children(child, key, old, state):
-        raise violations.still_referenced(state.run.catalog, table, key, child, old, state.context)
+    await _check_childless(table, old, key, child, state)
+
+
+async def _check_childless(table: Table, old: Sequence[Any], key: ForeignKey, child: Table, state: State) -> None:
+    """No row of ``child`` may refer to ``old``.  Those that do are waited for: somebody may be deleting them."""
+    async for keys, _ in _children(child, key, old, state):
+        refers = _still_referring(child, key, old, state)
+        for answer in await state.transaction.lock(keys, LockStrength.KEY_SHARE):
+            if answer.value is not None and refers(answer.value):
+                raise violations.still_referenced(state.run.catalog, table, key, child, old, state.context)
+
+
+def _still_referring(child: Table, key: ForeignKey, values: Sequence[Any], state: State) -> Callable[[bytes], bool]:
+    """Tells of a row of ``child``, as it is stored, whether it refers to ``values``."""
+    layout = TableLayout.of(child)
+    refers = KeyMatch(child, table_of(key.referenced_table, state), key).refers_to(values, state.context)
+    positions = [number - 1 for number in key.columns]
+
+    def still(value: bytes) -> bool:
+        row = layout.decode(value)
+        return refers([row[position] for position in positions])
+
+    return still
 
 
 async def _change_children(
@@ -306,10 +262,11 @@ async def _change_children(
     elif action == "c" and event.new is not None:
         new = [event.new[number - 1] for number in key.referenced_columns]
         replacement = KeyMatch(child, event.table, key).assigned(new, state.context)
+    refers = _still_referring(child, key, old, state)
     async for keys, rows in _children(child, key, old, state):
         answers = await state.transaction.lock(keys, LockStrength.UPDATE)
         for row_key, row, answer in zip(keys, rows, answers, strict=True):
-            if answer.value is None:
+            if answer.value is None or (answer.changed and not refers(answer.value)):
                 continue
             current = writer.layout.decode(answer.value) if answer.changed else row
             if action == "c" and event.new is None:
@@ -337,9 +294,11 @@ async def _children(
     beside.begin_statement()
     try:
         async for keys, _ in _referring(child, key, values, beside, state):
-            if None in await state.transaction.get_many(keys):
-                # Deleted by this transaction, or committed since its snapshot; a lock tells the one from the other.
-                await state.transaction.lock(keys, LockStrength.KEY_SHARE)
+            if None not in await state.transaction.get_many(keys):
+                continue
+            # Deleted by this transaction, or committed since its snapshot; a lock tells the one from the other.
+            if any(answer.changed for answer in await state.transaction.lock(keys, LockStrength.KEY_SHARE)):
+                raise SerializationConflict("could not serialize access due to concurrent update")
     finally:
         beside.rollback()
 
@@ -348,7 +307,7 @@ async def _referring(
     child: Table, key: ForeignKey, values: Sequence[Any], transaction: Transaction, state: State
 ) -> AsyncIterator[tuple[list[bytes], list[Row]]]:
     layout = TableLayout.of(child)
-    match = KeyMatch(child, _table(key.referenced_table, state), key)
+    match = KeyMatch(child, table_of(key.referenced_table, state), key)
     index = _child_index(layout, key)
     try:
         own = match.to_child(values, state.context)
@@ -394,10 +353,3 @@ def _child_index(layout: TableLayout, key: ForeignKey) -> IndexLayout | None:
         if usable and set(index.columns[:count]) == wanted:
             return index
     return None
-
-
-def _table(oid: int, state: State) -> Table:
-    table = state.run.catalog.table_by_oid(oid)
-    if table is None:
-        raise SerializationFailure(f"table {oid} was dropped while a foreign key was checked")
-    return table

@@ -3,7 +3,9 @@
 Under READ COMMITTED a row may have changed between the statement's snapshot and the lock.  The statement then takes a new
 snapshot and computes its rows again: those locked already cannot change any more, so this ends as soon as one round
 meets nothing new.  Rows go out only after the last lock they needed, so no row is ever sent twice.  (Postgres re-checks the
-one row instead; the rows that come out are the same as if the statement had started a little later.)
+one row instead; the rows that come out are the same as if the statement had started a little later.)  Other parts of the
+statement may have read at the older snapshot by then (the UPDATE around a subquery that locks), so the transaction keeps that
+in mind, and tells whoever locks a row next that it has changed since.
 
 With a LIMIT above, only as many rows are locked as are asked for.
 """
@@ -15,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from pydistdb.kv import api as kv
-from pydistdb.kv.api import LockStrength, WaitPolicy
+from pydistdb.kv.api import Isolation, LockStrength, WaitPolicy
 from pydistdb.sql.errors import LockNotAvailable, SerializationFailure
 from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.operator import Batch, Operator
@@ -40,13 +42,18 @@ class LockRowsOperator(Operator):
         most: int | None = None
         if self.node.most_rows:
             most = max(sum(value for value in self.most_rows(state) if value is not None), 0)
+        transaction = state.transaction
+        oldest = 0
         for _ in range(MOST_ROUNDS):
             locked = await self._round(most, state)
             if locked is not None:
+                if oldest:
+                    transaction.oldest_read = oldest
                 for batch in locked:
                     yield batch
                 return
-            state.transaction.begin_statement()
+            oldest = oldest or transaction.oldest_read or transaction.read_timestamp
+            transaction.begin_statement()
         raise SerializationFailure("could not serialize access due to concurrent update")
 
     async def _round(self, most: int | None, state: State) -> list[Batch] | None:
@@ -86,6 +93,6 @@ class LockRowsOperator(Operator):
             for number, answer in zip(numbers, answers, strict=True):
                 if answer.skipped:
                     skipped.add(number)
-                elif answer.changed:
+                elif answer.changed and state.transaction.isolation is Isolation.READ_COMMITTED:
                     return None
         return [row for number, row in enumerate(batch) if number not in skipped] if skipped else batch

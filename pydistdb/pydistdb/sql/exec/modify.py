@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from pydistdb.kv.api import LockStrength, MustWait, ReadRestart
+from pydistdb.kv.api import Isolation, LockStrength, MustWait, ReadRestart, SerializationConflict
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec.change import ChangeFragment, change_fragment
 from pydistdb.sql.exec.change_shards import changes_at_shards
@@ -124,8 +124,22 @@ class InsertOperator(ModifyOperator):
         """Insert checked rows, or do what ON CONFLICT says; returns the rows inserted or updated."""
         if self.conflict is not None:
             return await self.conflict.insert(rows, state)
-        await self.writer.insert(rows, state)
+        try:
+            await self.writer.insert(rows, state)
+        except SerializationConflict:
+            if state.transaction.isolation is Isolation.REPEATABLE_READ:
+                # Postgres finds duplicates whatever the snapshot is; those that a SERIALIZABLE one may have looked for are
+                # conflicts there too.
+                await check_absent(await self._unique_keys(rows, state), state)
+            raise
         return rows
+
+    async def _unique_keys(self, rows: list[Row], state: State) -> list[bytes]:
+        """The keys that new rows must have for themselves, where these can be told from the rows."""
+        if self.layout.has_row_id and self.layout.primary.hashed:
+            return []
+        keys = [b""] * len(rows) if self.layout.has_row_id else await self.writer.keys_of(rows, state)
+        return [unique for row, key in zip(rows, keys, strict=True) for _, unique in self.writer.unique_keys(row, key)]
 
     @cached_property
     def output(self) -> Callable[[Sequence[Row], State], Batch]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from pydistdb.kv.api import LockStrength
+from pydistdb.kv.api import LockStrength, MustWait, SerializationConflict
 from pydistdb.sql.exec.modify import InsertOperator, UpdateOperator
 from pydistdb.sql.exec.operator import Operator, ValuesOperator
 from pydistdb.sql.exec.point import single_key
@@ -108,7 +108,11 @@ def _point_insert(operator: InsertOperator) -> PointWrite | None:
         key = layout.primary_key(row, row_id)
         transaction = state.transaction
         for index, unique_key in writer.unique_keys(row, key):
-            if transaction.try_lock(unique_key, LockStrength.UPDATE).value is not None:
+            try:
+                taken = transaction.try_lock(unique_key, LockStrength.UPDATE).value
+            except SerializationConflict:
+                raise MustWait from None  # it may have been a duplicate
+            if taken is not None:
                 raise writer.duplicate(index, row, state)
         writer.write_new(row, key, state)
         state.writes.flush(transaction)

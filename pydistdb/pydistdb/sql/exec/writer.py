@@ -6,7 +6,8 @@ foreign key checks.  Unique keys are checked row by row, against the transaction
 Postgres does (``UPDATE t SET id = id + 1`` may fail on the way).
 
 Two ways to know that a key is free: lock it and look; or, in an autocommit INSERT, write it as one that must be absent and
-leave the check to the commit, which then costs a single proposal.
+leave the check to the commit, which then costs a single proposal.  If the commit finds that somebody else holds such a key, it
+does not wait, for that could not be interrupted: the statement runs again, and locks its keys.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from pydistdb.sql.layout import ROW_ID, IndexEntry, IndexLayout, TableLayout
 ROW_ID_BLOCK = 1_000
 LOAD_BATCHES = 20
 """Batches of a load that one block of row ids is for: a block costs a durable write."""
+MOST_LOCKED_FIRST = 1_000
+"""Rows of an autocommit INSERT that are locked first when it runs again."""
 _MISSING: Any = object()
 
 Row = list[Any]
@@ -123,7 +126,7 @@ class TableWriter:
         """Insert complete, checked rows; raises UniqueViolation.  Returns their keys."""
         keys = await self.keys_of(rows, state)
         writes = state.writes
-        if state.run.autocommit:
+        if state.run.autocommit and not (state.run.attempt and len(writes.touched) + len(rows) <= MOST_LOCKED_FIRST):
             for row, key in zip(rows, keys, strict=True):
                 for index, unique_key in self.unique_keys(row, key):
                     known = writes.pending.get(unique_key, _MISSING)

@@ -192,6 +192,8 @@ class Execution:
             mark: int | None = None
             try:
                 transaction = await self._ready(sink)
+                if transaction.starts_anew:
+                    transaction.gives_up = not retries
                 if self.plan.writes and block.in_block:
                     mark = transaction.savepoint()
                 try:
@@ -303,7 +305,10 @@ class Execution:
         block = self.session.transaction
         if isinstance(error, kv.ReadRestart):
             if self.alone:
-                block.restart(error.timestamp)
+                if self._keeps_locks():
+                    block.least_timestamp = max(block.least_timestamp, error.timestamp)
+                else:
+                    block.restart(error.timestamp)
                 return True
             if block.kv is None:
                 return False
@@ -328,6 +333,19 @@ class Execution:
             block.restart()
             return True
         return False
+
+    def _keeps_locks(self) -> bool:
+        """Whether the next run goes on in the same kv transaction: if it had to stand in the queue for its rows again, they
+        would have changed again when its turn comes."""
+        block = self.session.transaction
+        transaction = block.kv
+        return (
+            self.plan.writes
+            and transaction is not None
+            and transaction.isolation is kv.Isolation.READ_COMMITTED
+            and not transaction.has_writes
+            and block.ddl is None
+        )
 
     def _explained(self, error: Exception) -> Exception:
         return self.session.explain_error(error)

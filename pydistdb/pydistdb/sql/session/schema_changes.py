@@ -87,6 +87,7 @@ def ddl_context(session: ClientSession, notice: Callable[..., None]) -> schema.D
     ddl = block.open_ddl()
     ddl.lock_deadline_ns = session.lock_deadline_ns()
     ddl.check_interrupt = session.check_interrupt
+    ddl.is_first_statement = block.statements == 0
     block.open().begin_statement(block.least_timestamp)
     return schema.DdlContext(
         ddl,
