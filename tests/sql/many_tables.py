@@ -9,6 +9,7 @@ docs/benchmarks.md has the figures for 10,000 tables; nothing here decides a tes
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import time
@@ -60,6 +61,29 @@ def measure(name: str, work: Callable[[], object], pid: int, repeated: int = 1) 
     print(f"{name:28} {statistics.median(walls):8.2f} ms, of the server's CPU {cpu:8.2f} ms")
 
 
+def first_statements(url: str, pid: int) -> None:
+    """What CREATE TABLE costs by itself, and the statement that comes first after it, in a session of its own."""
+    made = itertools.count()
+    query = "SELECT name FROM many10 WHERE id = 1 AND v >= {}"
+    with psycopg.connect(url, autocommit=True) as one, psycopg.connect(url, autocommit=True) as other:
+
+        def create(*then: str) -> Callable[[], object]:
+            def work() -> None:
+                for _ in range(20):
+                    name = sql.Identifier(f"made{next(made)}")
+                    one.execute(sql.SQL("CREATE TABLE {} (a int PRIMARY KEY, b text)").format(name))
+                    for text in then:
+                        other.execute(text)
+
+            return work
+
+        measure("CREATE TABLE", create(), pid, 20)
+        measure("CREATE TABLE, SELECT", create(query.format(0)), pid, 20)
+        measure("CREATE TABLE, two SELECTs", create(query.format(0), query.format(0)), pid, 20)
+        for number in range(next(made)):
+            one.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(f"made{number}")))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", required=True)
@@ -87,6 +111,9 @@ def main() -> None:
         measure(r"\d once more", psql(r"\d many10", 20), pid, 20)
         measure("opening a connection", lambda: [psycopg.connect(url).close() for _ in range(100)], pid, 100)
         measure("CREATE TABLE and DROP TABLE", make_and_drop, pid, 10)
+        first_statements(url, pid)
+        with open(f"/proc/{pid or 'self'}/status") as status:
+            print(*[line.strip() for line in status if pid and line.startswith("VmRSS")])
 
 
 if __name__ == "__main__":

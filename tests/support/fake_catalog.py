@@ -261,6 +261,9 @@ class FakeCatalog:
     def statistics(self, table_oid: int) -> TableStatistics | None:
         return None
 
+    def schema_by_oid(self, oid: int) -> Schema | None:
+        return next((schema for schema in self._schemas if schema.oid == oid), None)
+
     def schemas(self) -> Sequence[Schema]:
         return tuple(self._schemas)
 

@@ -253,10 +253,8 @@ def qualifier(b: Binder, node: Node, relation: Relation) -> str | None:
 def _schema_of(b: Binder, relation: Relation) -> str | None:
     if isinstance(relation, VirtualTable):
         return relation.schema
-    for schema in b.catalog.schemas():
-        if schema.oid == relation.schema:
-            return schema.name
-    return None
+    schema = b.catalog.schema_by_oid(relation.schema)
+    return None if schema is None else schema.name
 
 
 def outputs(columns: Sequence[ScopeColumn]) -> tuple[OutputColumn, ...]:

@@ -76,6 +76,9 @@ class CatalogView(Protocol):
     def schema_named(self, name: str) -> Schema | None:
         """Find a schema of this database."""
 
+    def schema_by_oid(self, oid: int) -> Schema | None:
+        """Find a schema of this database."""
+
     def tables(self) -> Sequence[Table]:
         """List every table of this database."""
 

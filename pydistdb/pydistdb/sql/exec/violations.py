@@ -28,7 +28,8 @@ LONGEST_DETAIL_VALUE = 64
 
 
 def schema_name(catalog: CatalogView, table: Table) -> str | None:
-    return next((schema.name for schema in catalog.schemas() if schema.oid == table.schema), None)
+    schema = catalog.schema_by_oid(table.schema)
+    return None if schema is None else schema.name
 
 
 def column_named(table: Table, number: int) -> Column:

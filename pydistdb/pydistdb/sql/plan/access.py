@@ -143,7 +143,7 @@ def _path(
         ranges = [term for term in (lower_term, upper_term) if term is not None]
         used.extend(ranges)
         rows *= _range_share(ranges, [*lower, *upper], keys.expression(numbers[len(equal)]), total, estimator)
-    access = Access(index, tuple(equal), lower, upper, terms=tuple(dict.fromkeys(used)))
+    access = Access(index, tuple(equal), lower, upper, terms=tuple({id(term): term for term in used}.values()))
     if table.statistics_objects and len(access.terms) > 1:
         rows = total * estimator.combined(access.terms, total)
     spans, is_one = points, points == 1

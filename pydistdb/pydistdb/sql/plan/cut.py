@@ -106,13 +106,21 @@ class _Piece:
 
 
 class _Cutter:
-    def __init__(self) -> None:
+    def __init__(self, refused: dict[int, Rel]) -> None:
+        self.refused = refused
+        """Relations, by id, that can't be taken apart: neither can what stands on them."""
         self.scans: list[LeafScan] = []
         self.broadcast: list[Rel] = []
         self.joins = 0
         self.groups = 0
 
     def piece(self, relation: Rel) -> _Piece | None:
+        found = None if id(relation) in self.refused else self._piece(relation)
+        if found is None:
+            self.refused[id(relation)] = relation
+        return found
+
+    def _piece(self, relation: Rel) -> _Piece | None:
         match relation:
             case TableScan():
                 return self._scan(relation)
@@ -236,9 +244,11 @@ def _within(keys: Keys, relation: Rel) -> Keys:
     return tuple(key & ids for key in keys)
 
 
-def cut(relation: Rel) -> Cut | None:
-    """Take a plan apart; None if some of it must be done in one place."""
-    cutter = _Cutter()
+def cut(relation: Rel, refused: dict[int, Rel] | None = None) -> Cut | None:
+    """Take a plan apart; None if some of it must be done in one place.
+
+    ``refused`` keeps what can't be, for those who ask about one part of a tree after the other."""
+    cutter = _Cutter({} if refused is None else refused)
     found = cutter.piece(relation)
     if found is None:
         return None
@@ -267,44 +277,44 @@ def of_references(relation: Rel) -> bool:
 
 def at_shards(relation: Rel, estimator: Estimator) -> Rel:
     """The plan with the largest parts that are worth it marked as AtShards."""
-    if estimator.extra("shardjoin"):
-        return relation
-    return _marked(relation, estimator, narrowed=False)
+    return relation if estimator.extra("shardjoin") else _Pass(estimator).marked(relation, narrowed=False)
 
 
-def _marked(relation: Rel, estimator: Estimator, *, narrowed: bool) -> Rel:
-    """``narrowed``: the step above keeps a few of the rows only, and the shards can do so too."""
-    if isinstance(relation, HashJoin | Aggregate | Distinct | Filter | Project) and _is_worth_it(
-        relation, estimator, narrowed
-    ):
-        found = cut(relation)
-        assert found is not None
-        sent = {id(part) for part in found.broadcast}
+class _Pass:
+    def __init__(self, estimator: Estimator) -> None:
+        self._estimator = estimator
+        self._refused: dict[int, Rel] = {}
 
-        def below(part: Rel) -> Rel:
-            if id(part) in sent:
-                return _marked(part, estimator, narrowed=False)
-            return map_parts(part, on_relation=below)
+    def marked(self, relation: Rel, *, narrowed: bool) -> Rel:
+        """``narrowed``: the step above keeps a few of the rows only, and the shards can do so too."""
+        found: Cut | None = None
+        if isinstance(relation, HashJoin | Aggregate | Distinct | Filter | Project):
+            found = cut(relation, self._refused)
+        if found is not None and self._is_worth_it(relation, found, narrowed):
+            sent = {id(part) for part in found.broadcast}
 
-        return AtShards(relation.columns, below(relation))
-    narrows = isinstance(relation, TopN | Limit)
-    return map_parts(relation, on_relation=lambda part: _marked(part, estimator, narrowed=narrows))
+            def below(part: Rel) -> Rel:
+                if id(part) in sent:
+                    return self.marked(part, narrowed=False)
+                return map_parts(part, on_relation=below)
 
+            return AtShards(relation.columns, below(relation))
+        narrows = isinstance(relation, TopN | Limit)
+        return map_parts(relation, on_relation=lambda part: self.marked(part, narrowed=narrows))
 
-def _is_worth_it(relation: Rel, estimator: Estimator, narrowed: bool) -> bool:
-    found = cut(relation)
-    if found is None or ordering(relation)[0] or free_columns(relation):
-        return False
-    if found.broadcast and not _may_be_sent(found, estimator):
-        return False
-    if found.joins or found.broadcast:
-        return True
-    # Whole groups are worth it where fewer of them leave the shards than there are.
-    filtered = any(
-        isinstance(part, Filter) and any(isinstance(below, Aggregate) for below in all_relations(part.input))
-        for part in all_relations(relation)
-    )
-    return found.whole_groups and (narrowed or filtered)
+    def _is_worth_it(self, relation: Rel, found: Cut, narrowed: bool) -> bool:
+        if ordering(relation)[0] or free_columns(relation):
+            return False
+        if found.broadcast and not _may_be_sent(found, self._estimator):
+            return False
+        if found.joins or found.broadcast:
+            return True
+        # Whole groups are worth it where fewer of them leave the shards than there are.
+        filtered = any(
+            isinstance(part, Filter) and any(isinstance(below, Aggregate) for below in all_relations(part.input))
+            for part in all_relations(relation)
+        )
+        return found.whole_groups and (narrowed or filtered)
 
 
 def _may_be_sent(found: Cut, estimator: Estimator) -> bool:

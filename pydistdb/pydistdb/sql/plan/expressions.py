@@ -10,7 +10,7 @@ and everything else is written with that::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pydistdb.sql.plan.parts import OnExpression, OnRelation, expressions_of, mapped, relations_of
@@ -86,6 +86,22 @@ def rewrite_relation_expressions(relation: Rel, function: OnExpression) -> Rel:
         lambda expression: rewrite_deep(expression, function),
         lambda query: rewrite_relation_expressions(query, function),
     )
+
+
+def map_subqueries(node: Node, function: Callable[[Subquery], Expr]) -> Node:
+    """``node`` with the queries in its own expressions mapped; almost no statement has one, so that is looked at first."""
+    if not any(map(has_subquery, expressions_of[type(node)](node))):
+        return node
+
+    def mapped_part(part: Expr) -> Expr:
+        return rewrite(part, lambda each: function(each) if isinstance(each, Subquery) else each)
+
+    return map_parts(node, mapped_part)
+
+
+def map_queries(node: Node, function: OnRelation) -> Node:
+    """``node`` with a pass applied to the queries in its own expressions."""
+    return map_subqueries(node, lambda subquery: map_parts(subquery, on_relation=function))
 
 
 def walk(expression: Expr) -> list[Expr]:

@@ -108,6 +108,8 @@ class _Pass:
         self.estimator = estimator
         self.forced = bool(estimator.extra("gatewayjoin"))
         self.root = root
+        self.refused: dict[tuple[int, float], Rel] = {}
+        """Relations, by id, that are not worth an exchange if the step above leaves so many rows."""
 
     @cached_property
     def ids(self) -> Iterator[int]:
@@ -139,6 +141,13 @@ class _Pass:
 
     def _stage(self, relation: Rel, leaving: float) -> Rel | None:
         """The relation upon exchanges."""
+        key = (id(relation), leaving)
+        found = None if key in self.refused else self._staged(relation, leaving)
+        if found is None:
+            self.refused[key] = relation
+        return found
+
+    def _staged(self, relation: Rel, leaving: float) -> Rel | None:
         match relation:
             case Filter() if not has_subquery(relation.condition) and not is_volatile(relation.condition):
                 below = self._stage(relation.input, leaving)

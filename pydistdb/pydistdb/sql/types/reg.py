@@ -220,10 +220,10 @@ def find_collation(text: str, context: EvalContext | None) -> int | None:
 
 def _with_schema(catalog: Any, schema_oid: int, name: str) -> str:
     """Qualify a relation's name unless the search path finds it."""
-    schema = next((schema.name for schema in catalog.schemas() if schema.oid == schema_oid), None)
-    if schema is None or schema in catalog.search_path:
+    schema = catalog.schema_by_oid(schema_oid)
+    if schema is None or schema.name in catalog.search_path:
         return quote_identifier(name)
-    return f"{quote_identifier(schema)}.{quote_identifier(name)}"
+    return f"{quote_identifier(schema.name)}.{quote_identifier(name)}"
 
 
 def class_name(oid: int, context: EvalContext | None) -> str | None:
@@ -320,7 +320,8 @@ def procedure_name(oid: int, context: EvalContext | None) -> str | None:
 def schema_name(oid: int, context: EvalContext | None) -> str | None:
     if context is None or context.catalog is None:
         return None
-    return next((quote_identifier(schema.name) for schema in context.catalog.schemas() if schema.oid == oid), None)
+    schema = context.catalog.schema_by_oid(oid)
+    return None if schema is None else quote_identifier(schema.name)
 
 
 def role_name(oid: int, context: EvalContext | None) -> str | None:

@@ -17,9 +17,9 @@ from pydistdb.sql.plan.expressions import (
     has_subquery,
     is_volatile,
     map_parts,
+    map_queries,
     output_ids,
     relation_is_volatile,
-    rewrite,
     substitute,
 )
 from pydistdb.sql.tree import (
@@ -39,7 +39,7 @@ from pydistdb.sql.tree import (
 
 
 def decorrelate(relation: Rel) -> Rel:
-    relation = map_parts(relation, lambda part: rewrite(part, _in_expression), decorrelate)
+    relation = map_parts(map_queries(relation, decorrelate), on_relation=decorrelate)
     if not isinstance(relation, Filter):
         return relation
     source = relation.input
@@ -53,10 +53,6 @@ def decorrelate(relation: Rel) -> Rel:
     if source is relation.input:
         return relation
     return Filter(source.columns, source, conjoin(kept)) if kept else source
-
-
-def _in_expression(expression: Expr) -> Expr:
-    return map_parts(expression, on_relation=decorrelate) if isinstance(expression, Subquery) else expression
 
 
 def _joined(source: Rel, term: Expr) -> Rel | None:

@@ -28,8 +28,8 @@ from pydistdb.sql.plan.expressions import (
     free_columns,
     is_volatile,
     map_parts,
+    map_queries,
     output_ids,
-    rewrite,
     substitute,
 )
 from pydistdb.sql.plan.implication import same
@@ -46,7 +46,6 @@ from pydistdb.sql.tree import (
     Rel,
     Scan,
     Sort,
-    Subquery,
 )
 from pydistdb.sql.types.known import BOOL
 
@@ -58,14 +57,10 @@ def drop_joins(relation: Rel) -> Rel:
     return _drop(relation, output_ids(relation), output_ids(relation), {})
 
 
-def _in_expression(expression: Expr) -> Expr:
-    return map_parts(expression, on_relation=drop_joins) if isinstance(expression, Subquery) else expression
-
-
 def _drop(relation: Rel, needed: set[int], fixed: set[int], replaced: Replaced, *, is_top: bool = True) -> Rel:
     """``needed``: the columns that somebody above reads; ``fixed``: those that another one can't stand in for.  ``is_top``:
     it is not a side of an inner join, with which it makes one cluster."""
-    relation = map_parts(relation, lambda part: rewrite(part, _in_expression))
+    relation = map_queries(relation, drop_joins)
     own = set().union(*map(columns_of, direct_parts(relation)[0]), set())
     match relation:
         case Join(kind="left", lateral=False) if not needed & output_ids(relation.right) and _adds_nothing(relation):

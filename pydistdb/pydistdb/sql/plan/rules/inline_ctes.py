@@ -8,8 +8,8 @@ from __future__ import annotations
 from pydistdb.sql.plan.expressions import (
     all_relations,
     map_parts,
+    map_queries,
     relation_is_volatile,
-    rewrite,
     rewrite_deep,
 )
 from pydistdb.sql.tree import ColumnRef, Cte, CteScan, Delete, Expr, Insert, Merge, Project, Rel, Subquery, Update
@@ -20,7 +20,7 @@ def changes_data(relation: Rel) -> bool:
 
 
 def inline_ctes(relation: Rel) -> Rel:
-    relation = map_parts(relation, lambda part: rewrite(part, _in_expression), inline_ctes)
+    relation = map_parts(map_queries(relation, inline_ctes), on_relation=inline_ctes)
     if not isinstance(relation, Cte) or changes_data(relation.definition):
         return relation
     readers = [
@@ -34,10 +34,6 @@ def inline_ctes(relation: Rel) -> Rel:
         # NOT MATERIALIZED asks for copies; their column ids would have to be made anew.
         return relation
     return _replace(relation.body, relation.cte_id, relation.definition)
-
-
-def _in_expression(expression: Expr) -> Expr:
-    return map_parts(expression, on_relation=inline_ctes) if isinstance(expression, Subquery) else expression
 
 
 def _replace(relation: Rel, cte_id: int, definition: Rel) -> Rel:

@@ -15,7 +15,7 @@ from pydistdb.sql.plan.expressions import (
     direct_parts,
     is_volatile,
     map_parts,
-    rewrite,
+    map_queries,
     substitute,
     walk,
 )
@@ -23,7 +23,7 @@ from pydistdb.sql.tree import ColumnRef, Const, Expr, Filter, Param, Project, Re
 
 
 def merge_projects(relation: Rel) -> Rel:
-    relation = map_parts(relation, lambda part: rewrite(part, _in_expression), merge_projects)
+    relation = map_parts(map_queries(relation, merge_projects), on_relation=merge_projects)
     match relation:
         case Project(input=Project() as inner):
             if _may_copy(relation.expressions, inner):
@@ -34,10 +34,6 @@ def merge_projects(relation: Rel) -> Rel:
             terms = [*conjuncts(inner.condition), *conjuncts(relation.condition)]
             return Filter(inner.columns, inner.input, conjoin(terms))
     return relation
-
-
-def _in_expression(expression: Expr) -> Expr:
-    return map_parts(expression, on_relation=merge_projects) if isinstance(expression, Subquery) else expression
 
 
 def _may_copy(users: tuple[Expr, ...], inner: Project) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydistdb.sql.plan.expressions import conjuncts, map_parts, output_ids, rewrite
+from pydistdb.sql.plan.expressions import conjuncts, map_parts, map_queries, output_ids
 from pydistdb.sql.tree import (
     And,
     AnyAll,
@@ -24,7 +24,6 @@ from pydistdb.sql.tree import (
     Or,
     Project,
     Rel,
-    Subquery,
 )
 
 
@@ -32,13 +31,9 @@ def simplify_outer_joins(relation: Rel) -> Rel:
     return _simplify(relation, frozenset())
 
 
-def _in_expression(expression: Expr) -> Expr:
-    return map_parts(expression, on_relation=simplify_outer_joins) if isinstance(expression, Subquery) else expression
-
-
 def _simplify(relation: Rel, rejected: frozenset[int]) -> Rel:
     """``rejected``: rows in which one of these columns is NULL will not get through above."""
-    relation = map_parts(relation, lambda part: rewrite(part, _in_expression))
+    relation = map_queries(relation, simplify_outer_joins)
     match relation:
         case Filter():
             strict = rejected.union(*(null_rejected(term) for term in conjuncts(relation.condition)), ())

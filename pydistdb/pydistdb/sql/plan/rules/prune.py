@@ -15,8 +15,8 @@ from pydistdb.sql.plan.expressions import (
     free_columns,
     is_volatile,
     map_parts,
+    map_subqueries,
     output_ids,
-    rewrite,
 )
 from pydistdb.sql.tree import (
     Aggregate,
@@ -46,12 +46,10 @@ def prune(relation: Rel) -> Rel:
     return _prune(relation, output_ids(relation))
 
 
-def _in_expression(expression: Expr) -> Expr:
-    if not isinstance(expression, Subquery):
-        return expression
-    needed: set[int] = set() if expression.kind == "exists" else output_ids(expression.query)
-    query = expression.query if isinstance(expression.query, Limit) and not needed else _prune(expression.query, needed)
-    return replace(expression, query=query)
+def _in_expression(subquery: Subquery) -> Expr:
+    needed: set[int] = set() if subquery.kind == "exists" else output_ids(subquery.query)
+    query = subquery.query if isinstance(subquery.query, Limit) and not needed else _prune(subquery.query, needed)
+    return replace(subquery, query=query)
 
 
 def _used(expressions: Iterable[Expr]) -> set[int]:
@@ -64,7 +62,7 @@ def _chosen(columns: tuple[OutputColumn, ...], needed: set[int]) -> tuple[Output
 
 
 def _prune(relation: Rel, needed: set[int]) -> Rel:
-    relation = map_parts(relation, lambda part: rewrite(part, _in_expression))
+    relation = map_subqueries(relation, _in_expression)
     match relation:
         case Scan():
             kept = [pair for pair in zip(relation.columns, relation.numbers, strict=True) if pair[0].id in needed]

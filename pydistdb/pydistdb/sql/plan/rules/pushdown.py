@@ -24,8 +24,8 @@ from pydistdb.sql.plan.expressions import (
     has_subquery,
     is_volatile,
     map_parts,
+    map_queries,
     output_ids,
-    rewrite,
     substitute,
 )
 from pydistdb.sql.plan.implication import same
@@ -48,7 +48,6 @@ from pydistdb.sql.tree import (
     Rel,
     SetOperation,
     Sort,
-    Subquery,
     Window,
 )
 
@@ -57,22 +56,16 @@ def push_down(relation: Rel) -> Rel:
     return _push(relation, [])
 
 
-def _in_expression(expression: Expr) -> Expr:
-    return map_parts(expression, on_relation=push_down) if isinstance(expression, Subquery) else expression
-
-
 def _above(relation: Rel, terms: Sequence[Expr]) -> Rel:
     return Filter(relation.columns, relation, conjoin(terms)) if terms else relation
 
 
 def _push(relation: Rel, terms: list[Expr]) -> Rel:
     """``relation`` with ``terms`` checked in it or above it."""
-    if not isinstance(relation, Filter):
-        relation = map_parts(relation, lambda part: rewrite(part, _in_expression))
+    relation = map_queries(relation, push_down)
     match relation:
         case Filter():
-            own = [rewrite(term, _in_expression) for term in conjuncts(relation.condition)]
-            return _push(relation.input, [*own, *terms])
+            return _push(relation.input, [*conjuncts(relation.condition), *terms])
         case Project():
             return _push_project(relation, terms)
         case Join():

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydistdb.sql.plan.expressions import map_parts, rewrite
+from pydistdb.sql.plan.expressions import map_parts, map_queries
 from pydistdb.sql.tree import (
     Aggregate,
     ColumnId,
     ColumnRef,
     Distinct,
-    Expr,
     Filter,
     Join,
     Limit,
@@ -29,7 +28,6 @@ from pydistdb.sql.tree import (
     Scan,
     Sort,
     SortKey,
-    Subquery,
     Window,
 )
 
@@ -37,17 +35,13 @@ Key = frozenset[ColumnId]
 
 
 def unique_rows(relation: Rel) -> Rel:
-    relation = map_parts(relation, lambda part: rewrite(part, _in_expression), on_relation=unique_rows)
+    relation = map_parts(map_queries(relation, unique_rows), on_relation=unique_rows)
     match relation:
         case Distinct(on=()) if _keys(relation.input):
             return relation.input
         case Sort():
             return replace(relation, keys=_needed(relation.keys, _keys(relation.input)))
     return relation
-
-
-def _in_expression(expression: Expr) -> Expr:
-    return map_parts(expression, on_relation=unique_rows) if isinstance(expression, Subquery) else expression
 
 
 def _needed(keys: tuple[SortKey, ...], unique: list[Key]) -> tuple[SortKey, ...]:
