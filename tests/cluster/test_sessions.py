@@ -142,3 +142,36 @@ def test_advisory_locks_outlive_the_leaseholder_but_not_their_own_node(fresh_thr
         assert not _take(other, 2)
         assert holder.execute("SELECT pg_advisory_unlock(2)").fetchone() == (True,)
         assert _take(other, 2)
+
+
+def _value(connection: psycopg.Connection[TupleRow], query: str) -> int:
+    row = connection.execute(query).fetchone()  # type: ignore[call-overload]
+    assert row is not None
+    return int(row[0])
+
+
+def test_a_snapshot_lists_the_numbered_transactions_of_all_nodes_until_a_statement_sees_them(
+    three_nodes: LocalCluster,
+) -> None:
+    writer, reader, other = map(_connect, three_nodes.nodes)
+    try:
+        lowest = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"
+        visible = "SELECT pg_visible_in_snapshot('{0}', pg_current_snapshot())::int"
+        with writer.transaction():
+            number = _value(writer, "SELECT pg_current_xact_id()::text")
+            assert _value(reader, lowest) <= number and not _value(reader, visible.format(number))
+            assert other.execute("SELECT txid_status(%s)", (number,)).fetchone() == ("in progress",)
+            reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            assert not _value(reader, visible.format(number))
+        assert other.execute("SELECT txid_status(%s)", (number,)).fetchone() == ("committed",)
+        assert _value(other, visible.format(number)) and _value(other, lowest) > number
+        assert not _value(reader, visible.format(number)), "the snapshot of the transaction is older"
+        reader.execute("COMMIT")
+        assert _value(reader, visible.format(number))
+        writer.execute("BEGIN")
+        number = _value(writer, "SELECT txid_current()")
+        writer.execute("ROLLBACK")
+        assert reader.execute("SELECT txid_status(%s)", (number,)).fetchone() == ("aborted",)
+    finally:
+        for connection in (writer, reader, other):
+            connection.close()

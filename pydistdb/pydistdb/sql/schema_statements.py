@@ -266,6 +266,20 @@ class DropObjects(Utility):
 
 
 @dataclass(frozen=True, slots=True)
+class DropAbsent(Utility):
+    """DROP of a kind of objects that there are none of; ``kind`` as messages call it."""
+
+    kind: str
+    names: tuple[Name, ...]
+    missing_ok: bool
+    tag: str
+    relation: Name | None = None
+    """Whose trigger, rule or policy it is."""
+    method: str = ""
+    """The access method of an operator class or family."""
+
+
+@dataclass(frozen=True, slots=True)
 class IndexElement:
     """One key of an index: a column's ``name``, or (None) an expression's SQL ``text``."""
 

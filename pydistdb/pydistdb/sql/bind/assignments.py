@@ -113,8 +113,6 @@ def bind_returning(
     for item in items:
         scope.add(item)
     targets = bind_targets(b, scope, clause)
-    if scope.set_calls:
-        raise FeatureNotSupported("set-returning functions are not allowed in RETURNING")
     expressions = tuple(resolve_unknown(b, target.expr) for target in targets)
     columns = tuple(
         OutputColumn(b.new_id(), target.name, expr.type) for target, expr in zip(targets, expressions, strict=True)

@@ -74,7 +74,8 @@ def bind_parts(b: Binder, scope: Scope, node: Node, name: str, schema: str | Non
         before, scope.clause = scope.clause, "FILTER"
         condition = coerce_to_boolean(b, bind(b, scope, node["agg_filter"]), "FILTER", location_of(node["agg_filter"]))
         scope.clause = before
-    _refuse_set_calls(function, converted, b.position(locations[0]) if locations else None)
+    kind = "window" if "over" in node else "aggregate"
+    _refuse_set_calls(kind, converted, b.position(locations[0]) if locations else None)
     distinct = node.get("agg_distinct", False)
     if distinct:
         for argument, at in zip(converted, locations, strict=False):
@@ -93,10 +94,9 @@ def _check_takes_arguments(name: str, schema: str | None, position: int | None) 
         raise WrongObjectType("count(*) must be used to call a parameterless aggregate function", position=position)
 
 
-def _refuse_set_calls(function: Function | AggregateFunction, arguments: Sequence[Expr], position: int | None) -> None:
+def _refuse_set_calls(kind: str, arguments: Sequence[Expr], position: int | None) -> None:
     for argument in arguments:
         if has_set_call(argument):
-            kind = "window" if isinstance(function, Function) else "aggregate"
             raise FeatureNotSupported(
                 f"{kind} function calls cannot contain set-returning function calls",
                 hint="You might be able to move the set-returning function into a LATERAL FROM item.",

@@ -22,7 +22,7 @@ from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.operators import find_function, find_named
 from pydistdb.sql.bind.overloads import Ambiguous, Resolved
 from pydistdb.sql.bind.parse import Node
-from pydistdb.sql.bind.scope import Scope
+from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, Scope, SetInValues
 from pydistdb.sql.errors import (
     AmbiguousFunction,
     DatabaseError,
@@ -37,14 +37,28 @@ from pydistdb.sql.errors import (
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.functions.spread import spread
 from pydistdb.sql.routines import RoutineFunction
-from pydistdb.sql.tree import ArrayLiteral, Call, Const, Expr, Param, RowExpr, SetCall
+from pydistdb.sql.tree import (
+    ArrayLiteral,
+    Call,
+    Const,
+    Expr,
+    OutputColumn,
+    Param,
+    Project,
+    RowExpr,
+    SetCall,
+    Subquery,
+)
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import AggregateFunction, Function
 from pydistdb.sql.types.registry import ANY, RECORD, VOID
 
 MOST_ARGUMENTS = 100
 
-SET_CLAUSES = frozenset({"SELECT", "ORDER BY", "GROUP BY", "DISTINCT ON", "FROM", "RETURNING"})
+_ASKED_ONCE = frozenset({"pg_current_snapshot", "txid_current_snapshot"})
+"""Functions of the statement that have to wait: conditions, which cannot, take them from a subquery."""
+_CONDITIONS = frozenset({"WHERE", "HAVING", "JOIN conditions"})
+SET_CLAUSES = frozenset({"SELECT", "ORDER BY", "GROUP BY", "DISTINCT ON", "FROM"})
 """Where a set-returning function may stand (RETURNING refuses later)."""
 
 
@@ -224,7 +238,11 @@ def make_call(
     if function.returns_set:
         _note_set_call(b, scope, location)
         return SetCall(result, function, converted)
-    return Call(result, function, converted)
+    call = Call(result, function, converted)
+    if function.name in _ASKED_ONCE and scope is not None and scope.clause in _CONDITIONS:
+        asked = Project((OutputColumn(b.new_id(), function.name, result),), NO_ROWS_OF_NOTHING, (call,))
+        return Subquery(result, "scalar", asked)
+    return call
 
 
 def _note_set_call(b: Binder, scope: Scope | None, location: int) -> None:
@@ -235,8 +253,10 @@ def _note_set_call(b: Binder, scope: Scope | None, location: int) -> None:
             "INDEX WHERE": "index predicates",
             "STATISTICS": "statistics expressions",
         }.get(clause, clause)
-        raise FeatureNotSupported(f"set-returning functions are not allowed in {clause}", position=b.position(location))
+        error = SetInValues if clause == "VALUES" else FeatureNotSupported
+        raise error(f"set-returning functions are not allowed in {clause}", position=b.position(location))
     scope.set_calls = True
+    scope.set_location = location
 
 
 def _routine_call(

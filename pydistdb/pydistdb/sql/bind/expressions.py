@@ -324,6 +324,7 @@ def _without_sets(binder: ExpressionBinder, words: str) -> ExpressionBinder:
             raise FeatureNotSupported(
                 f"set-returning functions are not allowed in {words}",
                 hint="You might be able to move the set-returning function into a LATERAL FROM item.",
+                position=b.position(scope.set_location),
             )
         scope.set_calls = before
         return expr

@@ -30,7 +30,7 @@ from pydistdb.sql.bind.insert_parts import names_parts, query_for_parts, values_
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.needs import note_relation
 from pydistdb.sql.bind.parse import Node
-from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, Source
+from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, SetInValues, Source
 from pydistdb.sql.bind.stored import bind_checks, column_default, column_type, generated_columns
 from pydistdb.sql.bind.system_columns import name_written
 from pydistdb.sql.bind.view_targets import view_target
@@ -123,17 +123,49 @@ def _source(
     elif "valuesLists" in select and not any(
         k in select for k in ("sortClause", "limitCount", "limitOffset", "withClause")
     ):
-        source, used = _insert_values(b, parent, table, select, targets, locations, "cols" in node, overriding, target)
+        try:
+            source, used = _insert_values(
+                b, parent, table, select, targets, locations, "cols" in node, overriding, target
+            )
+        except SetInValues:
+            as_select = _select_of_values(select)
+            if as_select is None:
+                raise
+            source, used = _insert_rows(b, parent, node, as_select, targets, locations, overriding, target)
     else:
-        outside = Scope(parent)
-        outside.hidden = [target]
-        source, used = _insert_select(b, outside, node, select, targets, locations)
-        for column in used:
-            check_identity(column, overriding, False)
+        source, used = _insert_rows(b, parent, node, select, targets, locations, overriding, target)
     numbers = [column.number for column in used]
     if overriding == "OVERRIDING_USER_VALUE":
         return _without_identity(b, table, source, numbers)
     return source, numbers
+
+
+def _insert_rows(
+    b: Binder,
+    parent: Scope | None,
+    node: Node,
+    select: Node,
+    targets: list[Column],
+    locations: list[int],
+    overriding: str,
+    target: Source,
+) -> tuple[Rel, list[Column]]:
+    """The rows of a query."""
+    outside = Scope(parent)
+    outside.hidden = [target]
+    source, used = _insert_select(b, outside, node, select, targets, locations)
+    for column in used:
+        check_identity(column, overriding, False)
+    return source, used
+
+
+def _select_of_values(select: Node) -> Node | None:
+    """The select list that a single row of VALUES stands for: only there are set-returning functions allowed."""
+    lists = select["valuesLists"]
+    items = lists[0]["List"]["items"]
+    if len(lists) > 1 or any("SetToDefault" in item for item in items):
+        return None
+    return {"targetList": [{"ResTarget": {"val": item}} for item in items], "op": "SETOP_NONE"}
 
 
 def insert_targets(b: Binder, table: Table, node: Node) -> tuple[list[Column], list[int]]:

@@ -159,7 +159,7 @@ class ParsedStatement:
     @property
     def is_query(self) -> bool:
         """Tell whether ``analyze`` makes a BoundStatement of it (rather than a Utility)."""
-        return self.name in QUERIES and "intoClause" not in self.node
+        return self.name in QUERIES and into_clause(self.node) is None
 
 
 def parse(text: str) -> list[ParsedStatement]:
@@ -219,6 +219,8 @@ def _parse_json(text: str) -> list[Node]:
             raise DatabaseError.of("42P20", message, position=position) from None
         if any(words in message for words in _NOT_SUPPORTED):
             raise FeatureNotSupported(message, position=position) from None
+        if "WITH TIES" in message:
+            raise InvalidSyntax(message) from None
         raise InvalidSyntax(message, position=position) from None
     except RecursionError:
         raise stack_depth_exceeded() from None
@@ -303,9 +305,17 @@ def _kind(name: str, node: Node) -> str:
         return str(node["target"]).replace("_", " ")
     if name == "DeallocateStmt":
         return "DEALLOCATE ALL" if node.get("isall") else "DEALLOCATE"
-    if name == "SelectStmt" and "intoClause" in node:
+    if name == "SelectStmt" and into_clause(node) is not None:
         return "SELECT INTO"
     return KINDS.get(name) or name.removesuffix("Stmt").upper()
+
+
+def into_clause(select: Node) -> Node | None:
+    """INTO of a query, which stands in the first of those that UNION and its kind combine."""
+    while "larg" in select:
+        select = select["larg"]
+    found: Node | None = select.get("intoClause")
+    return found
 
 
 def object_kind(constant: str) -> str:

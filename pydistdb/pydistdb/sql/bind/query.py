@@ -93,7 +93,8 @@ def bind_statement_query(b: Binder, parent: Scope | None, node: Node, keep_unkno
 
 def _bind_body(b: Binder, parent: Scope | None, node: Node, keep_unknown: bool) -> Rel:
     if "intoClause" in node:
-        raise InvalidSyntax("SELECT ... INTO is not allowed here")
+        location = node["intoClause"]["rel"]["location"]
+        raise InvalidSyntax("SELECT ... INTO is not allowed here", position=b.position(location))
     if node.get("op", "SETOP_NONE") != "SETOP_NONE":
         return set_operations.bind_set_operation(b, parent, node)
     if "valuesLists" in node:
@@ -344,6 +345,8 @@ def bind_limit(b: Binder, scope: Scope, node: Node, rel: Rel) -> Rel:
     with_ties = node.get("limitOption") == "LIMIT_OPTION_WITH_TIES"
     if with_ties and "sortClause" not in node:
         raise InvalidSyntax("WITH TIES cannot be specified without ORDER BY clause")
+    if with_ties and node.get("limitCount", {}).get("A_Const", {}).get("isnull"):
+        raise DatabaseError.of("2201W", "row count cannot be null in FETCH FIRST ... WITH TIES clause")
     if limit is None and offset is None:
         return rel
     return Limit(rel.columns, rel, limit, offset, with_ties)

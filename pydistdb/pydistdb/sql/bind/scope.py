@@ -15,7 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pydistdb.sql.catalog.descriptors import Table
-from pydistdb.sql.errors import AmbiguousColumn, DatabaseError, DuplicateAlias, UndefinedColumn, UndefinedTable
+from pydistdb.sql.errors import (
+    AmbiguousColumn,
+    DatabaseError,
+    DuplicateAlias,
+    FeatureNotSupported,
+    UndefinedColumn,
+    UndefinedTable,
+)
 from pydistdb.sql.tree import AggregateCall, ColumnId, ColumnRef, Expr, Rel, Values, WindowCall
 from pydistdb.sql.types.base import SqlType
 
@@ -25,6 +32,10 @@ if TYPE_CHECKING:
 
 NO_ROWS_OF_NOTHING = Values((), ((),))
 """What SELECT without FROM reads: one row without columns."""
+
+
+class SetInValues(FeatureNotSupported):
+    """A set-returning function in VALUES, where INSERT of one row allows it."""
 
 
 class ScopeColumn:
@@ -155,6 +166,7 @@ class Scope:
         "pending_ctes",
         "reads_itself",
         "set_calls",
+        "set_location",
         "sources",
         "wants_keys",
         "window_definitions",
@@ -179,6 +191,8 @@ class Scope:
         self.windows: list[tuple[ColumnId, WindowCall]] = []
         self.window_definitions: dict[str, Node] = {}
         self.set_calls = False
+        self.set_location = -1
+        """Where the last call of a set-returning function stands."""
         """A set-returning function stands in the select list."""
         self.in_aggregate = False
         self.in_window = False

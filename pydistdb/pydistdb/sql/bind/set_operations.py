@@ -18,7 +18,7 @@ from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.grouping import position_target
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.locking import check_no_locking
-from pydistdb.sql.bind.parse import Node
+from pydistdb.sql.bind.parse import Node, into_clause
 from pydistdb.sql.bind.scope import Scope, ScopeColumn, undefined_column
 from pydistdb.sql.bind.sort_keys import check_sortable, sort_key
 from pydistdb.sql.bind.targets import Target
@@ -52,6 +52,12 @@ def _is_operation(node: Node) -> bool:
 
 def _operation(b: Binder, parent: Scope | None, node: Node) -> Rel:
     kind = _KINDS[node["op"]]
+    into = into_clause(node["rarg"])
+    if into is not None:
+        raise InvalidSyntax(
+            "INTO is only allowed on first SELECT of UNION/INTERSECT/EXCEPT",
+            position=b.position(into["rel"]["location"]),
+        )
     left = _branch(b, parent, node["larg"])
     right = _branch(b, parent, node["rarg"])
     is_all = node.get("all", False)

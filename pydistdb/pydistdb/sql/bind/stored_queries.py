@@ -16,9 +16,9 @@ from pydistdb.sql import schema_statements, statements
 from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.bind.definitions import check_tablespace, on_commit_action, storage_options
 from pydistdb.sql.bind.naming import name_of, strings
-from pydistdb.sql.bind.parse import Node, ParsedStatement
+from pydistdb.sql.bind.parse import Node, ParsedStatement, into_clause
 from pydistdb.sql.bind.session_statements import executed_statement
-from pydistdb.sql.errors import InternalError
+from pydistdb.sql.errors import FeatureNotSupported, InternalError
 
 
 def _cut_query(parsed: ParsedStatement, trailing: tuple[tuple[str, ...], ...]) -> str:
@@ -43,6 +43,8 @@ def _create_view(parsed: ParsedStatement, node: Node) -> statements.Utility:
     query = next(iter(node["query"]))
     if query != "SelectStmt":
         return statements.Unsupported("CREATE VIEW over " + query)
+    if into_clause(node["query"]["SelectStmt"]) is not None:
+        raise FeatureNotSupported("views must not contain SELECT INTO")
     option = node.get("withCheckOption", "NO_CHECK_OPTION").removesuffix("_CHECK_OPTION").lower()
     option = "" if option == "no" else option
     given = {name: str(value).lower() for name, value in storage_options(node.get("options", [])).items()}
@@ -93,7 +95,7 @@ def _refresh_view(parsed: ParsedStatement, node: Node) -> statements.Utility:
 
 
 def _select_into(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    into = node.get("intoClause")
+    into = into_clause(node)
     if into is None:
         raise InternalError("a query is no utility statement")
     tokens = Tokens(parsed.text)

@@ -20,6 +20,7 @@ from pydistdb.sql.bind.coerce import resolve_unknown
 from pydistdb.sql.bind.composites import composite_fields, field_of, is_composite
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.parse import Node
+from pydistdb.sql.bind.rewrite import has_set_call
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn
 from pydistdb.sql.bind.typenames import resolve_type
 from pydistdb.sql.errors import FeatureNotSupported, InvalidSyntax
@@ -86,6 +87,8 @@ def bind_function(b: Binder, scope: Scope, node: Node, items: Sequence[FromItem]
         made = (resolve_unknown(b, expr),)
         rel = Project(from_clause.outputs([column]), NO_ROWS_OF_NOTHING, made)
         return from_clause.source_item(rel, name, [column], alias)
+    if any(has_set_call(argument) for argument in expr.arguments):
+        raise FeatureNotSupported("set-returning functions must appear at top level of FROM")
     if is_composite(expr.type) and not expr.function.out_columns:
         return _rows_of_composite(b, expr, name, alias, ordinality)
     columns = _function_columns(b, expr.function, expr, name if alias else labels[0])

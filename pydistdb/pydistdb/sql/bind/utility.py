@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from pydistdb.sql import schema_statements, statements
 from pydistdb.sql.bind import roles, routine_statements, session_statements, stored_queries
+from pydistdb.sql.bind.absent_objects import ABSENT, drop_absent, drop_subscription, drop_tablespace
 from pydistdb.sql.bind.alterations import alter_table, cluster, move_schema, reindex, rename
 from pydistdb.sql.bind.cursors import close_cursor, declare_cursor, fetch, listen, notify, unlisten
 from pydistdb.sql.bind.cutting import Tokens
@@ -125,6 +126,8 @@ def _drop(parsed: ParsedStatement, node: Node) -> statements.Utility:
     kind = object_kind(node["removeType"])
     if kind in ("function", "procedure", "routine"):
         return routine_statements.drop_routines(parsed, node)
+    if kind in ABSENT:
+        return drop_absent(kind, node)
     if kind not in _DROPPED:
         return statements.Unsupported(parsed.kind)
     names = []
@@ -227,6 +230,8 @@ _CONVERTERS: dict[str, Callable[[ParsedStatement, Node], statements.Utility]] = 
     "CallStmt": routine_statements.call,
     "IndexStmt": create_index,
     "DropStmt": _drop,
+    "DropSubscriptionStmt": drop_subscription,
+    "DropTableSpaceStmt": drop_tablespace,
     "CreateEnumStmt": create_enum,
     "CompositeTypeStmt": create_composite,
     "CreateDomainStmt": create_domain,

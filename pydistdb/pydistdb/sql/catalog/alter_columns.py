@@ -54,6 +54,14 @@ def existing_column(table: Table, name: str) -> Column:
     return column
 
 
+def _check_row_type_unused(ddl: DdlContext, table: Table) -> None:
+    """Rows that are kept in other tables' columns are not rewritten."""
+    holding = columns_holding(ddl, table.row_type_oid) if table.row_type_oid else []
+    if holding:
+        user = f"{holding[0][0].name}.{holding[0][1].name}"
+        raise FeatureNotSupported(f'cannot alter table "{table.name}" because column "{user}" uses its row type')
+
+
 def _with_column(table: Table, column: Column) -> Table:
     """The next descriptor, with one column replaced."""
     columns = tuple(column if each.number == column.number else each for each in table.columns)
@@ -80,6 +88,8 @@ async def add_column(ddl: DdlContext, table: Table, action: AlterTableAction) ->
     draft = replace(table, columns=(*table.columns, bare), version=table.version + 1)
     table, owned = await with_defaults(ddl, draft, [spec])
     column = table.columns[-1]
+    if column.default is not None or column.generated or column.identity:
+        _check_row_type_unused(ddl, old)
     if owned:
         ddl.put_table(*owned)
     filling = await _filling(ddl, old, column)
@@ -342,10 +352,7 @@ async def alter_type(ddl: DdlContext, table: Table, action: AlterTableAction) ->
                 "cannot alter type of a column used by a generated column",
                 detail=f'Column "{old_column.name}" is used by generated column "{reader.name}".',
             )
-    holding = columns_holding(ddl, table.row_type_oid) if table.row_type_oid else []
-    if holding:
-        user = f"{holding[0][0].name}.{holding[0][1].name}"
-        raise FeatureNotSupported(f'cannot alter table "{table.name}" because column "{user}" uses its row type')
+    _check_row_type_unused(ddl, table)
     if table.sharding is not None and number in table.sharding.columns:
         raise FeatureNotSupported("changing the type of a shard column is not supported")
     column = replace(

@@ -20,6 +20,7 @@ from pydistdb.sql.catalog.create_table import create_table
 from pydistdb.sql.catalog.create_table_as import create_table_as
 from pydistdb.sql.catalog.create_type import create_type
 from pydistdb.sql.catalog.drop import drop_objects
+from pydistdb.sql.catalog.drop_absent import drop_absent
 from pydistdb.sql.catalog.materialized_views import refresh_view
 from pydistdb.sql.catalog.presplit import split_new_indexes
 from pydistdb.sql.catalog.reindex import cluster, reindex
@@ -53,6 +54,7 @@ from pydistdb.sql.schema_statements import (
     CreateTable,
     CreateTableAs,
     CreateView,
+    DropAbsent,
     DropDatabase,
     DropObjects,
     RefreshView,
@@ -87,6 +89,7 @@ _EXECUTORS = {
     CreateTableAs: create_table_as,
     CreateType: create_type,
     CreateView: create_view,
+    DropAbsent: drop_absent,
     DropDatabase: drop_database,
     DropObjects: drop_objects,
     DropRoutines: drop_routines,

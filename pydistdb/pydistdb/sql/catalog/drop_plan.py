@@ -38,7 +38,7 @@ PG_PROC = 1255
 
 
 class DependentText(NamedTuple):
-    """A dependent and what it depends on, each as Postgres describes it; a plan's are listed by oid."""
+    """A dependent and what it depends on, each as Postgres describes it."""
 
     oid: int
     dependent: str
@@ -176,7 +176,7 @@ async def carry_out(ddl: DdlContext, plan: DropPlan, cascade: bool, subjects: li
     dropped, users = drop_type.users_of_row_types(ddl, plan.tables)
     plan.dependents += [DependentText(user.oid, user.description, user.on) for user in users]
     if plan.dependents and subjects:
-        report_dependents(ddl, sorted(plan.dependents, key=lambda each: each.oid), cascade, subjects)
+        report_dependents(ddl, plan.dependents, cascade, subjects)
     referenced = {key.referenced_table for table in plan.tables.values() for key in table.foreign_keys}
     locked = {*plan.tables, *referenced, *(table.oid for table, _ in plan.foreign_keys)}
     locked.update(table.oid for table, _ in (*plan.defaults, *plan.checks))
@@ -202,9 +202,26 @@ async def carry_out(ddl: DdlContext, plan: DropPlan, cascade: bool, subjects: li
     ddl.apply(changes)
 
 
-def report_dependents(ddl: DdlContext, found: Iterable[DependentText], cascade: bool, subjects: list[str]) -> None:
+def _in_order(found: Sequence[DependentText]) -> list[DependentText]:
+    """As Postgres lists them: the oldest first, and what depends on one of them right behind it."""
+    by_parent: dict[str, list[DependentText]] = {}
+    for each in sorted(found, key=lambda each: each.oid):
+        by_parent.setdefault(each.on, []).append(each)
+    dependents = {each.dependent for group in by_parent.values() for each in group}
+    roots = [each for group in by_parent.values() for each in group if each.on not in dependents]
+    listed: list[DependentText] = []
+    todo = sorted(roots, key=lambda each: each.oid, reverse=True)
+    while todo:
+        each = todo.pop()
+        listed.append(each)
+        todo += reversed(by_parent.pop(each.dependent, []))
+    rest = [each for each in found if each not in listed] if len(listed) < len(found) else []
+    return listed + rest
+
+
+def report_dependents(ddl: DdlContext, found: Sequence[DependentText], cascade: bool, subjects: list[str]) -> None:
     """Refuse to drop because of dependents, or (CASCADE) tell what goes along."""
-    dependents = [(each.dependent, each.on) for each in found]
+    dependents = [(each.dependent, each.on) for each in _in_order(found)]
     if not cascade:
         lines = [f"{dependent} depends on {what}" for dependent, what in dependents[:MOST_LISTED]]
         if len(dependents) > MOST_LISTED:

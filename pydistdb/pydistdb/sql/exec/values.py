@@ -22,7 +22,7 @@ from pydistdb.sql.types.ordering import sort_key
 
 _NATIVE_NAMES = (
     "bool int2 int4 int8 oid text varchar name char bytea uuid date time timestamp timestamptz unknown xid cid xid8 "
-    "bit varbit inet cidr macaddr macaddr8 money"
+    "bit varbit inet cidr macaddr macaddr8 money pg_lsn"
 )
 NATIVE_OIDS = frozenset(TYPES_BY_NAME[name].oid for name in _NATIVE_NAMES.split()) | types.REG_TYPES
 _NAN_OIDS = frozenset({types.FLOAT4.oid, types.FLOAT8.oid, types.NUMERIC.oid})

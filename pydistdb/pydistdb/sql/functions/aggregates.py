@@ -163,7 +163,7 @@ def _extreme_of_arrays(greatest: bool) -> Callable[[tuple[SqlType, ...], SqlType
 
 
 _ORDERED_TYPES = """
-int8 int4 int2 oid float4 float8 date time timetz timestamp timestamptz interval text numeric bpchar tid xid8
+int8 int4 int2 oid float4 float8 date time timetz timestamp timestamptz interval text numeric bpchar tid xid8 pg_lsn
 """
 
 

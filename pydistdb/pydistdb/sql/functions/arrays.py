@@ -130,11 +130,19 @@ define("array_prepend(anycompatible,anycompatiblearray)", prepend)
 define("array_cat(anycompatiblearray,anycompatiblearray)", concatenate)
 
 
+_WRONG_SUBSCRIPTS = "wrong number of array subscripts"
+
+
 def _fill(value: Any, shape: PgArray | None, bounds: PgArray | None) -> PgArray:
     if shape is None or bounds is None:
         raise DatabaseError.of("22004", "dimension array or low bound array cannot be null")
     if None in shape.items or None in bounds.items:
         raise DatabaseError.of("22004", "dimension values cannot be null")
+    if len(shape.dimensions) > 1:
+        raise DatabaseError.of("2202E", _WRONG_SUBSCRIPTS, detail="Dimension array must be one dimensional.")
+    if len(bounds.items) != len(shape.items) or len(bounds.dimensions) > 1:
+        detail = "Low bound array has different size than dimensions array."
+        raise DatabaseError.of("2202E", _WRONG_SUBSCRIPTS, detail=detail)
     check_shape(shape.items)
     if any(extent < 0 for extent in shape.items):
         raise DatabaseError.of("54000", f"array size exceeds the maximum allowed ({MOST_ITEMS})")

@@ -99,7 +99,7 @@ def overlay_from(value: str, new: str, start: int) -> str:
 
 @implements("position(bit,bit)")
 def position(value: str, searched: str) -> int:
-    return 0 if not value and searched else value.find(searched) + 1
+    return value.find(searched) + 1 if value else 0
 
 
 def _check_index(value: str, index: int) -> None:

@@ -97,6 +97,7 @@ def _define_plain() -> None:
         ("timestamptz", "timestamptz_*", "timestamptz_cmp"),
         ("uuid", "uuid_*", "uuid_cmp"),
         ("xid8", "xid8*", "xid8cmp"),
+        ("pg_lsn", "pg_lsn_*", "pg_lsn_cmp"),
         ("interval", "interval_*", "interval_cmp"),
         ("timetz", "timetz_*", "timetz_cmp"),
         ("numeric", "numeric_*", "numeric_cmp"),

@@ -39,6 +39,7 @@ from pydistdb.sql.types import numeric
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.floats import NAN
 from pydistdb.sql.types.integers import INT4_MAX, INT8_MAX
+from pydistdb.sql.types.ordering import float_key, numeric_key
 
 # ------------------------------------------------------------------------------------------------ numeric
 
@@ -381,6 +382,10 @@ def width_bucket_array(operand: object, thresholds: PgArray) -> int:
     if None in thresholds.items:
         raise DatabaseError.of("22004", "thresholds array must not contain NULLs")
 
+    if isinstance(operand, float):
+        return bisect_right(thresholds.items, float_key(operand), key=float_key)
+    if isinstance(operand, Decimal):
+        return bisect_right(thresholds.items, numeric_key(operand), key=numeric_key)
     return bisect_right(thresholds.items, operand)
 
 

@@ -259,6 +259,8 @@ class _Writer:
                 case "9" | "0":
                     self.digit()
                 case "." | "D":
+                    if not self.model.after:
+                        break  # Postgres shows nothing from a point on that no digit follows
                     self.point()
                 case "," | "G":
                     self.group()

@@ -75,7 +75,7 @@ def age_of_number(context: EvalContext, number: int) -> int:
         return _OLDEST
     session = active_session(context)
     now = session.transaction.number
-    return _distance(session.environment.next_transaction_number() if now is None else now, number)
+    return _distance(session.environment.numbers.next() if now is None else now, number)
 
 
 @implements("mxid_age(xid)", context=False)

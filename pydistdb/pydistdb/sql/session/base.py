@@ -30,6 +30,7 @@ from pydistdb.sql.session.settings import IDENTITY, SessionSettings
 from pydistdb.sql.session.statements import StatementStore
 from pydistdb.sql.session.statistics import ResetStatements, count, log_slow
 from pydistdb.sql.session.transaction import SessionTransaction
+from pydistdb.sql.session.transaction_numbers import AskSnapshot, AskStatus
 from pydistdb.sql.settings import Setting, find, kilobytes, milliseconds, split_identifiers
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.tasks import sleep
@@ -299,6 +300,18 @@ class SessionBase:
     def signal(self, process_id: int, kind: str, timeout_ms: int = 0) -> SignalBackend:
         """pg_cancel_backend and pg_terminate_backend."""
         return SignalBackend(self, process_id, kind, timeout_ms)
+
+    def ask_snapshot(self) -> AskSnapshot:
+        """pg_current_snapshot, as of what the statement sees."""
+        transaction = self.transaction.kv
+        database = self.environment.database
+        return AskSnapshot(
+            self.environment.numbers, database.now() if transaction is None else transaction.read_timestamp
+        )
+
+    def ask_status(self, number: int) -> AskStatus:
+        """txid_status."""
+        return AskStatus(self.environment.numbers, number)
 
     def reset_statements(self, user: int, database: int, query_id: int) -> ResetStatements:
         """pg_stat_statements_reset."""

@@ -21,14 +21,12 @@ from pydistdb.sql.session.activity import ClusterActivity
 from pydistdb.sql.session.login import DATABASE_SESSIONS_TOPIC, ROLE_SESSIONS_TOPIC
 from pydistdb.sql.session.notifications import NotificationHub
 from pydistdb.sql.session.statistics import ClusterStatements
+from pydistdb.sql.session.transaction_numbers import TransactionNumbers
 from pydistdb.sql.statement_statistics import StatementStatistics
 from pydistdb.tasks import Scheduler
 
 if TYPE_CHECKING:
     from pydistdb.sql.session.base import SessionBase
-
-
-NODE_BITS = 12
 
 
 @dataclass(slots=True)
@@ -78,15 +76,12 @@ class Environment:
     log_statement: Callable[[str, str, int], None] | None = None
     """Called with (user, text, duration in ns) of every statement if statements are to be logged."""
 
-    last_number: int = 0
-
-    def next_transaction_number(self) -> int:
-        """A number that no transaction of any node has had: the time in microseconds, and the node's number behind it."""
-        self.last_number = max(now_us(), self.last_number + 1)
-        return self.last_number << NODE_BITS | self.database.node_id & (1 << NODE_BITS) - 1
+    numbers: TransactionNumbers = field(init=False)
+    """Of transactions, for those that ask (txid_current)."""
 
     def __post_init__(self) -> None:
         self.activity = ClusterActivity(self)
+        self.numbers = TransactionNumbers(self.database)
         self.cluster_statements = ClusterStatements(self)
         self.notifications = NotificationHub(self.database, self.scheduler)
         self.database.on_broadcast(SESSIONS_TOPIC, self._count_sessions)

@@ -11,17 +11,19 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydistdb.kv.api import PastReader
 from pydistdb.sql import statements as st
 from pydistdb.sql.api import Sink
 from pydistdb.sql.consistency import COUNTER_BITS, timestamp_text
-from pydistdb.sql.errors import DatabaseError, InvalidParameterValue
+from pydistdb.sql.errors import DatabaseError, DuplicateTable, FeatureNotSupported, InvalidParameterValue
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.exec.query import CompiledQuery
 from pydistdb.sql.plan.explain_formats import Actual, Group, PlanNode, Style, fixed, structured, text_lines
 from pydistdb.sql.plan_cache import CachedPlan
+from pydistdb.sql.schema_statements import CreateTableAs
 from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.types.base import SqlType
 
@@ -44,7 +46,10 @@ async def run(
     """Send the plan, for these very ``parameters``; with ANALYZE, run the statement too."""
     _check_options(utility)
     started_ns = time.perf_counter_ns()
-    explained = _prepared(session, utility, plan.parameter_types, parameters)
+    try:
+        explained = _prepared(session, utility, plan.parameter_types, parameters)
+    except _NothingToMake:
+        return _send(plan, [], sink, simple=simple)
     planned_ns = time.perf_counter_ns()
     if explained is None:
         return _send(plan, _no_plan(utility.format), sink, simple=simple)
@@ -95,7 +100,28 @@ def _prepared(
             explained = explained.cursor[1]
         if isinstance(inner, st.Execute):
             explained = session.names.statement(inner.name).plan
+        elif isinstance(inner, CreateTableAs) and inner.execute is None:
+            _check_is_new(session, inner)
+            if utility.analyze:
+                what = "CREATE MATERIALIZED VIEW" if inner.materialized else "CREATE TABLE AS"
+                raise FeatureNotSupported(f"EXPLAIN ANALYZE of {what} is not supported")
+            explained = session.plans.explained(replace(utility, query=inner.query, position=inner.position), ())
     return explained if explained.compiled is not None else None
+
+
+class _NothingToMake(Exception):
+    """CREATE TABLE IF NOT EXISTS … AS of a table that is there."""
+
+
+def _check_is_new(session: ClientSession, statement: CreateTableAs) -> None:
+    name = statement.name
+    if session.view().relation(name.name, name.schema) is None:
+        return
+    message = f'relation "{name.name}" already exists'
+    if not statement.if_not_exists:
+        raise DuplicateTable(message)
+    session.tell(message + ", skipping")
+    raise _NothingToMake
 
 
 async def _execute(session: ClientSession, explained: CachedPlan) -> PastReader | None:

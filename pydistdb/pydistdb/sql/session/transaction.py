@@ -129,7 +129,7 @@ class SessionTransaction:
     def take_number(self) -> int:
         """The transaction's number, unique in the cluster: given when somebody first asks for it."""
         if self.number is None:
-            self.number = self._environment.next_transaction_number()
+            self.number = self._environment.numbers.take()
         return self.number
 
     def join(self, participant: Participant) -> None:
@@ -330,7 +330,7 @@ class SessionTransaction:
             transaction.rollback()
             if ddl is not None:
                 await (ddl.outcome_unknown() if isinstance(error, kv.OutcomeUnknown) else ddl.rolled_back())
-            self._ended(committed=False)
+            self._ended(committed=False, is_known=not isinstance(error, kv.OutcomeUnknown))
             raise
         else:
             if ddl is not None:
@@ -369,7 +369,7 @@ class SessionTransaction:
             raise
         finally:
             self.is_committing = False
-        self._ended(committed=True)
+        self._ended(committed=True, is_known=False)
 
     async def _temporary_tables_on_commit(self, transaction: kv.Transaction) -> DdlTransaction | None:
         """Empty or drop the temporary tables that were made so, if the transaction wrote anything."""
@@ -417,11 +417,13 @@ class SessionTransaction:
         if ddl is not None:
             self._environment.scheduler.spawn(ddl.rolled_back(), "roll back DDL")
 
-    def _ended(self, *, committed: bool) -> None:
+    def _ended(self, *, committed: bool, is_known: bool = True) -> None:
         if self.kv is not None:
             self._environment.catalog.gate.leave(self.kv)
             self.past.note_end(self.kv.read_timestamp)
-        self.number = None
+        if self.number is not None:
+            self._environment.numbers.end(self.number, committed if is_known else None)
+            self.number = None
         self.kv = self.reader = None
         self.ddl = None
         self.past.ended()

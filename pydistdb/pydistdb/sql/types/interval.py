@@ -51,7 +51,7 @@ _TIME_UNITS = {
 }
 UNIT_SPELLINGS: dict[str, str] = {}
 for _unit, _spellings in {
-    "millennium": "mil mils millennia millennium",
+    "millennium": "mil mils millennia millennium millenniums",
     "century": "c cent centuries century",
     "decade": "dec decs decade decades",
     "year": "y year years yr yrs",

@@ -33,6 +33,7 @@ from pydistdb.sql.types import (
     pseudo,
     reg,
     text,
+    transactions,
     user,
     uuid,
 )
@@ -188,6 +189,7 @@ for _module in (
     money,
     network,
     reg,
+    transactions,
     pseudo,
 ):
     _IO_BY_NAME.update(_module.IO)
