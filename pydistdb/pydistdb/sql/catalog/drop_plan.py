@@ -176,7 +176,7 @@ async def carry_out(ddl: DdlContext, plan: DropPlan, cascade: bool, subjects: li
     dropped, users = drop_type.users_of_row_types(ddl, plan.tables)
     plan.dependents += [DependentText(user.oid, user.description, user.on) for user in users]
     if plan.dependents and subjects:
-        report_dependents(ddl, plan.dependents, cascade, subjects)
+        report_dependents(ddl, _in_order(plan.dependents), cascade, subjects)
     referenced = {key.referenced_table for table in plan.tables.values() for key in table.foreign_keys}
     locked = {*plan.tables, *referenced, *(table.oid for table, _ in plan.foreign_keys)}
     locked.update(table.oid for table, _ in (*plan.defaults, *plan.checks))
@@ -210,7 +210,7 @@ def _in_order(found: Sequence[DependentText]) -> list[DependentText]:
     dependents = {each.dependent for group in by_parent.values() for each in group}
     roots = [each for group in by_parent.values() for each in group if each.on not in dependents]
     listed: list[DependentText] = []
-    todo = sorted(roots, key=lambda each: each.oid, reverse=True)
+    todo = sorted(roots, key=lambda each: each.oid)[::-1]
     while todo:
         each = todo.pop()
         listed.append(each)
@@ -221,7 +221,7 @@ def _in_order(found: Sequence[DependentText]) -> list[DependentText]:
 
 def report_dependents(ddl: DdlContext, found: Sequence[DependentText], cascade: bool, subjects: list[str]) -> None:
     """Refuse to drop because of dependents, or (CASCADE) tell what goes along."""
-    dependents = [(each.dependent, each.on) for each in _in_order(found)]
+    dependents = [(each.dependent, each.on) for each in found]
     if not cascade:
         lines = [f"{dependent} depends on {what}" for dependent, what in dependents[:MOST_LISTED]]
         if len(dependents) > MOST_LISTED:
