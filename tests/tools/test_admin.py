@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from pydistdb_tools.admin import balance_report, human_size, jobs_report, nodes_report, shards_report
+from pydistdb_tools.admin import balance_report, hotspots_report, human_size, jobs_report, nodes_report, shards_report
 from pydistdb_tools.cli import main
 from pydistdb_tools.failover import Writer
 
@@ -41,11 +41,11 @@ RANGES = [
 
 def test_shards() -> None:
     assert shards_report(RANGES, NAMES).splitlines() == [
-        "shard  from              tables  leader  followers            term  keys     size   qps    cpu  heat",
+        "shard  from              tables  leader  followers            term     keys   size    qps  cpu  heat",
         "-----  ----------------  ------  ------  -------------------  ----  -------  -----  -----  ---  ----",
         "    1  <min>             users   node1   node2, node3            5  333,412  24 MB  8,500  85%  HOT",
-        "    2  group 16387/5555  users   node2   node1, node3            5  333,412  24 MB  750    8%   warm",
-        "    3  group 16387/aaaa  users   (none)  node1, node2, node3     5  ?        ?      0      0%",
+        "    2  group 16387/5555  users   node2   node1, node3            5  333,412  24 MB    750   8%  warm",
+        "    3  group 16387/aaaa  users   (none)  node1, node2, node3     5        ?      ?      0   0%",
     ]
 
 
@@ -53,17 +53,27 @@ def test_the_balance_names_what_would_help() -> None:
     assert balance_report(RANGES, NAMES).splitlines() == [
         "Shard Balance Analysis",
         "======================",
-        "shard  tables  leader  keys     size   qps    cpu  load",
+        "shard  tables  leader     keys   size    qps  cpu  load  heat",
         "-----  ------  ------  -------  -----  -----  ---  ----  --------------",
-        "    1  users   node1   333,412  24 MB  8,500  85%  85%   ← hot",
-        "    2  users   node2   333,412  24 MB  750    8%   8%    ← slightly hot",
-        "    3  users   (none)  ?        ?      0      0%   0%",
+        "    1  users   node1   333,412  24 MB  8,500  85%   85%  ← hot",
+        "    2  users   node2   333,412  24 MB    750   8%    8%  ← slightly hot",
+        "    3  users   (none)        ?      ?      0   0%    0%",
         "",
         "Recommendations",
         "  Shard 1: split",
         "  Shard 2: move its lease to node3",
     ]
     assert balance_report(RANGES[2:], NAMES).splitlines()[-1] == "Recommendation: none needed"
+
+
+def test_hotspots() -> None:
+    assert hotspots_report([], NAMES) == "no shard gets requests"
+    assert hotspots_report(RANGES[:2], NAMES).splitlines() == [
+        "shard  from              tables  leader     keys   size    qps  cpu  load  heat  recommendation",
+        "-----  ----------------  ------  ------  -------  -----  -----  ---  ----  ----  -----------------------",
+        "    1  <min>             users   node1   333,412  24 MB  8,500  85%   85%  HOT   split",
+        "    2  group 16387/5555  users   node2   333,412  24 MB    750   8%    8%  warm  move its lease to node3",
+    ]
 
 
 def test_nodes_and_jobs() -> None:
@@ -83,10 +93,10 @@ def test_nodes_and_jobs() -> None:
         "newest_cluster_version": 2,
     }
     assert nodes_report([node]).splitlines()[2] == (
-        " 4  node4  live, draining  h:1  region=eu         7       0  ?    10 GB      0.1.0    1-2"
+        " 4  node4  live, draining  h:1  region=eu         7       0    ?      10 GB    0.1.0  1-2"
     )
     job = {"kind": "create index", "subject": "i", "state": "building", "progress": 0.254, "details": "25 of 100 rows"}
-    assert jobs_report([job]).splitlines()[2] == "create index  i        building  25%       25 of 100 rows"
+    assert jobs_report([job]).splitlines()[2] == "create index  i        building       25%  25 of 100 rows"
     assert jobs_report([]) == "no jobs"
 
 

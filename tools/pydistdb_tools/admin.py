@@ -143,11 +143,33 @@ def balance_report(ranges: Sequence[Row], names: dict[int, str]) -> str:
         [
             title,
             "=" * len(title),
-            table(["shard", "tables", "leader", "keys", "size", "qps", "cpu", "load", ""], rows),
+            table(["shard", "tables", "leader", "keys", "size", "qps", "cpu", "load", "heat"], rows),
             "",
             *(["Recommendations", *("  " + line for line in advice)] if advice else ["Recommendation: none needed"]),
         ]
     )
+
+
+def hotspots_report(ranges: Sequence[Row], names: dict[int, str]) -> str:
+    """The shards with requests, and what would help."""
+    rows = [
+        [
+            row["range_id"],
+            row["start_pretty"],
+            row["tables"],
+            names.get(row["leaseholder"], "(none)"),
+            _count(row["keys"]),
+            human_size(row["bytes"]),
+            _count(row["qps"]),
+            f"{row['cpu']:.0%}",
+            f"{row['share']:.0%}",
+            _heat(row),
+            _named_target(row["recommendation"] or "", names),
+        ]
+        for row in ranges
+    ]
+    headings = ["shard", "from", "tables", "leader", "keys", "size", "qps", "cpu", "load", "heat", "recommendation"]
+    return table(headings, rows) if rows else "no shard gets requests"
 
 
 def _named_target(recommendation: str, names: dict[int, str]) -> str:
@@ -177,7 +199,7 @@ def nodes_report(nodes: Sequence[Row]) -> str:
             row["version"],
             _versions(row),
         ]
-        for row in nodes
+        for row in sorted(nodes, key=lambda row: _natural(row["node_name"]))
     ]
     headings = ["id", "name", "state", "sql", "locality", "replicas", "leases", "qps", "disk free", "release", "knows"]
     return table(headings, rows)
@@ -229,6 +251,14 @@ def shards(arguments: argparse.Namespace) -> int:
         names = node_names(connection)
         found = rows_of(connection, "SELECT * FROM proddb.ranges")
     print_rows(found, lambda rows: shards_report(rows, names), arguments)
+    return 0
+
+
+def hotspots(arguments: argparse.Namespace) -> int:
+    with connected(arguments.find_url(arguments)) as connection:
+        names = node_names(connection)
+        found = rows_of(connection, "SELECT * FROM proddb.hotspots")
+    print_rows(found, lambda rows: hotspots_report(rows, names), arguments)
     return 0
 
 

@@ -32,7 +32,7 @@ def add_admin_arguments(
 ) -> None:
     add = _adder(parser, add_place, find_url)
     add("shards", "every shard: where it lies, how large and how busy it is", admin.shards)
-    add("hotspots", "the shards with requests, busiest first", admin.view("hotspots"))
+    add("hotspots", "the shards with requests, busiest first", admin.hotspots)
     add(
         "jobs",
         "index builds, re-sharding, replicas being copied, nodes being emptied",

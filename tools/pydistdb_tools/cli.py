@@ -144,11 +144,10 @@ def _slt(arguments: argparse.Namespace) -> int:
 
 def _duration(text: str) -> float:
     """``60s``, ``2m``, ``500ms`` or plain seconds."""
-    for suffix, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)):
-        if text.endswith(suffix) and text[: -len(suffix)].replace(".", "", 1).isdigit():
-            return float(text[: -len(suffix)]) * factor
+    units = (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0))
+    number, factor = next(((text[: -len(unit)], factor) for unit, factor in units if text.endswith(unit)), (text, 1.0))
     try:
-        seconds = float(text)
+        seconds = float(number) * factor
     except ValueError:
         raise argparse.ArgumentTypeError(f"not a duration: {text!r} (examples: 60s, 2m, 500ms)") from None
     if not 0 < seconds < 1e7:

@@ -217,7 +217,8 @@ def _fail_over(
     writer.check()
     outcome.gap_seconds = round(writer.gap_seconds(failed), 3)
     outcome.acknowledged, outcome.unknown = len(writer.acknowledged), writer.unknown
-    say(f"Writes stood still for {outcome.gap_seconds:.2f} s; {writer.unknown} failed, none of them acknowledged")
+    failed_writes = f"{writer.unknown} failed, none of them acknowledged" if writer.unknown else "none failed"
+    say(f"Writes stood still for {outcome.gap_seconds:.2f} s; {failed_writes}")
     return outcome, set(writer.acknowledged)
 
 

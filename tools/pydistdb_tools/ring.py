@@ -50,11 +50,20 @@ def run(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.keys <= MAX_KEYS:
         raise ClusterError(f"--keys must be between 1 and {MAX_KEYS}")
     try:
-        ring = Ring(dict(map(_named, arguments.nodes.split(","))), arguments.virtual_nodes)
+        ring = Ring(_weights(arguments.nodes), arguments.virtual_nodes)
         print("\n".join(arguments.show(ring, arguments)))
     except RingError as error:
         raise ClusterError(str(error)) from error
     return 0
+
+
+def _weights(text: str) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for name, weight in map(_named, text.split(",")):
+        if name in weights:
+            raise RingError(f"there are two nodes {name}")
+        weights[name] = weight
+    return weights
 
 
 def _named(text: str) -> tuple[str, float]:

@@ -6,6 +6,7 @@ Input is the JSON of a node's ``/status``: ``nodes`` (id, name, pid, sql_address
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,15 +15,31 @@ Status = dict[str, Any]
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Columns aligned under their headings; numbers to the right."""
-    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    texts = [["" if cell is None else _text(cell) for cell in row] for row in rows]
     widths = [max([len(heading), *(len(row[i]) for row in texts)]) for i, heading in enumerate(headings)]
-    numeric = [bool(rows) and all(isinstance(row[i], int | None) for row in rows) for i in range(len(headings))]
+    numeric = [_are_numbers([row[i] for row in rows]) for i in range(len(headings))]
 
     def line(cells: Sequence[str]) -> str:
         padded = [c.rjust(w) if right else c.ljust(w) for c, w, right in zip(cells, widths, numeric, strict=True)]
         return "  ".join(padded).rstrip()
 
     return "\n".join([line(headings), line(["-" * width for width in widths]), *(line(row) for row in texts)])
+
+
+def _text(cell: object) -> str:
+    return {True: "yes", False: "no"}[cell] if isinstance(cell, bool) else str(cell)
+
+
+_QUANTITY = re.compile(r"[+-]?[\d,.]+ ?(%|[kMGTP]?B|ms|s)?|\?|")
+
+
+def _is_number(cell: object) -> bool:
+    return not isinstance(cell, bool) and _QUANTITY.fullmatch("" if cell is None else str(cell)) is not None
+
+
+def _are_numbers(cells: Sequence[object]) -> bool:
+    """Tell whether a column is one of numbers, be they written for people ("8,500", "24 MB", "85%", "?")."""
+    return any(cell not in (None, "") for cell in cells) and all(map(_is_number, cells))
 
 
 def _natural(name: str) -> tuple[str, int]:

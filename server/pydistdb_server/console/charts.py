@@ -13,6 +13,8 @@ from pydistdb_server.console.html import Html, escape, join, rate, tag
 
 LINES = 9
 """Colours that tell the lines of a chart apart (console.css)."""
+RECENT = 6
+"""So many of the last values are "now": half a minute."""
 WIDTH, HEIGHT = 480, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 6, 8, 20
 
@@ -87,8 +89,8 @@ def lines(
 
 
 def _now(each: Series, unit: str) -> str:
-    """The latest value: a dash where there is none, as for the latency of nothing."""
-    last = next((value for value in reversed(each.values) if value is not None), None)
+    """The latest value: a dash where there was none lately, as for the latency of nothing."""
+    last = next((value for value in reversed(each.values[-RECENT:]) if value is not None), None)
     return "–" if last is None else f"{rate(last)}{unit}"
 
 

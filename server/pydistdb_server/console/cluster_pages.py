@@ -46,7 +46,7 @@ async def nodes(site: Site, request: Request) -> Page:
     sessions = {node: loads[-1].sessions for node, loads in by_node.items() if loads}
     cells = [
         (
-            tag("strong", row["node_name"]) if row["node_id"] == site.node_id else row["node_name"],
+            join(tag("strong" if row["node_id"] == site.node_id else "span", row["node_name"]), _release(row)),
             join(badge(row["state"], _STATES.get(row["state"], "warning")), _mode(row)),
             html.whole((row["locality"] or "–").split(",")),
             row["replicas"],
@@ -58,7 +58,6 @@ async def nodes(site: Site, request: Request) -> Page:
             sessions.get(row["node_id"], "–"),
             f"{row['clock_offset_us'] / 1e3:+.1f} ms" if row["clock_offset_us"] else "0 ms",
             _disk(row),
-            row.get("version") or "–",
             html.duration((now_us() - row["started_at"]) / 1e6)
             if row["started_at"] and row["state"] == "live"
             else "–",
@@ -67,9 +66,13 @@ async def nodes(site: Site, request: Request) -> Page:
         for row in rows
     ]
     columns = ("Name", "State", "Locality", "#Replicas", "#Leases", "#Requests/s", "Processor", "#Clients", "#Clock")
-    shown = html.table("Nodes", (*columns, "Disk", "Release", "#Up for", "Addresses"), cells)
+    shown = html.table("Nodes", (*columns, "Disk", "#Up for", "Addresses"), cells)
     versions = tag("p", version_line(version_report(await site.cluster.survey())), class_="nothing")
     return Page("Nodes", join(shown, versions), "/nodes")
+
+
+def _release(row: Row) -> Part:
+    return tag("div", row["version"], class_="aside", title="release") if row.get("version") else ""
 
 
 def _mode(row: Row) -> Part:

@@ -156,10 +156,12 @@ def heat_map(
     paths = "".join(f'<path class="heat{level}" d="{"".join(parts)}"/>' for level, parts in sorted(cells.items()))
     labels = "".join(_band_labels(bands, row_height, top, gutter, width))
     minutes = len(slots) * column_seconds / 60
+    parts = next((parts for parts in (4, 5, 3) if minutes % parts == 0), 4)  # of whole minutes
     ticks = "".join(
-        f'<text x="{gutter + (width - gutter) * part / 4:.0f}" y="{height - 6:.0f}" text-anchor="{anchor}">'
-        f"{'now' if part == 4 else f'{minutes * (4 - part) / 4:g} min ago'}</text>"
-        for part, anchor in enumerate(("start", "middle", "middle", "middle", "end"))
+        f'<text x="{gutter + (width - gutter) * part / parts:.0f}" y="{height - 6:.0f}" '
+        f'text-anchor="{"start" if not part else "middle" if part < parts else "end"}">'
+        f"{'now' if part == parts else f'{minutes * (parts - part) / parts:g} min ago'}</text>"
+        for part in range(parts + 1)
     )
     spoken = f"Heat map: {len(bands)} spans of keys, {minutes:.0f} minutes; at most {rate(highest)} requests per second"
     svg = Html(
@@ -209,7 +211,7 @@ def _band_labels(bands: Sequence[Band], row_height: float, top: float, gutter: i
         if row and band.label != before:
             yield f'<line class="grid" x1="{gutter}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}"/>'
         before = band.label
-        if band.label != labelled and y >= free:
+        if band.label not in (labelled, "–") and y >= free:
             labelled = band.label
             free = y + LABEL_HEIGHT
             text = escape(labelled if len(labelled) <= 21 else labelled[:20] + "…")

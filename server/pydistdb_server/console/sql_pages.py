@@ -194,7 +194,7 @@ async def transactions(site: Site, request: Request) -> Page:
         "p",
         "Transactions over several ranges whose prepared writes are not resolved yet. The record beside the anchor key decides; "
         "what has lost its coordinator is finished by whoever meets it, at the latest after some ten seconds. ",
-        f"{len(found) - len(old)} more are younger than {IN_DOUBT_SECONDS:.0f} s, as commits under way are.",
+        _younger(len(found) - len(old)),
         class_="explained",
     )
     columns = ("Transaction", "State", "#Age", "Coordinator", "Anchor", "#Writes", "Ranges")
@@ -204,6 +204,13 @@ async def transactions(site: Site, request: Request) -> Page:
         section("Prepared by clients", await _prepared(site)),
     )
     return Page("Transactions in doubt", body, "/transactions")
+
+
+def _younger(count: int) -> str:
+    """What is said of commits under way."""
+    if not count:
+        return ""
+    return f"{count:,} more {'is' if count == 1 else 'are'} younger than {IN_DOUBT_SECONDS:.0f} s, as commits under way are."
 
 
 async def _prepared(site: Site) -> Html:

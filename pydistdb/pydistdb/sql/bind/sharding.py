@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from pglast import parser
 
-from pydistdb.sql.errors import InvalidParameterValue, InvalidSyntax
+from pydistdb.sql.errors import FeatureNotSupported, InvalidParameterValue, InvalidSyntax
 from pydistdb.sql.schema_statements import ShardBy, ShardSpec
 from pydistdb.sql.statements import Name
 
@@ -116,13 +116,21 @@ class _Reader:
         if strategy in ("reference", "none"):
             return ShardBy((), strategy=strategy, position=position)
         columns = tuple(self.listed(self.identifier))
+        if strategy != "hash":
+            self.refuse_colocation(strategy)
+        clause = None
         if strategy == "range":
-            return ShardBy(columns, strategy=strategy, split_values=self.split_values(), position=position)
-        if strategy == "list":
-            return ShardBy(columns, strategy=strategy, pieces=tuple(self.listed(self.piece)), position=position)
+            clause = ShardBy(columns, strategy=strategy, split_values=self.split_values(), position=position)
+        elif strategy == "list":
+            clause = ShardBy(columns, strategy=strategy, pieces=tuple(self.listed(self.piece)), position=position)
+        if clause is not None:
+            self.refuse_colocation(strategy)
+            return clause
         shards: int | None = None
         colocate_with: Name | None = None
         while True:
+            if strategy != "hash":
+                self.refuse_colocation(strategy)
             if shards is None and self.accept("shards"):
                 shards = self.number()
             elif strategy == "hash" and colocate_with is None and self.accept("colocate"):
@@ -130,6 +138,16 @@ class _Reader:
                 colocate_with = self.name()
             else:
                 return ShardBy(columns, shards, colocate_with, strategy, position=position)
+
+    def refuse_colocation(self, strategy: str) -> None:
+        position = self.position()
+        if self.accept("colocate"):
+            raise FeatureNotSupported(
+                f"COLOCATE WITH is not supported for SHARD BY {strategy.upper()}",
+                hint="Use SHARD BY HASH for tables whose rows are to lie together, or SHARD BY REFERENCE for a small one "
+                "that is joined with all.",
+                position=position,
+            )
 
     def split_values(self) -> tuple[str, ...]:
         """``(SPLIT AT VALUES (10, 20))``; also ``VALUES (10), (20)``."""
