@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint bench tpch sim soak chaos migrate hot slt fuzz crash clean
+.PHONY: help setup demo test lint bench tpch sim soak chaos migrate hot ranges slt fuzz crash clean
 
 help:  ## Say what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -56,6 +56,9 @@ migrate: setup  ## Kill a node in every phase of ALTER TABLE … SHARD BY, index
 
 hot: setup  ## Heat a tenth of a shard of a million rows, and see it split and spread by itself (about 4 minutes)
 	@$(RUN)/python -m tests.chaos.hot_tenth $(ARGS)
+
+ranges: setup  ## Measure what splits cost those at work, and what 10,000 ranges on a node cost (about 8 minutes)
+	@$(RUN)/python -m tests.chaos.many_ranges $(ARGS)
 
 SLT ?= sqllogictest/suites $(wildcard ../shared/slt)
 slt: setup  ## Run the sqllogictest suites (SLT=files or folders, ARGS=--url ... for a server that runs already)
