@@ -7,7 +7,7 @@ from collections import Counter
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
-from pydistdb.sql.catalog.describe_columns import describe_column, estimate_distinct
+from pydistdb.sql.catalog.describe_columns import Counted, describe_column, estimate_distinct
 from pydistdb.sql.catalog.descriptors import Column, JointStatistics, StatisticsObject, Table, TableStatistics
 from pydistdb.sql.sampling import Sample, SampleRun, decode_answer
 from pydistdb.tasks import sleep
@@ -44,6 +44,20 @@ def test_distinct_values_are_extrapolated_from_a_sample() -> None:
     assert 3000 < estimate < 100_000
     assert -1 <= estimate_distinct(sample, 3500, 10_000) < -0.1, "many: given as a share of the rows"
     assert estimate_distinct(Counter(dict.fromkeys(range(30), 10)), 300, 100_000) == 30
+
+
+def test_counted_values_are_all_there_are_or_the_least() -> None:
+    sample = Counter(dict.fromkeys(range(30), 10))
+    assert estimate_distinct(sample, 300, 100_000, Counted(90.0, True)) == 90
+    assert estimate_distinct(sample, 300, 100_000, Counted(90.0, False)) == 90
+    sample.update(range(30, 90))
+    guess = estimate_distinct(sample, 360, 100_000)
+    assert 90 < guess == estimate_distinct(sample, 360, 100_000, Counted(100.0, False))
+    assert estimate_distinct(sample, 360, 100_000, Counted(100.0, True)) == 100
+    assert estimate_distinct(sample, 360, 100_000, Counted(5_000.0, False)) == 5_000
+    unique = Counter(range(300))
+    assert estimate_distinct(unique, 300, 100_000, Counted(50_000.0, True)) == -0.5
+    assert estimate_distinct(unique, 300, 100_000, Counted(50_000.0, False)) == -1
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(-50, 50)), min_size=1, max_size=400))

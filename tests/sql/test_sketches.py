@@ -8,7 +8,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydistdb.sql import sampling
 from pydistdb.sql.sketch import MOST_EXACT, REGISTERS, Sketch, value_hash
+from pydistdb_storage.rows import decode_row, encode_row
 
 from tests.sql.laboratory import Laboratory
 from tests.support.sql_client import SqlServer
@@ -104,6 +106,25 @@ def test_analyze_counts_different_values_of_all_rows(monkeypatch: pytest.MonkeyP
         distinct = -float(found["v"]) * 3000
         assert abs(distinct / 751 - 1) < 0.05
         assert (found["id"], found["w"], found["u"], found["o"]) == ("-1", "40", "-1", "1")
+
+
+def test_of_many_rows_some_are_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "COUNTED_ROWS", 1_000)
+    rows = [encode_row(1, [place, place % 7]) for place in range(10_000)]
+    keys = [b"%05d" % place for place in range(10_000)]
+    looked_into: list[int] = []
+    monkeypatch.setattr(sampling, "decode_row", lambda row: looked_into.append(0) or decode_row(row))
+    sample = sampling.Sample(500, 3, (1, 2))
+    for first in range(0, 10_000, 2_500):  # parts, as of ranges, that take chunks
+        run = sampling.SampleRun(sample.arguments(None))
+        for start in range(first, first + 2_500, 500):
+            run.take(keys[start : start + 500], rows[start : start + 500])
+        sample.add(sampling.decode_answer(run.finish()))
+    assert (sample.count, sample.counted_all) == (10_000, False)
+    # 1,000 and 500 of the next 1,000, 500 of the next 2,000, 500 of 4,000, 125 of the last 2,000
+    assert abs(len(looked_into) - 2_625) < 300
+    assert abs(sample.sketches[1].count() / len(looked_into) - 1) < 0.06
+    assert sample.sketches[2].count() == 7
 
 
 def test_random_sketches_merge_as_sets_do() -> None:

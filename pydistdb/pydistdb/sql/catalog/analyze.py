@@ -1,8 +1,8 @@
 """ANALYZE: what the planner wants to know about a table, from one pass over its rows.
 
-Rows are counted exactly, different values within some per cent, and a sample of SAMPLE_ROWS is taken, where they lie
-(sampling.py).  Columns are described from the sample one by one (describe_columns.py), and together where a statistics object
-asks for it (analyze_joint.py).
+Rows are counted exactly, the different values of all or some of them within some per cent, and a sample of SAMPLE_ROWS is taken,
+where they lie (sampling.py).  Columns are described from the sample one by one (describe_columns.py), and together where a
+statistics object asks for it (analyze_joint.py).
 Tables that change are analysed again by themselves (auto_analyze.py).
 
 VACUUM has nothing to do here: old versions go by themselves (kv garbage collection).
@@ -20,7 +20,7 @@ from pydistdb.sql.catalog.access import PG_CLASS, PG_DATABASE
 from pydistdb.sql.catalog.analyze_joint import describe_indexed, describe_together, joint_target
 from pydistdb.sql.catalog.backfill import CHUNK_ROWS
 from pydistdb.sql.catalog.context import DdlContext
-from pydistdb.sql.catalog.describe_columns import DEFAULT_TARGET, describe_column
+from pydistdb.sql.catalog.describe_columns import DEFAULT_TARGET, Counted, describe_column
 from pydistdb.sql.catalog.descriptors import Index, Table, TableStatistics
 from pydistdb.sql.catalog.queries import live_columns
 from pydistdb.sql.catalog.state import CatalogState
@@ -125,8 +125,8 @@ async def gather_statistics(ddl: DdlContext, table: Table) -> TableStatistics:
         if target:
             values = [row[column.number - 1] for row in rows]
             sketch = sample.sketches.get(column.number) if sample.count > len(rows) else None
-            distinct = None if sketch is None else sketch.count()
-            columns[column.number] = describe_column(column, values, sample.count, target, distinct)
+            looked_at = None if sketch is None else Counted(sketch.count(), sample.counted_all)
+            columns[column.number] = describe_column(column, values, sample.count, target, looked_at)
         await give_way(ddl.store.scheduler, TURN_NS)
     bytes_per_row = sample.size / sample.count if sample.count else 0.0
     expressions = await describe_indexed(ddl, table, rows, sample.count, default_target)

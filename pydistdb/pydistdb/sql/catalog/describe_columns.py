@@ -1,6 +1,6 @@
 """What a sample of a column's values says of all of them, with Postgres's own estimators.
 
-Haas and Stokes's for the number of distinct values where all rows' were not counted (sketch.py), common values with their
+Haas and Stokes's for the number of distinct values where not all rows' were counted (sketch.py), common values with their
 frequencies, and an equi-depth histogram of the rest (manual 76.1; analyze.c's comments name the paper)::
 
     sample 1 1 1 2 3 of 500 rows        distinct 3 in the sample, 1 of them common (0.6), bounds 2 and 3
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydistdb_storage.keys import key_encoder
 
@@ -26,11 +26,11 @@ WIDEST_VALUE_BYTES = 1_000
 
 
 def describe_column(
-    column: Column, values: Sequence[Any], total: int, target: int = DEFAULT_TARGET, counted: float | None = None
+    column: Column, values: Sequence[Any], total: int, target: int = DEFAULT_TARGET, counted: Counted | None = None
 ) -> ColumnStatistics:
     """Statistics of one column from a sample of ``total`` rows' values: at most ``target`` common values and buckets.
 
-    ``counted``: about how many different values all rows have, if that is known."""
+    ``counted``: how many different values were counted in more rows than those of the sample, if they were."""
     if not values:
         return ColumnStatistics()
     io = registry.io(column.type_oid)
@@ -68,21 +68,23 @@ def describe_column(
     )
 
 
-def estimate_distinct(counts: Counter[Any], sample_size: int, total: float, counted: float | None = None) -> float:
+def estimate_distinct(counts: Counter[Any], sample_size: int, total: float, counted: Counted | None = None) -> float:
     """Distinct values in all rows, as stadistinct: negative for a share of the rows.
 
     Haas and Stokes, "Estimating the number of classes in a finite population" (1998), estimator Duj1."""
     once = sum(1 for count in counts.values() if count == 1)
     distinct = len(counts)
-    if once == distinct == sample_size and (counted is None or counted >= ALMOST_ALL * total):
+    exact = counted is not None and counted.all_rows
+    if once == distinct == sample_size and (counted is None or not exact or counted.values >= ALMOST_ALL * total):
         return -1.0
-    if counted is not None:
-        estimate = min(max(counted, float(distinct)), total)
+    least = max(counted.values, float(distinct)) if counted is not None else float(distinct)
+    if exact:
+        estimate = min(least, total)
     elif once == 0 or sample_size >= total:
-        estimate = float(distinct)
+        estimate = min(least, total)
     else:
         estimate = sample_size * distinct / (sample_size - once + once * sample_size / total)
-        estimate = min(max(estimate, float(distinct)), total)
+        estimate = min(max(estimate, least), total)
     return -estimate / total if total and estimate > 0.1 * total else float(round(estimate))
 
 
@@ -118,6 +120,13 @@ def _width(value: Any) -> int:
     if isinstance(value, dict):
         return sum(map(_width, value.values())) + 8
     return 1 if isinstance(value, bool) else 8
+
+
+class Counted(NamedTuple):
+    """About how many different ``values`` rows have: all of them, or so many that they are a lower bound."""
+
+    values: float
+    all_rows: bool
 
 
 class _Pairs(tuple[Any, ...]):
