@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Space(IntEnum):
@@ -28,6 +28,8 @@ class Space(IntEnum):
 
 MAX_KEY_BYTES = 511
 """LMDB's limit, the version suffix included."""
+MOST_SEEKS = 2_000
+"""Some 2 ms."""
 
 
 class WriteBatch:
@@ -56,6 +58,28 @@ class WriteBatch:
         return len(self.operations) + len(self.cleared)
 
 
+class Picks(NamedTuple):
+    """What of a span its reader has a use for: keys with one of ``marks`` (rising, of one length) at ``place``.
+
+    Tables that share buckets have their rows in turns, and a reader of a small one need not look at all the others'::
+
+        bucket 7   u1 o1 o2 o3 …   bucket 8   o4 o5 …   bucket 9   u2 o6 …        marks (u,): u1 and u2, by two seeks"""
+
+    place: int
+    marks: tuple[bytes, ...]
+
+
+class Picking:
+    """Picks at work in one scan, which ends after MOST_SEEKS of them at ``stopped_at``: whoever reads has others to serve."""
+
+    __slots__ = ("picks", "seeks_left", "stopped_at")
+
+    def __init__(self, picks: Picks) -> None:
+        self.picks = picks
+        self.seeks_left = MOST_SEEKS
+        self.stopped_at: bytes | None = None
+
+
 class Snapshot(Protocol):
     """A consistent view of the store."""
 
@@ -68,8 +92,12 @@ class Snapshot(Protocol):
     def seek(self, space: Space, key: bytes) -> tuple[bytes, bytes] | None:
         """Return the first entry at or after ``key``, None past the end."""
 
-    def scan(self, space: Space, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the entries in [start, end) in order (from the end down if ``reverse``)."""
+    def scan(
+        self, space: Space, start: bytes, end: bytes, *, reverse: bool = False, picking: Picking | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the entries in [start, end) in order (from the end down if ``reverse``).
+
+        What ``picking`` has no use for may be left out, and what lies behind the key that it is stopped at is."""
 
     def close(self) -> None:
         """Let go of the view; a closed snapshot must not be used."""

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import lmdb
 
-from pydistdb_storage.engine import Snapshot, Space, WriteBatch
+from pydistdb_storage.engine import Picking, Snapshot, Space, WriteBatch
 from pydistdb_storage.errors import (
     StorageError,
     StoreCorrupt,
@@ -76,10 +76,14 @@ class LMDBSnapshot:
             return None
         return cursor.item()  # type: ignore[return-value]  # no buffers are used
 
-    def scan(self, space: Space, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, space: Space, start: bytes, end: bytes, *, reverse: bool = False, picking: Picking | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
         cursor = self._transaction.cursor(self._databases[space])
         if reverse:
             return _scan_down(cursor, start, end)
+        if picking is not None:
+            return _pick(cursor, start, end, picking)
         return _scan_up(cursor, start, end)
 
     def close(self) -> None:
@@ -99,6 +103,36 @@ def _scan_up(cursor: lmdb.Cursor, start: bytes, end: bytes) -> Iterator[tuple[by
         if entry[0] >= end:
             return
         yield entry
+
+
+def _pick(cursor: lmdb.Cursor, start: bytes, end: bytes, picking: Picking) -> Iterator[tuple[bytes, bytes]]:
+    # A seek takes 0.6 µs, however many entries it passes over: each takes 0.45 µs if the reader sorts it out.
+    place, marks = picking.picks
+    after = place + len(marks[0])
+    positioned = picking.stopped_at is None and cursor.set_range(start)
+    while positioned:
+        key: bytes = cursor.key()  # type: ignore[assignment]  # no buffers are used
+        if key >= end:
+            return
+        mark = key[place:after]
+        if mark in marks:
+            yield key, cursor.value()  # type: ignore[misc]
+            positioned = cursor.next()
+            continue
+        following = next((each for each in marks if each > mark), None)
+        if following is not None:
+            positioned = cursor.set_range(key[:place] + following)
+            continue
+        head = int.from_bytes(key[:place], "big") + 1
+        if head >> 8 * place:
+            return
+        bucket = head.to_bytes(place, "big")
+        picking.seeks_left -= 1
+        if picking.seeks_left < 0:
+            if bucket < end:
+                picking.stopped_at = bucket
+            return
+        positioned = cursor.set_range(bucket + marks[0])
 
 
 def _scan_down(cursor: lmdb.Cursor, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from sortedcontainers import SortedDict
 
-from pydistdb_storage.engine import Engine, Snapshot, Space, WriteBatch
+from pydistdb_storage.engine import Engine, Picking, Snapshot, Space, WriteBatch
 
 T = TypeVar("T")
 
@@ -34,7 +34,9 @@ class MemorySnapshot:
         found: tuple[bytes, bytes] = entries.peekitem(position)
         return found
 
-    def scan(self, space: Space, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, space: Space, start: bytes, end: bytes, *, reverse: bool = False, picking: Picking | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
         entries = self._spaces[space]
         for key in list(entries.irange(start, end, inclusive=(True, False), reverse=reverse)):
             yield key, entries[key]
@@ -93,7 +95,9 @@ class MirrorSnapshot:
     def seek(self, space: Space, key: bytes) -> tuple[bytes, bytes] | None:
         return _same(self._first.seek(space, key), self._second.seek(space, key))
 
-    def scan(self, space: Space, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, space: Space, start: bytes, end: bytes, *, reverse: bool = False, picking: Picking | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
         first = list(self._first.scan(space, start, end, reverse=reverse))
         return iter(_same(first, list(self._second.scan(space, start, end, reverse=reverse))))
 

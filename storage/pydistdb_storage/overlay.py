@@ -24,7 +24,7 @@ from operator import itemgetter
 
 from sortedcontainers import SortedList
 
-from pydistdb_storage.engine import MAX_KEY_BYTES, Snapshot, Space
+from pydistdb_storage.engine import MAX_KEY_BYTES, Picking, Snapshot, Space
 from pydistdb_storage.log_file import Operation, Record
 from pydistdb_storage.runs import ABSENT, Entry, Runs, merged
 
@@ -244,11 +244,26 @@ class LayeredSnapshot:
                 return next(self.scan(space, key, _END), None)
         return self._base.seek(space, key)
 
-    def scan(self, space: Space, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Entry]:
+    def scan(
+        self, space: Space, start: bytes, end: bytes, *, reverse: bool = False, picking: Picking | None = None
+    ) -> Iterator[Entry]:
         base: ScanBase = self._scan_base
+        if picking is not None:
+            base = self._pick_base(picking)
         for layer in reversed(self._layers):
             base = _bound(layer, base)
-        return base(space, start, end, reverse)
+        entries = base(space, start, end, reverse)
+        return entries if picking is None else _until_stopped(entries, picking)
+
+    def _pick_base(self, picking: Picking) -> ScanBase:
+        scan = self._base.scan
+        return lambda space, start, end, reverse: scan(
+            space,  # type: ignore[arg-type]  # Space is an int
+            start,
+            end,
+            reverse=reverse,
+            picking=picking,
+        )
 
     def _scan_base(self, space: int, start: bytes, end: bytes, reverse: bool) -> Iterator[Entry]:
         return self._base.scan(space, start, end, reverse=reverse)  # type: ignore[arg-type]  # Space is an int
@@ -259,6 +274,14 @@ class LayeredSnapshot:
 
 def _bound(layer: Layer, base: ScanBase) -> ScanBase:
     return lambda space, start, end, reverse: layer.scan_over(base, space, start, end, reverse=reverse)
+
+
+def _until_stopped(entries: Iterator[Entry], picking: Picking) -> Iterator[Entry]:
+    """The tree may have been left in the midst of what the layers go on with."""
+    for entry in entries:
+        if picking.stopped_at is not None and entry[0] >= picking.stopped_at:
+            return
+        yield entry
 
 
 def _has_from(order: SortedList, key: bytes) -> bool:

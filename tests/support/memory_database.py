@@ -49,6 +49,7 @@ from pydistdb.kv.versions import Feature
 from pydistdb.sql.exec.change_run import run_change
 from pydistdb.sql.exec.fragment_run import run_fragment
 from pydistdb.tasks import Completion
+from pydistdb_storage.engine import Picks
 from pydistdb_storage.keys import prefix_end
 from sortedcontainers import SortedDict
 
@@ -279,12 +280,16 @@ class MemoryTransaction:
                 values.append(value)
         return ScanBatch(keys, values, None)
 
-    def try_scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool = False) -> ScanBatch:
+    def try_scan(
+        self, start: bytes, end: bytes, *, limit: int, reverse: bool = False, picks: Picks | None = None
+    ) -> ScanBatch:
         if self.database.must_wait:
             raise MustWait
         return self._scan(start, end, limit, reverse)
 
-    async def scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool = False) -> ScanBatch:
+    async def scan(
+        self, start: bytes, end: bytes, *, limit: int, reverse: bool = False, picks: Picks | None = None
+    ) -> ScanBatch:
         return self._scan(start, end, limit, reverse)
 
     def is_local(self, start: bytes, end: bytes) -> bool:

@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
+from pydistdb_storage.engine import Picks
+
 from pydistdb.kv.versions import Feature
 from pydistdb.tasks import Completion
 
@@ -279,11 +281,17 @@ class Transaction(Protocol):
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values at ``keys`` at the snapshot, in order."""
 
-    def try_scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool = False) -> ScanBatch:
-        """Return one chunk of at most ``limit`` entries if it lies at hand; raises MustWait otherwise."""
+    def try_scan(
+        self, start: bytes, end: bytes, *, limit: int, reverse: bool = False, picks: Picks | None = None
+    ) -> ScanBatch:
+        """Return one chunk of at most ``limit`` entries if it lies at hand; raises MustWait otherwise.
 
-    async def scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool = False) -> ScanBatch:
-        """Return one chunk of at most ``limit`` live entries of [start, end) at the snapshot."""
+        Entries that are not of ``picks`` may be left out."""
+
+    async def scan(
+        self, start: bytes, end: bytes, *, limit: int, reverse: bool = False, picks: Picks | None = None
+    ) -> ScanBatch:
+        """Return one chunk of at most ``limit`` live entries of [start, end) at the snapshot; ``picks`` as above."""
 
     def is_local(self, start: bytes, end: bytes) -> bool:
         """Tell whether every range of [start, end) is led by this node."""

@@ -31,6 +31,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from pydistdb_storage.engine import Picks
+
 from pydistdb.kv.api import (
     DeadlockDetected,
     KVError,
@@ -120,6 +122,8 @@ class Changed(Message):
 class ChangeRun(Protocol):
     """One evaluation of a change."""
 
+    picks: Picks | None
+    """The entries that it has a use for; None: all."""
     keys: list[bytes]
     """The rows to change, as the snapshot has them."""
     size_bytes: int
@@ -185,6 +189,7 @@ class ChangeServer:
                     request.uncertainty_limit,
                     request.transaction_id,
                     request.observed,
+                    run.picks,
                 )
             )
             request.observed = chunk.observed

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from pydistdb_storage import mvcc
-from pydistdb_storage.engine import Space
+from pydistdb_storage.engine import Picks, Space
 
 from pydistdb.kv.api import NotClosed, SnapshotTooOld, Timestamp
 from pydistdb.kv.closed import ClosedTimestamps
@@ -80,14 +80,20 @@ class FollowerReader:
         return mvcc.get(snapshot, key, timestamp)[0]
 
     def chunk(
-        self, start: bytes, end: bytes, limit: int, reverse: bool, timestamp: Timestamp
+        self,
+        start: bytes,
+        end: bytes,
+        limit: int,
+        reverse: bool,
+        timestamp: Timestamp,
+        picks: Picks | None = None,
     ) -> tuple[Chunk, bytes, bytes]:
         """One chunk of the part of [start, end) at its head that lies in one range here, and that part's bounds."""
         store = self._store
         replica = self._need(store.replica_before(end) if reverse else store.replica_for_key(start), timestamp)
         first, last = max(start, replica.descriptor.start), min(end, replica.descriptor.end)
         snapshot = self._leases.latest()
-        found = mvcc.scan(snapshot, first, last, timestamp, min(limit, MAX_SCAN_LIMIT), reverse=reverse)
+        found = mvcc.scan(snapshot, first, last, timestamp, min(limit, MAX_SCAN_LIMIT), reverse=reverse, picks=picks)
         for _, data in snapshot.scan(Space.INTENTS, *covered_span(first, last, found.resume, reverse)):
             if not is_condition(data):
                 _check_intent(data, timestamp)
@@ -133,7 +139,7 @@ class FollowerReader:
 
     async def _scan(self, request: Scan) -> Entries:
         chunk, first, last = self.chunk(
-            request.start, request.end, request.limit, request.reverse, request.read_timestamp
+            request.start, request.end, request.limit, request.reverse, request.read_timestamp, request.picks
         )
         if first > request.start or last < request.end:
             replica = self._store.replica_for_key(first)

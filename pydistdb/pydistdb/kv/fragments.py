@@ -23,6 +23,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from pydistdb_storage.engine import Picks
+
 from pydistdb.kv.api import KVError, Timestamp
 from pydistdb.kv.leases import Leases
 from pydistdb.kv.reads import Reader
@@ -81,6 +83,9 @@ class TooLong(Exception):
 class FragmentRun(Protocol):
     """One evaluation of a fragment."""
 
+    picks: Picks | None
+    """The entries that it has a use for; None: all."""
+
     def take(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Take a chunk of entries in."""
 
@@ -132,6 +137,7 @@ class FragmentServer:
                         request.uncertainty_limit,
                         request.transaction_id,
                         request.observed,
+                        run.picks,
                     )
                 )
                 request.observed = chunk.observed

@@ -144,7 +144,7 @@ class Reader:
         start, end, reverse = request.start, request.end, request.reverse
         count = min(request.limit, MAX_SCAN_LIMIT)
         limit = _limit(local, request)
-        found = mvcc.scan(snapshot, start, end, read_timestamp, count, reverse=reverse)
+        found = mvcc.scan(snapshot, start, end, read_timestamp, count, reverse=reverse, picks=request.picks)
         local.rows += len(found.keys)
         first, last = covered_span(start, end, found.resume, reverse)
         group = local.pending.in_span(first, last, read_timestamp)

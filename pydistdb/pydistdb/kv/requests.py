@@ -19,6 +19,8 @@ from __future__ import annotations
 import itertools
 from enum import IntEnum
 
+from pydistdb_storage.engine import Picks
+
 from pydistdb.kv import api
 from pydistdb.kv.api import KVError, Timestamp
 from pydistdb.kv.command import NotLeaseholder, ProposalLost
@@ -117,6 +119,8 @@ class Scan(Message):
     uncertainty_limit: Timestamp
     transaction_id: TransactionId = NO_TRANSACTION
     observed: Timestamp = 0
+    picks: Picks | None = None
+    """Entries that are not of these may be left out."""
 
     @property
     def routing_key(self) -> bytes:

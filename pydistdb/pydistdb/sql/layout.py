@@ -29,6 +29,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydistdb_storage import keys, rows
+from pydistdb_storage.engine import Picks
 
 from pydistdb.sql.catalog.descriptors import Index, IndexColumn, Resharding, Sharding, Table, table_to_be
 from pydistdb.sql.errors import DatabaseError, ProgramLimitExceeded
@@ -71,10 +72,17 @@ __all__ = [
     "ShadowIndex",
     "Span",
     "TableLayout",
+    "picks_of",
     "storage_prefix",
 ]
 
 MOST_LAYOUTS = 2_000
+
+
+def picks_of(*identities: bytes | None) -> Picks | None:
+    """What a reader of indexes with these identities has a use for; None: all, if one of them has buckets to itself."""
+    marks = [identity for identity in identities if identity]
+    return Picks(HASH_IDENTITY_START, tuple(sorted({*marks}))) if marks and len(marks) == len(identities) else None
 
 
 class ShadowIndex(IndexLayout):

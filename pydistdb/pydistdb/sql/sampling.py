@@ -25,7 +25,7 @@ import msgspec
 from pydistdb_storage.rows import decode_row
 from xxhash import xxh3_64_intdigest
 
-from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START
+from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, picks_of
 from pydistdb.sql.sketch import Sketch, value_hash
 
 SAMPLE_TEXT = b"sample rows"
@@ -71,6 +71,7 @@ class SampleRun:
 
     def __init__(self, arguments: SampleArguments) -> None:
         self._arguments = arguments
+        self.picks = picks_of(arguments.identity)
         self._below = HIGHEST if arguments.below is None else arguments.below
         self.count = self.size = self._bytes = 0
         self.numbers: list[int] = []

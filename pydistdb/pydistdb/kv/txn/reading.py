@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydistdb_storage import mvcc
+from pydistdb_storage.engine import Picks
 
 from pydistdb.kv.api import (
     FragmentAnswer,
@@ -97,7 +98,9 @@ class ReadingPart(TransactionBase):
                     found[key] = value  # type: ignore[assignment]
         return [found[key] for key in keys]
 
-    def try_scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool = False) -> ScanBatch:
+    def try_scan(
+        self, start: bytes, end: bytes, *, limit: int, reverse: bool = False, picks: Picks | None = None
+    ) -> ScanBatch:
         self._check_open()
         if self._two_phase is not None:
             raise MustWait
@@ -114,7 +117,7 @@ class ReadingPart(TransactionBase):
         first, last = max(start, local.start), min(end, local.end)
         now = self.read_timestamp
         try:
-            request = Scan(first, last, limit, reverse, now, self._limit(), observed=now)
+            request = Scan(first, last, limit, reverse, now, self._limit(), observed=now, picks=picks)
             chunk = self._gateway.server.reader.try_scan(local, request)
         except (Blocked, ReadRestart):
             raise MustWait from None
@@ -141,13 +144,15 @@ class ReadingPart(TransactionBase):
                 resume = last
         return ScanBatch(keys, values, resume)
 
-    async def scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool = False) -> ScanBatch:
+    async def scan(
+        self, start: bytes, end: bytes, *, limit: int, reverse: bool = False, picks: Picks | None = None
+    ) -> ScanBatch:
         self._check_open()
         end = min(end, KEY_MAX)
         keys: list[bytes] = []
         values: list[bytes] = []
         while start < end and len(keys) < limit:
-            batch = await self._scan_range(start, end, limit - len(keys), reverse)
+            batch = await self._scan_range(start, end, limit - len(keys), reverse, picks)
             if not keys:
                 keys, values = batch.keys, batch.values
             else:
@@ -163,10 +168,10 @@ class ReadingPart(TransactionBase):
             return ScanBatch(keys, values, None)
         return ScanBatch(keys, values, end if reverse else start)
 
-    async def _scan_range(self, start: bytes, end: bytes, limit: int, reverse: bool) -> ScanBatch:
+    async def _scan_range(self, start: bytes, end: bytes, limit: int, reverse: bool, picks: Picks | None) -> ScanBatch:
         """One chunk from the range at the scan's head."""
         try:
-            return self.try_scan(start, end, limit=limit, reverse=reverse)
+            return self.try_scan(start, end, limit=limit, reverse=reverse, picks=picks)
         except MustWait:
             pass
         router = self._gateway.router
@@ -175,7 +180,7 @@ class ReadingPart(TransactionBase):
         while True:
             _, first, last = await router.locate_head(lower, upper, reverse=reverse)
             try:
-                request = Scan(first, last, limit, reverse, self.read_timestamp, self._limit(), own)
+                request = Scan(first, last, limit, reverse, self.read_timestamp, self._limit(), own, picks=picks)
                 answer: Entries = await self._send(request)
             except WrongRange as wrong:
                 lower, upper = self._narrowed(wrong, lower, upper, last, reverse)

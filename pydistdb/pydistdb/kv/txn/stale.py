@@ -26,6 +26,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydistdb_storage.engine import Picks
+
 from pydistdb.kv.api import (
     Isolation,
     LockedValue,
@@ -137,17 +139,19 @@ class StaleReader(Coordinator):
         self._note(self._gateway.node_id)
         return value
 
-    def try_scan(self, start: bytes, end: bytes, *, limit: int, reverse: bool = False) -> ScanBatch:
+    def try_scan(
+        self, start: bytes, end: bytes, *, limit: int, reverse: bool = False, picks: Picks | None = None
+    ) -> ScanBatch:
         if not self.schema_checked:
             raise MustWait
         try:
-            batch = super().try_scan(start, end, limit=limit, reverse=reverse)
+            batch = super().try_scan(start, end, limit=limit, reverse=reverse, picks=picks)
         except MustWait:
             follower = self._gateway.follower
             end = min(end, KEY_MAX)
             chunk, first, last = self._from_copy(
                 end if reverse else start,
-                lambda: follower.chunk(start, end, limit, reverse, self.read_timestamp),
+                lambda: follower.chunk(start, end, limit, reverse, self.read_timestamp, picks),
                 reverse=reverse,
             )
             return self._finish_chunk(chunk, start, end, first, last, limit, reverse)

@@ -166,8 +166,8 @@ async def take_sample(ddl: DdlContext, layout: TableLayout, seed: int, columns: 
                 sample.add(decode_answer(answer.output))
                 resume = answer.resume
             else:
-                batch = await transaction.scan(start, end, limit=CHUNK_ROWS)
                 run = SampleRun(arguments)
+                batch = await transaction.scan(start, end, limit=CHUNK_ROWS, picks=run.picks)
                 run.take(batch.keys, batch.values)
                 sample.add(run)
                 resume = batch.resume

@@ -78,9 +78,7 @@ def estimate_distinct(counts: Counter[Any], sample_size: int, total: float, coun
     if once == distinct == sample_size and (counted is None or not exact or counted.values >= ALMOST_ALL * total):
         return -1.0
     least = max(counted.values, float(distinct)) if counted is not None else float(distinct)
-    if exact:
-        estimate = min(least, total)
-    elif once == 0 or sample_size >= total:
+    if exact or once == 0 or sample_size >= total:
         estimate = min(least, total)
     else:
         estimate = sample_size * distinct / (sample_size - once + once * sample_size / total)

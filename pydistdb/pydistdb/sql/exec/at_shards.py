@@ -261,12 +261,14 @@ class ShardsRun:
     async def _chunks(self, start: bytes, end: bytes, shard: ShardActual | None) -> AsyncIterator[Entries]:
         """The entries of a span, bucket-wise if they must be."""
         transaction = self.state.transaction
+        picks = self.compiled.picks
         buckets = Buckets(self.by_bucket, MOST_BUCKET_ENTRIES)
         while True:
             try:
-                keys, values, resume = transaction.try_scan(start, end, limit=LOCAL_ENTRIES, reverse=self.reverse)
+                found = transaction.try_scan(start, end, limit=LOCAL_ENTRIES, reverse=self.reverse, picks=picks)
             except MustWait:
-                keys, values, resume = await transaction.scan(start, end, limit=LOCAL_ENTRIES, reverse=self.reverse)
+                found = await transaction.scan(start, end, limit=LOCAL_ENTRIES, reverse=self.reverse, picks=picks)
+            keys, values, resume = found
             if shard is not None:
                 shard.entries += len(keys)
             try:

@@ -21,6 +21,7 @@ from pydistdb.sql.exec.modify import ChangeOperator, DeleteOperator, UpdateOpera
 from pydistdb.sql.exec.scan import of_identity
 from pydistdb.sql.exec.tail_run import Compiled, leaf_of
 from pydistdb.sql.exec.tree_codec import load
+from pydistdb.sql.layout import picks_of
 from pydistdb.sql.tree import Delete, Update
 from pydistdb.tasks import run_inline
 
@@ -57,6 +58,7 @@ class ChangeRun:
         change = compiled(text)
         self.state = change.state(arguments)
         self.identity = arguments.identity
+        self.picks = picks_of(self.identity)
         self.decode = change.rows.decode
         self.operator = change.change
         self.rows: list[tuple[Any, ...]] = []

@@ -27,6 +27,7 @@ from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.scan import of_identity
 from pydistdb.sql.exec.tail_run import Compiled, leaf_of
 from pydistdb.sql.exec.tree_codec import load
+from pydistdb.sql.layout import picks_of
 from pydistdb.sql.sampling import SAMPLE_TEXT, SampleRun
 from pydistdb.sql.sampling import decode_arguments as decode_sample_arguments
 from pydistdb.sql.tree import Expr
@@ -79,6 +80,7 @@ class ScanRun:
         self.fragment = fragment
         self.state = fragment.state(arguments)
         self.identity = arguments.identity
+        self.picks = picks_of(self.identity)
         self.known = arguments.known
         self.tail = fragment.make(fragment, self.state, arguments.most)
         self.keys: KeyFilter | None = None

@@ -39,7 +39,7 @@ from pydistdb.sql.exec.spill import RowCodec, in_batches
 from pydistdb.sql.exec.tail_run import Compiled, GroupsTail, leaf_of
 from pydistdb.sql.exec.tree_codec import load
 from pydistdb.sql.exec.values import batch_bytes
-from pydistdb.sql.layout import BUCKET_BYTES, HASH_IDENTITY_END, HASH_IDENTITY_START
+from pydistdb.sql.layout import BUCKET_BYTES, HASH_IDENTITY_END, HASH_IDENTITY_START, picks_of
 from pydistdb.sql.plan.expressions import map_parts
 from pydistdb.sql.plan.physical import HashJoin, Leaf
 from pydistdb.sql.tree import Aggregate, Distinct, Filter, Project, Rel
@@ -140,6 +140,7 @@ class CompiledPart(Compiled):
         self.by_bucket = text.by_bucket
         self.scans: list[TableScanOperator] = []
         self.identities = [each.identity for each in text.scans]
+        self.picks = picks_of(*self.identities)
         for each, (columns, condition, output_columns, output) in zip(text.scans, scans, strict=True):
             self.scans.append(leaf_of(each, columns, condition).project(output_columns, output))
         self.given = [RowCodec([column.type for column in columns]) for columns in given]
@@ -292,6 +293,7 @@ class PartRun:
 
     def __init__(self, part: CompiledPart, arguments: Arguments) -> None:
         self.part = part
+        self.picks = part.picks
         self.state = part.state(arguments)
         self.tail = part.make(part, self.state, arguments.most)
         self.sending = None if arguments.deal is None else Sending(arguments.deal)

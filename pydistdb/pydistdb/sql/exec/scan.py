@@ -36,6 +36,7 @@ from pydistdb.sql.layout import (
     IndexLayout,
     Span,
     TableLayout,
+    picks_of,
     storage_prefix,
 )
 from pydistdb.sql.plan.distribute import Tail
@@ -339,11 +340,13 @@ class TableScanOperator(Operator):
         reverse = self.node.access.reverse
         limit = self.first_chunk_rows(state)
         for start, end, identity in spans:
+            picks = None if identity is None else picks_of(identity)
             while True:
                 try:
-                    keys, values, resume = transaction.try_scan(start, end, limit=limit, reverse=reverse)
+                    found = transaction.try_scan(start, end, limit=limit, reverse=reverse, picks=picks)
                 except MustWait:
-                    keys, values, resume = await transaction.scan(start, end, limit=limit, reverse=reverse)
+                    found = await transaction.scan(start, end, limit=limit, reverse=reverse, picks=picks)
+                keys, values, resume = found
                 if identity is not None:
                     keys, values = of_identity(keys, values, identity)
                 if keys:
