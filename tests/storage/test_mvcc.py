@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydistdb_storage import mvcc, rows
 from pydistdb_storage.engine import MAX_KEY_BYTES, Space, WriteBatch
@@ -43,6 +43,7 @@ def test_get_returns_the_newest_at_or_below(history: History, number: int, time:
 
 
 @given(HISTORIES, NUMBERS, NUMBERS, TIMES, st.integers(1, 3), st.booleans())
+@settings(deadline=None)
 def test_scans_in_chunks_see_what_the_model_has(
     history: History, low: int, high: int, time: int, limit: int, reverse: bool
 ) -> None:

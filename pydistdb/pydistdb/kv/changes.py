@@ -122,8 +122,10 @@ class Changed(Message):
 class ChangeRun(Protocol):
     """One evaluation of a change."""
 
-    picks: Picks | None
-    """The entries that it has a use for; None: all."""
+    @property
+    def picks(self) -> Picks | None:
+        """Tell which entries it has a use for; None: all."""
+
     keys: list[bytes]
     """The rows to change, as the snapshot has them."""
     size_bytes: int

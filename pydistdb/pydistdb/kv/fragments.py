@@ -83,8 +83,9 @@ class TooLong(Exception):
 class FragmentRun(Protocol):
     """One evaluation of a fragment."""
 
-    picks: Picks | None
-    """The entries that it has a use for; None: all."""
+    @property
+    def picks(self) -> Picks | None:
+        """Tell which entries it has a use for; None: all."""
 
     def take(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Take a chunk of entries in."""
