@@ -43,8 +43,6 @@ NO_KEY_UPDATE = LockStrength.NO_KEY_UPDATE
 class Raising:
     """Adds ``arguments`` to every balance."""
 
-    picks = None
-
     def __init__(self, fragment: bytes, arguments: bytes) -> None:
         if fragment != b"raise":
             raise ValueError(fragment)

@@ -1,7 +1,7 @@
 """``python -m tests.tpch``: take PostgreSQL's answers, or compare a server's with them.
 
 ``--compare`` (``make tpch``) starts PyDistDB and PostgreSQL 15, runs every query on both, and writes the ratios of their times
-into docs/benchmarks.md, with the bytes sent between nodes if there are several (``--nodes 3``).
+into docs/benchmarks.md, with the bytes sent between nodes if there are several (``--nodes 3``, ``--sharding range``).
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ def main() -> int:
     parser.add_argument("--loaded", action="store_true", help="the tables are there already")
     parser.add_argument("--compare", action="store_true", help="start both systems and compare their times")
     parser.add_argument("--nodes", type=int, default=1, help="of PyDistDB, with --compare")
+    parser.add_argument("--sharding", choices=["hash", "range"], default="hash", help="with several nodes")
+    parser.add_argument("--quick", action="store_true", help="PostgreSQL has an index for queries 17 and 20")
     given = parser.parse_args()
     if given.compare:
-        return compare(given.scale, given.nodes)
+        return compare(given.scale, given.nodes, given.sharding, quick=given.quick)
     failures = 0
     with psycopg.connect(given.postgres or given.url, autocommit=True) as connection:
         if not given.loaded:
-            load(connection, given.scale)
+            load(connection, given.scale, sharding=given.sharding if given.url and given.nodes > 1 else "")
         for name, text in QUERIES.items():
             started = time.perf_counter()
             rows = run(connection, text)

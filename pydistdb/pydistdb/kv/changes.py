@@ -31,8 +31,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from pydistdb_storage.engine import Picks
-
 from pydistdb.kv.api import (
     DeadlockDetected,
     KVError,
@@ -120,11 +118,7 @@ class Changed(Message):
 
 
 class ChangeRun(Protocol):
-    """One evaluation of a change."""
-
-    @property
-    def picks(self) -> Picks | None:
-        """Tell which entries it has a use for; None: all."""
+    """One evaluation of a change.  It may have ``picks``, as a fragment's run may."""
 
     keys: list[bytes]
     """The rows to change, as the snapshot has them."""
@@ -191,7 +185,7 @@ class ChangeServer:
                     request.uncertainty_limit,
                     request.transaction_id,
                     request.observed,
-                    run.picks,
+                    getattr(run, "picks", None),
                 )
             )
             request.observed = chunk.observed

@@ -23,8 +23,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from pydistdb_storage.engine import Picks
-
 from pydistdb.kv.api import KVError, Timestamp
 from pydistdb.kv.leases import Leases
 from pydistdb.kv.reads import Reader
@@ -81,11 +79,7 @@ class TooLong(Exception):
 
 
 class FragmentRun(Protocol):
-    """One evaluation of a fragment."""
-
-    @property
-    def picks(self) -> Picks | None:
-        """Tell which entries it has a use for; None: all."""
+    """One evaluation of a fragment.  One that has a use for some of the entries only may say so: ``picks`` (Scan)."""
 
     def take(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Take a chunk of entries in."""
@@ -138,7 +132,7 @@ class FragmentServer:
                         request.uncertainty_limit,
                         request.transaction_id,
                         request.observed,
-                        run.picks,
+                        getattr(run, "picks", None),
                     )
                 )
                 request.observed = chunk.observed
