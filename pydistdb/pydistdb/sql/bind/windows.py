@@ -32,8 +32,24 @@ from pydistdb.sql.errors import (
     WrongObjectType,
 )
 from pydistdb.sql.tree import ColumnRef, Expr, SortKey, WindowCall
-from pydistdb.sql.types import registry
-from pydistdb.sql.types.registry import INT8, INTERVAL
+from pydistdb.sql.types.base import SqlType
+from pydistdb.sql.types.domains import base_oid
+from pydistdb.sql.types.registry import (
+    DATE,
+    FLOAT4,
+    FLOAT8,
+    INT2,
+    INT4,
+    INT8,
+    INTERVAL,
+    NUMERIC,
+    TEXT,
+    TIME,
+    TIMESTAMP,
+    TIMESTAMPTZ,
+    TIMETZ,
+    VARCHAR,
+)
 
 WINDOW_CLAUSES = frozenset({"SELECT", "ORDER BY", "DISTINCT ON"})
 
@@ -158,18 +174,8 @@ def _offset(b: Binder, scope: Scope, node: Node | None, unit: str, order_by: tup
                 f"argument of {unit.upper()} must not contain variables", position=b.position(b.location_of(part))
             )
     if unit == "range":
-        key = order_by[0].expression.type
-        if key.category == "D" or key.oid == INTERVAL.oid:
-            target = INTERVAL
-        elif key.category == "N":
-            target = registry.type_by_oid(key.oid)
-        else:
-            raise FeatureNotSupported(
-                f"RANGE with offset PRECEDING/FOLLOWING is not supported for column type {type_named(key.oid)}",
-                position=b.position(location),
-            )
-    else:
-        target = INT8
+        return _range_offset(b, expr, order_by[0].expression.type, location)
+    target = INT8
     if expr.type.oid == UNKNOWN_OID:
         return coerce(b, expr, target, "i", location)
     result = coerce_to_target(b, expr, target, "a", location)
@@ -179,3 +185,38 @@ def _offset(b: Binder, scope: Scope, node: Node | None, unit: str, order_by: tup
             position=b.position(location),
         )
     return result
+
+
+_RANGE_OFFSETS = {
+    INT2.oid: (INT2, INT4, INT8),
+    INT4.oid: (INT4, INT2, INT8),
+    INT8.oid: (INT8,),
+    FLOAT4.oid: (FLOAT8,),
+    FLOAT8.oid: (FLOAT8,),
+    NUMERIC.oid: (NUMERIC,),
+    **dict.fromkeys((each.oid for each in (DATE, TIME, TIMETZ, TIMESTAMP, TIMESTAMPTZ, INTERVAL)), (INTERVAL,)),
+}
+"""What can be added to a column in a RANGE frame; an untyped literal is of the first of these."""
+
+
+def _range_offset(b: Binder, expr: Expr, key: SqlType, location: int) -> Expr:
+    """An offset of RANGE, of a type that goes with the ORDER BY column's."""
+    known = _RANGE_OFFSETS.get(base_oid(key.oid), ())
+    shown = TEXT if key.oid == VARCHAR.oid else key
+    refusal = f"RANGE with offset PRECEDING/FOLLOWING is not supported for column type {type_named(shown.oid)}"
+    if not known:
+        raise FeatureNotSupported(refusal, position=b.position(location))
+    if expr.type.oid == UNKNOWN_OID:
+        return coerce(b, expr, known[0], "i", location)
+    for target in known:
+        if target.oid == expr.type.oid:
+            return expr
+    for target in known:
+        result = coerce_to_target(b, expr, target, "i", location)
+        if result is not None:
+            return result
+    raise FeatureNotSupported(
+        f"{refusal} and offset type {type_named(expr.type.oid)}",
+        hint="Cast the offset value to an appropriate type.",
+        position=b.position(location),
+    )

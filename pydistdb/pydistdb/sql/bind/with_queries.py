@@ -22,6 +22,7 @@ from pydistdb.sql.bind.naming import strings
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.recursion import check_recursive_term
 from pydistdb.sql.bind.scope import CteEntry, Scope
+from pydistdb.sql.bind.sort_keys import check_sortable
 from pydistdb.sql.errors import (
     DatabaseError,
     DatatypeMismatch,
@@ -30,6 +31,7 @@ from pydistdb.sql.errors import (
     InvalidColumnReference,
     InvalidSyntax,
 )
+from pydistdb.sql.functions.hashing import is_hashable
 from pydistdb.sql.tree import Const, Cte, Rel
 from pydistdb.sql.types.base import SqlType
 
@@ -199,6 +201,12 @@ def _recursive(b: Binder, scope: Scope, node: Node) -> _Definition:
     if wrap is not None:
         definition.step = wrap(definition.step)
     definition.union_all = query.get("all", False)
+    if not definition.union_all:
+        for place, sql_type in zip(places, types, strict=False):
+            check_sortable(b, Const(sql_type, None), place, "equality")
+        if not all(map(is_hashable, types)):
+            detail = "All column datatypes must be hashable."
+            raise FeatureNotSupported("could not implement recursive UNION", detail=detail)
     return definition
 
 

@@ -25,7 +25,7 @@ from pydistdb.sql.exec.run import State
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.tree import Expr, SortKey
 from pydistdb.sql.types.base import Interval
-from pydistdb.sql.types.known import DATE, INTERVAL
+from pydistdb.sql.types.known import DATE, FLOAT4, FLOAT8, INTERVAL
 from pydistdb.sql.types.ordering import MICROSECONDS_PER_DAY, interval_key, sort_key
 
 
@@ -160,12 +160,16 @@ def _range_edge(
     else:
         place, last = 0, bisect_left(values, True, key=lambda value: value is None)
 
+    outermost = float("inf") if is_end != order.descending else float("-inf")
+
     def edge(row: int) -> int:
         nonlocal place
         value = values[row]
         if value is None:
             return peers.starts[peers.of[row] + is_end]
         moved = move(value)
+        if moved != moved and value == value:
+            moved = type(value)(outermost)  # from one infinity to the other: every number is in between
         target = moved if key is _midnight else key(moved)
 
         def is_before(position: int) -> bool:
@@ -200,12 +204,17 @@ def _mover(name: str, value_oid: int, offset: Any, state: State) -> Callable[[An
     """``value + offset`` or ``value - offset`` in the type's own arithmetic."""
     if isinstance(offset, Interval):
         operator = functions.operator_for(name, value_oid, INTERVAL.oid)
+    elif value_oid == FLOAT4.oid:
+        operator = functions.operator_for(name, FLOAT8.oid, FLOAT8.oid)
     else:
         operator = functions.operator_for(name, value_oid, value_oid)
     if operator is None:
         raise FeatureNotSupported("RANGE with offset PRECEDING/FOLLOWING is not supported for this column type")
-    negative = interval_key(offset) < 0 if isinstance(offset, Interval) else offset < 0
-    if negative:
+    if isinstance(offset, Interval):
+        refused = interval_key(offset) < 0
+    else:
+        refused = offset != offset or offset < 0
+    if refused:
         raise DatabaseError.of("22013", "invalid preceding or following size in window function")
     function = operator.function
     body = function.implementation

@@ -249,8 +249,12 @@ def hash_of_type(sql_type: SqlType) -> Hash:
     kind = _KINDS.get(_ALIKE.get(plain.name, plain.name))
     if plain.name == "bool":
         return lambda value, seed: hash_word(int(value), seed)
-    if plain.name in ("bytea", "bit", "varbit"):
+    if plain.name == "bytea":
         return hash_bytes
+    if plain.name == "xid8":
+        return hash_number
+    if plain.name in ("xid", "cid") or oid in known.REG_TYPES:
+        return hash_word
     if kind is not None:
         return kind.hash
     if plain.element_oid:
@@ -260,6 +264,15 @@ def hash_of_type(sql_type: SqlType) -> Hash:
     if getattr(plain, "category", "") in "CP":
         return _hash_record
     raise UndefinedFunction(f"could not identify a hash function for type {format_type(oid)}")
+
+
+def is_hashable(sql_type: SqlType) -> bool:
+    """Whether Postgres can hash a type's values; bit strings and money it can only sort."""
+    try:
+        hash_of_type(sql_type)
+    except UndefinedFunction:
+        return sql_type.name in ("tid", "aclitem")
+    return True
 
 
 def _array_hash(item: SqlType) -> Hash:
