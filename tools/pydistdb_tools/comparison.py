@@ -214,19 +214,24 @@ def _layer_shares(ours: Target, seconds: int, say: Callable[[str], None]) -> lis
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as update:
         update.write("\\set aid random(1, 100000)\nUPDATE pgbench_accounts SET abalance = 1 WHERE aid = :aid;\n")
         update.flush()
-        read_us = _server_us(ours, "-S", "-T", str(seconds))
-        write_us = _server_us(ours, "-f", update.name, "-T", str(seconds))
-    return [
-        Row("the transaction layer's part of a point select", cost.read_us / read_us * 100, None, "% of CPU", "< 10"),
-        Row("the same of an UPDATE by key", cost.write_us / write_us * 100, None, "% of CPU", "< 10"),
-    ]
+        rows = []
+        for what, cost_us, load in (
+            ("a point select", cost.read_us, ["-S"]),
+            ("an UPDATE by key", cost.write_us, ["-f", update.name]),
+        ):
+            work_us, wait_us = _statement_us(ours, [*load, "-T", str(seconds)])
+            name = f"the transaction layer's part of {what}"
+            rows.append(Row(f"{name}, of the server's work", cost_us / work_us * 100, None, "% of CPU", "< 10"))
+            rows.append(Row(f"{name}, of what one client waits", cost_us / wait_us * 100, None, "% of time", "< 10"))
+    return rows
 
 
-def _server_us(target: Target, *load: str) -> float:
-    """Microseconds of the server's processor time per transaction."""
+def _statement_us(target: Target, load: list[str]) -> tuple[float, float]:
+    """Microseconds of the server's processor time per statement, with many clients; and those that a single client waits."""
     before = _cpu_seconds(target.processes())
     _, count = _pgbench_counting(target, "-M", "prepared", "-c", "8", "-j", "2", *load)
-    return (_cpu_seconds(target.processes()) - before) / count * 1e6
+    work_us = (_cpu_seconds(target.processes()) - before) / count * 1e6
+    return work_us, 1e6 / _pgbench(target, "-M", "prepared", "-c", "1", *load)
 
 
 def _queries(ours: Target, theirs: Target, rounds: int, say: Callable[[str], None]) -> list[Row]:
