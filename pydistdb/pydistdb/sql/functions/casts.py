@@ -28,7 +28,7 @@ from pydistdb.sql.types.base import Cast, EvalContext, Function, SqlType
 from pydistdb.sql.types.floats import NAN, to_single
 from pydistdb.sql.types.integers import OID_MAX
 from pydistdb.sql.types.registry import element_of, io, type_by_oid
-from pydistdb.sql.types.text import coerce_bpchar, coerce_varchar, truncate_name
+from pydistdb.sql.types.text import coerce_bpchar, coerce_varchar, format_char, truncate_name
 from pydistdb.sql.types.user import derived_from_types
 
 # ------------------------------------------------------------------------------------------------ numbers
@@ -153,7 +153,7 @@ def _define_strings() -> None:
     define("varchar(name)", lambda value: value, inline="{0}")
     define("bpchar(name)", lambda value: value, inline="{0}")
     define("char(text)", text_to_char)
-    define("text(char)", lambda value: value, inline="{0}")
+    define("text(char)", lambda value: format_char(value, None))
     define("bpchar(char)", lambda value: value, inline="{0}")
     define("int4(char)", char_to_int)
     define("char(int4)", int_to_char)

@@ -22,6 +22,8 @@ from pydistdb.sql.functions.regex import compile_regex
 from pydistdb.sql.types.arrays import PgArray
 
 MOST_PATTERNS = 1024
+MOST_TRIES = 20_000
+"""Of cutting a text into the three parts of a SIMILAR pattern."""
 
 # ------------------------------------------------------------------------------------------------ LIKE
 
@@ -152,14 +154,17 @@ def similar_to_escape(pattern: str, escape: str) -> str:
     if len(escape) > 1:
         raise _bad_escape()
     parts = ["^(?:"]
-    position, in_bracket, separators = 0, False, 0
+    position, depth, opened, separators = 0, 0, 0, 0
+    # ``depth``: of square brackets, with [:alpha:] inside of others.  ``opened``: 1 after "[", 2 after "[^", where "]" is a
+    # character like any other.
     while position < len(pattern):
         character = pattern[position]
         position += 1
         if character == escape:
             following = pattern[position : position + 1]
             position += 1
-            if following == '"' and not in_bracket:
+            opened = 3
+            if following == '"' and not depth:
                 # The markers around the part that substring() returns.
                 separators += 1
                 if separators > 2:
@@ -170,9 +175,15 @@ def similar_to_escape(pattern: str, escape: str) -> str:
             else:
                 # An escape character at the very end escapes nothing.
                 parts.append("\\" + following if following else "")
-        elif in_bracket:
+        elif depth:
             parts.append("\\\\" if character == "\\" else character)
-            in_bracket = character != "]"
+            if character == "]" and opened > 2:
+                depth -= 1
+            elif character == "[":
+                depth += 1
+                opened = 3
+            else:
+                opened = opened + 1 if character == "^" else 3
         elif character == "%":
             parts.append(".*")
         elif character == "_":
@@ -183,7 +194,8 @@ def similar_to_escape(pattern: str, escape: str) -> str:
             parts.append("\\" + character)
         else:
             parts.append(character)
-            in_bracket = character == "["
+            if character == "[":
+                depth = opened = 1
     parts.append(")$")
     return "".join(parts)
 
@@ -200,12 +212,22 @@ def substring_similar(text: str, pattern: str, escape: str) -> str | None:
     parts = pattern.split(escape + '"') if escape else [pattern]
     if len(parts) != 3:
         return substring_regex(text, similar_to_escape(pattern, escape))
-    before, wanted, after = (similar_to_escape(part, escape)[len("^(?:") : -len(")$")] for part in parts)
-    found = compile_regex(
-        f"^(?:{before}){{1,1}}?({wanted}){{1,1}}(?:{after})$".replace("{1,1}?", "").replace("{1,1}", "")
-    )
-    match = found.search(text)
-    return None if match is None else match[1]
+    before, wanted, after = (similar_to_escape(part, escape)[1:-1] for part in parts)
+    if compile_regex(f"^{before}{wanted}{after}$").search(text) is None:
+        return None
+    # What stands before and after takes as little as it can, and what is wanted has the rest.
+    first, middle, last = (compile_regex(f"^{part}$") for part in (before, wanted, after))
+    tries = 0
+    for start in range(len(text) + 1):
+        if first.search(text[:start]) is None:
+            continue
+        for end in range(len(text), start - 1, -1):
+            tries += 1
+            if tries > MOST_TRIES:
+                raise DatabaseError.of("2201B", "invalid regular expression: regular expression is too complex")
+            if last.search(text[end:]) is not None and middle.search(text[start:end]) is not None:
+                return text[start:end]
+    return None
 
 
 # ------------------------------------------------------------------------------------------------ operators

@@ -17,6 +17,7 @@ Source: PostgreSQL 15 manual, 9.7.3.
 from __future__ import annotations
 
 import re
+import sys
 from functools import lru_cache
 
 from pydistdb.sql.errors import DatabaseError
@@ -182,7 +183,10 @@ class _Translator:
             if match is None or (character != "x" and len(match[0]) != digits):
                 raise invalid("invalid escape \\ sequence")
             self.position = match.end()
-            return re.escape(chr(int(match[0], 16) & 0x1FFFFF))
+            code = int(match[0], 16)
+            if code > sys.maxunicode:
+                raise invalid("invalid escape \\ sequence")
+            return re.escape(chr(code))
         if character in "123456789":
             if int(character) > self.groups:
                 raise invalid("invalid backreference number")

@@ -89,9 +89,11 @@ def consistent(terms: Sequence[Expr], source: Rel) -> list[Expr] | None:
 
 
 def _of_itself(term: Expr) -> Expr:
-    """``a = a`` is ``a IS NOT NULL``."""
+    """``a = a`` is ``a IS NOT NULL``, but for rows: with a NULL in them they are equal to themselves."""
     found = comparison_terms(term)
     if found is None or not isinstance(found[1], ColumnRef) or not same(found[1], found[2]):
+        return term
+    if found[1].type.category == "C":
         return term
     return IsNull(BOOL, found[1], True) if "=" in found[0] else FALSE
 

@@ -79,7 +79,7 @@ def _fold_list(listed: InList) -> Expr:
     found = _fold_connective(Or(BOOL, tuple(equal)), False)
     if not isinstance(found, Const):
         return listed if not all(isinstance(each, Const) for each in equal) else Const(BOOL, None)
-    return Const(BOOL, found.value is not listed.negated)
+    return Const(BOOL, None if found.value is None else found.value is not listed.negated)
 
 
 def _fold_connective(expression: And | Or, neutral: bool) -> Expr:
