@@ -175,6 +175,9 @@ class MemoryDatabase:
     async def await_copies(self, spans: Sequence[tuple[bytes, bytes]], timeout_ns: int) -> list[int]:
         return []
 
+    async def require_unchanged(self, spans: Sequence[tuple[bytes, bytes]], since: Timestamp) -> None:
+        pass
+
     async def allocate_ids(self, counter: bytes, count: int = 1) -> int:
         first = self.counters.get(counter, 1)
         self.counters[counter] = first + count

@@ -505,6 +505,9 @@ class Database(Protocol):
     async def await_copies(self, spans: Sequence[tuple[bytes, bytes]], timeout_ns: int) -> list[int]:
         """Wait until every copy of the ranges around the spans has what they hold now; the nodes still missing in the end."""
 
+    async def require_unchanged(self, spans: Sequence[tuple[bytes, bytes]], since: Timestamp) -> None:
+        """Raise SerializationConflict if anything in the spans has been written after ``since``."""
+
     async def allocate_ids(self, counter: bytes, count: int = 1) -> int:
         """Advance the named cluster-wide counter by ``count`` durably; returns the first of the new numbers.
 

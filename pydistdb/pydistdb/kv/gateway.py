@@ -289,6 +289,13 @@ class Gateway:
     async def await_copies(self, spans: Sequence[tuple[bytes, bytes]], timeout_ns: int) -> list[NodeId]:
         return await self.copies.wait(spans, timeout_ns)
 
+    async def require_unchanged(self, spans: Sequence[tuple[bytes, bytes]], since: Timestamp) -> None:
+        reader = SerializableCoordinator(self, True)
+        try:
+            await reader.require_unchanged(spans, since)
+        finally:
+            reader.rollback()
+
     async def allocate_ids(self, counter: bytes, count: int = 1) -> int:
         before: Number = await self.router.send(Increment(COUNTER_PREFIX + counter, count))
         return before.value + 1

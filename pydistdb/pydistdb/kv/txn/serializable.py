@@ -14,6 +14,7 @@ that was read at.  All of this is in this class, so that other transactions pay 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import Isolation, RangeUnavailable, Timestamp
@@ -57,6 +58,14 @@ class SerializableCoordinator(Coordinator):
 
     def _note_evaluated(self, first: bytes, last: bytes, entries: int) -> None:
         self._read_set.add_span(first, last, entries)
+
+    async def require_unchanged(self, spans: Sequence[Span], since: Timestamp) -> None:
+        """Raise ReadConflict if anything in the spans has been written after ``since``."""
+        now = self.read_timestamp
+        self.read_timestamp = since
+        for start, end in spans:
+            self._read_set.add_span(start, end, 0)
+        await self._validate(now)
 
     async def _validate(self, timestamp: Timestamp) -> None:
         """Raise ReadConflict unless everything read at the snapshot is the same at ``timestamp``."""

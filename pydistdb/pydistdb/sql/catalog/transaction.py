@@ -47,6 +47,7 @@ from pydistdb.sql.catalog.garbage import clear_garbage, forget_garbage
 from pydistdb.sql.catalog.overlay import Overlay, OverlayMark
 from pydistdb.sql.catalog.state import CatalogState, Change
 from pydistdb.sql.catalog.store import CatalogStore
+from pydistdb.sql.layout import TableLayout
 from pydistdb.tasks import sleep
 
 T = TypeVar("T")
@@ -175,6 +176,13 @@ class DdlTransaction:
         touched = frozenset(existing.values())
         await self._check_overtaken(Claims(dropped=touched if exclusive else frozenset(), changed=touched))
         await self._block(existing, exclusive)
+        if self.transaction.isolation is Isolation.REPEATABLE_READ and not self.is_first_statement:
+            # Its snapshot would miss rows that an index, a constraint or a new storage must have.  (A SERIALIZABLE one
+            # has what it reads validated when it commits.)
+            state = self.overlay.state
+            found = [table for key in existing.values() if isinstance(table := state.object_at(key), Table)]
+            spans = [TableLayout.of(table).table_span()[:2] for table in found]
+            await self.store.database.require_unchanged(spans, self.transaction.read_timestamp)
 
     async def _block(self, tables: Iterable[int], exclusive: bool) -> None:
         await self.store.gate.block(
