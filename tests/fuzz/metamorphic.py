@@ -6,6 +6,8 @@ No second database is needed; what is compared are two ways of asking one thing 
 * memory: the same with next to no work_mem, so that every step that can go to disk does;
 * changes: the same of UPDATE, DELETE, INSERT and MERGE, and what they leave;
 * norec: ``count(*) … WHERE p`` against counting where ``p`` is true over all rows, which leaves the optimiser nothing to do;
+* indexes: conditions that may contradict each other, distinct values and the least of groups, of tables with indexes;
+* keys: joins with tables that a foreign key refers to, against those with tables without one;
 * tlp: the rows are those where ``p`` is true, those where it is false, and those where it is NULL.
 
 Errors of values (classes 21 and 22) are passed over, as which rows an expression is computed for is up to the planner.
@@ -22,6 +24,7 @@ from collections.abc import Callable
 from random import Random
 
 from pydistdb.sql.exec import run as run_module
+from pydistdb.sql.plan import several_indexes
 from pydistdb.sql.plan.cost import SWITCHES
 
 from tests.fuzz.grammar import SCHEMA, Grammar, Scope
@@ -100,7 +103,13 @@ def _with_switches(client: SqlClient, random: Random, text: str) -> Difference |
     off = [name for name in SWITCHES if random.random() < 0.5]
     for name in off:
         client.execute(f"SET enable_{name} = off")
-    got = rows(client, text)
+    usual = several_indexes.SKIP_COST, several_indexes.ENTRY_COST
+    if random.random() < 0.5:  # the tables are too small for these ways to pay
+        several_indexes.SKIP_COST = several_indexes.ENTRY_COST = 0.0
+    try:
+        got = rows(client, text)
+    finally:
+        several_indexes.SKIP_COST, several_indexes.ENTRY_COST = usual
     client.execute("ROLLBACK")
     for name in off:
         client.execute(f"RESET enable_{name}")
@@ -199,12 +208,84 @@ def _subquery(random: Random, grammar: Grammar, scope: Scope) -> str:
     return f"(SELECT count(*) + coalesce(sum({inner}), 0) {body}) > 1"
 
 
+def indexes(client: SqlClient, random: Random) -> Difference | None:
+    """Conditions on columns with indexes, which may contradict each other; distinct values, and the least of groups."""
+    table = random.choice(("t1", "t2"))
+    texts = ("'a'", "'b'", "'bb'", "'x'")
+    values = {"a": ("1", "2", "5", "9"), "b": ("0", "1", "2", "4"), "c": texts}
+
+    def term() -> str:
+        column = random.choice("abbcc")
+        match random.randrange(6):
+            case 0:
+                return f"{column} IN ({', '.join(random.choices(values[column], k=random.randint(1, 3)))})"
+            case 1:
+                return f"{column} IS {random.choice(('', 'NOT '))}NULL"
+            case 2:
+                return f"a = b AND {random.choice(('a', 'b'))} {random.choice(('=', '<', '>='))} {random.choice(values['b'])}"
+        return f"{column} {random.choice(('=', '=', '<', '<=', '>', '>='))} {random.choice(values[column])}"
+
+    terms = [term() for _ in range(random.choice((0, 1, 1, 2, 2, 3)))]
+    condition = " AND ".join(terms) or "true"
+    match random.randrange(5):
+        case 0:
+            reference = f"SELECT count(CASE WHEN ({condition}) IS TRUE THEN 1 END) FROM {table}"
+            return _same(client, reference, f"SELECT count(*) FROM {table} WHERE {condition}")
+        case 1:
+            return _with_switches(client, random, f"SELECT DISTINCT b FROM {table} WHERE {condition}")
+        case 2:
+            text = f"SELECT b, min(c) FROM {table} WHERE {condition} GROUP BY b"
+            return _with_switches(client, random, text)
+    order = random.choice(("b, c DESC", "b DESC, c", "c, b"))
+    return _with_switches(client, random, f"SELECT b, c FROM {table} WHERE {condition} ORDER BY {order} LIMIT 9")
+
+
+KEYS = """
+CREATE TABLE parent (id int PRIMARY KEY, v int); CREATE TABLE pair (a int, b text, PRIMARY KEY (a, b));
+CREATE TABLE child (id int PRIMARY KEY, one int REFERENCES parent, must int NOT NULL REFERENCES parent, a int, b text,
+  FOREIGN KEY (a, b) REFERENCES pair);
+INSERT INTO parent SELECT i, i % 3 FROM generate_series(1, 6) i;
+INSERT INTO pair SELECT i % 3, chr(97 + i % 2) FROM generate_series(1, 6) i;
+INSERT INTO child SELECT i, nullif(i % 6, 0), i % 5 + 1, nullif(i % 3, 2), nullif(chr(97 + i % 2), 'b')
+  FROM generate_series(1, 20) i;
+CREATE TABLE stray AS TABLE child
+"""
+
+
+def keys(client: SqlClient, random: Random) -> Difference | None:
+    """Joins that a foreign key may make needless, against the same with a table that has none."""
+    if "parent" not in " ".join(client.execute("SELECT relname FROM pg_class WHERE relname = 'parent'")):
+        lines = client.execute(KEYS)
+        assert not any(line.startswith("ERROR") for line in lines), lines
+    joins = [
+        "p.id = c.one",
+        "p.id = c.must",
+        "r.id = c.must",
+        "q.a = c.a AND c.b = q.b",
+        "d.one = p.id",
+        "d.id = c.must",
+    ]
+    terms = [each for each in joins if random.random() < 0.5] + random.choices(
+        ("p.id > 2", "r.id IN (1, 4)", "q.a = 1", "c.one = 3", "p.v = 1", "r.id = p.id", "d.must < 4", "c.a IS NULL"),
+        k=random.randint(0, 2),
+    )
+    names = {"p": "parent", "r": "parent", "q": "pair", "d": "child"}
+    tables = ["child c", *(f"{names[name]} {name}" for name in names if any(f"{name}." in term for term in terms))]
+    shown = random.choice(("count(*)", "c.id", "c.id, c.one", *(f"{table.split()[1]}.*" for table in tables)))
+    text = f"SELECT {shown} FROM {', '.join(tables)} WHERE {' AND '.join(terms) or 'true'}"
+    if random.random() < 0.3:
+        text = f"SELECT id FROM child c WHERE {random.choice(('one', 'must'))} IN (SELECT id FROM parent)"
+    return _same(client, text.replace("child", "stray"), text)
+
+
 CHECKS: dict[str, Callable[[SqlClient, Random], Difference | None]] = {
     "plans": plans,
     "memory": memory,
     "changes": changes,
     "norec": norec,
     "tlp": tlp,
+    "indexes": indexes,
+    "keys": keys,
 }
 
 

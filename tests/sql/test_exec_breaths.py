@@ -172,3 +172,21 @@ def test_many_writes_are_handed_over_a_part_at_a_time(client: SqlClient, monkeyp
     assert client.execute("insert into u select generate_series(1, 9999)") == ["INSERT 0 9999"]
     assert meter.total == 9_999 and meter.most <= FLUSHED_AT_ONCE
     assert client.rows("select count(*) from u") == ["9999"]
+
+
+@pytest.mark.parametrize(
+    ("query", "way"),
+    [("select a from t where b = 1 and c = 1", "BitmapAnd"), ("select a from t where b < 9 and c = 5", "Skip: b")],
+)
+def test_indexes_that_find_nothing(client: SqlClient, monkeypatch: pytest.MonkeyPatch, query: str, way: str) -> None:
+    client.execute("alter table t add c int; update t set c = 1 - b")
+    client.execute("create index on t (b, c)" if "Skip" in way else "create index on t (b); create index on t (c)")
+    client.execute("analyze t; set enable_seqscan = off; set enable_indexscan = off")
+    assert way in "\n".join(line.strip() for line in client.execute(f"explain {query}"))
+    assert client.execute(query) == ["SELECT 0"]
+
+    async def cancelled(state: State) -> None:
+        raise QueryCanceled("canceling statement due to user request")
+
+    monkeypatch.setattr(State, "breathe", cancelled)
+    assert client.execute(query)[0].startswith("ERROR: 57014")

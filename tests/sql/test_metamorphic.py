@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from random import Random
 
 import pytest
+from pydistdb.sql.exec.run import State
+from pydistdb.sql.exec.skip_scan import SkipBounds
 from pydistdb.sql.plan import joins as plan_joins
+from pydistdb.sql.plan import partners
 
 from tests.fuzz.metamorphic import CHECKS, check, connect, joins, rows
 
@@ -42,3 +46,23 @@ def test_a_wrong_join_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     client = connect(Random(2))
     monkeypatch.setattr(plan_joins, "_index_loop", wrong)
     assert any(check("plans", client, seed) for seed in range(200))
+
+
+def test_values_that_a_skip_scan_misses_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = SkipBounds._seek
+
+    async def first_only(self: SkipBounds, state: State) -> AsyncIterator[tuple[bytes, bytes, bytes]]:
+        async for found in right(self, state):
+            yield found
+            return
+
+    client = connect(Random(3))
+    assert client.execute("ANALYZE")[-1] == "ANALYZE"
+    monkeypatch.setattr(SkipBounds, "_seek", first_only)
+    assert any(check("indexes", client, seed) for seed in range(200))
+
+
+def test_a_foreign_key_taken_for_not_null_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partners, "_never_null", lambda table: {column.number for column in table.columns})
+    client = connect(Random(4))
+    assert any(check("keys", client, seed) for seed in range(100))

@@ -82,6 +82,7 @@ enable_hashjoin|bool|user|on
 enable_incremental_sort|bool|user|on
 enable_indexonlyscan|bool|user|on
 enable_indexscan|bool|user|on
+enable_indexskipscan|bool|user|on
 enable_material|bool|user|on
 enable_memoize|bool|user|on
 enable_mergejoin|bool|user|on

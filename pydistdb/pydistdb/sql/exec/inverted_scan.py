@@ -13,7 +13,7 @@ Source: Hwang and Lin's merge; "leapfrog" joins (Veldhuizen, 2014).
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -85,12 +85,14 @@ class Token(Source):
 class Every(Source):
     """What is in all sources."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], breathe: Callable[[], Awaitable[None]]) -> None:
         super().__init__()
         self._sources = sources
+        self._breathe = breathe
 
     async def fill(self) -> None:
         while not self.pairs:
+            await self._breathe()  # it may be long until there is something in all of them
             for source in self._sources:
                 await source.fill()
                 if not source.pairs:
@@ -154,15 +156,16 @@ class InvertedBounds:
                 return Some(())  # the operators are strict: NULL is the answer for every row
             question = classes[probe.column].question(probe.operator, value)
             if question is not None:
-                sources.append(self._source(state.transaction, probe.column, question))
-        return Every(sources) if sources else None
+                sources.append(self._source(state, probe.column, question))
+        return Every(sources, state.breathe) if sources else None
 
-    def _source(self, transaction: Transaction, column: int, question: Question) -> Source:
+    def _source(self, state: State, column: int, question: Question) -> Source:
         head = self._index.head
-        tokens = [Token(transaction, head + encode_token((bytes((column,)) + token,))) for token in question.tokens]
+        prefixes = [head + encode_token((bytes((column,)) + token,)) for token in question.tokens]
+        tokens = [Token(state.transaction, prefix) for prefix in prefixes]
         if len(tokens) == 1:
             return tokens[0]
-        return Every(tokens) if question.every else Some(tokens)
+        return Every(tokens, state.breathe) if question.every else Some(tokens)
 
 
 async def candidates(source: Source) -> AsyncIterator[list[bytes]]:

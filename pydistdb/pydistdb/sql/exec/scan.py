@@ -24,9 +24,11 @@ from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.exec.codegen import Code, evaluator, tuple_source
 from pydistdb.sql.exec.fragment import Fragment
 from pydistdb.sql.exec.inverted_scan import InvertedBounds, candidates
+from pydistdb.sql.exec.merged_indexes import MergedBounds
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.shards import over_shards
+from pydistdb.sql.exec.skip_scan import SkipBounds
 from pydistdb.sql.exec.tree_codec import NotPortable
 from pydistdb.sql.functions.row_keys import row_version
 from pydistdb.sql.layout import (
@@ -73,7 +75,7 @@ class Bounds:
         return lambda state: all(value is True for value in terms(state))
 
     @staticmethod
-    def _combinations(terms: Sequence[Term], values: Iterator[Any]) -> Iterator[tuple[Any, ...]]:
+    def combinations(terms: Sequence[Term], values: Iterator[Any]) -> Iterator[tuple[Any, ...]]:
         """Every combination of values for the equality terms; NULLs equal nothing."""
         choices: list[list[Any]] = []
         for term in terms:
@@ -87,10 +89,21 @@ class Bounds:
             choices.append([value for value in dict.fromkeys(candidates) if value is not None])
         return product(*choices)
 
+    @staticmethod
+    def limits(
+        lower: Sequence[tuple[Expr, bool]], upper: Sequence[tuple[Expr, bool]], values: Iterator[Any]
+    ) -> tuple[Limit, Limit] | None:
+        """The values of bounds; None if one is NULL, which nothing is beyond."""
+        least = (next(values), lower[0][1]) if lower else None
+        most = (next(values), upper[0][1]) if upper else None
+        if (least is not None and least[0] is None) or (most is not None and most[0] is None):
+            return None
+        return least, most
+
     def points(self, state: State) -> list[bytes]:
         """Keys of a point access, in key order."""
         layout, index, values = self.layout, self.index, iter(self.values(state))
-        keys = {layout.point_key(index, combination) for combination in self._combinations(self.access.equal, values)}
+        keys = {layout.point_key(index, combination) for combination in self.combinations(self.access.equal, values)}
         keys.discard(None)
         return sorted(
             (key for key in keys if key is not None and len(key) <= MOST_KEY_BYTES), reverse=self.access.reverse
@@ -105,8 +118,8 @@ class Bounds:
         if self.is_full and not numbered:
             return [layout.index_span(access.index)]
         values = iter(self.values(state))
-        combinations = list(self._combinations(access.equal, values))
-        limits = _limits(access.lower, access.upper, values)
+        combinations = list(self.combinations(access.equal, values))
+        limits = self.limits(access.lower, access.upper, values)
         shards = self._shards(values) if self.by_shard else [None]
         if limits is None or shards is None:
             return []
@@ -122,8 +135,8 @@ class Bounds:
         """The shards to read; None if there are none."""
         access, shards = self.access, self.layout.shards
         assert shards is not None
-        combinations = list(self._combinations(access.shards, values))
-        limits = _limits(access.shard_lower, access.shard_upper, values)
+        combinations = list(self.combinations(access.shards, values))
+        limits = self.limits(access.shard_lower, access.shard_upper, values)
         if access.shards:
             return sorted({shards.number(each) for each in combinations})
         return None if limits is None else shards.between(*limits)
@@ -135,17 +148,6 @@ class Bounds:
         return sorted({int.from_bytes(key[prefix : prefix + 2], "big") for key in keys})
 
 
-def _limits(
-    lower: Sequence[tuple[Expr, bool]], upper: Sequence[tuple[Expr, bool]], values: Iterator[Any]
-) -> tuple[Limit, Limit] | None:
-    """The values of bounds; None if one is NULL, which nothing is beyond."""
-    least = (next(values), lower[0][1]) if lower else None
-    most = (next(values), upper[0][1]) if upper else None
-    if (least is not None and least[0] is None) or (most is not None and most[0] is None):
-        return None
-    return least, most
-
-
 class TableScanOperator(Operator):
     """Rows of a stored table; ``output`` may compute a projection in the same pass."""
 
@@ -154,7 +156,8 @@ class TableScanOperator(Operator):
         self.layout = TableLayout.of(node.table)
         self.bounds = Bounds(self.layout, node.access)
         self.is_secondary = self.bounds.index is not self.layout.primary and not node.index_only
-        self.inverted = InvertedBounds(self.layout, node.access) if node.access.probes else None
+        self.inverted = _merging(self.layout, node.access)
+        self.skip = None if node.access.skip is None else SkipBounds(self.bounds)
         self.places: dict[int, int] = {}
         """Where columns stand in an entry of a covering index, by number."""
         if node.index_only:
@@ -176,7 +179,7 @@ class TableScanOperator(Operator):
     @property
     def is_span(self) -> bool:
         """Whole spans of an index are read."""
-        return not (self.bounds.is_point or self.inverted is not None or self.node.current_of)
+        return not (self.bounds.is_point or self.inverted is not None or self.skip is not None or self.node.current_of)
 
     def project(self, columns: Sequence[OutputColumn], expressions: Sequence[Expr]) -> TableScanOperator:
         """The same scan computing ``expressions`` instead."""
@@ -280,6 +283,8 @@ class TableScanOperator(Operator):
             chunks = self._current(state)
         elif self.inverted is not None:
             chunks = self._candidates(self.inverted, state)
+        elif self.skip is not None:
+            chunks = self._skipping(self.skip, state)
         elif self.bounds.is_point:
             chunks = self._points(state)
         else:
@@ -305,7 +310,7 @@ class TableScanOperator(Operator):
         yield present([key], await get_many(state.transaction, [key]))
 
     async def _candidates(
-        self, bounds: InvertedBounds, state: State
+        self, bounds: InvertedBounds | MergedBounds, state: State
     ) -> AsyncIterator[tuple[Sequence[bytes], Sequence[bytes]]]:
         """The rows that an inverted index finds; every row, where no token narrows the question."""
         transaction = state.transaction
@@ -318,6 +323,21 @@ class TableScanOperator(Operator):
             return
         async for primary_keys in candidates(source):
             yield present(primary_keys, await get_many(transaction, primary_keys))
+
+    async def _skipping(self, skip: SkipBounds, state: State) -> AsyncIterator[tuple[Sequence[bytes], Sequence[bytes]]]:
+        """The rows that a skip scan finds."""
+        assert self.node.access.skip is not None
+        if not self.node.access.skip.first:
+            async for spans in skip.spans(state):
+                async for chunk in self.chunks(state, spans):
+                    yield chunk
+            return
+        async for keys, values in skip.entries(state):
+            if self.is_secondary:
+                keys = self.bounds.index.row_keys(values)
+                yield present(keys, await get_many(state.transaction, keys))
+            else:
+                yield keys, values
 
     async def _points(self, state: State) -> AsyncIterator[tuple[Sequence[bytes], Sequence[bytes]]]:
         wanted = self.bounds.points(state)
@@ -363,6 +383,13 @@ class TableScanOperator(Operator):
                     start = resume
                 limit = min(limit * 4, BATCH_ROWS)
                 await state.breathe()
+
+
+def _merging(layout: TableLayout, access: Access) -> InvertedBounds | MergedBounds | None:
+    """Where rows are found by merging streams of index entries."""
+    if access.also:
+        return MergedBounds([Bounds(layout, each) for each in (access, *access.also)])
+    return InvertedBounds(layout, access) if access.probes else None
 
 
 async def get_many(transaction: Transaction, keys: Sequence[bytes]) -> list[bytes | None]:

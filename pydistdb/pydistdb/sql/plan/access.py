@@ -20,7 +20,7 @@ from dataclasses import replace
 from pydistdb.sql.catalog.descriptors import Index, Sharding, Table
 from pydistdb.sql.node import node
 from pydistdb.sql.plan.cost import ROW_COST, SECONDARY_ROW_COST, SORT_ROW_COST, START_COST
-from pydistdb.sql.plan.estimate import RANGE_SELECTIVITY, TWO_SIDED_SELECTIVITY, Estimator, array_length
+from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.expressions import (
     columns_of,
     conjoin,
@@ -30,31 +30,20 @@ from pydistdb.sql.plan.gates import gated, gates
 from pydistdb.sql.plan.implication import implied
 from pydistdb.sql.plan.inverted import inverted_access
 from pydistdb.sql.plan.matching import Keys, Match, is_unusable, matches
+from pydistdb.sql.plan.paths import OrderKey, Path, bound, equal_share, equality, range_share, term_of
 from pydistdb.sql.plan.physical import Access, TableScan, Term
-from pydistdb.sql.tree import BooleanTest, ColumnRef, Const, Expr, Or, Scan
+from pydistdb.sql.plan.several_indexes import intersections, skip_paths
+from pydistdb.sql.tree import BooleanTest, ColumnRef, Expr, Or, Scan
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.known import BOOL
 
 MOST_ARMS = 20
-MOST_POINTS = 20_000
-"""An IN list that spans more keys than this is checked row by row."""
-
-OrderKey = tuple[int, bool, bool]
-"""(column id, descending, nulls first)"""
 
 
-@node
-class Path:
-    access: Access
-    rows: float
-    cost: float
-    order: tuple[OrderKey, ...]
-    constant: frozenset[int]
-    """Columns that have one value in all of the path's rows."""
+def paths(scan: Scan, terms: Sequence[Expr], estimator: Estimator, *, alone: bool = False) -> list[Path]:
+    """Every way to read the table that the terms allow, the sequential scan first.
 
-
-def paths(scan: Scan, terms: Sequence[Expr], estimator: Estimator) -> list[Path]:
-    """Every way to read the table that the terms allow, the sequential scan first."""
+    ``alone``: it is read once, so that ways are worth looking at that go beyond one stretch of an index."""
     table = scan.table
     keys = estimator.keys(scan)
     found = matches(keys, terms)
@@ -79,6 +68,10 @@ def paths(scan: Scan, terms: Sequence[Expr], estimator: Estimator) -> list[Path]
             path = _path(table, index, numbers, keys, found, rows, estimator)
         if path is not None:
             result.append(replace(path, access=replace(path.access, enforced=enforced)) if enforced else path)
+    if alone and len(terms) > 1 and len(result) > 2:
+        result += intersections(table, result, estimator)
+    if alone and terms and estimator.knows(table):
+        result += skip_paths(table, keys, found, total, estimator)
     return result
 
 
@@ -114,16 +107,16 @@ def _path(
     points = 1.0
     rows = total
     for number in numbers:
-        match = _equality(found.get(number, ()), points)
+        match = equality(found.get(number, ()), points)
         if match is None:
             break
-        term, count = _term(match)
+        term, count = term_of(match)
         equal.append(term)
         used.append(match.term)
         points *= count
         if count == 1 and number in ids:
             constant.add(ids[number])
-        rows *= _equal_share(match, keys.expression(number), count, total, estimator)
+        rows *= equal_share(match, keys.expression(number), count, total, estimator)
     route: _Route | None = None
     if hashed:
         assert table.sharding is not None
@@ -138,11 +131,11 @@ def _path(
     upper: tuple[tuple[Expr, bool], ...] = ()
     if len(equal) < len(numbers):
         bounds = found.get(numbers[len(equal)], ())
-        lower, lower_term = _bound(bounds, (">", ">="))
-        upper, upper_term = _bound(bounds, ("<", "<="))
+        lower, lower_term = bound(bounds, (">", ">="))
+        upper, upper_term = bound(bounds, ("<", "<="))
         ranges = [term for term in (lower_term, upper_term) if term is not None]
         used.extend(ranges)
-        rows *= _range_share(ranges, [*lower, *upper], keys.expression(numbers[len(equal)]), total, estimator)
+        rows *= range_share(ranges, [*lower, *upper], keys.expression(numbers[len(equal)]), total, estimator)
     access = Access(index, tuple(equal), lower, upper, terms=tuple({id(term): term for term in used}.values()))
     if table.statistics_objects and len(access.terms) > 1:
         rows = total * estimator.combined(access.terms, total)
@@ -192,26 +185,26 @@ def _route(
     terms: list[Term] = []
     count = share = 1.0
     for number in sharding.columns:
-        match = _equality(found.get(number, ()), count)
+        match = equality(found.get(number, ()), count)
         if match is None:
             break
-        term, values = _term(match)
+        term, values = term_of(match)
         terms.append(term)
         count *= values
-        share *= _equal_share(match, ColumnRef(types.INT8, ids.get(number, -1)), values, total, estimator)
+        share *= equal_share(match, ColumnRef(types.INT8, ids.get(number, -1)), values, total, estimator)
     else:
         count = min(count, every)
         return _Route(tuple(terms), (), (), count, max(share, count / every) if sharding.shards else share)
     if sharding.strategy not in ("range", "list"):
         return None
     bounds = found.get(sharding.columns[0], ())
-    lower, lower_term = _bound(bounds, (">", ">="))
-    upper, upper_term = _bound(bounds, ("<", "<="))
+    lower, lower_term = bound(bounds, (">", ">="))
+    upper, upper_term = bound(bounds, ("<", "<="))
     ranges = [term for term in (lower_term, upper_term) if term is not None]
     if not ranges:
         return None
     column = ColumnRef(types.INT8, ids.get(sharding.columns[0], -1))
-    part = _range_share(ranges, [*lower, *upper], column, total, estimator)
+    part = range_share(ranges, [*lower, *upper], column, total, estimator)
     return _Route((), lower, upper, max(part * every, 1.0), min(part + 1 / every, 1.0))
 
 
@@ -231,48 +224,6 @@ def shards_ascend(table: Table, index: Index) -> bool:
     sharding, first = table.sharding, index.columns[0]
     ascending = not first.descending and not first.nulls_first
     return sharding is not None and sharding.strategy == "range" and first.column == sharding.columns[0] and ascending
-
-
-def _equal_share(match: Match, column: Expr, count: float, total: float, estimator: Estimator) -> float:
-    """The share of rows with one of the values that a term asks for."""
-    if estimator.facts(column) is not None and all(isinstance(value, Const) for value in match.values):
-        return estimator.selectivity(match.term, total)
-    return min(count / estimator.distinct(column, total, unfiltered=True), 1.0)
-
-
-def _range_share(
-    terms: Sequence[Expr], bounds: Sequence[tuple[Expr, bool]], column: Expr, total: float, estimator: Estimator
-) -> float:
-    known = estimator.facts(column) is not None
-    if known and all(isinstance(value, Const) for value, _ in bounds):
-        return estimator.combined(terms, total)
-    return (1.0, RANGE_SELECTIVITY, TWO_SIDED_SELECTIVITY)[len(bounds)]
-
-
-def _equality(candidates: Sequence[Match], points: float) -> Match | None:
-    for kinds in (("=",), ("null",), ("in", "any")):
-        for match in candidates:
-            if match.kind in kinds:
-                if match.kind == "in" and points * len(match.values) > MOST_POINTS:
-                    continue
-                return match
-    return None
-
-
-def _term(match: Match) -> tuple[Term, float]:
-    match match.kind:
-        case "null":
-            return Term(is_null=True), 1.0
-        case "any":
-            return Term(array=match.values[0]), max(array_length(match.values[0]), 1.0)
-    return Term(match.values), float(len(match.values))
-
-
-def _bound(candidates: Sequence[Match], kinds: tuple[str, str]) -> tuple[tuple[tuple[Expr, bool], ...], Expr | None]:
-    for match in candidates:
-        if match.kind in kinds:
-            return ((match.values[0], match.kind.endswith("=")),), match.term
-    return (), None
 
 
 def satisfies(path_order: Sequence[OrderKey], constant: frozenset[int] | set[int], wanted: Sequence[OrderKey]) -> int:
@@ -310,7 +261,7 @@ def choose(
     gate = gates(scan, terms)
     if gate:
         terms = [term for term in terms if term not in gate]
-    for path in paths(scan, terms, estimator):
+    for path in paths(scan, terms, estimator, alone=True):
         direction = satisfies(path.order, path.constant, order) if order else 0
         cost = path.cost
         rows = _rows_left(table, path, terms, estimator)
@@ -373,7 +324,7 @@ def build_scan(scan: Scan, path: Path, terms: Sequence[Expr], estimator: Estimat
         rows=1.0 if scan.current_of else rows,
         cost=START_COST if scan.current_of else path.cost,
         current_of=scan.current_of,
-        index_only=not estimator.extra("indexonlyscan") and _covers(access.index, scan),
+        index_only=not access.also and not estimator.extra("indexonlyscan") and _covers(access.index, scan),
     )
 
 

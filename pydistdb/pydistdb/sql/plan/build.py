@@ -16,7 +16,6 @@ from typing import Any
 
 from pydistdb.kv.api import WaitPolicy
 from pydistdb.sql.plan import access
-from pydistdb.sql.plan.access import OrderKey
 from pydistdb.sql.plan.build_joins import JoinBuilder
 from pydistdb.sql.plan.empty import is_never
 from pydistdb.sql.plan.expressions import (
@@ -30,7 +29,9 @@ from pydistdb.sql.plan.expressions import (
     map_parts,
     output_ids,
 )
+from pydistdb.sql.plan.implication import same
 from pydistdb.sql.plan.ordering import ordering, useful_keys
+from pydistdb.sql.plan.paths import OrderKey
 from pydistdb.sql.plan.physical import (
     LockedRows,
     NestedLoop,
@@ -38,6 +39,7 @@ from pydistdb.sql.plan.physical import (
     TopN,
 )
 from pydistdb.sql.plan.returning import split_returning
+from pydistdb.sql.plan.several_indexes import first_of_each
 from pydistdb.sql.plan.virtual import lookup_of, physical_scan
 from pydistdb.sql.tree import (
     KEY_NUMBER,
@@ -121,6 +123,8 @@ class Builder(JoinBuilder):
                 return self._aggregate(relation)
             case Window() if any(has_subquery(offset) for offset in _frame_offsets(relation)):
                 return self._window_with_queries(relation)
+            case Distinct(on=()) if (least := self._distinct_values(relation)) is not None:
+                return least
             case Window() | Distinct() | ProjectSet():
                 source, lifted = self._lift(self.build(relation.input), relation)
                 return replace(lifted, input=source)
@@ -281,8 +285,47 @@ class Builder(JoinBuilder):
         extreme = self._extreme(relation)
         if extreme is not None:
             return extreme
+        least = self._least_of_groups(relation)
+        if least is not None:
+            return least
         source, lifted = self._lift(self.build(relation.input), relation)
         return replace(lifted, input=source)
+
+    def _distinct_values(self, relation: Distinct) -> Rel | None:
+        """``SELECT DISTINCT a`` over an index on a: one entry of each value."""
+        below = relation.input
+        if not isinstance(below, Project):
+            return None
+        scan = self._first_of_each(below.input, below.expressions, None)
+        if scan is None:
+            return None
+        self.estimator.note_renamed(below)
+        return replace(relation, input=replace(below, input=scan))
+
+    def _least_of_groups(self, relation: Aggregate) -> Rel | None:
+        """``SELECT a, min(b) … GROUP BY a`` over an index on (a, b): one entry of each group."""
+        if not relation.groups or relation.grouping_sets or relation.groupings:
+            return None
+        least: Expr | None = None
+        for call in relation.calls:
+            if call.function.name != "min" or call.filter is not None or len(call.arguments) != 1:
+                return None
+            if least is not None and not same(call.arguments[0], least):
+                return None
+            least = call.arguments[0]
+        scan = self._first_of_each(relation.input, relation.groups, least)
+        return None if scan is None else replace(relation, input=scan)
+
+    def _first_of_each(self, source: Rel, groups: Sequence[Expr], least: Expr | None) -> Rel | None:
+        scan = source.input if isinstance(source, Filter) else source
+        if not isinstance(scan, Scan) or scan.current_of:
+            return None
+        terms = conjuncts(source.condition) if isinstance(source, Filter) else []
+        if any(has_subquery(term) or is_volatile(term) for term in terms) or is_never(terms):
+            return None
+        estimator = self.estimator
+        estimator.note_scan(scan)
+        return first_of_each(scan, terms, lambda: access.paths(scan, terms, estimator), groups, least, estimator)
 
     def _extreme(self, relation: Aggregate) -> Rel | None:
         """``SELECT min(x)`` over an index on x: aggregate the first entry only."""

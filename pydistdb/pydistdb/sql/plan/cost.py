@@ -19,6 +19,10 @@ FAR_CALL_COST = 400.0
 """More where the table is spread over nodes: a key of a batch, with its row on the way back; a request and its answer."""
 START_COST = 4.0
 """Opening a scan at a place."""
+SKIP_COST = 25.0
+"""Finding the next value of an index's leading columns, and what is looked for behind it."""
+ENTRY_COST = 1.2
+"""An entry of an index whose row is not fetched."""
 RESTART_COST = 40.0
 """Running the inner side of a nested loop anew."""
 HASH_ROW_COST = 0.6
@@ -42,6 +46,7 @@ SWITCHES = (
     "seqscan",
     "indexscan",
     "indexonlyscan",
+    "indexskipscan",
     "bitmapscan",
     "hashjoin",
     "nestloop",

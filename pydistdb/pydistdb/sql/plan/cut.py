@@ -140,7 +140,14 @@ class _Cutter:
     def _scan(self, scan: TableScan) -> _Piece | None:
         access, table = scan.access, scan.table
         primary = access.index is table.indexes[0]
-        if access.probes or access.is_point or scan.current_of or not (primary or scan.index_only):
+        if (
+            access.probes
+            or access.skip
+            or access.also
+            or access.is_point
+            or scan.current_of
+            or not (primary or scan.index_only)
+        ):
             return None
         keys: Keys = ()
         group = NO_GROUP

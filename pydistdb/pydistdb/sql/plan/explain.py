@@ -222,6 +222,8 @@ class Explainer(ExpressionText):
             return [*parts, self._node(relation.body)]
         if isinstance(relation, TableScan) and relation.access.probes:
             return [self._inverted_scan(relation)]
+        if isinstance(relation, TableScan) and relation.access.also:
+            return [self._merged_scans(relation)]
         if isinstance(relation, Apply):
             plans = [self._node(plan.query, "SubPlan", self._subplan_title(plan)) for plan in relation.subplans]
             return [self._node(relation.input), *plans]
@@ -237,6 +239,22 @@ class Explainer(ExpressionText):
         node.rows = max(1, round(scan.rows))
         node.total_cost = total_cost(scan, self.estimator).total / 2
         return node
+
+    def _merged_scans(self, scan: TableScan) -> PlanNode:
+        """What several indexes find for a scan, likewise."""
+        above = PlanNode("BitmapAnd", [("Node Type", "BitmapAnd")], [])
+        for access in (scan.access, *scan.access.also):
+            name = access.index.name
+            own = [term for term in scan.access.terms if not any(term in each.terms for each in scan.access.also)]
+            terms = access.terms if access is not scan.access else own
+            head: list[tuple[str, Any]] = [("Node Type", "Bitmap Index Scan"), ("Index Name", name)]
+            node = PlanNode(f"Bitmap Index Scan on {name}", head, [("Index Cond", self.condition(terms))])
+            node.relationship = "Member"
+            node.rows = max(1, round(scan.rows))
+            above.children.append(node)
+        above.rows = max(1, round(scan.rows))
+        above.total_cost = total_cost(scan, self.estimator).total / 2
+        return above
 
     def _output(self, relation: Rel) -> list[str]:
         if isinstance(relation, Project):
@@ -371,7 +389,18 @@ class Explainer(ExpressionText):
             title = f"Index{only} Scan{backward} using {access.index.name or 'row id'} on {name}"
         properties: Properties = []
         filters = [] if scan.condition is None else conjuncts(scan.condition)
-        if access.probes:
+        if access.skip is not None:
+            names = {column.number: column.name for column in table.columns}
+            skipped = [names.get(column.column, "") for column in access.index.columns[: access.skip.columns]]
+            title = f"Index Scan{backward} using {access.index.name} on {name}"
+            if access.terms:
+                properties.append(("Index Cond", self.condition(access.terms)))
+            properties.append(("First Entry Of Each" if access.skip.first else "Skip", ", ".join(skipped)))
+            bounded = False
+        if access.also:
+            title = f"Bitmap Heap Scan on {name}"
+            properties.append(("Recheck Cond", self.condition(access.terms)))
+        elif access.probes:
             title = f"Bitmap Heap Scan on {name}"
             properties.append(("Recheck Cond", self.condition(access.terms)))
             filters = access.others(filters)

@@ -29,7 +29,7 @@ def gates(scan: Scan, terms: Sequence[Expr]) -> list[Expr]:
 def gated(scan: TableScan, gate: Sequence[Expr]) -> TableScan:
     """The scan with a gate before it; of a row or two its terms are checked as others are."""
     access = scan.access
-    if access.is_point or access.probes or scan.current_of:
+    if access.is_point or access.probes or access.also or scan.current_of:
         return replace(scan, condition=conjoin([*gate, *conjuncts(scan.condition)])) if gate else scan
     if not (access.equal or access.lower or access.upper):
         gate = [*gate, *_meeting(conjuncts(scan.condition))]

@@ -26,6 +26,7 @@ from pydistdb.sql.plan.expressions import columns_of, conjoin, has_subquery, is_
 from pydistdb.sql.plan.implication import known_by_equality
 from pydistdb.sql.plan.join_order import Cluster, Plan, Probe
 from pydistdb.sql.plan.ordering import ordering
+from pydistdb.sql.plan.paths import Path
 from pydistdb.sql.plan.physical import HashJoin, LookupJoin, MergeJoin, NestedLoop, TableScan
 from pydistdb.sql.plan.virtual import LOOKUP_ROWS, lookup_of, physical_scan
 from pydistdb.sql.tree import ColumnRef, Distinct, Expr, OutputColumn, Project, Rel, Scan, VirtualScan
@@ -228,7 +229,7 @@ def _inner_scan(
     usable = [term for term in terms if not has_subquery(term)]
     checked = [term for term in right.terms if not known_by_equality(term, usable, left.terms)]
     own = [*checked, *usable]
-    best: access.Path | None = None
+    best: Path | None = None
     for path in access.paths(right.scan, own, estimator):
         uses_left = any(columns_of(term) & left_ids for term in path.access.terms)
         if (path.access.equal or path.access.probes) and uses_left and (best is None or path.cost < best.cost):
@@ -352,7 +353,7 @@ def _probes(cluster: Cluster, number: int, side: Side, estimator: Estimator) -> 
     return found
 
 
-def _probe_cost(scan: Scan, path: access.Path) -> float:
+def _probe_cost(scan: Scan, path: Path) -> float:
     if path.access.is_point and all(len(term.alternatives) == 1 for term in path.access.equal):
         return lookup_cost(scan.table, path.access.index)
     return restart_cost(scan.table) + path.rows * 2 * ROW_COST

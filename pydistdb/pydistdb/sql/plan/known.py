@@ -144,6 +144,15 @@ class Known:
         known = find(written, self._expressions[table.oid])
         return None if known is None else column_facts(known[0].type.oid, known[1], found.rows)
 
+    def distinct_values(self, table: Table, number: int) -> float | None:
+        """How many different values, NULL included, a column of a table has; None if that is not known."""
+        found = self._statistics(table)
+        if found is None or number not in found.columns:
+            return None
+        column = found.columns[number]
+        values = column.distinct if column.distinct >= 0 else -column.distinct * found.rows
+        return max(values, 1.0) + (column.null_fraction > 0)
+
     def _look_up(self, column: ColumnRef) -> ColumnFacts | None:
         origin = self.origin(column)
         if origin is None:

@@ -6,7 +6,8 @@ an index on (a, b) come ordered by (b), (a, b) and (b, a) alike.
 
 from __future__ import annotations
 
-from pydistdb.sql.plan.access import OrderKey, shards_ascend
+from pydistdb.sql.plan.access import shards_ascend
+from pydistdb.sql.plan.paths import OrderKey
 from pydistdb.sql.plan.physical import Apply, IncrementalSort, LockedRows, LookupJoin, NestedLoop, TableScan, TopN
 from pydistdb.sql.tree import ColumnRef, Const, Filter, Limit, Project, Rel, Sort, SortKey
 

@@ -42,6 +42,7 @@ _WITH_EXPRESSIONS = (
     "Access",
     "Term",
     "Probe",
+    "Skip",
 )
 """What stands in the annotations of fields that may hold expressions; and of those that may hold relations."""
 _WITH_RELATIONS = ("Rel", "OnConflict", "SubPlan")

@@ -35,6 +35,37 @@ class Probe:
     value: Expr
 
 
+def expressions_of(
+    terms: Sequence[Term], lower: Sequence[tuple[Expr, bool]], upper: Sequence[tuple[Expr, bool]]
+) -> list[Expr]:
+    """What terms and bounds are computed from, in order."""
+    found: list[Expr] = []
+    for term in terms:
+        found.extend(term.alternatives)
+        if term.array is not None:
+            found.append(term.array)
+    found.extend(pair[0] for pair in (*lower, *upper))
+    return found
+
+
+@node
+class Skip:
+    """What lies behind ``columns`` columns of an index, on which there is no condition: looked up for each of their values.
+
+    Behind them, as in Access.  ``first``: nothing, and only the first entry of each value is wanted."""
+
+    columns: int
+    equal: tuple[Term, ...] = ()
+    lower: tuple[tuple[Expr, bool], ...] = ()
+    upper: tuple[tuple[Expr, bool], ...] = ()
+    first: bool = False
+
+    @property
+    def expressions(self) -> list[Expr]:
+        """Whatever the bounds are computed from, in order."""
+        return expressions_of(self.equal, self.lower, self.upper)
+
+
 @node
 class Access:
     """Which entries of an index to read: those whose leading columns meet ``equal`` and whose next lies in the bounds.
@@ -58,6 +89,10 @@ class Access:
     shard_upper: tuple[tuple[Expr, bool], ...] = ()
     """Or the bounds of the single shard column."""
 
+    skip: Skip | None = None
+    """Behind ``equal``: columns to skip, and what is looked for behind them."""
+    also: tuple[Access, ...] = ()
+    """Other indexes in which a row must be found as well."""
     gate: tuple[Expr, ...] = ()
     """Terms that speak of no column of the table: where one is not true, nothing is read."""
 
@@ -69,11 +104,7 @@ class Access:
             (self.equal, self.lower, self.upper),
             (self.shards, self.shard_lower, self.shard_upper),
         ):
-            for term in terms:
-                found.extend(term.alternatives)
-                if term.array is not None:
-                    found.append(term.array)
-            found.extend(pair[0] for pair in (*lower, *upper))
+            found += expressions_of(terms, lower, upper)
         return found
 
     @property
