@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint bench tpch sim soak chaos migrate hot ranges slt fuzz crash clean
+.PHONY: help setup demo test lint bench costs tpch sim soak chaos migrate hot ranges slt fuzz crash clean
 
 help:  ## Say what each target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -32,6 +32,9 @@ lint: setup  ## Check format, style, types and layers
 bench: setup  ## Compare with PostgreSQL 15 on this machine and write docs/benchmarks.md (about 15 minutes)
 	@bash tools/system_packages.sh
 	@$(RUN)/python -m pydistdb_tools.comparison $(ARGS)
+
+costs: setup  ## Say what planning a statement, and 1,000 rows in binary, cost in CPU time (20 seconds)
+	@$(RUN)/python -m tests.sql.costs
 
 tpch: setup  ## Compare TPC-H's queries with PostgreSQL 15 here, into docs/benchmarks.md (SCALE=0.1, ARGS="--nodes 3"; 6 minutes)
 	@bash tools/system_packages.sh
