@@ -108,7 +108,8 @@ class Reshaper:
 
     async def _look(self) -> None:
         try:
-            busy = [local for local in self._operations.gateway.load.busy() if local.replica.is_leaseholder()]
+            # Whoever acts on one of them makes sure of its lease: there may be thousands.
+            busy = self._operations.gateway.load.busy()
             self._sample(busy)
             if not self.setting("rebalance.enabled"):
                 return
@@ -117,7 +118,9 @@ class Reshaper:
             for replica in self._to_split(busy):
                 await self._look_at(replica)
             await self._merge_quiet()
-            self._evener.even_out([local for local in busy if not local.detached], self.setting("range.split_qps"))
+            if self._has_company:
+                held = [local for local in busy if not local.detached and local.replica.is_leaseholder()]
+                self._evener.even_out(held, self.setting("range.split_qps"))
         finally:
             self._looking = False
 
@@ -148,7 +151,8 @@ class Reshaper:
         if self._max_bytes != self.setting("range.max_bytes"):
             self._max_bytes = self.setting("range.max_bytes")
             self._measured_writes.clear()
-        chosen = {local.range_id for local in busy}
+        most, looks = self.setting("range.split_qps"), self._busy_looks
+        chosen = {local.range_id for local in busy if local.request_rate > most or looks.get(local.range_id)}
         measured = self._measured_writes
         return [
             replica
