@@ -55,6 +55,14 @@ _BY_NAME = {
     "AT_ValidateConstraint": "validate_constraint",
     "AT_ClusterOn": "cluster_on",
     "AT_SetTableSpace": "set_tablespace",
+    "AT_EnableTrigAll": "enable_triggers",
+    "AT_EnableTrigUser": "enable_triggers",
+    "AT_DisableTrigUser": "enable_triggers",
+    "AT_DisableTrigAll": "disable_keys",
+    **dict.fromkeys(("AT_EnableTrig", "AT_DisableTrig", "AT_EnableAlwaysTrig", "AT_EnableReplicaTrig"), "trigger"),
+    **dict.fromkeys(("AT_EnableRule", "AT_DisableRule", "AT_EnableAlwaysRule", "AT_EnableReplicaRule"), "rule"),
+    "AT_DisableRowSecurity": "no_row_security",
+    "AT_NoForceRowSecurity": "no_row_security",
 }
 """Actions that say no more than what they are about."""
 

@@ -230,5 +230,5 @@ def _delete(b: Binder, parent: Scope | None, node: Node) -> Delete:
     return Delete(columns, table, rel, source.key_id, old_ids, recheck, returning)
 
 
-for _kind in ("InsertStmt", "UpdateStmt", "DeleteStmt"):
+for _kind in ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"):
     STATEMENT_BINDERS[_kind] = lambda b, parent, node, kind=_kind: bind_change(b, parent, {kind: node})  # type: ignore[misc]

@@ -10,7 +10,7 @@ from pydistdb.sql.bind.naming import constant_value, name_of, name_of_parts, str
 from pydistdb.sql.bind.options import setting_text
 from pydistdb.sql.bind.parse import Node, ParsedStatement, object_kind
 from pydistdb.sql.bind.typenames import resolve_type
-from pydistdb.sql.errors import DatabaseError, InvalidSyntax
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidSyntax
 from pydistdb.sql.role_statements import GrantTarget, OptionValue
 from pydistdb.sql.statements import Name, RoleSpec, Unsupported, Utility
 
@@ -129,6 +129,8 @@ def _target(parsed: ParsedStatement, wrapper: Node) -> GrantTarget:
         return GrantTarget(name_of_parts(strings(wrapper["List"]["items"])))
     if "TypeName" in wrapper:
         return GrantTarget(name_of_parts(strings(wrapper["TypeName"]["names"])))
+    if "String" not in wrapper:
+        raise FeatureNotSupported("large objects are not supported")
     return GrantTarget(Name(wrapper["String"]["sval"]))
 
 

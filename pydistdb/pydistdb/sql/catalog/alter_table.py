@@ -99,6 +99,15 @@ async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> Non
                 f'ALTER action {action.kind.replace("_", " ").upper()} cannot be performed on relation "{table.name}"',
                 detail=not_supported_for(table.kind),
             )
+        case "enable_triggers" | "no_row_security":
+            pass  # there are none
+        case "disable_keys":
+            if table.foreign_keys or table.referenced_by:
+                raise FeatureNotSupported("DISABLE TRIGGER ALL of a table with foreign keys is not supported")
+        case "trigger":
+            raise UndefinedObject(f'trigger "{action.name}" for table "{table.name}" does not exist')
+        case "rule":
+            raise UndefinedObject(f'rule "{action.name}" for relation "{table.name}" does not exist')
         case "add_column":
             await alter_columns.add_column(ddl, table, action)
         case "drop_column":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from pydistdb.sql.errors import DatabaseError, DatatypeMismatch, InvalidParameterValue, InvalidSyntax
@@ -70,7 +70,10 @@ def size_bytes(text: str) -> int:
             detail=f'Invalid size unit: "{match[2]}".',
             hint='Valid units are "bytes", "kB", "MB", "GB", "TB", and "PB".',
         )
-    value = int((Decimal(match[1]) * (1 << shift)).to_integral_value())
+    try:
+        value = int((Decimal(match[1]) * (1 << shift)).to_integral_value())
+    except InvalidOperation:
+        raise DatabaseError.of("22003", "value overflows numeric format") from None
     if not -(2**63) <= value < 2**63:
         raise DatabaseError.of("22003", "bigint out of range")
     return value

@@ -17,7 +17,6 @@ Source: PostgreSQL 15 manual, 9.7.3.
 from __future__ import annotations
 
 import re
-import sys
 from functools import lru_cache
 
 from pydistdb.sql.errors import DatabaseError
@@ -64,6 +63,9 @@ _ESCAPES = {
     "v": r"\v",
     "0": r"\x00",
 }
+
+
+MOST_CODE = 0x10FFFF
 
 
 def invalid(why: str) -> DatabaseError:
@@ -184,7 +186,7 @@ class _Translator:
                 raise invalid("invalid escape \\ sequence")
             self.position = match.end()
             code = int(match[0], 16)
-            if code > sys.maxunicode:
+            if code > MOST_CODE:
                 raise invalid("invalid escape \\ sequence")
             return re.escape(chr(code))
         if character in "123456789":

@@ -63,6 +63,8 @@ class _Savepoint(NamedTuple):
     settings_mark: int
     ddl_mark: OverlayMark | None
     participant_marks: tuple[int, ...]
+    read_only: bool
+    """What SET TRANSACTION has made of a subtransaction ends with it."""
 
 
 class SessionTransaction:
@@ -455,12 +457,14 @@ class SessionTransaction:
         mark = self.open().savepoint()
         ddl_mark = self.ddl.savepoint() if self.ddl is not None else None
         marks = tuple([participant.mark() for participant in self._participants])
-        self._savepoints.append(_Savepoint(name, mark, self._settings.mark(), ddl_mark, marks))
+        self._savepoints.append(_Savepoint(name, mark, self._settings.mark(), ddl_mark, marks, self.read_only))
 
     def release(self, name: str) -> None:
         """RELEASE SAVEPOINT: forget it and all later ones."""
         self._require_block("RELEASE SAVEPOINT")
-        del self._savepoints[self._find(name) :]
+        index = self._find(name)
+        self._restore_access(self._savepoints[index])
+        del self._savepoints[index:]
         self.forget_marks()
 
     def forget_marks(self) -> None:
@@ -477,12 +481,17 @@ class SessionTransaction:
         assert self.kv is not None
         self.kv.rollback_to(savepoint.kv_mark, release_locks=True)
         self._settings.rollback_to(savepoint.settings_mark)
+        self._restore_access(savepoint)
         if self.ddl is not None:
             self.ddl.rollback_to(savepoint.ddl_mark or OverlayMark())
         marks = savepoint.participant_marks
         for number, participant in enumerate(self._participants):
             participant.rollback_to(marks[number] if number < len(marks) else 0)
         self.failed = False
+
+    def _restore_access(self, savepoint: _Savepoint) -> None:
+        if self.read_only != savepoint.read_only:
+            self._set_read_only(savepoint.read_only)
 
     def _require_block(self, command: str) -> None:
         if not self.explicit:

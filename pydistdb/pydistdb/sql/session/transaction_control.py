@@ -74,9 +74,15 @@ async def control(session: ClientSession, plan: CachedPlan, utility: st.Utility,
     raise FeatureNotSupported(f"{plan.kind} is not supported")
 
 
+def _characteristics(session: ClientSession) -> tuple[str, bool, bool]:
+    """What AND CHAIN begins the next transaction with."""
+    values = session.settings.values
+    return values["transaction_isolation"], session.transaction.read_only, values["transaction_deferrable"] == "on"
+
+
 async def _commit(session: ClientSession, chain: bool, sink: Sink) -> str:
     block = session.transaction
-    isolation, read_only = session.settings.values["transaction_isolation"], block.read_only
+    characteristics = _characteristics(session)
     if not block.explicit:
         if chain:
             raise NoActiveTransaction("COMMIT AND CHAIN can only be used in transaction blocks")
@@ -90,20 +96,20 @@ async def _commit(session: ClientSession, chain: bool, sink: Sink) -> str:
     else:
         await block.commit()
     if chain:
-        block.begin(isolation, read_only, None)
+        block.begin(*characteristics)
     return tag
 
 
 def _rollback(session: ClientSession, chain: bool, sink: Sink) -> str:
     block = session.transaction
-    isolation, read_only = session.settings.values["transaction_isolation"], block.read_only
+    characteristics = _characteristics(session)
     if not block.explicit:
         if chain:
             raise NoActiveTransaction("ROLLBACK AND CHAIN can only be used in transaction blocks")
         session.send_warning(sink, NoActiveTransaction("there is no transaction in progress"))
     block.rollback()
     if chain:
-        block.begin(isolation, read_only, None)
+        block.begin(*characteristics)
     return "ROLLBACK"
 
 
