@@ -25,6 +25,7 @@ from tests.sql.laboratory import Laboratory
 from tests.sql.script import Script
 from tests.support import golden
 from tests.support.memory_database import MemoryTransaction
+from tests.support.sql_client import SqlServer
 
 FOLDER = Path(__file__).parent / "golden"
 DDL = """create table t (id int8 primary key, g int4, v int8, n numeric(10,2), f float8, s text, d date, i interval, b bool);
@@ -208,6 +209,19 @@ def test_explain_analyze_tells_of_every_range(far: Laboratory) -> None:
     assert len(counted) == 8
     assert sum(int(scanned) for scanned, *_ in counted) == 120
     assert all(rows == calls != "0" for _, rows, _, calls in counted)  # each call gives one state
+
+
+def test_explain_without_what_is_distributed() -> None:
+    server = SqlServer()
+    client = server.connect()
+    client.execute("create table t (id int8 primary key, g int4)")
+    server.database.distant = True
+
+    def shown(options: str) -> list[str]:
+        return client.execute(f"explain (costs off{options}) select g, count(*) from t group by g")[:-1]
+
+    assert shown("") == shown(", distributed") and any("Gather" in line for line in shown(""))
+    assert shown(", distributed off") == ["HashAggregate", "  Group Key: g", "  ->  Seq Scan on t"]
 
 
 def test_explain_analyze_tells_of_replicas(far: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,7 @@ def _explain(parsed: ParsedStatement, node: Node) -> statements.Utility:
     while first < len(tokens.names) and tokens.names[first] not in _QUERY_WORDS:
         first += 1
     known = {"analyze", "verbose", "costs", "format", "settings", "buffers", "wal", "timing", "summary"}
+    known.add("distributed")  # ours
     for element in node.get("options", []):
         name = element["DefElem"]["defname"]
         if name not in known:

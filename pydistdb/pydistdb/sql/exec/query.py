@@ -110,11 +110,14 @@ class CompiledQuery:
         """The plan as EXPLAIN shows it, a line each."""
         return explain(self.plan)
 
-    async def explain_tree(self, run: RunContext, *, verbose: bool = False) -> PlanNode:
-        """The steps of the plan, with the ranges that each scan goes to, as far as they can be told beforehand.
+    async def explain_tree(self, run: RunContext, *, verbose: bool = False, distributed: bool = True) -> PlanNode:
+        """The steps of the plan; if ``distributed``, with the ranges that each scan goes to, as far as they can be told
+        beforehand.
 
         ``run`` needs no transaction; nothing is read."""
         assert self.root is not None
+        if not distributed:
+            return explain_tree(self.plan, {}, self._actuals, {}, run.catalog, verbose=verbose)
         found = await touched_ranges(self.root, self.plan.root, run, self._scans, self._parts, self._exchanges)
         return explain_tree(self.plan, found.notes, self._actuals, found.gathered, run.catalog, verbose=verbose)
 

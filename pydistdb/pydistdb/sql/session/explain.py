@@ -154,7 +154,8 @@ async def _tree(session: ClientSession, explained: CachedPlan, utility: st.Expla
     assert explained.compiled is not None
     environment = session.environment
     run = RunContext(None, environment.database, session.view(), session.context, (), environment.scheduler)
-    return await explained.compiled.explain_tree(run, verbose=utility.verbose)
+    distributed = _option(utility, "distributed", True)
+    return await explained.compiled.explain_tree(run, verbose=utility.verbose, distributed=distributed)
 
 
 async def plan_lines(plan: CachedPlan, run: RunContext) -> list[str]:
