@@ -101,7 +101,7 @@ class FragmentWorld(World):
 
 
 @pytest.mark.parametrize(
-    ("seed", "trouble"), [(1, no_trouble), (2, splits), (3, everything)], ids=["calm", "splits", "everything"]
+    ("seed", "trouble"), [(1, no_trouble), (2, splits), (6, everything)], ids=["calm", "splits", "everything"]
 )
 def test_snapshots_add_up(seed: int, trouble: object) -> None:
     world = FragmentWorld(seed, (0, 40_000, -60_000))
