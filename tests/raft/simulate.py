@@ -445,9 +445,23 @@ class Simulation:
         while self.now_ns < deadline:
             for _ in range(200):
                 self.step()
+            if not (self.config.pre_vote or self.config.check_quorum):
+                self._stop_the_removed()
             if self.checkers.reads_checked > reads_before + 5 and self._caught_up():
                 return
         raise Violation("liveness: after everything was healed the group did not recover")
+
+    def _stop_the_removed(self) -> None:
+        """End those that missed their removal: without pre-votes and with leaders that anybody can unseat they would go on
+        asking for votes for ever, and the host has to tell them (kv: ReplicaRemoved)."""
+        newest = max((member.node for member in self.members.values()), key=lambda node: node.commit_index)
+        for peer, member in self.members.items():
+            if peer in newest.membership.peers():
+                self.restart(peer)  # it may have been added again
+            elif member.alive:
+                self.note((peer, "is told that it was removed"))
+                member.crash()
+                member.incarnation += 1
 
     def _caught_up(self) -> bool:
         leaders = [member for member in self.members.values() if member.node.role is Role.LEADER]
