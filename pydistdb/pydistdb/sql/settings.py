@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 from pydistdb.sql.consistency import parse_level, token_text
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidParameterValue, UndefinedObject
 from pydistdb.sql.settings_table import SERVER_VERSION, SETTINGS, Setting
+from pydistdb.sql.types.zones import find_zone
 
 __all__ = [
     "SERVER_VERSION",
@@ -285,12 +286,14 @@ def _time_zone(setting: Setting, text: str) -> str:
         return candidate
     found = _OFFSET.match(word)
     if found is not None and int(found[3]) <= 15 and (found[1] or found[4]):
-        return word  # POSIX: "EST5", hours west of Greenwich
+        return word.upper()  # POSIX: "EST5", hours west of Greenwich
     # A bare number counts hours east; Postgres shows it as a POSIX zone whose sign is turned round.
     found = _HOURS.match(word)
     if found is not None and int(found[2]) <= 15:
         seconds = round((int(found[2]) + float(f"0.{found[3] or 0}")) * 3600)
         return posix_zone(-seconds if found[1] == "-" else seconds)
+    if find_zone(word) is not None:
+        return word.upper()  # POSIX with a summer time: "EST5EDT,M3.2.0,M11.1.0"
     raise InvalidParameterValue(f'invalid value for parameter "{setting.name}": "{text}"')
 
 

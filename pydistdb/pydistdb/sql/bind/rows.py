@@ -30,6 +30,7 @@ from pydistdb.sql.errors import (
     DatabaseError,
     DatatypeMismatch,
     InvalidSyntax,
+    ProgramLimitExceeded,
     UndefinedColumn,
     WrongObjectType,
 )
@@ -45,6 +46,7 @@ from pydistdb.sql.tree import (
     Subscript,
 )
 from pydistdb.sql.types import registry
+from pydistdb.sql.types.arrays import MOST_DIMENSIONS
 from pydistdb.sql.types.base import Function, SqlType
 from pydistdb.sql.types.domains import base_type, is_domain
 from pydistdb.sql.types.known import CHAR, NAME
@@ -206,6 +208,10 @@ def _subscript(b: Binder, scope: Scope, array: Expr, steps: list[Node], location
         raise DatatypeMismatch(
             f"cannot subscript type {type_named(array.type.oid)} because it does not support subscripting",
             position=b.position(location),
+        )
+    if len(steps) > MOST_DIMENSIONS:
+        raise ProgramLimitExceeded(
+            f"number of array dimensions ({len(steps)}) exceeds the maximum allowed ({MOST_DIMENSIONS})"
         )
     element = registry.element_of(array.type)
 

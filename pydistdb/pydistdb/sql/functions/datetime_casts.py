@@ -72,7 +72,10 @@ def _date_to_instant(context: EvalContext, days: int) -> int:
 @implements("timestamptz(date)", context=True)
 def date_to_timestamptz(context: EvalContext, days: int) -> int:
     date_to_timestamp(days)
-    return _date_to_instant(context, days)
+    value = _date_to_instant(context, days)
+    if is_finite_timestamp(value) and not FIRST_TIMESTAMP <= value < END_TIMESTAMP:
+        raise DatetimeFieldOverflow("date out of range for timestamp")
+    return value
 
 
 @implements("date(timestamp)")

@@ -40,7 +40,8 @@ from pydistdb.sql.types.datetime import (
     is_finite_timestamp,
     session_zone,
 )
-from pydistdb.sql.types.interval import UNIT_SPELLINGS
+from pydistdb.sql.types.integers import INT8_MAX, INT8_MIN
+from pydistdb.sql.types.interval import UNIT_SPELLINGS, out_of_range
 from pydistdb.sql.types.zones import Zone, zone_or_abbreviation
 
 TIMESTAMP_NAME = "timestamp without time zone"
@@ -378,6 +379,10 @@ def date_bin(stride: Interval, value: int, origin: int) -> int:
     if stride[0]:
         raise FeatureNotSupported("timestamps cannot be binned into intervals containing months or years")
     size = stride[1] * MICROSECONDS_PER_DAY + stride[2]
+    if size > INT8_MAX:
+        raise out_of_range()
     if size <= 0:
         raise DatetimeFieldOverflow("stride must be greater than zero")
+    if not INT8_MIN <= value - origin <= INT8_MAX:
+        raise out_of_range()
     return check_timestamp(origin + (value - origin) // size * size)

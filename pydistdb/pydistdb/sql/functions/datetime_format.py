@@ -298,9 +298,12 @@ def _words_of(piece: Piece, field: str, fields: Fields) -> str:
         case "Q":
             return ""
         case "RM":
-            if fields.month == 0:
+            if not fields.month and not fields.year:
                 return ""
-            numeral = ROMAN_NUMERALS[(fields.month - 1) % 12]
+            # An interval's months may be none or negative: Postgres goes down from XII where the year counts up, and
+            # from I where it counts down.
+            month = fields.month if fields.month > 0 or (not fields.month and fields.year > 0) else fields.month + 1
+            numeral = ROMAN_NUMERALS[(month - 1) % 12]
             return (numeral if name == "RM" else numeral.lower()).ljust(4 if fill else 0)
         case "TZ":
             return fields.zone_name if name == "TZ" else fields.zone_name.lower()

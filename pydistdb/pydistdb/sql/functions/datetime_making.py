@@ -10,7 +10,12 @@ from __future__ import annotations
 
 import time as clock_module
 
-from pydistdb.sql.errors import DatabaseError, DatetimeFieldOverflow, InvalidParameterValue
+from pydistdb.sql.errors import (
+    DatabaseError,
+    DatetimeFieldOverflow,
+    InvalidDatetimeFormat,
+    InvalidParameterValue,
+)
 from pydistdb.sql.functions.datetime_arithmetic import interval_divided, interval_plus
 from pydistdb.sql.functions.datetime_casts import to_local
 from pydistdb.sql.functions.define import AggregateBody, define, define_aggregate, implements
@@ -35,6 +40,7 @@ from pydistdb.sql.types.datetime import (
     session_zone,
     timestamp_out_of_range,
 )
+from pydistdb.sql.types.datetime_parse import Rules, parse_offset
 from pydistdb.sql.types.interval import checked, format_interval
 from pydistdb.sql.types.zones import Zone, zone_or_abbreviation
 
@@ -161,13 +167,19 @@ def from_epoch(seconds: float) -> int:
 
 
 def zone_or_offset(name: str) -> Zone:
-    """A zone name, an abbreviation, or an offset in digits (positive is west, as in POSIX)."""
-    text = name.strip()
-    if text[:1] in ("+", "-") and text[1:2].isdigit():
-        hours, _, minutes = text[1:].partition(":")
-        if hours.isdigit() and (not minutes or minutes.isdigit()):
-            seconds = int(hours) * 3600 + int(minutes or 0) * 60
-            return Zone(name, seconds if text[0] == "+" else -seconds)
+    """A zone name, an abbreviation, or an offset in digits (positive is east, as in a timestamp)."""
+    if name[:1].isdigit():
+        raise InvalidParameterValue(
+            f'invalid input syntax for type numeric time zone: "{name}"',
+            hint='Numeric time zones must have "-" or "+" as first character.',
+        )
+    if name[:1] in ("+", "-"):
+        try:
+            return Zone(name, parse_offset(name, name, Rules()))
+        except InvalidDatetimeFormat:
+            pass  # a POSIX zone may begin so, too
+        except DatabaseError:
+            raise InvalidParameterValue(f'numeric time zone "{name}" out of range') from None
     return zone_or_abbreviation(name)
 
 

@@ -203,10 +203,11 @@ class _Scanner:
         self.position += len(digits)
         value = int(digits[:12])
         if name in ("MS", "US") or name.startswith("FF"):
-            # 5.3 seconds: a fraction counts from the left.
-            places = 3 if name == "MS" else 6 if name == "US" else int(name[2])
-            value = int(digits.ljust(places, "0")[:places])
-            self.store(piece, "US", value * 10 ** (6 - places))
+            # 5.3 seconds: a fraction counts from the left.  All digits are read, those beyond FFn's are rounded.
+            value = int(digits[:12].ljust(3 if name == "MS" else 6, "0"))
+            self.store(piece, "US", value * (1000 if name == "MS" else 1))
+            if name.startswith("FF"):
+                self.found["precision"] = int(name[2])
             return
         if name in ("YYY", "YY", "Y", "IYY", "IY", "I"):
             value = _full_year(value, len(digits))
@@ -313,12 +314,20 @@ def _iso_date(found: dict[str, int], year: int) -> int:
     return iso_week_start(year, found.get("IW", 1)) + day - 1
 
 
+def _fraction_of(text: str, found: dict[str, int]) -> int:
+    microseconds = found.get("US", 0)
+    if not 0 <= microseconds < MICROSECONDS_PER_SECOND:
+        raise _out_of_range(text)
+    unit: int = 10 ** (6 - found.get("precision", 6))
+    return (microseconds + unit // 2) // unit * unit
+
+
 def _time_of(text: str, found: dict[str, int]) -> int:
     if "SSSS" in found:
         seconds = found["SSSS"]
         if not 0 <= seconds < 86400:
             raise _out_of_range(text)
-        return seconds * MICROSECONDS_PER_SECOND + found.get("US", 0)
+        return seconds * MICROSECONDS_PER_SECOND + _fraction_of(text, found)
     hour = found.get("HH24", 0)
     if "HH12" in found:
         hour = found["HH12"] % 12 + 12 * found.get("half", 0)
@@ -336,7 +345,7 @@ def _time_of(text: str, found: dict[str, int]) -> int:
         hour * MICROSECONDS_PER_HOUR
         + minute * MICROSECONDS_PER_MINUTE
         + second * MICROSECONDS_PER_SECOND
-        + found.get("US", 0)
+        + _fraction_of(text, found)
     )
 
 

@@ -11,7 +11,7 @@ Source: PostgreSQL 15 manual, 9.10.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.functions.aggregates import extreme
@@ -24,21 +24,21 @@ from pydistdb.sql.types.ordering import comparator
 from pydistdb.sql.types.user import check_safe, entry_of, shown_name
 
 
-def _ranks(oid: int, context: EvalContext) -> list[int]:
-    """All values of the type in order; those that may not be used yet are an error."""
-    entry = entry_of(oid, context)
-    for rank in entry.labels:
+def _safe(oid: int, ranks: Iterable[int], context: EvalContext) -> list[int]:
+    """Values of the type; that one may not be used yet is an error."""
+    entry, ranks = entry_of(oid, context), list(ranks)
+    for rank in ranks:
         check_safe(entry, rank, context)
-    return list(entry.labels)
+    return ranks
 
 
 def _edge(position: int) -> Callable[[tuple[SqlType, ...], SqlType], Body]:
     def make(argument_types: tuple[SqlType, ...], return_type: SqlType) -> Body:
         def body(context: EvalContext, ignored: int | None) -> int:
-            ranks = _ranks(return_type.oid, context)
+            ranks = list(entry_of(return_type.oid, context).labels)
             if not ranks:
                 raise DatabaseError.of("55000", f"enum {shown_name(return_type.oid, context)} contains no values")
-            return ranks[position]
+            return _safe(return_type.oid, ranks[position:][:1], context)[0]
 
         return body
 
@@ -49,9 +49,9 @@ def _range(argument_types: tuple[SqlType, ...], return_type: SqlType) -> Body:
     oid = return_type.element_oid
 
     def body(context: EvalContext, first: int | None, last: int | None = None) -> PgArray:
-        return PgArray.of(
-            rank for rank in _ranks(oid, context) if (first is None or rank >= first) and (last is None or rank <= last)
-        )
+        ranks = entry_of(oid, context).labels
+        asked = [rank for rank in ranks if (first is None or rank >= first) and (last is None or rank <= last)]
+        return PgArray.of(_safe(oid, asked, context))
 
     return body
 
@@ -60,7 +60,7 @@ def _whole_range(argument_types: tuple[SqlType, ...], return_type: SqlType) -> B
     oid = return_type.element_oid
 
     def body(context: EvalContext, ignored: int | None) -> PgArray:
-        return PgArray.of(_ranks(oid, context))
+        return PgArray.of(_safe(oid, entry_of(oid, context).labels, context))
 
     return body
 

@@ -91,5 +91,11 @@ def _define_input_and_output() -> None:
             define(signature, make(sql_type), context=context)
 
 
+def _send_argument(argument_types: tuple[SqlType, ...], return_type: SqlType) -> Body:
+    return registry.io(argument_types[0].oid).encode
+
+
+define("array_send(anyarray)", specialize=_send_argument)
+define("enum_send(anyenum)", specialize=_send_argument)
 _define_extremes()
 _define_input_and_output()

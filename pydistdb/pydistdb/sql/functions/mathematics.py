@@ -47,7 +47,8 @@ from pydistdb.sql.types.ordering import float_key, numeric_key
 def round_numeric(value: Decimal, scale: int = 0) -> Decimal:
     if not value.is_finite():
         return value
-    scale = max(-numeric.MOST_DIGITS_BEFORE_POINT, min(scale, numeric.MOST_DIGITS_AFTER_POINT))
+    # One place beyond the largest number's: what is rounded there is zero.
+    scale = max(-numeric.MOST_DIGITS_BEFORE_POINT - 1, min(scale, numeric.MOST_DIGITS_AFTER_POINT))
     return numeric.normal(numeric.rescale(value, scale))
 
 
@@ -132,7 +133,7 @@ def numeric_lcm(left: Decimal, right: Decimal) -> Decimal:
     if not left or not right:
         return numeric.rescale(numeric.ZERO, scale)
     quotient = numeric.EXACT.divide(left, numeric_gcd(left, right))
-    return numeric.rescale(abs(numeric.EXACT.multiply(quotient, right)), scale)
+    return numeric.rescale(numeric.normal(abs(numeric.EXACT.multiply(quotient, right))), scale)
 
 
 def _define_numeric() -> None:

@@ -25,7 +25,7 @@ from pydistdb.sql.types import numeric
 from pydistdb.sql.types.floats import to_single
 
 _TOKENS = re.compile(
-    r'"(?P<quoted>(?:[^"\\]|\\.)*)"?|(?P<key>EEEE|eeee|FM|fm|MI|mi|PL|pl|PR|pr|RN|rn|SG|sg|TH|th|SP|sp|[09.,DdGgLlSsVvBbCc])'
+    r'\\(?P<quote>")|"(?P<quoted>(?:[^"\\]|\\.)*)"?|(?P<key>EEEE|eeee|FM|fm|MI|mi|PL|pl|PR|pr|RN|rn|SG|sg|TH|th|SP|sp|[09.,DdGgLlSsVvBbCc])'
     r"|(?P<literal>.)",
     re.DOTALL,
 )
@@ -68,8 +68,9 @@ def model_of(template: str) -> Model:
     after_v = False
     for match in _TOKENS.finditer(template):
         if match["key"] is None:
-            text = match["quoted"] if match["quoted"] is not None else match["literal"]
-            model.tokens.append(("", re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)))
+            quoted = match["quoted"]
+            text = re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL) if quoted is not None else None
+            model.tokens.append(("", text if text is not None else match["quote"] or match["literal"]))
             continue
         key = match["key"].upper()
         after_v = _note(model, key, after_v)
@@ -237,14 +238,16 @@ class _Writer:
         self.write_sign()
 
     def decimal(self) -> None:
-        if self.decimals < self.shown_decimals:
+        if not self.fraction:
+            self.parts.append(" " if self.model.fill else "")
+        elif self.decimals < self.shown_decimals:
             self.write_sign()
             self.parts.append(self.fraction[self.decimals])
         self.decimals += 1
 
     def point(self) -> None:
         self.write_sign()
-        self.parts.append(".")
+        self.parts.append("." if self.fraction else " " if self.model.fill else "")
         self.position = self.model.before
 
     def group(self) -> None:
@@ -289,6 +292,8 @@ class _Writer:
                     if self.model.fill:
                         self.parts.append(" ")
                 case "TH":
+                    if not self.fraction and self.whole[-1:].isalpha():
+                        raise InvalidTextRepresentation(f'"{self.whole}" is not a number')
                     if not self.model.has_point and not self.negative and self.whole[:1] != "#":
                         self.parts.append(ordinal(self.whole, text == "TH"))
                 case _:
@@ -304,7 +309,7 @@ def number_to_char(value: Decimal, template: str) -> str:
     if model.scientific:
         return _scientific(value, model)
     if not value.is_finite():
-        return _overflow(model, value < 0 if not value.is_nan() else False)
+        return _word(model, value)
     if model.shift:
         value = numeric.EXACT.multiply(value, Decimal(10) ** model.shift)
     rounded = value.quantize(Decimal((0, (1,), -model.after)), ROUND_HALF_UP, numeric.EXACT)
@@ -313,6 +318,15 @@ def number_to_char(value: Decimal, template: str) -> str:
     if len(whole) > model.before:
         return _overflow(model, negative)
     return _Writer(model, negative, whole, fraction).run()
+
+
+def _word(model: Model, value: Decimal) -> str:
+    """Infinity and NaN stand where the digits before the point would, and leave those behind it blank."""
+    negative = not value.is_nan() and value < 0
+    word = "NaN" if value.is_nan() else "Infinity"
+    if len(word) > model.before:
+        return _overflow(model, negative)
+    return _Writer(model, negative, word, "").run()
 
 
 def _overflow(model: Model, negative: bool) -> str:

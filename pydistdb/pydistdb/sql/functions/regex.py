@@ -81,6 +81,8 @@ class _Translator:
         self.weird = "w" in options
         self.groups = 0
         self.depth = 0
+        self.looking: list[int] = []
+        """Depths of the lookarounds open: what stands in them is neither captured nor referred back to."""
 
     def run(self) -> str:
         parts: list[str] = []
@@ -104,6 +106,8 @@ class _Translator:
                 case ")":
                     if self.depth == 0:
                         raise invalid("parentheses () not balanced")
+                    if self.looking and self.looking[-1] == self.depth:
+                        self.looking.pop()
                     self.depth -= 1
                     parts.append(")")
                     quantifiable = True
@@ -158,12 +162,16 @@ class _Translator:
         self.position += 1
         if pattern[self.position : self.position + 1] != "?":
             self.depth += 1
+            if self.looking:
+                return "(?:"
             self.groups += 1
             return "("
         for prefix in ("?:", "?=", "?!", "?<=", "?<!"):
             if pattern.startswith(prefix, self.position):
                 self.position += len(prefix)
                 self.depth += 1
+                if prefix != "?:":
+                    self.looking.append(self.depth)
                 return "(" + prefix
         if pattern.startswith("?#", self.position):
             end = pattern.find(")", self.position)
@@ -190,7 +198,7 @@ class _Translator:
                 raise invalid("invalid escape \\ sequence")
             return re.escape(chr(code))
         if character in "123456789":
-            if int(character) > self.groups:
+            if int(character) > self.groups or self.looking:
                 raise invalid("invalid backreference number")
             return f"(?:\\{character})"
         if character in _ESCAPES:
@@ -262,11 +270,11 @@ class _Translator:
         return "\\" + character if character in r"[]^-&~|\#" else character
 
 
-_FLAT_WORDS = re.compile(r"(?<![\\?])\((\?:)?(\w+(?:\|\w+)+)\)|\A(\w+(?:\|\w+)+)\Z")
+_FLAT_WORDS = re.compile(r"(?<![\\?])\((\?:)?([\w.]+(?:\|[\w.]+)+)\)|\A([\w.]+(?:\|[\w.]+)+)\Z")
 
 
 def _longest_first(pattern: str) -> str:
-    """Sort alternatives that are plain words so that none hides a longer one that begins with it."""
+    """Sort alternatives that are plain words (with dots in them) so that none hides a longer one that begins with it."""
 
     def reorder(match: re.Match[str]) -> str:
         words = sorted((match[2] or match[3]).split("|"), key=len, reverse=True)

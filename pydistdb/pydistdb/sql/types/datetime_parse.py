@@ -30,7 +30,7 @@ from pydistdb.sql.types.calendar import (
     days_in_month,
     days_of,
 )
-from pydistdb.sql.types.zones import ABBREVIATIONS, Zone, find_zone, not_recognized
+from pydistdb.sql.types.zones import ABBREVIATIONS, Zone, abbreviated, find_zone, not_recognized
 
 _MONTH_NAMES = """
 jan january  feb february  mar march  apr april  may may  jun june
@@ -368,6 +368,17 @@ class _Reader:
 
     def read_date_field(self, word: str) -> None:
         moment = self.moment
+        if word[-1] in "-/.":
+            # 1999-08-Jan: numbers first, and the name is no part of the date any more.
+            raise self.invalid()
+        if self.prefix == "j":
+            # J2451187-08: a day and a time zone
+            digits, _, offset = word.partition("-")
+            if not digits.isdigit() or not offset:
+                raise self.invalid()
+            self.read_number(digits, 0)
+            self.read_zone("-" + offset)
+            return
         if moment.time is not None and not moment.has_date:
             # Postgres takes words and numbers after the time, but no date in one piece.
             raise self.invalid()
@@ -474,7 +485,7 @@ class _Reader:
         elif word in ("j", "jd", "julian"):
             self.prefix = "j"
         elif word in ABBREVIATIONS:
-            self.set_zone(Zone(word, ABBREVIATIONS[word], word.upper()))
+            self.set_zone(abbreviated(word))
         elif word == "dst" and moment.zone is not None:
             moment.zone = Zone(moment.zone.name, moment.zone.seconds_east + 3600)
         else:

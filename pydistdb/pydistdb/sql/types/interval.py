@@ -78,10 +78,15 @@ _TOKEN = re.compile(
     r"|(?P<punctuation>[@,])"
     r")"
 )
-_ISO_DESIGNATED = re.compile(r"([+-]?\d*\.?\d*(?:[eE][+-]?\d+)?)([A-Z])")
-_ISO_DATE = re.compile(r"(?P<years>-?\d{1,9})(?:-(?P<months>\d+)(?:-(?P<days>\d+))?)?")
-_ISO_COMPACT_DATE = re.compile(r"(?P<years>\d{4})(?P<months>\d{2})(?P<days>\d{2})")
-_ISO_TIME = re.compile(r"(\d{1,2}):?(\d{2})?:?(\d{2}(?:\.\d*)?)?")
+_ISO_DESIGNATED = re.compile(r"(-?\d*\.?\d*(?:[eE][+-]?\d+)?)([A-Z])")
+# ISO 8601's alternative form, P0001-02-03T04:05:06 or P00010203T040506: numbers by their places, each with its own sign.
+# Postgres drops the fraction of seconds that are not set off by colons.
+_ISO_NUMBER = r"(-?(?:\d+\.?\d*|\.\d+))"
+_ISO_DATE = re.compile(f"{_ISO_NUMBER}(?:-{_ISO_NUMBER}(?:-{_ISO_NUMBER})?)?")
+_ISO_TIME = re.compile(f"{_ISO_NUMBER}(?::{_ISO_NUMBER}(?::{_ISO_NUMBER})?)?")
+_ISO_COMPACT_DATE = re.compile(r"(-?\d{4})(\d{2})(\d{2}(?:\.\d*)?)")
+_ISO_COMPACT_TIME = re.compile(r"(-?\d{2})(\d{2})(\d{2})(?:\.\d*)?")
+_SECONDS = ("second", "millisecond", "microsecond")
 
 
 def out_of_range() -> DatabaseError:
@@ -167,11 +172,11 @@ class _Sum:
         self.days += whole
         self.microseconds += _round((amount - whole) * MICROSECONDS_PER_DAY)
 
-    def once(self, unit: str) -> None:
-        """A unit may be named once (seconds and their parts are different units)."""
-        if unit in self.seen:
+    def once(self, *units: str) -> None:
+        """A unit may be named once (whole seconds and their parts are different units)."""
+        if not self.seen.isdisjoint(units):
             raise _invalid(self.text)
-        self.seen.add(unit)
+        self.seen.update(units)
 
     def interval(self, sign: int = 1) -> Interval:
         self.years, self.months, self.days = self.years * sign, self.months * sign, self.days * sign
@@ -269,26 +274,33 @@ def _bare_unit(tokens: list[tuple[str, str]], position: int, modifier_range: int
     return "day" if unit == "hour" else unit or _default_unit(modifier_range)
 
 
-def _parse_tokens(text: str, modifier_range: int) -> Interval:
+def _all_negative(tokens: list[tuple[str, str]]) -> bool:
+    """SQL's reading of a leading minus: it holds for the whole interval, unless another field has a sign of its own."""
+    return tokens[0][1][0] == "-" and not any(word[0] in "+-" for _, word in tokens[1:])
+
+
+def _parse_tokens(text: str, modifier_range: int, standard: bool) -> Interval:
     total = _Sum(text)
     sign = 1
     tokens = _tokens(text)
     if not tokens:
         raise _invalid(text)
+    all_negative = standard and _all_negative(tokens)
     position = 0
     while position < len(tokens):
         kind, word = tokens[position]
+        if all_negative and kind != "word":
+            word = "-" + word.lstrip("-")
         following = tokens[position + 1] if position + 1 < len(tokens) else ("", "")
         match kind:
             case "time":
-                total.once("time")
+                total.once("hour", "minute", *_SECONDS)
                 total.microseconds += _time(text, word, modifier_range)
                 if following[0] == "word" and following[1].lower() in UNIT_SPELLINGS:
                     # "1:30 hours": the unit adds nothing
                     position += 1
             case "year_month":
                 total.once("month")
-                total.once("year")
                 negative = word[0] == "-"
                 years, _, months = word.lstrip("+-").partition("-")
                 if int(months) > 11:
@@ -305,8 +317,9 @@ def _parse_tokens(text: str, modifier_range: int) -> Interval:
                     raise _invalid(text)  # "5 ago"
                 else:
                     unit = _bare_unit(tokens, position + 1, modifier_range)
-                total.add(_number(word), unit)
-                total.once(unit)
+                amount = _number(word)
+                total.add(amount, unit)
+                total.once(*(_SECONDS if unit == "second" and amount.denominator != 1 else (unit,)))
             case _:
                 if word.lower() != "ago" or position == 0:
                     raise _invalid(text)
@@ -322,19 +335,24 @@ def _parse_iso(text: str) -> Interval:
         raise _invalid(text)
     match = _ISO_COMPACT_DATE.fullmatch(date_part) or _ISO_DATE.fullmatch(date_part)
     if match is not None:
-        years, months, days = (int(match[part] or 0) for part in ("years", "months", "days"))
-        total.months, total.days = years * 12 + months, days
+        _add_by_place(total, match, ("year", "month", "day"))
     else:
         _add_designated(total, date_part, {"Y": "year", "M": "month", "W": "week", "D": "day"})
     if has_time:
-        match = _ISO_TIME.fullmatch(time_part)
+        match = _ISO_COMPACT_TIME.fullmatch(time_part) or _ISO_TIME.fullmatch(time_part)
         if match is not None:
-            seconds = _number(match[3] or "0")
-            total.microseconds += int(match[1]) * MICROSECONDS_PER_HOUR + int(match[2] or 0) * MICROSECONDS_PER_MINUTE
-            total.microseconds += _round(seconds * MICROSECONDS_PER_SECOND)
+            _add_by_place(total, match, ("hour", "minute", "second"))
         else:
             _add_designated(total, time_part, {"H": "hour", "M": "minute", "S": "second"})
     return total.interval()
+
+
+def _add_by_place(total: _Sum, match: re.Match[str], units: tuple[str, ...]) -> None:
+    negative_whole = match.re in (_ISO_COMPACT_DATE, _ISO_COMPACT_TIME) and match[1][0] == "-"
+    for place, unit in enumerate(units, 1):
+        if match[place] is not None:
+            amount = _number(match[place])
+            total.add(-amount if negative_whole and place > 1 else amount, unit)
 
 
 def _add_designated(total: _Sum, part: str, units: dict[str, str]) -> None:
@@ -350,16 +368,11 @@ def _add_designated(total: _Sum, part: str, units: dict[str, str]) -> None:
 
 def parse(text: str, modifier: int, context: EvalContext | None) -> Interval:
     modifier_range = modifier >> 16 & FULL_RANGE if modifier >= 0 else FULL_RANGE
-    stripped = text.strip(_SPACE)
-    try:
-        if stripped[:1] == "P":
-            value = _parse_iso(stripped)
-        else:
-            value = _parse_tokens(text, modifier_range)
-    except DatabaseError as error:
-        if error.message.endswith(f'"{stripped}"') and stripped != text:
-            raise DatabaseError.of(error.sqlstate, error.message[: -len(stripped) - 2] + f'"{text}"') from None
-        raise
+    if text[:1] == "P":
+        value = _parse_iso(text)
+    else:
+        standard = context is not None and context.settings.get("intervalstyle") == "sql_standard"
+        value = _parse_tokens(text, modifier_range, standard)
     return value if modifier < 0 else apply_modifier(value, modifier)
 
 

@@ -15,7 +15,10 @@ Source: PostgreSQL 15 manual, 8.5.3 and appendix B.4, B.5; the abbreviations are
 
 from __future__ import annotations
 
+import bisect
+import io
 import re
+import struct
 import zoneinfo
 from datetime import UTC as COORDINATED
 from datetime import datetime, timedelta
@@ -53,6 +56,23 @@ ABBREVIATIONS: dict[str, int] = {
     for name, _, minutes in (entry.partition(":") for entry in ABBREVIATIONS_MINUTES_TEXT.split())
 }
 """Seconds east of Greenwich by abbreviation in lower case."""
+
+_HOMES_TEXT = """
+ART,ARST:America/Argentina/Buenos_Aires CLT:America/Santiago GYT:America/Guyana PYT:America/Asuncion VET:America/Caracas
+DAVT:Antarctica/Davis MAWT:Antarctica/Mawson AMST:Asia/Yerevan ANAST,ANAT:Asia/Anadyr AZST,AZT:Asia/Baku
+GEST,GET:Asia/Tbilisi IRKST,IRKT:Asia/Irkutsk KGT:Asia/Bishkek KRAST,KRAT:Asia/Krasnoyarsk LKT:Asia/Colombo
+MAGST,MAGT:Asia/Magadan NOVST,NOVT:Asia/Novosibirsk OMSST,OMST:Asia/Omsk PETST,PETT:Asia/Kamchatka SGT:Asia/Singapore
+TMT:Asia/Ashgabat ULAT:Asia/Ulaanbaatar VLAST,VLAT:Asia/Vladivostok YAKST,YAKT:Asia/Yakutsk YEKT:Asia/Yekaterinburg
+FKST,FKT:Atlantic/Stanley LHDT:Australia/Lord_Howe MSK:Europe/Moscow VOLT:Europe/Volgograd IOT:Indian/Chagos
+CKT:Pacific/Rarotonga EASST,EAST:Pacific/Easter KOST:Pacific/Kosrae LINT:Pacific/Kiritimati NUT:Pacific/Niue
+TKT:Pacific/Fakaofo
+"""
+_HOMES: dict[str, str] = {
+    name: home
+    for names, _, home in (entry.partition(":") for entry in _HOMES_TEXT.split())
+    for name in names.split(",")
+}
+"""The zones that abbreviations of changing meaning are taken from."""
 
 
 class Zone:
@@ -118,11 +138,65 @@ class _RuledZone(Zone):
         return self._local(instant).tzname() or ""
 
 
+class _AbbreviatedZone(Zone):
+    """An abbreviation whose meaning changed in history: it is what the zone that uses it last meant by it at the time."""
+
+    __slots__ = ("home",)
+
+    def __init__(self, name: str, seconds_east: int, home: Zone) -> None:
+        super().__init__(name, seconds_east, name.upper())
+        self.home = home
+
+    def offset_at(self, instant: int) -> int:
+        meanings = _meanings(self.home.name, self.abbreviation)
+        if not meanings:
+            return self.home.offset_at(instant)
+        found = bisect.bisect_right(meanings, (instant, _MOST_OFFSET)) - 1
+        return meanings[max(found, 0)][1]
+
+    def to_utc(self, local: int) -> int:
+        return local - self.offset_at(self.home.to_utc(local)) * MICROSECONDS_PER_SECOND
+
+
+_MOST_OFFSET = 1 << 20
+_PROBE = 14 * MICROSECONDS_PER_DAY
+_PROBED = (-150 * 365 * MICROSECONDS_PER_DAY, 38 * 365 * MICROSECONDS_PER_DAY)
+"""From 1850 to 2037, as far as the database lists changes."""
+
+
+@lru_cache(maxsize=128)
+def _meanings(home: str, abbreviation: str) -> list[tuple[int, int]]:
+    """When a zone began to use an abbreviation, and for which offset; in order.  No zone changes twice in a fortnight, so
+    that probing finds each change and halving its instant."""
+    info = zone(home)
+
+    def at(instant: int) -> tuple[str, int]:
+        return info.abbreviation_at(instant), info.offset_at(instant)
+
+    found = []
+    before = at(_PROBED[0])
+    for probe in range(_PROBED[0], _PROBED[1], _PROBE):
+        after = at(probe + _PROBE)
+        if after == before:
+            continue
+        low, high = probe, probe + _PROBE
+        while high - low > MICROSECONDS_PER_SECOND:
+            middle = (low + high) // 2 // MICROSECONDS_PER_SECOND * MICROSECONDS_PER_SECOND
+            low, high = (middle, high) if at(middle) == before else (low, middle)
+        if after[0] == abbreviation:
+            found.append((high, after[1]))
+        before = after
+    return found
+
+
 UTC = Zone("UTC", 0, "UTC")
 
-_POSIX = re.compile(
-    r"(?:<([A-Za-z0-9:+-]+)>|([A-Za-z]{3,})|(?=[+-]|\d+:))([+-]?)(\d{1,3})(?::(\d{1,2})(?::(\d{1,2}))?)?"
-)
+_POSIX_NAME = r"(?:<([A-Za-z0-9:+-]+)>|([A-Za-z]{3,})"
+_POSIX_OFFSET = r"([+-]?)(\d{1,3})(?::(\d{1,2})(?::(\d{1,2}))?)?"
+_POSIX = re.compile(rf"{_POSIX_NAME}|(?=[+-]|\d+:)){_POSIX_OFFSET}")
+_POSIX_RULED = re.compile(rf"{_POSIX_NAME}){_POSIX_OFFSET}{_POSIX_NAME})(?:{_POSIX_OFFSET})?(,[JM0-9.,/:+-]+)?")
+_RULES_OF_AMERICA = ",M3.2.0,M11.1.0"
+"""For a specification with a summer time and no rules."""
 
 
 @lru_cache(maxsize=1)
@@ -145,11 +219,32 @@ def find_zone(name: str) -> Zone | None:
             return None
     match = _POSIX.fullmatch(name)
     if match is None:
-        return None
+        return _ruled_by_posix(name)
     seconds = int(match[4]) * 3600 + int(match[5] or 0) * 60 + int(match[6] or 0)
     if seconds > 168 * 3600:
         return None
     return Zone(name, seconds if match[3] == "-" else -seconds, match[1] or (match[2] or "").upper())
+
+
+def _ruled_by_posix(name: str) -> Zone | None:
+    """A zone whose changes a specification spells out: ``CST7CDT,M4.1.0,M10.5.0``.
+
+    Python reads those where a zone's file ends in one; such a file without any change of its own is made up for it."""
+    name = name.upper()
+    match = _POSIX_RULED.fullmatch(name)
+    if match is None or len(name) > _MOST_SPECIFICATION:
+        return None
+    specification = name if match[13] else name + _RULES_OF_AMERICA
+    header = struct.pack("!4sc15x6l", b"TZif", b"2", 0, 0, 0, 0, 1, 4)
+    kind = struct.pack("!lbb4s", 0, 0, 0, b"UTC\0")
+    file = (header + kind) * 2 + f"\n{specification}\n".encode("ascii")
+    try:
+        return _RuledZone(name, zoneinfo.ZoneInfo.from_file(io.BytesIO(file), name))
+    except ValueError:
+        return None
+
+
+_MOST_SPECIFICATION = 120
 
 
 def not_recognized(name: str) -> InvalidParameterValue:
@@ -166,7 +261,13 @@ def zone(name: str) -> Zone:
 
 def zone_or_abbreviation(name: str) -> Zone:
     """Find a zone as AT TIME ZONE does: an abbreviation first, then a name."""
-    seconds = ABBREVIATIONS.get(name.lower())
-    if seconds is not None:
-        return Zone(name, seconds, name.upper())
-    return zone(name)
+    return abbreviated(name) if name.lower() in ABBREVIATIONS else zone(name)
+
+
+@lru_cache(maxsize=512)
+def abbreviated(name: str) -> Zone:
+    """The zone that one of the ABBREVIATIONS stands for."""
+    seconds = ABBREVIATIONS[name.lower()]
+    home = _HOMES.get(name.upper())
+    found = find_zone(home) if home is not None else None
+    return Zone(name, seconds, name.upper()) if found is None else _AbbreviatedZone(name, seconds, found)
