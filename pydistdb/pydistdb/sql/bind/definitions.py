@@ -152,6 +152,8 @@ class Definitions:
                     keyword = self.tokens.find("DEFAULT", self.tokens.index_at(self.offset(part["location"])))
                     default = self.tokens.phrase(keyword + 1, stops)
                 case "CONSTR_IDENTITY":
+                    if identity:
+                        raise self._contradiction("multiple identity specifications", name, at)
                     identity = part["generated_when"]
                     identity_options = sequence_options(part.get("options", []))
                     if nullable:
@@ -176,6 +178,8 @@ class Definitions:
                 raise self._contradiction("both default and generation expression specified", name, at)
             if default is not None and identity:
                 raise self._contradiction("both default and identity specified", name, at)
+        if serial and identity:
+            raise self._contradiction("both default and identity specified", name, None)
         collation = self.collation(node, sql_type)
         return ColumnSpec(
             name,

@@ -9,6 +9,8 @@ from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.tree import And, AnyAll, ArrayLiteral, Call, Expr, InList, Or
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
+from pydistdb.sql.types.bits import digits_of
+from pydistdb.sql.types.known import BIT
 from pydistdb.sql.types.reg import quote_identifier, user_type_name
 from pydistdb.sql.types.registry import UNKNOWN
 
@@ -105,6 +107,10 @@ class ExpressionWriter:
             if "\\" in text:
                 raise CannotDeparse
             return str("'" + text.replace("'", "''") + "'")
+        if "bsval" in node:
+            digits = f"'{digits_of(node['bsval'].get('bsval', ''))}'"
+            # A cast names the type anyway.
+            return digits if parent == "::" else f'{digits}::"bit"'
         raise CannotDeparse
 
     def _write_A_Expr(self, wrapper: Node, node: Node, parent: str) -> str:
@@ -202,6 +208,8 @@ class ExpressionWriter:
         inner = node["arg"]
         if "A_Const" in inner and "sval" in inner["A_Const"]:
             return f"{self.expression(inner)}::{self.type_text(bound.type, bound.type.modifier)}"
+        if bound.type.oid == BIT.oid and "A_Const" in inner and "bsval" in inner["A_Const"]:
+            return f"{self.expression(inner, '::')}::{self.type_text(bound.type, bound.type.modifier)}"
         own = self._type(inner)
         if own is not None and own.oid == bound.type.oid and bound.type.modifier == -1:
             return self.expression(inner, parent)

@@ -121,6 +121,7 @@ async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> Non
         case "drop_not_null":
             alter_columns.drop_not_null(ddl, table, action)
         case "alter_type":
+            await identity.follow_type(ddl, table, action)
             await alter_columns.alter_type(ddl, table, action)
         case "add_constraint":
             await alter_constraints.add_constraint(ddl, table, action)

@@ -34,6 +34,7 @@ def _put(ddl: DdlContext, table: Table, column: Column) -> None:
 async def add_identity(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
     column = _column(table, action)
     what = f'column "{column.name}" of relation "{table.name}"'
+    sequences.check_identity_type(column.type_oid)
     if not column.not_null:
         raise _refused(f"{what} must be declared NOT NULL before identity can be added")
     if column.identity:
@@ -44,6 +45,18 @@ async def add_identity(ddl: DdlContext, table: Table, action: AlterTableAction) 
     ddl.put_table(sequence)
     default = sequences.next_value_expression(ddl, sequence)
     _put(ddl, table, replace(column, default=default, identity=action.new_name or "d"))
+
+
+async def follow_type(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+    """ALTER COLUMN … TYPE of an identity column: its sequence becomes one of the new type."""
+    assert action.type is not None
+    column = _column(table, action)
+    if not column.identity or action.type.oid == column.type_oid:
+        return
+    sequences.check_identity_type(action.type.oid)
+    for sequence in owned_sequences(ddl, table.oid, column.number):
+        await ddl.ddl.lock_tables([sequence.oid])
+        ddl.put_table(await changed_sequence(ddl, sequence, (("as", action.type.name),)))
 
 
 async def set_identity(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:

@@ -40,11 +40,14 @@ def apply_options(
         raise InvalidParameterValue("INCREMENT must not be zero")
     limit = TYPE_LIMITS[type_oid]
     old_limit = TYPE_LIMITS[base.type_oid]
-    lowest = 1 if increment > 0 else -limit - 1
-    highest = limit if increment > 0 else -1
     # Limits that were those of the old type become those of the new one; others stay.
-    minimum = None if old is None or (type_oid != base.type_oid and base.minimum == -old_limit - 1) else base.minimum
-    maximum = None if old is None or (type_oid != base.type_oid and base.maximum == old_limit) else base.maximum
+    new_type = old is not None and type_oid != base.type_oid
+    follows_low = new_type and base.minimum == -old_limit - 1
+    follows_high = new_type and base.maximum == old_limit
+    lowest = 1 if increment > 0 and not follows_low else -limit - 1
+    highest = limit if increment > 0 or follows_high else -1
+    minimum = None if old is None or follows_low else base.minimum
+    maximum = None if old is None or follows_high else base.maximum
     minimum = given.get("minvalue") if "minvalue" in given else minimum
     maximum = given.get("maxvalue") if "maxvalue" in given else maximum
     minimum = lowest if minimum is None else int(minimum)

@@ -33,6 +33,11 @@ def _given_name(ddl: DdlContext, table: Table, written: str, taken: set[str]) ->
     return name
 
 
+def check_identity_type(type_oid: int) -> None:
+    if type_oid not in TYPE_LIMITS:
+        raise DatabaseError.of("22023", "identity column type must be smallint, integer, or bigint")
+
+
 async def owned_sequence(
     ddl: DdlContext,
     table: Table,
@@ -42,8 +47,7 @@ async def owned_sequence(
     options: Options = (),
 ) -> Table:
     """The sequence behind a serial or identity column."""
-    if column.type_oid not in TYPE_LIMITS:
-        raise DatabaseError.of("22023", "identity column type must be smallint, integer, or bigint")
+    check_identity_type(column.type_oid)
     taken = {sequence.name for sequence in pending}
     name = choose([table.name, column.name], "seq", lambda n: n in taken or ddl.view.is_name_taken(table.schema, n))
     oid = await ddl.store.allocate_oids()

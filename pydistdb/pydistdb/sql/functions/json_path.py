@@ -390,6 +390,10 @@ def _method(name: str, item: Any) -> Any:
     if not _is_number(item):
         what = "a string or numeric value" if name == "double" else "a numeric value"
         raise _error("22036", f"jsonpath item method .{name}() can only be applied to {what}")
+    if name == "double" and not math.isfinite(float(item)):
+        raise _error(
+            "22036", "numeric argument of jsonpath item method .double() is out of range for type double precision"
+        )
     match name:
         case "abs":
             return abs(item)

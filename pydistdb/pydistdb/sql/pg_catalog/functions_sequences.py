@@ -84,7 +84,7 @@ def currval(context: EvalContext, oid: int) -> int:
 @provides("lastval()")
 def lastval(context: EvalContext) -> int:
     values = _session_values(context)
-    if 0 not in values:
+    if 0 not in values or view_of(context).table_by_oid(values[0]) is None:
         raise DatabaseError.of("55000", "lastval is not yet defined in this session")
     _sequence(context, values[0], USAGE | SELECT)
     return values[values[0]]
