@@ -6,6 +6,7 @@ Source: PostgreSQL 15 manual, INSERT, "ON CONFLICT Clause"; plancat.c (infer_arb
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pydistdb.sql.bind.assignments import bind_assignments, ids_by_number, row_columns
 from pydistdb.sql.bind.binder import Binder
@@ -14,6 +15,7 @@ from pydistdb.sql.bind.needs import RelationNote
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.bind.stored import bind_text, row_scope
+from pydistdb.sql.bind.view_targets import ViewTarget
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.errors import (
     DatabaseError,
@@ -28,21 +30,46 @@ from pydistdb.sql.plan.rules.fold import fold_expression
 from pydistdb.sql.tree import ColumnRef, Expr, OnConflict
 
 
+@dataclass(frozen=True, slots=True)
+class ChangedRow:
+    """The row that INSERT makes: as the table has it, and as the view shows it that it is made through."""
+
+    table: Table
+    row: list[ScopeColumn]
+    base: RelationNote
+    names: Table
+    shown: list[ScopeColumn]
+    note: RelationNote
+    through: ViewTarget | None
+
+    def read(self, numbers: set[int]) -> None:
+        """Note columns as read."""
+        self.base.selected |= numbers
+        if self.through is not None:
+            self.note.selected.update(self.through.numbers_in_view(self.shown, numbers))
+
+    def update(self, numbers: Sequence[int]) -> None:
+        """Note columns as changed."""
+        self.base.update(numbers)
+        if self.through is not None:
+            self.through.refuse_repeated(numbers)
+            self.note.update(self.through.numbers_in_view(self.shown, numbers))
+
+
 def bind_conflict(
     b: Binder,
     parent: Scope | None,
     clause: Node,
-    table: Table,
+    changed: ChangedRow,
     name: str,
     schema: str | None,
-    row: list[ScopeColumn],
-    note: RelationNote,
 ) -> OnConflict:
-    """An ON CONFLICT clause; ``row`` is the row as it will be, ``excluded`` the one that was proposed."""
-    indexes = _arbiters(b, clause, table, name, row)
+    """An ON CONFLICT clause; ``changed`` is the row as it will be, ``excluded`` the one that was proposed."""
+    table, row, through = changed.table, changed.shown, changed.through
+    indexes = _arbiters(b, clause, changed, name)
     if indexes is not None:
         deciding = [index for index in table.indexes if index.storage_id in indexes]
-        note.selected.update(part.column for index in deciding for part in index.columns if part.column)
+        changed.read({part.column for index in deciding for part in index.columns if part.column})
     if clause["action"] == "ONCONFLICT_NOTHING":
         return OnConflict(indexes)
     if indexes is None:
@@ -56,7 +83,13 @@ def bind_conflict(
     excluded = row_columns(b, table)
     for column in excluded:
         column.nullable = True
-    note.read(excluded)
+    ids = ids_by_number(excluded)
+    if through is None:
+        changed.base.read(excluded)
+    else:
+        excluded, _ = through.shown(b, excluded, changed.note, changed.base)
+        for wrapper in clause["targetList"]:
+            through.refuse_computed(row, wrapper["ResTarget"]["name"], "INSERT")
     scope = Scope(parent, "UPDATE")
     scope.add(FromItem(NO_ROWS_OF_NOTHING, [Source(name, row, schema, table)], row))
     # Not by add_sources: a table that is called excluded itself makes the name ambiguous where it is used.
@@ -65,23 +98,24 @@ def bind_conflict(
         scope.by_name[column.name] = None
     for column in row:
         scope.by_name[column.name] = None
-    assignments = bind_assignments(b, scope, table, clause["targetList"])
-    note.update(number for number, _ in assignments)
+    assignments = bind_assignments(b, scope, changed.names, clause["targetList"])
+    changed.update([number for number, _ in assignments])
     condition = None
     if "whereClause" in clause:
         condition = bind_condition(b, scope, clause["whereClause"], "WHERE")
-    return OnConflict(indexes, tuple(assignments), condition, ids_by_number(excluded))
+    return OnConflict(indexes, tuple(assignments), condition, ids)
 
 
-def _arbiters(b: Binder, clause: Node, table: Table, name: str, row: list[ScopeColumn]) -> tuple[int, ...] | None:
+def _arbiters(b: Binder, clause: Node, changed: ChangedRow, name: str) -> tuple[int, ...] | None:
     """The storage ids of the unique indexes that decide; None if any may."""
+    table, row = changed.table, changed.shown
     infer = clause.get("infer")
     if infer is None:
         if any(index.unique and index.deferrable for index in table.indexes):
             raise _deferrable()
         return None
     if "conname" in infer:
-        return _constraint_named(table, infer["conname"])
+        return _constraint_named(changed, infer["conname"])
     scope = Scope(None, "ON CONFLICT")
     scope.add(FromItem(NO_ROWS_OF_NOTHING, [Source(name, row, None, table)], row))
     by_id = {column.id: column.number for column in row}
@@ -105,7 +139,7 @@ def _arbiters(b: Binder, clause: Node, table: Table, name: str, row: list[ScopeC
     condition: list[Expr] = []
     if "whereClause" in infer:
         condition = conjuncts(fold_expression(bind_condition(b, scope, infer["whereClause"], "WHERE")))
-    ids = ids_by_number(row)
+    ids = ids_by_number(changed.row)
     matching = [
         index
         for index in table.indexes
@@ -130,14 +164,15 @@ def _deferrable() -> DatabaseError:
     )
 
 
-def _constraint_named(table: Table, name: str) -> tuple[int, ...]:
-    for index in table.indexes:
+def _constraint_named(changed: ChangedRow, name: str) -> tuple[int, ...]:
+    table = changed.table
+    for index in table.indexes if changed.through is None else ():  # a view has no constraints
         if index.name == name and index.constraint and index.unique:
             if index.deferrable:
                 raise _deferrable()
             # A primary key without the shard columns is kept unique by an index beside it, of the same name.
             return tuple(each.storage_id for each in table.indexes if each.name == name)
-    raise UndefinedObject(f'constraint "{name}" for table "{table.name}" does not exist')
+    raise UndefinedObject(f'constraint "{name}" for table "{changed.names.name}" does not exist')
 
 
 def _bound(b: Binder, table: Table, ids: dict[int, int], text: str) -> Expr:

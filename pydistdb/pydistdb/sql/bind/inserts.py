@@ -23,7 +23,7 @@ from pydistdb.sql.bind.assignments import (
 )
 from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import UNKNOWN_OID
-from pydistdb.sql.bind.conflict import bind_conflict
+from pydistdb.sql.bind.conflict import ChangedRow, bind_conflict
 from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.from_clause import qualifier
 from pydistdb.sql.bind.insert_parts import names_parts, query_for_parts, values_for_parts
@@ -34,7 +34,7 @@ from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, SetInVa
 from pydistdb.sql.bind.stored import bind_checks, column_default, column_type, generated_columns
 from pydistdb.sql.bind.system_columns import name_written
 from pydistdb.sql.bind.view_targets import view_target
-from pydistdb.sql.catalog.acl import INSERT
+from pydistdb.sql.catalog.acl import INSERT, UPDATE
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.errors import (
     DatabaseError,
@@ -63,10 +63,9 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
     schema = qualifier(b, node["relation"], table)
     through = None
     if table.kind == "v":
-        through = view_target(b, table, "INSERT", INSERT)
+        updates = node.get("onConflictClause", {}).get("action") == "ONCONFLICT_UPDATE"
+        through = view_target(b, table, "INSERT", INSERT | UPDATE if updates else INSERT)
         table = through.table
-        if "onConflictClause" in node:
-            raise FeatureNotSupported("INSERT … ON CONFLICT through a view is not supported")
     base = b.notes[-1]
     row = row_columns(b, table)
     if through is None:
@@ -81,9 +80,12 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
         names = through.names(shown)
     target = Source(name, shown, schema, table)
     source, numbers = _source(b, parent, node, table, target, names)
-    base.insert(numbers)
     if through is not None:
+        if 0 in numbers:
+            through.refuse_computed(shown, next(c.name for c in names.columns if not c.number), "INSERT")
+        through.refuse_repeated(numbers)
         note.insert(through.numbers_in_view(shown, numbers))
+    base.insert(numbers)
     given = set(numbers)
     defaults = {
         column.number: default
@@ -95,7 +97,8 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
     item = FromItem(source, [target], shown)
     conflict = None
     if "onConflictClause" in node:
-        conflict = bind_conflict(b, parent, node["onConflictClause"], table, name, schema, row, note)
+        changed = ChangedRow(table, row, base, names, shown, note, through)
+        conflict = bind_conflict(b, parent, node["onConflictClause"], changed, name, schema)
     name_written(b, target, row_ids)
     columns, returning = bind_returning(b, parent, node, [item])
     checks = bind_checks(b, table, row_ids) + view_checks

@@ -53,7 +53,8 @@ def rewritten(b: Binder, node: Node, query: Node, names: Sequence[str]) -> Node:
     for side, words in ((left, "left"), (right, "right")):
         if side.get("op", "SETOP_NONE") != "SETOP_NONE":
             raise FeatureNotSupported(f"with a SEARCH or CYCLE clause, the {words} side of the UNION must be a SELECT")
-    if not _reads(right.get("fromClause", ()), node["ctename"]):
+    inner_names = [each["CommonTableExpr"]["ctename"] for each in right.get("withClause", {}).get("ctes", ())]
+    if node["ctename"] in inner_names or not _reads(right.get("fromClause", ()), node["ctename"]):
         raise FeatureNotSupported(
             f'with a SEARCH or CYCLE clause, the recursive reference to WITH query "{node["ctename"]}" '
             "must be at the top level of its right-hand SELECT"

@@ -26,9 +26,9 @@ from pydistdb.sql.bind.needs import RelationNote, note_relation
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn, Source
 from pydistdb.sql.bind.targets import bind_targets
-from pydistdb.sql.catalog.descriptors import Table
+from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.view import CatalogView, VirtualTable
-from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
+from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidSyntax
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.tree import VIEW_CHECK, BooleanTest, ColumnRef, Expr
 from pydistdb.sql.types.base import AggregateFunction
@@ -82,9 +82,13 @@ class ViewTarget:
         return [number for column, number in pairs if column.number in wanted]
 
     def names(self, exposed: Sequence[ScopeColumn]) -> Table:
-        """The table's columns under the names, and in the order, of the view: for whoever looks them up by name."""
+        """The table's columns under the names, and in the order, of the view: for whoever looks them up by name.
+
+        Columns that the view computes have the number 0."""
         by_number = {column.number: column for column in self.table.columns}
-        shown = tuple(replace(by_number[c.number], name=c.name) for c in exposed if c.number)
+        shown = tuple(
+            replace(by_number[c.number], name=c.name) if c.number else Column(0, c.name, c.type.oid) for c in exposed
+        )
         return replace(self.table, name=self.views[0].name, columns=shown)
 
     def checks(self, conditions: Sequence[tuple[Table, Expr]]) -> tuple[tuple[str, Expr], ...]:
@@ -98,6 +102,12 @@ class ViewTarget:
                 found.append((VIEW_CHECK + view.name, BooleanTest(BOOL, by_view[view.oid], True)))
             cascaded = cascaded or option == "cascaded"
         return tuple(reversed(found))
+
+    def refuse_repeated(self, numbers: Sequence[int]) -> None:
+        """Raise if a column of the table is given two values, under two names that it has in the view."""
+        for column in self.table.columns:
+            if numbers.count(column.number) > 1:
+                raise InvalidSyntax(f'multiple assignments to same column "{column.name}"')
 
     def refuse_computed(self, exposed: Sequence[ScopeColumn], name: str, command: str) -> None:
         """Raise if the column of that name is no column of the table."""

@@ -67,6 +67,11 @@ def bind_with(b: Binder, scope: Scope, clause: Node) -> Wrap:
             )
         if "MergeStmt" in node["ctequery"]:
             raise FeatureNotSupported("MERGE not supported in WITH query", position=b.position(node["location"]))
+        if "SelectStmt" not in node["ctequery"] and scope.parent is not None:
+            raise FeatureNotSupported(
+                "WITH clause containing a data-modifying statement must be at the top level",
+                position=b.position(node["location"]),
+            )
         if search_cycle.wants_rewriting(node) and not (recursive and _mentions(node["ctequery"], name)):
             raise InvalidSyntax("WITH query is not recursive", position=b.position(node["location"]))
         if recursive and _mentions(node["ctequery"], name):
@@ -112,14 +117,25 @@ def _in_order(b: Binder, nodes: Sequence[Node]) -> list[Node]:
 
 def _mentions(tree: Any, name: str) -> bool:
     """Tell whether a relation of this name is referred to anywhere in a node."""
-    if isinstance(tree, dict):
-        relation = tree.get("RangeVar")
-        if relation is not None and relation.get("relname") == name and "schemaname" not in relation:
-            return True
-        return any(_mentions(child, name) for child in tree.values())
+    return _reference(tree, name) is not None
+
+
+def _reference(tree: Any, name: str) -> Node | None:
+    """The first reference to this name in a node that means it from outside: an inner WITH may give it to another query."""
     if isinstance(tree, list):
-        return any(_mentions(child, name) for child in tree)
-    return False
+        return next((found for child in tree if (found := _reference(child, name)) is not None), None)
+    if not isinstance(tree, dict):
+        return None
+    relation: Node | None = tree.get("RangeVar")
+    if relation is not None and relation.get("relname") == name and "schemaname" not in relation:
+        return relation
+    clause = tree.get("withClause")
+    inner = [wrapper["CommonTableExpr"] for wrapper in clause["ctes"]] if clause is not None else []
+    names = [query["ctename"] for query in inner]
+    if clause is None or name not in names:
+        return _reference(list(tree.values()), name)
+    seeing = 0 if clause.get("recursive") else names.index(name) + 1
+    return _reference([query["ctequery"] for query in inner[:seeing]], name)
 
 
 def _names(node: Node, columns: Sequence[tuple[str, SqlType]], b: Binder) -> list[tuple[str, SqlType]]:
@@ -158,13 +174,17 @@ def _recursive(b: Binder, scope: Scope, node: Node) -> _Definition:
         raise DatabaseError.of(
             "42P19", f'recursive query "{name}" must not contain data-modifying statements', position=position
         )
-    if query.get("op") != "SETOP_UNION" or _mentions(query["larg"], name):
-        if query.get("op") == "SETOP_UNION":
-            message = f'recursive reference to query "{name}" must not appear within its non-recursive term'
-        else:
-            message = f'recursive query "{name}" does not have the form non-recursive-term UNION [ALL] recursive-term'
+    if query.get("op") != "SETOP_UNION":
+        message = f'recursive query "{name}" does not have the form non-recursive-term UNION [ALL] recursive-term'
         raise DatabaseError.of("42P19", message, position=position)
+    for part, words in (("withClause", "a subquery"), ("larg", "its non-recursive term")):
+        found = _reference(query.get(part), name)
+        if found is not None:
+            message = f'recursive reference to query "{name}" must not appear within {words}'
+            raise DatabaseError.of("42P19", message, position=b.position(found.get("location", -1)))
     check_recursive_term(b, query["rarg"], name)
+    if "lockingClause" in query:
+        raise FeatureNotSupported("FOR UPDATE/SHARE in a recursive query is not implemented")
     for key, words in (("sortClause", "ORDER BY"), ("limitOffset", "OFFSET"), ("limitCount", "LIMIT")):
         if key in query:
             first = query[key][0] if isinstance(query[key], list) else query[key]

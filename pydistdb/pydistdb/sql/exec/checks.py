@@ -26,6 +26,12 @@ def row_scope(
     }
 
 
+def own_checks(checks: Sequence[tuple[str, Expr]]) -> tuple[tuple[str, Expr], ...]:
+    """The table's constraints, without the conditions of views: those hold for rows that are really written, not for
+    one that ON CONFLICT leaves out."""
+    return tuple(check for check in checks if not check[0].startswith(VIEW_CHECK))
+
+
 class Checker:
     """NOT NULL and CHECK constraints as generated statements over a row ``r``."""
 

@@ -29,7 +29,7 @@ from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.scan import get_many
 from pydistdb.sql.layout import IndexLayout
 from pydistdb.sql.plan.physical import Apply
-from pydistdb.sql.tree import KEY_NUMBER, OutputColumn, Rel
+from pydistdb.sql.tree import KEY_NUMBER, VIEW_CHECK, OutputColumn, Rel
 
 if TYPE_CHECKING:
     from pydistdb.sql.exec.modify import InsertOperator
@@ -82,6 +82,18 @@ class ConflictHandler:
         return function
 
     @cached_property
+    def check_new(self) -> Callable[[Row, State], None] | None:
+        """The conditions of the views that the row is inserted through; None if there are none."""
+        node = self.operator.node
+        conditions = [check for check in node.checks if check[0].startswith(VIEW_CHECK)]
+        if not conditions:
+            return None
+        code = Code(row_scope(node.row_ids, "r"))
+        lines = Checker(self.operator.table, conditions).lines(code, ())
+        function: Callable[[Row, State], None] = code.build("f(r, S)", "\n".join(lines))
+        return function
+
+    @cached_property
     def check(self) -> Callable[[Row, State], None]:
         node = self.operator.node
         code = Code(row_scope(node.row_ids, "r"))
@@ -111,6 +123,8 @@ class ConflictHandler:
                 elif conflict is None:
                     conflict = (index, key if index is self.layout.primary else index.row_keys([value])[0])
             if conflict is None:
+                if self.check_new is not None:
+                    self.check_new(row, state)
                 writer.write_new(row, key, state)
                 done.append(row)
             elif self.updates:

@@ -19,7 +19,7 @@ from pydistdb.kv.api import Isolation, LockStrength, MustWait, ReadRestart, Seri
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec.change import ChangeFragment, change_fragment
 from pydistdb.sql.exec.change_shards import changes_at_shards
-from pydistdb.sql.exec.checks import Checker, row_scope
+from pydistdb.sql.exec.checks import Checker, own_checks, row_scope
 from pydistdb.sql.exec.codegen import Code, tuple_source
 from pydistdb.sql.exec.conflict import ConflictHandler, Updated
 from pydistdb.sql.exec.foreign_keys import check_absent
@@ -95,7 +95,8 @@ class InsertOperator(ModifyOperator):
             f"    r = [{', '.join(cells)}]",
         ]
         code.namespace["begin_row"] = begin_row
-        checker = Checker(self.table, node.checks)
+        checks = node.checks if node.on_conflict is None else own_checks(node.checks)
+        checker = Checker(self.table, checks)
         lines += [f"    {line}" for line in (*later, *checker.lines(code))]
         lines.append("    rows.append(r)")
         function: Callable[[Batch, list[Row], State], None] = code.build("f(batch, rows, S)", "\n".join(lines))

@@ -219,6 +219,8 @@ def _query_for(session: ClientSession, utility: Copy, options: CopyOptions) -> s
 async def _copy_to(session: ClientSession, utility: Copy, options: CopyOptions, sink: Sink) -> int:
     text = _query_for(session, utility, options)
     statements = bind.parse(text)
+    if any(statement.name == "MergeStmt" for statement in statements):
+        raise FeatureNotSupported("MERGE not supported in COPY")
     if len(statements) != 1 or not statements[0].is_query:
         raise FeatureNotSupported("COPY takes a SELECT, VALUES, INSERT, UPDATE or DELETE statement")
     plan = session.plans.make(statements[0], ())

@@ -184,11 +184,9 @@ async def _lock_oids(session: ClientSession, oids: list[int], utility: st.LockTa
 
 
 def _check_lock(view: StateView, table: Table, mode: int) -> None:
-    """ACCESS SHARE takes any privilege to read or write, ROW EXCLUSIVE one to write, the others one to change rows."""
-    wanted = UPDATE | DELETE | TRUNCATE
-    if mode == 1:
-        wanted |= SELECT
-    if mode <= 3:
+    """ACCESS SHARE takes SELECT, ROW EXCLUSIVE a privilege to write, the others one to change rows."""
+    wanted = SELECT if mode == 1 else UPDATE | DELETE | TRUNCATE
+    if mode == ROW_EXCLUSIVE:
         wanted |= INSERT
     if view.role is not None and not view.access.mask(view.role, PG_CLASS, table.oid, wanted):
         raise permission_denied(relation_kind(table), table.name)
