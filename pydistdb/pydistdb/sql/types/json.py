@@ -45,7 +45,8 @@ def _fraction(digits: str) -> Decimal:
 _checker = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=str, parse_float=str)
 _loader = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_integer, parse_float=_fraction)
 _SPACE = " \t\n\r"
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
+_NO_LOW_HALF = "Unicode low surrogate must follow a high surrogate."
 
 
 def load(text: str) -> Any:
@@ -65,33 +66,37 @@ def _too_deep() -> DatabaseError:
     return DatabaseError.of("54001", "stack depth limit exceeded")
 
 
-def _check_strings(document: Any, text: str) -> None:
-    """Refuse escapes that json text may hold but a text value may not."""
-    match document:
-        case str():
-            if "\0" in document:
-                raise DatabaseError.of(
-                    "22P05",
-                    "unsupported Unicode escape sequence",
-                    detail="\\u0000 cannot be converted to text.",
-                    where=_where(text),
-                )
-            if _SURROGATE.search(document):
-                raise invalid(text, "Unicode low surrogate must follow a high surrogate.")
-        case dict():
-            for key, value in document.items():
-                _check_strings(key, text)
-                _check_strings(value, text)
-        case list():
-            for value in document:
-                _check_strings(value, text)
+def _check_escapes(text: str) -> None:
+    """Refuse escapes that json text may hold but a text value may not: zero, and halves of surrogate pairs."""
+    high_end = -1
+    """Where the first half of a pair ended, if the last escape was one."""
+    for escape in _ESCAPE.finditer(text):
+        code = int(escape[1], 16) if escape[1] else -1
+        is_high, is_low = 0xD800 <= code < 0xDC00, 0xDC00 <= code < 0xE000
+        if high_end >= 0:
+            if escape.start() != high_end:
+                raise invalid(text, _NO_LOW_HALF, high_end + 1)
+            if is_high:
+                raise invalid(text, "Unicode high surrogate must not follow a high surrogate.", escape.end())
+        if is_low != (high_end >= 0):
+            raise invalid(text, _NO_LOW_HALF, escape.end())
+        if code == 0:
+            raise DatabaseError.of(
+                "22P05",
+                "unsupported Unicode escape sequence",
+                detail="\\u0000 cannot be converted to text.",
+                where=_where(text, escape.end()),
+            )
+        high_end = escape.end() if is_high else -1
+    if high_end >= 0:
+        raise invalid(text, _NO_LOW_HALF, high_end + 1)
 
 
 def load_strictly(text: str) -> Any:
     """Read a json text whose strings must all be proper text values."""
     document = load(text)
     if "\\u" in text:
-        _check_strings(document, text)
+        _check_escapes(text)
     return document
 
 
@@ -201,7 +206,7 @@ def elements(text: str) -> Iterator[str]:
 
 # ------------------------------------------------------------------------------------------------ complaints
 
-_TOKEN = re.compile(r'[ \t\n\r]*(?:([\[\]{},:])|(")|(-?[A-Za-z0-9_.+\-\x80-\U0010ffff]+)|(.))', re.DOTALL)
+_TOKEN = re.compile(r'[ \t\n\r]*(?:([\[\]{},:])|(")|(-?[A-Za-z0-9_.+\-\x80-\U0010ffff]+)|([^ \t\n\r]))')
 _PROPER_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _ESCAPES = frozenset('"\\/bfnrt')
 _MOST_CONTEXT = 50
@@ -283,10 +288,12 @@ class _Complaint:
                     break
                 character = text[position]
                 if character == "u":
-                    if not re.match("[0-9a-fA-F]{4}", text[position + 1 :]):
-                        if len(text) < position + 5 and re.fullmatch("[0-9a-fA-F]*", text[position + 1 :]):
+                    digits = re.compile("[0-9a-fA-F]{0,4}").match(text, position + 1)
+                    assert digits is not None
+                    if len(digits[0]) < 4:
+                        if digits.end() == len(text):
                             break
-                        self.fail('"\\u" must be followed by four hexadecimal digits.', position + 1)
+                        self.fail('"\\u" must be followed by four hexadecimal digits.', digits.end() + 1)
                     position += 4
                 elif character not in _ESCAPES:
                     self.fail(f'Escape sequence "\\{character}" is invalid.', position + 1)
