@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydistdb.sql.bind.binder import Binder
-from pydistdb.sql.bind.dispatch import BINDERS, bind
+from pydistdb.sql.bind.coerce import common_type
+from pydistdb.sql.bind.dispatch import BINDERS, bind, bind_list
+from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.naming import strings
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope
@@ -207,6 +209,8 @@ def _check(b: Binder, node: Node, names: Sequence[str]) -> None:
         _check_listed(b, cycle["cycle_col_list"], names, "cycle", position)
         _check_new(cycle["cycle_mark_column"], "cycle mark column", names, taken, position)
         _check_new(cycle["cycle_path_column"], "cycle path column", names, taken, position)
+        marks = (cycle["cycle_mark_value"], cycle["cycle_mark_default"])
+        common_type(b, bind_list(b, Scope(None), marks), "CYCLE", [location_of(mark) for mark in marks])
 
 
 def _check_listed(b: Binder, columns: Sequence[Node], names: Sequence[str], what: str, position: int | None) -> None:

@@ -68,6 +68,8 @@ def _operation(b: Binder, parent: Scope | None, node: Node) -> Rel:
 def _branch(b: Binder, parent: Scope | None, node: Node) -> Rel:
     if _is_operation(node):
         return _operation(b, parent, node)
+    if "withClause" in node and parent is None:
+        parent = Scope(None)  # a branch is not the top of the statement, where alone WITH may change rows
     return queries.bind_statement_query(b, parent, node, keep_unknown=True)
 
 
