@@ -152,6 +152,10 @@ class Task(Generic[T]):
         if self.completion.done:
             return
         error, self._pending_error = self._pending_error, None
+        if error is not None and self._waiting_on is not None:
+            # Cancelled from within itself, before it came to wait: what it waits for must not wake it out of its next wait.
+            self._waiting_on.remove_callback(self._wake)
+            self._waiting_on = None
         try:
             waiting_on = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
         except StopIteration as stop:

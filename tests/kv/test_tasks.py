@@ -1,0 +1,31 @@
+"""Tasks that are cancelled (pydistdb.tasks)."""
+
+from __future__ import annotations
+
+from pydistdb.tasks import Completion, SimulatedScheduler, Task
+
+
+def test_one_that_is_cancelled_from_within_its_own_step_wakes_only_for_what_it_waits_for() -> None:
+    """A node dies while it sends a message: the sender's task is cancelled in the middle of its own call."""
+    scheduler = SimulatedScheduler()
+    answer, retried = Completion[int](), Completion[int]()
+    tasks: list[Task[int]] = []
+
+    async def ask() -> int:
+        await started
+        tasks[0].cancel(ConnectionError("the node is gone"))
+        try:
+            return await answer
+        except ConnectionError:
+            return await retried
+
+    started = Completion[None]()
+    tasks.append(scheduler.spawn(ask()))
+    started.set(None)
+    scheduler.advance(1)
+    answer.set(1)  # too late
+    scheduler.advance(1)
+    assert not tasks[0].completion.done
+    retried.set(2)
+    scheduler.advance(1)
+    assert tasks[0].completion.result() == 2
