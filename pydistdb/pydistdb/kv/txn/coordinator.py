@@ -21,6 +21,7 @@ from pydistdb.kv.api import (
     OutcomeUnknown,
     SerializationConflict,
     Timestamp,
+    TransactionAborted,
 )
 from pydistdb.kv.command import ProposalLost
 from pydistdb.kv.journal import Participant
@@ -194,6 +195,14 @@ class Coordinator(ChangingPart):
         except OutcomeUnknown as error:
             self._over = True
             self._log_end(two_phase, "UNKNOWN", detail=str(error))
+            self._spawn(self._finish(two_phase, None))
+            raise
+        except (SerializationConflict, TransactionAborted):
+            raise  # it certainly is not committed
+        except BaseException as error:
+            # Whatever it is that interrupts this, the record may be written already: nothing else can tell what to resolve.
+            self._over = True
+            self._log_end(two_phase, "UNKNOWN", detail=f"{type(error).__name__}: {error}")
             self._spawn(self._finish(two_phase, None))
             raise
         self._over = True
