@@ -92,20 +92,24 @@ def _count(number: float | None) -> str:
 # ------------------------------------------------------------------------------------------------ tables
 
 
+def _place(row: Row, names: dict[int, str]) -> list[object]:
+    """Which range it is, and who leads it."""
+    return [row["range_id"], row["start_pretty"], row["tables"], names.get(row["leaseholder"], "(none)")]
+
+
+def _load(row: Row) -> list[object]:
+    """What it holds, and what is done with it."""
+    return [_count(row["keys"]), human_size(row["bytes"]), _count(row["qps"]), f"{row['cpu']:.0%}"]
+
+
 def shards_report(ranges: Sequence[Row], names: dict[int, str]) -> str:
     """A line per range."""
     rows = [
         [
-            row["range_id"],
-            row["start_pretty"],
-            row["tables"],
-            names.get(row["leaseholder"], "(none)"),
+            *_place(row, names),
             ", ".join(names.get(node, f"n{node}") for node in row["replicas"] if node != row["leaseholder"]),
             row["term"],
-            _count(row["keys"]),
-            human_size(row["bytes"]),
-            _count(row["qps"]),
-            f"{row['cpu']:.0%}",
+            *_load(row),
             _heat(row),
         ]
         for row in ranges
@@ -124,10 +128,7 @@ def balance_report(ranges: Sequence[Row], names: dict[int, str]) -> str:
             row["range_id"],
             row["tables"],
             names.get(row["leaseholder"], "(none)"),
-            _count(row["keys"]),
-            human_size(row["bytes"]),
-            _count(row["qps"]),
-            f"{row['cpu']:.0%}",
+            *_load(row),
             f"{row['share']:.0%}",
             {"hot": "← hot", "warm": "← slightly hot"}.get(row["heat"] or "", ""),
         ]
@@ -154,14 +155,8 @@ def hotspots_report(ranges: Sequence[Row], names: dict[int, str]) -> str:
     """The shards with requests, and what would help."""
     rows = [
         [
-            row["range_id"],
-            row["start_pretty"],
-            row["tables"],
-            names.get(row["leaseholder"], "(none)"),
-            _count(row["keys"]),
-            human_size(row["bytes"]),
-            _count(row["qps"]),
-            f"{row['cpu']:.0%}",
+            *_place(row, names),
+            *_load(row),
             f"{row['share']:.0%}",
             _heat(row),
             _named_target(row["recommendation"] or "", names),

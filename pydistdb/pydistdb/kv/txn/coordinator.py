@@ -192,17 +192,13 @@ class Coordinator(ChangingPart):
                 timestamp = await two_phase.decide_exactly(self._validate)
             else:
                 timestamp = await two_phase.decide()
-        except OutcomeUnknown as error:
-            self._over = True
-            self._log_end(two_phase, "UNKNOWN", detail=str(error))
-            self._spawn(self._finish(two_phase, None))
-            raise
         except (SerializationConflict, TransactionAborted):
             raise  # it certainly is not committed
         except BaseException as error:
             # Whatever it is that interrupts this, the record may be written already: nothing else can tell what to resolve.
             self._over = True
-            self._log_end(two_phase, "UNKNOWN", detail=f"{type(error).__name__}: {error}")
+            detail = str(error) if isinstance(error, OutcomeUnknown) else f"{type(error).__name__}: {error}"
+            self._log_end(two_phase, "UNKNOWN", detail=detail)
             self._spawn(self._finish(two_phase, None))
             raise
         self._over = True
