@@ -17,6 +17,7 @@ from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Space
 from pydistdb_storage.keys import prefix_end
 
+from pydistdb import raft
 from tests.support.cluster import SECOND, Cluster
 
 CUT = b"\x04m"
@@ -242,6 +243,22 @@ def test_intents_go_over() -> None:
     assert world.run(world.read(KEYS[3])) == b"old"
     world.run(gateway.router.send(EndTransaction(transaction_id, CUT, True, 0, mvcc.MAX_TIMESTAMP)))
     assert world.run(world.read(KEYS[3])) == b"prepared"
+
+
+def test_a_right_range_that_has_left_a_node_meanwhile_is_not_taken_in() -> None:
+    """That node would be told to join two ranges of which it has but one."""
+    world = World()
+    store = world.together()
+    right = world.holder(CUT)
+    gone = next(each for each in right.descriptor.replicas if each.node_id != store.node_id)
+    removal = right.propose_membership((raft.Change(raft.REMOVE, gone.replica_id),), ())
+    with pytest.raises(ProposalLost):
+        world.run(store.merger.merge(CUT))
+    world.run(done(removal))
+    world.cluster.wait_until(world.is_settled)
+    assert not world.cluster.fatal_errors
+    world.run(world.write(KEYS[3], b"new"))
+    assert world.run(world.read(KEYS[0])) == b"old"
 
 
 def test_a_frozen_range_is_served_by_nobody() -> None:

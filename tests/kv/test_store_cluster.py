@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pydistdb.kv.api import ClockOutOfBounds, Isolation, KVError
-from pydistdb.kv.command import ANY_GENERATION, Command, ProposalLost
+from pydistdb.kv.command import ANY_GENERATION, AddedReplica, Command, ProposalLost, SplitTrigger
 from pydistdb.kv.descriptor import (
     NODE_PREFIX,
     REPLICATION_FACTOR_KEY,
@@ -25,6 +25,7 @@ from pydistdb_storage.errors import StoreFull
 from pydistdb_storage.keys import prefix_end
 from pydistdb_storage.lmdb_engine import LMDBEngine
 
+from pydistdb import raft
 from tests.support.cluster import SECOND, Cluster
 
 SHORT_DEATH = StoreConfig(dead_after_ns=5 * SECOND)
@@ -172,6 +173,30 @@ def test_a_follower_that_was_away_for_long_gets_a_snapshot() -> None:
     cluster.restart(away)
     cluster.wait_until(lambda: versions(cluster, away) == versions(cluster, old))
     assert cluster.store(away).metrics.snapshots_installed == 1
+
+
+def test_a_newcomer_gets_nothing_older_than_itself() -> None:
+    """Else it would split a range that it is not part of, and keep a right part that nobody knows of."""
+    cluster = Cluster(seed=3)
+    cluster.start(4)
+    cluster.wait_until(cluster.covered)
+    replica = cluster.leaseholder(b"\x04")
+    assert replica is not None
+    to = next(node.node_id for node in cluster.nodes.values() if replica.descriptor.replica_on(node.node_id) is None)
+    for node in cluster.nodes.values():
+        assert node.store is not None
+        node.store.membership.settings.take({"rebalance.enabled": "off"})
+    cluster.nodes[holder(cluster)].committer.delay_ns = SECOND  # a slow disk: the others' are a majority
+    cut = Command(replica.lease_epoch, ANY_GENERATION, 0, [], [], SplitTrigger(b"\x04m", 99))
+    split = replica.propose(cut)
+    cluster.wait_until(lambda: replica.descriptor.end == b"\x04m", step=0.001)
+    newcomer = AddedReplica(to, replica.descriptor.next_replica_id)
+    added = replica.propose_membership((raft.Change(raft.ADD_LEARNER, newcomer.replica_id),), (newcomer,))
+    there = cluster.store(f"n{to}").replicas
+    cluster.wait_until(lambda: replica.range_id in there and there[replica.range_id].is_initialized)
+    cluster.advance(3)
+    assert split.done and added.done
+    assert 99 not in there
 
 
 def test_a_snapshot_brings_the_clock_along() -> None:

@@ -8,8 +8,9 @@ carries the merge out, as steps that each go through a range's log (``MergeStep`
 
 * MARK says in the left descriptor which neighbour is being taken in.  From then on neither span nor replicas of the left
   range change otherwise, and whoever leads it knows that there is something to finish.
-* FREEZE ends all service of the right range: the leaseholder serves no reads from the moment it is applied, and what was
-  proposed before and stands behind it in the log is refused everywhere.  Nobody else can have served since.
+* FREEZE is refused unless the right range is as it was before MARK: its replicas may be elsewhere by now.  It ends all
+  service of that range: the leaseholder serves no reads from the moment it is applied, and what was proposed before and
+  stands behind it in the log is refused everywhere.  Nobody else can have served since.
 * Then every replica of the right range must have applied FREEZE, durably.  So wherever MERGE is applied, however late, the
   right data lies there complete, and it changes hands without being touched: the left descriptor gets the right end, the
   transaction records get the left range's name, the right replica and its log go, in one batch.
@@ -92,8 +93,9 @@ class Merger:
             raise MergeRefused(f"range {left.range_id} is being merged already")
         self._busy.add(left.range_id)
         try:
+            generation = right.descriptor.generation
             await self._step(left, MergeStep(MergeStepKind.MARK, right.range_id))
-            await self._step(right, MergeStep(MergeStepKind.FREEZE))
+            await self._step(right, MergeStep(MergeStepKind.FREEZE), generation)
             await self._applied_everywhere(right)
             frozen = right.descriptor
             await self._step(left, MergeStep(MergeStepKind.MERGE, right.range_id, frozen.generation, frozen.end))
@@ -124,8 +126,9 @@ class Merger:
                 raise MergeRefused(f"node {each.node_id} is not alive")
         return left, right
 
-    async def _step(self, replica: Replica, step: MergeStep) -> None:
-        generation = replica.descriptor.generation
+    async def _step(self, replica: Replica, step: MergeStep, generation: int | None = None) -> None:
+        if generation is None:
+            generation = replica.descriptor.generation
         clock = self._store.clock.now()
         await replica.propose(Command(replica.lease_epoch, generation, clock, [], [], None, step))
 

@@ -221,7 +221,9 @@ class RangeLog:
         view = self._engine.snapshot()
         descriptor = load_descriptor(view, self.range_id)
         state = load_state(view, self.range_id)
-        if descriptor is None or state is None or state.installing:
+        # A newcomer must find itself in what it gets.  Were the entry that adds it, or a split before that, still on its way
+        # to this disk, it would split a range that it is not part of, and keep the right part for ever.
+        if descriptor is None or state is None or state.installing or descriptor.replica(to) is None:
             view.close()
             self._budget.give_back()
             return None

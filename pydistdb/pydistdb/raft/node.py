@@ -44,6 +44,7 @@ from .reconfigure import apply_change, is_known, leave_joint_if_due, propose_cha
 from .replication import maybe_commit, pump
 from .snapshots import (
     restart_snapshot,
+    retry_snapshots,
     snapshot_delivered,
 )
 from .state import State
@@ -290,6 +291,8 @@ class RaftNode:
             leave_joint_if_due(state)
         if state.campaign_when_applied:
             election.campaign_if_due(state)
+        if state.snapshot_refused:
+            retry_snapshots(state)
 
     def advance(self, ready: Ready) -> None:
         """Tell that ``ready`` is written and applied: ``persisted`` and ``applied`` in one."""

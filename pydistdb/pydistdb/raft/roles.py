@@ -109,6 +109,7 @@ def _leave_leadership(state: State) -> None:
     state.append_wanted = False
     state.hold_messages = False
     state.campaign_when_applied = 0
+    state.snapshot_refused = False
 
 
 def _drop_read(state: State, context: int, requester: PeerId) -> None:

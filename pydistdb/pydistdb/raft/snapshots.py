@@ -33,9 +33,11 @@ MOST_IDLE_PERIODS = 20
 
 
 def start_snapshot(state: State, progress: Progress) -> None:
-    """Open a snapshot for a follower whose next entry is gone; if the store can't now, ask again after a heartbeat."""
+    """Open a snapshot for a follower whose next entry is gone; if the store can't now, ask again after a heartbeat, or once
+    more has been applied."""
     reader = state.storage.snapshot(progress.peer)
     if reader is None:
+        state.snapshot_refused = True
         if progress.state is not PeerState.PROBE:
             progress.become_probe()
         progress.paused = True
@@ -44,6 +46,15 @@ def start_snapshot(state: State, progress: Progress) -> None:
     state.snapshot_stream += 1
     progress.become_snapshot(SnapshotSender(reader, state.snapshot_stream))
     pump_snapshot(state, progress)
+
+
+def retry_snapshots(state: State) -> None:
+    """Ask again for the snapshots that the store could not give."""
+    state.snapshot_refused = False
+    for progress in state.followers:
+        if progress.state is PeerState.PROBE and progress.paused and progress.poke:
+            progress.paused = False
+            state.append_wanted = True
 
 
 def pump_snapshot(state: State, progress: Progress) -> None:

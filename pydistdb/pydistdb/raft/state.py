@@ -101,6 +101,7 @@ class State:
         "self_committed",
         "snapshot",
         "snapshot_chunks",
+        "snapshot_refused",
         "snapshot_stream",
         "storage",
         "term",
@@ -138,6 +139,9 @@ class State:
         self.votes: dict[PeerId, bool] = {}
         self.campaign_when_applied = 0
         """The term in which the leader told this node to campaign, which a membership change not yet applied delayed."""
+
+        self.snapshot_refused = False
+        """A follower needs a snapshot that the store could not give."""
 
         self.needed = False
         """No voter, but others can't elect anybody without what this node knows (election.py)."""

@@ -57,4 +57,6 @@ class LogStorage(Protocol):
         """Return entries in [low, high): at least one, then within ``max_bytes``; raises Compacted."""
 
     def snapshot(self, to: PeerId) -> SnapshotReader | None:
-        """Open a copy of the applied state for ``to``; None if that is not possible now (the node asks again)."""
+        """Open a copy of the applied state for ``to``; None if that is not possible now (the node asks again).
+
+        What the receiver gets must know of the entry that made it a member."""
