@@ -135,6 +135,19 @@ def test_an_idle_cluster_keeps_its_leases_without_group_messages(cluster: Cluste
         assert store.metrics.messages_sent - sent < 10 * 2 * (5 + 5 + 2) + 20
 
 
+def test_a_sleeping_leader_that_missed_new_support_finds_out(cluster: Cluster) -> None:
+    """Both followers ended their support and began anew, one after the other, and what their replicas said then was lost."""
+    cluster.advance(20)
+    replica = cluster.leaseholder(b"\x04")
+    assert replica is not None and replica.raft.quiescent
+    for voter in replica.support_epochs:
+        replica.support_epochs[voter] -= 1
+    cluster.advance(2)
+    term = replica.raft.term
+    cluster.wait_until(lambda: cluster.leaseholder(b"\x04") is replica, 10)
+    assert replica.raft.term == term
+
+
 def test_all_nodes_restart_at_once(cluster: Cluster) -> None:
     cluster.run(cluster.split(b"\x04m"))
     for i in range(30):

@@ -7,7 +7,8 @@
 * **Pace.**  Thousands of ranges may need a new leader at once.  All campaigns wait in one queue, of which each turn takes
   CAMPAIGNS_A_TURN, a millisecond or more apart: pings and clients are served in between, and a node that cannot keep up takes
   its turns later instead of doing more in each.  The groups that have to hear from a node anew wait in such a queue too.
-* **Audits.**  A node may be alive and not lead any more what others believe it leads; now and then everybody asks.
+* **Audits.**  A node may be alive and not lead any more what others believe it leads; now and then everybody asks.  And a
+  group may have gone to sleep before its leader heard that its followers support it anew; it is woken.
 """
 
 from __future__ import annotations
@@ -208,7 +209,9 @@ class Elections(StoreBase):
         self.scheduler.call_at(self.scheduler.now_ns() + self.config.audit_ns, self._audit)
 
     def _audit(self) -> None:
-        """Ask whether the leaders that this node relies on still lead: a supported node may have lost a range."""
+        """Ask whether the leaders that this node relies on still lead: a supported node may have lost a range.
+
+        And see to it that what is led here is served."""
         if self.stopped:
             return
         asked: dict[NodeId, list[tuple[RangeId, int, ReplicaId]]] = {}
@@ -221,6 +224,9 @@ class Elections(StoreBase):
                         asked.setdefault(other.node_id, []).append(_asked_by(replica))
             if leader and leader != self.node_id and replica.is_initialized:
                 asked.setdefault(leader, []).append(_asked_by(replica))
+            if replica.leased and not replica.commits_alone and not replica.is_leaseholder():
+                # Asleep under support that has been renewed since: the answers that said so were lost.
+                self._to_wake.add(partial(self._wake_leader, replica), self.scheduler.now_ns())
         for node_id, ranges in asked.items():
             self.send_envelope(node_id, RaftEnvelope(0, 0, LeadershipCheck(tuple(ranges))))
         self.audit_later()
