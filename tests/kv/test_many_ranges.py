@@ -63,6 +63,58 @@ def test_an_idle_node_leaves_its_ranges_alone(monkeypatch: pytest.MonkeyPatch) -
     assert calls["is_leaseholder"] < RANGES, "in a minute, for all together"
 
 
+def test_reads_spread_over_many_ranges_do_not_look_for_their_leases_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(1)
+    keys, gateway = world.split(), world.gateways[1]
+    looked: Counter[int] = Counter()
+    look = RangeLease._extend_lease
+
+    def counted(replica: RangeLease) -> bool:
+        looked[replica.replica_id] += 1
+        return look(replica)
+
+    for key in keys:
+        assert gateway.try_get(key) is None
+    monkeypatch.setattr(RangeLease, "_extend_lease", counted)
+    for _ in range(3):
+        world.cluster.advance(5)
+        for key in keys:
+            gateway.try_get(key)
+    assert not looked, "a lease of the only voter has no end"
+
+
+def test_an_only_voter_stops_serving_when_its_clock_goes_wrong() -> None:
+    cluster = Cluster(seed=5)
+    cluster.start(3, replication_factor=1)
+    [store] = [store for store in cluster.stores() if store.leased]
+    [node] = [node for node in cluster.nodes.values() if node.node_id == store.node_id]
+    held = list(store.leased.values())
+    assert all(replica.is_leaseholder() for replica in held)
+    node.skew_us = -30_000_000
+    cluster.wait_until(lambda: node.clock.out_of_bounds, 10)
+    assert not any(replica.is_leaseholder() for replica in held)
+    node.skew_us = 0
+    cluster.wait_until(lambda: not node.clock.out_of_bounds, 10)
+    assert all(replica.is_leaseholder() for replica in held)
+
+
+def test_an_only_voter_looks_at_its_lease_again_once_others_vote() -> None:
+    cluster = Cluster(seed=5)
+    cluster.start(1)
+    [store] = cluster.stores()
+    [replica] = store.leased.values()
+    assert replica.is_leaseholder() and replica.lease_until_ns > cluster.scheduler.now_ns() + 10**18
+    cluster.add("n2")
+    cluster.add("n3")
+    cluster.wait_until(lambda: len(replica.log.membership.voters) == 3)
+    assert replica.lease_until_ns < cluster.scheduler.now_ns() + 10**10
+    cluster.advance(2)
+    assert replica.leased and replica.is_leaseholder()
+    cluster.network.partition(["n1"], ["n2", "n3"])
+    cluster.advance(5)
+    assert not replica.is_leaseholder()
+
+
 def test_many_splits_at_once_cut_everywhere() -> None:
     world = World(3)
     keys = world.split()
@@ -101,6 +153,8 @@ def test_load_is_requests_and_what_scans_go_through() -> None:
     assert scanned.request_rate == pytest.approx(1, rel=0.1) and scanned.load == pytest.approx(200, rel=0.05)
     # The process's time is divided among the two.
     assert busy.cpu_share == pytest.approx(0.2, rel=0.1) and scanned.cpu_share == pytest.approx(0.2, rel=0.1)
+    gateway.leases.lease_lost(busy.replica)
+    assert busy.range_id not in gateway.load.rates() and scanned.range_id in gateway.load.rates()
     world.cluster.advance(60)
     assert not {busy.range_id, scanned.range_id} & gateway.load.rates().keys()
 

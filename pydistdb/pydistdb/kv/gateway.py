@@ -17,7 +17,7 @@ before they clean up after one that seems to be dead.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pydistdb_storage import mvcc
@@ -93,7 +93,7 @@ class NodeStore(ReplicaStore, Protocol):
     scheduler: Scheduler
     transport: Transport
     observers: list[Any]
-    range_rates: Callable[[], dict[int, float]]
+    range_rates: Callable[[], Mapping[int, float]]
     versions: ClusterVersion
 
     def register(self, request: type[Message], handler: Callable[[NodeId, Any], Awaitable[Message]]) -> None:

@@ -23,7 +23,8 @@ from pydistdb.kv.range_log import RangeLog
 from pydistdb.tasks import Completion
 
 LEASE_CHECK_NS = 200_000_000
-"""A lease once checked is taken for granted no longer than this, so that a clock fault is noticed."""
+"""A lease once checked is taken for granted no longer than this, so that a clock fault is noticed (the lease of an only voter is
+checked again when there is one: membership.py)."""
 
 
 class RangeLease:
@@ -83,8 +84,9 @@ class RangeLease:
         if expiry <= now:
             expiry = self._supported_until()
         if not (self.raft.transfer_target or self.membership_pending or self.descriptor.is_joint):
-            # While leadership or membership is about to change the lease may end any moment.
-            self.lease_until_ns = min(expiry, now + LEASE_CHECK_NS)
+            # While leadership or membership is about to change the lease may end any moment.  The only voter's ends only by
+            # what is done on this node: looking again would cost every read 2 µs where reads are spread over thousands of ranges.
+            self.lease_until_ns = expiry if expiry == raft.NEVER_NS else min(expiry, now + LEASE_CHECK_NS)
         return now < expiry
 
     def _supported_until(self) -> int:

@@ -361,6 +361,8 @@ class Leases:
         self._starts: list[bytes] = []
         self._locals: list[RangeLocal] = []
         self._last: RangeLocal | None = None
+        self.losses = 0
+        """How many leases have been lost so far."""
         self._parted: dict[RangeId, tuple[int, HeldLocks]] = {}
         """The row locks in right parts of splits, and in ranges whose leases are being handed to this node, until these get
         their leases; and the term in which they were held."""
@@ -419,6 +421,7 @@ class Leases:
             del self._locals[position]
             del self._starts[position]
             self._last = None
+            self.losses += 1
             local.detach()
 
     def range_split(self, left: Replica, right: Replica) -> None:

@@ -19,8 +19,9 @@ Ranges without requests cost nothing but a look at each in every sample (0.1 µs
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from pydistdb.kv.descriptor import RangeId
 from pydistdb.kv.leases import Leases, RangeLocal
 from pydistdb.tasks import Timer
 
@@ -41,6 +42,9 @@ class LoadMeter:
         self._timer: Timer | None = None
         self._sampled_ns = 0
         self._busy: list[RangeLocal] = []
+        self._rates: dict[RangeId, float] | None = None
+        """What ``rates`` tells until the next sample, or until a lease is lost."""
+        self._losses = 0
         self._cpu_before_ns = 0
         self.cpu_ns: Callable[[], int] = lambda: 0
         """Tells the processor time of the process so far."""
@@ -59,9 +63,12 @@ class LoadMeter:
         """The ranges held that had requests lately."""
         return [local for local in self._busy if not local.detached]
 
-    def rates(self) -> dict[int, float]:
+    def rates(self) -> Mapping[RangeId, float]:
         """Load by range, in requests per second, of those that have any."""
-        return {local.range_id: local.load for local in self.busy()}
+        if self._rates is None or self._losses != self._leases.losses:
+            self._rates = {local.range_id: local.load for local in self.busy()}
+            self._losses = self._leases.losses
+        return self._rates
 
     def _later(self) -> None:
         scheduler = self._leases.scheduler
@@ -82,6 +89,6 @@ class LoadMeter:
             local.load = load if local.request_rate else 0.0
             cpu = (count * REQUEST_ROWS + rows) * row_ns / 1e9 / seconds
             local.cpu_share += _DECAY * (cpu - local.cpu_share)
-        self._busy = busy
+        self._busy, self._rates = busy, None
         self._sampled_ns, self._cpu_before_ns = now_ns, cpu_ns
         self._later()

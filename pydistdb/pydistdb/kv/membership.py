@@ -283,6 +283,8 @@ class Membership:
 
     def _clock_judged(self, out_of_bounds: bool) -> None:
         """This node's clock has left the bound, or is back."""
+        for replica in self._store.leased.values():
+            replica.lease_until_ns = 0  # checked again before anything else is read
         offsets = self.offsets.offsets_us()
         shown = ", ".join(f"node {peer} {offset / 1_000:+.1f} ms" for peer, offset in sorted(offsets.items()))
         most_ms = self._store.clock.max_offset_us / 1_000

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from pydistdb_storage.engine import Engine, Space, WriteBatch
@@ -99,7 +99,7 @@ class StoreBase:
         self.observers: list[RangeObserver] = []
         self.on_fatal: Callable[[BaseException], None] = lambda error: None
         self.cluster_hooks = ClusterHooks()
-        self.range_rates: Callable[[], dict[RangeId, float]] = dict
+        self.range_rates: Callable[[], Mapping[RangeId, float]] = dict
         """Tells the requests per second to the ranges leased here (the gateway counts them)."""
         self.liveness = Liveness(
             node.incarnation, self.config.election_timeout_ns, scheduler.now_ns, self.node_lost, self.node_found

@@ -31,12 +31,14 @@ from .messages import (
 )
 from .node import RaftNode
 from .ready import MemberStatus, ReadState, Ready, Role
+from .state import NEVER_NS
 from .storage import LogStorage, SnapshotReader
 
 __all__ = [
     "ADD_LEARNER",
     "ADD_VOTER",
     "MEMBERSHIP",
+    "NEVER_NS",
     "NORMAL",
     "REMOVE",
     "Change",
