@@ -121,7 +121,8 @@ def _alter_action(definitions: Definitions, command: Node, cursor: int) -> schem
             return action("set_options", options=tuple((option, None) for option, _ in _options(command)))
         case "AT_DropOids":
             return action("set_options", options=())
-        case "AT_SetStatistics" if name is not None:
+        case "AT_SetStatistics":
+            name = name if name is not None else str(command["num"])
             return action("set_statistics", name, options=(("", constant_value(command["def"])),))
         case "AT_SetStorage" | "AT_SetCompression" as subtype:
             kind = "set_storage" if subtype == "AT_SetStorage" else "set_compression"

@@ -86,6 +86,17 @@ class Mention(NamedTuple):
     """The relation is named by an alias."""
 
 
+class StarMention(NamedTuple):
+    """A star in a select list of the statement's own text, with what it stands for (stars.py)."""
+
+    parts: int
+    """How many words there are, with dots between them."""
+    columns: tuple[tuple[str, str], ...]
+    """Relation (empty where a column belongs to a join) and name."""
+    is_row: bool = False
+    """``(row).*``"""
+
+
 class Binder:
     """One statement's state."""
 
@@ -107,6 +118,7 @@ class Binder:
         "reads_keys",
         "record_fields",
         "references",
+        "stars",
         "tables",
         "text_depth",
         "trace",
@@ -132,6 +144,8 @@ class Binder:
         """The relation's name behind an unqualified column reference."""
         self.mentions: list[Mention] | None = None
         """What the text names, if anybody wants to know (renaming.py)."""
+        self.stars: dict[int, StarMention] | None = None
+        """What the stars in the text stand for, by their places, if anybody wants to know (stars.py)."""
         self.arguments: RoutineArguments | None = None
         """Inside the body of a function."""
         self.inlining: frozenset[int] = frozenset()

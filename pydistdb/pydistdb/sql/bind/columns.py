@@ -177,6 +177,11 @@ def star_columns(b: Binder, scope: Scope, wrapper: Node) -> list[Expr] | None:
     node = wrapper.get("ColumnRef")
     if node is None or "A_Star" not in node["fields"][-1] or len(node["fields"]) < 2:
         return None
+    names = [part["String"]["sval"] for part in node["fields"][:-1]]
+    if b.arguments is not None and scope.find_source(names[-1], None, None) is None:
+        found = routines.argument_fields(b, names)
+        if found is not None:
+            return [expr for _, expr in found]
     source, owner = _starred(b, scope, node)
     return [reference(b, column, owner, node["location"]) for column in source.columns]
 

@@ -44,6 +44,7 @@ from pydistdb.sql.errors import (
 from pydistdb.sql.tree import (
     And,
     BooleanTest,
+    Call,
     Case,
     Coalesce,
     Const,
@@ -54,7 +55,7 @@ from pydistdb.sql.tree import (
     Or,
     RowExpr,
 )
-from pydistdb.sql.types import registry
+from pydistdb.sql.types import domains, registry
 from pydistdb.sql.types.base import Function, SqlType
 from pydistdb.sql.types.bits import digits_of
 from pydistdb.sql.types.known import BIT
@@ -65,6 +66,7 @@ from pydistdb.sql.types.registry import (
     INT8,
     NAME,
     NUMERIC,
+    RECORD,
     TIME,
     TIMESTAMP,
     TIMESTAMPTZ,
@@ -143,10 +145,20 @@ def _null_test(b: Binder, scope: Scope, node: Node) -> Expr:
     if is_composite(argument.type):
         argument = to_record(b, argument)
     if isinstance(argument, RowExpr):
-        # A row is null if all its fields are, and not null if none is.
-        tests = tuple(IsNull(BOOL, resolve_unknown(b, item), negated) for item in argument.items)
+        # A row is null if all its fields are, and not null if none is; a row among these is a value, whatever it holds.
+        tests = tuple(IsNull(BOOL, _as_scalar(resolve_unknown(b, item)), negated) for item in argument.items)
         return And(BOOL, tests) if len(tests) > 1 else tests[0] if tests else Const(BOOL, True)
     return IsNull(BOOL, argument, negated)
+
+
+_IS_THERE = Function(0, "row_is_there", (RECORD,), BOOL, lambda row: True)
+
+
+def _as_scalar(item: Expr) -> Expr:
+    """What is NULL just where the item as a whole is."""
+    if isinstance(item, RowExpr):
+        return Const(BOOL, True)
+    return Call(BOOL, _IS_THERE, (item,)) if item.type.oid == RECORD.oid else item
 
 
 _BOOLEAN_TESTS: dict[str, tuple[bool | None, bool, str]] = {
@@ -232,8 +244,9 @@ def _min_max(b: Binder, scope: Scope, node: Node) -> Expr:
 def _cast(b: Binder, scope: Scope, node: Node) -> Expr:
     target = resolve_type(node["typeName"], b.position, b.catalog)
     argument = node["arg"]
-    if "A_ArrayExpr" in argument and target.is_array:
-        expr = rows.bind_array(b, scope, argument["A_ArrayExpr"], registry.type_by_oid(target.oid))
+    array = registry.type_by_oid(domains.base_oid(target.oid))
+    if "A_ArrayExpr" in argument and array.is_array:
+        expr = rows.bind_array(b, scope, argument["A_ArrayExpr"], array)
     else:
         expr = bind(b, scope, argument)
     location = node.get("location", -1)

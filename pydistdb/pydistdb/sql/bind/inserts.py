@@ -77,7 +77,8 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
         view_checks = through.checks(conditions)
         for wrapper in node.get("cols", ()):
             through.refuse_computed(shown, wrapper["ResTarget"]["name"], "INSERT")
-        names = through.names(shown)
+        defaulted = through.with_defaults(b, row)
+        names = defaulted.names(shown)
     target = Source(name, shown, schema, table)
     source, numbers = _source(b, parent, node, table, target, names)
     if through is not None:
@@ -89,7 +90,7 @@ def bind_insert(b: Binder, parent: Scope | None, node: Node) -> Insert:
     given = set(numbers)
     defaults = {
         column.number: default
-        for column in table.columns
+        for column in (table if through is None else defaulted.table).columns
         if not column.dropped and column.number not in given and not column.generated
         if (default := column_default(b, column)) is not None
     }
@@ -127,6 +128,8 @@ def _source(
         k in select for k in ("sortClause", "limitCount", "limitOffset", "withClause")
     ):
         try:
+            if b.arguments is not None and _has_star(select):
+                raise SetInValues("a row is spread in VALUES")
             source, used = _insert_values(
                 b, parent, table, select, targets, locations, "cols" in node, overriding, target
             )
@@ -169,6 +172,12 @@ def _select_of_values(select: Node) -> Node | None:
     if len(lists) > 1 or any("SetToDefault" in item for item in items):
         return None
     return {"targetList": [{"ResTarget": {"val": item}} for item in items], "op": "SETOP_NONE"}
+
+
+def _has_star(select: Node) -> bool:
+    """``VALUES (argument.*)`` inside a function."""
+    fields = [item.get("ColumnRef", {}).get("fields", ({},)) for item in select["valuesLists"][0]["List"]["items"]]
+    return any("A_Star" in each[-1] for each in fields)
 
 
 def insert_targets(b: Binder, table: Table, node: Node) -> tuple[list[Column], list[int]]:

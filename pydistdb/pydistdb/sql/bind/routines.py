@@ -20,6 +20,7 @@ from typing import TypeVar
 import pydistdb.sql.bind.stored as stored
 from pydistdb.sql.bind.binder import Binder, Parameters, RoutineArguments
 from pydistdb.sql.bind.coerce import coerce_to_target, resolve_unknown, type_named
+from pydistdb.sql.bind.composites import composite_fields, field_of, is_composite
 from pydistdb.sql.bind.dispatch import STATEMENT_BINDERS, bind
 from pydistdb.sql.bind.needs import finish
 from pydistdb.sql.bind.parse import Node, ParsedStatement, parse
@@ -27,7 +28,7 @@ from pydistdb.sql.bind.rewrite import transform, walk
 from pydistdb.sql.bind.scope import Scope, ScopeColumn
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported
-from pydistdb.sql.routines import VOID_OID, RoutineFunction, default_text
+from pydistdb.sql.routines import RECORD_OID, VOID_OID, RoutineFunction, default_text
 from pydistdb.sql.tree import (
     BoundStatement,
     Call,
@@ -39,10 +40,11 @@ from pydistdb.sql.tree import (
     Project,
     Rel,
     RoutineScan,
+    RowExpr,
     SetCall,
     Subquery,
 )
-from pydistdb.sql.types.base import EvalContext, Function
+from pydistdb.sql.types.base import EvalContext, Function, SqlType
 
 CALL_COLUMN = 0
 """The column id of a call's value: nothing refers to it, and equal calls must be equal trees (GROUP BY f(x))."""
@@ -214,6 +216,7 @@ def fit_result(b: Binder | None, function: RoutineFunction, rel: Rel | None, has
         targets = [sql_type for _, sql_type in function.out_columns]
         if not function.out_columns:
             return rel
+        rel = _row_in_columns(b, function, rel, targets)
         if len(rel.columns) > len(targets):
             raise mismatch(function, "Final statement returns too many columns.")
         if len(rel.columns) < len(targets):
@@ -243,6 +246,33 @@ def fit_result(b: Binder | None, function: RoutineFunction, rel: Rel | None, has
     if type(rel).__name__ in ("Insert", "Update", "Delete"):
         raise FeatureNotSupported("RETURNING in an SQL function must have the types that the function declares")
     return Project(made, rel, tuple(expressions))
+
+
+def _row_in_columns(b: Binder, function: RoutineFunction, rel: Rel, targets: Sequence[SqlType]) -> Rel:
+    """``SELECT row`` as a query of the row's fields, where these are what the function declares; else as it was."""
+    if len(rel.columns) != 1:
+        return rel
+    [whole] = rel.columns
+    reference: Expr = ColumnRef(whole.type, whole.id, whole.name)
+    if is_composite(whole.type):
+        fields = composite_fields(b, whole.type)
+        entry = b.catalog.type_entry(whole.type.oid)
+        declared, row_of = function.routine.return_type, function.routine.row_of
+        if declared not in (RECORD_OID, whole.type.oid) or (entry and row_of not in (0, entry.definition.relation)):
+            return rel
+        if [each.type.oid for each in fields] != [target.oid for target in targets]:
+            return rel
+        items = [field_of(reference, each) for each in fields]
+    elif whole.type.oid == RECORD_OID and isinstance(rel, Project) and isinstance(rel.expressions[0], RowExpr):
+        row = rel.expressions[0]
+        if len(row.items) != len(targets):
+            return rel
+        columns = tuple(OutputColumn(b.new_id(), f"f{number}", item.type) for number, item in enumerate(row.items, 1))
+        return Project(columns, rel.input, row.items)
+    else:
+        return rel
+    columns = tuple(OutputColumn(b.new_id(), each.name, each.type) for each in fields)
+    return Project(columns, rel, tuple(items))
 
 
 def mismatch(function: RoutineFunction, detail: str) -> DatabaseError:
@@ -374,11 +404,22 @@ def _with_arguments(node: T, arguments: Sequence[Expr]) -> T:
 # ---------------------------------------------------------------------------------------------------- names in bodies
 
 
-def argument_reference(b: Binder, parts: Sequence[str]) -> Param | None:
-    """``name`` or ``function.name`` inside a body; None if it is no argument."""
+def argument_reference(b: Binder, parts: Sequence[str]) -> Expr | None:
+    """``name`` or ``function.name`` inside a body, or a field of such a row; None if it is no argument."""
     arguments = b.arguments
-    if arguments is None or (len(parts) == 2 and parts[0] != arguments.routine_name) or len(parts) > 2:
+    if arguments is None:
         return None
-    if not parts[-1] or parts[-1] not in arguments.names:
+    if len(parts) < 3 and (len(parts) == 1 or parts[0] == arguments.routine_name) and parts[-1] in arguments.names:
+        return b.parameters.reference(arguments.names.index(parts[-1]) + 1, None) if parts[-1] else None
+    row = argument_reference(b, parts[:-1]) if len(parts) > 1 else None
+    if row is None or not is_composite(row.type):
         return None
-    return b.parameters.reference(arguments.names.index(parts[-1]) + 1, None)
+    return next((field_of(row, each) for each in composite_fields(b, row.type) if each.name == parts[-1]), None)
+
+
+def argument_fields(b: Binder, parts: Sequence[str]) -> list[tuple[str, Expr]] | None:
+    """What ``name.*`` stands for inside a body; None if it is no argument that is a row."""
+    row = argument_reference(b, parts)
+    if row is None or not is_composite(row.type):
+        return None
+    return [(each.name, field_of(row, each)) for each in composite_fields(b, row.type)]

@@ -18,7 +18,7 @@ from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeCo
 from pydistdb.sql.catalog.descriptors import Column, Table
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.errors import DatabaseError, DatatypeMismatch, InvalidSyntax
-from pydistdb.sql.tree import Expr
+from pydistdb.sql.tree import Call, Expr
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
 from pydistdb.sql.types.user import FIRST_USER_OID
@@ -67,6 +67,10 @@ def column_default(b: Binder, column: Column) -> Expr | None:
     if text is None:
         return None
     expr = bind_text(b, Scope(None, "DEFAULT"), text)
+    if column.identity and isinstance(expr, Call):
+        from pydistdb.sql.pg_catalog.functions_sequences import next_identity
+
+        expr = replace(expr, function=replace(expr.function, implementation=next_identity))
     return to_column(b, expr, column_type(column), column.name, "default expression")
 
 

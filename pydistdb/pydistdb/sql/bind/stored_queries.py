@@ -18,6 +18,7 @@ from pydistdb.sql.bind.definitions import check_tablespace, on_commit_action, st
 from pydistdb.sql.bind.naming import name_of, strings
 from pydistdb.sql.bind.parse import Node, ParsedStatement, into_clause
 from pydistdb.sql.bind.session_statements import executed_statement
+from pydistdb.sql.catalog.dependencies import quoted
 from pydistdb.sql.errors import FeatureNotSupported, InternalError
 
 
@@ -48,14 +49,21 @@ def _create_view(parsed: ParsedStatement, node: Node) -> statements.Utility:
     option = node.get("withCheckOption", "NO_CHECK_OPTION").removesuffix("_CHECK_OPTION").lower()
     option = "" if option == "no" else option
     given = {name: str(value).lower() for name, value in storage_options(node.get("options", [])).items()}
+    text, start = _cut_query(parsed, _CHECK_OPTIONS if option else ()), _query_start(parsed)
+    if "RECURSIVE" in Tokens(parsed.text[: start - parsed.position]).names:
+        # What the parser has made of CREATE RECURSIVE VIEW name (columns) AS query.
+        columns = ", ".join(map(quoted, strings(node["aliases"])))
+        name = quoted(node["view"]["relname"])
+        before = f"WITH RECURSIVE {name}({columns}) AS ("
+        text, start = f"{before}{text}) SELECT {columns} FROM {name}", start - len(before)
     return schema_statements.CreateView(
         name_of(node["view"]),
         strings(node.get("aliases", [])),
-        _cut_query(parsed, _CHECK_OPTIONS if option else ()),
+        text,
         node.get("replace", False),
         node["view"]["relpersistence"] == "t",
         (*given.items(), *([("check_option", option)] if option else [])),
-        _query_start(parsed),
+        start,
     )
 
 

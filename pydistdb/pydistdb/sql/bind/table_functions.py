@@ -81,9 +81,11 @@ def bind_function(b: Binder, scope: Scope, node: Node, items: Sequence[FromItem]
         item.sources[0].scalar = not scan.function.returns_row
         return item
     if not isinstance(expr, Call | SetCall):
+        label = _out_name(b, wrappers[0]) or name
         if ordinality:
-            raise FeatureNotSupported("WITH ORDINALITY is not supported for this expression")
-        column = ScopeColumn(name, b.new_id(), expr.type)
+            rel, columns = _side_by_side(b, expressions, [label], ordinality)
+            return from_clause.source_item(rel, name, columns, alias)
+        column = ScopeColumn(label, b.new_id(), expr.type)
         made = (resolve_unknown(b, expr),)
         rel = Project(from_clause.outputs([column]), NO_ROWS_OF_NOTHING, made)
         return from_clause.source_item(rel, name, [column], alias)
@@ -113,6 +115,16 @@ def _rows_of_composite(b: Binder, expr: Call | SetCall, name: str, alias: Node |
         columns.append(ScopeColumn("ordinality", b.new_id(), INT8, nullable=False))
         made.append(ColumnRef(INT8, scanned[1].id, "ordinality", False))
     return from_clause.source_item(Project(from_clause.outputs(columns), scan, tuple(made)), name, columns, alias)
+
+
+def _out_name(b: Binder, wrapper: Node) -> str:
+    """The name of the one OUT argument of a function in SQL whose call has become an expression; empty if it has none."""
+    words = [part["String"]["sval"] for part in wrapper.get("FuncCall", {}).get("funcname", ())]
+    if not words:
+        return ""
+    named = b.catalog.routines(words[-1], words[-2] if len(words) > 1 else None)
+    columns = [each.out_columns for each in named if each.oid in b.called]
+    return columns[0][0][0] if len(columns) == 1 and len(columns[0]) == 1 else ""
 
 
 def _column_definitions(parts: Sequence[Node]) -> list[Node]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pydistdb.sql.bind.routines as routines
 from pydistdb.sql.bind import scope as scopes
-from pydistdb.sql.bind.binder import Binder
+from pydistdb.sql.bind.binder import Binder, StarMention
 from pydistdb.sql.bind.columns import mention, reference
 from pydistdb.sql.bind.composites import field_of
 from pydistdb.sql.bind.dispatch import bind
@@ -66,6 +67,12 @@ def _star(b: Binder, scope: Scope, node: Node) -> list[Target]:
     if len(fields) == 1:
         if not scope.sources:
             raise InvalidSyntax("SELECT * with no tables specified is not valid", position=b.position(location))
+        if b.stars is not None and not b.text_depth:
+            words = []
+            for column in scope.all_columns:
+                of = scope.source_of(column.id)
+                words.append(("" if of is None or column not in of.columns else of.name, column.name))
+            b.stars[location] = StarMention(1, tuple(words))
         return [Target(c.name, reference(b, c, scope, location), location) for c in scope.all_columns]
     names = [part["String"]["sval"] for part in fields[:-1]]
     if len(names) > 3:
@@ -78,10 +85,15 @@ def _star(b: Binder, scope: Scope, node: Node) -> list[Target]:
         )
     found = scope.find_source(names[-1], names[-2] if len(names) > 1 else None, b.position(location))
     if found is None:
+        fields_of_argument = routines.argument_fields(b, names)
+        if fields_of_argument is not None:
+            return [Target(name, expr, location) for name, expr in fields_of_argument]
         raise scopes.missing_from_entry(scope, names[-1], b.position(location))
     source, owner = found
     if b.mentions is not None:
         mention(b, "star", source, location, len(fields))
+    if b.stars is not None and not b.text_depth:
+        b.stars[location] = StarMention(len(fields), tuple([(source.name, c.name) for c in source.columns]))
     return [Target(c.name, reference(b, c, owner, location), location) for c in source.columns]
 
 
@@ -93,6 +105,8 @@ def _row_star(b: Binder, scope: Scope, node: Node, location: int) -> list[Target
     fields = row_fields(b, scope, inner, expr)
     if fields is None:
         raise FeatureNotSupported("row expansion of this expression is not supported", position=b.position(location))
+    if b.stars is not None and not b.text_depth:
+        b.stars[location] = StarMention(1, tuple([("", each.name) for each in fields]), True)
     return [Target(each.name, field_of(expr, each), location) for each in fields]
 
 

@@ -91,6 +91,30 @@ class ViewTarget:
         )
         return replace(self.table, name=self.views[0].name, columns=shown)
 
+    def with_defaults(self, b: Binder, columns: Sequence[ScopeColumn]) -> ViewTarget:
+        """With the defaults that the views give to their columns in the table; those of the outermost come first."""
+        if not any(column.default is not None for view in self.views for column in view.columns):
+            return self
+        current, below = list(columns), self.table
+        defaults: dict[int, str] = {}
+        for view in reversed(self.views):
+            current, _ = _through(b, view, below, current)
+            live = [column for column in view.columns if not column.dropped]
+            for column, shown in zip(live, current, strict=False):
+                if column.default is not None:
+                    defaults[shown.number] = column.default
+            below = view
+        table = replace(
+            self.table,
+            columns=tuple(
+                replace(each, default=defaults[each.number], identity="")
+                if each.number in defaults and not each.generated
+                else each
+                for each in self.table.columns
+            ),
+        )
+        return ViewTarget(self.views, table)
+
     def checks(self, conditions: Sequence[tuple[Table, Expr]]) -> tuple[tuple[str, Expr], ...]:
         """WITH CHECK OPTION: LOCAL checks a view's own condition, CASCADED all below as well."""
         by_view = {view.oid: condition for view, condition in conditions}

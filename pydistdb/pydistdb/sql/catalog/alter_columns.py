@@ -7,6 +7,7 @@ Dropping a column just marks it: its values vanish as rows are rewritten.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -29,7 +30,7 @@ from pydistdb.sql.catalog.renaming import rename_in_expression
 from pydistdb.sql.catalog.rewrite import computed_rows, contains_nulls, rewrite
 from pydistdb.sql.catalog.statistics_names import forget_comments, without_statistics
 from pydistdb.sql.catalog.statistics_objects import forget_findings, rebound_statistics, using_column
-from pydistdb.sql.catalog.type_dependencies import columns_holding
+from pydistdb.sql.catalog.type_dependencies import columns_holding, refuse_itself
 from pydistdb.sql.errors import (
     DatabaseError,
     DatatypeMismatch,
@@ -84,11 +85,12 @@ async def add_column(ddl: DdlContext, table: Table, action: AlterTableAction) ->
     number = max((column.number for column in table.columns), default=0) + 1
     bare = make_column(spec, number)
     ddl.require_type(bare.type_oid)
+    refuse_itself(ddl, table.row_type_oid, bare.type_oid)
     old = table
     draft = replace(table, columns=(*table.columns, bare), version=table.version + 1)
     table, owned = await with_defaults(ddl, draft, [spec])
     column = table.columns[-1]
-    if column.default is not None or column.generated or column.identity:
+    if column.default is not None and column.default.lower() != "null":
         _check_row_type_unused(ddl, old)
     if owned:
         ddl.put_table(*owned)
@@ -97,7 +99,7 @@ async def add_column(ddl: DdlContext, table: Table, action: AlterTableAction) ->
         assert filling.default is not None
         nullable = replace(table, columns=(*old.columns, replace(column, not_null=False)))
         expression = filling.default
-        await rewrite(ddl, old, nullable, computed_rows(ddl, old, column, expression))
+        await rewrite(ddl, old, nullable, computed_rows(ddl, old, [(column, expression)]))
         table = ddl.view.state.tables[table.oid]
         table = _with_column(table, replace(column, missing=None))
     elif filling.default is not None:
@@ -154,6 +156,8 @@ async def drop_column(ddl: DdlContext, table: Table, action: AlterTableAction) -
     assert action.name is not None
     column = constraints.column_named(table, action.name)
     if column is None:
+        if action.name in constraints.SYSTEM_COLUMNS:
+            raise FeatureNotSupported(f'cannot drop system column "{action.name}"')
         message = f'column "{action.name}" of relation "{table.name}" does not exist'
         if not action.missing_ok:
             raise UndefinedColumn(message)
@@ -335,7 +339,23 @@ def drop_not_null(ddl: DdlContext, table: Table, action: AlterTableAction) -> No
 # ---------------------------------------------------------------------------------------------------- type
 
 
-async def alter_type(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
+async def alter_types(ddl: DdlContext, table: Table, actions: Sequence[AlterTableAction]) -> None:
+    """ALTER COLUMN … TYPE, all of a statement at once: every USING sees the rows as they were."""
+    new, computed = table, []
+    for action in actions:
+        new, column, expression = await _retyped(ddl, table, new, action)
+        if expression is not None:
+            computed.append((column, expression))
+    if computed:
+        await rewrite(ddl, table, new, computed_rows(ddl, table, computed))
+    else:
+        ddl.put_table(new)
+
+
+async def _retyped(
+    ddl: DdlContext, original: Table, table: Table, action: AlterTableAction
+) -> tuple[Table, Column, str | None]:
+    """The table with a column of another type, and how its values are computed of those there are, if they are not kept."""
     assert action.name is not None and action.type is not None
     old_column = existing_column(table, action.name)
     number = old_column.number
@@ -352,6 +372,9 @@ async def alter_type(ddl: DdlContext, table: Table, action: AlterTableAction) ->
                 "cannot alter type of a column used by a generated column",
                 detail=f'Column "{old_column.name}" is used by generated column "{reader.name}".',
             )
+    if number in [each.number for each in table.columns if each not in original.columns]:
+        raise FeatureNotSupported(f'cannot alter type of column "{old_column.name}" twice')
+    refuse_itself(ddl, table.row_type_oid, action.type.oid)
     _check_row_type_unused(ddl, table)
     if table.sharding is not None and number in table.sharding.columns:
         raise FeatureNotSupported("changing the type of a shard column is not supported")
@@ -362,11 +385,13 @@ async def alter_type(ddl: DdlContext, table: Table, action: AlterTableAction) ->
         collation=collation_named(action.collation),
     )
     _check_conversion(old_column, column, action.expression)
+    if action.expression is not None:
+        _check_using(ddl, original, column, action.expression)
     for index in table.indexes:
         for each in index.columns:
             if each.column == number:
                 check_key(column.type_oid, index.method, each.operator_class)
-    column = _converted_default(ddl, table, old_column, column)
+    column = _converted_default(ddl, original, old_column, column)
     new = _with_column(table, column)
     depending = [
         index for index in table.indexes if not index.is_plain and number in columns_of_index(ddl, table, index)
@@ -384,10 +409,22 @@ async def alter_type(ddl: DdlContext, table: Table, action: AlterTableAction) ->
         )
     await _check_foreign_keys(ddl, table, new, number)
     if action.expression is None and not depending and _keeps_values(old_column, column):
-        ddl.put_table(new)
-        return
-    expression = action.expression if action.expression is not None else quote(column.name)
-    await rewrite(ddl, table, new, computed_rows(ddl, table, column, expression))
+        return new, column, None
+    return new, column, action.expression if action.expression is not None else quote(column.name)
+
+
+def _check_using(ddl: DdlContext, table: Table, column: Column, expression: str) -> None:
+    """What USING gives must be assignable."""
+    try:
+        bind.bind_expression(expression, table, ddl.view, ddl.context, expressions.column_type(column))
+    except DatatypeMismatch:
+        raise DatatypeMismatch(
+            f'result of USING clause for column "{column.name}" cannot be cast automatically '
+            f"to type {registry.format_type(column.type_oid, -1)}",
+            hint="You might need to add an explicit cast.",
+        ) from None
+    except DatabaseError:
+        return  # told with its place when the rows are computed
 
 
 def _keeps_values(old: Column, new: Column) -> bool:

@@ -33,6 +33,7 @@ from pydistdb.sql.errors import (
     DuplicateTable,
     FeatureNotSupported,
     ForeignKeyViolation,
+    UndefinedColumn,
     UndefinedObject,
     WrongObjectType,
 )
@@ -48,6 +49,9 @@ async def add_constraint(ddl: DdlContext, table: Table, action: AlterTableAction
     if spec.kind == "foreign":
         assert spec.foreign is not None
         columns = spec.foreign.columns
+    for name in columns if spec.kind == "primary" else ():
+        if constraints.column_named(table, name) is None:
+            raise UndefinedColumn(f'column "{name}" of relation "{table.name}" does not exist')
     if spec.using_index is not None:
         await _add_using_index(ddl, table, spec)
     else:
@@ -188,8 +192,13 @@ async def _add_foreign_key(ddl: DdlContext, table: Table, spec: ConstraintSpec, 
 
 
 async def validate_foreign_key(ddl: DdlContext, table: Table, referenced: Table, key: ForeignKey) -> None:
-    """Look for a row whose key is not there."""
+    """Look for a row whose key is not there, or not whole where it must be."""
     own = [constraints.column_numbered(table, number) for number in key.columns]
+    if key.match_full and len(own) > 1:
+        nulls = [f"{quote(column.name)} IS NULL" for column in own]
+        mixed = f"({' OR '.join(nulls)}) AND NOT ({' AND '.join(nulls)})"
+        if await first_row(ddl, f"SELECT 1 FROM {full_name(ddl, table)} WHERE {mixed} LIMIT 1") is not None:
+            raise violations.mixed_key(ddl.view, table, key)
     theirs = [constraints.column_numbered(referenced, number) for number in key.referenced_columns]
     pairs = [f"f.{quote(a.name)} = p.{quote(b.name)}" for a, b in zip(own, theirs, strict=True)]
     present = [f"f.{quote(column.name)} IS NOT NULL" for column in own]

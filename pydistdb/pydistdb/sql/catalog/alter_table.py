@@ -6,6 +6,8 @@ Actions that only change the descriptor are done at once; those that concern row
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from msgspec.structs import replace
 
 from pydistdb.sql.catalog import alter_columns, alter_constraints, identity, storage_settings
@@ -20,7 +22,14 @@ from pydistdb.sql.catalog.owners import alter_table_owner
 from pydistdb.sql.catalog.reindex import set_clustered
 from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.catalog.views import set_view_options
-from pydistdb.sql.errors import DuplicateTable, FeatureNotSupported, UndefinedObject, UndefinedTable, WrongObjectType
+from pydistdb.sql.errors import (
+    DuplicateTable,
+    FeatureNotSupported,
+    InvalidTableDefinition,
+    UndefinedObject,
+    UndefinedTable,
+    WrongObjectType,
+)
 from pydistdb.sql.schema_statements import AlterTable, AlterTableAction
 from pydistdb.sql.statements import Name
 
@@ -47,10 +56,30 @@ async def alter_table(ddl: DdlContext, statement: AlterTable) -> str:
     ddl.require_table_owner(table)
     ddl.check_not_in_use(table, tag)
     await ddl.ddl.lock_tables([table.oid])
-    for action in sorted(statement.actions, key=lambda action: _PASSES.get(action.kind, _LAST_PASS)):
-        table = ddl.view.state.tables[table.oid]
-        await _apply(ddl, table, action)
+    for kind, same in groupby(_in_passes(statement), key=lambda action: action.kind):
+        actions = list(same)
+        if kind == "alter_type" and table.kind == "r":
+            for action in actions:
+                await identity.follow_type(ddl, ddl.view.state.tables[table.oid], action)
+            await alter_columns.alter_types(ddl, ddl.view.state.tables[table.oid], actions)
+            continue
+        for action in actions:
+            await _apply(ddl, ddl.view.state.tables[table.oid], action)
     return tag
+
+
+def _in_passes(statement: AlterTable) -> list[AlterTableAction]:
+    passes = _PASSES
+    if any(action.kind == "alter_type" and action.expression is not None for action in statement.actions):
+        passes = {**passes, "drop_column": 2}  # USING may still name what goes
+    added = {action.name for action in statement.actions if action.kind == "add_identity"}
+
+    def place(action: AlterTableAction) -> int:
+        if action.kind == "set_identity" and action.name in added:
+            return passes["add_identity"]
+        return passes.get(action.kind, _LAST_PASS)
+
+    return sorted(statement.actions, key=place)
 
 
 _PASSES = {
@@ -72,6 +101,7 @@ _PASSES = {
     "add_identity": 7,
     "add_constraint": 8,
 }
+_OF_COLUMNS = frozenset({"set_default", "drop_default", "set_not_null", "drop_not_null", *storage_settings.OF_COLUMNS})
 _LAST_PASS = 10
 """A statement's actions run in passes, whatever their order in the text (tablecmds.c): a constraint may be about a column
 that is added behind it."""
@@ -94,9 +124,15 @@ async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> Non
         case "set_tablespace":
             if action.name != "pg_default":
                 raise UndefinedObject(f'tablespace "{action.name}" does not exist')
+        case "set_default" | "drop_default" if table.kind == "v":
+            alter_columns.change_default(ddl, table, action)
+        case "set_logged" if table.kind == "S":
+            ddl.put_table(replace(table, persistence=action.name or "p", version=table.version + 1))
         case _ if table.kind != "r" and not (table.kind in "vm" and action.kind == "rename_column"):
+            words = action.kind.replace("_", " ").upper()
+            what = f"ALTER COLUMN ... {words}" if action.kind in _OF_COLUMNS else words
             raise WrongObjectType(
-                f'ALTER action {action.kind.replace("_", " ").upper()} cannot be performed on relation "{table.name}"',
+                f'ALTER action {what} cannot be performed on relation "{table.name}"',
                 detail=not_supported_for(table.kind),
             )
         case "enable_triggers" | "no_row_security":
@@ -120,9 +156,6 @@ async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> Non
             await alter_columns.set_not_null(ddl, table, action)
         case "drop_not_null":
             alter_columns.drop_not_null(ddl, table, action)
-        case "alter_type":
-            await identity.follow_type(ddl, table, action)
-            await alter_columns.alter_type(ddl, table, action)
         case "add_constraint":
             await alter_constraints.add_constraint(ddl, table, action)
         case "drop_constraint":
@@ -148,9 +181,26 @@ async def _apply(ddl: DdlContext, table: Table, action: AlterTableAction) -> Non
         case "cluster_on" | "set_without_cluster":
             set_clustered(ddl, table, action.name)
         case "set_logged":
+            _check_persistence(ddl, table, action.name or "p")
             ddl.put_table(replace(table, persistence=action.name or "p", version=table.version + 1))
         case _:
             raise FeatureNotSupported(f"ALTER TABLE {action.kind.replace('_', ' ').upper()} is not supported")
+
+
+def _check_persistence(ddl: DdlContext, table: Table, persistence: str) -> None:
+    """No row that lasts may refer to one that does not."""
+    state = ddl.view.state
+    if persistence == "p":
+        others = [state.tables[key.referenced_table] for key in table.foreign_keys]
+        into, of = "logged", "unlogged"
+    else:
+        others = [state.tables[oid] for oid in table.referenced_by]
+        into, of = "unlogged", "logged"
+    for other in others:
+        if other.oid != table.oid and other.persistence != persistence:
+            raise InvalidTableDefinition(
+                f'could not change table "{table.name}" to {into} because it references {of} table "{other.name}"'
+            )
 
 
 async def _rename(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
@@ -214,6 +264,12 @@ async def _alter_index(ddl: DdlContext, statement: AlterTable) -> None:
             options = merged_options(index.options, action.options, INDEX_PARAMETERS[index.method])
             await ddl.ddl.lock_tables([table.oid])
             ddl.put_table(storage_settings.with_index_options(ddl.view.state.tables[table.oid], index, options))
+            continue
+        if action.kind == "set_statistics":
+            table, index = found
+            ddl.require_owner(PG_CLASS, index.oid, "index", index.name)
+            await ddl.ddl.lock_tables([table.oid])
+            storage_settings.set_index_statistics(ddl, ddl.view.state.tables[table.oid], index, action)
             continue
         if action.kind != "rename_table":
             raise FeatureNotSupported(f"ALTER INDEX {action.kind.replace('_', ' ').upper()} is not supported")

@@ -15,12 +15,11 @@ from msgspec.structs import replace
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_table import MOST_COLUMNS, make_column
 from pydistdb.sql.catalog.naming import clip
-from pydistdb.sql.catalog.type_dependencies import columns_holding
-from pydistdb.sql.catalog.type_names import put_type, shown
+from pydistdb.sql.catalog.type_dependencies import columns_holding, refuse_itself
+from pydistdb.sql.catalog.type_names import put_type
 from pydistdb.sql.errors import DatabaseError, DuplicateColumn, FeatureNotSupported, UndefinedColumn, WrongObjectType
 from pydistdb.sql.schema_statements import ColumnSpec
 from pydistdb.sql.type_statements import AlterTypeAction
-from pydistdb.sql.types import registry
 from pydistdb.sql.types.user import Attribute, UserType
 
 
@@ -79,24 +78,8 @@ def _add(ddl: DdlContext, definition: UserType, action: AlterTypeAction) -> None
     attribute = _attribute(action.column, number)
     if _found(definition, attribute.name) is not None:
         raise DuplicateColumn(f'column "{attribute.name}" of relation "{definition.name}" already exists')
-    _refuse_itself(ddl, definition, attribute.type_oid)
+    refuse_itself(ddl, definition.oid, attribute.type_oid)
     put_type(ddl, replace(definition, attributes=(*definition.attributes, attribute)))
-
-
-def _refuse_itself(ddl: DdlContext, definition: UserType, type_oid: int) -> None:
-    """A composite type cannot hold values of itself."""
-    todo = [type_oid]
-    while todo:
-        sql_type = registry.type_by_oid(todo.pop())
-        oid = sql_type.element_oid or sql_type.oid
-        if oid == definition.oid:
-            raise DatabaseError.of(
-                "42P16", f"composite type {shown(ddl, definition.oid)} cannot be made a member of itself"
-            )
-        entry = ddl.view.type_entry(oid)
-        if entry is not None:
-            todo += [each.type_oid for each in entry.definition.attributes if not each.dropped]
-            todo += [entry.definition.base_oid] if entry.definition.base_oid else []
 
 
 def _drop(ddl: DdlContext, definition: UserType, action: AlterTypeAction) -> None:
@@ -135,7 +118,7 @@ def _change_type(ddl: DdlContext, definition: UserType, action: AlterTypeAction)
             f'cannot alter type "{definition.name}" because column "{table.name}.{column.name}" uses it'
         )
     changed = _attribute(_named(action.column, action.name), attribute.number)
-    _refuse_itself(ddl, definition, changed.type_oid)
+    refuse_itself(ddl, definition.oid, changed.type_oid)
     put_type(ddl, _with(definition, changed))
 
 

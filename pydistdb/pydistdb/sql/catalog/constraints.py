@@ -46,6 +46,7 @@ from pydistdb.sql.types import registry
 from pydistdb.sql.types.composite import unordered_part
 from pydistdb.sql.types.domains import base_oid
 
+SYSTEM_COLUMNS = frozenset({"tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"})
 PRIMARY_STORAGE_ID = 1
 MOST_INDEX_COLUMNS = 32
 MOST_INDEXES = 500
@@ -300,6 +301,8 @@ def _foreign_columns(table: Table, names: Sequence[str]) -> list[int]:
     numbers = []
     for name in names:
         column = column_named(table, name)
+        if column is None and name in SYSTEM_COLUMNS:
+            raise FeatureNotSupported("system columns cannot be used in foreign keys")
         if column is None:
             raise UndefinedColumn(f'column "{name}" referenced in foreign key constraint does not exist')
         numbers.append(column.number)

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from msgspec.structs import replace
 
 from pydistdb.sql.catalog import constraints, expressions, sequences, sharding, temporary
+from pydistdb.sql.catalog.constraints import SYSTEM_COLUMNS
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Column, Index, IndexColumn, Schema, Table
 from pydistdb.sql.catalog.garbage import dropped_garbage
-from pydistdb.sql.catalog.index_elements import SYSTEM_COLUMNS
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.options import STORAGE_PARAMETERS, checked_options, collation_named
 from pydistdb.sql.catalog.qualify import qualified_text

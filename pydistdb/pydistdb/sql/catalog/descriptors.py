@@ -51,6 +51,8 @@ class IndexColumn(msgspec.Struct, frozen=True, array_like=True):
     operator_class: str = ""
     """As given; those of btree all order alike here."""
     collation: str = ""
+    statistics: int = -1
+    """ALTER INDEX … SET STATISTICS, of an expression; -1 for default_statistics_target."""
 
 
 class Index(msgspec.Struct, frozen=True, array_like=True):

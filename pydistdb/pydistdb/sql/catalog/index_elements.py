@@ -34,7 +34,6 @@ from pydistdb.sql.tree import AnyAll, ArrayLiteral, Call, ColumnRef, Expr, InLis
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
 
-SYSTEM_COLUMNS = frozenset({"tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"})
 _COLLATABLE = "S"
 _ANYARRAY_OID = 2277
 
@@ -44,7 +43,7 @@ def index_column(ddl: DdlContext, table: Table, element: IndexElement, method: s
     if element.name is not None:
         column = constraints.column_named(table, element.name)
         if column is None:
-            if element.name in SYSTEM_COLUMNS:
+            if element.name in constraints.SYSTEM_COLUMNS:
                 raise FeatureNotSupported("index creation on system columns is not supported")
             raise UndefinedColumn(f'column "{element.name}" does not exist')
         key = IndexColumn(column.number)

@@ -6,7 +6,7 @@ the rows themselves change (ALTER TYPE, a volatile default) or their keys (a pri
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -81,33 +81,47 @@ def contains_nulls(ddl: DdlContext, table: Table, column: Column) -> NotNullViol
     )
 
 
-async def computed_rows(ddl: DdlContext, old: Table, column: Column, expression: str) -> Rows:
-    """The rows of ``old`` with ``column`` computed from the others by an SQL expression, fitted to its modifier."""
-    others = [each for each in live_columns(old) if each.number != column.number]
-    base_type = registry.format_type(column.type_oid, -1)
-    if column.type_oid == registry.BPCHAR.oid:
-        base_type = "bpchar"
-    items = [quote(each.name) for each in others] + [f"CAST(({expression}) AS {base_type})"]
+async def computed_rows(ddl: DdlContext, old: Table, computed: Sequence[tuple[Column, str]]) -> Rows:
+    """The rows of ``old`` with columns computed from them by SQL expressions, and fitted to their modifiers."""
+    numbers = {column.number for column, _ in computed}
+    others = [each for each in live_columns(old) if each.number not in numbers]
+    items = [quote(each.name) for each in others] + [_converted(column, expression) for column, expression in computed]
     text = f"SELECT {', '.join(items)} FROM {full_name(ddl, old)}"
     try:
         query = bind_query(ddl, text)
     except DatabaseError as error:
         if error.position is not None:
-            start = expression.start if isinstance(expression, Cut) else None
-            error.position = None if start is None else error.position + start - text.index(f"CAST(({expression})") - 6
+            error.position = _place(text, computed, error.position)
         raise
-    fit = fitting(column)
-    positions = [each.number - 1 for each in others]
-    width = max(TableLayout.of(old).column_count, column.number)
+    fits: list[tuple[int, Callable[[Any], Any]]] = [(each.number - 1, _as_it_is) for each in others]
+    fits += [(column.number - 1, fitting(column)) for column, _ in computed]
+    width = max(TableLayout.of(old).column_count, *numbers)
     async for batch in run_bound(ddl, query):
         chunk = []
         for values in batch:
             row: list[Any] = [None] * width
-            for position, value in zip(positions, values, strict=False):
-                row[position] = value
-            row[column.number - 1] = fit(values[-1])
+            for (position, fit), value in zip(fits, values, strict=False):
+                row[position] = fit(value)
             chunk.append(row)
         yield chunk
+
+
+def _converted(column: Column, expression: str) -> str:
+    is_char = column.type_oid == registry.BPCHAR.oid
+    return f"CAST(({expression}) AS {'bpchar' if is_char else registry.format_type(column.type_oid, -1)})"
+
+
+def _place(text: str, computed: Sequence[tuple[Column, str]], position: int) -> int | None:
+    """Where an error in the query made of expressions lies in what the client has written."""
+    for column, expression in computed:
+        first = text.index(_converted(column, expression)) + 6
+        if isinstance(expression, Cut) and first < position <= first + len(expression):
+            return position + expression.start - first
+    return None
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def fitting(column: Column) -> Callable[[Any], Any]:
@@ -115,6 +129,6 @@ def fitting(column: Column) -> Callable[[Any], Any]:
     sql_type = registry.type_by_oid(column.type_oid).with_modifier(column.modifier)
     coercion = functions.length_coercion(sql_type) if column.modifier >= 0 else None
     if coercion is None:
-        return lambda value: value
+        return _as_it_is
     implementation, modifier = coercion.implementation, column.modifier
     return lambda value: None if value is None else implementation(value, modifier, False)

@@ -40,7 +40,7 @@ LEAST_SHARDS = 3
 PING_TOPIC = "catalog.ping"
 PING_TIMEOUT_NS = 1_000_000_000
 FIRST_USER_OID = 16_384
-_SHARD_KINDS = frozenset({"bool", "int", "float", "decimal", "text", "bytes", "uuid", "timetz"})
+_SHARD_KINDS = frozenset({"bool", "int", "unsigned", "float", "decimal", "text", "bytes", "uuid", "timetz"})
 """Kinds whose equal values have equal bytes, whatever the version: what the shard of a stored row follows from."""
 
 

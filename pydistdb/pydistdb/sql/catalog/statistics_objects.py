@@ -19,10 +19,11 @@ from pydistdb.sql import bind
 from pydistdb.sql.bind.cutting import Tokens
 from pydistdb.sql.catalog import constraints, keys
 from pydistdb.sql.catalog.access import PG_NAMESPACE, PG_STATISTIC_EXT
+from pydistdb.sql.catalog.constraints import SYSTEM_COLUMNS
 from pydistdb.sql.catalog.context import DdlContext, not_supported_for
 from pydistdb.sql.catalog.descriptors import StatisticsExpression, StatisticsObject, Table
 from pydistdb.sql.catalog.expressions import column_numbers_used
-from pydistdb.sql.catalog.index_elements import SYSTEM_COLUMNS, canonical
+from pydistdb.sql.catalog.index_elements import canonical
 from pydistdb.sql.catalog.naming import choose, clip, join_columns
 from pydistdb.sql.catalog.statistics_names import Found, forget_comments, named, without_statistics
 from pydistdb.sql.catalog.storage_settings import statistics_target

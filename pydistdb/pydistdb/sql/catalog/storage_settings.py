@@ -66,6 +66,29 @@ def set_column(ddl: DdlContext, table: Table, action: AlterTableAction) -> None:
     ddl.put_table(replace(table, columns=columns, version=table.version + 1))
 
 
+def set_index_statistics(ddl: DdlContext, table: Table, index: Index, action: AlterTableAction) -> None:
+    """ALTER INDEX … ALTER COLUMN number SET STATISTICS: only of a column that is an expression."""
+    number = int(action.name or 0)
+    if not 1 <= number <= len(index.columns) + len(index.include):
+        raise UndefinedColumn(f'column number {number} of relation "{index.name}" does not exist')
+    if number > len(index.columns):
+        name = next(
+            each.name for each in table.columns if each.number == index.include[number - len(index.columns) - 1]
+        )
+        raise FeatureNotSupported(f'cannot alter statistics on included column "{name}" of index "{index.name}"')
+    element = index.columns[number - 1]
+    if not element.expression:
+        name = next(each.name for each in table.columns if each.number == element.column)
+        raise FeatureNotSupported(
+            f'cannot alter statistics on non-expression column "{name}" of index "{index.name}"',
+            hint="Alter statistics on table column instead.",
+        )
+    changed = replace(element, statistics=statistics_target(ddl, int(action.options[0][1] or 0)))
+    columns = (*index.columns[: number - 1], changed, *index.columns[number:])
+    indexes = tuple(replace(each, columns=columns) if each.oid == index.oid else each for each in table.indexes)
+    ddl.put_table(replace(table, indexes=indexes, version=table.version + 1))
+
+
 def statistics_target(ddl: DdlContext, target: int) -> int:
     if target < -1:
         raise InvalidParameterValue(f"statistics target {target} is too low")

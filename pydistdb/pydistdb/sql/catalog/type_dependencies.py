@@ -22,7 +22,7 @@ from pydistdb.sql.catalog.queries import bind_query
 from pydistdb.sql.catalog.routine_names import described_routine
 from pydistdb.sql.catalog.statistics_names import described_statistics
 from pydistdb.sql.catalog.type_names import shown
-from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.errors import DatabaseError, InvalidTableDefinition
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
 from pydistdb.sql.types.user import TypeEntry
@@ -49,6 +49,21 @@ def columns_holding(ddl: DdlContext, type_oid: int) -> list[tuple[Table, Column]
                 if (sql_type.element_oid or sql_type.oid) in holders:
                     found.append((table, column))
     return found
+
+
+def refuse_itself(ddl: DdlContext, row_type: int, type_oid: int) -> None:
+    """A row must not hold rows of its own type, nor anything that holds them."""
+    pending, seen = [type_oid], set()
+    while pending:
+        oid = pending.pop()
+        oid = registry.type_by_oid(oid).element_oid or oid
+        if oid == row_type:
+            raise InvalidTableDefinition(f"composite type {shown(ddl, row_type)} cannot be made a member of itself")
+        entry = ddl.view.type_entry(oid) if oid not in seen else None
+        seen.add(oid)
+        if entry is not None:
+            pending += [each.type_oid for each in entry.definition.attributes if not each.dropped]
+            pending += [entry.definition.base_oid] if entry.definition.base_oid else []
 
 
 class TypeRecorder:

@@ -1,7 +1,7 @@
 """CREATE VIEW: a view is the text of its query, made safe against what may change around it.
 
-Before it is stored, the query is rewritten so that it goes on meaning the same: a bare ``*`` becomes the columns it
-stands for, and table names get their schema, whatever the search_path of whoever reads the view later::
+Before it is stored, the query is rewritten so that it goes on meaning the same: every star becomes the columns it
+stands for (bind/stars.py), and table names get their schema, whatever the search_path of whoever reads the view later::
 
     CREATE VIEW v AS SELECT * FROM t          ->  SELECT a, b FROM public.t
 
@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from pydistdb.sql import bind
 from pydistdb.sql.bind.cutting import Tokens
+from pydistdb.sql.bind.stars import without_stars
 from pydistdb.sql.bind.view_targets import not_updatable
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_table import new_table
@@ -157,7 +158,11 @@ def _replaced(old: Table, specs: Sequence[ColumnSpec], definition: str, uses: tu
                 f"{registry.format_type(column.type_oid, column.modifier)} to "
                 f"{registry.format_type(spec.type.oid, spec.type.modifier)}"
             )
-    columns = tuple(Column(i, spec.name, spec.type.oid, spec.type.modifier) for i, spec in enumerate(specs, 1))
+    defaults = [column.default for column in old.columns] + [None] * len(specs)
+    columns = tuple(
+        Column(i, spec.name, spec.type.oid, spec.type.modifier, default=default)
+        for i, (spec, default) in enumerate(zip(specs, defaults, strict=False), 1)
+    )
     return replace(old, columns=columns, definition=definition, depends_on=uses, version=old.version + 1)
 
 
@@ -167,7 +172,8 @@ def _replaced(old: Table, specs: Sequence[ColumnSpec], definition: str, uses: tu
 def stable_text(ddl: DdlContext, text: str, recording: RecordingView, columns: Sequence[OutputColumn]) -> str:
     """The query with its star and its table names spelt out, as far as that leaves it the same query."""
     text = qualified_text(ddl.view, text.strip().rstrip(";").strip())
-    for candidate in (_qualified(ddl, _without_star(text, columns), recording), _qualified(ddl, text, recording)):
+    without = without_stars(text, ddl.view, ddl.context)
+    for candidate in (_qualified(ddl, without, recording), without, _qualified(ddl, text, recording)):
         if candidate != text and _has_columns(ddl, candidate, columns):
             return candidate
     return text
@@ -179,15 +185,6 @@ def _has_columns(ddl: DdlContext, text: str, columns: Sequence[OutputColumn]) ->
     except DatabaseError:
         return False
     return [(c.name, c.type) for c in bound] == [(c.name, c.type) for c in columns]
-
-
-def _without_star(text: str, columns: Sequence[OutputColumn]) -> str:
-    """``SELECT * FROM`` with the columns' names for the star."""
-    tokens = Tokens(text)
-    if tokens.names[:3] != ["SELECT", "ASCII_42", "FROM"]:
-        return text
-    names = ", ".join(quoted(column.name) for column in columns)
-    return text[: tokens.starts[1]] + names + text[tokens.ends[1] :]
 
 
 def _qualified(ddl: DdlContext, text: str, recording: RecordingView) -> str:

@@ -120,7 +120,7 @@ def record_field(row: tuple[Any, ...] | None, position: int) -> Any:
 
 
 def record_is_null(value: tuple[Any, ...] | None, negated: bool) -> bool:
-    """``record IS [NOT] NULL``: all fields are, or none is."""
+    """``record IS [NOT] NULL``: all fields are, or none is; a row among them is a value, whatever it holds."""
     if value is None:
         return not negated
     return all((item is not None) if negated else (item is None) for item in value)

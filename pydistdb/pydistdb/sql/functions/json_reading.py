@@ -51,7 +51,14 @@ def as_text(part: str | None) -> str | None:
     return part
 
 
+def _check_strings(text: str) -> None:
+    """Whoever looks into a json text reads all of its strings: an escape that is no character is an error anywhere."""
+    if "\\u" in text:
+        load_strictly(text)
+
+
 def field(text: str, name: str) -> str | None:
+    _check_strings(text)
     if kind_of(text) != "object":
         return None
     found = None
@@ -62,6 +69,7 @@ def field(text: str, name: str) -> str | None:
 
 
 def element(text: str, index: int) -> str | None:
+    _check_strings(text)
     if kind_of(text) != "array":
         return None
     if index < 0:
@@ -79,6 +87,7 @@ def path_index(step: str) -> int | None:
 
 
 def path(text: str, steps: PgArray) -> str | None:
+    _check_strings(text)
     part: str | None = text.strip(_SPACE)
     for step in steps.items:
         if part is None or step is None:

@@ -328,7 +328,7 @@ def _index_attributes(table: Table, index: Index) -> Iterator[RowDict]:
             count += 1
             name = f"{label}{count}"
         names.add(name)
-        more = {}
+        more: dict[str, Any] = {}
         if number:
             column = columns[number]
             type_oid = column.type_oid
@@ -336,6 +336,8 @@ def _index_attributes(table: Table, index: Index) -> Iterator[RowDict]:
         if index.is_inverted:
             type_oid = key_type(index.columns[position - 1].operator_class, type_oid)
             more = {}
+        elif position <= len(index.columns):
+            more = {**more, "attstattarget": index.columns[position - 1].statistics}
         yield _attribute(index.oid, name, type_oid, position, columns[number].modifier if number else -1, **more)
 
 

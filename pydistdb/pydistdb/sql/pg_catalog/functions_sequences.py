@@ -38,14 +38,14 @@ def forget_values(session: object) -> None:
 
 
 def _sequence(context: EvalContext, oid: int, wanted: int) -> Table:
-    """The sequence, if the current user has one of the privileges on it."""
+    """The sequence, if the current user has one of the privileges on it (where any is wanted)."""
     view = view_of(context)
     table = view.table_by_oid(oid)
     if table is None:
         raise UndefinedTable(f"could not open relation with OID {oid}")
     if table.kind != "S":
         raise WrongObjectType(f'"{table.name}" is not a sequence')
-    if view.role is not None and not view.access.mask(view.role, PG_CLASS, oid, wanted):
+    if wanted and view.role is not None and not view.access.mask(view.role, PG_CLASS, oid, wanted):
         raise permission_denied("sequence", table.name)
     return table
 
@@ -58,7 +58,15 @@ def _check_writable(context: EvalContext, sequence: Table, command: str) -> None
 
 @provides("nextval(regclass)")
 def nextval(context: EvalContext, oid: int) -> int:
-    sequence = _sequence(context, oid, USAGE | UPDATE)
+    return _next(context, _sequence(context, oid, USAGE | UPDATE))
+
+
+def next_identity(context: EvalContext, oid: int) -> int:
+    """The value of an identity column: its sequence is part of the table, and takes no privilege."""
+    return _next(context, _sequence(context, oid, 0))
+
+
+def _next(context: EvalContext, sequence: Table) -> int:
     view = view_of(context)
     if view.numbers is None:
         raise FeatureNotSupported("sequences need a session")
@@ -67,8 +75,8 @@ def nextval(context: EvalContext, oid: int) -> int:
     value = effect(context, lambda: numbers.try_next(sequence))
     if context.extra is not None:
         values = _session_values(context)
-        values[oid] = value
-        values[0] = oid
+        values[sequence.oid] = value
+        values[0] = sequence.oid
     return value
 
 

@@ -29,7 +29,8 @@ from pydistdb.sql.plan.ordering import ordering
 from pydistdb.sql.plan.paths import Path
 from pydistdb.sql.plan.physical import HashJoin, LookupJoin, MergeJoin, NestedLoop, TableScan
 from pydistdb.sql.plan.virtual import LOOKUP_ROWS, lookup_of, physical_scan
-from pydistdb.sql.tree import ColumnRef, Distinct, Expr, OutputColumn, Project, Rel, Scan, VirtualScan
+from pydistdb.sql.tree import ColumnRef, Const, Distinct, Expr, OutputColumn, Project, Rel, Scan, VirtualScan
+from pydistdb.sql.types.registry import BOOL
 
 SPILLED_ROWS = 100_000
 """What a hash table of so many rows takes goes to disk, at the usual work_mem."""
@@ -63,6 +64,7 @@ Wanted = Callable[[Sequence[OutputColumn]], tuple[OutputColumn, ...]]
 """Picks, from the columns two sides have together, those that something further up still reads."""
 
 
+_NO_KEY = Const(BOOL, None)
 Key = tuple[Expr, Expr, Expr]
 """An equality between the sides: (left, right, term)."""
 
@@ -150,7 +152,11 @@ def _loop(task: _Task, left: Side, right: Side) -> Candidate:
     kind = task.kind
     condition = conjoin(task.terms) if task.terms else None
     if kind == "full" and task.terms:
-        raise FeatureNotSupported("FULL JOIN is only supported with merge-joinable or hash-joinable join conditions")
+        if not all(isinstance(term, Const) for term in task.terms):
+            message = "FULL JOIN is only supported with merge-joinable or hash-joinable join conditions"
+            raise FeatureNotSupported(message)
+        # ON FALSE (what is always true is no term any more): no two rows meet, as a NULL key has no equal.
+        return _hash(task, left, right, [(_NO_KEY, _NO_KEY, task.terms[0])], ())
     first, second = (right, left) if kind == "inner" and right.rows > left.rows else (left, right)
     loop = NestedLoop(
         task.columns, kind, first.relation, second.relation, condition, null_aware=task.null_aware, rows=task.rows

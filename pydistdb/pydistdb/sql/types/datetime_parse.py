@@ -47,6 +47,7 @@ _SPECIAL = frozenset(
     ("now", "today", "tomorrow", "yesterday", "epoch", "infinity", "-infinity", "+infinity", "allballs")
 )
 
+_UNITS = frozenset(("y", "m", "d", "h", "mm", "s"))
 _MOST_LENGTH = 128
 _MOST_FIELDS = 25
 
@@ -207,6 +208,8 @@ class _Reader:
         self.fields = split_fields(text, rules)
         self.iso_time_follows = False
         self.prefix = ""
+        """The word that says what the next number is: j, or one of the units."""
+        self.clock_parts: dict[str, str] = {}
 
     def invalid(self) -> DatabaseError:
         return invalid(self.text, self.rules)
@@ -260,8 +263,27 @@ class _Reader:
             raise self.invalid()
         self.moment.zone = Zone(word, parse_offset(self.text, word, self.rules))
 
+    def read_unit(self, word: str) -> None:
+        """A number behind a letter that says what it is: Y2001M12D27H04MM05S06.789."""
+        moment, unit = self.moment, self.prefix
+        self.prefix = ""
+        if "." in word and unit != "s":
+            raise self.invalid()
+        if unit == "y":
+            self.set_year(word)
+            moment.two_digit_year = False
+        elif unit == "m" and (moment.month is None or "h" not in self.clock_parts):
+            moment.month = int(word[:12])
+        elif unit == "d":
+            moment.day = int(word[:12])
+        else:
+            self.clock_parts["mm" if unit == "m" else unit] = word
+
     def read_decimal(self, word: str) -> None:
         moment = self.moment
+        if self.prefix in _UNITS:
+            self.read_unit(word)
+            return
         whole, _, fraction = word.partition(".")
         if self.prefix == "j":
             self.prefix = ""
@@ -287,6 +309,9 @@ class _Reader:
 
     def read_number(self, word: str, position: int) -> None:
         moment = self.moment
+        if self.prefix in _UNITS:
+            self.read_unit(word)
+            return
         if self.prefix == "j":
             self.prefix = ""
             moment.julian = int(word[:12])
@@ -484,6 +509,8 @@ class _Reader:
             self.iso_time_follows = True
         elif word in ("j", "jd", "julian"):
             self.prefix = "j"
+        elif word in _UNITS and not self.prefix:
+            self.prefix = word
         elif word in ABBREVIATIONS:
             self.set_zone(abbreviated(word))
         elif word == "dst" and moment.zone is not None:
@@ -498,6 +525,10 @@ class _Reader:
 
     def finish(self) -> None:
         moment = self.moment
+        if self.clock_parts:
+            hour, minute, second = (self.clock_parts.get(unit, "0") for unit in ("h", "mm", "s"))
+            whole, _, fraction = second.partition(".")
+            self.set_time(clock(self.text, int(hour[:9]), int(minute[:9]), int(whole[:9] or 0), fraction))
         if moment.half:
             self.apply_half()
         if moment.special:

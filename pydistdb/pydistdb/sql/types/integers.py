@@ -15,6 +15,8 @@ import re
 import struct
 from collections.abc import Callable
 
+from pydistdb_storage.keys import add_kind
+
 from pydistdb.sql.errors import DatabaseError, InvalidTextRepresentation, NumericValueOutOfRange
 from pydistdb.sql.types.base import EvalContext, TypeIO
 
@@ -99,6 +101,22 @@ def packed(code: str) -> tuple[Callable[[bytes], int], Callable[[int], bytes]]:
     return decode, pack
 
 
+def _encode_unsigned(value: int) -> bytes:
+    """The key of an xid8: that of an int8 as far as that reaches, which is how such keys have always been written."""
+    above = value - INT8_MAX
+    return _UNSIGNED.pack(value + 2**63) if above < 0 else _UNSIGNED_TOP + _UNSIGNED.pack(above)
+
+
+def _decode_unsigned(data: bytes, offset: int) -> tuple[int, int]:
+    if data[offset : offset + 8] == _UNSIGNED_TOP:
+        return int(_UNSIGNED.unpack_from(data, offset + 8)[0]) + INT8_MAX, offset + 16
+    return int(_UNSIGNED.unpack_from(data, offset)[0]) - 2**63, offset + 8
+
+
+_UNSIGNED, _UNSIGNED_TOP = struct.Struct(">Q"), b"\xff" * 8
+add_kind("unsigned", _encode_unsigned, _decode_unsigned)
+
+
 def _integer_io(parse: Callable[[str, int, EvalContext], int], code: str, key_kind: str | None = "int") -> TypeIO:
     decode, encode = packed(code)
     return TypeIO(parse, lambda value, context: str(value), decode, encode, key_kind)
@@ -111,5 +129,5 @@ IO = {
     "oid": _integer_io(parse_oid, "!I"),
     "xid": _integer_io(_parse_unsigned(OID_MAX), "!I", None),
     "cid": _integer_io(_parse_unsigned(OID_MAX), "!I", None),
-    "xid8": _integer_io(_parse_unsigned(_LONG_MAX), "!Q", "int"),
+    "xid8": _integer_io(_parse_unsigned(_LONG_MAX), "!Q", "unsigned"),
 }
