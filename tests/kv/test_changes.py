@@ -25,6 +25,7 @@ from pydistdb.kv.changes import Change
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.store import Store
 from pydistdb.kv.transport import NodeUnreachable
+from pydistdb_storage.engine import Picks
 
 from tests.kv.test_txn_cluster import (
     ACCOUNTS,
@@ -47,6 +48,7 @@ class Raising:
         if fragment != b"raise":
             raise ValueError(fragment)
         self.by = int(arguments)
+        self.picks: Picks | None = None
         self.keys: list[bytes] = []
         self.values: list[bytes] = []
         self.more: list[tuple[bytes, bytes | None]] = []

@@ -124,7 +124,13 @@ def test_writes_in_the_window_of_uncertainty_do_not_keep_it_from_its_end(monkeyp
             self.__dict__["first_asked"] = {}
 
     async def uncertain_scan(
-        self: MemoryTransaction, start_key: bytes, end: bytes, *, limit: int, reverse: bool = False
+        self: MemoryTransaction,
+        start_key: bytes,
+        end: bytes,
+        *,
+        limit: int,
+        reverse: bool = False,
+        picks: object = None,
     ) -> ScanBatch:
         """Fails for what was written after the snapshot and before the leader of such keys was first asked."""
         found = await scan(self, start_key, end, limit=limit, reverse=reverse)

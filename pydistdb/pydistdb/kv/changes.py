@@ -31,6 +31,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from pydistdb_storage.engine import Picks
+
 from pydistdb.kv.api import (
     DeadlockDetected,
     KVError,
@@ -118,8 +120,10 @@ class Changed(Message):
 
 
 class ChangeRun(Protocol):
-    """One evaluation of a change.  It may have ``picks``, as a fragment's run may."""
+    """One evaluation of a change."""
 
+    picks: Picks | None
+    """The entries that there is a use for (Scan)."""
     keys: list[bytes]
     """The rows to change, as the snapshot has them."""
     size_bytes: int
@@ -185,7 +189,7 @@ class ChangeServer:
                     request.uncertainty_limit,
                     request.transaction_id,
                     request.observed,
-                    getattr(run, "picks", None),
+                    run.picks,
                 )
             )
             request.observed = chunk.observed

@@ -23,6 +23,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from pydistdb_storage.engine import Picks
+
 from pydistdb.kv.api import KVError, Timestamp
 from pydistdb.kv.leases import Leases
 from pydistdb.kv.reads import Reader
@@ -79,7 +81,11 @@ class TooLong(Exception):
 
 
 class FragmentRun(Protocol):
-    """One evaluation of a fragment.  One that has a use for some of the entries only may say so: ``picks`` (Scan)."""
+    """One evaluation of a fragment."""
+
+    @property
+    def picks(self) -> Picks | None:
+        """Tell which entries there is a use for (Scan)."""
 
     def take(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Take a chunk of entries in."""
@@ -132,7 +138,7 @@ class FragmentServer:
                         request.uncertainty_limit,
                         request.transaction_id,
                         request.observed,
-                        getattr(run, "picks", None),
+                        run.picks,
                     )
                 )
                 request.observed = chunk.observed

@@ -18,7 +18,9 @@ Source: Cohen and Kaplan, "Summarizing Data using Bottom-k Sketches" (2007).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from itertools import compress
 from typing import Any
 
 import msgspec
@@ -34,8 +36,11 @@ HIGHEST = 1 << 64
 MOST_BYTES = 1 << 20
 COUNTED_ROWS = 50_000
 """The values of so many rows all go into the sketches, of as many more every second row's, of twice as many every fourth's, …"""
-SLACK = 1.25
-"""How many times the rows asked for are held before the surplus goes: finding out which costs a sort."""
+SLACK = 1.5
+"""How many times the rows asked for are held before the surplus goes."""
+MARGIN = 1.05
+"""How many times the rows asked for are kept then.  Numbers lie evenly below the bound, so a lower bound that keeps about as
+many is known without sorting them, which took half the time of ANALYZE; of 30,000, 5 % are nine standard deviations."""
 
 
 class SampleArguments(msgspec.Struct, array_like=True, frozen=True):
@@ -108,17 +113,11 @@ class SampleRun:
         """Put the rows' values into the sketches; of those that repeat here, the first."""
         rows = list(map(decode_row, values))
         for number, sketch in zip(self._arguments.columns, self.counted, strict=True):
-            found: set[Any] = set()
-            hashes: set[int] = set()
-            for row in rows:
-                # Rows written before the column was there are shorter: they have the one value that it was added with.
-                value = row[number] if number < len(row) else None
-                if value.__class__ in (list, dict):
-                    hashes.add(value_hash(value))
-                else:
-                    found.add(value)
-            found.discard(None)
-            sketch.add(hashes.union(map(value_hash, found)))
+            # Rows written before the column was there are shorter: they have the one value that it was added with.
+            column: Collection[Any] = [row[number] for row in rows if number < len(row)]
+            with suppress(TypeError):  # lists and the like have no hash of their own
+                column = set(column)
+            sketch.add({value_hash(value) for value in column if value is not None})
 
     def step(self) -> bool:
         return False
@@ -167,18 +166,32 @@ class Sample:
         self.size += answer.size
         self._numbers += answer.numbers
         self.values += answer.values
-        for mine, theirs in zip(self.sketches.values(), answer.sketches, strict=True):
-            mine.merge(Sketch(theirs))
+        counted = answer.counted if isinstance(answer, SampleRun) else map(Sketch, answer.sketches)
+        for mine, theirs in zip(self.sketches.values(), counted, strict=True):
+            mine.merge(theirs)
         if len(self._numbers) > self._most * SLACK:
+            self._thin_out()
+
+    def _thin_out(self) -> None:
+        """Drop most of the surplus."""
+        before = HIGHEST if self._below is None else self._below
+        below = int(before * (self._most * MARGIN / len(self._numbers)))
+        kept = [number < below for number in self._numbers]
+        if sum(kept) < self._most:
             self.trim()
+        else:
+            self._keep(below, kept)
 
     def trim(self) -> None:
         """Keep no more rows than were asked for."""
         if len(self._numbers) > self._most:
-            below = self._below = sorted(self._numbers)[self._most]
-            kept = [place for place, number in enumerate(self._numbers) if number < below]
-            self.values = [self.values[place] for place in kept]
-            self._numbers = [self._numbers[place] for place in kept]
+            below = sorted(self._numbers)[self._most]
+            self._keep(below, [number < below for number in self._numbers])
+
+    def _keep(self, below: int, kept: list[bool]) -> None:
+        self._below = below
+        self.values = list(compress(self.values, kept))
+        self._numbers = list(compress(self._numbers, kept))
 
 
 encode_arguments = msgspec.msgpack.Encoder().encode

@@ -22,7 +22,7 @@ from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.errors import UniqueViolation
 from pydistdb.sql.ingest import Ingest
-from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, IndexLayout, TableLayout
+from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, IndexLayout, TableLayout, picks_of
 from pydistdb.sql.types import registry
 from pydistdb.tasks import pause
 
@@ -35,10 +35,11 @@ async def stored_rows(ddl: DdlContext, table: Table) -> AsyncIterator[list[tuple
     """Every row of the table as (key, values), in chunks."""
     layout = TableLayout.of(table)
     span = layout.table_span()
+    picks = picks_of(span.identity)
     decode = layout.decode
     position: bytes | None = span.start
     while position is not None:
-        batch = await ddl.transaction.scan(position, span.end, limit=CHUNK_ROWS)
+        batch = await ddl.transaction.scan(position, span.end, limit=CHUNK_ROWS, picks=picks)
         if span.identity is None:
             yield [(key, decode(value)) for key, value in zip(batch.keys, batch.values, strict=True)]
         else:

@@ -15,7 +15,7 @@ from pydistdb_storage.keys import prefix_end
 from pydistdb.kv.api import Database, Isolation, KVError
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.descriptors import Garbage, Index, Table, table_to_be
-from pydistdb.sql.layout import HASH_IDENTITY_START, IDENTITY, RANGE_HEAD, group_prefix, storage_prefix
+from pydistdb.sql.layout import HASH_IDENTITY_START, IDENTITY, RANGE_HEAD, group_prefix, picks_of, storage_prefix
 from pydistdb.tasks import Scheduler, gather, pause, sleep
 
 ATTEMPTS = 20
@@ -96,7 +96,7 @@ async def _clear_identity(database: Database, scheduler: Scheduler, start: bytes
         position: bytes | None = start
         while position is not None:
             transaction.begin_statement()
-            batch = await transaction.scan(position, end, limit=SCAN_ROWS)
+            batch = await transaction.scan(position, end, limit=SCAN_ROWS, picks=picks_of(identity))
             found = [key[:prefix_length] for key in batch.keys if key[HASH_IDENTITY_START:].startswith(identity)]
             prefixes = list(dict.fromkeys(found))
             for first in range(0, len(prefixes), CLEARED_AT_ONCE):

@@ -12,7 +12,7 @@ from pydistdb.kv.api import LockStrength, Transaction
 from pydistdb.sql.catalog.backfill import UniqueGuard
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.store import at_snapshot
-from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, IndexLayout, TableLayout
+from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, IndexLayout, TableLayout, picks_of
 
 KeyedRow = tuple[bytes, list[Any]]
 
@@ -23,7 +23,8 @@ async def locked_rows(
     """The rows from ``position`` on as they are now, locked against changes; and where to go on."""
     span = layout.table_span()
     first = max(position, span.start)
-    found = await at_snapshot(transaction, lambda: transaction.scan(first, span.end, limit=most_rows))
+    picks = picks_of(span.identity)
+    found = await at_snapshot(transaction, lambda: transaction.scan(first, span.end, limit=most_rows, picks=picks))
     wanted = found.keys
     if span.identity is not None:
         wanted = [key for key in wanted if key[HASH_IDENTITY_START:HASH_IDENTITY_END] == span.identity]

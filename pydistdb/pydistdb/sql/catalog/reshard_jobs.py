@@ -49,7 +49,7 @@ from pydistdb.sql.catalog.index_chunks import locked_rows
 from pydistdb.sql.catalog.index_jobs import IndexJobs, Lost, decode_job
 from pydistdb.sql.catalog.reshard import check_ready, table_to_become
 from pydistdb.sql.errors import DatabaseError, QueryCanceled
-from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, TableLayout
+from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, TableLayout, picks_of
 from pydistdb.sql.schema_statements import Reshard
 from pydistdb.tasks import pause, sleep
 
@@ -256,7 +256,7 @@ class SchemaJobs(IndexJobs):
             for start, end, identity, is_old in parts:
                 position: bytes | None = start
                 while position is not None:
-                    batch = await snapshot.scan(position, end, limit=VERIFY_ROWS)
+                    batch = await snapshot.scan(position, end, limit=VERIFY_ROWS, picks=picks_of(identity))
                     position = batch.resume
                     for key, value in zip(batch.keys, batch.values, strict=True):
                         if not key[HASH_IDENTITY_START:HASH_IDENTITY_END].startswith(identity):

@@ -29,8 +29,8 @@ from pydistdb.sql.plan.expressions import (
 from pydistdb.sql.plan.gates import gated, gates
 from pydistdb.sql.plan.implication import implied
 from pydistdb.sql.plan.inverted import inverted_access
-from pydistdb.sql.plan.matching import Keys, Match, is_unusable, matches
-from pydistdb.sql.plan.paths import OrderKey, Path, bound, equal_share, equality, range_share, term_of
+from pydistdb.sql.plan.matching import is_unusable, matches
+from pydistdb.sql.plan.paths import OrderKey, Path, Search, bound, equal_share, equality, range_share, term_of
 from pydistdb.sql.plan.physical import Access, TableScan, Term
 from pydistdb.sql.plan.several_indexes import intersections, skip_paths
 from pydistdb.sql.tree import BooleanTest, ColumnRef, Expr, Or, Scan
@@ -46,8 +46,8 @@ def paths(scan: Scan, terms: Sequence[Expr], estimator: Estimator, *, alone: boo
     ``alone``: it is read once, so that ways are worth looking at that go beyond one stretch of an index."""
     table = scan.table
     keys = estimator.keys(scan)
-    found = matches(keys, terms)
     total = estimator.table_rows(table)
+    search = Search(table, keys, matches(keys, terms), total, estimator)
     result: list[Path] = []
     for index in table.indexes:
         numbers = keys.of_index.get(index.storage_id)
@@ -63,21 +63,23 @@ def paths(scan: Scan, terms: Sequence[Expr], estimator: Estimator, *, alone: boo
                 enforced = tuple(term for term in terms if implied([term], predicate))
             rows = max(total * estimator.combined(predicate, total), 1.0)
         if index.is_inverted:
-            path = _inverted_path(index, numbers, keys, terms, rows, estimator)
+            path = _inverted_path(search, index, numbers, terms, rows)
         else:
-            path = _path(table, index, numbers, keys, found, rows, estimator)
+            path = _path(search, index, numbers, rows)
         if path is not None:
             result.append(replace(path, access=replace(path.access, enforced=enforced)) if enforced else path)
     if alone and len(terms) > 1 and len(result) > 2:
         result += intersections(table, result, estimator)
     if alone and terms and estimator.knows(table):
-        result += skip_paths(table, keys, found, total, estimator)
+        result += skip_paths(search)
     return result
 
 
 def _inverted_path(
-    index: Index, numbers: Sequence[int], keys: Keys, terms: Sequence[Expr], total: float, estimator: Estimator
+    search: Search, index: Index, numbers: Sequence[int], terms: Sequence[Expr], total: float
 ) -> Path | None:
+    keys, estimator = search.keys, search.estimator
+
     def may_be_asked(value: Expr) -> bool:
         return not (columns_of(value) & keys.numbers.keys() or is_unusable(value))
 
@@ -89,15 +91,9 @@ def _inverted_path(
     return Path(access, rows, cost, (), frozenset())
 
 
-def _path(
-    table: Table,
-    index: Index,
-    numbers: Sequence[int],
-    keys: Keys,
-    found: dict[int, list[Match]],
-    total: float,
-    estimator: Estimator,
-) -> Path | None:
+def _path(search: Search, index: Index, numbers: Sequence[int], total: float) -> Path | None:
+    """``total``: how many rows the index has."""
+    table, keys, found, estimator = search.table, search.keys, search.found, search.estimator
     ids = keys.ids
     is_primary = index is table.indexes[0]
     hashed = table.sharding is not None and (is_primary or not index.is_global)
@@ -121,7 +117,7 @@ def _path(
     if hashed:
         assert table.sharding is not None
         if not set(numbers[: len(equal)]) >= set(table.sharding.columns):
-            route = _route(table.sharding, found, ids, total, estimator)
+            route = _route(search, table.sharding, total)
             if is_primary and not set(numbers) >= set(table.sharding.columns):
                 # A row's key may stand in several shards: read those that come into question, check everything.
                 return _routed_scan(index, route, total, estimator)
@@ -178,9 +174,8 @@ class _Route:
         return bool(self.terms) and all(term.is_null or len(term.alternatives) == 1 for term in self.terms)
 
 
-def _route(
-    sharding: Sharding, found: dict[int, list[Match]], ids: dict[int, int], total: float, estimator: Estimator
-) -> _Route | None:
+def _route(search: Search, sharding: Sharding, total: float) -> _Route | None:
+    found, ids, estimator = search.found, search.keys.ids, search.estimator
     every = float(len(sharding.shards) or 65_536)
     terms: list[Term] = []
     count = share = 1.0

@@ -12,7 +12,8 @@ Source: PostgreSQL 15 manual, 76.1 "Row Estimation Examples"; Selinger et al. (1
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from math import inf
 from typing import Any
 
 from pydistdb.sql.catalog.descriptors import Table
@@ -20,6 +21,7 @@ from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan.column_facts import ColumnFacts
 from pydistdb.sql.plan.comparisons import MIRRORED, operator_name, written_operator
 from pydistdb.sql.plan.cost import NOTHING_DISABLED, Disabled
+from pydistdb.sql.plan.expressions import columns_of, output_ids, said_of
 from pydistdb.sql.plan.implication import same
 from pydistdb.sql.plan.known import DEFAULT_ROWS, Known
 from pydistdb.sql.plan.physical import (
@@ -275,7 +277,11 @@ class Estimator(Known):
                 return left + right if relation.kind == "union" else left
             case Join():
                 return self.join_rows(
-                    relation.kind, self.rows(relation.left), self.rows(relation.right), relation.condition
+                    relation.kind,
+                    self.rows(relation.left),
+                    self.rows(relation.right),
+                    relation.condition,
+                    output_ids(relation.right),
                 )
             case Cte():
                 return self.rows(relation.body)
@@ -326,13 +332,14 @@ class Estimator(Known):
                 done += members
         return tuple(group for group in groups if not any(group is each for each in done))
 
-    def join_rows(self, kind: str, left: float, right: float, condition: Expr) -> float:
-        """The rows of a join.  ``left`` and ``right``: the rows of its sides."""
+    def join_rows(self, kind: str, left: float, right: float, condition: Expr, right_ids: Collection[int]) -> float:
+        """The rows of a join.  ``left`` and ``right``: the rows of its sides; ``right_ids``: the columns of the right one."""
         terms = condition.arguments if isinstance(condition, And) else (condition,)
+        if kind in ("semi", "anti"):
+            share = self._partner_share(terms, right, right_ids)
+            return max(left * (share if kind == "semi" else 1 - share), 1.0)
         share = self.join_share(terms, left, right)
         match kind:
-            case "semi" | "anti":
-                return self._semi_rows(kind, terms, left, right)
             case "left":
                 return max(left * right * share, left)
             case "full":
@@ -349,8 +356,20 @@ class Estimator(Known):
                 equalities.append((term, self.equality_share(term, left, right)))
             else:
                 rest.append(term)
+                share /= self._passed(term, left * right)
         share *= self.key_share(equalities)
-        return share * self.combined(rest, left * right) if rest else share
+        return min(share * self.combined(rest, left * right), 1.0) if rest else share
+
+    def _passed(self, term: Expr, rows: float) -> float:
+        """The share of pairs that what an OR says of single columns lets through: it is checked below the join already."""
+        share = 1.0
+        if not isinstance(term, Or):
+            return share
+        for column in columns_of(term):
+            said = said_of(term, {column})
+            if said is not None:
+                share *= max(self.selectivity(said, rows), 1 / rows)
+        return share
 
     def equality_share(self, term: Call, left: float, right: float) -> float:
         return 1 / max(self.distinct(argument, max(left, right)) for argument in term.arguments)
@@ -374,18 +393,20 @@ class Estimator(Known):
                     share = max(share, 1 / self.table_rows(table))
         return share
 
-    def _semi_rows(self, kind: str, terms: Sequence[Expr], left: float, right: float) -> float:
-        """Rows with a partner: the share of the left values that can be among the right ones."""
+    def _partner_share(self, terms: Sequence[Expr], right: float, right_ids: Collection[int]) -> float:
+        """The share of left rows with a partner: of all values that there may be, how many there are on the right."""
         share = 0.5
         for term in terms:
             if isinstance(term, Call) and operator_name(term.function) == "=" and len(term.arguments) == 2:
-                facts = [self.facts(argument) for argument in term.arguments]
-                if all(fact is None for fact in facts):
+                mine, theirs = term.arguments
+                if columns_of(mine) & set(right_ids):
+                    mine, theirs = theirs, mine
+                if self.facts(mine) is None and self.facts(theirs) is None:
                     continue
-                values = sorted([self.distinct(term.arguments[0], left), self.distinct(term.arguments[1], right)])
-                known_share = values[0] / values[1] if right < left or values[1] <= right else 1.0
+                every = max(self.distinct(each, inf, unfiltered=True) for each in (mine, theirs))
+                known_share = min(self.distinct(theirs, right) / every, 1.0)
                 share = min(share, known_share) if share < 0.5 else known_share
-        return max(left * (share if kind == "semi" else 1 - share), 1.0)
+        return share
 
 
 def _with_constant(call: Call, name: str | None) -> tuple[Expr, Const, str] | None:

@@ -25,6 +25,7 @@ from pydistdb.sql.tree import (
     Join,
     LockRows,
     Merge,
+    Or,
     Param,
     Rel,
     SetCall,
@@ -192,6 +193,12 @@ def conjoin(terms: Sequence[Expr]) -> Expr:
     if not terms:
         return TRUE
     return terms[0] if len(terms) == 1 else And(BOOL, tuple(terms))
+
+
+def said_of(term: Or, ids: set[int]) -> Or | None:
+    """What an OR says of some columns alone: (a = 1 AND b = 2) OR (a = 3 AND b = 4) lets a be 1 or 3; None: nothing."""
+    arms = [[part for part in conjuncts(arm) if columns_of(part) <= ids] for arm in term.arguments]
+    return Or(term.type, tuple([conjoin(arm) for arm in arms])) if all(arms) else None
 
 
 def flatten_joins(relation: Rel, sides: list[Rel], terms: list[Expr]) -> None:

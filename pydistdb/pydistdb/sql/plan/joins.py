@@ -124,7 +124,7 @@ def join(
 ) -> Candidate:
     """The cheapest way to join two relations; for inner joins either side may come to stand left."""
     if rows is None:
-        rows = estimator.join_rows(kind, left.rows, right.rows, conjoin(terms))
+        rows = estimator.join_rows(kind, left.rows, right.rows, conjoin(terms), output_ids(right.relation))
     task = _Task(kind, terms, columns, rows, estimator, null_aware)
     keys, rest = split_keys(terms, output_ids(left.relation), output_ids(right.relation))
     candidates: list[Candidate] = []

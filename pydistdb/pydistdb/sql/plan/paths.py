@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.node import node
 from pydistdb.sql.plan.estimate import RANGE_SELECTIVITY, TWO_SIDED_SELECTIVITY, Estimator, array_length
-from pydistdb.sql.plan.matching import Match
+from pydistdb.sql.plan.matching import Keys, Match
 from pydistdb.sql.plan.physical import Access, Term
 from pydistdb.sql.tree import Const, Expr
 
@@ -29,6 +30,19 @@ class Path:
     order: tuple[OrderKey, ...]
     constant: frozenset[int]
     """Columns that have one value in all of the path's rows."""
+
+
+@node
+class Search:
+    """A table, and what is known of its rows and of those that are looked for."""
+
+    table: Table
+    keys: Keys
+    found: dict[int, list[Match]]
+    """What the condition's terms say, by the number of the key that they speak of."""
+    total: float
+    """How many rows the table has."""
+    estimator: Estimator
 
 
 def equal_share(match: Match, column: Expr, count: float, total: float, estimator: Estimator) -> float:

@@ -28,8 +28,7 @@ from dataclasses import replace
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.plan.cost import ENTRY_COST, FAR_CALL_COST, ROW_COST, SECONDARY_ROW_COST, SKIP_COST, START_COST
 from pydistdb.sql.plan.estimate import Estimator
-from pydistdb.sql.plan.matching import Keys, Match
-from pydistdb.sql.plan.paths import Path, bound, equal_share, equality, range_share, term_of
+from pydistdb.sql.plan.paths import Path, Search, bound, equal_share, equality, range_share, term_of
 from pydistdb.sql.plan.physical import Access, Skip, TableScan, Term
 from pydistdb.sql.tree import ColumnRef, Expr, Scan
 
@@ -78,15 +77,14 @@ def intersections(table: Table, found: Sequence[Path], estimator: Estimator) -> 
     return [path for path in result if path.access.also]
 
 
-def skip_paths(
-    table: Table, keys: Keys, found: dict[int, list[Match]], total: float, estimator: Estimator
-) -> list[Path]:
+def skip_paths(search: Search) -> list[Path]:
     """Skip scans of all indexes that have something to find behind a column to skip."""
     result: list[Path] = []
+    table, found = search.table, search.found
     for index in table.indexes:
-        numbers = keys.of_index.get(index.storage_id, ())
+        numbers = search.keys.of_index.get(index.storage_id, ())
         if len(numbers) > 1 and _is_plain_run(index, table) and any(number in found for number in numbers[1:]):
-            path = _skip_path(table, index, numbers, keys, found, total, estimator)
+            path = _skip_path(search, index, numbers)
             if path is not None:
                 result.append(path)
     return result
@@ -98,16 +96,9 @@ def _is_plain_run(index: Index, table: Table) -> bool:
     return index.is_plain and not index.is_inverted and not hashed
 
 
-def _skip_path(
-    table: Table,
-    index: Index,
-    numbers: Sequence[int],
-    keys: Keys,
-    found: dict[int, list[Match]],
-    total: float,
-    estimator: Estimator,
-) -> Path | None:
-    rows, searches = total, 1.0
+def _skip_path(search: Search, index: Index, numbers: Sequence[int]) -> Path | None:
+    table, keys, found, estimator = search.table, search.keys, search.found, search.estimator
+    rows, searches = search.total, 1.0
     parts: list[list[Term]] = [[]]
     """The terms of the columns before the one to skip, and of those behind it."""
     used: list[Expr] = []
@@ -121,7 +112,7 @@ def _skip_path(
             term, count = term_of(match)
             parts[-1].append(term)
             used.append(match.term)
-            rows *= equal_share(match, column, count, total, estimator)
+            rows *= equal_share(match, column, count, search.total, estimator)
             searches *= count
             if count == 1 and number in keys.ids:
                 constant.add(keys.ids[number])
@@ -129,7 +120,7 @@ def _skip_path(
         lower, lower_term = bound(found.get(number, ()), (">", ">="))
         upper, upper_term = bound(found.get(number, ()), ("<", "<="))
         ranges = [term for term in (lower_term, upper_term) if term is not None]
-        share = range_share(ranges, [*lower, *upper], column, total, estimator)
+        share = range_share(ranges, [*lower, *upper], column, search.total, estimator)
         used.extend(ranges)
         limits.append((lower, upper))
         rows *= share

@@ -26,6 +26,7 @@ from pydistdb.sql.plan.expressions import (
     map_parts,
     map_queries,
     output_ids,
+    said_of,
     substitute,
 )
 from pydistdb.sql.plan.implication import same
@@ -180,9 +181,9 @@ def _restrictions(terms: list[Expr], left_ids: set[int], right_ids: set[int]) ->
         if has_subquery(term) or not _movable(term):
             continue
         for ids in (left_ids, right_ids):
-            arms = [[part for part in conjuncts(arm) if columns_of(part) <= ids] for arm in term.arguments]
-            if all(arms):
-                found.append(Or(term.type, tuple([conjoin(arm) for arm in arms])))
+            said = said_of(term, ids)
+            if said is not None:
+                found.append(said)
     return found
 
 
