@@ -36,6 +36,7 @@ class FakeReplica:
         self.descriptor = descriptor
         self.leased = True
         self.lease_epoch = 1
+        self.previous_epoch = 0
         self.queue: list[tuple[Command, Completion[None]]] = []
         self.proposals = 0
 

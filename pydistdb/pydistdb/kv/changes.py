@@ -46,7 +46,9 @@ from pydistdb.kv.leases import Leases
 from pydistdb.kv.locking import Locker
 from pydistdb.kv.reads import Reader
 from pydistdb.kv.requests import (
+    NO_LEASE,
     OWN_INTENT,
+    LeaseName,
     Lock,
     Prepare,
     PushTransaction,
@@ -117,6 +119,8 @@ class Changed(Message):
     observed: Timestamp = 0
     refused: bool = False
     node: int = 0
+    lease: LeaseName = NO_LEASE
+    """Under which the rows were locked."""
 
 
 class ChangeRun(Protocol):
@@ -165,7 +169,7 @@ class ChangeServer:
         entries, resume = await self._find(request, run)
         answer = Changed(0, resume, entries, observed=request.observed, node=self._leases.node_id)
         if run.keys:
-            writes = await self._compute(request, run, call_deadline_ns)
+            writes, answer.lease = await self._compute(request, run, call_deadline_ns)
             answer.count, answer.more = len(writes), run.more
             if not request.lays_down:
                 answer.writes = writes
@@ -204,7 +208,7 @@ class ChangeServer:
                 await pause(scheduler)
                 turn_ns = scheduler.now_ns()
 
-    async def _compute(self, request: Change, run: ChangeRun, call_deadline_ns: int) -> list[Write]:
+    async def _compute(self, request: Change, run: ChangeRun, call_deadline_ns: int) -> tuple[list[Write], LeaseName]:
         """Lock the rows that were found, and say what is to be written."""
         keys, transaction_id = run.keys, request.transaction_id
         locked = await self._locker.lock(
@@ -230,13 +234,13 @@ class ChangeServer:
                 await pause(scheduler)
                 turn_ns = scheduler.now_ns()
         if not request.lays_down:
-            return writes
+            return writes, locked.lease
         writes = [write for write in writes if write[2] != OWN_INTENT]
         if len(writes) < len(keys):
             kept = {write[0] for write in writes}
             unchanged = [key for key in keys if key not in kept]
             self._leases.need(request.start).locks.release_keys(transaction_id, unchanged)
-        return writes
+        return writes, locked.lease
 
     async def _check_open(self, request: Change) -> None:
         """Raise unless the transaction can still be committed."""

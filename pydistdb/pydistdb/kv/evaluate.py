@@ -30,6 +30,7 @@ from pydistdb.kv.journal import Journal
 from pydistdb.kv.leases import Leases
 from pydistdb.kv.locking import Locker
 from pydistdb.kv.reads import Reader
+from pydistdb.kv.reclaim import Reclaimer
 from pydistdb.kv.records import Records
 from pydistdb.kv.requests import (
     Applied,
@@ -83,6 +84,7 @@ class RangeServer:
         self.leases.locks_taken = lambda local: self.locker.check_holders(local, local.locks.owners())
         self.journal = Journal(node_id, clock.physical_us)
         self.records = Records(self.leases, self.locker, self.journal)
+        self.locker.settle = Reclaimer(self.leases, self.records).settle
         self.reader = Reader(self.leases)
         self.fragments = FragmentServer(self.leases, self.reader)
         self.validator = Validator(self.leases)

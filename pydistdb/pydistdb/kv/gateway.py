@@ -45,6 +45,7 @@ from pydistdb.kv.hlc import HybridClock
 from pydistdb.kv.journal import TOPIC as JOURNAL_TOPIC
 from pydistdb.kv.leases import Leases
 from pydistdb.kv.load import LoadMeter
+from pydistdb.kv.reclaim import ClaimedLocks, ClaimLocks, claims_of
 from pydistdb.kv.requests import (
     TOO_LATE,
     Applied,
@@ -147,6 +148,7 @@ class Gateway:
             QuerySession: self._query_session,
             Broadcast: self._on_broadcast,
             HeldAdvisory: self.lock_keeper.on_held,
+            ClaimLocks: self._claim_locks,
             ReadAtReplica: self.follower.answer,
             AwaitCopies: self.copies.answer,
         }
@@ -350,6 +352,9 @@ class Gateway:
 
     async def _query_session(self, sender: NodeId, request: QuerySession) -> Number:
         return Number(getattr(self.active.get(request.transaction_id), "process_id", 0))
+
+    async def _claim_locks(self, sender: NodeId, request: ClaimLocks) -> ClaimedLocks:
+        return ClaimedLocks(claims_of(self.active.values(), request.lease))
 
     def now(self) -> Timestamp:
         """A reading of this node's clock."""

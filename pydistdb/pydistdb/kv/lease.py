@@ -43,6 +43,8 @@ class RangeLease:
         self.leased = False
         self.leased_since_ns = 0
         self.lease_until_ns = 0
+        self.previous_epoch = 0
+        """The term of the lease directly before this one."""
         self.membership_pending = 0
         """Membership changes proposed here and not applied yet."""
         self._first_of_term = 0
@@ -123,6 +125,7 @@ class RangeLease:
     def begin_term(self, term: int) -> None:
         """This replica leads from now on."""
         self._first_of_term = self.raft.term_start_index
+        self.previous_epoch = self.raft.previous_term
         self._lease_start_ns = self.owner.scheduler.now_ns()
         if self._handover_term != term and self.lease_needs_wait():
             clock = self.owner.clock

@@ -3,7 +3,7 @@
 ``RangeLocal`` is made when a replica becomes leaseholder and thrown away when it ceases to be: lock table, pending
 writes, the set of keys with intents, what is known of the transactions behind them.  None of it is needed for
 correctness after a lease change: the next leaseholder finds intents and records in the store, and a commit whose locks
-are gone is checked against the versions it expects.
+are gone fails.  Most locks do not go: they come along with a lease that is handed over, or are taken anew (reclaim.py).
 
 Whatever waits inside a range waits on a completion of its RangeLocal, so that the loss of the lease wakes all of it with
 NotLeaseholder, and the routers of the waiting requests go to look for the new one.
@@ -36,6 +36,7 @@ from pydistdb.kv.pending import PendingWrites
 from pydistdb.kv.placement.splitting import KeySampler
 from pydistdb.kv.requests import (
     Applied,
+    LeaseName,
     LocksHanded,
     ReleaseLocks,
     TransactionId,
@@ -73,6 +74,10 @@ class Replica(Protocol):
     @property
     def lease_epoch(self) -> int:
         """Tell the term of the lease."""
+
+    @property
+    def previous_epoch(self) -> int:
+        """Tell the term of the lease directly before it; 0: there was none."""
 
     def is_leaseholder(self) -> bool:
         """Tell whether reads may be served from here right now."""
@@ -133,14 +138,17 @@ class RangeLocal:
         "hot_key",
         "inheritances",
         "intents",
+        "lease_name",
         "lease_start",
         "load",
         "locks",
+        "locks_known",
         "may_have_records",
         "pending",
         "promised_floor",
         "promises",
         "range_id",
+        "reclaim",
         "replica",
         "request_rate",
         "requests",
@@ -161,6 +169,7 @@ class RangeLocal:
         self.end = descriptor.end
         self.generation = descriptor.generation
         self.epoch = replica.lease_epoch
+        self.lease_name = LeaseName(self.range_id, self.epoch, self.generation)
         self.lease_start: Timestamp = clock.now()
         """Everything committed under earlier leases, or prepared under one and resolved since, is not above this."""
         self.promised_floor: Timestamp = self.lease_start
@@ -170,6 +179,10 @@ class RangeLocal:
         self.staged: dict[TransactionId, tuple[Timestamp, Completion[None]]] = {}
         """Transactions that are to commit at an exact timestamp, as soon as their reads are validated at it."""
         self.locks = LockTable()
+        self.locks_known = replica.previous_epoch == 0
+        """Whether the row locks of the lease before are here, as far as they ever will be; before that none is granted."""
+        self.reclaim: Completion[None] | None = None
+        """Done when they are (reclaim.py)."""
         self.pending = PendingWrites()
         self.intents = IntentSet.load(engine.latest, self.start, self.end)
         self.statuses: dict[TransactionId, KnownStatus] = {}
@@ -203,6 +216,7 @@ class RangeLocal:
         """Follow the descriptor after a split or a change of replicas."""
         descriptor = self.replica.descriptor
         self.generation = descriptor.generation
+        self.lease_name = LeaseName(self.range_id, self.epoch, self.generation)
         if descriptor.end >= self.end:
             return  # it grows when the merge is durable
         self.end = descriptor.end
@@ -378,6 +392,7 @@ class Leases:
         epoch, locks = self._parted.pop(local.range_id, (0, {}))
         if local.epoch <= epoch + 1:  # nobody else can have led it since
             local.locks.take(locks)
+            local.locks_known = True
         position = bisect_right(self._starts, local.start)
         self._starts.insert(position, local.start)
         self._locals.insert(position, local)

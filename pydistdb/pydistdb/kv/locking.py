@@ -12,7 +12,7 @@ Then the newest version of k is what any later commit must build on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from pydistdb_storage import mvcc
@@ -78,6 +78,10 @@ class Locker:
         self._unreachable_since_ns: dict[TransactionId, int] = {}
         self._checking: set[TransactionId] = set()
         self._heard: set[TransactionId] = set()
+        self.settle: Callable[[RangeLocal, int], Awaitable[None]] = _nothing_to_settle
+        """Waits until the locks of the lease before are known (reclaim.py)."""
+        self.forsake: Callable[[RangeLocal, TransactionId], Awaitable[None]] = _release
+        """Lets go of the locks of a transaction whose gateway is gone (records.py)."""
 
     def try_lock_one(self, local: RangeLocal, transaction_id: TransactionId, key: bytes, strength: int) -> bool:
         """Lock one key if nothing stands in the way; about 1 µs."""
@@ -91,6 +95,10 @@ class Locker:
         leases = self._leases
         leases.clock.check()
         local = leases.need(request.keys[0])
+        if not local.locks_known:
+            await self.settle(local, call_deadline_ns)
+            local.check_lease()
+        lease = local.lease_name
         local.check_span(min(request.keys), max(request.keys))
         lock_deadline_ns = leases.scheduler.now_ns() + request.timeout_ns if request.timeout_ns else 0
         limits = WaitLimits(lock_deadline_ns, call_deadline_ns)
@@ -121,7 +129,9 @@ class Locker:
                         local.locks.release_keys(transaction_id, [key])
         local.check_lease()
         local.check_span(min(request.keys), max(request.keys))
-        return self._newest(local, request, skipped)
+        answer = self._newest(local, request, skipped)
+        answer.lease = lease
+        return answer
 
     def _newest(self, local: RangeLocal, request: Lock, skipped: set[bytes]) -> Locked:
         snapshot = self._leases.latest()
@@ -234,7 +244,10 @@ class Locker:
                     return
                 await sleep(self._leases.scheduler, LONGEST_PUSH_INTERVAL_NS)
             if holder not in self._heard and not local.detached:
-                local.locks.release(holder)
+                if unanswered_ns:
+                    local.locks.release(holder)
+                else:
+                    await self.forsake(local, holder)
         finally:
             self._heard.discard(holder)
             self._checking.discard(holder)
@@ -324,6 +337,14 @@ class Locker:
             if await bounded(self._leases.scheduler, question.completion, left_ns):
                 return question.completion.result()
         return None
+
+
+async def _nothing_to_settle(local: RangeLocal, call_deadline_ns: int) -> None:
+    local.locks_known = True
+
+
+async def _release(local: RangeLocal, transaction_id: TransactionId) -> None:
+    local.locks.release(transaction_id)
 
 
 def _offer(local: RangeLocal, key: bytes) -> Offer | None:

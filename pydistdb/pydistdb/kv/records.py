@@ -63,6 +63,8 @@ from pydistdb.tasks import Completion, pause, sleep
 EXPIRY_NS = 20_000_000_000
 ABORTED_RETENTION_US = 120_000_000
 DONE_RETENTION_US = 120_000_000
+FORSAKEN_RETENTION_US = 3_600_000_000
+"""How long it is known that a leaseholder let go of a transaction's locks: as if the record were made that much later."""
 ORPHAN_AGE_US = 10_000_000
 """A committed record or an intent of this age is looked after by the sweep."""
 
@@ -118,6 +120,7 @@ class Records:
         self._locker = locker
         self._sweeping = False
         self._stopped = False
+        locker.forsake = self.forsake
 
     def find(self, local: RangeLocal, transaction_id: TransactionId) -> Record | None:
         data = self._leases.latest().get(Space.STATE, record_key(local.range_id, transaction_id))
@@ -367,7 +370,23 @@ class Records:
             if begin_of(owner) >= old or local.locks.holds_any(owner, ADVISORY_PREFIX):
                 continue
             if not await self._locker.is_alive(owner):
-                local.locks.release(owner)
+                await self.forsake(local, owner)
+
+    async def forsake(self, local: RangeLocal, transaction_id: TransactionId) -> None:
+        """Let go of the locks of a transaction whose gateway is gone, or seems to be.
+
+        If it is not, it must not claim them at the next leaseholder (reclaim.py): a record says so first."""
+        if transaction_id in local.deciding:
+            return  # it is just committing
+        is_others = gateway_of(transaction_id) != self._leases.node_id
+        if is_others and local.locks.owner(transaction_id) and self.find(local, transaction_id) is None:
+            until_us = self._leases.clock.physical_us() + FORSAKEN_RETENTION_US - ABORTED_RETENTION_US
+            record = Record(local.start, RecordState.ABORTED, 0, until_us)
+            try:
+                await self._write(local, transaction_id, record)
+            except KVError:
+                return  # whoever waits comes by again
+        local.locks.release(transaction_id)
 
 
 async def settle_log(leases: Leases, local: RangeLocal) -> bool:

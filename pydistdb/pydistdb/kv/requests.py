@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 from enum import IntEnum
+from typing import NamedTuple
 
 from pydistdb_storage.engine import Picks
 
@@ -125,6 +126,17 @@ class Scan(Message):
     @property
     def routing_key(self) -> bytes:
         return self.start
+
+
+class LeaseName(NamedTuple):
+    """One lease of one range with its bounds as they were: which lock table it was that a lock was in."""
+
+    range_id: int
+    epoch: int
+    generation: int
+
+
+NO_LEASE = LeaseName(0, 0, 0)
 
 
 class Lock(Message):
@@ -460,6 +472,8 @@ class Locked(Message):
     versions: list[int]
     early: bool = False
     """Some of it is not durable yet."""
+    lease: LeaseName = NO_LEASE
+    """Under which the locks were taken."""
 
 
 class LocksHanded(Message):

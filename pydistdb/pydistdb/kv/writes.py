@@ -167,6 +167,8 @@ class Writer:
         if request.conditions:
             touched = [*span, *(condition[0] for condition in request.conditions)]
             span = (min(touched), max(touched))
+        if not local.locks_known:
+            await self._locker.settle(local, limits.call_deadline_ns if limits else 0)
         local.check_span(*span)
         try:
             if request.spans:
@@ -187,8 +189,14 @@ class Writer:
         except (ProposalLost, OutcomeUnknown):
             raise  # it goes on elsewhere, or comes again
         except KVError:
-            local.locks.release(transaction_id)  # also those that it came to hold only here
+            if request.offers or not request.recorded:
+                local.locks.release(transaction_id)  # also those that it came to hold only here
+            # Else its gateway does that: if the answer is lost it asks again, and elsewhere it may claim its locks until then.
             raise
+        if request.recorded and transaction_id in local.deciding:
+            raise ProposalLost(
+                "somebody is just writing the record of this transaction"
+            )  # and the next attempt heeds it
         timestamp = leases.clock.now()
         effect: list[EngineWrite] = [
             (_VERSIONS, versioned(key, timestamp), value or b"") for key, value, expected in writes
@@ -298,6 +306,8 @@ class Writer:
         leases = self._leases
         leases.clock.check()
         local = leases.need(request.routing_key)
+        if not local.locks_known:
+            await self._locker.settle(local, call_deadline_ns)
         transaction_id = request.transaction_id
         writes, conditions = request.writes, request.conditions
         keys = sorted([write[0] for write in writes])

@@ -355,6 +355,13 @@ class RaftNode:
         return self._state.term_start_index
 
     @property
+    def previous_term(self) -> int:
+        """As leader: the term of the last entry before its own; 0 if there is none.
+
+        Whoever led a term between that and this one has committed nothing."""
+        return self._state.log.term(self._state.term_start_index - 1)
+
+    @property
     def transfer_target(self) -> PeerId:
         """Who is about to take leadership over; 0 if no transfer is under way."""
         return self._state.transfer_to

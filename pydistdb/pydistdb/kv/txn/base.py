@@ -25,6 +25,7 @@ from pydistdb.kv.api import (
 from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.requests import (
     NO_TRANSACTION,
+    LeaseName,
     TransactionId,
     new_transaction_id,
 )
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 
 MISSING = object()
+
+Held = tuple[int, int, LeaseName]
+"""Of a key that is locked: the version found under the lock, its strength, and the lease under which it was taken."""
 
 
 class TransactionBase:
@@ -92,7 +96,7 @@ class TransactionBase:
         self._first_statement = True
         self._id: TransactionId = NO_TRANSACTION
         self._buffer = WriteBuffer()
-        self._locked: dict[bytes, tuple[int, int]] = {}
+        self._locked: dict[bytes, Held] = {}
         self._early: dict[bytes, int] | None = None
         """Of ``_locked``, the versions that may not have been durable when they were seen."""
         self._lock_starts: dict[bytes, None] = {}

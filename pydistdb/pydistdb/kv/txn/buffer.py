@@ -14,6 +14,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import NamedTuple
 
+from pydistdb.kv.requests import LeaseName
+
 ENTRY_OVERHEAD_BYTES = 100
 """What an entry costs besides its key and value."""
 
@@ -21,10 +23,10 @@ _Undo = tuple[bytes, bool, bytes | None, bool]
 
 
 class LockUndo(NamedTuple):
-    """A key that was locked, or more strongly, and the (version, strength) it was locked at before."""
+    """A key that was locked, or more strongly, and how it was locked before (``txn.base.Held``)."""
 
     key: bytes
-    before: tuple[int, int] | None
+    before: tuple[int, int, LeaseName] | None
 
 
 class WriteBuffer:
@@ -103,7 +105,7 @@ class WriteBuffer:
         """No mark is needed any more."""
         self.undo = None
 
-    def note_lock(self, key: bytes, before: tuple[int, int] | None) -> None:
+    def note_lock(self, key: bytes, before: tuple[int, int, LeaseName] | None) -> None:
         """A key was locked since a savepoint."""
         assert self.undo is not None
         self.undo.append(LockUndo(key, before))

@@ -82,7 +82,7 @@ class ChangingPart(WritingPart):
             if lays_down:
                 self._laying_down().note_changed(descriptor, answer.timestamp)
             for key, value, version in answer.writes:
-                self._note_lock(key, value, version, strength)
+                self._note_lock(key, value, version, strength, answer.lease)
             resume = answer.resume
             self._note_evaluated(first, last if resume is None else resume, answer.entries)
             if resume is None and last < min(end, KEY_MAX):

@@ -152,6 +152,9 @@ class Coordinator(ChangingPart):
                 router.cache.insert(wrong.descriptor)
                 if wrong.ambiguous:
                     return await self._learn_from_record(min(write[0] for write in writes))
+            except KVError:
+                self._lock_starts[descriptor.start] = None  # it may have come to hold locks there
+                raise
             else:
                 self._leases.hear(done.timestamp)
                 self._end()

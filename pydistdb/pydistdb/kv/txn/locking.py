@@ -26,13 +26,17 @@ from pydistdb.kv.api import (
     SerializationConflict,
     WaitPolicy,
 )
+from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.leases import RangeLocal
+from pydistdb.kv.records import FORSAKEN_RETENTION_US
 from pydistdb.kv.requests import (
     OWN_INTENT,
     SKIPPED,
+    LeaseName,
     Lock,
     Locked,
     ReleaseLocks,
+    begin_of,
 )
 from pydistdb.kv.txn.base import MISSING
 from pydistdb.kv.txn.buffer import LockUndo
@@ -54,7 +58,7 @@ class LockingPart(ReadingPart):
         self._check_open()
         leases = self._leases
         local = leases.find(key)
-        if local is None or self._two_phase is not None or not local.replica.is_leaseholder():
+        if local is None or self._two_phase or not local.locks_known or not local.replica.is_leaseholder():
             raise MustWait
         if key in self._locked and not self._holds_still(local, key):
             raise SerializationConflict(CONFLICT_TEXT)
@@ -66,7 +70,7 @@ class LockingPart(ReadingPart):
             raise RowLocked(key, strength)
         value, version = mvcc.get(leases.latest(), key, MAX_TIMESTAMP)
         local.locks.note_version(self._id, key, version)
-        return self._note_lock(key, value, version, strength)
+        return self._note_lock(key, value, version, strength, local.lease_name)
 
     async def lock(
         self, keys: Sequence[bytes], strength: LockStrength, wait: WaitPolicy = WaitPolicy.WAIT
@@ -83,6 +87,7 @@ class LockingPart(ReadingPart):
             await self._giving_back  # else that might take away again what is locked now
             self._giving_back = None
         found: dict[bytes, tuple[bytes | None, int]] = {}
+        leases: dict[bytes, LeaseName] = {}
         router = self._gateway.router
         transaction_id = self.transaction_id
 
@@ -97,11 +102,12 @@ class LockingPart(ReadingPart):
             finally:
                 self.waits_for_lock = False
             found.update(zip(part, zip(answer.values, answer.versions, strict=True), strict=True))
+            leases.update(dict.fromkeys(part, answer.lease))
             if answer.early:
                 self._early = {**(self._early or {}), **dict(zip(part, answer.versions, strict=True))}
 
         await router.each_range(sorted(set(keys)), lock_range)
-        return [self._note_lock(key, *found[key], strength) for key in keys]
+        return [self._note_lock(key, *found[key], strength, leases[key]) for key in keys]
 
     async def confirm(self) -> None:
         early, self._early = self._early, None
@@ -120,7 +126,18 @@ class LockingPart(ReadingPart):
         owner = local.locks.owner(self._id)
         return self._locked[key][0] == OWN_INTENT or (owner is not None and owner.unbroken(key))
 
-    def _note_lock(self, key: bytes, value: bytes | None, version: int, strength: int) -> LockedValue:
+    def locked_under(self, lease: LeaseName) -> dict[bytes, int]:
+        """What it may claim at a new leaseholder (reclaim.py)."""
+        age_us = (self._leases.clock.now() - begin_of(self._id)) >> COUNTER_BITS
+        if self._over or self.starts_anew or age_us > FORSAKEN_RETENTION_US // 2:
+            return {}
+        return {
+            key: strength
+            for key, (version, strength, under) in self._locked.items()
+            if under == lease and version != OWN_INTENT
+        }
+
+    def _note_lock(self, key: bytes, value: bytes | None, version: int, strength: int, lease: LeaseName) -> LockedValue:
         if version == SKIPPED:
             return LockedValue(None, False, True)
         known = self._locked.get(key)
@@ -135,7 +152,7 @@ class LockingPart(ReadingPart):
             raise SerializationConflict(_DELETED_TEXT if is_gone else CONFLICT_TEXT)
         if self._buffer.undo is not None and (known is None or known[1] < strength):
             self._buffer.note_lock(key, known)
-        self._locked[key] = (version, strength)
+        self._locked[key] = (version, strength, lease)
         own = self._buffered(key)
         return LockedValue(value if own is MISSING else own, changed)  # type: ignore[arg-type]
 
@@ -149,9 +166,9 @@ class LockingPart(ReadingPart):
         """Give back what was locked since a savepoint, at once where the range is led here."""
         remote: dict[bytes, int] = {}
         for key, strength in {lock.key: lock.before[1] if lock.before else 0 for lock in locks}.items():
-            version, _ = self._locked.pop(key)
+            version, _, lease = self._locked.pop(key)
             if strength:
-                self._locked[key] = (version, strength)
+                self._locked[key] = (version, strength, lease)
             if self._reads is not None:
                 self._reads.add_point(key)  # under the lock it was read
             local = self._leases.find(key)

@@ -160,7 +160,7 @@ class WritingPart(LockingPart):
             return []
         return [
             (key, version, strength)
-            for key, (version, strength) in locked.items()
+            for key, (version, strength, _) in locked.items()
             if key not in entries and version != OWN_INTENT
         ]
 
