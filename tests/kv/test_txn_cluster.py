@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from pydistdb.kv.api import (
+    ClockOutOfBounds,
     DeadlockDetected,
     Isolation,
     KeyExists,
@@ -486,6 +487,28 @@ def test_locks_of_a_dead_gateway_are_released(cut_off: bool) -> None:
     assert not waiting.completion.done
     cluster.advance(1.5)
     assert waiting.completion.done and waiting.completion.error() is None
+
+
+def test_who_waits_for_copies_waits_also_where_the_answer_is_no_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a node whose clock is out of bounds: it must not ask without a pause."""
+    world = World(5)
+    gateway = world.gateways[1]
+    asked = 0
+
+    async def send(request: Any, timeout_ns: int) -> Any:
+        nonlocal asked
+        asked += 1
+        assert asked < 1_000
+        raise ClockOutOfBounds("the clock of this node differs too much")
+
+    async def locate(key: bytes) -> Any:
+        return world.cluster.leaseholder(key).descriptor  # type: ignore[union-attr]
+
+    monkeypatch.setattr(gateway.router, "send", send)
+    monkeypatch.setattr(gateway.router, "locate", locate)
+    missing = world.cluster.run(gateway.await_copies([(account(0), account(1))], SECOND))
+    assert missing == [1, 2, 3]
+    assert asked > 1
 
 
 def test_broadcast_reaches_every_node() -> None:

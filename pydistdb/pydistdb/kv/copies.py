@@ -107,8 +107,9 @@ class CopyWaiter:
         while start < end and (left_ns := deadline_ns - self._scheduler.now_ns()) > 0:
             try:
                 answer = await self._router.send(AwaitCopies(start), timeout_ns=left_ns)
-            except KVError:
-                continue  # it has no leaseholder just now
+            except KVError:  # it has no leaseholder just now, or this node's clock is wrong: that is told at once
+                await sleep(self._scheduler, LOOK_NS)
+                continue
             assert isinstance(answer, CopiesMissing)
             missing = answer.nodes
             if not missing:
