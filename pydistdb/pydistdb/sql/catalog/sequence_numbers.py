@@ -113,6 +113,19 @@ class NeedsSetting(MustAct):
         return value
 
 
+class NeedsState(MustAct):
+    """``pg_sequence_last_value`` has to look where a sequence stands."""
+
+    def __init__(self, numbers: SequenceNumbers, sequence: Table) -> None:
+        super().__init__(f"sequence {sequence.name}")
+        self._numbers = numbers
+        self._sequence = sequence
+
+    async def act(self) -> int | None:
+        """Look."""
+        return await self._numbers.last_value(self._sequence)
+
+
 class _Block:
     """Numbers taken and not yet handed out."""
 
@@ -209,6 +222,11 @@ class SequenceNumbers:
         if is_called and value == definition.first - definition.increment:  # all that was taken was given back
             return definition.first, False
         return value, is_called
+
+    async def last_value(self, sequence: Table) -> int | None:
+        """The last number that was handed out; None: none was."""
+        value, is_called = await self.state(sequence)
+        return value if is_called else None
 
     async def _on_reset(self, sender: int, payload: bytes) -> bytes:
         storage_id, give_back = msgspec.msgpack.decode(payload)

@@ -17,7 +17,14 @@ T = TypeVar("T")
 
 _LOCK_NAMES = ("lock", "lock_shared", "xact_lock", "xact_lock_shared")
 WAITING = frozenset(
-    ("nextval", "setval", "pg_advisory_unlock", "pg_advisory_unlock_shared", "pg_advisory_unlock_all")
+    (
+        "nextval",
+        "setval",
+        "pg_sequence_last_value",
+        "pg_advisory_unlock",
+        "pg_advisory_unlock_shared",
+        "pg_advisory_unlock_all",
+    )
     + tuple(f"pg_advisory_{name}" for name in _LOCK_NAMES)
     + tuple(f"pg_try_advisory_{name}" for name in _LOCK_NAMES)
     + ("pg_cancel_backend", "pg_terminate_backend")

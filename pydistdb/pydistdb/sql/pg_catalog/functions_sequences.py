@@ -1,4 +1,4 @@
-"""nextval, setval, currval, lastval.
+"""nextval, setval, currval, lastval, pg_sequence_last_value.
 
 Drawing a number is synchronous as long as the node has a block of them; what has to wait raises (catalog/sequence_numbers.py),
 and the executor evaluates the row again afterwards.
@@ -13,7 +13,7 @@ from pydistdb.sql.catalog.access import PG_CLASS
 from pydistdb.sql.catalog.acl import SELECT, UPDATE, USAGE
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.needs import permission_denied
-from pydistdb.sql.catalog.sequence_numbers import NeedsSetting, definition_of
+from pydistdb.sql.catalog.sequence_numbers import NeedsSetting, NeedsState, definition_of
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, UndefinedTable, WrongObjectType
 from pydistdb.sql.functions.effects import act, effect
 from pydistdb.sql.pg_catalog.provide import provides, view_of
@@ -42,6 +42,9 @@ def _sequence(context: EvalContext, oid: int, wanted: int) -> Table:
     view = view_of(context)
     table = view.table_by_oid(oid)
     if table is None:
+        virtual = view.virtual_by_oid(oid)
+        if virtual is not None:
+            raise WrongObjectType(f'"{virtual.name}" is not a sequence')
         raise UndefinedTable(f"could not open relation with OID {oid}")
     if table.kind != "S":
         raise WrongObjectType(f'"{table.name}" is not a sequence')
@@ -110,6 +113,16 @@ def pg_sequence_parameters(context: EvalContext, oid: int) -> tuple[Any, ...]:
         1,
         definition.type_oid,
     )
+
+
+@provides("pg_sequence_last_value(regclass)")
+def pg_sequence_last_value(context: EvalContext, oid: int) -> int | None:
+    sequence = _sequence(context, oid, USAGE | SELECT)
+    numbers = view_of(context).numbers
+    if numbers is None:
+        raise FeatureNotSupported("sequences need a session")
+    value: int | None = act(context, NeedsState(numbers, sequence))
+    return value
 
 
 def _set(context: EvalContext, oid: int, value: int, is_called: bool) -> int:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pydistdb.sql.catalog.access import PG_CLASS
+from pydistdb.sql.catalog.acl import SELECT, USAGE
 from pydistdb.sql.catalog.descriptors import Column, ColumnStatistics, Table
 from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog import registry
 from pydistdb.sql.pg_catalog.acl_columns import owner_name
-from pydistdb.sql.pg_catalog.define import RowDict, define, facts_of, rows_of
+from pydistdb.sql.pg_catalog.define import RowDict, define, facts_of, rows_of, rows_of_gathered
 from pydistdb.sql.pg_catalog.deparsing import query_text
 from pydistdb.sql.pg_catalog.describe import index_definition
 from pydistdb.sql.pg_catalog.objects import OWNER_NAME, all_indexes, array, schema_name, single, table_indexes
+from pydistdb.sql.pg_catalog.provide import view_of
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext
@@ -100,9 +103,22 @@ def pg_sequence(view: StateView, context: EvalContext) -> Iterator[RowDict]:
             }
 
 
-@rows_of("pg_sequences")
-def pg_sequences(view: StateView, context: EvalContext) -> Iterator[RowDict]:
-    """``last_value`` is left out: telling it would have to wait for another node."""
+async def _last_values(context: EvalContext) -> dict[int, int | None]:
+    """Where the sequences stand that the current user may look at, by oid."""
+    view = view_of(context)
+    numbers, role = view.numbers, view.role
+    if numbers is None:
+        return {}
+    wanted = USAGE | SELECT
+    return {
+        table.oid: await numbers.last_value(table)
+        for table in view.tables()
+        if table.kind == "S" and (not role or view.access.mask(role, PG_CLASS, table.oid, wanted))
+    }
+
+
+@rows_of_gathered("pg_sequences", _last_values)
+def pg_sequences(view: StateView, context: EvalContext, last_values: dict[int, int | None]) -> Iterator[RowDict]:
     for table in view.tables():
         if table.kind == "S":
             definition = definition_of(table)
@@ -117,6 +133,7 @@ def pg_sequences(view: StateView, context: EvalContext) -> Iterator[RowDict]:
                 "increment_by": definition.increment,
                 "cycle": definition.cycle,
                 "cache_size": definition.cache,
+                "last_value": last_values.get(table.oid),
             }
 
 
