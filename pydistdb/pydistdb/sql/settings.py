@@ -91,13 +91,15 @@ def canonical(setting: Setting, text: str) -> str:
         case "integer":
             return show_integer(setting, _parse_number(setting, text, whole=True))
         case "real":
-            return f"{_parse_number(setting, text, whole=False):g}"
+            return _show_real(setting, _parse_number(setting, text, whole=False))
         case _:
             return text
 
 
 def base_value(setting: Setting, shown: str) -> str:
     """The value in the setting's unit, as pg_settings has it."""
+    if setting.kind == "real" and setting.unit:
+        return f"{_parse_number(setting, shown, whole=False):g}"
     if setting.kind == "integer" and setting.unit:
         return str(int(_parse_number(setting, shown, whole=True)))
     return shown
@@ -215,6 +217,19 @@ def show_integer(setting: Setting, number: float) -> str:
         if amount >= size and amount % size == 0:
             return f"{int(amount // size)}{name}"
     return str(int(number))
+
+
+def _show_real(setting: Setting, number: float) -> str:
+    """A number in the largest unit of which it is a whole count."""
+    units = _units(setting.unit)
+    if number <= 0 or units is None:
+        return f"{number:g}"
+    amount = number * _unit_size(setting.unit)
+    for name, size in sorted(units.items(), key=lambda unit: -unit[1]):
+        count = amount / size
+        if count >= 1 and abs(count - round(count)) <= 1e-8 * count:
+            return f"{round(count)}{name}"
+    return f"{number:g}"
 
 
 # ---------------------------------------------------------------------------------------------- settings with rules

@@ -171,8 +171,14 @@ def _assigned(b: Binder, scope: Scope, column: Column, value: Node, location: in
     part = value["MultiAssignRef"]
     source = part["source"]
     index, count = part["colno"] - 1, part["ncolumns"]
-    if "RowExpr" in source:
-        items = source["RowExpr"].get("args", [])
+    is_row = "RowExpr" in source
+    if is_row and any("A_Star" in item.get("ColumnRef", {}).get("fields", ({},))[-1] for item in _args(source)):
+        row = bind(b, scope, source)
+        assert isinstance(row, RowExpr)
+        if len(row.items) == count:
+            return assign(b, row.items[index], column, location)
+    if is_row:
+        items = _args(source)
         if len(items) != count:
             raise InvalidSyntax(
                 "number of columns does not match number of values", position=b.position(location_of(source))
@@ -182,13 +188,15 @@ def _assigned(b: Binder, scope: Scope, column: Column, value: Node, location: in
         return assign(b, bind(b, scope, items[index]), column, location_of(items[index]))
     if "SubLink" in source and source["SubLink"]["subLinkType"] == "EXPR_SUBLINK":
         return assign(b, _column_of_subquery(b, scope, source["SubLink"], index, count), column, location)
-    expr = bind(b, scope, source)
-    if isinstance(expr, RowExpr) and len(expr.items) == count:
-        return assign(b, expr.items[index], column, location)
     raise FeatureNotSupported(
         "source for a multiple-column UPDATE item must be a sub-SELECT or ROW() expression",
         position=b.position(location_of(source)),
     )
+
+
+def _args(source: Node) -> list[Node]:
+    args: list[Node] = source["RowExpr"].get("args", [])
+    return args
 
 
 def _column_of_subquery(b: Binder, scope: Scope, link: Node, index: int, count: int) -> Expr:

@@ -187,6 +187,7 @@ CLAUSE_WORDS = {
     "JOIN/ON": "JOIN conditions",
     "FROM": "functions in FROM",
     "CHECK": "check constraints",
+    "GENERATED": "column generation expressions",
     "INDEX": "index expressions",
     "INDEX WHERE": "index predicates",
     "STATISTICS": "statistics expressions",

@@ -246,15 +246,13 @@ def make_call(
 
 
 def _note_set_call(b: Binder, scope: Scope | None, location: int) -> None:
+    from pydistdb.sql.bind.call_parts import CLAUSE_WORDS
+
     if scope is None or scope.clause not in SET_CLAUSES:
         clause = scope.clause if scope is not None else "this context"
-        clause = {
-            "INDEX": "index expressions",
-            "INDEX WHERE": "index predicates",
-            "STATISTICS": "statistics expressions",
-        }.get(clause, clause)
         error = SetInValues if clause == "VALUES" else FeatureNotSupported
-        raise error(f"set-returning functions are not allowed in {clause}", position=b.position(location))
+        words = CLAUSE_WORDS.get(clause, clause)
+        raise error(f"set-returning functions are not allowed in {words}", position=b.position(location))
     scope.set_calls = True
     scope.set_location = location
 

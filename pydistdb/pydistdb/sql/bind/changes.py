@@ -175,7 +175,7 @@ def _update(b: Binder, parent: Scope | None, node: Node) -> Update:
     if through is not None:
         for wrapper in node["targetList"]:
             through.refuse_computed(source.columns, wrapper["ResTarget"]["name"], "UPDATE")
-        names = through.with_defaults(b, row_columns(b, table)).names(source.columns)
+        names = through.with_own_defaults(source.columns).names(source.columns)
         whole = {w["ResTarget"]["name"] for w in node["targetList"] if "indirection" not in w["ResTarget"]}
         through.refuse_repeated([column.number for column in names.columns if column.name in whole])
     assignments = bind_assignments(b, scope, names, node["targetList"])

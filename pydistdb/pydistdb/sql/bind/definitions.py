@@ -162,6 +162,8 @@ class Definitions:
                 case "CONSTR_GENERATED":
                     if part.get("generated_kind", "s") == "v":
                         raise FeatureNotSupported("virtual generated columns are not supported", position=at)
+                    if generated is not None:
+                        raise self._contradiction("multiple generation clauses specified", name, at)
                     generated = self.tokens.group_after(self.offset(part["location"]), "AS")
                 case attribute if attribute.startswith("CONSTR_ATTR_"):
                     if previous not in _DEFERRABLE:
@@ -178,6 +180,8 @@ class Definitions:
                 raise self._contradiction("both default and generation expression specified", name, at)
             if default is not None and identity:
                 raise self._contradiction("both default and identity specified", name, at)
+            if identity and generated is not None:
+                raise self._contradiction("both identity and generation expression specified", name, at)
         if serial and identity:
             raise self._contradiction("both default and identity specified", name, None)
         collation = self.collation(node, sql_type)

@@ -164,6 +164,9 @@ def _range_variable(b: Binder, scope: Scope, node: Node) -> FromItem:
             entry.used += 1
             scope.reads_itself = scope.reads_itself or entry.is_recursive
             columns = [ScopeColumn(label, b.new_id(), sql_type) for label, sql_type in entry.columns]
+            for own, column in zip(entry.ids, columns, strict=False):
+                if own in b.record_fields:
+                    b.record_fields[column.id] = b.record_fields[own]
             rel = CteScan(outputs(columns), entry.id)
             item = source_item(rel, name, columns[: len(columns) - entry.hidden], alias)
             item.sources[0].words = "a WITH query"

@@ -55,13 +55,19 @@ class Groups:
     def __init__(self) -> None:
         self.expressions: list[Expr] = []
         self.sets: Sets | None = None
+        self.targets: dict[int, Target] = {}
+        """The entries of the select list that groups stand for."""
 
-    def index_of(self, expr: Expr) -> int:
+    def index_of(self, expr: Expr, target: Target | None = None) -> int:
+        """``target``: the entry that the item names.  Two entries are two groups, be they the same expression."""
         for index, other in enumerate(self.expressions):
-            if same_expression(other, expr):
+            if same_expression(other, expr) and (target is None or self.targets.setdefault(index, target) is target):
                 return index
+        index = len(self.expressions)
         self.expressions.append(expr)
-        return len(self.expressions) - 1
+        if target is not None:
+            self.targets[index] = target
+        return index
 
 
 def bind_groups(
@@ -95,13 +101,13 @@ def bind_groups(
 
 
 def _group(b: Binder, scope: Scope, node: Node, targets: Sequence[Target], groups: Groups) -> int:
-    return groups.index_of(_group_expression(b, scope, node, targets))
+    return groups.index_of(*_group_expression(b, scope, node, targets))
 
 
-def _group_expression(b: Binder, scope: Scope, node: Node, targets: Sequence[Target]) -> Expr:
+def _group_expression(b: Binder, scope: Scope, node: Node, targets: Sequence[Target]) -> tuple[Expr, Target | None]:
     """A GROUP BY item: an input column if there is one of the name, else an output name, a position, an expression."""
     location = location_of(node)
-    expr: Expr | None = None
+    named: Target | None = None
     if "ColumnRef" in node and len(node["ColumnRef"]["fields"]) == 1:
         name = node["ColumnRef"]["fields"][0].get("String", {}).get("sval")
         if name is not None and name not in scope.by_name:
@@ -109,12 +115,10 @@ def _group_expression(b: Binder, scope: Scope, node: Node, targets: Sequence[Tar
             if any(target.expr != matching[0].expr for target in matching[1:]):
                 raise DatabaseError.of("42702", f'GROUP BY "{name}" is ambiguous', position=b.position(location))
             if matching:
-                expr = matching[0].expr
+                named = matching[0]
     elif "A_Const" in node:
-        expr = position_target(b, node["A_Const"], targets, "GROUP BY").expr
-    if expr is None:
-        expr = bind(b, scope, node)
-    expr = resolve_unknown(b, expr)
+        named = position_target(b, node["A_Const"], targets, "GROUP BY")
+    expr = resolve_unknown(b, bind(b, scope, node) if named is None else named.expr)
     for part in walk(expr):
         if isinstance(part, ColumnRef) and any(part.id == id for id, _ in scope.aggregates):
             raise GroupingError("aggregate functions are not allowed in GROUP BY", position=b.position(location))
@@ -123,7 +127,7 @@ def _group_expression(b: Binder, scope: Scope, node: Node, targets: Sequence[Tar
                 "42P20", "window functions are not allowed in GROUP BY", position=b.position(location)
             )
     check_sortable(b, expr, location, "equality")
-    return expr
+    return expr, named
 
 
 def position_target(b: Binder, constant: Node, targets: Sequence[Target], clause: str) -> Target:
@@ -178,7 +182,12 @@ class Aggregation:
         self.groups = list(groups.expressions)
         self.sets = groups.sets
         self.group_ids = [b.new_id() for _ in self.groups]
-        self.plain = {group.id: index for index, group in enumerate(self.groups) if isinstance(group, ColumnRef)}
+        self.plain: dict[ColumnId, int] = {}
+        for index, group in enumerate(self.groups):
+            if isinstance(group, ColumnRef):
+                self.plain.setdefault(group.id, index)
+        # Where all rows are grouped alike, an entry is what its expression is: a constant stays one.
+        self.by_target = {id(target): index for index, target in groups.targets.items()} if self.sets else {}
         self.complex = [(group, index) for index, group in enumerate(self.groups) if not isinstance(group, ColumnRef)]
         self.own_ids = {column.id for source in scope.sources for column in source.columns}
         self.own_ids |= {column.id for column in scope.all_columns}
@@ -186,6 +195,11 @@ class Aggregation:
         self.own_ids |= {source.version_id for source in scope.sources if source.version_id is not None}
         self.own_ids |= {source.presence_id for source in scope.sources if source.presence_id is not None}
         self.depth = 0
+
+    def target(self, target: Target) -> Expr:
+        """Rewrite an entry of the select list."""
+        index = self.by_target.get(id(target))
+        return self.above(target.expr) if index is None else self._group_ref(index, target.expr)
 
     def above(self, expr: Expr) -> Expr:
         """Rewrite an expression that stands above the Aggregate."""

@@ -20,6 +20,7 @@ from pydistdb.sql.errors import (
     AmbiguousColumn,
     DatabaseError,
     DatatypeMismatch,
+    DuplicateAlias,
     InvalidColumnReference,
     UndefinedColumn,
 )
@@ -119,11 +120,17 @@ def join_item(b: Binder, scope: Scope, node: Node, items: list[FromItem]) -> Fro
         taken = set(names)
         columns = merged + [column for column in columns if column.name not in taken]
         if "join_using_alias" in node:
-            sources = [*sources, Source(node["join_using_alias"]["aliasname"], merged)]
+            name = node["join_using_alias"]["aliasname"]
+            if any(source.name == name for source in sources):
+                raise DuplicateAlias(f'table name "{name}" specified more than once')
+            sources = [*sources, Source(name, merged)]
+            sources[-1].words = "a join"
     rel = from_clause.make_join(kind, left_rel, right_rel, condition, lateral)
     alias = node.get("alias")
     if alias is not None:
-        return from_clause.source_item(rel, alias["aliasname"], columns, alias)
+        item = from_clause.source_item(rel, alias["aliasname"], columns, alias)
+        item.sources[0].words = "a join"
+        return item
     return FromItem(rel, sources, columns)
 
 

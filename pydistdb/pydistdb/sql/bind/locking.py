@@ -12,7 +12,7 @@ from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope, Source
 from pydistdb.sql.catalog.acl import UPDATE
 from pydistdb.sql.catalog.descriptors import Table
-from pydistdb.sql.errors import FeatureNotSupported, UndefinedTable
+from pydistdb.sql.errors import FeatureNotSupported, UndefinedTable, WrongObjectType
 from pydistdb.sql.tree import ColumnId
 from pydistdb.sql.types.base import SqlType
 from pydistdb.sql.types.registry import BYTEA
@@ -86,6 +86,8 @@ def lock_targets(b: Binder, scope: Scope, node: Node) -> list[LockTarget]:
         if source.nullable:
             words = _WORDS[strength_and_wait(node)[0]]
             raise FeatureNotSupported(f"{words} cannot be applied to the nullable side of an outer join")
+        if source.table is not None and source.table.kind == "m":
+            raise WrongObjectType(f'cannot lock rows in materialized view "{source.table.name}"')
         if source.table is not None and source.key_id is not None:
             note_relation(b, source.table, UPDATE)
             entry = (source.table, source.key_id, BYTEA)

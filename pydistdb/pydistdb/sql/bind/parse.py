@@ -213,7 +213,9 @@ def _parse_json(text: str) -> list[Node]:
         if message.startswith("role name "):
             raise DatabaseError.of("42939", message, position=position) from None
         if message == "invalid Unicode escape":
-            hint = "Unicode escapes must be \\XXXX or \\+XXXXXX."
+            is_plain = text[position - 1 : position + 1] in ("\\u", "\\U")  # E'\uXXXX', not U&'\XXXX'
+            forms = "\\uXXXX or \\UXXXXXXXX" if is_plain else "\\XXXX or \\+XXXXXX"
+            hint = f"Unicode escapes must be {forms}."
             raise InvalidSyntax(message, hint=hint, position=position) from None
         if message.startswith("frame "):
             raise DatabaseError.of("42P20", message, position=position) from None

@@ -237,7 +237,7 @@ def _lock_rows(rel: Rel, node: Node, targets: list[Target], locks: list[LockTarg
 def _aggregate(b: Binder, scope: Scope, rel: Rel, groups: Groups, targets: list[Target], having: Expr | None) -> Rel:
     aggregation = Aggregation(b, scope, groups)
     for target in targets:
-        target.expr = aggregation.above(target.expr)
+        target.expr = aggregation.target(target)
     condition = aggregation.above(having) if having is not None else None
     scope.windows = [(id, aggregation.window(call)) for id, call in scope.windows]
     rel = aggregation.build(rel)

@@ -132,12 +132,14 @@ class FromItem:
 class CteEntry:
     """A WITH query that names can mean; ``used`` counts the references."""
 
-    __slots__ = ("columns", "hidden", "id", "is_recursive", "name", "problem", "used")
+    __slots__ = ("columns", "hidden", "id", "ids", "is_recursive", "name", "problem", "used")
 
     def __init__(self, name: str, id: int, columns: Sequence[tuple[str, SqlType]]) -> None:
         self.name = name
         self.id = id
         self.columns = columns
+        self.ids: Sequence[ColumnId] = ()
+        """The columns of the query itself."""
         self.used = 0
         self.hidden = 0
         """How many of the last columns SEARCH and CYCLE have added, while the recursive term is bound."""
@@ -311,8 +313,9 @@ def _suggestion(scope: Scope, name: str, qualifier: str | None) -> str | None:
             if not source.name or penalty > MOST_DISTANCE:
                 continue
             for column in source.columns:
-                distance = penalty + _distance(name, column.name, MOST_DISTANCE)
-                if distance > MOST_DISTANCE or distance > len(name) // 2:
+                own = _distance(name, column.name, MOST_DISTANCE)
+                distance = penalty + own
+                if distance > MOST_DISTANCE or own > len(name) // 2:
                     continue
                 label = f'"{source.name}.{column.name}"'
                 if distance < best:

@@ -34,6 +34,8 @@ def project(b: Binder, scope: Scope, rel: Rel, targets: Sequence[Target]) -> Rel
             b.record_fields[target.id] = scan.function.out_columns
         elif isinstance(target.expr, Call | SetCall) and target.expr.function.out_columns:
             b.record_fields[target.id] = target.expr.function.out_columns
+        elif isinstance(target.expr, ColumnRef) and target.expr.id in b.record_fields:
+            b.record_fields[target.id] = b.record_fields[target.expr.id]
         elif isinstance(target.expr, RowExpr) and not is_composite(target.expr.type):
             names = target.expr.names or tuple(f"f{index}" for index in range(1, len(target.expr.items) + 1))
             types = [item.type for item in target.expr.items]

@@ -19,7 +19,7 @@ from pydistdb.sql.bind.dispatch import bind
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.scope import Scope
-from pydistdb.sql.errors import DatatypeMismatch, UndefinedColumn
+from pydistdb.sql.errors import DatatypeMismatch, FeatureNotSupported, UndefinedColumn
 from pydistdb.sql.functions import stores
 from pydistdb.sql.tree import ArrayLiteral, Call, Const, Expr, Subscript
 from pydistdb.sql.types import domains, registry
@@ -39,7 +39,12 @@ def store(b: Binder, scope: Scope, column: str, base: Expr, steps: list[Node], v
     """The value of ``base`` with the part that ``steps`` name replaced."""
     whole = base.type
     if domains.is_domain(whole.oid):
-        inner = coerce(b, base, domains.base_type(whole.oid), "i")
+        is_part_stored = isinstance(base, Call) and base.function is domains.coercion(whole.oid)
+        if is_part_stored:  # the domain is asked once, when all parts are there
+            assert isinstance(base, Call)
+            inner = base.arguments[0]
+        else:
+            inner = coerce(b, base, domains.base_type(whole.oid), "i")
         return coerce(b, store(b, scope, column, inner, steps, value, location), whole, "a")
     if "String" in steps[0]:
         return _store_field(b, scope, column, base, steps, value, location)
@@ -128,7 +133,10 @@ def _value(
     if rest:
         return store(b, scope, name, before, rest, value, location)
     target = before.type
-    expr = Const(target, None) if "SetToDefault" in value else bind(b, scope, value)
+    if "SetToDefault" in value:
+        part = "an array element" if what.startswith("sub" + "scripted") else "a subfield"
+        raise FeatureNotSupported(f"cannot set {part} to DEFAULT", position=b.position(location))
+    expr = bind(b, scope, value)
     at = location_of(value)
     if expr.type.oid == UNKNOWN_OID:
         return coerce(b, expr, target, "a", at)

@@ -19,13 +19,22 @@ from pydistdb.sql.tree import ColumnRef, Expr, Not, RowExpr, Subquery
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.registry import BOOL
 
+_WITHOUT_QUERIES = {
+    COPY_CONDITIONS: "COPY FROM WHERE condition",
+    "CHECK": "check constraint",
+    "GENERATED": "column generation expression",
+    "INDEX": "index expression",
+    "INDEX WHERE": "index predicate",
+}
+
 
 def bind_sublink(b: Binder, scope: Scope, node: Node) -> Expr:
     """A SubLink node."""
     kind = node["subLinkType"]
     location = node["location"]
-    if scope.clause == COPY_CONDITIONS:
-        raise FeatureNotSupported("cannot use subquery in COPY FROM WHERE condition", position=b.position(location))
+    if scope.clause in _WITHOUT_QUERIES:
+        words = _WITHOUT_QUERIES[scope.clause]
+        raise FeatureNotSupported(f"cannot use subquery in {words}", position=b.position(location))
     rel = queries.bind_subquery(b, scope, node["subselect"])
     columns = rel.columns
     match kind:

@@ -69,6 +69,10 @@ def system_column(b: Binder, source: Source, owner: Scope, name: str, location: 
         raise InvalidColumnReference(
             f'cannot use system column "{name}" in MERGE WHEN condition', position=b.position(location)
         )
+    if owner.clause == "GENERATED" and name != "tableoid":
+        raise InvalidColumnReference(
+            f'cannot use system column "{name}" in column generation expression', position=b.position(location)
+        )
     own = source.version_id if name == "xmin" else source.deleter_id if name == "xmax" else None
     if own is not None:
         note_system_column(b, source)

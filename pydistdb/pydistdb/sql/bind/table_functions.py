@@ -19,6 +19,7 @@ from pydistdb.sql.bind.binder import Binder
 from pydistdb.sql.bind.coerce import resolve_unknown
 from pydistdb.sql.bind.composites import composite_fields, field_of, is_composite
 from pydistdb.sql.bind.dispatch import bind
+from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.parse import Node
 from pydistdb.sql.bind.rewrite import has_set_call
 from pydistdb.sql.bind.scope import NO_ROWS_OF_NOTHING, FromItem, Scope, ScopeColumn
@@ -80,8 +81,10 @@ def bind_function(b: Binder, scope: Scope, node: Node, items: Sequence[FromItem]
         item = from_clause.source_item(rel, name, columns, alias)
         item.sources[0].scalar = not scan.function.returns_row
         return item
-    if not isinstance(expr, Call | SetCall):
-        label = _out_name(b, wrappers[0]) or name
+    inlined = _inlined(b, wrappers[0])
+    if not isinstance(expr, Call | SetCall) or inlined is not None:
+        out = inlined.out_columns if inlined is not None else ()
+        label = out[0][0] if len(out) == 1 and out[0][0] else name
         if ordinality:
             rel, columns = _side_by_side(b, expressions, [label], ordinality)
             return from_clause.source_item(rel, name, columns, alias)
@@ -89,8 +92,10 @@ def bind_function(b: Binder, scope: Scope, node: Node, items: Sequence[FromItem]
         made = (resolve_unknown(b, expr),)
         rel = Project(from_clause.outputs([column]), NO_ROWS_OF_NOTHING, made)
         return from_clause.source_item(rel, name, [column], alias)
-    if any(has_set_call(argument) for argument in expr.arguments):
-        raise FeatureNotSupported("set-returning functions must appear at top level of FROM")
+    for argument, node_of in zip(expr.arguments, wrappers[0].get("FuncCall", {}).get("args", ()), strict=False):
+        if has_set_call(argument):
+            message = "set-returning functions must appear at top level of FROM"
+            raise FeatureNotSupported(message, position=b.position(location_of(node_of)))
     if is_composite(expr.type) and not expr.function.out_columns:
         return _rows_of_composite(b, expr, name, alias, ordinality)
     columns = _function_columns(b, expr.function, expr, name if alias else labels[0])
@@ -117,14 +122,11 @@ def _rows_of_composite(b: Binder, expr: Call | SetCall, name: str, alias: Node |
     return from_clause.source_item(Project(from_clause.outputs(columns), scan, tuple(made)), name, columns, alias)
 
 
-def _out_name(b: Binder, wrapper: Node) -> str:
-    """The name of the one OUT argument of a function in SQL whose call has become an expression; empty if it has none."""
+def _inlined(b: Binder, wrapper: Node) -> Function | None:
+    """The function in SQL whose call has become an expression."""
     words = [part["String"]["sval"] for part in wrapper.get("FuncCall", {}).get("funcname", ())]
-    if not words:
-        return ""
-    named = b.catalog.routines(words[-1], words[-2] if len(words) > 1 else None)
-    columns = [each.out_columns for each in named if each.oid in b.called]
-    return columns[0][0][0] if len(columns) == 1 and len(columns[0]) == 1 else ""
+    named = b.catalog.routines(words[-1], words[-2] if len(words) > 1 else None) if words and b.called else ()
+    return next((each for each in named if each.oid in b.called and not each.returns_set), None)
 
 
 def _column_definitions(parts: Sequence[Node]) -> list[Node]:

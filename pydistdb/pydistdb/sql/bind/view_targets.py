@@ -91,8 +91,18 @@ class ViewTarget:
         )
         return replace(self.table, name=self.views[0].name, columns=shown)
 
+    def with_own_defaults(self, exposed: Sequence[ScopeColumn]) -> ViewTarget:
+        """For UPDATE: DEFAULT is what the outermost view says, and NULL where it says nothing."""
+        live = [column.default for column in self.views[0].columns if not column.dropped]
+        defaults = {column.number: default for column, default in zip(exposed, live, strict=False)}
+        columns = tuple(
+            replace(each, default=defaults.get(each.number)) if each.number in defaults and not each.generated else each
+            for each in self.table.columns
+        )
+        return ViewTarget(self.views, replace(self.table, columns=columns))
+
     def with_defaults(self, b: Binder, columns: Sequence[ScopeColumn]) -> ViewTarget:
-        """With the defaults that the views give to their columns in the table; those of the outermost come first."""
+        """For INSERT: the views' defaults for columns of the table; the outermost's come first, the table's own last."""
         if not any(column.default is not None for view in self.views for column in view.columns):
             return self
         current, below = list(columns), self.table
@@ -239,6 +249,28 @@ def updatable_through(catalog: CatalogView, view: Table) -> bool:
             return True
         view = below
     return False
+
+
+def updatable_columns(catalog: CatalogView, view: Table) -> frozenset[str]:
+    """The columns of a view (or table) that are columns of the table behind it, by name."""
+    live = [column.name for column in view.columns if not column.dropped]
+    if view.kind == "r":
+        return frozenset(live)
+    if not updatable_through(catalog, view):
+        return frozenset()
+    node = from_clause.parsed_view(view.definition).node
+    source = node["fromClause"][0]["RangeVar"]
+    below = catalog.relation(source["relname"], source.get("schemaname"))
+    assert isinstance(below, Table)
+    names = updatable_columns(catalog, below)
+    shown: list[str] = []
+    for target in node.get("targetList", ()):
+        fields = target["ResTarget"]["val"].get("ColumnRef", {}).get("fields", ({},))
+        if "A_Star" in fields[-1]:
+            shown += [column.name for column in below.columns if not column.dropped]
+        else:
+            shown.append(fields[-1].get("String", {}).get("sval", ""))
+    return frozenset(name for name, word in zip(live, shown, strict=False) if word in names)
 
 
 def cannot_change(view: Table, command: str, reason: str) -> DatabaseError:

@@ -160,6 +160,7 @@ def _plain(b: Binder, scope: Scope, node: Node) -> _Definition:
         rel = queries.bind_query_node(b, scope, query)
     columns = _names(node, [(column.name, column.type) for column in rel.columns], b)
     entry = CteEntry(node["ctename"], b.new_cte(), columns)
+    entry.ids = [column.id for column in rel.columns]
     if changes_rows and not rel.columns:
         entry.problem = FeatureNotSupported(f'WITH query "{node["ctename"]}" does not have a RETURNING clause')
     scope.ctes[entry.name] = entry

@@ -374,6 +374,7 @@ async def _retyped(
             )
     if number in [each.number for each in table.columns if each not in original.columns]:
         raise FeatureNotSupported(f'cannot alter type of column "{old_column.name}" twice')
+    ddl.require_type(action.type.oid)
     refuse_itself(ddl, table.row_type_oid, action.type.oid)
     _check_row_type_unused(ddl, table)
     if table.sharding is not None and number in table.sharding.columns:

@@ -76,6 +76,7 @@ def _add(ddl: DdlContext, definition: UserType, action: AlterTypeAction) -> None
     if number > MOST_COLUMNS:
         raise DatabaseError.of("54011", f"tables can have at most {MOST_COLUMNS} columns")
     attribute = _attribute(action.column, number)
+    ddl.require_type(attribute.type_oid)
     if _found(definition, attribute.name) is not None:
         raise DuplicateColumn(f'column "{attribute.name}" of relation "{definition.name}" already exists')
     refuse_itself(ddl, definition.oid, attribute.type_oid)
@@ -118,6 +119,7 @@ def _change_type(ddl: DdlContext, definition: UserType, action: AlterTypeAction)
             f'cannot alter type "{definition.name}" because column "{table.name}.{column.name}" uses it'
         )
     changed = _attribute(_named(action.column, action.name), attribute.number)
+    ddl.require_type(changed.type_oid)
     refuse_itself(ddl, definition.oid, changed.type_oid)
     put_type(ddl, _with(definition, changed))
 

@@ -30,6 +30,7 @@ async def create_domain(ddl: DdlContext, statement: CreateDomain) -> str:
     if base.category in "PX":
         raise DatatypeMismatch(f'"{shown(ddl, base.oid)}" is not a valid base type for a domain')
     collation_named(statement.collation)
+    ddl.require_type(base.oid)
     registry.io(base.oid)
     refuse_taken(ddl, schema.oid, name)
     below = ddl.view.type_entry(base.oid)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
+from pydistdb.sql import bind
 from pydistdb.sql.catalog import constraints, expressions, sequences, sharding, temporary
 from pydistdb.sql.catalog.constraints import SYSTEM_COLUMNS
 from pydistdb.sql.catalog.context import DdlContext
@@ -251,7 +252,11 @@ async def with_defaults(ddl: DdlContext, table: Table, specs: Sequence[ColumnSpe
 
 
 def check_generated(ddl: DdlContext, table: Table, expression: str) -> None:
-    """A generation expression may use the table's other columns, but no generated one."""
+    """A generation expression may use the table's other columns, but no generated one; it gives the same for the same."""
+    bound = bind.bind_expression(expression, table, ddl.view, ddl.context, clause="GENERATED")
+    expressions.refuse_unstorable(bound, "column generation expression")
+    if not expressions.is_immutable(bound):
+        raise DatabaseError.of("42P17", "generation expression is not immutable")
     for number in expressions.column_numbers_used(ddl, table, expression):
         used = constraints.column_numbered(table, number)
         if used.generated:

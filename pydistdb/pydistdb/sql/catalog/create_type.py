@@ -27,6 +27,8 @@ async def create_type(ddl: DdlContext, statement: CreateType) -> str:
         put_type(ddl, UserType(oid, name, schema.oid, ddl.database_oid, "e", oid + 1, ddl.role, labels=labels))
     else:
         attributes = attributes_of(statement.attributes)
+        for each in attributes:
+            ddl.require_type(each.type_oid)
         oid = await ddl.store.allocate_oids(3)
         made = UserType(
             oid, name, schema.oid, ddl.database_oid, "c", oid + 1, ddl.role, attributes=attributes, relation=oid + 2

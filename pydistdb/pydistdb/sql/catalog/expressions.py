@@ -88,10 +88,19 @@ def column_numbers_used(ddl: DdlContext, table: Table, text: str) -> set[int]:
 
 def is_volatile(expression: object) -> bool:
     """Tell whether evaluating the expression twice may give two values within one statement."""
-    if isinstance(expression, (Call, SetCall)) and expression.function.volatility == "v":
+    return _calls_any(expression, "v")
+
+
+def is_immutable(expression: object) -> bool:
+    """Tell whether the expression gives the same for the same, for ever."""
+    return not _calls_any(expression, "vs")
+
+
+def _calls_any(expression: object, volatilities: str) -> bool:
+    if isinstance(expression, (Call, SetCall)) and expression.function.volatility in volatilities:
         return True
     if isinstance(expression, tuple):
-        return any(is_volatile(item) for item in expression)
+        return any(_calls_any(item, volatilities) for item in expression)
     if isinstance(expression, Expr):
-        return any(is_volatile(getattr(expression, field.name)) for field in dataclasses.fields(expression))
+        return any(_calls_any(getattr(expression, each.name), volatilities) for each in dataclasses.fields(expression))
     return False

@@ -79,7 +79,7 @@ async def refresh_view(ddl: DdlContext, statement: RefreshView) -> str:
 def _check_concurrently(ddl: DdlContext, view: Table) -> None:
     if not view.populated:
         raise DatabaseError.of("55000", "CONCURRENTLY cannot be used when the materialized view is not populated")
-    if not any(index.unique and index.oid and not index.predicate for index in view.indexes):
+    if not any(index.unique and index.oid and index.is_plain for index in view.indexes):
         schema = ddl.view.state.schemas[view.schema].name
         raise DatabaseError.of(
             "55000",

@@ -55,6 +55,8 @@ async def create_routine(ddl: DdlContext, statement: CreateRoutine) -> str:
     _check_language(statement)
     arguments = _arguments(ddl, statement.arguments)
     return_type, row_of = _result(ddl, statement, arguments)
+    for oid in (return_type, *(argument.type_oid for argument in arguments)):
+        ddl.require_type(oid)
     _check_polymorphic(statement, arguments, return_type)
     routine = Routine(
         0,

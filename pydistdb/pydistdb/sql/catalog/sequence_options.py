@@ -13,7 +13,13 @@ from pydistdb.sql.catalog.constraints import column_named
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.sequence_numbers import TYPE_LIMITS, SequenceDefinition
-from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InvalidParameterValue, UndefinedColumn
+from pydistdb.sql.errors import (
+    DatabaseError,
+    FeatureNotSupported,
+    InvalidParameterValue,
+    UndefinedColumn,
+    UndefinedObject,
+)
 from pydistdb.sql.statements import Name
 from pydistdb.sql.types import registry
 
@@ -78,7 +84,9 @@ def apply_options(
 
 def _type(name: object) -> int:
     sql_type = registry.type_by_name(str(name))
-    if sql_type is None or sql_type.oid not in TYPE_LIMITS:
+    if sql_type is None:
+        raise UndefinedObject(f'type "{name}" does not exist')
+    if sql_type.oid not in TYPE_LIMITS:
         raise InvalidParameterValue("sequence type must be smallint, integer, or bigint")
     return sql_type.oid
 

@@ -13,6 +13,7 @@ Source: G. Graefe, "Query evaluation techniques for large databases" (1993), 4.2
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,12 @@ from pydistdb.sql.exec.operator import Batch
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.spill import SpillFile, in_batches
 from pydistdb.sql.exec.values import row_bytes, sort_template
+from pydistdb.sql.plan.expressions import rewrite
 from pydistdb.sql.tree import ColumnRef, Const, Expr
 
 if TYPE_CHECKING:
     from pydistdb.sql.exec.aggregate import AggregateOperator
+    from pydistdb.sql.exec.aggregate_calls import CallPlan
 
 PARTITIONS = 16
 DEEPEST_PARTITION = 4
@@ -63,10 +66,24 @@ class GroupingSet:
             group if position in chosen else Const(group.type, None)
             for position, group in enumerate(operator.node.groups)
         ]
+        self.calls = [self._call(plan) for plan in operator.calls]
         self.groupings = [
             sum((position not in chosen) << bit for bit, position in enumerate(reversed(positions)))
             for positions in operator.node.groupings
         ]
+
+    def _call(self, plan: CallPlan) -> CallPlan:
+        """The call with its direct arguments as this set has them: they are made of the groups."""
+        outside = [group for position, group in enumerate(self.operator.node.groups) if position not in self.chosen]
+        call, function = plan.call, plan.function
+        if not outside or not function.ordered_set:
+            return plan
+        count = len(call.order_by) if function.hypothetical else function.direct_count
+        direct = [
+            rewrite(argument, lambda part: Const(part.type, None) if part in outside else part)
+            for argument in call.arguments[:count]
+        ]
+        return type(plan)(replace(call, arguments=(*direct, *call.arguments[count:])))
 
     @cached_property
     def keys(self) -> Callable[[Batch, State], list[Any]]:
@@ -82,10 +99,10 @@ class GroupingSet:
         code = operator.source.code()
         key = group_key_source(code, self.groups)
         values = tuple_source(list(map(code.value, self.groups)))
-        for position, plan in enumerate(operator.calls):
+        for position, plan in enumerate(self.calls):
             code.namespace[f"initial{position}"] = plan.initial
         initials = "".join(
-            f", {'0' if plan.is_star else f'initial{position}()'}" for position, plan in enumerate(operator.calls)
+            f", {'0' if plan.is_star else f'initial{position}()'}" for position, plan in enumerate(self.calls)
         )
         lines = [
             "get = table.get",
@@ -98,7 +115,7 @@ class GroupingSet:
             "            continue",
             f"        g = table[k] = [{values}{initials}]",
         ]
-        for position, plan in enumerate(operator.calls):
+        for position, plan in enumerate(self.calls):
             condition = "" if plan.call.filter is None else code.truth(plan.call.filter)
             rows = operator._row_lines(code, plan, position, f"g[{position + 1}]", condition)
             lines.extend(f"    {line}" for line in rows)

@@ -102,7 +102,7 @@ def delete_path(text: str, steps: PgArray) -> str:
         elif 0 <= where < len(container):
             del container[where]
 
-    if steps.items:
+    if steps.items and document:  # of nothing, nothing goes, whatever the path says
         _change(document, list(steps.items), 0, change)
     return dump(document)
 

@@ -161,7 +161,7 @@ def unescaped(text: str) -> str:
             continue
         code = int(digits, 16)
         if code == 0 or code > 0x10FFFF:
-            raise InvalidSyntax("invalid Unicode escape value")
+            raise InvalidParameterValue(f"invalid Unicode code point: {code:04X}")
         if first is not None:
             if not 0xDC00 <= code < 0xE000:
                 raise InvalidSyntax("invalid Unicode surrogate pair")

@@ -32,6 +32,9 @@ from pydistdb.sql.types.ordering import sort_key
 # ------------------------------------------------------------------------------------------------ exact sums
 
 
+_EXACT = numeric.EXACT
+
+
 def _start_exact() -> list[Any]:
     return [0, numeric.ZERO, numeric.ZERO]
 
@@ -39,13 +42,18 @@ def _start_exact() -> list[Any]:
 def _accumulate_exact(state: list[Any], value: Any) -> list[Any]:
     number = value if type(value) is Decimal else Decimal(value)
     state[0] += 1
-    state[1] = numeric.add(state[1], number)
-    state[2] = numeric.add(state[2], numeric.multiply(number, number))
+    if number.is_finite():  # sums and squares may be larger than any numeric
+        state[1] = _EXACT.add(state[1], number)
+        state[2] = _EXACT.add(state[2], _EXACT.multiply(number, number))
+    else:
+        state[1] = numeric.add(state[1], number)
     return state
 
 
 def _combine_exact(left: list[Any], right: list[Any]) -> list[Any]:
-    return [left[0] + right[0], numeric.add(left[1], right[1]), numeric.add(left[2], right[2])]
+    if left[1].is_finite() and right[1].is_finite():
+        return [left[0] + right[0], _EXACT.add(left[1], right[1]), _EXACT.add(left[2], right[2])]
+    return [left[0] + right[0], numeric.add(left[1], right[1]), left[2]]
 
 
 def _finish_exact(sample: bool, root: bool) -> Callable[[list[Any]], Decimal | None]:
@@ -55,7 +63,7 @@ def _finish_exact(sample: bool, root: bool) -> Callable[[list[Any]], Decimal | N
             return None
         if not total.is_finite():
             return numeric.NAN
-        difference = numeric.subtract(numeric.multiply(Decimal(count), squares), numeric.multiply(total, total))
+        difference = _EXACT.subtract(_EXACT.multiply(Decimal(count), squares), _EXACT.multiply(total, total))
         if difference <= 0:
             return numeric.ZERO
         divisor = Decimal(count * (count - 1) if sample else count * count)

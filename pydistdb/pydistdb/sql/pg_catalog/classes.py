@@ -192,7 +192,8 @@ def _composites(view: StateView) -> Iterator[UserType]:
 
 def _composite_row(definition: UserType) -> RowDict:
     columns = max((each.number for each in definition.attributes), default=0)
-    return _class_row(definition.relation, definition.name, definition.schema, "c", columns, reltype=definition.oid)
+    more = {"reltype": definition.oid, "relowner": definition.owner}
+    return _class_row(definition.relation, definition.name, definition.schema, "c", columns, **more)
 
 
 def _composite_attributes(definition: UserType) -> Iterator[RowDict]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pydistdb.sql.bind.view_targets import updatable_through
+from pydistdb.sql.bind.view_targets import updatable_columns, updatable_through
 from pydistdb.sql.errors import InvalidSchemaName, UndefinedObject, UndefinedTable
 from pydistdb.sql.functions import registry as functions
 from pydistdb.sql.pg_catalog.provide import provides, view_of
@@ -161,14 +161,19 @@ def pg_relation_is_publishable(context: EvalContext, oid: int) -> bool | None:
 def pg_relation_is_updatable(context: EvalContext, oid: int, triggers: bool) -> int:
     view = view_of(context)
     table = view.table_by_oid(oid)
-    changes = table is not None and (table.kind == "r" or (table.kind == "v" and updatable_through(view, table)))
-    return 28 if changes else 0  # update, insert, delete
+    if table is None or not (table.kind == "r" or (table.kind == "v" and updatable_through(view, table))):
+        return 0
+    return 28 if updatable_columns(view, table) else 16  # update, insert, delete; or delete alone
 
 
 @provides("pg_column_is_updatable(regclass,int2,bool)")
 def pg_column_is_updatable(context: EvalContext, oid: int, number: int, triggers: bool) -> bool:
-    table = view_of(context).table_by_oid(oid)
-    return table is not None and table.kind == "r"
+    view = view_of(context)
+    table = view.table_by_oid(oid)
+    if table is None or table.kind not in "rv":
+        return False
+    names = updatable_columns(view, table)
+    return any(column.number == number and column.name in names for column in table.columns)
 
 
 @provides("pg_relation_filenode(regclass)")

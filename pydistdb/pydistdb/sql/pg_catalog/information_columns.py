@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pydistdb.sql.bind.view_targets import updatable_columns
 from pydistdb.sql.catalog import acl
 from pydistdb.sql.catalog.access import PG_CLASS
 from pydistdb.sql.catalog.descriptors import Column, Table
@@ -107,7 +108,7 @@ def _column(view: StateView, context: EvalContext, table: Table, column: Column)
         "is_identity": yes(bool(column.identity)),
         "is_generated": "ALWAYS" if column.generated else "NEVER",
         "generation_expression": column.default if column.generated else None,
-        "is_updatable": yes(table.kind == "r"),
+        "is_updatable": yes(table.kind == "r" or (table.kind == "v" and column.name in updatable_columns(view, table))),
         "identity_cycle": "NO",
     }
     if column.identity:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydistdb.sql.bind.view_targets import check_option, updatable_through
+from pydistdb.sql.bind.view_targets import check_option, updatable_columns
 from pydistdb.sql.catalog import acl
 from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE
 from pydistdb.sql.catalog.descriptors import Table
@@ -54,13 +54,14 @@ def is_shown(view: StateView, table: Table) -> bool:
 
 @rows_of("tables")
 def tables(view: StateView, context: EvalContext) -> Iterator[RowDict]:
-    for schema, name, kind, _ in _relations(view):
+    for schema, name, kind, table in _relations(view):
+        is_open = kind == "r" or (table is not None and bool(updatable_columns(view, table)))
         yield {
             "table_catalog": view.database.name,
             "table_schema": schema,
             "table_name": name,
             "table_type": "VIEW" if kind == "v" else "BASE TABLE",
-            "is_insertable_into": yes(kind == "r"),
+            "is_insertable_into": yes(is_open),
             "is_typed": "NO",
         }
 
@@ -71,7 +72,7 @@ def views(view: StateView, context: EvalContext) -> Iterator[RowDict]:
         if table.kind == "v" and is_shown(view, table):
             owns = view.role is None or view.access.owns(view.role, PG_CLASS, table.oid)
             no = ("is_trigger_updatable", "is_trigger_deletable", "is_trigger_insertable_into")
-            updatable = yes(updatable_through(view, table))
+            updatable = yes(bool(updatable_columns(view, table)))
             yield {
                 "table_catalog": view.database.name,
                 "table_schema": schema_name(view, table.schema),

@@ -342,6 +342,8 @@ class _Reader:
         """Decide whether a lone number is a year, a month or a day, by what is known already."""
         moment = self.moment
         value = int(word)
+        if moment.day_of_year is not None:
+            raise self.invalid()
         if len(word) == 3 and moment.year is not None and moment.month is None and moment.day is None:
             if not 1 <= value <= 366:
                 raise field_overflow(self.text)
