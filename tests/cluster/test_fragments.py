@@ -276,7 +276,7 @@ def test_repartitioned_queries_give_the_same(apart: LocalCluster) -> None:
                 expected = connection.execute(query).fetchall()
                 connection.execute("SET enable_repartition = on; SET enable_gatewayjoin = off")
                 assert connection.execute(query).fetchall() == expected, query
-                assert "[Distributed query, repartitioned " in notices[-1], notices[-1]
+                assert "[Distributed query, repartitioned " in notices[-1], (query, notices[-1])
             connection.rollback()
 
 

@@ -27,6 +27,7 @@ from pydistdb.sql.exec.operator import (
     ValuesOperator,
 )
 from pydistdb.sql.exec.repartition import RepartitionedOperator
+from pydistdb.sql.exec.right_hash_join import RightHashJoinOperator
 from pydistdb.sql.exec.routine import RoutineScanOperator
 from pydistdb.sql.exec.scan import TableScanOperator, VirtualScanOperator
 from pydistdb.sql.exec.sequence import SequenceScanOperator
@@ -38,6 +39,7 @@ from pydistdb.sql.exec.window import WindowOperator
 from pydistdb.sql.plan.cut import cut
 from pydistdb.sql.plan.distribute import tail_of
 from pydistdb.sql.plan.explain_formats import Actual
+from pydistdb.sql.plan.expressions import columns_of, substitute
 from pydistdb.sql.plan.physical import (
     Apply,
     AtShards,
@@ -49,6 +51,7 @@ from pydistdb.sql.plan.physical import (
     MergeJoin,
     NestedLoop,
     Repartitioned,
+    RightHashJoin,
     TableScan,
     TopN,
     VirtualTableScan,
@@ -62,6 +65,7 @@ from pydistdb.sql.tree import (
     CteScan,
     Delete,
     Distinct,
+    Expr,
     Filter,
     FunctionScan,
     Insert,
@@ -159,6 +163,8 @@ class Compiler:
     def _combining(self, node: Rel) -> Operator:
         """Operators with several inputs, and those that change data."""
         match node:
+            case RightHashJoin():
+                return self._right_hash_join(node)
             case HashJoin():
                 return self._hash_join(node)
             case LookupJoin():
@@ -238,6 +244,31 @@ class Compiler:
             # What few rows find a partner for need not be sent.
             left.filter_keys = node.left_keys if node.rows < MOST_PARTNERS * left.node.rows else ()
         return HashJoinOperator(node, left, self.operator(node.right))
+
+    def _right_hash_join(self, node: RightHashJoin) -> Operator:
+        made = RightHashJoinOperator(node, self.operator(node.left), self.operator(node.right))
+        below: Operator = made.right
+        relation, keys = node.right, node.right_keys
+        while not isinstance(below, TableScanOperator):
+            match relation:
+                case Filter() if isinstance(below, FilterOperator):
+                    relation = relation.input
+                case Aggregate(grouping_sets=(), groupings=()) if isinstance(below, AggregateOperator):
+                    groups: dict[int, Expr] = {
+                        column.id: group for column, group in zip(relation.columns, relation.groups, strict=False)
+                    }
+                    if not set().union(*map(columns_of, keys)) <= groups.keys():
+                        return made
+                    keys = tuple([substitute(key, groups) for key in keys])
+                    relation = relation.input
+                case _:
+                    return made
+            below = below.source
+        if node.sends_keys and below.is_span and not may_wait(keys):
+            below.filter_keys = keys
+            below.filters_here = relation is not node.right
+            made.filtered = below
+        return made
 
     def _at_shards(self, node: AtShards) -> Operator:
         found = cut(node.input)

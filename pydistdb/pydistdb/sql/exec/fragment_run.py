@@ -10,27 +10,22 @@ parts of a plan, with joins, are run by part_run.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
-from typing import Any
+from collections.abc import Sequence
+from functools import lru_cache
 
 from pydistdb.kv.fragments import FragmentRun
 from pydistdb.sql.exec.fragment import Arguments, decode_arguments, decode_text
-from pydistdb.sql.exec.join import key_source
 from pydistdb.sql.exec.kept import kept
 from pydistdb.sql.exec.key_filter import KeyFilter
 from pydistdb.sql.exec.last_answers import unless_known
-from pydistdb.sql.exec.operator import Batch
 from pydistdb.sql.exec.part import NAME_HEAD, PART_HEAD
 from pydistdb.sql.exec.part_run import part_run
-from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.scan import of_identity
 from pydistdb.sql.exec.tail_run import Compiled, leaf_of
 from pydistdb.sql.exec.tree_codec import load
 from pydistdb.sql.layout import picks_of
 from pydistdb.sql.sampling import SAMPLE_TEXT, SampleRun
 from pydistdb.sql.sampling import decode_arguments as decode_sample_arguments
-from pydistdb.sql.tree import Expr
 
 MOST_COMPILED = 256
 _ARRAY_BYTES = 16
@@ -46,18 +41,7 @@ class CompiledFragment(Compiled):
         self.outer = outer
         self.parameters = parameters
         self.set_tail(text.kind, *tail)
-        self.filter_keys: tuple[Expr, ...] = filter_keys
-
-    @cached_property
-    def filtered(self) -> Callable[[Batch, State, Callable[[Any], bool]], Batch]:
-        """``f(batch, S, may_hold)``: the rows that may find a partner in the join that they are read for."""
-        code = self.scan.code()
-        key, tests = key_source(code, self.filter_keys)
-        test = " and ".join([*tests, f"may_hold({key})"])
-        function: Callable[[Batch, State, Callable[[Any], bool]], Batch] = code.build(
-            "f(batch, S, may_hold)", f"return [r for r in batch if {test}]"
-        )
-        return function
+        self.rows.filter_keys = filter_keys
 
 
 compiled = lru_cache(maxsize=MOST_COMPILED)(CompiledFragment)
@@ -95,7 +79,7 @@ class ScanRun:
         if keys:
             rows = self.fragment.rows.decode(keys, values, self.state)
             if self.keys is not None:
-                rows = self.fragment.filtered(rows, self.state, self.keys.may_hold)
+                rows = self.fragment.rows.filtered(rows, self.state, self.keys.may_hold)
             if rows:
                 self.tail.bytes += len(rows) * (sum(map(len, values)) // len(values) + _ARRAY_BYTES)
                 self.tail.add(rows)

@@ -16,8 +16,8 @@ from functools import cached_property
 from typing import Any
 
 from pydistdb.sql.exec.codegen import Code
-from pydistdb.sql.exec.join import JoinOperator, key_source
-from pydistdb.sql.exec.key_filter import make_filter
+from pydistdb.sql.exec.join import JoinOperator
+from pydistdb.sql.exec.key_filter import SentKeys, key_source, make_filter
 from pydistdb.sql.exec.memory import Holding
 from pydistdb.sql.exec.operator import Batch, Operator, Row
 from pydistdb.sql.exec.run import BATCH_ROWS, MOST_PAIRS, State
@@ -155,26 +155,26 @@ class HashJoinOperator(JoinOperator):
                 if held.is_over:
                     rows = [row for found in table.values() for row in found]
                     table = {}
-                    async for output in self._partitioned(state, held, rows, right):
+                    async for output in self._partitioned(state, held, rows, right, self.left.batches(state)):
                         yield output
                     return
             if not table and self.kind in ("inner", "semi"):
                 return
             if isinstance(self.left, TableScanOperator) and self.left.filter_keys:
-                self._send_keys(self.left, table, state)
+                self.send_keys(self.left, table, state)
             async for output in self._joined(state, table, self.left.batches(state)):
                 yield output
 
     @staticmethod
-    def _send_keys(scan: TableScanOperator, table: Table, state: State) -> None:
-        """Have the nodes that the left side lies on know the keys (key_filter.py)."""
+    def send_keys(scan: TableScanOperator, table: Table, state: State) -> None:
+        """Have the nodes that the larger side lies on know the keys (key_filter.py)."""
         is_local = state.transaction.is_local
         keys: bytes | None = None
         if state.context.settings.get("enable_shardjoin") != "off" and not all(
             is_local(span.start, span.end) for span in scan.bounds.spans(state)
         ):
             keys = make_filter(table)
-        state.shared[id(scan)] = keys
+        state.shared[id(scan)] = SentKeys(keys, table.__contains__)
 
     async def _joined(self, state: State, table: Table, left: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
         probe = self.probe
@@ -195,11 +195,11 @@ class HashJoinOperator(JoinOperator):
     # ------------------------------------------------------------------------------------------ on disk
 
     async def _partitioned(
-        self, state: State, held: Holding, rows: Batch, right: AsyncIterator[Batch]
+        self, state: State, held: Holding, rows: Batch, right: AsyncIterator[Batch], left: AsyncIterator[Batch]
     ) -> AsyncIterator[Batch]:
         right_files = self._files(held, self.right)
         left_files = self._files(held, self.left)
-        async for batch in _then(rows, right):
+        async for batch in then(rows, right):
             keyless: Batch = []
             self._deal(batch, self.right_keys(batch, state), right_files, 0, keyless)
             if keyless and self.node.null_aware:
@@ -210,7 +210,7 @@ class HashJoinOperator(JoinOperator):
         held.clear()
         # Left rows without a key match nothing: an outer or anti join puts them out at once (NOT IN does not know).
         puts_out = self.kind in ("left", "full", "anti") and not self.node.null_aware
-        async for batch in self.left.batches(state):
+        async for batch in left:
             keyless = []
             self._deal(batch, self.left_keys(batch, state), left_files, 0, keyless)
             if keyless and puts_out:
@@ -282,7 +282,7 @@ class HashJoinOperator(JoinOperator):
                 yield output
 
 
-async def _then(rows: Batch, rest: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
+async def then(rows: Batch, rest: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
     """Rows that were read already, and those that follow."""
     for part in in_batches(rows):
         yield part

@@ -15,29 +15,8 @@ from pydistdb.sql.exec.operator import Batch, Operator, Row
 from pydistdb.sql.exec.run import BATCH_ROWS, State
 from pydistdb.sql.exec.scan import TableScanOperator, get_many, present
 from pydistdb.sql.exec.spill import RowBuffer
-from pydistdb.sql.exec.values import sort_template
 from pydistdb.sql.plan.physical import LookupJoin, NestedLoop
-from pydistdb.sql.tree import Expr, OutputColumn
-
-
-def key_source(code: Code, keys: Sequence[Expr]) -> tuple[str, list[str]]:
-    """Source of a hash key, and the tests that none of its parts is NULL."""
-    parts: list[str] = []
-    tests: list[str] = []
-    for key in keys:
-        source = code.value(key)
-        # An assignment cannot stand where a comprehension iterates, but in a condition before it.
-        if code.nullable(key) or ":=" in source:
-            name = code.temporary()
-            tests.append(f"({name} := {source}) is not None")
-            source = name
-        template = sort_template(key.type, code.namespace)
-        if template.count("{0}") > 1 and not source.isidentifier():
-            name = code.temporary()
-            tests.append(f"({name} := {source}) is not None")
-            source = name
-        parts.append(template.format(source))
-    return (parts[0] if len(parts) == 1 else f"({', '.join(parts)})"), tests
+from pydistdb.sql.tree import OutputColumn
 
 
 def output_columns(kind: str, left: Operator, right: Operator) -> tuple[tuple[OutputColumn, ...], frozenset[int]]:

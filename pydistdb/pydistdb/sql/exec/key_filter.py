@@ -15,10 +15,14 @@ Source: Bloom, "Space/Time Trade-offs in Hash Coding with Allowable Errors" (197
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest
+
+from pydistdb.sql.exec.codegen import Code
+from pydistdb.sql.exec.values import sort_template
+from pydistdb.sql.tree import Expr
 
 BITS_PER_KEY = 16
 MOST_KEYS = 500_000
@@ -26,6 +30,26 @@ MOST_PARTNERS = 0.5
 """A filter pays where fewer of the large side's rows than this are expected to find a partner."""
 _MASK = (1 << 64) - 1
 _MULTIPLIER = 0x9E3779B97F4A7C15
+
+
+def key_source(code: Code, keys: Sequence[Expr]) -> tuple[str, list[str]]:
+    """Source of a hash key, and the tests that none of its parts is NULL."""
+    parts: list[str] = []
+    tests: list[str] = []
+    for key in keys:
+        source = code.value(key)
+        # An assignment cannot stand where a comprehension iterates, but in a condition before it.
+        if code.nullable(key) or ":=" in source:
+            name = code.temporary()
+            tests.append(f"({name} := {source}) is not None")
+            source = name
+        template = sort_template(key.type, code.namespace)
+        if template.count("{0}") > 1 and not source.isidentifier():
+            name = code.temporary()
+            tests.append(f"({name} := {source}) is not None")
+            source = name
+        parts.append(template.format(source))
+    return (parts[0] if len(parts) == 1 else f"({', '.join(parts)})"), tests
 
 
 def stable_hash(key: Any) -> int | None:
@@ -63,6 +87,13 @@ def make_filter(keys: Collection[Any]) -> bytes | None:
         place = found >> shift
         bits[place >> 3] |= 1 << (place & 7)
     return bytes(bits)
+
+
+class SentKeys(NamedTuple):
+    """The keys of a join's table: what nodes are sent of them (None: nothing), and which they are."""
+
+    bits: bytes | None
+    holds: Callable[[Any], bool]
 
 
 class KeyFilter:

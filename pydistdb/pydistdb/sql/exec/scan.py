@@ -24,6 +24,7 @@ from pydistdb.sql.errors import FeatureNotSupported
 from pydistdb.sql.exec.codegen import Code, evaluator, tuple_source
 from pydistdb.sql.exec.fragment import Fragment
 from pydistdb.sql.exec.inverted_scan import InvertedBounds, candidates
+from pydistdb.sql.exec.key_filter import SentKeys, key_source
 from pydistdb.sql.exec.merged_indexes import MergedBounds
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.run import BATCH_ROWS, State
@@ -173,6 +174,8 @@ class TableScanOperator(Operator):
         )
         self.filter_keys: tuple[Expr, ...] = ()
         """What a join above may send the keys of its other side for (key_filter.py; the compiler sets it)."""
+        self.filters_here = False
+        """Steps between the scan and that join are spared the other rows at this node, too."""
         self.output: tuple[Expr, ...] = tuple(ColumnRef(column.type, column.id) for column in node.columns)
         super().__init__(node.columns, self.source_not_null & {column.id for column in node.columns})
 
@@ -244,6 +247,22 @@ class TableScanOperator(Operator):
         return function
 
     @cached_property
+    def filtered(self) -> Callable[[Batch, State, Callable[[Any], bool]], Batch]:
+        """``f(batch, S, may_hold)``: the rows that may find a partner in the join that they are read for."""
+        code = self.code()
+        key, tests = key_source(code, self.filter_keys)
+        test = " and ".join([*tests, f"may_hold({key})"])
+        function: Callable[[Batch, State, Callable[[Any], bool]], Batch] = code.build(
+            "f(batch, S, may_hold)", f"return [r for r in batch if {test}]"
+        )
+        return function
+
+    def wanted(self, batch: Batch, state: State) -> Batch:
+        """The rows, or those whose keys a join above has told."""
+        sent: SentKeys | None = state.shared.get(id(self)) if self.filters_here and self.filter_keys else None
+        return batch if sent is None else self.filtered(batch, state, sent.holds)
+
+    @cached_property
     def storage_decode(self) -> Callable[[bytes], list[Any]]:
         """One value to its (padded) storage row."""
         if not self.layout.may_be_short:
@@ -279,6 +298,7 @@ class TableScanOperator(Operator):
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
         decode = self.decode
+        filters = self.filters_here
         if self.node.current_of:
             chunks = self._current(state)
         elif self.inverted is not None:
@@ -297,6 +317,8 @@ class TableScanOperator(Operator):
             chunks = self.chunks(state, spans)
         async for keys, values in chunks:
             output = decode(keys, values, state)
+            if filters:
+                output = self.wanted(output, state)
             if output:
                 yield output
             await state.breathe()

@@ -21,6 +21,7 @@ from xxhash import xxh3_128_digest
 
 from pydistdb.kv.api import SpanPart
 from pydistdb.sql.exec.fragment import Arguments, Fragment, encode_arguments
+from pydistdb.sql.exec.key_filter import SentKeys
 from pydistdb.sql.exec.last_answers import SAME, last_answers
 from pydistdb.sql.exec.operator import Batch
 from pydistdb.sql.exec.run import State
@@ -85,7 +86,8 @@ class Sent(NamedTuple):
 
 def _arguments(scan: TableScanOperator, fragment: Fragment, identity: bytes | None, state: State) -> Sent:
     arguments = fragment.arguments(state, identity)
-    keys: bytes | None = state.shared.get(id(scan)) if scan.filter_keys else None
+    sent: SentKeys | None = state.shared.get(id(scan)) if scan.filter_keys else None
+    keys = None if sent is None else sent.bits
     if keys is None:
         encoded = encode_arguments(arguments)
         return Sent(arguments, encoded, encoded, set())
@@ -97,7 +99,7 @@ async def rows_of(scan: TableScanOperator, span: Span, state: State, shard: Shar
     """A part read entry by entry."""
     begun = perf_counter()
     async for keys, values in scan.chunks(state, [span]):
-        output = scan.decode(keys, values, state)
+        output = scan.wanted(scan.decode(keys, values, state), state)
         if shard is not None:
             shard.entries += len(keys)
             shard.rows += len(output)

@@ -81,6 +81,8 @@ OTHER_SELECTIVITY = 1 / 3
 CONTAINMENT_SELECTIVITY = 0.01
 _CONTAINMENT = frozenset({"@>", "<@", "&&", "?", "?|", "?&"})
 NULL_SELECTIVITY = 0.01
+LONELY_SHARE = 0.01
+"""Of rows that all seem to have partners: some have none, or nobody would ask for them."""
 RECURSION_GROWTH = 10.0
 
 
@@ -336,8 +338,8 @@ class Estimator(Known):
         """The rows of a join.  ``left`` and ``right``: the rows of its sides; ``right_ids``: the columns of the right one."""
         terms = condition.arguments if isinstance(condition, And) else (condition,)
         if kind in ("semi", "anti"):
-            share = self._partner_share(terms, right, right_ids)
-            return max(left * (share if kind == "semi" else 1 - share), 1.0)
+            share = self.partner_share(terms, right, right_ids)
+            return max(left * (share if kind == "semi" else max(1 - share, LONELY_SHARE)), 1.0)
         share = self.join_share(terms, left, right)
         match kind:
             case "left":
@@ -393,7 +395,7 @@ class Estimator(Known):
                     share = max(share, 1 / self.table_rows(table))
         return share
 
-    def _partner_share(self, terms: Sequence[Expr], right: float, right_ids: Collection[int]) -> float:
+    def partner_share(self, terms: Sequence[Expr], right: float, right_ids: Collection[int]) -> float:
         """The share of left rows with a partner: of all values that there may be, how many there are on the right."""
         share = 0.5
         for term in terms:

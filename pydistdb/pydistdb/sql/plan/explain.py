@@ -37,6 +37,7 @@ from pydistdb.sql.plan.physical import (
     MergeJoin,
     NestedLoop,
     Repartitioned,
+    RightHashJoin,
     SubPlan,
     TableScan,
     TopN,
@@ -68,6 +69,12 @@ from pydistdb.sql.tree import (
     Window,
 )
 
+_JOIN_TYPES: dict[type[Rel], str] = {
+    HashJoin: "Hash Join",
+    RightHashJoin: "Hash Join",
+    MergeJoin: "Merge Join",
+    LookupJoin: "Lookup Join",
+}
 JOIN_WORDS = {"inner": "", "left": " Left", "full": " Full", "semi": " Semi", "anti": " Anti"}
 TEXT_WIDTH = 32
 """What a value of varying length is taken to be, in bytes."""
@@ -291,9 +298,7 @@ class Explainer(ExpressionText):
             case CteScan():
                 return [("Node Type", "CTE Scan"), ("CTE Name", str(relation.cte_id))]
             case HashJoin() | MergeJoin() | LookupJoin() | NestedLoop():
-                kind = {HashJoin: "Hash Join", MergeJoin: "Merge Join", LookupJoin: "Lookup Join"}.get(
-                    type(relation), "Nested Loop"
-                )
+                kind = _JOIN_TYPES.get(type(relation), "Nested Loop")
                 return [("Node Type", kind), ("Join Type", relation.kind.capitalize())]
             case Insert() | Update() | Delete() | Merge():
                 name = relation.table.name
@@ -334,7 +339,9 @@ class Explainer(ExpressionText):
                 properties: Properties = [("Hash Cond", self.condition(relation.condition))]
                 if relation.residual is not None:
                     properties.append(("Join Filter", self.text(relation.residual)))
-                return f"Hash{JOIN_WORDS[relation.kind]} Join", properties
+                turned = " Right" if isinstance(relation, RightHashJoin) else ""
+                kind = JOIN_WORDS["inner" if turned and relation.kind == "left" else relation.kind]
+                return f"Hash{turned}{kind} Join", properties
             case MergeJoin():
                 merged: Properties = [("Merge Cond", self.condition(relation.condition))]
                 if relation.residual is not None:

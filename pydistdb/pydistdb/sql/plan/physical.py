@@ -184,6 +184,14 @@ class HashJoin(Rel):
 
 
 @node
+class RightHashJoin(HashJoin):
+    """The same with the left side, the smaller one, built into the table (smaller_side.py).  ``kind``: left, semi, anti."""
+
+    sends_keys: bool = False
+    """Few of the right rows are expected to find a partner: have the others dropped where they are scanned."""
+
+
+@node
 class MergeJoin(Rel):
     """Joins on equality of ``left_keys`` and ``right_keys``, by which both sides come sorted, in this order.
 

@@ -29,6 +29,7 @@ from pydistdb.sql.plan.rules.prune import prune
 from pydistdb.sql.plan.rules.pushdown import push_down
 from pydistdb.sql.plan.rules.raise_failures import raise_failures
 from pydistdb.sql.plan.rules.unique_rows import unique_rows
+from pydistdb.sql.plan.smaller_side import build_smaller
 from pydistdb.sql.tree import Aggregate, BoundStatement, Delete, Distinct, Insert, Merge, OutputColumn, Rel, Update
 
 Rule = Callable[[Rel], Rel]
@@ -87,5 +88,6 @@ def plan(
         relations = all_relations(root)
         if any(isinstance(part, HashJoin | Aggregate | Distinct) for part in relations):
             root = repartition(at_shards(root, builder.estimator), builder.estimator)
+            root = build_smaller(root, builder.estimator)
             relations = all_relations(root)
         return PhysicalPlan(bound, root, tuple(relations))
