@@ -14,6 +14,7 @@ from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.functions import strings
 from pydistdb.sql.functions.patterns import like_predicate, regexp_replace
 from pydistdb.sql.functions.regex import compile_regex
+from pydistdb.sql.functions.regex_extent import Spanning
 from pydistdb.sql.functions.regex_linear import Expression
 
 
@@ -69,14 +70,39 @@ TEXTS = st.text(st.sampled_from("abc1 _é\n\u00a0中٣Ⅷ"), max_size=8)
 @given(PATTERNS, TEXTS, st.sampled_from(["", "i", "n"]), st.sampled_from(["", "^", "$"]))
 def test_both_engines_find_the_same(pattern: str, text: str, options: str, anchor: str) -> None:
     pattern = anchor + pattern if anchor != "$" else pattern + anchor
-    expression: Expression = compile_regex(pattern, options)
-    if expression._tree is not None:
-        expression._compile_linear()
-    linear: Any = expression._linear
+    compiled = compile_regex(pattern, options)
+    expression: Expression = compiled._inner if isinstance(compiled, Spanning) else compiled
+    linear: Any = expression.compile_linear()
     assert linear is not None
     # What a group holds that was gone through several times is a matter of taste; the whole match is not.
     found = expression.backtracking.search(text)
     assert (found and found.span()) == ((other := linear.search(text)) and other.span())
+
+
+GREEDY = st.recursive(
+    st.sampled_from(["a", "b", "ab", "c", "."]),
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map("".join),
+        st.tuples(inner, inner).map("({0[0]}|{0[1]})".format),
+        st.tuples(inner, st.sampled_from(["?", "{1,3}"])).map("({0[0]}){0[1]}".format),
+    ),
+    max_leaves=6,
+)
+
+
+@given(GREEDY, GREEDY, st.text(st.sampled_from("abcd"), max_size=8))
+def test_a_choice_takes_the_longest_match(left: str, right: str, text: str) -> None:
+    pattern = f"{left}|({right})"
+    plain = re.compile(pattern)
+    spans = [
+        (first, -last)
+        for first in range(len(text) + 1)
+        for last in range(first, len(text) + 1)
+        if plain.fullmatch(text, first, last)
+    ]
+    found = compile_regex(pattern).search(text)
+    expected = min(spans, default=None)
+    assert (found and found.span()) == (expected and (expected[0], -expected[1]))
 
 
 @given(st.text(st.sampled_from("ab%_"), max_size=8), st.text(st.sampled_from("ab\n"), max_size=12), st.booleans())

@@ -213,7 +213,7 @@ def substring_similar(text: str, pattern: str, escape: str) -> str | None:
     if len(parts) != 3:
         return substring_regex(text, similar_to_escape(pattern, escape))
     before, wanted, after = (similar_to_escape(part, escape)[1:-1] for part in parts)
-    if compile_regex(f"^{before}{wanted}{after}$").search(text) is None:
+    if not compile_regex(f"^{before}{wanted}{after}$").matches(text):
         return None
     # What stands before and after takes as little as it can, and what is wanted has the rest.
     first, middle, last = (compile_regex(f"^{part}$") for part in (before, wanted, after))
@@ -234,11 +234,11 @@ def substring_similar(text: str, pattern: str, escape: str) -> str | None:
 
 
 def matches(text: str, pattern: str) -> bool:
-    return compile_regex(pattern).search(text) is not None
+    return compile_regex(pattern).matches(text)
 
 
 def matches_ignoring_case(text: str, pattern: str) -> bool:
-    return compile_regex(pattern, "i").search(text) is not None
+    return compile_regex(pattern, "i").matches(text)
 
 
 for _type in ("text", "bpchar", "name"):
@@ -397,7 +397,7 @@ def regexp_count(text: str, pattern: str, start: int = 1, flags: str = "") -> in
 
 @implements("regexp_like(text,text)", "regexp_like(text,text,text)")
 def regexp_like(text: str, pattern: str, flags: str = "") -> bool:
-    return compile_regex(pattern, _options(flags, "regexp_like")[0]).search(text) is not None
+    return compile_regex(pattern, _options(flags, "regexp_like")[0]).matches(text)
 
 
 def _nth(text: str, pattern: str, start: int, number: int, flags: str, function: str) -> re.Match[str] | None:

@@ -6,8 +6,8 @@ newlines in Postgres unless told not to), ``\m \M \y``, character classes such a
     >>> translate(r"^[[:digit:]]+\y$", "")
     '^[\\d]+\\b\\Z'
 
-One difference remains: POSIX takes the longest of several alternatives, Python the first that fits.  Whether there is a
-match does not depend on it; what ``a|ab`` matches does.  Flat alternatives of plain words are sorted longest first here.
+POSIX takes the longest of several alternatives, Python the first that fits.  Whether there is a match does not depend on
+it; what ``a|ab`` matches does: regex_extent.py.  Flat alternatives of plain words are sorted longest first here.
 
 Compiled expressions are kept, up to ``MOST_COMPILED`` of them.
 
@@ -20,6 +20,7 @@ import re
 from functools import lru_cache
 
 from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.functions.regex_extent import Longest, Spanning
 from pydistdb.sql.functions.regex_linear import Expression
 
 MOST_COMPILED = 512
@@ -73,7 +74,9 @@ def invalid(why: str) -> DatabaseError:
 
 
 class _Translator:
-    def __init__(self, pattern: str, options: str) -> None:
+    """``lazy``: every repetition becomes a non-greedy one."""
+
+    def __init__(self, pattern: str, options: str, lazy: bool = False) -> None:
         self.pattern = pattern
         self.position = 0
         self.newline_sensitive = "n" in options or "m" in options
@@ -81,6 +84,12 @@ class _Translator:
         self.weird = "w" in options
         self.groups = 0
         self.depth = 0
+        self.lazy = lazy
+        self.has_choice = False
+        self.preferences: list[list[bool | None]] = [[None]]
+        """Of the groups open, for each branch: whether it prefers the shortest match, if anything in it says so."""
+        self.preference: bool | None = None
+        """Of what stands right before."""
         self.looking: list[int] = []
         """Depths of the lookarounds open: what stands in them is neither captured nor referred back to."""
 
@@ -90,6 +99,8 @@ class _Translator:
         pattern = self.pattern
         while self.position < len(pattern):
             character = pattern[self.position]
+            if character not in "*+?{)":
+                self.settle()
             match character:
                 case "\\":
                     parts.append(self.escape())
@@ -106,8 +117,11 @@ class _Translator:
                 case ")":
                     if self.depth == 0:
                         raise invalid("parentheses () not balanced")
+                    preference = self.close_preferences()
                     if self.looking and self.looking[-1] == self.depth:
                         self.looking.pop()
+                        preference = None
+                    self.preference = preference
                     self.depth -= 1
                     parts.append(")")
                     quantifiable = True
@@ -118,6 +132,8 @@ class _Translator:
                     parts.append("^")
                     quantifiable = False
                 case "|":
+                    self.has_choice = True
+                    self.preferences[-1].append(None)
                     parts.append("|")
                     quantifiable = False
                 case "*" | "+" | "?" | "{":
@@ -140,7 +156,21 @@ class _Translator:
             self.position += 1
         if self.depth:
             raise invalid("parentheses () not balanced")
+        self.preference = self.close_preferences()
         return _longest_first("".join(parts))
+
+    def settle(self) -> None:
+        """What stands right before is not repeated: it decides what its branch prefers, if that is open still."""
+        branches = self.preferences[-1]
+        if branches[-1] is None:
+            branches[-1] = self.preference
+        self.preference = None
+
+    def close_preferences(self) -> bool | None:
+        """What the group (or the whole) prefers: alternatives are always greedy."""
+        self.settle()
+        branches = self.preferences.pop()
+        return branches[0] if len(branches) == 1 else False
 
     def quantifier(self) -> str:
         match = re.compile(r"[*+?]|\{(\d+)(?:,(\d*))?\}").match(self.pattern, self.position)
@@ -152,16 +182,20 @@ class _Translator:
             raise invalid("invalid repetition count(s)")
         self.position = match.end()
         text = match[0]
-        if self.pattern[self.position : self.position + 1] == "?":
+        is_exact = text[0] == "{" and "," not in text
+        shortest = self.pattern[self.position : self.position + 1] == "?"
+        if shortest:
             self.position += 1
-            text += "?"
-        return text
+        if not is_exact:
+            self.preference = shortest
+        return text + "?" if shortest or (self.lazy and not is_exact) else text
 
     def open_group(self) -> str:
         pattern = self.pattern
         self.position += 1
         if pattern[self.position : self.position + 1] != "?":
             self.depth += 1
+            self.preferences.append([None])
             if self.looking:
                 return "(?:"
             self.groups += 1
@@ -170,6 +204,7 @@ class _Translator:
             if pattern.startswith(prefix, self.position):
                 self.position += len(prefix)
                 self.depth += 1
+                self.preferences.append([None])
                 if prefix != "?:":
                     self.looking.append(self.depth)
                 return "(" + prefix
@@ -270,6 +305,7 @@ class _Translator:
         return "\\" + character if character in r"[]^-&~|\#" else character
 
 
+_ONLY_WORDS = re.compile(r"[\w|]+")
 _FLAT_WORDS = re.compile(r"(?<![\\?])\((\?:)?([\w.]+(?:\|[\w.]+)+)\)|\A([\w.]+(?:\|[\w.]+)+)\Z")
 
 
@@ -288,6 +324,18 @@ def translate(pattern: str, options: str) -> str:
     return _Translator(pattern, options).run()
 
 
+def _expression(pattern: str, options: str, flags: int) -> Expression | Spanning:
+    translator = _Translator(pattern, options)
+    source = translator.run()
+    expression = Expression(source, flags)
+    if translator.preference:
+        shortest = _Translator(pattern, options, lazy=True).run()
+        return expression if shortest == source else Spanning(expression, Expression(shortest, flags))
+    if translator.has_choice and not _ONLY_WORDS.fullmatch(pattern):
+        return Spanning(expression, Longest(source, flags))
+    return expression
+
+
 _OPTIONS = frozenset("bceimnpqstwx")
 
 
@@ -298,7 +346,7 @@ def check_options(options: str) -> None:
 
 
 @lru_cache(maxsize=MOST_COMPILED)
-def compile_regex(pattern: str, options: str = "") -> Expression:
+def compile_regex(pattern: str, options: str = "") -> Expression | Spanning:
     """Compile a regular expression with option letters (no g)."""
     check_options(options)
     if len(pattern) > MOST_LENGTH:
@@ -319,9 +367,8 @@ def compile_regex(pattern: str, options: str = "") -> Expression:
         flags |= re.IGNORECASE
     if "n" in options or "m" in options or "w" in options:
         flags |= re.MULTILINE
-    source = re.escape(pattern) if "q" in options else translate(pattern, options)
     try:
-        return Expression(source, flags)
+        return Expression(re.escape(pattern), flags) if "q" in options else _expression(pattern, options, flags)
     except RecursionError:
         raise invalid("regular expression is too complex") from None
     except (re.error, OverflowError) as error:

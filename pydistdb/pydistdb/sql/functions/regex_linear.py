@@ -187,7 +187,18 @@ class Expression:
         self._tree: Any = tree
         self._flags = flags
         self._linear: Any = None
+        self._is_compiled = False
         self._ascii_only = False
+
+    def matches(self, text: str) -> bool:
+        """Whether there is a match anywhere."""
+        return Expression.search(self, text) is not None
+
+    def within(self, text: str, first: int, last: int) -> re.Match[str] | None:
+        """The match that takes just this part of the text."""
+        engine = self.backtracking if last - first <= self._affordable_length else self._engine(text)
+        found: re.Match[str] | None = engine.fullmatch(text, first, last)
+        return found
 
     def search(self, text: str) -> re.Match[str] | None:
         if len(text) <= self._affordable_length:
@@ -207,9 +218,9 @@ class Expression:
         length = len(text)
         if length <= self._affordable_length:
             return self.backtracking
-        if self._tree is not None:
-            self._compile_linear()
-        if self._linear is not None and (not self._ascii_only or text.isascii()):
+        if not self._is_compiled:
+            self._linear, self._is_compiled = self.compile_linear(), True
+        if self._linear is not None and self.linear_knows(text):
             return self._linear
         if length <= self._bearable_length:
             return self.backtracking
@@ -219,17 +230,23 @@ class Expression:
             detail=f"Matching it with a text of {length} characters could take too long.",
         )
 
-    def _compile_linear(self) -> None:
-        tree, self._tree = self._tree, None
+    def linear_knows(self, text: str) -> bool:
+        """Whether RE2's expression means the same for a text."""
+        return not self._ascii_only or text.isascii()
+
+    def compile_linear(self, longest: bool = False) -> Any:
+        """The expression for RE2, None if it cannot do that; ``longest``: it finds the longest match, not the first that fits."""
         writer = _Writer(bool(self._flags & re.MULTILINE))
         options = re2.Options()
         options.log_errors = False
         options.case_sensitive = not self._flags & re.IGNORECASE
+        options.longest_match = longest
         try:
-            self._linear = re2.compile(writer.sequence(tree), options)
+            linear = re2.compile(writer.sequence(self._tree), options)
         except (NotLinear, re2.error):
-            return
+            return None
         self._ascii_only = writer.ascii_only
+        return linear
 
 
 def _longest(degree: float, bits: float, limit_bits: int) -> int:
