@@ -103,7 +103,8 @@ async def _note_exchange(operator: RepartitionedOperator, run: RunContext, resul
 
 async def _part_ranges(operator: AtShardsOperator, run: RunContext) -> list[RangeInfo]:
     """The ranges that a part goes to; empty if its bounds are not known yet."""
-    expressions = operator.cut.scans[0].node.access.expressions
+    access = operator.cut.scans[0].node.access
+    expressions = [*access.expressions, *access.gate]
     if not _are_known(expressions, run):
         return []
     found: dict[int, RangeInfo] = {}
@@ -121,7 +122,7 @@ def _are_known(expressions: list[Expr], run: RunContext) -> bool:
 
 
 async def _note(scan: TableScan, run: RunContext) -> tuple[str, list[RangeInfo]]:
-    expressions = scan.access.expressions
+    expressions = [*scan.access.expressions, *scan.access.gate]
     if not all(map(is_constant, expressions)):
         return "Ranges: by outer row", []
     if not _are_known(expressions, run):
