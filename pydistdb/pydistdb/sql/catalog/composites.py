@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from pydistdb.sql.catalog.attribute_dependents import put_renamed_attribute, put_without
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_table import MOST_COLUMNS, make_column
 from pydistdb.sql.catalog.naming import clip
@@ -63,7 +64,7 @@ async def alter_composite(ddl: DdlContext, definition: UserType, action: AlterTy
         case "add_attribute":
             _add(ddl, definition, action)
         case "drop_attribute":
-            _drop(ddl, definition, action)
+            await _drop(ddl, definition, action)
         case "alter_attribute":
             _change_type(ddl, definition, action)
         case "rename_attribute":
@@ -83,7 +84,7 @@ def _add(ddl: DdlContext, definition: UserType, action: AlterTypeAction) -> None
     put_type(ddl, replace(definition, attributes=(*definition.attributes, attribute)))
 
 
-def _drop(ddl: DdlContext, definition: UserType, action: AlterTypeAction) -> None:
+async def _drop(ddl: DdlContext, definition: UserType, action: AlterTypeAction) -> None:
     attribute = _found(definition, action.name)
     if attribute is None:
         error = _missing(definition, action.name)
@@ -91,7 +92,8 @@ def _drop(ddl: DdlContext, definition: UserType, action: AlterTypeAction) -> Non
             raise error
         ddl.tell(error.message + ", skipping")
         return
-    put_type(ddl, dropped_attribute(ddl, definition, attribute))
+    changed = dropped_attribute(ddl, definition, attribute)
+    await put_without(ddl, definition, changed, attribute.name, action.cascade)
 
 
 def dropped_attribute(ddl: DdlContext, definition: UserType, attribute: Attribute) -> UserType:
@@ -135,4 +137,4 @@ def _rename(ddl: DdlContext, definition: UserType, action: AlterTypeAction) -> N
     name = clip(action.new_name)
     if _found(definition, name) is not None:
         raise DuplicateColumn(f'column "{name}" of relation "{definition.name}" already exists')
-    put_type(ddl, _with(definition, replace(attribute, name=name)))
+    put_renamed_attribute(ddl, definition, _with(definition, replace(attribute, name=name)), attribute.name, name)
