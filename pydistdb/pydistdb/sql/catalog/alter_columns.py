@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from pydistdb.sql import bind
 from pydistdb.sql.catalog import constraints, expressions
 from pydistdb.sql.catalog.alter_constraints import add_one, drop_primary_key
+from pydistdb.sql.catalog.attribute_dependents import drop_users
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_table import all_constraints, make_column, with_defaults
 from pydistdb.sql.catalog.dependencies import described, views_broken_by
@@ -30,6 +31,7 @@ from pydistdb.sql.catalog.renaming import rename_in_expression
 from pydistdb.sql.catalog.rewrite import computed_rows, contains_nulls, rewrite
 from pydistdb.sql.catalog.statistics_names import forget_comments, without_statistics
 from pydistdb.sql.catalog.statistics_objects import forget_findings, rebound_statistics, using_column
+from pydistdb.sql.catalog.stored_texts import field_renamed, follow
 from pydistdb.sql.catalog.type_dependencies import columns_holding, refuse_itself
 from pydistdb.sql.errors import (
     DatabaseError,
@@ -182,6 +184,9 @@ async def drop_column(ddl: DdlContext, table: Table, action: AlterTableAction) -
     ddl.apply(forget_comments(ddl, statistics))
     table = await _without_column(ddl, without_statistics(table, statistics), column)
     ddl.put_table(table)
+    if table.row_type_oid and columns_holding(ddl, table.row_type_oid):
+        what = f"column {column.name} of table {table.name}"
+        await drop_users(ddl, table.row_type_oid, what, column.name, action.cascade)
 
 
 async def _drop_dependents(ddl: DdlContext, table: Table, column: Column, cascade: bool) -> None:
@@ -271,6 +276,8 @@ async def rename_column(ddl: DdlContext, table: Table, action: AlterTableAction)
         version=table.version + 1,
     )
     await put_renamed(ddl, table, renamed, f'rename column "{column.name}"', column.number)
+    if table.row_type_oid and columns_holding(ddl, table.row_type_oid):
+        await follow(ddl, column.name, field_renamed(column.name, new_name), f'rename column "{column.name}"')
 
 
 def _renamed_in_statistics(statistics: StatisticsObject, old: str, new: str) -> StatisticsObject:

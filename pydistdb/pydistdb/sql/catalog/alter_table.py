@@ -14,6 +14,7 @@ from pydistdb.sql.catalog import alter_columns, alter_constraints, identity, sto
 from pydistdb.sql.catalog.access import PG_CLASS, PG_NAMESPACE
 from pydistdb.sql.catalog.acl import CREATE
 from pydistdb.sql.catalog.context import DdlContext, not_supported_for
+from pydistdb.sql.catalog.dependencies import number_defaults
 from pydistdb.sql.catalog.descriptors import Index, Table
 from pydistdb.sql.catalog.follow import put_renamed
 from pydistdb.sql.catalog.naming import clip
@@ -212,6 +213,8 @@ async def _rename(ddl: DdlContext, table: Table, action: AlterTableAction) -> No
     if ddl.view.is_name_taken(table.schema, name):
         raise DuplicateTable(f'relation "{name}" already exists')
     renamed = replace(table, name=name, version=table.version + 1)
+    if table.kind == "S":
+        number_defaults(ddl, table)
     await put_renamed(ddl, table, renamed, f'rename relation "{table.name}"')
 
 
@@ -233,6 +236,8 @@ async def _set_schema(ddl: DdlContext, table: Table, action: AlterTableAction) -
     for name in names:
         if ddl.view.is_name_taken(schema.oid, name):
             raise DuplicateTable(f'relation "{name}" already exists in schema "{schema.name}"')
+    if table.kind == "S":
+        number_defaults(ddl, table)
     moved = replace(table, schema=schema.oid, version=table.version + 1)
     await put_renamed(ddl, table, moved, f'move relation "{table.name}"')
     for sequence in owned_sequences(ddl, table.oid):

@@ -37,7 +37,7 @@ async def _apply(ddl: DdlContext, entry: TypeEntry, action: AlterTypeAction) -> 
         case "add_value":
             await add_value(ddl, entry, action)
         case "rename_value":
-            rename_value(ddl, entry, action)
+            await rename_value(ddl, entry, action)
         case "rename":
             await _rename(ddl, entry, action)
         case "set_schema":

@@ -68,7 +68,7 @@ async def alter_composite(ddl: DdlContext, definition: UserType, action: AlterTy
         case "alter_attribute":
             _change_type(ddl, definition, action)
         case "rename_attribute":
-            _rename(ddl, definition, action)
+            await _rename(ddl, definition, action)
 
 
 def _add(ddl: DdlContext, definition: UserType, action: AlterTypeAction) -> None:
@@ -130,11 +130,11 @@ def _named(spec: ColumnSpec, name: str) -> ColumnSpec:
     return ColumnSpec(name, spec.type, collation=spec.collation, position=spec.position)
 
 
-def _rename(ddl: DdlContext, definition: UserType, action: AlterTypeAction) -> None:
+async def _rename(ddl: DdlContext, definition: UserType, action: AlterTypeAction) -> None:
     attribute = _found(definition, action.name)
     if attribute is None:
         raise UndefinedColumn(f'column "{action.name}" does not exist')
     name = clip(action.new_name)
     if _found(definition, name) is not None:
         raise DuplicateColumn(f'column "{name}" of relation "{definition.name}" already exists')
-    put_renamed_attribute(ddl, definition, _with(definition, replace(attribute, name=name)), attribute.name, name)
+    await put_renamed_attribute(ddl, _with(definition, replace(attribute, name=name)), attribute.name, name)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from msgspec.structs import replace
+
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Table
 from pydistdb.sql.catalog.keys import table_key
@@ -59,6 +61,24 @@ def _still_binds(ddl: DdlContext, view: Table, catalog: StateView) -> bool:
         return False
     found = [(column.type.oid, column.type.modifier) for column in columns]
     return found == [(column.type_oid, column.modifier) for column in view.columns]
+
+
+def number_defaults(ddl: DdlContext, sequence: Table) -> None:
+    """Have defaults name a sequence by its oid that did so by its name (as a regclass): it gets another one."""
+    schema = ddl.view.state.schemas[sequence.schema].name
+    names = {sequence.name, f"{schema}.{sequence.name}"}
+
+    def numbered(match: re.Match[str]) -> str:
+        return f"nextval({sequence.oid}::regclass)" if match[2] in names and "::text" not in match[0] else match[0]
+
+    for table, _ in depending_columns(ddl, sequence):
+        current = ddl.view.state.tables[table.oid]
+        columns = tuple(
+            each if each.default is None else replace(each, default=_SEQUENCE_USE.sub(numbered, each.default))
+            for each in current.columns
+        )
+        if columns != current.columns:
+            ddl.put_table(replace(current, columns=columns, version=current.version + 1))
 
 
 def depending_columns(ddl: DdlContext, sequence: Table) -> list[tuple[Table, int]]:

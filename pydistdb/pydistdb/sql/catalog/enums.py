@@ -11,6 +11,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from pydistdb.sql.catalog.context import DdlContext
+from pydistdb.sql.catalog.stored_texts import follow, label_renamed
 from pydistdb.sql.catalog.type_names import put_type, shown
 from pydistdb.sql.errors import (
     DatabaseError,
@@ -104,7 +105,7 @@ def _place(labels: tuple[EnumLabel, ...], action: AlterTypeAction) -> tuple[int,
     return position, (below + above) // 2
 
 
-def rename_value(ddl: DdlContext, entry: TypeEntry, action: AlterTypeAction) -> None:
+async def rename_value(ddl: DdlContext, entry: TypeEntry, action: AlterTypeAction) -> None:
     definition = _enum(ddl, entry)
     _check_label(action.new_name)
     if action.name not in entry.ranks:
@@ -115,3 +116,5 @@ def rename_value(ddl: DdlContext, entry: TypeEntry, action: AlterTypeAction) -> 
         replace(label, name=action.new_name) if label.name == action.name else label for label in definition.labels
     )
     put_type(ddl, replace(definition, labels=labels))
+    variants = label_renamed(action.name, action.new_name)
+    await follow(ddl, action.name.replace("'", "''"), variants, f'rename label "{action.name}"')

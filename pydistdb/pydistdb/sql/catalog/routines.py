@@ -25,6 +25,7 @@ from pydistdb.sql.catalog.drop_plan import drop_found_routines
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.recording import RecordingView, direct_uses
 from pydistdb.sql.catalog.routine_names import find_routine, missing_routine, signature
+from pydistdb.sql.catalog.stored_texts import calls_renamed, follow
 from pydistdb.sql.catalog.temporary import place
 from pydistdb.sql.catalog.type_names import row_type_owner
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, UndefinedObject, WrongObjectType
@@ -324,6 +325,7 @@ async def alter_routine(ddl: DdlContext, statement: AlterRoutine) -> str:
     if routine is None:
         raise missing_routine(ddl, statement.routine, statement.kind)
     ddl.require_owner(PG_PROC, routine.oid, statement.kind, routine.name)
+    old = routine
     if statement.new_name:
         routine = replace(routine, name=clip(statement.new_name))
         _check_free(ddl, routine)
@@ -335,6 +337,10 @@ async def alter_routine(ddl: DdlContext, statement: AlterRoutine) -> str:
     else:
         routine = with_options(routine, statement.options)
     put_routine(ddl, replace(routine, version=routine.version + 1))
+    if (routine.name, routine.schema) != (old.name, old.schema):
+        before, after = (ddl.view.state.schemas[each.schema].name for each in (old, routine))
+        variants = calls_renamed(before, old.name, after, routine.name)
+        await follow(ddl, old.name, variants, f"rename {statement.kind} {old.name}")
     return f"ALTER {statement.kind.upper()}"
 
 
