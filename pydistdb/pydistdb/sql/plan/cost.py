@@ -35,6 +35,8 @@ LEFT_ROW_COST = 3.0
 """A row, or a group with its states, that nodes leave to the gateway: written, read, merged."""
 EXCHANGE_COST = 30_000.0
 """Setting up an exchange, and its rounds between the nodes: some 20 ms."""
+ANSWER_ROWS = 30_000.0
+"""How many rows a shard reads and groups for one answer, within the time that it works on one."""
 ASSUMED_NODES = 3.0
 """A plan is made without knowing where the ranges are led: the nodes that share what is repartitioned."""
 DISABLED_COST = 1e10

@@ -23,6 +23,7 @@ from pydistdb.sql.plan.rules.drop_joins import drop_joins
 from pydistdb.sql.plan.rules.factor import factor
 from pydistdb.sql.plan.rules.fold import fold
 from pydistdb.sql.plan.rules.inline_ctes import inline_ctes
+from pydistdb.sql.plan.rules.limit_arms import limit_arms
 from pydistdb.sql.plan.rules.merge_projects import merge_projects
 from pydistdb.sql.plan.rules.outer_joins import simplify_outer_joins
 from pydistdb.sql.plan.rules.prune import prune
@@ -44,6 +45,7 @@ RULES: tuple[Rule, ...] = (
     push_down,
     contradictions,
     merge_projects,
+    limit_arms,
     drop_joins,
     unique_rows,
     prune,

@@ -29,8 +29,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
+from math import exp
 
 from pydistdb.sql.plan.cost import (
+    ANSWER_ROWS,
     ASSUMED_NODES,
     DEAL_ROW_COST,
     EXCHANGE_COST,
@@ -246,7 +248,7 @@ class _Pass:
         rows, groups = self.rows(relation.input), self.rows(relation)
         width = row_bytes(relation.input.columns)
         if isinstance(relation, Distinct) or tail_of(relation) is not None:
-            rows, width = min(rows, groups * ASSUMED_NODES), row_bytes(relation.columns)
+            rows, width = partial_rows(rows, groups), row_bytes(relation.columns)
         return self._pays(rows * width, rows, rows * ROW_COST, min(leaving, groups), row_bytes(relation.columns))
 
     @staticmethod
@@ -263,6 +265,14 @@ def _scanned(relation: Rel) -> Rel:
     while isinstance(relation, Filter | Project):
         relation = relation.input
     return relation
+
+
+def partial_rows(rows: float, groups: float) -> float:
+    """How many groups leave the shards: an answer is of so many rows, and begins with no groups.
+
+    600,000 rows in 20,000 groups are expected to be 311,000, and not 20,000 a node; 534,640 they were, on a busy machine."""
+    answers = max(rows / ANSWER_ROWS, ASSUMED_NODES)
+    return min(answers * groups * (1 - exp(-rows / answers / groups)), rows)
 
 
 def row_bytes(columns: Sequence[OutputColumn]) -> float:
