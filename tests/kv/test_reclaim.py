@@ -98,23 +98,48 @@ def test_locks_of_a_gateway_that_does_not_answer_are_lost() -> None:
         cluster.run(txn.commit())
 
 
+class LostLocks:
+    """A transaction that has locked ``keys``, of which nobody can tell any more: two leases have begun since, the last one
+    after a death.  Under the first one somebody else has had the keys."""
+
+    def __init__(self, keys: list[bytes], *, writes: bool) -> None:
+        world, leader, mine, theirs = settled()
+        cluster = world.cluster
+        self.run = cluster.run
+        self.txn = world.gateways[mine].begin(RC)
+        self.run(self.txn.lock(keys, UPDATE))
+        names = {node.node_id: name for name, node in cluster.nodes.items()}
+        cluster.network.partition([names[mine]], [names[leader], names[theirs]])
+        kill(cluster, leader)
+        cluster.advance(1)
+        cluster.restart(names[leader])
+        second = world.gateways[theirs].begin(RC)
+        self.run(second.lock(keys, UPDATE))
+        if writes:
+            second.put(keys[0], b"theirs")
+            self.run(second.commit())
+        else:
+            second.rollback()
+        cluster.network.heal()
+        cluster.advance(3)
+        kill(cluster, leader_of(world, keys[0]))
+
+
 def test_a_lock_from_before_the_last_lease_but_one_is_lost() -> None:
     """In between somebody else may have had it, and left no trace."""
-    world, leader, mine, theirs = settled()
-    cluster = world.cluster
-    txn = world.gateways[mine].begin(RC)
-    cluster.run(txn.lock([account(1)], KEY_SHARE))
-    names = {node.node_id: name for name, node in cluster.nodes.items()}
-    cluster.network.partition([names[mine]], [names[leader], names[theirs]])
-    kill(cluster, leader)
-    cluster.advance(1)
-    cluster.restart(names[leader])
-    second = world.gateways[theirs].begin(RC)
-    cluster.run(second.lock([account(1)], UPDATE))
-    second.rollback()
-    cluster.network.heal()
-    cluster.advance(3)
-    kill(cluster, leader_of(world, account(1)))
-    txn.put(account(2), b"7")
+    lost = LostLocks([account(1)], writes=False)
+    lost.txn.put(account(2), b"7")
     with pytest.raises((SerializationConflict, TransactionAborted)):
-        cluster.run(txn.commit())
+        lost.run(lost.txn.commit())
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_new_row_needs_no_lock_as_long_as_it_is_new(writes: bool) -> None:
+    key = account(1) + b"new"
+    lost = LostLocks([key], writes=writes)
+    lost.txn.put(key, b"mine")
+    if writes:
+        with pytest.raises(SerializationConflict):
+            lost.run(lost.txn.commit())
+    else:
+        lost.run(lost.txn.commit())

@@ -81,7 +81,7 @@ class RangeServer:
         self.resolver = Resolver(self.leases)
         self.locker = Locker(self.leases, self.resolver, self.graph)
         self.advisory = AdvisoryLocker(self.leases, self.locker)
-        self.leases.locks_taken = lambda local: self.locker.check_holders(local, local.locks.owners())
+        self.leases.locks_taken = lambda local: self.locker.check_holders(local, local.locks.owners(), patient=True)
         self.journal = Journal(node_id, clock.physical_us)
         self.records = Records(self.leases, self.locker, self.journal)
         self.locker.settle = Reclaimer(self.leases, self.records).settle

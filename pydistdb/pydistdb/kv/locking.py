@@ -13,6 +13,7 @@ Then the newest version of k is what any later commit must build on.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from enum import Enum
 from typing import Any
 
 from pydistdb_storage import mvcc
@@ -48,7 +49,19 @@ HOLDER_CHECK_INTERVAL_NS = 1_500_000_000
 (evaluate.CALL_WAIT_NS)."""
 
 SILENCE_NS = 2_000_000_000
-"""A coordinator whose node has not been heard of for this long counts as dead: twice as long as a lease lasts without it."""
+"""A coordinator whose node has not been heard of for this long counts as dead to those who wait for its transaction: twice
+as long as a lease lasts without it."""
+
+PATIENCE_NS = 30_000_000_000
+"""To all others it does so only after this time: a process that is stopped, or gets no processor, comes back."""
+
+
+class Fate(Enum):
+    """What is known of a transaction without a record."""
+
+    ALIVE = "its gateway coordinates it"
+    SILENT = "nothing has been heard of its gateway for too long"
+    GONE = "its gateway does not know it: it has ended there, or that process has"
 
 
 class WaitLimits:
@@ -81,7 +94,7 @@ class Locker:
         self.settle: Callable[[RangeLocal, int], Awaitable[None]] = _nothing_to_settle
         """Waits until the locks of the lease before are known (reclaim.py)."""
         self.forsake: Callable[[RangeLocal, TransactionId], Awaitable[None]] = _release
-        """Lets go of the locks of a transaction whose gateway is gone (records.py)."""
+        """Lets go of the locks of a transaction whose gateway is silent (records.py)."""
 
     def try_lock_one(self, local: RangeLocal, transaction_id: TransactionId, key: bytes, strength: int) -> bool:
         """Lock one key if nothing stands in the way; about 1 µs."""
@@ -196,7 +209,7 @@ class Locker:
         limits: WaitLimits,
         unanswered_ns: int = 0,
     ) -> None:
-        """Stand in the key's queue until the lock is held (``unanswered_ns``: see is_alive)."""
+        """Stand in the key's queue until the lock is held (``unanswered_ns``: see ``fate``)."""
         waiter = local.locks.enqueue(transaction_id, key, strength)
         scheduler = self._leases.scheduler
         since_ns = scheduler.now_ns()
@@ -223,12 +236,18 @@ class Locker:
             if not keep:
                 local.locks.cancel(waiter)
 
-    def check_holders(self, local: RangeLocal, holders: Iterable[TransactionId], unanswered_ns: int = 0) -> None:
-        """Release, soon, what those hold whose gateways do not know them or are dead; an unreachable one takes its time."""
+    def check_holders(
+        self, local: RangeLocal, holders: Iterable[TransactionId], unanswered_ns: int = 0, *, patient: bool = False
+    ) -> None:
+        """Release, soon, what those hold whose gateways do not know them or are dead; an unreachable one takes its time.
+
+        ``patient``: nobody waits for them, so one look is enough."""
         for holder in holders:
             if holder not in self._checking:
                 self._checking.add(holder)
-                self._leases.scheduler.spawn(self._check_holder(local, holder, unanswered_ns), "check a lock's holder")
+                self._leases.scheduler.spawn(
+                    self._check_holder(local, holder, unanswered_ns, patient), "check a lock's holder"
+                )
 
     def heard_of(self, transaction_id: TransactionId) -> None:
         """The gateway has spoken of the transaction: a question that is still on its way proves nothing."""
@@ -236,15 +255,15 @@ class Locker:
         if transaction_id in self._checking:
             self._heard.add(transaction_id)
 
-    async def _check_holder(self, local: RangeLocal, holder: TransactionId, unanswered_ns: int) -> None:
+    async def _check_holder(self, local: RangeLocal, holder: TransactionId, unanswered_ns: int, patient: bool) -> None:
         self._heard.discard(holder)
         try:
-            while await self.is_alive(holder, unanswered_ns):
-                if holder not in self._unreachable_since_ns or local.detached:
+            while (fate := await self.fate(holder, unanswered_ns, patient=patient)) is Fate.ALIVE:
+                if patient or holder not in self._unreachable_since_ns or local.detached:
                     return
                 await sleep(self._leases.scheduler, LONGEST_PUSH_INTERVAL_NS)
             if holder not in self._heard and not local.detached:
-                if unanswered_ns:
+                if unanswered_ns or fate is Fate.GONE:
                     local.locks.release(holder)
                 else:
                     await self.forsake(local, holder)
@@ -301,14 +320,19 @@ class Locker:
             return False
         return True
 
-    async def is_alive(self, transaction_id: TransactionId, unanswered_ns: int = 0) -> bool:
+    async def is_alive(self, transaction_id: TransactionId) -> bool:
+        """Whether the transaction's gateway still coordinates it, as far as can be known (``fate``)."""
+        return await self.fate(transaction_id) is Fate.ALIVE
+
+    async def fate(self, transaction_id: TransactionId, unanswered_ns: int = 0, *, patient: bool = False) -> Fate:
         """Ask the transaction's gateway whether it still coordinates it; silence counts as yes for a while.
 
-        That is until its node has not been heard of by this one for SILENCE_NS, or, with ``unanswered_ns``, until that long
-        after the first question that was not answered: then nobody else can have heard of it lately either."""
+        That is until its node has not been heard of by this one for SILENCE_NS (``patient``: PATIENCE_NS), or, with
+        ``unanswered_ns``, until that long after the first question that was not answered: then nobody else can have heard of
+        it lately either."""
         sender = self._leases.sender
         if sender is None:
-            return True
+            return Fate.ALIVE
         silent = self._unreachable_since_ns
         now = self._leases.scheduler.now_ns()
         node_id = gateway_of(transaction_id)
@@ -318,14 +342,17 @@ class Locker:
             else:
                 answer = await self._ask_until_silent(sender, node_id, transaction_id)
                 if answer is None:
-                    return False
+                    lasts = patient and sender.silent_ns(node_id) < PATIENCE_NS
+                    return Fate.ALIVE if lasts else Fate.SILENT
         except (NodeUnreachable, RemoteError):
             since = silent.setdefault(transaction_id, now)
             if len(silent) > 10_000:
                 del silent[next(iter(silent))]
-            return self._leases.scheduler.now_ns() - since < (unanswered_ns or SILENCE_NS)
+            lasts = self._leases.scheduler.now_ns() - since < (unanswered_ns or SILENCE_NS)
+            lasts = lasts or (patient and sender.silent_ns(node_id) < PATIENCE_NS)
+            return Fate.ALIVE if lasts else Fate.SILENT
         silent.pop(transaction_id, None)
-        return bool(answer.value)
+        return Fate.ALIVE if answer.value else Fate.GONE
 
     async def _ask_until_silent(self, sender: Sender, node_id: NodeId, transaction_id: TransactionId) -> Any:
         """The gateway's answer; None once nothing at all has been heard of its node for SILENCE_NS."""

@@ -183,7 +183,7 @@ class Reader:
             await by.done
             return
         asked = self._leases.clock.now()
-        status = await self._leases.send(PushTransaction(by.transaction_id, by.anchor, read_timestamp))
+        status = await self._leases.send(PushTransaction(by.transaction_id, by.anchor, read_timestamp, patient=True))
         assert isinstance(status, TransactionStatus)
         local.learn(by.transaction_id, status, asked)
 

@@ -17,8 +17,8 @@ A claim is good only if the lock was held until the lease of term 5 had ended, a
 * The last entry in the log before the new leaseholder's own is of term 5.  Every leaseholder has committed an entry of its term.
 * The generation is the same: neither a split nor a merge has moved the key from one lock table to another.
 * The lock was not let go behind the transaction's back.  A leaseholder does so for a gateway that it cannot hear.  Before it
-  does, it writes a record ABORTED (``Records.forsake``), which the next leaseholder finds; commits find it, too.  It is kept
-  for FORSAKEN_RETENTION_US, and transactions older than half of that claim nothing.
+  does, it writes a record ABORTED (``Records.forsake``), which the next leaseholder finds; commits find it, too.  Transactions
+  so old that it may be gone again claim nothing.
 * The transaction does not let go of locks before its commit is durable (``starts_anew``): it would not know whose they are.
 
 What a node does not tell within ANSWERS_NS is lost, and those transactions fail when they commit.  The asking waits for the
@@ -42,7 +42,7 @@ from pydistdb.kv.transport import Message, NodeUnreachable, register
 from pydistdb.kv.versions import Feature
 from pydistdb.tasks import Completion, gather, with_deadline
 
-ANSWERS_NS = (200_000_000, 600_000_000)
+ANSWERS_NS = (200_000_000, 1_000_000_000)
 """How long a new leaseholder waits for what a live node has to say, and, since messages get lost, the second time."""
 
 MAX_CLAIMED = 10_000

@@ -10,7 +10,9 @@ The record lies beside the transaction's anchor key, in the replicated state of 
 What is written first stays, unless it is PREPARED: such a transaction has no coordinator, is never aborted for want of
 one, and can be ended by any node.  COMMITTED names the spans of the intents, so that anybody can finish the resolution;
 when all is resolved the record goes.  An ABORTED one must outlive every commit request that may still be under way: such
-a request expires EXPIRY_NS after it was made, the record stays ABORTED_RETENTION_US.
+a request expires EXPIRY_NS after it was made, the record stays ABORTED_RETENTION_US.  Where others have aborted it, it must
+outlive the coordinator too, which may only have been cut off, or stopped: it stays SILENT_RETENTION_US, and a transaction can
+be decided for LONGEST_TRANSACTION_US.
 
 The commit timestamp is taken here: at least the largest of the prepare timestamps, and above this leaseholder's clock.
 So a reader that asks (``push``) with its read timestamp T, raising this clock to T, knows that a transaction without a
@@ -22,7 +24,9 @@ or the lease is younger than C, it gets a new C from the clock here.  That one i
 validates again: readers above C wait for the decision instead of pushing it further.
 
 A push finds out whether the coordinator is alive by asking its gateway.  One that answers "unknown" (restarted, or done)
-or does not answer for SILENCE_NS is gone: an ABORTED record is written, and a late commit fails on it.
+or does not answer for SILENCE_NS is gone: an ABORTED record is written, and a late commit fails on it.  That is for those who
+wait for the transaction.  Readers go on with the promise that it commits later, and a sweep has time: they take the silence
+of a coordinator for its end after PATIENCE_NS only (``patient``), since a node that is starved for some seconds comes back.
 
 A one-phase commit of a remote gateway leaves a DONE record in the same proposal: if the answer is lost, the request can
 be sent again, and finds that it was carried out already.
@@ -44,7 +48,7 @@ from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.intents import IntentInfo
 from pydistdb.kv.journal import Journal
 from pydistdb.kv.leases import Leases, RangeLocal, bounded
-from pydistdb.kv.locking import Locker
+from pydistdb.kv.locking import Fate, Locker
 from pydistdb.kv.requests import (
     Applied,
     EndTransaction,
@@ -60,11 +64,14 @@ from pydistdb.kv.requests import (
 from pydistdb.kv.resolution import resolve_span
 from pydistdb.tasks import Completion, pause, sleep
 
-EXPIRY_NS = 20_000_000_000
+EXPIRY_NS = 60_000_000_000
 ABORTED_RETENTION_US = 120_000_000
 DONE_RETENTION_US = 120_000_000
-FORSAKEN_RETENTION_US = 3_600_000_000
-"""How long it is known that a leaseholder let go of a transaction's locks: as if the record were made that much later."""
+LONGEST_TRANSACTION_US = 12 * 3_600_000_000
+"""A transaction that was begun longer ago cannot be decided any more, if it has laid anything down."""
+SILENT_RETENTION_US = 2 * LONGEST_TRANSACTION_US
+"""How long it is known of a transaction that it was aborted because its coordinator was silent.  That may be back at any time,
+and must not decide what others have undone."""
 ORPHAN_AGE_US = 10_000_000
 """A committed record or an intent of this age is looked after by the sweep."""
 
@@ -168,7 +175,10 @@ class Records:
         leases.hear(request.read_timestamp)
         while True:
             local, record = await self._decided(request.anchor, transaction_id)
-            if record is None and await self._locker.is_alive(transaction_id):
+            fate = Fate.GONE
+            if record is None:
+                fate = await self._locker.fate(transaction_id, patient=request.patient)
+            if fate is Fate.ALIVE:
                 # The answer about the coordinator took time; only a look at this moment counts.
                 local = leases.need(request.anchor)
                 if transaction_id in local.deciding:
@@ -189,14 +199,20 @@ class Records:
             if record is None:
                 local, record = await self._decided(request.anchor, transaction_id)
                 if record is None:
-                    now = leases.clock.now()
-                    await self._write(local, transaction_id, Record(request.anchor, RecordState.ABORTED, 0, _us(now)))
+                    await self._write(local, transaction_id, self._abort_of(request.anchor, fate))
                     self._note_recovered(transaction_id, "ABORTED")
                     continue
             local.check_lease()
             if record.state == RecordState.ABORTED:
                 return TransactionStatus(TransactionState.ABORTED)
             return TransactionStatus(TransactionState.COMMITTED, record.timestamp)
+
+    def _abort_of(self, anchor: bytes, fate: Fate) -> Record:
+        """ABORTED; of a coordinator that may come back, made as much later as it is to stay longer than others."""
+        created_us = _us(self._leases.clock.now())
+        if fate is Fate.SILENT:
+            created_us += SILENT_RETENTION_US - ABORTED_RETENTION_US
+        return Record(anchor, RecordState.ABORTED, 0, created_us)
 
     async def _promise(self, local: RangeLocal, request: PushTransaction) -> Timestamp | None:
         """Above what an open transaction can only commit from now on; None: it may have been decided meanwhile."""
@@ -304,12 +320,17 @@ class Records:
         cut = len(prefix)
         now_us = self._leases.clock.physical_us()
         found = []
+        stays = False
         for key, data in self._leases.latest().scan(Space.STATE, prefix, prefix + b"\xff" * 17):
-            found.append((key[cut:], _decode(data)))
+            record = _decode(data)
+            if record.created_us > now_us + ABORTED_RETENTION_US:
+                stays = True  # of a coordinator that was silent
+                continue
+            found.append((key[cut:], record))
             if len(found) >= MAX_RECORDS_PER_SWEEP:
                 break
         if not found:
-            local.may_have_records = bool(local.deciding)
+            local.may_have_records = bool(local.deciding) or stays
             return
         gone: list[EngineWrite] = []
         for transaction_id, record in found:
@@ -357,7 +378,7 @@ class Records:
                 (info.intent.transaction_id, info.intent) for info in conditions.values() if info.intent.timestamp < old
             )
         for transaction_id, info in suspects.items():
-            status = await self._leases.send(PushTransaction(transaction_id, info.anchor))
+            status = await self._leases.send(PushTransaction(transaction_id, info.anchor, patient=True))
             if status.state == TransactionState.PENDING or await self._locker.is_alive(transaction_id):
                 continue
             timestamp = status.timestamp if status.state == TransactionState.COMMITTED else 0
@@ -369,21 +390,21 @@ class Records:
         for owner in local.locks.owners():
             if begin_of(owner) >= old or local.locks.holds_any(owner, ADVISORY_PREFIX):
                 continue
-            if not await self._locker.is_alive(owner):
-                await self.forsake(local, owner)
+            match await self._locker.fate(owner, patient=True):
+                case Fate.SILENT:
+                    await self.forsake(local, owner)
+                case Fate.GONE:
+                    local.locks.release(owner)
 
     async def forsake(self, local: RangeLocal, transaction_id: TransactionId) -> None:
-        """Let go of the locks of a transaction whose gateway is gone, or seems to be.
+        """Let go of the locks of a transaction whose gateway is silent.
 
-        If it is not, it must not claim them at the next leaseholder (reclaim.py): a record says so first."""
+        If that is back one day it must not claim them at the next leaseholder (reclaim.py): a record says so first."""
         if transaction_id in local.deciding:
             return  # it is just committing
-        is_others = gateway_of(transaction_id) != self._leases.node_id
-        if is_others and local.locks.owner(transaction_id) and self.find(local, transaction_id) is None:
-            until_us = self._leases.clock.physical_us() + FORSAKEN_RETENTION_US - ABORTED_RETENTION_US
-            record = Record(local.start, RecordState.ABORTED, 0, until_us)
+        if local.locks.owner(transaction_id) and self.find(local, transaction_id) is None:
             try:
-                await self._write(local, transaction_id, record)
+                await self._write(local, transaction_id, self._abort_of(local.start, Fate.SILENT))
             except KVError:
                 return  # whoever waits comes by again
         local.locks.release(transaction_id)

@@ -252,12 +252,14 @@ class PrepareRecord(Message):
 class PushTransaction(Message):
     """Ask how a transaction ended, or see to it that it commits above ``read_timestamp`` (0: only ask).
 
-    A transaction whose coordinator is gone is aborted on the way.  ``wait``: for one that is just being decided."""
+    A transaction whose coordinator is gone is aborted on the way.  ``wait``: for one that is just being decided.
+    ``patient``: whoever asks need not wait until it has ended, so that its coordinator may be silent for long."""
 
     transaction_id: TransactionId
     anchor: bytes
     read_timestamp: Timestamp = 0
     wait: bool = True
+    patient: bool = False
 
     @property
     def routing_key(self) -> bytes:

@@ -90,7 +90,7 @@ class Validator:
             raise ReadConflict(_CONFLICT_TEXT)
 
     async def _ask(self, local: RangeLocal, info: IntentInfo, timestamp: Timestamp) -> TransactionStatus:
-        request = PushTransaction(info.transaction_id, info.anchor, timestamp, wait=False)
+        request = PushTransaction(info.transaction_id, info.anchor, timestamp, wait=False, patient=True)
         asked = self._leases.clock.now()
         status = await self._leases.send(request)
         assert isinstance(status, TransactionStatus)

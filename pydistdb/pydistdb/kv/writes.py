@@ -515,8 +515,9 @@ def _check_writes(
 ) -> None:
     """Raise KeyExists or SerializationConflict where the store is not as the writer expects.
 
-    What was locked and has stayed so under this lease need not be looked up again.  Inserts in key order skip the seek as
-    long as they stay below the next key that exists (bulk loads)."""
+    What was locked and has stayed so under this lease need not be looked up again.  A lock may have been lost if there was
+    nothing under it: whoever has had it since without writing found nothing there either, and has ended.  Inserts in key
+    order skip the seek as long as they stay below the next key that exists (bulk loads)."""
     own_intents = local.intents.writes
     owner = local.locks.owner(transaction_id)
     free_from, free_to = b"\xff", b""
@@ -542,8 +543,10 @@ def _check_writes(
                 free_from, free_to = key, following
         elif owner is not None and owner.keeps(key, expected):
             continue
-        elif owner is None or not owner.unbroken(key) or mvcc.newest_timestamp(snapshot, key) != expected:
-            raise SerializationConflict(_CONFLICT_TEXT)
+        else:
+            is_held = not expected or (owner is not None and owner.unbroken(key))
+            if not is_held or mvcc.newest_timestamp(snapshot, key) != expected:
+                raise SerializationConflict(_CONFLICT_TEXT)
 
 
 def _check_conditions(

@@ -28,7 +28,7 @@ from pydistdb.kv.api import (
 )
 from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.leases import RangeLocal
-from pydistdb.kv.records import FORSAKEN_RETENTION_US
+from pydistdb.kv.records import LONGEST_TRANSACTION_US
 from pydistdb.kv.requests import (
     OWN_INTENT,
     SKIPPED,
@@ -129,7 +129,7 @@ class LockingPart(ReadingPart):
     def locked_under(self, lease: LeaseName) -> dict[bytes, int]:
         """What it may claim at a new leaseholder (reclaim.py)."""
         age_us = (self._leases.clock.now() - begin_of(self._id)) >> COUNTER_BITS
-        if self._over or self.starts_anew or age_us > FORSAKEN_RETENTION_US // 2:
+        if self._over or self.starts_anew or age_us > LONGEST_TRANSACTION_US:
             return {}
         return {
             key: strength

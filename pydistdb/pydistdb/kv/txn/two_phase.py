@@ -37,7 +37,7 @@ from pydistdb.kv.descriptor import NodeId, RangeDescriptor, RangeId
 from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.journal import Participant
 from pydistdb.kv.leases import Leases
-from pydistdb.kv.records import EXPIRY_NS, STAGED
+from pydistdb.kv.records import EXPIRY_NS, LONGEST_TRANSACTION_US, STAGED
 from pydistdb.kv.requests import (
     Applied,
     Condition,
@@ -53,6 +53,7 @@ from pydistdb.kv.requests import (
     TransactionState,
     Write,
     WrongRange,
+    begin_of,
 )
 from pydistdb.kv.resolution import resolve_span
 from pydistdb.kv.router import Router
@@ -300,7 +301,8 @@ class TwoPhase:
         return two_phase
 
     def _expiry(self) -> Timestamp:
-        return self._leases.clock.now() + (EXPIRY_NS // 1_000 << COUNTER_BITS)
+        soon = self._leases.clock.now() + (EXPIRY_NS // 1_000 << COUNTER_BITS)
+        return min(soon, begin_of(self._id) + (LONGEST_TRANSACTION_US << COUNTER_BITS))
 
     async def _end(self, timestamp: Timestamp, anchored: set[NodeId], *, exact: bool = False) -> Applied:
         request = EndTransaction(self._id, self.anchor, True, timestamp, self._expiry(), self.laid_down_spans(), exact)
