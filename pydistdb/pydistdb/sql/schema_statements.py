@@ -82,6 +82,7 @@ class ConstraintSpec:
     deferred: bool = False
     nulls_not_distinct: bool = False
     include: tuple[str, ...] = ()
+    no_inherit: bool = False
 
 
 @dataclass(frozen=True, slots=True)

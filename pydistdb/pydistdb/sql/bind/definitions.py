@@ -80,6 +80,7 @@ class Definitions:
             node.get("initdeferred", False),
             node.get("nulls_not_distinct", False),
             strings(node.get("including", [])),
+            node.get("is_no_inherit", False),
         )
 
     def foreign_key(self, node: Node) -> ForeignKeySpec:

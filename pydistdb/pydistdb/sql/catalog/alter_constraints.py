@@ -18,10 +18,10 @@ from pydistdb.sql.catalog.backfill import describe_key, fill_index
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.create_index import build_index
 from pydistdb.sql.catalog.create_table import put_foreign_key
-from pydistdb.sql.catalog.dependencies import described
+from pydistdb.sql.catalog.dependencies import described, views_broken_by
 from pydistdb.sql.catalog.descriptors import ForeignKey, Index, IndexColumn, Table
 from pydistdb.sql.catalog.drop_index import drop_foreign_keys, foreign_keys_using, without_index
-from pydistdb.sql.catalog.drop_plan import DependentText, report_dependents
+from pydistdb.sql.catalog.drop_plan import DependentText, forget_table, report_dependents
 from pydistdb.sql.catalog.garbage import index_garbage
 from pydistdb.sql.catalog.naming import clip
 from pydistdb.sql.catalog.queries import bind_query, first_row, full_name, quote, run_bound
@@ -250,14 +250,21 @@ async def drop_constraint(ddl: DdlContext, table: Table, action: AlterTableActio
 async def _drop_key(ddl: DdlContext, table: Table, index: Index, cascade: bool) -> None:
     what = f"constraint {index.name} on {described(ddl, table)}"
     users = foreign_keys_using(ddl, table, index)
-    if users:
-        dependents = [
-            DependentText(key.oid, f"constraint {key.name} on {described(ddl, other)}", f"index {index.name}")
-            for other, key in users
-        ]
+    dependents = [
+        DependentText(key.oid, f"constraint {key.name} on {described(ddl, other)}", f"index {index.name}")
+        for other, key in users
+    ]
+    # GROUP BY of a primary key lets a view have the other columns.
+    without = [replace(each, primary=False) if each.oid == index.oid else each for each in table.indexes]
+    views = views_broken_by(ddl, table, replace(table, indexes=tuple(without))) if index.primary else []
+    dependents += [DependentText(view.oid, described(ddl, view), what) for view in views]
+    if dependents:
         report_dependents(ddl, dependents, cascade, [what])
-        await ddl.ddl.lock_tables([other.oid for other, _ in users])
+        await ddl.ddl.lock_tables([*(other.oid for other, _ in users), *(view.oid for view in views)])
         drop_foreign_keys(ddl, users)
+        for view in views:
+            if view.oid in ddl.view.state.tables:
+                ddl.apply(forget_table(ddl, view))
         table = ddl.view.state.tables[table.oid]
     if index.storage_id == table.indexes[0].storage_id:
         ddl.put_table(await drop_primary_key(ddl, table))

@@ -231,7 +231,10 @@ async def add_check(ddl: DdlContext, table: Table, spec: ConstraintSpec, column_
     oid = await ddl.store.allocate_oids()
     # Rows are checked in the order of the names, as in Postgres.
     checks = sorted(
-        (*table.checks, Check(oid, name, qualified_text(ddl.view, spec.expression), not spec.not_valid)),
+        (
+            *table.checks,
+            Check(oid, name, qualified_text(ddl.view, spec.expression), not spec.not_valid, spec.no_inherit),
+        ),
         key=lambda check: check.name,
     )
     return replace(table, checks=tuple(checks))

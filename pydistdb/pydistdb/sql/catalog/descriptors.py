@@ -114,6 +114,8 @@ class Check(msgspec.Struct, frozen=True, array_like=True):
     expression: str
     """SQL text over the table's columns."""
     validated: bool = True
+    no_inherit: bool = False
+    """Said, shown and dumped: there are no tables that could inherit it."""
 
 
 class ForeignKey(msgspec.Struct, frozen=True, array_like=True):

@@ -66,7 +66,8 @@ def likeness(ddl: DdlContext, statement: CreateTable) -> Likeness:
         result.columns += [_column(column, clause.options) for column in source.columns if not column.dropped]
         if clause.options & CONSTRAINTS:
             result.constraints += [
-                ConstraintSpec("check", check.name, expression=check.expression) for check in source.checks
+                ConstraintSpec("check", check.name, expression=check.expression, no_inherit=check.no_inherit)
+                for check in source.checks
             ]
         if clause.options & INDEXES:
             result.constraints += [

@@ -69,7 +69,14 @@ def _key(table: Table, index: Index) -> RowDict:
 
 def _check(table: Table, check: Check, used: PgArray | None) -> RowDict:
     return _constraint(
-        table, check.oid, check.name, "c", conbin=check.expression, conkey=used, convalidated=check.validated
+        table,
+        check.oid,
+        check.name,
+        "c",
+        conbin=check.expression,
+        conkey=used,
+        convalidated=check.validated,
+        connoinherit=check.no_inherit,
     )
 
 

@@ -115,7 +115,12 @@ def check_definition(check: Check) -> str:
     """``CHECK ((a > 0))``; Postgres puts the condition in parentheses of its own."""
     expression = check.expression
     text = f"CHECK (({expression}))" if not _is_parenthesized(expression) else f"CHECK ({expression})"
-    return text if check.validated else f"{text} NOT VALID"
+    return text + check_attributes(check)
+
+
+def check_attributes(check: Check) -> str:
+    """What stands behind the condition."""
+    return (" NO INHERIT" if check.no_inherit else "") + ("" if check.validated else " NOT VALID")
 
 
 def _is_parenthesized(text: str) -> bool:

@@ -22,6 +22,7 @@ from pydistdb.sql.pg_catalog.constraints import REWRITE_OID_OFFSET
 from pydistdb.sql.pg_catalog.defaults import default_text
 from pydistdb.sql.pg_catalog.deparsing import expression_text, query_text
 from pydistdb.sql.pg_catalog.describe import (
+    check_attributes,
     check_definition,
     foreign_key_definition,
     index_column_text,
@@ -103,7 +104,7 @@ def _check(context: EvalContext, table: Table, check: Check, pretty: bool) -> st
     text = expression_text(view_of(context), context, table, check.expression, pretty)
     if text == check.expression and not pretty:
         return check_definition(check)
-    return f"CHECK ({text})" if check.validated else f"CHECK ({text}) NOT VALID"
+    return f"CHECK ({text}){check_attributes(check)}"
 
 
 def _constraint(context: EvalContext, oid: int, pretty: bool) -> str | None:

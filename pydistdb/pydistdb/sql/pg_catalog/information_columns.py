@@ -24,6 +24,7 @@ from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.pg_catalog import registry
 from pydistdb.sql.pg_catalog.defaults import column_default
 from pydistdb.sql.pg_catalog.define import RowDict, rows_of
+from pydistdb.sql.pg_catalog.deparsing import expression_text
 from pydistdb.sql.pg_catalog.objects import schema_name, yes
 from pydistdb.sql.types import domains
 from pydistdb.sql.types import registry as types
@@ -107,7 +108,9 @@ def _column(view: StateView, context: EvalContext, table: Table, column: Column)
         "is_self_referencing": "NO",
         "is_identity": yes(bool(column.identity)),
         "is_generated": "ALWAYS" if column.generated else "NEVER",
-        "generation_expression": column.default if column.generated else None,
+        "generation_expression": expression_text(view, context, table, column.default or "", False)
+        if column.generated
+        else None,
         "is_updatable": yes(table.kind == "r" or (table.kind == "v" and column.name in updatable_columns(view, table))),
         "identity_cycle": "NO",
     }
