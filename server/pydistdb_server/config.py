@@ -20,6 +20,7 @@ from pydistdb_server.clients import DEFAULT_MAX_CONNECTIONS
 
 DEFAULT_LISTEN = "127.0.0.1:5433"
 MAX_NAME_LENGTH = 63
+MAX_NODE_ID = 1_000
 SHORTEST_GC_TTL_NS = 10_000_000_000
 SMALLEST_SQL_MEMORY_BYTES = 16 << 20
 LONGEST_GC_TTL_NS = 720 * 3_600_000_000_000
@@ -67,6 +68,8 @@ class NodeConfig:
 
     store: Path
     node_name: str = "node1"
+    node_id: int = 0
+    """The number to ask for when joining; 0: any."""
     listen: Address = Address("127.0.0.1", 5433)
     rpc_listen: Address | None = None
     """None: nobody can join, and nobody is joined; the node is a database of its own."""
@@ -93,6 +96,8 @@ class NodeConfig:
         """Raise ConfigError for what cannot work."""
         if not self.node_name or len(self.node_name) > MAX_NAME_LENGTH or not self.node_name.isprintable():
             raise ConfigError(f"--node-name must have 1 to {MAX_NAME_LENGTH} printable characters")
+        if not 0 <= self.node_id <= MAX_NODE_ID:
+            raise ConfigError(f"--node-id must be between 1 and {MAX_NODE_ID}")
         if not 1 <= self.replication_factor <= MAX_REPLICATION_FACTOR:
             raise ConfigError(f"--replication-factor must be between 1 and {MAX_REPLICATION_FACTOR}")
         if not 1 <= self.max_connections <= 100_000:
@@ -140,6 +145,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> NodeConfig:
     config = NodeConfig(
         store=Path(given.store),
         node_name=given.node_name,
+        node_id=given.node_id,
         listen=Address.parse(given.listen, "--listen"),
         rpc_listen=rpc_listen,
         http_listen=Address.parse(given.http_listen, "--http-listen") if given.http_listen else None,
@@ -216,6 +222,9 @@ def _parser() -> argparse.ArgumentParser:
         "--join", default="", metavar="HOST:PORT,…", help="--rpc-listen of nodes of an existing cluster"
     )
     parser.add_argument("--node-name", default="node1", metavar="NAME", help="(default %(default)s)")
+    parser.add_argument(
+        "--node-id", type=int, default=0, metavar="N", help="number to ask for when joining (default: the next one)"
+    )
     parser.add_argument("--replication-factor", type=int, default=3, metavar="N", help="of a new cluster (default 3)")
     parser.add_argument(
         "--locality", default="", metavar="KEY=VALUE,…", help="where this node stands: region=eu,zone=a"

@@ -139,8 +139,17 @@ class Node:
                 seeds = [str(seed) for seed in config.join]
                 nonce = secrets.token_bytes(16)
                 log.info("joining the cluster through %s", ", ".join(seeds))
-                name, supported = config.node_name, self.versions.supported
-                await join(self.engine, self.loop, self.transport, seeds, name, addresses, nonce, supported=supported)
+                await join(
+                    self.engine,
+                    self.loop,
+                    self.transport,
+                    seeds,
+                    config.node_name,
+                    addresses,
+                    nonce,
+                    supported=self.versions.supported,
+                    wanted=config.node_id,
+                )
             else:
                 cluster_id = secrets.token_bytes(16)
                 factor, supported = config.replication_factor, self.versions.supported

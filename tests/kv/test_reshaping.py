@@ -123,7 +123,7 @@ def test_a_hot_tenth_is_split_and_spread_by_itself_within_a_minute() -> None:
 
 
 def test_nobody_waits_long_for_a_split() -> None:
-    """Not 50 ms, network included: each takes its moment at whatever commands are under way."""
+    """Not 10 ms, network included: each takes its moment at whatever commands are under way."""
     world = World(settings={"rebalance.enabled": "off"})
     world.load(0, KEYS, 200)
     world.cluster.advance(2)
@@ -135,7 +135,7 @@ def test_nobody_waits_long_for_a_split() -> None:
         world.run(world.operations[1 + number % 3].split_at(row(50 + 97 * number)))
         world.cluster.advance(0.1)
     assert len(world.reports()) == before + 30
-    assert 0 < usual_ns <= world.slowest_ns < 50_000_000
+    assert usual_ns > 0 and 0 < world.slowest_ns < 10_000_000
     assert not world.failed
 
 

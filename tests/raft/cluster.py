@@ -234,8 +234,17 @@ class Cluster:
         self.seen[int(command.arguments[0])] = (Role.FOLLOWER, member.node.term, 0)
 
     def do_campaign(self, command: Command) -> None:
-        """campaign 1"""
-        self.members[int(command.arguments[0])].node.campaign()
+        """campaign 1 [pre_vote=no]"""
+        node = self.members[int(command.arguments[0])].node
+        node.campaign(pre_vote=command.options.get("pre_vote") != "no")
+
+    def do_ask(self, command: Command) -> None:
+        """ask 1: once more for the votes of those that have not answered"""
+        self.members[int(command.arguments[0])].node.ask_again()
+
+    def do_heartbeats(self, command: Command) -> None:
+        """heartbeats 1: now"""
+        self.members[int(command.arguments[0])].node.send_heartbeats()
 
     def do_tick(self, command: Command) -> None:
         """tick [1 2] [n=10] [bunch=yes]: ticks, of all nodes or some; messages stay queued"""

@@ -339,6 +339,7 @@ def test_a_second_process_cannot_open_the_store(node: Process) -> None:
         (["--gc-ttl", "1s"], "--gc-ttl must be between 10s and 720h"),
         (["--gc-ttl", "5 parsecs"], "--gc-ttl: '5 parsecs' is not a duration"),
         (["--node-name", ""], "--node-name"),
+        (["--node-id", "-1"], "--node-id must be between 1 and 1000"),
     ],
 )
 def test_a_broken_configuration_is_explained(tmp_path: Path, options: list[str], message: str) -> None:

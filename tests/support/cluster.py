@@ -340,14 +340,22 @@ class Cluster:
         self.wait_until(lambda: self.leaseholder(b"\x04") is not None)
         return node
 
-    def add(self, name: str, locality: str = "") -> Node:
-        """Join a new node (or an emptied one of the same name)."""
+    def add(self, name: str, locality: str = "", wanted: int = 0) -> Node:
+        """Join a new node (or an emptied one of the same name), which asks for a number."""
         node = self._new_node(name, locality)
         seeds = [other.name for other in self.nodes.values() if other is not node and other.running]
         nonce = self.rand.randbytes(8)
         release = self.release_of(name)
         joining = join(
-            node.engine, self.scheduler, node.transport, seeds, name, node.addresses, nonce, supported=release
+            node.engine,
+            self.scheduler,
+            node.transport,
+            seeds,
+            name,
+            node.addresses,
+            nonce,
+            supported=release,
+            wanted=wanted,
         )
         self.run(joining)
         node.open()

@@ -44,6 +44,10 @@ class FakeReplica:
     def leader_hint(self) -> int | None:
         return self.store.node_id if self.leased else None
 
+    @property
+    def is_about_to_lead(self) -> bool:
+        return False
+
     def is_leaseholder(self) -> bool:
         return self.leased
 

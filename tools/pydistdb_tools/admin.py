@@ -318,14 +318,16 @@ def move_lease(arguments: argparse.Namespace) -> int:
     with connected(arguments.find_url(arguments)) as connection:
         to = find_node(connection, arguments.to)
         rows_of(connection, "SELECT proddb.move_lease(%s, %s)", arguments.range, to)
-    return _done(arguments, f"{arguments.to} leads shard {arguments.range}", range_id=arguments.range, leaseholder=to)
+        name = node_names(connection)[to]
+    return _done(arguments, f"{name} leads shard {arguments.range}", range_id=arguments.range, leaseholder=to)
 
 
 def move_replica(arguments: argparse.Namespace) -> int:
     with connected(arguments.find_url(arguments)) as connection:
         away, to = find_node(connection, arguments.away), find_node(connection, arguments.to)
         rows_of(connection, "SELECT proddb.move_replica(%s, %s, %s)", arguments.range, away, to)
-    text = f"the replica of shard {arguments.range} on {arguments.away} is on {arguments.to} now"
+        names = node_names(connection)
+    text = f"the replica of shard {arguments.range} on {names[away]} is on {names[to]} now"
     return _done(arguments, text, range_id=arguments.range, from_node=away, to_node=to)
 
 

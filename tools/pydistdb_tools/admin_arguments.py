@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 from pydistdb_tools import admin, failover, rebalance, transactions
 
+SHARD_HELP = "its number, as proddb admin shards shows it"
+NODE_HELP = "name or number of the node, as proddb node ls shows it"
+
 Run = Callable[[argparse.Namespace], int]
 AddPlace = Callable[[argparse.ArgumentParser], None]
 
@@ -20,7 +23,7 @@ def _adder(
         command = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
         if place:
             add_place(command)
-        command.add_argument("--format", choices=["table", "json"], default="table")
+        command.add_argument("--format", choices=["table", "json"], default="table", help="(default: table)")
         command.set_defaults(run=run, find_url=find_url)
         return command
 
@@ -47,20 +50,20 @@ def add_admin_arguments(
     ):
         command = add(name, help_text, run)
         where = command.add_mutually_exclusive_group(required=True)
-        where.add_argument("--range", type=int, metavar="SHARD")
-        where.add_argument("--table", metavar="NAME")
+        where.add_argument("--range", type=int, metavar="SHARD", help=SHARD_HELP)
+        where.add_argument("--table", metavar="NAME", help="the shard of this table's row, given by --key")
         command.add_argument(
             "--key", nargs="+", default=[], metavar="VALUE", help="with --table: the row's key, or its start"
         )
 
     lease = add("move-lease", "let another replica lead a shard", admin.move_lease)
-    lease.add_argument("--range", type=int, required=True, metavar="SHARD")
-    lease.add_argument("--to", required=True, metavar="NODE")
+    lease.add_argument("--range", type=int, required=True, metavar="SHARD", help=SHARD_HELP)
+    lease.add_argument("--to", required=True, metavar="NODE", help=f"who is to lead: {NODE_HELP}")
 
     replica = add("move-replica", "move a replica to another node", admin.move_replica)
-    replica.add_argument("--range", type=int, required=True, metavar="SHARD")
-    replica.add_argument("--from", dest="away", required=True, metavar="NODE")
-    replica.add_argument("--to", required=True, metavar="NODE")
+    replica.add_argument("--range", type=int, required=True, metavar="SHARD", help=SHARD_HELP)
+    replica.add_argument("--from", dest="away", required=True, metavar="NODE", help=f"where it is: {NODE_HELP}")
+    replica.add_argument("--to", required=True, metavar="NODE", help="where it is to be")
 
     even = add("rebalance", "how even the shards are, and what would help", rebalance.run)
     what = even.add_mutually_exclusive_group(required=True)
@@ -73,7 +76,7 @@ def add_admin_arguments(
 
     simulated = add("failover", "stop a node of a local cluster, see what that costs, and bring it back", failover.run)
     simulated.add_argument("--simulate", action="store_true", required=True, help="with a node made by proddb init")
-    simulated.add_argument("--node", required=True, metavar="NODE")
+    simulated.add_argument("--node", required=True, metavar="NODE", help=NODE_HELP)
     simulated.add_argument("--isolate", action="store_true", help="freeze the process instead of killing it")
 
 
@@ -88,9 +91,10 @@ def add_node_arguments(
         ("decommission", "have a node give everything away, before it is stopped for good", admin.decommission),
     ):
         command = add(name, help_text, run)
-        command.add_argument("node", metavar="NODE")
+        command.add_argument("node", metavar="NODE", help=NODE_HELP)
         command.add_argument("--no-wait", action="store_true", help="begin it only")
-    add("recommission", "take drain or decommission back", admin.recommission).add_argument("node", metavar="NODE")
+    command = add("recommission", "take drain or decommission back", admin.recommission)
+    command.add_argument("node", metavar="NODE", help=NODE_HELP)
 
 
 def add_txn_arguments(

@@ -207,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--base-port", type=int, default=DEFAULT_PORT, help=f"first SQL port (default {DEFAULT_PORT})")
     init.set_defaults(run=_init)
 
-    stop = add("stop", "stop a local cluster, or a node of it", "proddb stop --dir data\n  proddb stop --node node2")
+    stop = add("stop", "stop a local cluster, or a node of it", "proddb stop --dir data\nproddb stop --node node2")
     stop.add_argument("--dir", type=Path, default=DEFAULT_FOLDER)
     stop.add_argument("--node", default="", metavar="NAME", help="only this one; proddb init starts it again")
     stop.set_defaults(run=_stop)

@@ -206,6 +206,7 @@ def start_node(cluster: LocalCluster, node: LocalNode) -> None:
     command += ["--rpc-listen", f"127.0.0.1:{node.rpc_port}"]
     if node.locality:
         command += ["--locality", node.locality]
+    command += ["--node-id", str(cluster.nodes.index(node) + 1)]  # node2 is node 2, in whatever order they join
     first = node is cluster.nodes[0]
     if not first or (Path(node.store).exists() and others):
         command += ["--join", ",".join(others)]

@@ -12,13 +12,19 @@ from psycopg import pq
 
 from pydistdb_tools.local_cluster import ClusterError, fetch_status
 
+CONNECT_SECONDS = 10
+
 
 def connect(url: str) -> psycopg.Connection[tuple[Any, ...]]:
     """Connect in autocommit mode; raises ClusterError with the server's words."""
     if "://" in url and not url.startswith(("postgresql://", "postgres://")):
         raise ClusterError(f"--url: {url!r} is no Postgres URL (postgresql://USER@HOST:PORT/DATABASE)")
     try:
-        return psycopg.connect(url, autocommit=True, connect_timeout=10, application_name="proddb")
+        return psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="proddb")
+    except psycopg.errors.ConnectionTimeout:
+        raise ClusterError(
+            f"cannot connect to {url}: no answer within {CONNECT_SECONDS} s; the node may still be starting, or be very busy"
+        ) from None
     except psycopg.Error as error:
         raise ClusterError(f"cannot connect to {url}: {str(error).strip()}") from None
 

@@ -153,10 +153,12 @@ class Elections(StoreBase):
             leader = self.leader_node(replica) if node.leader else 0
             if leader and not replica.leader_resigned and self.liveness.supports(leader):
                 return False
-            if node.role is not raft.Role.CANDIDATE:
+            if node.role is raft.Role.CANDIDATE:
+                node.ask_again()
+            else:
                 node.tick(self.scheduler.now_ns())
                 node.campaign()
-                self.wake(replica)
+            self.wake(replica)
             if attempts > 1:
                 later_ns = max(pause_ns, min(pause_ns * 3 // 2, LONGEST_PAUSE_NS))
                 self.campaign_for(replica, pause_ns + self.rand(0, pause_ns), attempts - 1, later_ns)

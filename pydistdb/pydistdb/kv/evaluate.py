@@ -21,7 +21,7 @@ from pydistdb_storage.errors import StorageError
 from pydistdb.kv.advisory import AdvisoryLock, AdvisoryLocker, AdvisoryUnlock, ConfirmAdvisory
 from pydistdb.kv.api import ClockOutOfBounds, KVError, OutcomeUnknown, RangeUnavailable, ReadRestart
 from pydistdb.kv.changes import Change, ChangeServer
-from pydistdb.kv.command import ProposalLost
+from pydistdb.kv.command import NotLeaseholder, ProposalLost
 from pydistdb.kv.deadlock import WaitGraph
 from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.fragments import Evaluate, FragmentServer
@@ -137,17 +137,26 @@ class RangeServer:
 
     async def handle(self, request: Any, call_deadline_ns: int = 0) -> Any:
         """Answer a request; raises KVError."""
+        extra = self.extra_handlers.get(type(request))
+        if extra is not None:
+            return await extra(self.node_id, request)
+        try:
+            return await self._handle(request, call_deadline_ns)
+        except NotLeaseholder as error:
+            # The router would ask here again anyway, later.
+            if error.leader not in (0, self.node_id) or not await self.leases.begins(request.routing_key):
+                raise
+        return await self._handle(request, call_deadline_ns)
+
+    async def _handle(self, request: Any, call_deadline_ns: int) -> Any:
         kind = type(request)
         waiting = self._waiting_handlers.get(kind)
         if waiting is not None:
             return await waiting(request, call_deadline_ns)
         handler = self._handlers.get(kind)
-        if handler is not None:
-            return await handler(request)
-        extra = self.extra_handlers.get(kind)
-        if extra is None:
+        if handler is None:
             raise KVError(f"no handler for {kind.__name__}")
-        return await extra(self.node_id, request)
+        return await handler(request)
 
     async def handle_remote(self, sender: NodeId, request: Any) -> Message:
         """Answer a request of another node; every outcome is a message."""

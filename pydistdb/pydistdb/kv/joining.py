@@ -3,7 +3,8 @@
 **Bootstrap** makes a cluster of one: an identity, and one range over all keys with this node as its only replica.
 
 **Join.**  A new process asks any node; the request ends up at the leaseholder of range 1, which takes the next number
-from a counter and writes the node's record, both in one command.  A node id is never given twice.  A name that is
+from a counter and writes the node's record, both in one command.  A node id is never given twice.  Whoever asks for a
+certain one gets it if nobody had it yet (so that node2 of a local cluster is node 2, whichever comes first).  A name that is
 already taken means that the node of that name has lost its store: it gets a new id, and the old record is marked
 REPLACED, which tells the replicate queue that its replicas will never return::
 
@@ -52,13 +53,15 @@ from pydistdb.tasks import Completion, Scheduler, sleep
 IDENTITY_KEY = b"identity"
 REGISTRY_KEY = b"registry"
 DEFAULT_REPLICATION_FACTOR = 3
+MOST_AHEAD = 100
+"""A node may ask for a number so far beyond the last that was given."""
 
 decode_registry = msgspec.msgpack.Decoder(list[NodeRecord]).decode
 encode_registry = msgspec.msgpack.Encoder().encode
 
 
 class JoinRequest(Message):
-    """ "Let me in": the record's node id is 0."""
+    """ "Let me in": the record's node id is the one that is asked for, 0 if any will do."""
 
     record: NodeRecord
     forwarded: bool = False
@@ -166,10 +169,12 @@ async def join(
     nonce: bytes,
     timeout_ns: int = 30_000_000_000,
     supported: Supported = THIS_RELEASE,
+    wanted: NodeId = 0,
 ) -> NodeIdentity:
     """Make an empty store a new node of the cluster that one of ``seeds`` belongs to; raises JoinFailed."""
     assert load_identity(engine) is None, "the store belongs to a cluster already"
-    request = JoinRequest(msgspec.structs.replace(node_record(0, name, addresses), nonce=nonce), supported=supported)
+    record = msgspec.structs.replace(node_record(wanted, name, addresses), nonce=nonce)
+    request = JoinRequest(record, supported=supported)
     deadline = scheduler.now_ns() + timeout_ns
     reason = "no seed address was given"
     while scheduler.now_ns() < deadline:

@@ -20,7 +20,6 @@ from pydistdb.kv.descriptor import NodeId, RangeDescriptor, ReplicaId
 from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.proposals import ReplicaOwner
 from pydistdb.kv.range_log import RangeLog
-from pydistdb.tasks import Completion
 
 LEASE_CHECK_NS = 200_000_000
 """A lease once checked is taken for granted no longer than this, so that a clock fault is noticed (the lease of an only voter is
@@ -59,9 +58,6 @@ class RangeLease:
 
     @property
     def commits_alone(self) -> bool:
-        raise NotImplementedError
-
-    def read_barrier(self) -> Completion[None]:
         raise NotImplementedError
 
     def lease_changed(self, acquired: bool) -> None:
@@ -132,7 +128,7 @@ class RangeLease:
             self._lease_start_ns += clock.max_offset_us * 1_000
             self._clock_floor = clock.physical_us() + clock.max_offset_us << COUNTER_BITS
         if not self.commits_alone:
-            self.read_barrier()  # its heartbeats confirm the first lease without waiting for the next periodic ones
+            self.raft.send_heartbeats()  # answered by the time the first entry is committed, when the lease may begin
 
     def try_lease(self) -> None:
         if self.raft.role is not raft.Role.LEADER or self.leased or self.destroyed:

@@ -50,6 +50,9 @@ from pydistdb.tasks import Completion, Scheduler
 
 T = TypeVar("T")
 
+ELECTION_WAIT_NS = 100_000_000
+"""How long a request waits for the lease that is about to begin here, before it is sent away."""
+
 MAX_PARTED = 1_000
 """Ranges that row locks are kept for until their lease begins here."""
 
@@ -78,6 +81,10 @@ class Replica(Protocol):
     @property
     def previous_epoch(self) -> int:
         """Tell the term of the lease directly before it; 0: there was none."""
+
+    @property
+    def is_about_to_lead(self) -> bool:
+        """Tell whether the lease may begin here any moment."""
 
     def is_leaseholder(self) -> bool:
         """Tell whether reads may be served from here right now."""
@@ -375,6 +382,8 @@ class Leases:
         self._starts: list[bytes] = []
         self._locals: list[RangeLocal] = []
         self._last: RangeLocal | None = None
+        self._begun: dict[RangeId, Completion[None]] = {}
+        """Done when the lease begins here that requests wait for."""
         self.losses = 0
         """How many leases have been lost so far."""
         self._parted: dict[RangeId, tuple[int, HeldLocks]] = {}
@@ -398,6 +407,26 @@ class Leases:
         self._locals.insert(position, local)
         if len(local.locks):
             self.locks_taken(local)
+        begun = self._begun.pop(local.range_id, None)
+        if begun is not None:
+            begun.set(None)
+
+    async def begins(self, key: bytes) -> bool:
+        """Wait a little if the lease of the range around ``key`` is about to begin here; tells whether it has.
+
+        The right part of a split is led by nobody for some round trips: whoever is to lead it knows when it does."""
+        replica = self.find_replica(key)
+        if replica is None or not replica.is_about_to_lead:
+            return False
+        range_id = replica.descriptor.range_id
+        begun = self._begun.get(range_id)
+        if begun is None:
+            begun = self._begun[range_id] = Completion()
+        if await bounded(self.scheduler, begun, ELECTION_WAIT_NS):
+            return True
+        if self._begun.get(range_id) is begun:
+            del self._begun[range_id]
+        return False
 
     def lease_handed(self, replica: Replica, to: NodeId) -> None:
         """Hear from the store that another node is to have the lease: nothing is served here from now on, so the locks stay

@@ -148,21 +148,34 @@ class RangeLifecycle(Elections):
         round.states[state_key(right_id)] = right.log.encode_state
         self._first_seen.pop(right_id, None)
         self.metrics.splits += 1
+        for observer in self.observers:
+            observer.range_split(left, right)
         if left.is_leader:
-            if left.leased:
-                right.inherit_lease()
-                if not right.commits_alone:
-                    left.read_barrier()  # its heartbeats tell the followers that the split is committed
-            # The followers may not have applied the split when the first request for votes comes.  They say when they have
-            # (ReplicaWaiting); asking again and again is for messages that get lost.
-            self.campaign_for(right, 0, 40, 4 * _MILLISECOND)
+            self._lead_right_part(left, right, round)
         else:
             right.expected_leader = leader = self.leader_node(left)
             self.activate(right)
             if leader:
                 self.send_envelope(leader, RaftEnvelope(right_id, 0, ReplicaWaiting(right.replica_id)))
-        for observer in self.observers:
-            observer.range_split(left, right)
+
+    def _lead_right_part(self, left: Replica, right: Replica, round: Round) -> None:
+        """Have this node, which leads the whole, elected for the right part: its keys are served by nobody meanwhile.
+
+        Nobody else can have campaigned, so a pre-vote would tell nothing.  That leaves a round trip for the votes, and one for
+        the first entry, with a sync each; this node's own vote goes to disk with the split."""
+        if left.leased:
+            right.inherit_lease()
+            if not right.commits_alone:
+                left.read_barrier()  # its heartbeats tell the followers that the split is committed
+        right.raft.tick(self.scheduler.now_ns())
+        right.raft.campaign(pre_vote=False)
+        if right.commits_alone:
+            self.wake(right)
+            return
+        right.process(round)
+        # The followers may not have applied the split when the request for votes comes.  They say when they have
+        # (ReplicaWaiting); asking again and again is for messages that get lost.
+        self.campaign_for(right, 4 * _MILLISECOND, 40, 4 * _MILLISECOND)
 
     # ----------------------------------------------------------------------------------------------------------- merges
 

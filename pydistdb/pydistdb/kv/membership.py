@@ -42,6 +42,7 @@ from pydistdb.kv.descriptor import (
 from pydistdb.kv.hlc import COUNTER_BITS, OffsetMonitor
 from pydistdb.kv.joining import (
     DEFAULT_REPLICATION_FACTOR,
+    MOST_AHEAD,
     REGISTRY_KEY,
     JoinFailed,
     JoinRefused,
@@ -409,12 +410,14 @@ class Membership:
                 if record.nonce and record.nonce == newcomer.nonce:
                     admitted.append(record)
                     return []
-            number = int(mvcc.get(view, NODE_COUNTER_KEY, mvcc.MAX_TIMESTAMP)[0] or b"0") + 1
+            last = int(mvcc.get(view, NODE_COUNTER_KEY, mvcc.MAX_TIMESTAMP)[0] or b"0")
+            wanted = newcomer.node_id
+            number = wanted if 0 < wanted <= last + MOST_AHEAD and wanted not in self.nodes else last + 1
             admitted.append(msgspec.structs.replace(newcomer, node_id=number, version=1))
             for record in same_name:
                 admitted.append(msgspec.structs.replace(record, state=NodeState.REPLACED, version=record.version + 1))
             writes = [(node_key(record.node_id), encode_node(record)) for record in admitted]
-            return [(NODE_COUNTER_KEY, str(number).encode()), *writes]
+            return [(NODE_COUNTER_KEY, str(max(last, number)).encode()), *writes]
 
         await self._directory.write(build)
         self.merge(admitted)

@@ -158,9 +158,9 @@ class MultiRaft(RangeLifecycle):
                     # Makes the leader probe again; what is missing there answers that by asking for a snapshot.
                     me, node = replica.replica_id, replica.raft
                     replica.step(HeartbeatResponse(me, message.replica_id, node.term, 0), 0)
-            case ReplicaWaiting() if replica is not None and replica.raft.role is raft.Role.PRE_CANDIDATE:
+            case ReplicaWaiting() if replica is not None and replica.raft.role is not raft.Role.FOLLOWER:
                 # It has just come into being by a split, and has missed the first request for its vote (lifecycle.py).
-                replica.raft.campaign()
+                replica.raft.ask_again()
                 self.wake(replica)
             case ReplicaRemoved() if replica is not None and replica.replica_id == message.replica_id:
                 # Equal: it has applied its removal itself, and waited to be let go (``removed``).

@@ -176,6 +176,7 @@ class Operations:
         return boundary
 
     async def move_lease(self, range_id: RangeId, to: NodeId) -> None:
+        """Have node ``to`` lead the range.  A replica that is on its way there is waited for until it votes."""
         descriptor = await self._find(range_id)
         self._check_live(to)
         deadline_ns = self._scheduler.now_ns() + LEASE_TIMEOUT_NS
@@ -184,12 +185,17 @@ class Operations:
             details = await self._around(descriptor.start)
             if details.leader == to:
                 return
-            if all(voter.node_id != to for voter in details.descriptor.voters()):
-                raise OperationRefused(f"node {to} has no voting replica of range {range_id}")
+            voters = [voter.node_id for voter in details.descriptor.voters()]
+            if to not in voters and details.descriptor.replica_on(to) is None:
+                raise OperationRefused(
+                    f"node {to} has no replica of range {range_id}, which is on nodes {', '.join(map(str, sorted(voters)))}"
+                )
             now_ns = self._scheduler.now_ns()
             if now_ns > deadline_ns:
+                if to not in voters:
+                    raise OperationRefused(f"the replica of range {range_id} on node {to} does not vote")
                 raise OperationRefused(f"node {to} did not take the lease of range {range_id} in time")
-            if now_ns - asked_ns > _ASK_AGAIN_NS:
+            if to in voters and now_ns - asked_ns > _ASK_AGAIN_NS:
                 asked_ns = now_ns
                 await self._store.call(details.leader, TransferLease(descriptor.start, to))
             await sleep(self._scheduler, _POLL_NS)

@@ -152,8 +152,13 @@ class Replica(RangeLease):
 
     @property
     def leader_hint(self) -> NodeId | None:
-        """The node that probably holds the lease."""
-        return self.nodes.get(self._leader)
+        """The node that probably holds the lease, or is to have it once it is elected."""
+        return self.nodes.get(self._leader) or self.expected_leader or None
+
+    @property
+    def is_about_to_lead(self) -> bool:
+        """Whether the lease may begin here any moment: this replica campaigns, or was elected just now."""
+        return not self.leased and self.raft.role is not raft.Role.FOLLOWER
 
     @property
     def applied_index(self) -> int:

@@ -29,7 +29,9 @@ from pydistdb.tasks import Completion, gather, with_deadline
 QUICK_TIMEOUT_NS = 700_000_000
 ANSWER_TIMEOUT_NS = 3_000_000_000
 SIZES_TIMEOUT_NS = 1_500_000_000
-EXACT_TIMEOUT_NS = 60_000_000_000
+EXACT_SIZES_TIMEOUT_NS = 30_000_000_000
+EXACT_TIMEOUT_NS = EXACT_SIZES_TIMEOUT_NS + 15_000_000_000
+"""Whoever is asked tells what it knows by then before whoever asks gives it up, busy as either may be."""
 
 
 class SurveyRequest(Message):
@@ -192,7 +194,7 @@ class Surveyor:
         task = store.scheduler.spawn(self.sizes.refresh(replicas, exact=request.exact), "range sizes")
         if request.quick:
             return self._answer()
-        deadline_ns = store.scheduler.now_ns() + (EXACT_TIMEOUT_NS if request.exact else SIZES_TIMEOUT_NS)
+        deadline_ns = store.scheduler.now_ns() + (EXACT_SIZES_TIMEOUT_NS if request.exact else SIZES_TIMEOUT_NS)
         try:
             await with_deadline(store.scheduler, task.completion, deadline_ns, KVError("sizes take longer"))
         except KVError:

@@ -46,7 +46,7 @@ def tick_election(state: State) -> None:
         campaign(state, force=False)
 
 
-def campaign(state: State, force: bool) -> None:
+def campaign(state: State, force: bool, pre_vote: bool = True) -> None:
     """Start an election, unless this node is bound by its promise or may not be elected."""
     if state.role is Role.LEADER and not force:
         return
@@ -54,11 +54,17 @@ def campaign(state: State, force: bool) -> None:
         return
     if not force and is_bound(state) and not state.is_sole_voter:
         return
-    if state.config.pre_vote and not force:
+    if state.config.pre_vote and pre_vote and not force:
         become_pre_candidate(state)
     else:
         become_candidate(state)
     _request_votes(state, force)
+
+
+def ask_again(state: State) -> None:
+    """As a candidate: ask those that have not answered once more."""
+    if state.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
+        _request_votes(state, force=False)
 
 
 def is_bound(state: State) -> bool:
@@ -81,7 +87,7 @@ def _request_votes(state: State, force: bool) -> None:
     # A pre-vote promises nothing.  A vote request implies this node's vote for itself, which must be durable first.
     outbox = state.messages if pre else state.messages_after_persist
     for progress in state.followers:
-        if state.membership.is_voter(progress.peer):
+        if progress.peer not in state.votes and state.membership.is_voter(progress.peer):
             outbox.append(Vote(progress.peer, state.peer, term, log.last_index, log.last_term, pre, force))
 
 

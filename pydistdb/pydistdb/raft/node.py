@@ -157,12 +157,23 @@ class RaftNode:
             quiescence.wake(self._state)
         transfer.start_transfer(self._state, to)
 
-    def campaign(self) -> None:
-        """Start an election now (with a pre-vote if configured), unless bound by a promise to a live leader."""
+    def campaign(self, *, pre_vote: bool = True) -> None:
+        """Start an election now, unless bound by a promise to a live leader.
+
+        Without a pre-vote (even if it is configured) where nobody can be disturbed: in a group that has just come into being."""
         state = self._state
         if state.role is not Role.LEADER:
             state.quiescent = False
-            election.campaign(state, force=False)
+            election.campaign(state, force=False, pre_vote=pre_vote)
+
+    def ask_again(self) -> None:
+        """As a candidate: ask those that have not answered for their votes once more."""
+        election.ask_again(self._state)
+
+    def send_heartbeats(self) -> None:
+        """As leader: send heartbeats now; their answers begin or extend the lease."""
+        if self._state.role is Role.LEADER:
+            reads.start_round(self._state)
 
     def report_unreachable(self, peer: PeerId) -> None:
         """Tell that a message to ``peer`` was probably lost."""
