@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from pydistdb_tools.local_cluster import LocalCluster, LocalNode, start_cluster, stop_cluster
+from pydistdb_tools.local_cluster import LocalCluster, LocalNode, node_environment, start_cluster, stop_cluster
 
 from tests.cluster.conftest import make_cluster
 
@@ -95,7 +95,14 @@ def refusal(cluster: LocalCluster, store: str, *, name: str = "other") -> str:
     seeds = ",".join(f"127.0.0.1:{node.rpc_port}" for node in cluster.nodes)
     command = [sys.executable, "-m", "pydistdb_server", "--store", store, "--node-name", name, "--join", seeds]
     command += ["--listen", "127.0.0.1:0", "--rpc-listen", "127.0.0.1:0"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+        env=node_environment(cluster.folder),
+    )
     assert ended.returncode == 1
     return ended.stderr
 

@@ -86,6 +86,9 @@ def test_nodes_share_their_bytecode_where_python_may_not_leave_any(
 ) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setattr("sys.pycache_prefix", None)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", "/elsewhere")
+    assert node_environment(tmp_path)["PYTHONPYCACHEPREFIX"] == "/elsewhere"
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX")
     found = node_environment(tmp_path)
     assert found["PYTHONPYCACHEPREFIX"].startswith(str(tmp_path)) and "PYTHONDONTWRITEBYTECODE" not in found
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE")
