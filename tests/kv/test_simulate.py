@@ -53,7 +53,7 @@ def test_large_loads(seed: int) -> None:
 
 def test_a_load_that_is_overlooked_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(IntentSet, "add_fresh", lambda *_: None)
-    with pytest.raises(AssertionError, match="are gone|does not see its own rows"):
+    with pytest.raises(AssertionError, match=r"are gone|does not see its own rows"):
         Simulation(1, looks_back=False, loads=True).run(20)
 
 
