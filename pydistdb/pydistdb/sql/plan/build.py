@@ -18,6 +18,7 @@ from pydistdb.kv.api import WaitPolicy
 from pydistdb.sql.plan import access
 from pydistdb.sql.plan.build_joins import JoinBuilder
 from pydistdb.sql.plan.empty import is_never
+from pydistdb.sql.plan.exclusion import is_excluded
 from pydistdb.sql.plan.expressions import (
     conjoin,
     conjuncts,
@@ -160,7 +161,7 @@ class Builder(JoinBuilder):
         self.estimator.note_scan(scan)
         # A scan decodes and filters in one go; nextval() may have to wait, and needs a filter of its own.
         plain = [term for term in terms if not has_subquery(term) and not is_volatile(term)]
-        if is_never(plain):
+        if is_never(plain) or (self.estimator.excludes and is_excluded(scan, plain, self.estimator.catalog)):
             return Values(relation.columns, ())
         chosen = access.choose(scan, plain, self.estimator, wish.order, wish.rows)
         arms = None if wish.most_rows else access.by_arms(scan, plain, self.estimator, chosen)

@@ -42,6 +42,9 @@ ASSUMED_NODES = 3.0
 DISABLED_COST = 1e10
 """On top of what a way costs that an ``enable_`` setting rules out: taken only where there is no other."""
 
+BELIEVED = "constraint_exclusion"
+"""Among the ways that are ruled out: reading what CHECK constraints say is not there (exclusion.py)."""
+
 Disabled = frozenset[str]
 NOTHING_DISABLED: Disabled = frozenset()
 SWITCHES = (
@@ -75,4 +78,5 @@ def restart_cost(table: Table) -> float:
 
 def disabled_ways(settings: Mapping[str, str]) -> Disabled:
     """Which ways to do things a session's settings rule out."""
-    return frozenset([name for name in SWITCHES if settings.get(f"enable_{name}") == "off"])
+    switched_off = [name for name in SWITCHES if settings.get(f"enable_{name}") == "off"]
+    return frozenset([*switched_off, BELIEVED] if settings.get("constraint_exclusion") == "on" else switched_off)

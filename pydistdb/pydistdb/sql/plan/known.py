@@ -14,7 +14,7 @@ from pydistdb.sql.catalog.descriptors import JointStatistics, StatisticsObject, 
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan.column_facts import ColumnFacts, column_facts
 from pydistdb.sql.plan.comparisons import operator_name
-from pydistdb.sql.plan.cost import DISABLED_COST, NOTHING_DISABLED, Disabled
+from pydistdb.sql.plan.cost import BELIEVED, DISABLED_COST, NOTHING_DISABLED, Disabled
 from pydistdb.sql.plan.expression_facts import KnownExpression, find, has_expressions, known_expressions, own_table
 from pydistdb.sql.plan.matching import Keys
 from pydistdb.sql.plan.physical import TableScan
@@ -40,6 +40,8 @@ class Known:
     def __init__(self, catalog: CatalogView | None, disabled: Disabled = NOTHING_DISABLED) -> None:
         self.catalog = catalog
         self._disabled = disabled
+        self.excludes = BELIEVED in disabled
+        """Whether CHECK constraints are held against conditions."""
         self._columns: dict[int, tuple[Table, int]] = {}
         """Where a column comes from, by id."""
         self._filtered: dict[int, float] = {}
