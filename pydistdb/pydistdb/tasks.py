@@ -276,6 +276,9 @@ class BaseScheduler:
         return bool(self._ready or self._last)
 
 
+MOST_STEPS_AT_ONCE = 1_000_000
+
+
 class SimulatedScheduler(BaseScheduler):
     """A scheduler under a virtual clock, for tests: time passes only in ``run_until`` and ``advance``."""
 
@@ -317,9 +320,12 @@ class SimulatedScheduler(BaseScheduler):
         return self.run_until(self.spawn(coroutine).completion, timeout_ns)
 
     def _drain(self) -> None:
+        steps = 0
         while self.has_ready:
-            self.run_ready()
+            steps += self.run_ready()
             self.run_last()
+            if steps > MOST_STEPS_AT_ONCE:
+                raise RuntimeError(f"{steps} steps, and no time has passed: somebody asks without a pause")
 
 
 def sleep(scheduler: Scheduler, duration_ns: int) -> Completion[None]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 from pydistdb.kv.api import Isolation, KVError, LockStrength
-from pydistdb.kv.command import Command, MergeStep, MergeStepKind, NotLeaseholder, ProposalLost
+from pydistdb.kv.command import Command, MergeStep, MergeStepKind, NotLeaseholder, ProposalLost, SplitTrigger
 from pydistdb.kv.descriptor import RangeDescriptor, ReplicaDescriptor, ReplicaRole
 from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.intents import IntentInfo
 from pydistdb.kv.merging import obstacle
 from pydistdb.kv.replica import Replica
 from pydistdb.kv.requests import BLIND, EndTransaction, Prepare
@@ -243,6 +244,40 @@ def test_intents_go_over() -> None:
     assert world.run(world.read(KEYS[3])) == b"old"
     world.run(gateway.router.send(EndTransaction(transaction_id, CUT, True, 0, mvcc.MAX_TIMESTAMP)))
     assert world.run(world.read(KEYS[3])) == b"prepared"
+
+
+def test_an_intent_laid_down_while_its_range_is_cut_is_the_right_parts() -> None:
+    """Else the left part meets it again in its memory when both are merged, and finds nobody who would take it away."""
+    world = World()
+    store = world.together()
+    gateway = world.gateways[store.node_id]
+    whole = world.holder(CUT)
+    transaction = gateway.begin(Isolation.READ_COMMITTED)
+    transaction_id = transaction.transaction_id
+    prepare = Prepare(transaction_id, CUT, 1, [(KEYS[3], b"prepared", BLIND)])
+    prepared = world.cluster.scheduler.spawn(gateway.router.send(prepare)).completion
+    world.cluster.advance(0)
+    assert not prepared.done
+    cut = Command(whole.lease_epoch, whole.descriptor.generation, 0, [], [], SplitTrigger(b"\x04p", 99))
+    world.run(done(whole.propose(cut)))
+    world.cluster.wait_until(lambda: prepared.done)
+    left = gateway.leases.find(CUT)
+    assert left is not None and left.end == b"\x04p" and not left.intents
+    world.cluster.wait_until(
+        lambda: (right := gateway.leases.find(KEYS[3])) is not None and KEYS[3] in right.intents.writes
+    )
+
+
+def test_an_intent_that_only_memory_knows_is_in_nobodys_way() -> None:
+    world = World()
+    gateway = world.gateways[world.together().node_id]
+    local = gateway.leases.find(CUT)
+    assert local is not None
+    gone = gateway.begin(Isolation.READ_COMMITTED).transaction_id
+    local.intents.add_writes([KEYS[3]], IntentInfo(gone, gateway.now(), 1, CUT))
+    gateway.active.pop(gone)
+    world.run(world.write(KEYS[3], b"new", gateway.node_id))
+    assert not local.intents
 
 
 def test_a_right_range_that_has_left_a_node_meanwhile_is_not_taken_in() -> None:

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from pydistdb.tasks import Completion, SimulatedScheduler, Task
+import pytest
+from pydistdb.tasks import Completion, SimulatedScheduler, Task, pause
+
+
+def test_who_asks_without_a_pause_is_found_out() -> None:
+    scheduler = SimulatedScheduler()
+
+    async def ask() -> None:
+        while True:
+            await pause(scheduler)
+
+    scheduler.spawn(ask())
+    with pytest.raises(RuntimeError, match="no time has passed"):
+        scheduler.advance(1)
 
 
 def test_one_that_is_cancelled_from_within_its_own_step_wakes_only_for_what_it_waits_for() -> None:

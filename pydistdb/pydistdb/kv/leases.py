@@ -236,6 +236,11 @@ class RangeLocal:
         for transaction_id in list(self.staged):
             self.unstage(transaction_id)  # it may be decided in the other part now
 
+    def drop_foreign_intents(self, last: bytes) -> None:
+        """Forget intents up to ``last`` as far as the range was cut before it: the right part has found them in the store."""
+        if self.end <= last:
+            self.intents.trim(self.start, self.end)
+
     def leave(self) -> Inheritance:
         """What whoever serves these keys next on this node takes over."""
         floor = max(self.promised_floor, self.lease_start, *(floor for floor, _ in self.staged.values()), 0)

@@ -23,7 +23,7 @@ from pydistdb.kv.command import Write as EngineWrite
 from pydistdb.kv.intents import intent_head, intent_transaction, is_condition
 from pydistdb.kv.leases import Leases, RangeLocal
 from pydistdb.kv.requests import Resolved, ResolveIntents, TransactionId
-from pydistdb.tasks import Completion, give_way, pause
+from pydistdb.tasks import Completion, give_way
 
 CHUNK_BYTES = 512 << 10
 MAX_CHUNK_INTENTS = 2_000
@@ -85,15 +85,15 @@ class Resolver:
         for key in keys:
             if not local.start <= key < local.end:
                 raise local.lost()  # the range was split meanwhile
-            for engine_key in (key, key + transaction_id):
-                data = snapshot.get(Space.INTENTS, engine_key)
-                if data is not None:
-                    entries.append((engine_key, data))
-        if not entries:
-            # The store can be ahead of memory: what removed these intents is applied, and its callback has yet to run.
-            # Whoever met them in memory looks again after this, and must not do so in a loop that never lets go.
-            await pause(self._leases.scheduler)
-            return
+            found = [
+                (k, data) for k in (key, key + transaction_id) if (data := snapshot.get(Space.INTENTS, k)) is not None
+            ]
+            if not found:
+                # Memory is behind the store: what removed the intent is applied, and its callback has yet to run.  Whoever
+                # met it in memory looks again after this, and must not meet it there for ever.
+                local.intents.remove(key, transaction_id)
+                local.intents.remove_condition(key, transaction_id)
+            entries += found
         remaining = iter(entries)
         more: bytes | None = b""
         while more is not None:

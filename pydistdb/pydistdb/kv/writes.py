@@ -333,6 +333,7 @@ class Writer:
                 local.intents.add_writes(keys, info)
                 for key, _, strength in conditions:
                     local.intents.add_condition(key, info, strength)
+                local.drop_foreign_intents(span[1])
 
         proposed.on_done(remember)
         try:
@@ -363,6 +364,7 @@ class Writer:
             # Once more: somebody may have resolved the transaction while this was on its way.
             if done.error() is None:
                 local.intents.add_fresh(keys[0], keys[-1], info)
+                local.drop_foreign_intents(keys[-1])
 
         proposed.on_done(remember)
         try:
