@@ -559,6 +559,19 @@ def test_many_groups_are_finished_at_the_nodes(groups: int, shared: bool, monkey
     assert ("Repartition by hash" in text) == shared, text
 
 
+def test_keys_sent_ahead_come_before_an_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few groups of some 400,000 are asked for: the scan is told which, and nothing is dealt."""
+    monkeypatch.undo()
+    lab = _sized
+    lab.context.settings["enable_gatewayjoin"] = "on"
+    found = TableStatistics(2_000_000.0, columns={number: ColumnStatistics(distinct=-0.2) for number in range(1, 5)})
+    monkeypatch.setattr(lab.catalog, "statistics", lambda oid: found)
+    inner = "select avg(w.id) from visits w where w.user_id = v.user_id"
+    text = explained(lab, f"select v.id from visits v where v.city = 7 and v.id > ({inner})")
+    assert "Hash Right Join" in text and "key filter" in text and "Repartition by hash" not in text, text
+    assert "Repartition by hash" in explained(lab, "select user_id, avg(id) from visits group by 1 order by 2 limit 5")
+
+
 def test_explain_shows_the_exchange(world: tuple[Laboratory, Nodes]) -> None:
     lab, _ = world
     query = "select count(*) from visits v join users u using (user_id)"

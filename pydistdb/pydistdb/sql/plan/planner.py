@@ -89,7 +89,8 @@ def plan(
         root = builder.build(query)
         relations = all_relations(root)
         if any(isinstance(part, HashJoin | Aggregate | Distinct) for part in relations):
-            root = repartition(at_shards(root, builder.estimator), builder.estimator)
-            root = build_smaller(root, builder.estimator)
+            estimator = builder.estimator
+            root = build_smaller(at_shards(root, estimator), estimator, sending=True)
+            root = build_smaller(repartition(root, estimator), estimator)
             relations = all_relations(root)
         return PhysicalPlan(bound, root, tuple(relations))

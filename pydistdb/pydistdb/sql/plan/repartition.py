@@ -53,7 +53,7 @@ from pydistdb.sql.plan.expressions import (
     relation_is_volatile,
 )
 from pydistdb.sql.plan.ordering import ordering
-from pydistdb.sql.plan.physical import AtShards, Exchange, HashJoin, Leaf, Repartitioned, TableScan, TopN
+from pydistdb.sql.plan.physical import AtShards, Exchange, HashJoin, Leaf, Repartitioned, RightHashJoin, TableScan, TopN
 from pydistdb.sql.tree import (
     Aggregate,
     ColumnRef,
@@ -122,6 +122,8 @@ class _Pass:
         """``leaving``: how many rows the step above leaves over at the nodes; ``hurried``: it wants the first few only."""
         if isinstance(relation, AtShards):
             return relation
+        if isinstance(relation, RightHashJoin):  # its right side is sent keys, and leaves little to be dealt
+            return replace(relation, left=self.marked(relation.left, None, hurried=False))
         if isinstance(relation, HashJoin | Filter | Project | Aggregate | Distinct) and not hurried:
             found = self._stage(relation, self.rows(relation) if leaving is None else leaving)
             if found is not None and not ordering(relation)[0] and not free_columns(relation):
@@ -157,7 +159,7 @@ class _Pass:
             case Project() if not any(has_subquery(each) or is_volatile(each) for each in relation.expressions):
                 below = self._stage(relation.input, leaving)
                 return below and replace(relation, input=below)
-            case HashJoin() if not relation.null_aware:
+            case HashJoin() if not relation.null_aware and not isinstance(relation, RightHashJoin):
                 return self._join(relation, leaving)
             case Aggregate() if relation.groups and not relation.grouping_sets and not relation.groupings:
                 return self._grouped(relation, relation.groups, leaving)

@@ -18,8 +18,8 @@ from dataclasses import fields
 
 from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.expressions import map_parts, output_ids
-from pydistdb.sql.plan.physical import AtShards, HashJoin, Repartitioned, RightHashJoin
-from pydistdb.sql.tree import Rel
+from pydistdb.sql.plan.physical import AtShards, HashJoin, Repartitioned, RightHashJoin, TableScan
+from pydistdb.sql.tree import Aggregate, Filter, Project, Rel
 
 LEAST_ROWS = 2_000.0
 """On the right; below it does not matter."""
@@ -29,8 +29,8 @@ MOST_PARTNERS = 0.5
 """Keys are sent ahead where fewer of the right side's rows than this are expected to find a partner."""
 
 
-def build_smaller(relation: Rel, estimator: Estimator) -> Rel:
-    """The plan with such joins turned."""
+def build_smaller(relation: Rel, estimator: Estimator, *, sending: bool = False) -> Rel:
+    """The plan with such joins turned; ``sending``: those only whose keys a scan on the right, grouped or not, can be sent."""
 
     def turned(part: Rel) -> Rel:
         if isinstance(part, AtShards | Repartitioned):
@@ -41,8 +41,18 @@ def build_smaller(relation: Rel, estimator: Estimator) -> Rel:
         left, right = estimator.rows(part.left), estimator.rows(part.right)
         if right < LEAST_ROWS or left * LEAST_RATIO > right:
             return part
+        if sending and not _is_scan(part.right):
+            return part
         partners = estimator.partner_share(part.condition, left, output_ids(part.left))
+        if sending and partners >= MOST_PARTNERS:
+            return part
         same = {field.name: getattr(part, field.name) for field in fields(part)}
         return RightHashJoin(**same, sends_keys=partners < MOST_PARTNERS)
 
     return turned(relation)
+
+
+def _is_scan(relation: Rel) -> bool:
+    while isinstance(relation, Filter | Project | Aggregate):
+        relation = relation.input
+    return isinstance(relation, TableScan)
