@@ -16,6 +16,7 @@ import pytest
 from pydistdb.kv.api import (
     ClockOutOfBounds,
     DeadlockDetected,
+    DiskFull,
     Isolation,
     KeyExists,
     KVError,
@@ -28,11 +29,14 @@ from pydistdb.kv.api import (
     TransactionAborted,
     WaitPolicy,
 )
+from pydistdb.kv.command import NotLeaseholder
 from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.locking import NO_LIMITS
 from pydistdb.kv.store import Store
 from pydistdb.kv.txn.coordinator import Coordinator
 from pydistdb.tasks import Task, sleep
 from pydistdb_storage.engine import Space
+from pydistdb_storage.errors import StoreFull
 
 from tests.support.cluster import SECOND, Cluster
 
@@ -509,6 +513,52 @@ def test_who_waits_for_copies_waits_also_where_the_answer_is_no_at_once(monkeypa
     missing = world.cluster.run(gateway.await_copies([(account(0), account(1))], SECOND))
     assert missing == [1, 2, 3]
     assert asked > 1
+
+
+def test_a_commit_that_a_full_disk_refuses_leaves_nothing_in_anybodys_way() -> None:
+    world = World(5)
+    cluster = world.cluster
+    name = cluster.leaseholder_name(register(0))
+    assert name is not None
+    holder = cluster.nodes[name]
+    other = next(gateway for gateway in world.gateways.values() if gateway.node_id != holder.node_id)
+    holder.committer.error = StoreFull("no room")
+
+    async def write(key: bytes) -> None:
+        txn = other.begin(RC)
+        txn.begin_statement()
+        txn.put(key, b"1")
+        await txn.commit()
+
+    cluster.scheduler.spawn(write(register(0)))  # it finds out, and waits for room
+    assert holder.store is not None
+    cluster.wait_until(lambda: holder.store.write_error() is not None, step=0.0005)  # type: ignore[union-attr]
+    with pytest.raises(DiskFull):
+        cluster.run(write(register(1)))
+    local = world.gateways[holder.node_id].leases.find(register(1))
+    assert local is not None
+    assert register(1) not in local.pending.by_key and not local.pending.groups()[1:] and len(local.deciding) <= 1
+    holder.committer.error = None
+    cluster.advance(5)
+    cluster.run(write(register(1)))
+    cluster.advance(1)
+    for gateway in world.gateways.values():
+        for local in gateway.leases.all():
+            assert not local.pending.groups() and not local.deciding
+
+
+def test_nobody_queues_for_a_lock_of_a_lease_that_is_gone() -> None:
+    """Nobody would grant it, nor wake who waits: a range was split and moved while a commit waited for something else."""
+    world = World(5)
+    key = account(0)
+    gateway = world.gateways[leader_of(world, key)]
+    local = gateway.leases.find(key)
+    assert local is not None
+    holder, waiter = gateway.begin(RC).transaction_id, gateway.begin(RC).transaction_id
+    assert local.locks.try_acquire(holder, key, LockStrength.UPDATE)
+    gateway.leases.lease_lost(local.replica)
+    with pytest.raises(NotLeaseholder):
+        world.cluster.run(gateway.server.locker.queue(local, waiter, key, LockStrength.UPDATE, NO_LIMITS))
 
 
 def test_broadcast_reaches_every_node() -> None:

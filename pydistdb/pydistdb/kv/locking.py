@@ -210,6 +210,8 @@ class Locker:
         unanswered_ns: int = 0,
     ) -> None:
         """Stand in the key's queue until the lock is held (``unanswered_ns``: see ``fate``)."""
+        if local.detached or not local.start <= key < local.end:
+            raise local.lost()  # while this waited for something else; here nobody would ever grant it
         waiter = local.locks.enqueue(transaction_id, key, strength)
         scheduler = self._leases.scheduler
         since_ns = scheduler.now_ns()

@@ -253,13 +253,13 @@ class Records:
         write = record_write(local.range_id, transaction_id, record)
         try:
             await local.propose([write], max(record.timestamp, 1))
-        except ProposalLost:
-            self.decided(local, transaction_id)
-            raise
         except OutcomeUnknown:
             # Only the log can tell: nothing may be answered about this transaction before it does.
             self._leases.scheduler.spawn(self._settle(local, transaction_id))
             raise ProposalLost("the outcome of a proposal is not known yet") from None
+        except KVError:
+            self.decided(local, transaction_id)
+            raise
         local.promises.pop(transaction_id, None)
         local.unstage(transaction_id)
         self.decided(local, transaction_id)

@@ -224,7 +224,7 @@ class Writer:
 
         def settle(done: Completion[None]) -> None:
             error = done.error()
-            if error is None or isinstance(error, ProposalLost):
+            if not isinstance(error, OutcomeUnknown):  # whatever else it is (a full disk): nothing was written
                 if error is not None and group.is_offered:
                     local.locks.forget_version(group.keys, group.timestamp)
                 local.pending.remove(group)
