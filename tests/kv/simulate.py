@@ -33,7 +33,7 @@ from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
-from pydistdb.kv import requests
+from pydistdb.kv import names
 from pydistdb.kv.api import Isolation, KVError, LockStrength, OutcomeUnknown, PreparedMissing, ReadRestart
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.operations import Operations
@@ -79,7 +79,7 @@ class Simulation:
         crowds: bool = False,
         wide: bool = False,
     ) -> None:
-        requests._counter = itertools.count(1)  # part of every transaction's id: the history must not depend on it
+        names._counter = itertools.count(1)  # part of every transaction's id: the history must not depend on it
         self.rand = random.Random(seed)
         if wide:
             harsh = reshapes = loads = prepares = True

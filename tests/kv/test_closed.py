@@ -6,11 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydistdb.kv.answers import TOO_LATE
 from pydistdb.kv.api import Isolation, NotClosed, SnapshotTooOld, Timestamp
 from pydistdb.kv.closed import ClosedTimestamps
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.hlc import COUNTER_BITS
-from pydistdb.kv.requests import TOO_LATE, Ingest
+from pydistdb.kv.requests import Ingest
 from pydistdb.kv.store import Store
 from pydistdb.kv.transport import ClosedUpTo, ClosedWanted
 

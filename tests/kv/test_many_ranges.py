@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.lease import RangeLease
-from pydistdb.kv.leases import RangeLocal
 from pydistdb.kv.operations import Operations
 from pydistdb.kv.placement.residency import Residency
+from pydistdb.kv.range_local import RangeLocal
 from pydistdb.kv.store import Store
 from pydistdb.kv.store_base import CAMPAIGNS_A_TURN
 

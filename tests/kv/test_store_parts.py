@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydistdb.kv import api
+from pydistdb.kv.answers import failure_of, raise_failure
 from pydistdb.kv.api import ClockOutOfBounds
 from pydistdb.kv.command import Command, SplitTrigger, decode_command, encode_command, moved_records, transaction_prefix
 from pydistdb.kv.descriptor import RangeDescriptor, ReplicaDescriptor, ReplicaRole, meta_key
 from pydistdb.kv.hlc import MICROSECOND, ClockOffsetExceeded, HybridClock, OffsetMonitor
 from pydistdb.kv.liveness import Liveness
 from pydistdb.kv.range_log import descriptor_for, membership_of
-from pydistdb.kv.requests import failure_of, raise_failure
 from pydistdb.kv.snapshot import SnapshotChunk, SnapshotDamaged, decode_chunk, encode_chunk
 from pydistdb.kv.transport import Ping, Pong
 from pydistdb_storage import mvcc

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydistdb.kv.answers import TransactionState
 from pydistdb.kv.api import (
     Isolation,
     KeyExists,
@@ -14,7 +15,7 @@ from pydistdb.kv.api import (
     TransactionAborted,
     WaitPolicy,
 )
-from pydistdb.kv.requests import ClearRange, PushTransaction, TransactionState
+from pydistdb.kv.requests import ClearRange, PushTransaction
 from pydistdb_storage.engine import Space
 
 from tests.support.one_node import OneNode

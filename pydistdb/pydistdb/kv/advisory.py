@@ -19,11 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from pydistdb.kv.answers import Applied, StillWaiting
 from pydistdb.kv.api import KVError, WaitPolicy
 from pydistdb.kv.descriptor import NodeId
-from pydistdb.kv.leases import Leases, RangeLocal, bounded
+from pydistdb.kv.leases import Leases, bounded
 from pydistdb.kv.locking import Locker, WaitLimits
-from pydistdb.kv.requests import Applied, StillWaiting, TransactionId, gateway_of
+from pydistdb.kv.names import TransactionId, gateway_of
+from pydistdb.kv.range_local import RangeLocal
 from pydistdb.kv.transport import Message, NodeUnreachable, RemoteError, register
 from pydistdb.tasks import Completion, gather, sleep
 

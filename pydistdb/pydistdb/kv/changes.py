@@ -33,6 +33,7 @@ from typing import Protocol
 
 from pydistdb_storage.engine import Picks
 
+from pydistdb.kv.answers import OWN_INTENT, StillWaiting, TransactionState, TransactionStatus, WrongRange
 from pydistdb.kv.api import (
     DeadlockDetected,
     KVError,
@@ -44,22 +45,9 @@ from pydistdb.kv.api import (
 from pydistdb.kv.chunks import CHUNK_BYTES, even_chunks
 from pydistdb.kv.leases import Leases
 from pydistdb.kv.locking import Locker
+from pydistdb.kv.names import NO_LEASE, LeaseName, TransactionId
 from pydistdb.kv.reads import Reader
-from pydistdb.kv.requests import (
-    NO_LEASE,
-    OWN_INTENT,
-    LeaseName,
-    Lock,
-    Prepare,
-    PushTransaction,
-    Scan,
-    StillWaiting,
-    TransactionId,
-    TransactionState,
-    TransactionStatus,
-    Write,
-    WrongRange,
-)
+from pydistdb.kv.requests import Lock, Prepare, PushTransaction, Scan, Write
 from pydistdb.kv.transport import Message, register
 from pydistdb.kv.writes import Writer
 from pydistdb.tasks import pause

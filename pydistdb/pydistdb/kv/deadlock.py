@@ -16,9 +16,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 
+from pydistdb.kv.answers import Edges, StillWaiting
 from pydistdb.kv.api import DeadlockDetected, LockNotAvailable
 from pydistdb.kv.leases import Leases, bounded
-from pydistdb.kv.requests import Edges, QuerySession, StillWaiting, TransactionId, WaitEdges, gateway_of, shown_id
+from pydistdb.kv.names import TransactionId, gateway_of, shown_id
+from pydistdb.kv.requests import QuerySession, WaitEdges
 from pydistdb.kv.transport import NodeUnreachable, RemoteError
 from pydistdb.tasks import Completion
 

@@ -19,7 +19,9 @@ from pydistdb_storage.engine import Engine
 from pydistdb_storage.errors import StorageError
 
 from pydistdb.kv.advisory import AdvisoryLock, AdvisoryLocker, AdvisoryUnlock, ConfirmAdvisory
+from pydistdb.kv.answers import Applied, Edges, Failure, LocksHanded, RangeDetails, failure_of
 from pydistdb.kv.api import ClockOutOfBounds, KVError, OutcomeUnknown, RangeUnavailable, ReadRestart
+from pydistdb.kv.bulk import BulkWriter
 from pydistdb.kv.changes import Change, ChangeServer
 from pydistdb.kv.command import NotLeaseholder, ProposalLost
 from pydistdb.kv.deadlock import WaitGraph
@@ -33,18 +35,14 @@ from pydistdb.kv.reads import Reader
 from pydistdb.kv.reclaim import Reclaimer
 from pydistdb.kv.records import Records
 from pydistdb.kv.requests import (
-    Applied,
     ClearRange,
     CommitOnePhase,
-    Edges,
     EndTransaction,
-    Failure,
     ForgetRecord,
     GetMany,
     Increment,
     Ingest,
     Lock,
-    LocksHanded,
     LookUpRange,
     Prepare,
     PrepareFresh,
@@ -53,14 +51,12 @@ from pydistdb.kv.requests import (
     QueryVersion,
     RaiseClock,
     RangeAround,
-    RangeDetails,
     ReleaseLocks,
     ResolveIntents,
     Scan,
     SplitAt,
     Validate,
     WaitEdges,
-    failure_of,
 )
 from pydistdb.kv.resolution import Resolver
 from pydistdb.kv.transport import Message
@@ -89,6 +85,7 @@ class RangeServer:
         self.fragments = FragmentServer(self.leases, self.reader)
         self.validator = Validator(self.leases)
         self.writer = Writer(self.leases, self.locker, self.records, self.validator)
+        self.bulk = BulkWriter(self.leases)
         self.changes = ChangeServer(self.leases, self.reader, self.locker, self.writer)
         self.split: Callable[[bytes], Awaitable[object]] | None = None
         """Makes a key a boundary of the range leased here (the store)."""
@@ -115,10 +112,10 @@ class RangeServer:
             LocksHanded: self.leases.take_handed,
             AdvisoryUnlock: self.advisory.unlock,
             ConfirmAdvisory: self.advisory.confirm,
-            QueryVersion: self.writer.query_version,
+            QueryVersion: self.bulk.query_version,
             PrepareFresh: self.writer.prepare_fresh,
-            Ingest: self.writer.ingest,
-            ClearRange: self.writer.clear_range,
+            Ingest: self.bulk.ingest,
+            ClearRange: self.bulk.clear_range,
             Increment: self.writer.increment,
             SplitAt: self._split,
             RangeAround: self._range_around,

@@ -21,6 +21,7 @@ from typing import Protocol
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Picks, Space
 
+from pydistdb.kv.answers import Entries, Values, WrongRange
 from pydistdb.kv.api import NotClosed, SnapshotTooOld, Timestamp
 from pydistdb.kv.closed import ClosedTimestamps
 from pydistdb.kv.descriptor import NodeId
@@ -31,7 +32,7 @@ from pydistdb.kv.intents import intent_info, is_condition
 from pydistdb.kv.overlay import Chunk, covered_span
 from pydistdb.kv.reads import MAX_SCAN_LIMIT
 from pydistdb.kv.replica import Replica
-from pydistdb.kv.requests import Entries, GetMany, Scan, Values, WrongRange
+from pydistdb.kv.requests import GetMany, Scan
 from pydistdb.kv.store_config import Metrics
 from pydistdb.kv.transport import Message, register
 

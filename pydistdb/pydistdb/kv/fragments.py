@@ -25,10 +25,12 @@ from typing import Protocol
 
 from pydistdb_storage.engine import Picks
 
+from pydistdb.kv.answers import Entries
 from pydistdb.kv.api import KVError, Timestamp
 from pydistdb.kv.leases import Leases
+from pydistdb.kv.names import NO_TRANSACTION, TransactionId
 from pydistdb.kv.reads import Reader
-from pydistdb.kv.requests import NO_TRANSACTION, Entries, Scan, TransactionId
+from pydistdb.kv.requests import Scan
 from pydistdb.kv.transport import Message, register
 from pydistdb.tasks import gather, pause
 

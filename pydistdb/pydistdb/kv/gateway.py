@@ -26,6 +26,7 @@ from pydistdb_storage.mvcc import MAX_TIMESTAMP
 
 from pydistdb.kv import api as kv
 from pydistdb.kv.advisory import HeldAdvisory
+from pydistdb.kv.answers import TOO_LATE, Applied, BroadcastAnswer, Number, RangeDetails
 from pydistdb.kv.api import (
     BroadcastHandler,
     ExchangeLost,
@@ -45,22 +46,17 @@ from pydistdb.kv.hlc import HybridClock
 from pydistdb.kv.journal import TOPIC as JOURNAL_TOPIC
 from pydistdb.kv.leases import Leases
 from pydistdb.kv.load import LoadMeter
+from pydistdb.kv.names import TransactionId
 from pydistdb.kv.reclaim import ClaimedLocks, ClaimLocks, claims_of
 from pydistdb.kv.requests import (
-    TOO_LATE,
-    Applied,
     Broadcast,
-    BroadcastAnswer,
     ClearRange,
     Increment,
     Ingest,
-    Number,
     QuerySession,
     QueryTransaction,
     RangeAround,
-    RangeDetails,
     SplitAt,
-    TransactionId,
 )
 from pydistdb.kv.router import Router
 from pydistdb.kv.session_locks import LockKeeper, SessionLocks

@@ -20,8 +20,8 @@ import msgspec
 
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.hlc import COUNTER_BITS
+from pydistdb.kv.names import begin_of, gateway_of
 from pydistdb.kv.records import RecordState
-from pydistdb.kv.requests import begin_of, gateway_of
 
 TOPIC = "transactions.in_doubt"
 ANSWER_TIMEOUT_NS = 2_000_000_000

@@ -28,7 +28,7 @@ from pydistdb_storage.engine import Snapshot, Space
 
 from pydistdb.kv.api import Timestamp
 from pydistdb.kv.locks import conflicts
-from pydistdb.kv.requests import TransactionId
+from pydistdb.kv.names import TransactionId
 
 _WRITE = 1
 _CONDITION = 0x10

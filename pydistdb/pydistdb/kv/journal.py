@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from pydistdb.kv.descriptor import NodeId, RangeId
-from pydistdb.kv.requests import TransactionId
+from pydistdb.kv.names import TransactionId
 
 MAX_ENTRIES = 1_000
 MAX_PARTICIPANTS = 100

@@ -22,7 +22,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pydistdb.kv.descriptor import RangeId
-from pydistdb.kv.leases import Leases, RangeLocal
+from pydistdb.kv.leases import Leases
+from pydistdb.kv.range_local import RangeLocal
 from pydistdb.tasks import Timer
 
 SAMPLE_NS = 2_000_000_000

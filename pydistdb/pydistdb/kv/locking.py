@@ -19,25 +19,16 @@ from typing import Any
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Space
 
+from pydistdb.kv.answers import OWN_INTENT, SKIPPED, Locked, StillWaiting, TransactionState, TransactionStatus
 from pydistdb.kv.api import LockNotAvailable, SerializationConflict, WaitPolicy
 from pydistdb.kv.deadlock import WaitGraph
 from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.intents import IntentInfo, intent_value
-from pydistdb.kv.leases import Leases, RangeLocal, Sender, bounded
+from pydistdb.kv.leases import Leases, Sender, bounded
+from pydistdb.kv.names import TransactionId, gateway_of
 from pydistdb.kv.pending import Offer
-from pydistdb.kv.requests import (
-    OWN_INTENT,
-    SKIPPED,
-    Lock,
-    Locked,
-    PushTransaction,
-    QueryTransaction,
-    StillWaiting,
-    TransactionId,
-    TransactionState,
-    TransactionStatus,
-    gateway_of,
-)
+from pydistdb.kv.range_local import RangeLocal
+from pydistdb.kv.requests import Lock, PushTransaction, QueryTransaction
 from pydistdb.kv.resolution import Resolver
 from pydistdb.kv.transport import NodeUnreachable, RemoteError
 from pydistdb.tasks import Task, sleep

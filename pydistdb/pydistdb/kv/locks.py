@@ -31,8 +31,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from pydistdb.kv.answers import StillWaiting
 from pydistdb.kv.api import KVError, LockStrength
-from pydistdb.kv.requests import StillWaiting, TransactionId
+from pydistdb.kv.names import TransactionId
 from pydistdb.tasks import Completion
 
 MAX_WAITERS_PER_KEY = 10_000

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pydistdb.kv.answers import RangeDetails
 from pydistdb.kv.api import Isolation, KVError
 from pydistdb.kv.descriptor import (
     FIRST_SPLIT_KEY,
@@ -35,7 +36,7 @@ from pydistdb.kv.descriptor import (
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.in_doubt import InDoubtReporter
 from pydistdb.kv.placement.reshaping import Reshaper
-from pydistdb.kv.requests import RangeAround, RangeDetails
+from pydistdb.kv.requests import RangeAround
 from pydistdb.kv.settings import parse
 from pydistdb.kv.store import MergeRange, Store, TransferLease
 from pydistdb.kv.survey import Surveyor

@@ -30,7 +30,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pydistdb.kv.api import Timestamp
-from pydistdb.kv.requests import TransactionId, Write
+from pydistdb.kv.names import TransactionId
+from pydistdb.kv.requests import Write
 from pydistdb.tasks import Completion, completed
 
 _FINISHED: Completion[None] = completed(None)

@@ -20,22 +20,15 @@ from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Snapshot, Space
 from pydistdb_storage.keys import prefix_end
 
+from pydistdb.kv.answers import Entries, TransactionState, TransactionStatus, Values, WrongRange
 from pydistdb.kv.api import ReadRestart, SerializationConflict, Timestamp
 from pydistdb.kv.intents import IntentInfo, intent_head, intent_info, intent_transaction, intent_value, is_condition
-from pydistdb.kv.leases import Leases, RangeLocal
+from pydistdb.kv.leases import Leases
+from pydistdb.kv.names import TransactionId
 from pydistdb.kv.overlay import Chunk, covered_span, lay_over
 from pydistdb.kv.pending import PendingGroup
-from pydistdb.kv.requests import (
-    Entries,
-    GetMany,
-    PushTransaction,
-    Scan,
-    TransactionId,
-    TransactionState,
-    TransactionStatus,
-    Values,
-    WrongRange,
-)
+from pydistdb.kv.range_local import RangeLocal
+from pydistdb.kv.requests import GetMany, PushTransaction, Scan
 
 MAX_SCAN_LIMIT = 100_000
 

@@ -32,12 +32,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
+from pydistdb.kv.answers import StillWaiting
 from pydistdb.kv.api import KVError
 from pydistdb.kv.descriptor import NodeId
-from pydistdb.kv.leases import Leases, RangeLocal, bounded
+from pydistdb.kv.leases import Leases, bounded
 from pydistdb.kv.locks import HeldLocks, conflicts
+from pydistdb.kv.names import LeaseName, TransactionId
+from pydistdb.kv.range_local import RangeLocal
 from pydistdb.kv.records import Records, RecordState
-from pydistdb.kv.requests import LeaseName, StillWaiting, TransactionId
 from pydistdb.kv.transport import Message, NodeUnreachable, register
 from pydistdb.kv.versions import Feature
 from pydistdb.tasks import Completion, gather, with_deadline

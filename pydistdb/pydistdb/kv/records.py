@@ -40,6 +40,7 @@ import msgspec
 from pydistdb_storage.engine import Space
 
 from pydistdb.kv.advisory import ADVISORY_PREFIX
+from pydistdb.kv.answers import Applied, TransactionState, TransactionStatus
 from pydistdb.kv.api import KVError, OutcomeUnknown, Timestamp, TransactionAborted
 from pydistdb.kv.command import ProposalLost, transaction_prefix
 from pydistdb.kv.command import Write as EngineWrite
@@ -47,20 +48,11 @@ from pydistdb.kv.descriptor import RangeId
 from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.intents import IntentInfo
 from pydistdb.kv.journal import Journal
-from pydistdb.kv.leases import Leases, RangeLocal, bounded
+from pydistdb.kv.leases import Leases, bounded
 from pydistdb.kv.locking import Fate, Locker
-from pydistdb.kv.requests import (
-    Applied,
-    EndTransaction,
-    ForgetRecord,
-    PrepareRecord,
-    PushTransaction,
-    TransactionId,
-    TransactionState,
-    TransactionStatus,
-    begin_of,
-    gateway_of,
-)
+from pydistdb.kv.names import TransactionId, begin_of, gateway_of
+from pydistdb.kv.range_local import RangeLocal
+from pydistdb.kv.requests import EndTransaction, ForgetRecord, PrepareRecord, PushTransaction
 from pydistdb.kv.resolution import resolve_span
 from pydistdb.tasks import Completion, pause, sleep
 

@@ -17,12 +17,15 @@ from collections.abc import Iterable, Iterator
 from pydistdb_storage.engine import Space
 from pydistdb_storage.mvcc import versioned
 
+from pydistdb.kv.answers import Resolved
 from pydistdb.kv.api import OutcomeUnknown, Timestamp
 from pydistdb.kv.command import ProposalLost
 from pydistdb.kv.command import Write as EngineWrite
 from pydistdb.kv.intents import intent_head, intent_transaction, is_condition
-from pydistdb.kv.leases import Leases, RangeLocal
-from pydistdb.kv.requests import Resolved, ResolveIntents, TransactionId
+from pydistdb.kv.leases import Leases
+from pydistdb.kv.names import TransactionId
+from pydistdb.kv.range_local import RangeLocal
+from pydistdb.kv.requests import ResolveIntents
 from pydistdb.tasks import Completion, give_way
 
 CHUNK_BYTES = 512 << 10

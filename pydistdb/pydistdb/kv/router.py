@@ -27,6 +27,7 @@ from typing import Any
 from pydistdb_storage.keys import prefix_end
 
 from pydistdb.kv.advisory import AdvisoryLock
+from pydistdb.kv.answers import Entries, Failure, RangeDetails, StillWaiting, Values, WrongRange, raise_failure
 from pydistdb.kv.api import (
     KeyExists,
     KVError,
@@ -48,21 +49,7 @@ from pydistdb.kv.descriptor import (
 )
 from pydistdb.kv.evaluate import RangeServer
 from pydistdb.kv.fragments import Evaluated
-from pydistdb.kv.requests import (
-    CommitOnePhase,
-    EndTransaction,
-    Entries,
-    Failure,
-    Lock,
-    LookUpRange,
-    PrepareRecord,
-    RangeDetails,
-    Scan,
-    StillWaiting,
-    Values,
-    WrongRange,
-    raise_failure,
-)
+from pydistdb.kv.requests import CommitOnePhase, EndTransaction, Lock, LookUpRange, PrepareRecord, Scan
 from pydistdb.kv.transport import Message, NodeUnreachable, RemoteError, Transport
 from pydistdb.tasks import gather, sleep
 

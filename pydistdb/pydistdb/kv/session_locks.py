@@ -22,7 +22,7 @@ from pydistdb.kv.advisory import (
 )
 from pydistdb.kv.api import KVError, LockStrength, WaitPolicy
 from pydistdb.kv.descriptor import NodeId
-from pydistdb.kv.requests import NO_TRANSACTION, TransactionId, new_transaction_id
+from pydistdb.kv.names import NO_TRANSACTION, TransactionId, new_transaction_id
 from pydistdb.tasks import Completion, Timer
 
 if TYPE_CHECKING:

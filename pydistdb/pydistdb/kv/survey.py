@@ -17,8 +17,8 @@ import msgspec
 
 from pydistdb.kv.api import KVError
 from pydistdb.kv.descriptor import NodeId, RangeId
-from pydistdb.kv.leases import RangeLocal
 from pydistdb.kv.load import LoadMeter
+from pydistdb.kv.range_local import RangeLocal
 from pydistdb.kv.sizes import RangeSizes
 from pydistdb.kv.status import NodeStatus, RangeStatus, StoreStatus
 from pydistdb.kv.store import Store

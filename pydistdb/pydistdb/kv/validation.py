@@ -26,18 +26,13 @@ from collections.abc import Sequence
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Snapshot
 
+from pydistdb.kv.answers import Applied, TransactionState, TransactionStatus, WrongRange
 from pydistdb.kv.api import ReadConflict, SerializationConflict, Timestamp
 from pydistdb.kv.intents import IntentInfo
-from pydistdb.kv.leases import KnownStatus, Leases, RangeLocal
-from pydistdb.kv.requests import (
-    Applied,
-    PushTransaction,
-    TransactionId,
-    TransactionState,
-    TransactionStatus,
-    Validate,
-    WrongRange,
-)
+from pydistdb.kv.leases import Leases
+from pydistdb.kv.names import TransactionId
+from pydistdb.kv.range_local import KnownStatus, RangeLocal
+from pydistdb.kv.requests import PushTransaction, Validate
 from pydistdb.tasks import pause
 
 SLICE_VERSIONS = 2_000

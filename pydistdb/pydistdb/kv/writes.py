@@ -22,13 +22,11 @@ applied, or the lease goes (and with it the whole table).
 
 from __future__ import annotations
 
-from itertools import islice
-
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Snapshot, Space
-from pydistdb_storage.keys import prefix_end
 from pydistdb_storage.mvcc import MAX_TIMESTAMP, check_key, versioned
 
+from pydistdb.kv.answers import OWN_INTENT, Applied, CommitAmbiguous, Number
 from pydistdb.kv.api import (
     KeyExists,
     KVError,
@@ -42,41 +40,25 @@ from pydistdb.kv.api import (
 )
 from pydistdb.kv.command import ProposalLost
 from pydistdb.kv.command import Write as EngineWrite
-from pydistdb.kv.descriptor import FIRST_SPLIT_KEY
 from pydistdb.kv.hlc import COUNTER_BITS
-from pydistdb.kv.intents import (
-    IntentInfo,
-    condition_entry,
-    intent_header,
-    intent_value,
-)
-from pydistdb.kv.leases import Leases, RangeLocal
+from pydistdb.kv.intents import IntentInfo, condition_entry, intent_header, intent_value
+from pydistdb.kv.leases import Leases
 from pydistdb.kv.locking import Locker, WaitLimits
+from pydistdb.kv.names import NO_TRANSACTION, TransactionId
 from pydistdb.kv.pending import PendingGroup
+from pydistdb.kv.range_local import RangeLocal
 from pydistdb.kv.records import Record, Records, RecordState, record_write, settle_log
 from pydistdb.kv.requests import (
     BLIND,
     INSERT,
-    NO_TRANSACTION,
-    OWN_INTENT,
-    TOO_LATE,
-    Applied,
-    ClearRange,
-    CommitAmbiguous,
     CommitOnePhase,
     Condition,
     Increment,
-    Ingest,
-    Number,
     Prepare,
     PrepareFresh,
-    QueryVersion,
-    TransactionId,
     Write,
-    WrongRange,
 )
 from pydistdb.kv.validation import Validator
-from pydistdb.kv.versions import Feature
 from pydistdb.tasks import Completion
 
 _VERSIONS = int(Space.VERSIONS)
@@ -87,8 +69,6 @@ _CONFLICT_TEXT = "could not serialize access due to concurrent update"
 Blocker = tuple[bytes, int, PendingGroup | IntentInfo | None]
 """A key that is not free, the strength it is wanted at, and what stands there (None: a lock)."""
 
-CLEARED_VERSIONS = 4_000
-"""What one proposal clears at the most: some ten milliseconds of the commit thread."""
 
 MOST_OFFERED = 16
 """A commit of more writes than this offers none of them (pending.py)."""
@@ -98,7 +78,7 @@ BULK_WRITES = 16
 
 
 class Writer:
-    """Evaluates CommitOnePhase, Prepare, Ingest, ClearRange, Increment and QueryVersion."""
+    """Evaluates CommitOnePhase, Prepare, PrepareFresh and Increment."""
 
     def __init__(self, leases: Leases, locker: Locker, records: Records, validator: Validator) -> None:
         self._leases = leases
@@ -373,50 +353,7 @@ class Writer:
             raise ProposalLost("the outcome of a proposal is not known yet") from None
         return Applied(timestamp)
 
-    # ------------------------------------------------------------------------------------------------- everything else
-
-    async def ingest(self, request: Ingest) -> Applied:
-        leases = self._leases
-        leases.hear(request.timestamp)
-        entries = request.entries
-        local = leases.need(entries[0][0])
-        keys = [key for key, _ in entries]
-        local.check_span(min(keys), max(keys))
-        timestamp = request.timestamp
-        if timestamp <= leases.closed() or timestamp <= local.lease_start:
-            # Followers may have read at a later one already (closed.py).
-            return Applied(0, TOO_LATE)
-        effect: list[EngineWrite] = [(_VERSIONS, versioned(key, timestamp), value) for key, value in entries]
-        await _repeatable(local.propose(effect, timestamp))
-        return Applied(timestamp)
-
-    async def clear_range(self, request: ClearRange) -> Applied:
-        """Clear the first CLEARED_VERSIONS of the span, or so many intents: more would hold up everybody's commits.
-
-        A range that begins in the span was cut off for what is cleared: that may be merged again."""
-        leases = self._leases
-        local = leases.need(request.start)
-        if not (local.start <= request.start and request.end <= local.end):
-            raise WrongRange(local.described)
-        local.check_lease()
-        snapshot = leases.latest()
-        ends = []
-        for space, suffix_bytes in ((Space.VERSIONS, 8), (Space.INTENTS, 0)):
-            beyond = next(islice(snapshot.scan(space, request.start, request.end), CLEARED_VERSIONS, None), None)
-            if beyond is not None:
-                ends.append(beyond[0][: len(beyond[0]) - suffix_bytes])
-        resume = min(ends, default=b"")
-        if resume == request.start:  # a single row with that many versions
-            resume = prefix_end(resume)
-        span = (request.start, resume or request.end)
-        clears = [(_VERSIONS, *span), (_INTENTS, *span)]
-        cleared = local.propose([], leases.clock.now(), clears)
-        is_cut_off = request.start == local.start > FIRST_SPLIT_KEY and not local.replica.descriptor.automatic
-        if is_cut_off and leases.is_active(Feature.LOOSE_RANGES):
-            await _repeatable(local.loosen())
-        await _repeatable(cleared)
-        local.intents.forget(*span)
-        return Applied(0, resume)
+    # --------------------------------------------------------------------------------------------------- counters
 
     async def increment(self, request: Increment) -> Number:
         leases = self._leases
@@ -439,27 +376,6 @@ class Writer:
             # At worst some numbers are never used.
             raise ProposalLost("the outcome of a proposal is not known yet") from None
         return Number(before)
-
-    async def query_version(self, request: QueryVersion) -> Number:
-        """1 if the version is there, 0 if it is not and never will be."""
-        leases = self._leases
-        while True:
-            local = leases.need(request.key)
-            group = local.pending.of_key(request.key, request.timestamp)
-            if group is None:
-                break
-            await group.done
-        local.check_lease()
-        data = leases.latest().get(Space.VERSIONS, versioned(request.key, request.timestamp))
-        return Number(0 if data is None else 1)
-
-
-async def _repeatable(proposed: Completion[None]) -> None:
-    """Wait for a proposal that may be made twice without harm."""
-    try:
-        await proposed
-    except OutcomeUnknown as error:
-        raise ProposalLost("the outcome of a proposal is not known yet") from error
 
 
 def _is_as_locked(local: RangeLocal, request: CommitOnePhase) -> bool:

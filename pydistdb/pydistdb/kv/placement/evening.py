@@ -23,8 +23,8 @@ import logging
 from collections.abc import Mapping
 
 from pydistdb.kv.descriptor import NodeId, RangeId
-from pydistdb.kv.leases import RangeLocal
 from pydistdb.kv.placement.allocator import NodeView, diversity
+from pydistdb.kv.range_local import RangeLocal
 from pydistdb.kv.store import Store
 
 logger = logging.getLogger(__name__)

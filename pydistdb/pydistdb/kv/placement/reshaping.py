@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import KVError
 from pydistdb.kv.descriptor import RangeId
-from pydistdb.kv.leases import RangeLocal
 from pydistdb.kv.load import SAMPLE_NS
 from pydistdb.kv.placement.evening import Evener
 from pydistdb.kv.placement.splitting import KeySampler, hot_key, split_points
+from pydistdb.kv.range_local import RangeLocal
 from pydistdb.kv.replica import Replica
 from pydistdb.kv.survey import RangeReport, Survey
 from pydistdb.tasks import Timer

@@ -23,12 +23,7 @@ from pydistdb.kv.api import (
     TransactionAborted,
 )
 from pydistdb.kv.hlc import COUNTER_BITS
-from pydistdb.kv.requests import (
-    NO_TRANSACTION,
-    LeaseName,
-    TransactionId,
-    new_transaction_id,
-)
+from pydistdb.kv.names import NO_TRANSACTION, LeaseName, TransactionId, new_transaction_id
 from pydistdb.kv.txn.buffer import WriteBuffer
 from pydistdb.kv.txn.read_set import ReadSet
 from pydistdb.kv.txn.two_phase import TwoPhase

@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import NamedTuple
 
-from pydistdb.kv.requests import LeaseName
+from pydistdb.kv.names import LeaseName
 
 ENTRY_OVERHEAD_BYTES = 100
 """What an entry costs besides its key and value."""

@@ -12,10 +12,11 @@ What lies under the transaction's own buffered writes is left to the caller, as 
 
 from __future__ import annotations
 
+from pydistdb.kv.answers import WrongRange
 from pydistdb.kv.api import ChangeAnswer, Isolation, LockStrength, TransactionAborted, WaitPolicy
 from pydistdb.kv.changes import Change, Changed
 from pydistdb.kv.descriptor import KEY_MAX
-from pydistdb.kv.requests import RangeAround, WrongRange
+from pydistdb.kv.requests import RangeAround
 from pydistdb.kv.txn.writing import WritingPart
 
 

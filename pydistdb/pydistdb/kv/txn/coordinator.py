@@ -13,6 +13,7 @@ Commit, from the cheapest to the general way::
 
 from __future__ import annotations
 
+from pydistdb.kv.answers import Applied, CommitAmbiguous, Number, TransactionState, TransactionStatus, WrongRange
 from pydistdb.kv.api import (
     CannotPrepare,
     Isolation,
@@ -25,21 +26,15 @@ from pydistdb.kv.api import (
 )
 from pydistdb.kv.command import ProposalLost
 from pydistdb.kv.journal import Participant
-from pydistdb.kv.leases import RangeLocal
+from pydistdb.kv.range_local import RangeLocal
 from pydistdb.kv.requests import (
-    Applied,
-    CommitAmbiguous,
     CommitOnePhase,
     Condition,
     EndTransaction,
-    Number,
     PushTransaction,
     QueryVersion,
     ReleaseLocks,
-    TransactionState,
-    TransactionStatus,
     Write,
-    WrongRange,
 )
 from pydistdb.kv.txn.changing import ChangingPart
 from pydistdb.kv.txn.locking import RELEASE_TIMEOUT_NS

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pydistdb_storage import mvcc
 from pydistdb_storage.mvcc import MAX_TIMESTAMP
 
+from pydistdb.kv.answers import OWN_INTENT, SKIPPED, Locked
 from pydistdb.kv.api import (
     Isolation,
     KVError,
@@ -27,17 +28,10 @@ from pydistdb.kv.api import (
     WaitPolicy,
 )
 from pydistdb.kv.hlc import COUNTER_BITS
-from pydistdb.kv.leases import RangeLocal
+from pydistdb.kv.names import LeaseName, begin_of
+from pydistdb.kv.range_local import RangeLocal
 from pydistdb.kv.records import LONGEST_TRANSACTION_US
-from pydistdb.kv.requests import (
-    OWN_INTENT,
-    SKIPPED,
-    LeaseName,
-    Lock,
-    Locked,
-    ReleaseLocks,
-    begin_of,
-)
+from pydistdb.kv.requests import Lock, ReleaseLocks
 from pydistdb.kv.txn.base import MISSING
 from pydistdb.kv.txn.buffer import LockUndo
 from pydistdb.kv.txn.reading import ReadingPart

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from pydistdb_storage.keys import prefix_end
 
+from pydistdb.kv.answers import TransactionState, TransactionStatus
 from pydistdb.kv.api import (
     Isolation,
     KeyExists,
@@ -48,7 +49,8 @@ from pydistdb.kv.api import (
     TransactionAborted,
     WaitPolicy,
 )
-from pydistdb.kv.requests import PushTransaction, TransactionId, TransactionState, TransactionStatus, shown_id
+from pydistdb.kv.names import TransactionId, shown_id
+from pydistdb.kv.requests import PushTransaction
 from pydistdb.kv.txn.two_phase import KeptPrepared, TwoPhase
 from pydistdb.tasks import gather, sleep
 

@@ -15,6 +15,7 @@ from typing import Any
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Picks
 
+from pydistdb.kv.answers import Entries, Values, WrongRange
 from pydistdb.kv.api import (
     FragmentAnswer,
     MustWait,
@@ -24,16 +25,10 @@ from pydistdb.kv.api import (
 )
 from pydistdb.kv.descriptor import KEY_MAX
 from pydistdb.kv.fragments import Evaluate, Evaluated
+from pydistdb.kv.names import NO_TRANSACTION
 from pydistdb.kv.overlay import Chunk, covered_span, lay_over
 from pydistdb.kv.reads import Blocked
-from pydistdb.kv.requests import (
-    NO_TRANSACTION,
-    Entries,
-    GetMany,
-    Scan,
-    Values,
-    WrongRange,
-)
+from pydistdb.kv.requests import GetMany, Scan
 from pydistdb.kv.txn.base import MISSING, TransactionBase
 
 

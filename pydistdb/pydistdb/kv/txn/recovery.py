@@ -17,18 +17,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pydistdb.kv.answers import TransactionState, TransactionStatus
 from pydistdb.kv.api import KVError
 from pydistdb.kv.descriptor import NodeId, RangeId
 from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.intents import IntentInfo
 from pydistdb.kv.locking import SILENCE_NS
-from pydistdb.kv.requests import (
-    PushTransaction,
-    TransactionId,
-    TransactionState,
-    TransactionStatus,
-    gateway_of,
-)
+from pydistdb.kv.names import TransactionId, gateway_of
+from pydistdb.kv.requests import PushTransaction
 from pydistdb.kv.resolution import resolve_span
 from pydistdb.tasks import sleep
 

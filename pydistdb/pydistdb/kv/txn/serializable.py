@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pydistdb.kv.answers import WrongRange
 from pydistdb.kv.api import Isolation, RangeUnavailable, Timestamp
 from pydistdb.kv.overlay import Chunk, covered_span
-from pydistdb.kv.requests import Validate, WrongRange
+from pydistdb.kv.requests import Validate
 from pydistdb.kv.router import MAX_CUTS, MAX_PARALLEL_CALLS
 from pydistdb.kv.txn.coordinator import Coordinator
 from pydistdb.kv.txn.read_set import ReadSet, Span

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import Isolation, LockedValue, LockStrength, Timestamp, WaitPolicy
+from pydistdb.kv.names import shown_id
 from pydistdb.kv.overlay import Chunk
-from pydistdb.kv.requests import shown_id
 from pydistdb.kv.txn.coordinator import Coordinator
 from pydistdb.kv.txn.serializable import SerializableCoordinator
 

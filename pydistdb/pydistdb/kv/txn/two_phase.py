@@ -31,15 +31,16 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 import msgspec
 from pydistdb_storage.keys import prefix_end
 
+from pydistdb.kv.answers import Applied, TransactionState, WrongRange
 from pydistdb.kv.api import KVError, OutcomeUnknown, ReadConflict, Timestamp, TransactionAborted
 from pydistdb.kv.chunks import CHUNK_BYTES, MAX_CHUNK_WRITES, even_chunks
 from pydistdb.kv.descriptor import NodeId, RangeDescriptor, RangeId
 from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.journal import Participant
 from pydistdb.kv.leases import Leases
+from pydistdb.kv.names import TransactionId, begin_of
 from pydistdb.kv.records import EXPIRY_NS, LONGEST_TRANSACTION_US, STAGED
 from pydistdb.kv.requests import (
-    Applied,
     Condition,
     EndTransaction,
     ForgetRecord,
@@ -49,11 +50,7 @@ from pydistdb.kv.requests import (
     PushTransaction,
     RaiseClock,
     ResolveIntents,
-    TransactionId,
-    TransactionState,
     Write,
-    WrongRange,
-    begin_of,
 )
 from pydistdb.kv.resolution import resolve_span
 from pydistdb.kv.router import Router

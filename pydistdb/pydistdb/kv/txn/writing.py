@@ -17,17 +17,12 @@ from __future__ import annotations
 from pydistdb_storage.errors import KeyTooLong
 from pydistdb_storage.mvcc import MAX_MVCC_KEY_BYTES
 
+from pydistdb.kv.answers import OWN_INTENT
 from pydistdb.kv.api import (
     KeyExists,
     TransactionTooLarge,
 )
-from pydistdb.kv.requests import (
-    BLIND,
-    INSERT,
-    OWN_INTENT,
-    Condition,
-    Write,
-)
+from pydistdb.kv.requests import BLIND, INSERT, Condition, Write
 from pydistdb.kv.txn.base import MISSING
 from pydistdb.kv.txn.buffer import WriteBuffer
 from pydistdb.kv.txn.locking import LockingPart

@@ -23,8 +23,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pydistdb.kv.api import KVError
+from pydistdb.kv.names import shown_id
 from pydistdb.kv.operations import Operations
-from pydistdb.kv.requests import shown_id
 from pydistdb.kv.txn.recovery import Recovered
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.directory import assign

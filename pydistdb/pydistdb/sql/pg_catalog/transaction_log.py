@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydistdb.kv.journal import TOPIC, JournalEntry, read_journals
-from pydistdb.kv.requests import shown_id
+from pydistdb.kv.names import shown_id
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.clock import POSTGRES_EPOCH_US
 from pydistdb.sql.pg_catalog.define import RowDict, gathered_relation
