@@ -35,6 +35,8 @@ from pydistdb.sql.types import registry
 from pydistdb.tasks import give_way
 
 TURN_NS = 5_000_000
+TURN_ROWS = 1_000
+"""For how many rows expressions are computed in one go."""
 Numbers = list[int]
 
 
@@ -104,9 +106,9 @@ async def _computed(ddl: DdlContext, table: Table, texts: list[str], rows: Seque
     from pydistdb.sql.exec.index_keys import row_function
 
     compute = row_function(table, texts, ddl.view)
-    computed = []
-    for row in rows:
-        computed.append(compute(row))
+    computed: list[Any] = []
+    for start in range(0, len(rows), TURN_ROWS):
+        computed += map(compute, rows[start : start + TURN_ROWS])
         await give_way(ddl.store.scheduler, TURN_NS)
     return [list(column) for column in zip(*computed, strict=True)] or [[] for _ in texts]
 
