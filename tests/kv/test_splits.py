@@ -69,12 +69,17 @@ class Traffic:
             longest.append(max(taken for begun, taken in self.taken if begun + taken > begun_ns) / MILLISECOND)
         self._stopping = True
         for task in self._tasks:
-            self.cluster.run(_done(task.completion))
+            self.cluster.scheduler.run_until(task.completion)
         return longest
 
 
-async def _done(completion: Any) -> None:
-    await completion
+def at_work() -> tuple[Traffic, str]:
+    """Clients on a quick network and disk, and the name of the node that leads the middle of their keys."""
+    traffic = Traffic((1, 1), 1)
+    traffic.cluster.advance(3)
+    name = traffic.cluster.leaseholder_name(key_of(500))
+    assert name is not None
+    return traffic, name
 
 
 def test_statements_wait_for_the_election_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,11 +104,8 @@ def test_statements_wait_for_the_election_and_no_longer(monkeypatch: pytest.Monk
 
 def test_a_request_waits_a_little_where_the_lease_is_about_to_begin() -> None:
     """At the node that campaigns; at others it is sent to where the lease should be."""
-    traffic = Traffic((1, 1), 1)
+    traffic, name = at_work()
     cluster = traffic.cluster
-    cluster.advance(3)
-    name = cluster.leaseholder_name(key_of(500))
-    assert name is not None
     store = cluster.store(name)
     leader, others = store.node_id, [other for other in cluster.stores() if other.node_id != store.node_id]
     split = cluster.scheduler.spawn(store.split(key_of(500)))
@@ -113,7 +115,7 @@ def test_a_request_waits_a_little_where_the_lease_is_about_to_begin() -> None:
     leases = traffic.gateways[leader].leases
     assert cluster.run(leases.begins(key_of(700))) and right.leased
     assert not cluster.run(leases.begins(key_of(700))), "it has begun"
-    cluster.run(_done(split.completion))
+    cluster.scheduler.run_until(split.completion)
     for other in others:
         replica = other.replica_for_key(key_of(700))
         assert replica is not None and not replica.is_about_to_lead and replica.leader_hint == leader
@@ -122,11 +124,8 @@ def test_a_request_waits_a_little_where_the_lease_is_about_to_begin() -> None:
 
 
 def test_a_request_is_sent_away_when_the_election_takes_long() -> None:
-    traffic = Traffic((1, 1), 1)
+    traffic, name = at_work()
     cluster = traffic.cluster
-    cluster.advance(3)
-    name = cluster.leaseholder_name(key_of(500))
-    assert name is not None
     store = cluster.store(name)
     cluster.network.partition([name], [other for other in cluster.nodes if other != name])
     cluster.advance(4)
