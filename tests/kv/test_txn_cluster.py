@@ -493,6 +493,36 @@ def test_locks_of_a_dead_gateway_are_released(cut_off: bool) -> None:
     assert waiting.completion.done and waiting.completion.error() is None
 
 
+def test_nobody_waits_for_a_lost_node_that_led_a_range_once() -> None:
+    """Who has no replica of a range remembers who led it; a node that is gone keeps its callers waiting for seconds."""
+    cluster = Cluster(seed=71)
+    gateways: dict[int, Gateway] = {}
+    cluster.on_open.append(lambda store: gateways.update({store.node_id: Gateway(store)}))
+    cluster.start(4)
+    key = register(0)
+    cluster.run(gateways[1].ingest([(key, b"0")]))
+    cluster.run(gateways[1].split([register(0)]))
+    cluster.advance(20)
+    replica = cluster.leaseholder(key)
+    assert replica is not None
+    holders = {held.node_id for held in replica.descriptor.replicas}
+    (stranger,) = {1, 2, 3, 4} - holders
+
+    async def read() -> bytes | None:
+        transaction = gateways[stranger].begin(RC)
+        transaction.begin_statement()
+        return (await transaction.get_many([key]))[0]
+
+    assert cluster.run(read()) == b"0"
+    lost = cluster.leaseholder_name(key)
+    assert lost is not None
+    cluster.crash(lost)
+    cluster.advance(10)
+    begun_ns = cluster.scheduler.now_ns()
+    assert cluster.run(read()) == b"0"
+    assert cluster.scheduler.now_ns() - begun_ns < SECOND
+
+
 def test_who_waits_for_copies_waits_also_where_the_answer_is_no_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a node whose clock is out of bounds: it must not ask without a pause."""
     world = World(5)

@@ -58,6 +58,8 @@ LOOKUP_TIMEOUT_NS = 3_000_000_000
 MOST_PATIENCE = 8
 WORKED_NS = 6_000_000_000
 """A node that was lost so long after it was asked was at work until then: a dead one is noticed earlier."""
+LOST_NS = 1_500_000_000
+"""Of who has been silent for so long others have withdrawn their support: somebody else leads, or soon will."""
 _COMMITS = (CommitOnePhase, EndTransaction, PrepareRecord)
 _DECIDED = (KeyExists, SerializationConflict, TransactionAborted)
 """What an evaluation raises that has looked whether an earlier attempt has got through."""
@@ -398,10 +400,16 @@ class Router:
                 self.cache.drop(key)
             cached = self.cache.find(key) or await self._look_up(key)
             descriptor, leader = cached.descriptor, cached.leader
-        if leader and leader != search.failed:
+        if leader and leader != search.failed and not self._is_lost(leader):
             return leader
         search.failed = 0
-        return descriptor.replicas[search.attempts % len(descriptor.replicas)].node_id
+        first = search.attempts % len(descriptor.replicas)
+        node_ids = [replica.node_id for replica in (*descriptor.replicas[first:], *descriptor.replicas[:first])]
+        return next((node_id for node_id in node_ids if not self._is_lost(node_id)), node_ids[0])
+
+    def _is_lost(self, node_id: NodeId) -> bool:
+        """Whether a call would probably wait in vain for as long as the transport lets it."""
+        return self.silent_ns(node_id) > LOST_NS
 
     def _follow(self, search: _Search, asked: NodeId, leader: NodeId) -> None:
         """Remember that ``asked`` was not it, but ``leader`` may be."""
