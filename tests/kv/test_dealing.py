@@ -15,7 +15,7 @@ import pytest
 from pydistdb.kv.api import ExchangeLost, Transaction
 from pydistdb.kv.fragments import FragmentRun
 from pydistdb.kv.gateway import Gateway
-from pydistdb.kv.router import RangeCache
+from pydistdb.kv.range_cache import RangeCache
 from pydistdb.kv.store import Store
 
 from tests.kv.test_fragments import Adding, FragmentWorld

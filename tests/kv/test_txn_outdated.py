@@ -7,8 +7,8 @@ from pydistdb.kv.api import ReadRestart
 from pydistdb.kv.copies import CopyWaiter
 from pydistdb.kv.descriptor import meta_key
 from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.range_cache import RangeCache
 from pydistdb.kv.replica import Replica
-from pydistdb.kv.router import RangeCache
 from pydistdb.kv.txn.coordinator import Coordinator
 from pydistdb.kv.txn.two_phase import TwoPhase
 

@@ -20,7 +20,7 @@ answer ends as OutcomeUnknown, and a change that writes at the leaseholder (chan
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
@@ -49,6 +49,7 @@ from pydistdb.kv.descriptor import (
 )
 from pydistdb.kv.evaluate import RangeServer
 from pydistdb.kv.fragments import Evaluated
+from pydistdb.kv.range_cache import CachedRange, RangeCache
 from pydistdb.kv.requests import CommitOnePhase, EndTransaction, Lock, LookUpRange, PrepareRecord, Scan
 from pydistdb.kv.transport import Message, NodeUnreachable, RemoteError, Transport
 from pydistdb.tasks import gather, sleep
@@ -65,70 +66,12 @@ _DECIDED = (KeyExists, SerializationConflict, TransactionAborted)
 """What an evaluation raises that has looked whether an earlier attempt has got through."""
 FIRST_BACKOFF_NS = 2_000_000
 LONGEST_BACKOFF_NS = 200_000_000
-MAX_CACHED_RANGES = 100_000
 MAX_PARALLEL_CALLS = 32
 MAX_CUTS = 50
 """How often a request may turn out to reach over a range's end."""
 
 Observed = dict[NodeId, int]
 """What each node's clock said when a transaction first heard of it."""
-
-
-class CachedRange:
-    """A descriptor and who led it last (0: unknown)."""
-
-    __slots__ = ("descriptor", "leader")
-
-    def __init__(self, descriptor: RangeDescriptor, leader: NodeId = 0) -> None:
-        self.descriptor = descriptor
-        self.leader = leader
-
-
-class RangeCache:
-    """Descriptors by the end of their range, without overlaps: the newer generation wins."""
-
-    def __init__(self) -> None:
-        self._ends: list[bytes] = []
-        self._ranges: list[CachedRange] = []
-
-    def find(self, key: bytes) -> CachedRange | None:
-        """The range around ``key``."""
-        position = bisect_right(self._ends, key)
-        if position < len(self._ends) and self._ranges[position].descriptor.start <= key:
-            return self._ranges[position]
-        return None
-
-    def find_before(self, end: bytes) -> CachedRange | None:
-        """The range that holds the keys just below ``end``."""
-        position = bisect_left(self._ends, end)
-        if position < len(self._ends) and self._ranges[position].descriptor.start < end:
-            return self._ranges[position]
-        return None
-
-    def insert(self, descriptor: RangeDescriptor, leader: NodeId = 0) -> CachedRange:
-        """Take a descriptor in; older ones that it overlaps go."""
-        first = bisect_right(self._ends, descriptor.start)
-        last = first
-        while last < len(self._ends) and self._ranges[last].descriptor.start < descriptor.end:
-            last += 1
-        for known in self._ranges[first:last]:
-            if known.descriptor.range_id == descriptor.range_id and known.descriptor.generation > descriptor.generation:
-                return CachedRange(descriptor, leader)
-            if known.descriptor == descriptor:
-                known.leader = leader or known.leader
-                return known
-        entry = CachedRange(descriptor, leader)
-        self._ends[first:last] = [descriptor.end]
-        self._ranges[first:last] = [entry]
-        if len(self._ends) > MAX_CACHED_RANGES:
-            del self._ends[0], self._ranges[0]
-        return entry
-
-    def drop(self, key: bytes) -> None:
-        """Forget the range around ``key``."""
-        position = bisect_right(self._ends, key)
-        if position < len(self._ends) and self._ranges[position].descriptor.start <= key:
-            del self._ends[position], self._ranges[position]
 
 
 class Router:
