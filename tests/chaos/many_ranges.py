@@ -1,6 +1,6 @@
-"""What splits cost those who are at work, and what many ranges cost.
+"""What splits cost those who are at work, what many ranges cost, and how fast a replica moves.
 
-    python -m tests.chaos.many_ranges                             both, about six minutes
+    python -m tests.chaos.many_ranges                             all three, about eight minutes
     python -m tests.chaos.many_ranges --parts splits --nodes 3
     python -m tests.chaos.many_ranges --parts many --ranges 2000
 
@@ -12,8 +12,12 @@ on a busy machine the second figure says what the first is worth.
 nobody asks for anything, and how long it takes to start; and processor time per point select on either, in turns, less what
 the idle node takes.  Every statement is of another row, so all ranges of the table are read from.
 
+**moves**: a range of 128 MiB, rows of a kilobyte, on three of four nodes; one of its replicas moves to the fourth and back, with
+nothing to hold the sender back.
+
 Wanted: no statement waits more than 50 ms for a split; 10,000 ranges idle under 5 % of
-a core, in under 600 MB, and start in under 10 s; a point select costs the same within 10 %.
+a core, in under 600 MB, and start in under 10 s; a point select costs the same within 10 %; a replica
+moves at 20 MB/s or more.
 """
 
 from __future__ import annotations
@@ -53,6 +57,9 @@ IDLE_SECONDS = 20.0
 SELECTS = 8_000
 ROUNDS = 21
 FEW_RANGES = 10
+MOVED_BYTES = 128 << 20
+ROW_BYTES = 1_000
+MOVES = 4
 
 
 class Client(threading.Thread):
@@ -194,14 +201,46 @@ def many(ranges: int) -> None:
         )
 
 
+def moves() -> None:
+    with _cluster(4, 3) as cluster, psycopg.connect(cluster.nodes[0].url, autocommit=True) as connection:
+        for name, value in {
+            "range.max_bytes": "1GB",
+            "snapshot.bytes_per_second": "1GB",
+            "snapshot.cpu_percent": "100",
+            "rebalance.enabled": "off",
+        }.items():
+            connection.execute("SELECT proddb.set_setting(%s, %s)", (name, value))
+        connection.execute("CREATE TABLE moved (id int8 PRIMARY KEY, v text NOT NULL) SHARD BY HASH (id) SHARDS 1")
+        row = "x" * ROW_BYTES
+        with connection.cursor().copy("COPY moved FROM STDIN") as copy:
+            for number in range(MOVED_BYTES // ROW_BYTES):
+                copy.write_row((number, row))
+        time.sleep(20)
+        rates = []
+        for _ in range(MOVES):
+            (number, leader, holders) = connection.execute(
+                "SELECT range_id, leaseholder, replicas FROM proddb.ranges"
+                " WHERE tables LIKE '%moved%' ORDER BY bytes DESC NULLS LAST"
+            ).fetchone() or (0, 0, [])
+            (newcomer,) = {1, 2, 3, 4} - {*holders}
+            leaving = next(node for node in holders if node != leader)
+            begun = time.monotonic()
+            connection.execute("SELECT proddb.move_replica(%s, %s, %s)", (number, leaving, newcomer))
+            rates.append(MOVED_BYTES / 1e6 / (time.monotonic() - begun))
+            time.sleep(10)
+    print(
+        f"a replica of {MOVED_BYTES >> 20} MiB moved at {', '.join(f'{rate:.0f}' for rate in rates)} MB/s", flush=True
+    )
+
+
 def _silent(text: str) -> None:
     pass
 
 
 @contextmanager
-def _cluster(count: int) -> Iterator[LocalCluster]:
+def _cluster(count: int, replication_factor: int = 0) -> Iterator[LocalCluster]:
     folder = Path(tempfile.mkdtemp(prefix="many-ranges-"))
-    cluster = plan_cluster(folder, count, count, free_base_port(17_800, count))
+    cluster = plan_cluster(folder, count, replication_factor or count, free_base_port(17_800, count))
     try:
         start_cluster(cluster, _silent)
         yield cluster
@@ -214,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos.many_ranges", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--parts", default="splits,many")
+    parser.add_argument("--parts", default="splits,many,moves")
     parser.add_argument("--nodes", default="1,3", help="how many nodes have their ranges split")
     parser.add_argument("--ranges", type=int, default=10_000)
     options = parser.parse_args(arguments)
@@ -224,6 +263,8 @@ def main(arguments: list[str] | None = None) -> int:
             splits(int(count))
     if "many" in options.parts:
         many(options.ranges)
+    if "moves" in options.parts:
+        moves()
     return 0
 
 
