@@ -8,7 +8,6 @@ import pytest
 from pydistdb.sql.catalog import index_jobs
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.exec.index_keys import bound_layout
-from pydistdb.sql.session.environment import Environment
 from pydistdb.tasks import Completion, Task, sleep
 
 from tests.sql.catalog_nodes import NodeDatabase, Nodes
@@ -170,13 +169,7 @@ def test_a_row_without_entry_takes_away_nobody_elses(monkeypatch: pytest.MonkeyP
 def test_another_node_goes_on_where_the_builder_died(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_jobs, "CHUNK_ROWS", 16)
     nodes = Nodes(2)
-    servers = []
-    for database, store in zip(nodes.databases, nodes.stores, strict=True):
-        server = SqlServer.__new__(SqlServer)
-        server.scheduler, server.database, server.catalog = nodes.scheduler, database, store
-        server.environment = Environment(database, nodes.scheduler, store)
-        server._next_process_id = 1
-        servers.append(server)
+    servers = [SqlServer(catalog=store) for store in nodes.stores]
     first, second = (server.connect() for server in servers)
     fill(first)
     jobs = nodes.stores[0].index_jobs

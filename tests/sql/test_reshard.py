@@ -9,7 +9,6 @@ from pydistdb.kv.api import Isolation, ReadRestart, ScanBatch
 from pydistdb.sql.catalog import index_jobs, reshard_jobs
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.exec.index_keys import bound_layout
-from pydistdb.sql.session.environment import Environment
 from pydistdb.tasks import Completion, sleep
 
 from tests.sql.catalog_nodes import Nodes
@@ -278,13 +277,7 @@ def test_a_copy_that_differs_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> No
 def test_another_node_goes_on_where_the_first_died(phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reshard_jobs, "COPY_ROWS", 16)
     nodes = Nodes(2)
-    servers = []
-    for database, store in zip(nodes.databases, nodes.stores, strict=True):
-        server = SqlServer.__new__(SqlServer)
-        server.scheduler, server.database, server.catalog = nodes.scheduler, database, store
-        server.environment = Environment(database, nodes.scheduler, store)
-        server._next_process_id = 1
-        servers.append(server)
+    servers = [SqlServer(catalog=store) for store in nodes.stores]
     first, second = (server.connect() for server in servers)
     fill(first, "")
     jobs = nodes.stores[0].index_jobs

@@ -96,11 +96,14 @@ def error_text(error: DatabaseError) -> str:
 class SqlServer:
     """The shared half: a database, its catalog, a scheduler under a virtual clock."""
 
-    def __init__(self, must_wait: bool = False) -> None:
-        self.scheduler = SimulatedScheduler()
-        self.database = MemoryDatabase(must_wait=must_wait)
-        self.catalog = CatalogStore(self.database, self.scheduler)
-        self.scheduler.run(self.catalog.start(renew=False))
+    def __init__(self, must_wait: bool = False, catalog: CatalogStore | None = None) -> None:
+        """``catalog``: one that is started already, of a node that others stand beside (tests/sql/catalog_nodes.py)."""
+        if catalog is None:
+            catalog = CatalogStore(MemoryDatabase(must_wait=must_wait), SimulatedScheduler())
+            catalog.scheduler.run(catalog.start(renew=False))
+        self.catalog = catalog
+        self.scheduler = catalog.scheduler
+        self.database = catalog.database
         self.environment = Environment(self.database, self.scheduler, self.catalog)
         self._next_process_id = 1
 

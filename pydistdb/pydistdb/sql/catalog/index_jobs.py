@@ -33,7 +33,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -49,6 +49,7 @@ from pydistdb.sql.catalog.state import DatabaseState
 from pydistdb.sql.catalog.store import CatalogStore
 from pydistdb.sql.catalog.transaction import DdlTransaction, in_own_transaction
 from pydistdb.sql.errors import DatabaseError, InternalError, QueryCanceled
+from pydistdb.sql.layout import TableLayout
 from pydistdb.sql.schema_statements import CreateIndex
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.tasks import Completion, pause, sleep
@@ -74,6 +75,14 @@ MOST_JOBS = 1_000
 
 _encode = msgspec.msgpack.Encoder().encode
 decode_job = msgspec.msgpack.Decoder(IndexJob).decode
+
+
+class Chunk(NamedTuple):
+    """What was written in one transaction: so many rows of a table, and the key to go on at (None: there are no more)."""
+
+    layout: TableLayout
+    rows: int
+    resume: bytes | None
 
 
 class Lost(Exception):
@@ -286,24 +295,33 @@ class IndexJobs:
 
     async def _chunk(self, job: IndexJob) -> tuple[IndexJob, bool]:
         """Build the entries of the next rows; returns the new record, and whether it was the last chunk."""
+        return await self._advance(job, "building index", self._write_entries)
+
+    async def _write_entries(self, transaction: Transaction, job: IndexJob) -> Chunk:
+        table, index = self._descriptor(job)
+        context = self._context(self._store.state.databases[job.database])
+        layout = bound_layout_of(context, table)
+        rows, resume = await locked_rows(transaction, layout, job.position, CHUNK_ROWS)
+        await write_entries(context, transaction, layout, layout.by_storage_id[index.storage_id], rows)
+        return Chunk(layout, len(rows), resume)
+
+    async def _advance(
+        self, job: IndexJob, phase: str, write: Callable[[Transaction, IndexJob], Awaitable[Chunk]]
+    ) -> tuple[IndexJob, bool]:
+        """Have the next rows written and the record moved on, in one transaction; the record, and whether they were the last."""
         store = self._store
         transaction = self._begin()
         try:
             await store.ensure_fresh()
             await store.gate.enter(transaction, frozenset((job.table,)), True)
-            table, index = self._descriptor(job)
             job = await self._locked_job(transaction, job.index)
-            database = store.state.databases[job.database]
-            context = self._context(database)
-            layout = bound_layout_of(context, table)
-            rows, resume = await locked_rows(transaction, layout, job.position, CHUNK_ROWS)
-            await write_entries(context, transaction, layout, layout.by_storage_id[index.storage_id], rows)
+            chunk = await write(transaction, job)
             job = replace(
                 job,
                 beat=job.beat + 1,
-                position=resume or layout.table_span().end,
-                rows_done=job.rows_done + len(rows),
-                phase="building index",
+                position=chunk.resume or chunk.layout.table_span().end,
+                rows_done=job.rows_done + chunk.rows,
+                phase=phase,
             )
             transaction.put(keys.job_key(job.index), keys.encode_object(job))
             await store.check_commit(transaction)
@@ -313,7 +331,7 @@ class IndexJobs:
             raise
         finally:
             store.gate.leave(transaction)
-        return job, resume is None
+        return job, chunk.resume is None
 
     # ------------------------------------------------------------------------------------------ progress
 

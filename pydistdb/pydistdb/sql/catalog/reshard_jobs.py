@@ -39,14 +39,14 @@ from collections.abc import Awaitable, Callable
 from msgspec.structs import replace
 from xxhash import xxh3_64_intdigest
 
-from pydistdb.kv.api import Isolation, KVError, LockStrength
+from pydistdb.kv.api import Isolation, KVError, LockStrength, Transaction
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.backfill import bound_layout_of
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import IndexJob, Resharding, Table, table_to_be
 from pydistdb.sql.catalog.garbage import table_garbage
 from pydistdb.sql.catalog.index_chunks import locked_rows
-from pydistdb.sql.catalog.index_jobs import IndexJobs, Lost, decode_job
+from pydistdb.sql.catalog.index_jobs import Chunk, IndexJobs, Lost, decode_job
 from pydistdb.sql.catalog.reshard import check_ready, table_to_become
 from pydistdb.sql.errors import DatabaseError, QueryCanceled
 from pydistdb.sql.layout import HASH_IDENTITY_END, HASH_IDENTITY_START, TableLayout, picks_of
@@ -202,36 +202,18 @@ class SchemaJobs(IndexJobs):
 
     async def _copy_chunk(self, job: IndexJob) -> tuple[IndexJob, bool]:
         """Write the next rows where they will be; returns the new record, and whether they were the last."""
-        store = self._store
-        transaction = self._begin()
-        try:
-            await store.ensure_fresh()
-            await store.gate.enter(transaction, frozenset((job.table,)), True)
-            self._resharding(job)
-            job = await self._locked_job(transaction, job.index)
-            _check_wanted(job)
-            layout = self._layout(job)
-            assert layout.shadow is not None
-            rows, resume = await locked_rows(transaction, layout, job.position, COPY_ROWS)
-            for key, row in rows:
-                for entry in layout.entries_in(layout.shadow, row, key):
-                    transaction.put(entry.key, entry.value)
-            job = replace(
-                job,
-                beat=job.beat + 1,
-                position=resume or layout.table_span().end,
-                rows_done=job.rows_done + len(rows),
-                phase="copying",
-            )
-            transaction.put(keys.job_key(job.index), keys.encode_object(job))
-            await store.check_commit(transaction)
-            await transaction.commit()
-        except BaseException:
-            transaction.rollback()
-            raise
-        finally:
-            store.gate.leave(transaction)
-        return job, resume is None
+        return await self._advance(job, "copying", self._copy)
+
+    async def _copy(self, transaction: Transaction, job: IndexJob) -> Chunk:
+        self._resharding(job)
+        _check_wanted(job)
+        layout = self._layout(job)
+        assert layout.shadow is not None
+        rows, resume = await locked_rows(transaction, layout, job.position, COPY_ROWS)
+        for key, row in rows:
+            for entry in layout.entries_in(layout.shadow, row, key):
+                transaction.put(entry.key, entry.value)
+        return Chunk(layout, len(rows), resume)
 
     async def _verify(self, job: IndexJob) -> IndexJob:
         """Compare what the rows call for with what stands in the new storage, both at one timestamp."""
