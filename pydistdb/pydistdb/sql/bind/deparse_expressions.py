@@ -211,7 +211,7 @@ class ExpressionWriter:
         if bound.type.oid == BIT.oid and "A_Const" in inner and "bsval" in inner["A_Const"]:
             return f"{self.expression(inner, '::')}::{self.type_text(bound.type, bound.type.modifier)}"
         own = self._type(inner)
-        if own is not None and own.oid == bound.type.oid and bound.type.modifier == -1:
+        if own is not None and own.oid == bound.type.oid and own.modifier == bound.type.modifier == -1:
             return self.expression(inner, parent)
         return self.cast(self.expression(inner), bound.type, bool(inner.keys() & {"ColumnRef", "A_Const", "FuncCall"}))
 

@@ -22,6 +22,7 @@ from pydistdb.sql.bind.coerce import (
     coerce_to_common,
     coerce_to_target,
     common_type,
+    relabelled,
     resolve_unknown,
     type_named,
 )
@@ -264,7 +265,8 @@ def cast_to(b: Binder, expr: Expr, target: SqlType, location: int, argument_loca
         raise CannotCoerce(
             f"cannot cast type {type_named(expr.type.oid)} to {type_named(target.oid)}", position=b.position(location)
         )
-    return result
+    # numeric(5,2) is any numeric behind ::numeric
+    return relabelled(b, result, target) if result.type.modifier >= 0 > target.modifier else result
 
 
 def _collate(b: Binder, scope: Scope, node: Node) -> Expr:

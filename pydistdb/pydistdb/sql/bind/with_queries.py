@@ -16,7 +16,7 @@ import pydistdb.sql.bind.query as queries
 import pydistdb.sql.bind.search_cycle as search_cycle
 import pydistdb.sql.bind.set_operations as set_operations
 from pydistdb.sql.bind.binder import Binder
-from pydistdb.sql.bind.coerce import common_type, type_named
+from pydistdb.sql.bind.coerce import common_type
 from pydistdb.sql.bind.locations import location_of
 from pydistdb.sql.bind.naming import strings
 from pydistdb.sql.bind.parse import Node
@@ -33,6 +33,7 @@ from pydistdb.sql.errors import (
 )
 from pydistdb.sql.functions.hashing import is_hashable
 from pydistdb.sql.tree import Const, Cte, Rel
+from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import SqlType
 
 Wrap = Callable[[Rel], Rel]
@@ -241,10 +242,11 @@ def _step_types(
     expressions = set_operations.column_expressions(right)
     for index, (mine, theirs) in enumerate(zip(types, expressions, strict=True)):
         overall = common_type(b, (Const(mine, None), theirs), "UNION", (-1, at(index)))
-        if overall is not None and overall.oid != mine.oid:
+        if overall is not None and (overall.oid, overall.modifier) != (mine.oid, mine.modifier):
+            had, has = (registry.format_type(sql_type.oid, sql_type.modifier) for sql_type in (mine, overall))
             raise DatatypeMismatch(
-                f'recursive query "{name}" column {index + 1} has type {type_named(mine.oid)} in non-recursive term '
-                f"but type {type_named(overall.oid)} overall",
+                f'recursive query "{name}" column {index + 1} has type {had} in non-recursive term '
+                f"but type {has} overall",
                 hint="Cast the output of the non-recursive term to the correct type.",
                 position=b.position(at(index, locations)),
             )
