@@ -18,6 +18,7 @@ between the write and the sync reaches it.  It ends when the socket does: with t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -69,7 +70,8 @@ def main() -> None:
     """Serve the socket that is standard input."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the owner decides when this ends
-    with socket.socket(fileno=0) as requests:
+    # An owner that ends without having read an answer resets the connection: no end is of any interest here.
+    with socket.socket(fileno=0) as requests, contextlib.suppress(ConnectionError):
         file = -1
         while True:
             kind, files, _, _ = socket.recv_fds(requests, 1, 1)

@@ -75,6 +75,9 @@ def test_every_node_shows_and_does_the_same(three_nodes: LocalCluster) -> None:
     [
         ("split_at('odd', 'x')", 'invalid input syntax for type bigint: "x"'),
         ("split_at('odd', '1', 'b', 'c')", 'a split of table "odd" needs 1 to 2 values, and no NULLs'),
+        ("split_at('odd', 1, 'b', 'c')", 'a split of table "odd" needs 1 to 2 values, and no NULLs'),
+        ("split_at('keyed')", "function proddb.split_at(unknown) does not exist"),
+        ("split_at('keyed', 1, 2)", 'a split of table "keyed" needs 1 value, and no NULLs'),
         ("split_at('odd', NULL)", 'a split of table "odd" needs 1 to 2 values, and no NULLs'),
         ("split_at('spread', '1')", 'a split of table "spread" needs 2 values, and no NULLs'),
         ("split_at('keyless', '1')", 'table "keyless" has no primary key to split it at'),
@@ -94,13 +97,14 @@ def test_what_cannot_be_done_is_said(one_node: LocalCluster, call: str, message:
             "CREATE TABLE IF NOT EXISTS spread (a int8, b text, PRIMARY KEY (a, b)) SHARD BY HASH (a, b)"
         )
         connection.execute("CREATE TABLE IF NOT EXISTS keyless (a int8)")
+        connection.execute("CREATE TABLE IF NOT EXISTS keyed (a date PRIMARY KEY)")
         connection.execute("CREATE OR REPLACE VIEW seen AS SELECT 1 AS one")
         with pytest.raises(psycopg.Error) as caught:
             connection.execute(f"SELECT proddb.{call}")
         assert caught.value.diag.message_primary == message
-        assert connection.execute("SELECT proddb.split_at('odd', '7') = proddb.split_at('odd', '7')").fetchone() == (
-            True,
-        )
+        same = "SELECT proddb.split_at('odd', '7') = proddb.split_at('odd', 7), proddb.split_at('keyed', DATE '2026-01-01') > 0"
+        assert connection.execute(same).fetchone() == (True, True)
+        assert connection.execute("SELECT proddb.split_at(NULL::regclass, 7)").fetchone() == (None,)
 
 
 def test_only_monitors_look_and_only_superusers_act(three_nodes: LocalCluster) -> None:

@@ -20,6 +20,7 @@ from tests.kv.test_txn_cluster import ACCOUNTS, RC, RR, START_BALANCE, World, ac
 class Adding:
     """Adds up what it is fed; ``arguments`` are added to every balance."""
 
+    is_upkeep = False
     picks = None
 
     def __init__(self, fragment: bytes, arguments: bytes) -> None:

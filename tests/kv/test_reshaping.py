@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 
 import pytest
 from pydistdb.kv.api import Isolation, KVError
@@ -19,6 +20,7 @@ from pydistdb.kv.store import Store
 from pydistdb.kv.survey import RangeReport
 from pydistdb.tasks import sleep
 
+from tests.kv.test_fragments import Adding
 from tests.support.cluster import Cluster
 
 KEYS = 3_000
@@ -149,6 +151,43 @@ def test_a_single_hot_key_is_told_and_not_split_for_ever() -> None:
     assert hot.hot_key == row(1_500)
     judged = assess(reports, [1, 2, 3])[hot.range_id]
     assert judged.recommendation == "one key gets most of it: a split does not help"
+
+
+class Passing(Adding):
+    """A fragment that makes nothing of what it is fed."""
+
+    def take(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+        pass
+
+
+class Upkeep(Passing):
+    is_upkeep = True
+
+
+@pytest.mark.parametrize(("run", "splits"), [(Passing, True), (Upkeep, False)])
+def test_what_the_database_reads_for_itself_splits_no_range(run: type[Passing], splits: bool) -> None:
+    """ANALYZE passes through a table as fast as it can."""
+    world = World()
+    for gateway in world.gateways.values():
+        gateway.server.fragments.start = lambda _, arguments: run(b"add", arguments)
+
+    answers = 0
+
+    async def passes() -> None:
+        nonlocal answers
+        while not world.stopping:
+            transaction = world.gateways[1].begin(Isolation.READ_COMMITTED)
+            transaction.begin_statement()
+            number = world.rand.randrange(1_000, 1_900)
+            answers += await transaction.evaluate(b"add", b"0", row(number), row(number) + b"\xff") is not None
+            await sleep(world.cluster.scheduler, 5_000_000)
+
+    for _ in range(5):
+        world.cluster.scheduler.spawn(passes())
+    world.cluster.advance(30)
+    assert answers > 3_000
+    assert (world.totals()[0] > 0) is splits
+    assert any(report.requests_per_second > 50 for report in world.reports()) is splits
 
 
 def test_what_was_split_by_itself_is_merged_when_it_is_quiet() -> None:

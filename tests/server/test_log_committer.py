@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -140,6 +141,18 @@ def test_a_failed_sync_is_an_error_that_is_not_tried_again(tmp_path: Path, monke
 
     run(place.loop, main)
     place.close()
+
+
+def test_the_helper_ends_in_silence_when_its_answer_is_not_waited_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sync = log_sync.LogSync()
+    with open(tmp_path / "log", "wb") as file:
+        sync.request(file.fileno(), 1)
+        select.select([sync], [], [])  # the answer is there, and stays unread
+        sync.close()
+    assert sync._child.returncode == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_a_full_disk_is_told_and_what_follows_is_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

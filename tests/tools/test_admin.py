@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from pydistdb_tools import admin
 from pydistdb_tools.admin import balance_report, hotspots_report, human_size, jobs_report, nodes_report, shards_report
 from pydistdb_tools.cli import main
 from pydistdb_tools.failover import Writer
@@ -115,6 +117,27 @@ def test_the_gap_is_the_longest_wait_from_the_failure_on() -> None:
     assert round(writer.gap_seconds(now + 5.15), 3) == 1.8
     assert round(writer.gap_seconds(now + 7.05), 3) == 0.8
     assert Writer("").gap_seconds(now) == 0
+
+
+def test_who_stops_waiting_is_told_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = {"AS count": [{"count": 1}], "node_name": [{"node_id": 4, "node_name": "node4", "state": "live"}]}
+
+    def rows_of(_connection: object, text: str, *_values: object) -> list[dict[str, object]]:
+        return next((rows for part, rows in answers.items() if part in text), [])
+
+    def interrupted(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(admin, "connect", lambda _url: nullcontext())
+    monkeypatch.setattr(admin, "rows_of", rows_of)
+    monkeypatch.setattr(admin.time, "sleep", interrupted)
+    assert main(["node", "decommission", "node4"]) == 130
+    assert capsys.readouterr().err.splitlines() == [
+        "node4: 1 replica left",
+        "node4: decommission goes on (see proddb admin jobs); proddb node recommission node4 takes the node back",
+    ]
 
 
 def test_a_failover_needs_a_cluster_of_our_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from pydistdb_tools.local_cluster import ClusterError
+from pydistdb_tools.local_cluster import ClusterError, plural
 from pydistdb_tools.remote import connect
 from pydistdb_tools.status import table
 
@@ -341,21 +341,33 @@ def decommission(arguments: argparse.Namespace) -> int:
 
 def _empty(arguments: argparse.Namespace, function: str, what: str, seconds: float) -> int:
     """Begin, and wait until the node has none of ``what`` left; Ctrl-C leaves it going on."""
+    name = arguments.node
     with connected(arguments.find_url(arguments)) as connection:
-        node = find_node(connection, arguments.node)
+        node = find_node(connection, name)
         rows_of(connection, f"SELECT proddb.{function}(%s)", node)
-        deadline, told = time.monotonic() + seconds, -1
-        while not arguments.no_wait:
-            (left,) = rows_of(connection, f"SELECT {what} AS count FROM proddb.nodes WHERE node_id = %s", node)
-            if not left["count"]:
-                return _done(arguments, f"{arguments.node} has no {what} any more", node_id=node, left=0)
-            if left["count"] != told:
-                told = left["count"]
-                print(f"{arguments.node}: {told} {what} left", file=sys.stderr, flush=True)
-            if time.monotonic() > deadline:
-                raise ClusterError(f"{arguments.node} still has {told} {what}; it goes on (see proddb admin jobs)")
-            time.sleep(_POLL_SECONDS)
-    return _done(arguments, f"{arguments.node}: {function} has begun (see proddb admin jobs)", node_id=node)
+        if arguments.no_wait:
+            return _done(arguments, f"{name}: {function} has begun (see proddb admin jobs)", node_id=node)
+        try:
+            _wait_until_empty(connection, node, name, what, seconds)
+        except KeyboardInterrupt:
+            back = f"proddb node recommission {name} takes the node back"
+            print(f"{name}: {function} goes on (see proddb admin jobs); {back}", file=sys.stderr)
+            return 130
+    return _done(arguments, f"{name} has no {what} any more", node_id=node, left=0)
+
+
+def _wait_until_empty(connection: Connection, node: int, name: str, what: str, seconds: float) -> None:
+    deadline, told = time.monotonic() + seconds, -1
+    while True:
+        (left,) = rows_of(connection, f"SELECT {what} AS count FROM proddb.nodes WHERE node_id = %s", node)
+        if not left["count"]:
+            return
+        if left["count"] != told:
+            told = left["count"]
+            print(f"{name}: {plural(told, what[:-1])} left", file=sys.stderr, flush=True)
+        if time.monotonic() > deadline:
+            raise ClusterError(f"{name} still has {plural(told, what[:-1])}; it goes on (see proddb admin jobs)")
+        time.sleep(_POLL_SECONDS)
 
 
 def recommission(arguments: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ entries themselves, and meets the error where it can be shown.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from pydistdb_storage.engine import Picks
@@ -86,6 +87,10 @@ class FragmentRun(Protocol):
     """One evaluation of a fragment."""
 
     @property
+    def is_upkeep(self) -> bool:
+        """Tell whether this is the database's own work, which makes no range a busy one: splitting it would not help."""
+
+    @property
     def picks(self) -> Picks | None:
         """Tell which entries there is a use for (Scan)."""
 
@@ -122,13 +127,14 @@ class FragmentServer:
 
     async def evaluate(self, request: Evaluate, scan: Callable[[Scan], Awaitable[Entries]] | None = None) -> Evaluated:
         """Answer a request; ``scan`` is where the entries come from, if not from a leaseholder's reader."""
-        scan = scan or self._reader.scan
         scheduler = self._leases.scheduler
         begun_ns = turn_ns = scheduler.now_ns()
         start, end, reverse = request.start, request.end, request.reverse
         entries = 0
         try:
             run = None if self.start is None else self.start(request.fragment, request.arguments)
+            if scan is None:
+                scan = partial(self._reader.scan, counts=run is None or not run.is_upkeep)
             while run is not None:
                 chunk = await scan(
                     Scan(

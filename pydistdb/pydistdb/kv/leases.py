@@ -269,14 +269,15 @@ class Leases:
         except ClockOffsetExceeded as error:
             raise ClockOutOfBounds(str(error)) from error
 
-    def need(self, key: bytes) -> RangeLocal:
-        """The held range around ``key``; raises NotLeaseholder."""
+    def need(self, key: bytes, *, counts: bool = True) -> RangeLocal:
+        """The held range around ``key``; raises NotLeaseholder.  What ``counts`` may have the range split (load.py)."""
         local = self.find(key)
         if local is not None:
             if local.replica.is_leaseholder():
-                local.requests += 1
-                if local.sampler is not None:
-                    local.sampler.note(key)
+                if counts:
+                    local.requests += 1
+                    if local.sampler is not None:
+                        local.sampler.note(key)
                 return local
             raise local.lost()
         replica = self.find_replica(key)

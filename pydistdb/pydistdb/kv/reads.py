@@ -75,10 +75,10 @@ class Reader:
             local.check_lease()
             return Values(values, observed)
 
-    async def scan(self, request: Scan) -> Entries:
+    async def scan(self, request: Scan, *, counts: bool = True) -> Entries:
         observed, since = self._enter(request)
         while True:
-            local = self._leases.need(request.start)
+            local = self._leases.need(request.start, counts=counts)
             if not (local.start <= request.start and request.end <= local.end):
                 raise WrongRange(local.described)
             try:

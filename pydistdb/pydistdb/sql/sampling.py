@@ -74,6 +74,9 @@ def counted_share(before: int) -> int:
 class SampleRun:
     """The part of a sample that one span has; a fragment run."""
 
+    is_upkeep = True
+    """ANALYZE reads as fast as it can, and would be taken for a flood of requests that moves through the table."""
+
     def __init__(self, arguments: SampleArguments) -> None:
         self._arguments = arguments
         self.picks = picks_of(arguments.identity)

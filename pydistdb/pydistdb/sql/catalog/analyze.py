@@ -148,7 +148,8 @@ def _is_key(index: Index) -> bool:
 
 
 async def take_sample(ddl: DdlContext, layout: TableLayout, seed: int, columns: tuple[int, ...]) -> Sample:
-    """Ranges that other nodes lead count and sample their rows, and the different values of ``columns``, themselves."""
+    """Leaseholders count and sample their rows, and the different values of ``columns``, themselves (sampling.py); what this
+    transaction has written is not theirs to read."""
     transaction = ddl.transaction
     span = layout.table_span()
     sample = Sample(SAMPLE_ROWS, seed, columns)
@@ -159,9 +160,7 @@ async def take_sample(ddl: DdlContext, layout: TableLayout, seed: int, columns: 
         while start < end:
             ddl.ddl.check_interrupt()
             arguments = sample.arguments(span.identity)
-            answer = None
-            if not part.is_local:
-                answer = await transaction.evaluate(SAMPLE_TEXT, encode_arguments(arguments), start, end)
+            answer = await transaction.evaluate(SAMPLE_TEXT, encode_arguments(arguments), start, end)
             if answer is not None:
                 sample.add(decode_answer(answer.output))
                 resume = answer.resume

@@ -60,6 +60,8 @@ def run_fragment(text: bytes, arguments: bytes) -> FragmentRun:
 class ScanRun:
     """The rows of a scan, through their tail."""
 
+    is_upkeep = False
+
     def __init__(self, fragment: CompiledFragment, arguments: Arguments) -> None:
         self.fragment = fragment
         self.state = fragment.state(arguments)

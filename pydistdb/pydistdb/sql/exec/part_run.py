@@ -291,6 +291,8 @@ class Buckets:
 class PartRun:
     """One evaluation of a part over a span; a fragment run."""
 
+    is_upkeep = False
+
     def __init__(self, part: CompiledPart, arguments: Arguments) -> None:
         self.part = part
         self.picks = part.picks

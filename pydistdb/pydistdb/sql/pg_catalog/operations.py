@@ -343,12 +343,13 @@ def jobs(
         if database is not None and job.table in database.building:
             index = database.indexes_by_oid.get(job.index)
             subject = database.tables[job.table].name if job.kind else "" if index is None else index[1].name
+            of_all = f" of about {max(job.rows_total, job.rows_done)}" if job.rows_total else ""
             yield {
                 "kind": "re-shard" if job.kind else "create index",
                 "subject": subject or str(job.index),
                 "state": job.phase,
                 "progress": min(job.rows_done / job.rows_total, 1.0) if job.rows_total else None,
-                "details": f"{job.rows_done} of about {max(job.rows_total, job.rows_done)} rows, by node {job.node}",
+                "details": f"{job.rows_done}{of_all} rows, by node {job.node}",
             }
     if survey is None:
         return

@@ -1,9 +1,9 @@
 """Schema proddb, the functions: what operators have done.  Superusers only.
 
     SELECT proddb.split_range(7);                     -- at a row near its middle; gives the right part's id
-    SELECT proddb.split_at('users', '500');           -- before the row with this key (of hash-sharded tables: its hash)
+    SELECT proddb.split_at('users', 500);             -- before the row with this key (of hash-sharded tables: its hash)
     SELECT proddb.merge_range(7);                     -- takes in its right neighbour
-    SELECT proddb.merge_at('users', '500');           -- takes away the boundary before that row
+    SELECT proddb.merge_at('users', 500);             -- takes away the boundary before that row
     SELECT proddb.move_lease(7, 2), proddb.move_replica(7, 2, 4);
     SELECT proddb.recover_transactions();             -- finishes what is in doubt, and tells of it in JSON
     SELECT proddb.set_setting('rebalance.enabled', 'off');
@@ -19,7 +19,8 @@ owner, too.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydistdb.kv.api import KVError
@@ -44,11 +45,9 @@ from pydistdb.sql.kv_errors import database_error
 from pydistdb.sql.layout import TableLayout
 from pydistdb.sql.pg_catalog.provide import view_of
 from pydistdb.sql.types import registry
-from pydistdb.sql.types.arrays import PgArray
 from pydistdb.sql.types.base import EvalContext, Function, SqlType
-from pydistdb.sql.types.known import BOOL, INT4, INT8, JSON, REGCLASS, TEXT, TYPES_BY_OID, VOID
+from pydistdb.sql.types.known import BOOL, INT4, INT8, JSON, REGCLASS, TEXT, VOID
 
-_TEXT_ARRAY = TYPES_BY_OID[1009]
 _FIRST_OID = 13_960
 
 Deed = Callable[[Operations], Awaitable[Any]]
@@ -86,7 +85,6 @@ def _register(
     arguments: tuple[tuple[str, SqlType], ...],
     returns: SqlType,
     body: Callable[..., Any],
-    variadic: bool = False,
 ) -> None:
     functions.register(
         Function(
@@ -96,7 +94,6 @@ def _register(
             returns,
             body,
             volatility="v",
-            variadic=variadic,
             needs_context=True,
             argument_names=tuple(argument for argument, _ in arguments),
             schema="proddb",
@@ -104,7 +101,40 @@ def _register(
     )
 
 
-def _boundary(context: EvalContext, oid: int, key: PgArray) -> bytes:
+def _register_at(number: int, name: str, deed: Callable[[Operations, bytes], Awaitable[Any]]) -> None:
+    """A function of a table and the values of a row's key, of whatever types they are given: their texts count."""
+    arguments = (("relation", REGCLASS), ("key", registry.ANY))
+
+    def specialize(argument_types: tuple[SqlType, ...], return_type: SqlType) -> Function:
+        formats = [registry.io(sql_type.oid).format for sql_type in argument_types[1:]]
+
+        def body(context: EvalContext, relation: int | None, *values: Any) -> Any:
+            if relation is None:
+                return None
+            key = [None if value is None else text(value, context) for text, value in zip(formats, values, strict=True)]
+            boundary = _boundary(context, relation, key)
+            return _do(context, name, lambda operations: deed(operations, boundary))
+
+        return replace(generic, argument_types=argument_types, implementation=body, specialize=None)
+
+    generic = Function(
+        _FIRST_OID + number,
+        name,
+        tuple(sql_type for _, sql_type in arguments),
+        INT8,
+        lambda *_: None,
+        strict=False,
+        volatility="v",
+        variadic=True,
+        needs_context=True,
+        argument_names=tuple(argument for argument, _ in arguments),
+        schema="proddb",
+        specialize=specialize,
+    )
+    functions.register(generic)
+
+
+def _boundary(context: EvalContext, oid: int, key: Sequence[str | None]) -> bytes:
     """Where the row with this key begins, or in a hash-sharded table the rows with its hash."""
     table = view_of(context).table_by_oid(oid)
     if table is None:
@@ -120,11 +150,13 @@ def _boundary(context: EvalContext, oid: int, key: PgArray) -> bytes:
     least = 1 if by_row else len(columns)
     if by_row and layout.primary.shard_positions is not None:
         least = max(layout.primary.shard_positions) + 1
-    if not least <= len(key.items) <= len(columns) or None in key.items:
+    texts = [text for text in key if text is not None]
+    if not least <= len(texts) <= len(columns) or len(texts) < len(key):
         wanted = str(len(columns)) if least == len(columns) else f"{least} to {len(columns)}"
-        raise InvalidParameterValue(f'a split of table "{table.name}" needs {wanted} values, and no NULLs')
+        noun = "value" if wanted == "1" else "values"
+        raise InvalidParameterValue(f'a split of table "{table.name}" needs {wanted} {noun}, and no NULLs')
     oids = [types[column] for column in columns]
-    values = [registry.io(oid).parse(text, -1, context) for oid, text in zip(oids, key.items, strict=False)]
+    values = [registry.io(oid).parse(text, -1, context) for oid, text in zip(oids, texts, strict=False)]
     if not by_row:
         return layout.shard_span(layout.shard_number(values)).start
     head = layout.head_of_prefix(layout.primary, values)
@@ -136,16 +168,8 @@ def split_range(context: EvalContext, range_id: int) -> Any:
     return _do(context, "split_range", lambda operations: operations.split(range_id))
 
 
-def split_at(context: EvalContext, relation: int, key: PgArray) -> Any:
-    return _do(context, "split_at", lambda operations: operations.split_at(_boundary(context, relation, key)))
-
-
 def merge_range(context: EvalContext, range_id: int) -> Any:
     return _do(context, "merge_range", lambda operations: operations.merge(range_id))
-
-
-def merge_at(context: EvalContext, relation: int, key: PgArray) -> Any:
-    return _do(context, "merge_at", lambda operations: operations.merge_at(_boundary(context, relation, key)))
 
 
 def move_lease(context: EvalContext, range_id: int, to: int) -> Any:
@@ -264,7 +288,7 @@ def reshard_cancel(context: EvalContext, relation: int) -> Any:
 
 _RANGE, _NODE = ("range_id", INT8), ("node_id", INT4)
 _register(0, "split_range", (_RANGE,), INT8, split_range)
-_register(1, "split_at", (("relation", REGCLASS), ("key", _TEXT_ARRAY)), INT8, split_at, variadic=True)
+_register_at(1, "split_at", lambda operations, boundary: operations.split_at(boundary))
 _register(2, "move_lease", (_RANGE, _NODE), VOID, move_lease)
 _register(3, "move_replica", (_RANGE, ("from_node", INT4), ("to_node", INT4)), VOID, move_replica)
 _register(4, "drain", (_NODE,), VOID, drain)
@@ -272,7 +296,7 @@ _register(5, "decommission", (_NODE,), VOID, decommission)
 _register(6, "recommission", (_NODE,), VOID, recommission)
 _register(7, "merge_range", (_RANGE,), INT8, merge_range)
 _register(10, "set_setting", (("name", TEXT), ("value", TEXT)), VOID, set_setting)
-_register(8, "merge_at", (("relation", REGCLASS), ("key", _TEXT_ARRAY)), INT8, merge_at, variadic=True)
+_register_at(8, "merge_at", lambda operations, boundary: operations.merge_at(boundary))
 _register(9, "recover_transactions", (), JSON, recover_transactions)
 _ENTRY = (("relation", REGCLASS), ("key", TEXT), ("shard", INT4))
 _register(11, "directory_assign", _ENTRY, INT8, directory_assign)
