@@ -231,9 +231,13 @@ def test_temporary_files_go_with_their_query(node: Process, end: str) -> None:
         victim.execute("SET statement_timeout = '700ms'")
     text = "SELECT count(*) FROM (SELECT * FROM generate_series(1, 3000000) g ORDER BY g % 7919, g) x"
     victim.pgconn.send_query(text.encode())
-    until(lambda: _temporary(node)[0] > 3)
-    _, memory_bytes, found = _temporary(node)
-    assert found > 3 and memory_bytes
+
+    def holds_both() -> bool:
+        """Right after it has written its rows to a file it holds none in memory."""
+        counted, memory_bytes, found = _temporary(node)
+        return counted > 3 and found > 3 and memory_bytes > 0
+
+    until(holds_both)
     if end == "cancel":
         victim.cancel()
     elif end == "disconnect":
