@@ -83,9 +83,11 @@ class _Node:
         await local.propose([(int(Space.VERSIONS), mvcc.versioned(key, timestamp), b"value")], timestamp)
 
     async def write(self, key: bytes) -> None:
+        # As an UPDATE outside a block does it (sql/session/execute.py).
         txn = self.gateway.begin(Isolation.READ_COMMITTED)
         txn.begin_statement()
-        txn.try_lock(key, LockStrength.NO_KEY_UPDATE)
+        txn.starts_anew = txn.gives_up = True
+        await txn.lock([key], LockStrength.NO_KEY_UPDATE)
         txn.put(key, b"value")
         await txn.commit()
 

@@ -118,7 +118,7 @@ class IntentSet:
         self.fresh: dict[TransactionId, FreshSpan] = {}
 
     def __bool__(self) -> bool:
-        return bool(self.writes) or bool(self.conditions) or bool(self.fresh)
+        return bool(self.writes or self.conditions or self.fresh)
 
     @classmethod
     def load(cls, latest: Callable[[], Snapshot], start: bytes, end: bytes) -> IntentSet:

@@ -87,8 +87,9 @@ class Leases:
         their leases; and the term in which they were held."""
         self.locks_taken: Callable[[RangeLocal], None] = lambda local: None
         """Told of a range that has got its locks from another lease: some of their transactions may have ended meanwhile."""
-        self._parted_to: dict[TransactionId, list[bytes]] = {}
-        """Where splits here have taken locks of transactions that may be released where they were taken."""
+        self.parted_to: dict[TransactionId, list[bytes]] = {}
+        """Where splits here have taken locks of transactions that may be released where they were taken (``release`` follows
+        them)."""
 
     def lease_acquired(self, replica: Replica) -> None:
         """Hear from the store that a replica of this node may serve its range."""
@@ -176,9 +177,9 @@ class Leases:
                 if len(self._parted) > MAX_PARTED:
                     del self._parted[next(iter(self._parted))]
                 for transaction_id in locks:
-                    self._parted_to.setdefault(transaction_id, []).append(cut.start)
-                while len(self._parted_to) > MAX_STATUSES:
-                    del self._parted_to[next(iter(self._parted_to))]
+                    self.parted_to.setdefault(transaction_id, []).append(cut.start)
+                while len(self.parted_to) > MAX_STATUSES:
+                    del self.parted_to[next(iter(self.parted_to))]
             local.refresh()
 
     def range_merged(self, left: Replica, right: Replica) -> None:
@@ -203,18 +204,13 @@ class Leases:
         local = self.find(start)
         if local is not None:
             local.locks.release(transaction_id)
-        if self._parted_to:
-            for parted in self._parted_to.pop(transaction_id, ()):
+        if self.parted_to:
+            for parted in self.parted_to.pop(transaction_id, ()):
                 for _, locks in self._parted.values():
                     locks.pop(transaction_id, None)
                 if not self.release(transaction_id, parted) and self.sender is not None:
                     self.scheduler.spawn(self._release_there(transaction_id, parted), "release locks")
         return local is not None
-
-    @property
-    def has_parted(self) -> bool:
-        """Whether locks of some transaction went along with a part of a range, or a lease (``release`` follows them)."""
-        return bool(self._parted_to)
 
     async def _release_there(self, transaction_id: TransactionId, start: bytes) -> None:
         try:

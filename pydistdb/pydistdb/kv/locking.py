@@ -25,6 +25,7 @@ from pydistdb.kv.deadlock import WaitGraph
 from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.intents import IntentInfo, intent_value
 from pydistdb.kv.leases import Leases, Sender, bounded
+from pydistdb.kv.locks import Owner
 from pydistdb.kv.names import TransactionId, gateway_of
 from pydistdb.kv.pending import Offer
 from pydistdb.kv.range_local import RangeLocal
@@ -87,13 +88,14 @@ class Locker:
         self.forsake: Callable[[RangeLocal, TransactionId], Awaitable[None]] = _release
         """Lets go of the locks of a transaction whose gateway is silent (records.py)."""
 
-    def try_lock_one(self, local: RangeLocal, transaction_id: TransactionId, key: bytes, strength: int) -> bool:
-        """Lock one key if nothing stands in the way; about 1 µs."""
-        if not local.locks.try_acquire(transaction_id, key, strength):
-            return False
-        return key not in local.pending.by_key and (
-            not local.intents or local.intents.blocking_write(key, transaction_id, strength) is None
-        )
+    def try_lock_one(self, local: RangeLocal, transaction_id: TransactionId, key: bytes, strength: int) -> Owner | None:
+        """Lock one key; None if anything stands in the way, whether the lock could be had or not; about 1 µs."""
+        owner = local.locks.try_acquire(transaction_id, key, strength)
+        if key in local.pending.by_key:
+            return None
+        if local.intents and local.intents.blocking_write(key, transaction_id, strength) is not None:
+            return None
+        return owner
 
     async def lock(self, request: Lock, call_deadline_ns: int = 0) -> Locked:
         leases = self._leases

@@ -143,8 +143,8 @@ class LockTable:
         owner = self._owners.get(transaction_id)
         return owner is not None and any(key.startswith(prefix) for key in owner.keys)
 
-    def try_acquire(self, transaction_id: TransactionId, key: bytes, strength: int) -> bool:
-        """Take the lock if nobody stands in the way; about 0.5 µs."""
+    def try_acquire(self, transaction_id: TransactionId, key: bytes, strength: int) -> Owner | None:
+        """Take the lock if nobody stands in the way; about 0.5 µs.  Returns what the transaction holds, the lock included."""
         owner = self._owners.get(transaction_id)
         if owner is None:
             owner = self._owners[transaction_id] = Owner(transaction_id)
@@ -152,11 +152,11 @@ class LockTable:
         if held is None:
             self._table[key] = owner
             owner.gain(key, strength)
-            return True
+            return owner
         if held is owner:
             if owner.keys[key] < strength:
                 owner.gain(key, strength)
-            return True
+            return owner
         return self._try_contended(owner, held, key, strength)
 
     def note_version(self, transaction_id: TransactionId, key: bytes, version: int) -> None:
@@ -181,18 +181,18 @@ class LockTable:
         upgrade = owner is not None and key in owner.keys
         return not any(True for _ in self._blockers(transaction_id, key, strength, upgrade=upgrade))
 
-    def _try_contended(self, owner: Owner, held: Owner | _Contended, key: bytes, strength: int) -> bool:
+    def _try_contended(self, owner: Owner, held: Owner | _Contended, key: bytes, strength: int) -> Owner | None:
         mine = owner.keys.get(key, 0)
         if mine >= strength:
-            return True
+            return owner
         blocked = any(True for _ in self._blockers(owner.transaction_id, key, strength, upgrade=mine > 0))
         if blocked:
             self._drop_idle(owner)
-            return False
+            return None
         contended = self._contend(key)
         contended.holders[owner.transaction_id] = owner
         owner.gain(key, strength)
-        return True
+        return owner
 
     def enqueue(self, transaction_id: TransactionId, key: bytes, strength: int) -> Waiter:
         """Stand in the queue; a request that already stands there is found again."""

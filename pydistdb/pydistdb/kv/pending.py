@@ -47,7 +47,17 @@ class Offer(NamedTuple):
 class PendingGroup:
     """The keys of one proposal; ``done`` once it is applied or lost."""
 
-    __slots__ = ("_done", "_offered", "fresh", "generation", "is_behind", "keys", "timestamp", "transaction_id")
+    __slots__ = (
+        "_done",
+        "_offered",
+        "fresh",
+        "generation",
+        "is_behind",
+        "is_offered",
+        "keys",
+        "timestamp",
+        "transaction_id",
+    )
 
     def __init__(
         self, transaction_id: TransactionId, keys: list[bytes], timestamp: Timestamp, fresh: bool = False
@@ -61,27 +71,24 @@ class PendingGroup:
         """Of the range, when it was proposed: set with an offer."""
         self.is_behind = False
         """Some of its keys were pending already."""
-        self._offered: list[Write] | None = None
+        self.is_offered = False
+        self._offered: list[Write] = []
         self._done: Completion[None] | None = None
 
     def offer(self, writes: list[Write], generation: int) -> None:
         """Let others see what these few writes are to leave."""
-        self._offered, self.generation = writes, generation
-
-    @property
-    def is_offered(self) -> bool:
-        return self._offered is not None
+        self.is_offered, self._offered, self.generation = True, writes, generation
 
     def offered(self, key: bytes) -> Offer | None:
         """What is to be at ``key``, if that is offered."""
-        for written, value, _ in self._offered or ():
+        for written, value, _ in self._offered:
             if written == key:
                 return Offer(value, self.timestamp)
         return None
 
     def bears(self, version: int, generation: int) -> bool:
         """Whether a write over ``version`` may be proposed behind this group."""
-        return self.timestamp == version and self._offered is not None and self.generation == generation
+        return self.timestamp == version and self.is_offered and self.generation == generation
 
     @property
     def done(self) -> Completion[None]:

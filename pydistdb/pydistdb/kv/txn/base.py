@@ -111,7 +111,8 @@ class TransactionBase:
 
     def begin_statement(self, at_least: Timestamp = 0) -> None:
         """Take the statement's snapshot; with ``at_least`` the statement is run again (ReadRestart)."""
-        self._check_open()
+        if self._over or self._failure is not None:
+            self._check_open()
         if self._first_statement or self.isolation is Isolation.READ_COMMITTED or at_least > self.read_timestamp:
             leases = self._leases
             leases.clock.check()

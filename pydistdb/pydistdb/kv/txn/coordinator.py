@@ -70,9 +70,8 @@ class Coordinator(ChangingPart):
     async def commit(self) -> Timestamp:
         self._check_open()
         try:
-            while self._spilling is not None:
-                await self._spilling
-            self._check_open()
+            if self._spilling is not None:
+                await self._spilled()
             if self._two_phase is not None:
                 timestamp = await self._commit_two_phase()
             elif not self._buffer.entries:
@@ -99,8 +98,7 @@ class Coordinator(ChangingPart):
         local = leases.find(writes[0][0])
         if (
             local is not None
-            and local.replica.is_leaseholder()
-            and _lies_in(local, writes, conditions)
+            and ((len(writes) == 1 and not conditions) or _lies_in(local, writes, conditions))
             and (self._reads is None or self._reads.lies_in(local.start, local.end))
         ):
             local.requests += 1
@@ -215,9 +213,7 @@ class Coordinator(ChangingPart):
         self._check_open()
         prepared = self._gateway.prepared
         try:
-            while self._spilling is not None:
-                await self._spilling
-            self._check_open()
+            await self._spilled()
             if self._reads and self.has_writes:
                 raise CannotPrepare("a SERIALIZABLE transaction that has read and written")
             conditions = self._conditions()
@@ -303,7 +299,7 @@ class Coordinator(ChangingPart):
             return
         leases = self._leases
         for start in self._lock_starts:
-            if released is not None and released.start == start and not leases.has_parted:
+            if released is not None and released.start == start and not leases.parted_to:
                 continue
             if not leases.release(self._id, start):
                 self._spawn(self._release(start))
@@ -318,9 +314,4 @@ class Coordinator(ChangingPart):
 
 def _lies_in(local: RangeLocal, writes: list[Write], conditions: list[Condition]) -> bool:
     start, end = local.start, local.end
-    if len(writes) == 1:
-        if not start <= writes[0][0] < end:
-            return False
-    elif not all(start <= write[0] < end for write in writes):
-        return False
-    return not conditions or all(start <= condition[0] < end for condition in conditions)
+    return all(start <= write[0] < end for write in writes) and all(start <= held[0] < end for held in conditions)

@@ -49,7 +49,8 @@ class LockingPart(ReadingPart):
     __slots__ = ()
 
     def try_lock(self, key: bytes, strength: LockStrength) -> LockedValue:
-        self._check_open()
+        if self._over or self._failure is not None:
+            self._check_open()
         leases = self._leases
         local = leases.find(key)
         if local is None or self._two_phase or not local.locks_known or not local.replica.is_leaseholder():
@@ -60,10 +61,11 @@ class LockingPart(ReadingPart):
         if local.sampler is not None:
             local.sampler.note(key)
         self._lock_starts[local.start] = None
-        if not self._gateway.server.locker.try_lock_one(local, self._id or self.transaction_id, key, strength):
+        owner = self._gateway.server.locker.try_lock_one(local, self._id or self.transaction_id, key, strength)
+        if owner is None:
             raise RowLocked(key, strength)
         value, version = mvcc.get(leases.latest(), key, MAX_TIMESTAMP)
-        local.locks.note_version(self._id, key, version)
+        owner.seen[key] = version
         return self._note_lock(key, value, version, strength, local.lease_name)
 
     async def lock(
@@ -147,7 +149,7 @@ class LockingPart(ReadingPart):
         if self._buffer.undo is not None and (known is None or known[1] < strength):
             self._buffer.note_lock(key, known)
         self._locked[key] = (version, strength, lease)
-        own = self._buffered(key)
+        own = self._buffered(key) if self._buffer.entries or self._spilling_buffer is not None else MISSING
         return LockedValue(value if own is MISSING else own, changed)  # type: ignore[arg-type]
 
     def _may_keep(self, value: bytes | None, strength: int) -> bool:

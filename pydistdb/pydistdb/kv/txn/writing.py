@@ -195,6 +195,12 @@ class WritingPart(LockingPart):
     def is_spilling(self) -> bool:
         return self._spilling is not None
 
+    async def _spilled(self) -> None:
+        """Wait for what is being laid down; raises what that ran into."""
+        while self._spilling is not None:
+            await self._spilling
+        self._check_open()
+
     async def _lay_down_rest(self, conditions: list[Condition]) -> None:
         """What the commit still has to lay down."""
         if len(self._buffer.entries) + len(conditions) <= MOST_AT_COMMIT:
