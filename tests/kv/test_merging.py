@@ -259,7 +259,7 @@ def test_an_intent_laid_down_while_its_range_is_cut_is_the_right_parts() -> None
     world.cluster.advance(0)
     assert not prepared.done
     cut = Command(whole.lease_epoch, whole.descriptor.generation, 0, [], [], SplitTrigger(b"\x04p", 99))
-    world.run(done(whole.propose(cut)))
+    world.cluster.scheduler.run_until(whole.propose(cut))
     world.cluster.wait_until(lambda: prepared.done)
     left = gateway.leases.find(CUT)
     assert left is not None and left.end == b"\x04p" and not left.intents
@@ -289,7 +289,7 @@ def test_a_right_range_that_has_left_a_node_meanwhile_is_not_taken_in() -> None:
     removal = right.propose_membership((raft.Change(raft.REMOVE, gone.replica_id),), ())
     with pytest.raises(ProposalLost):
         world.run(store.merger.merge(CUT))
-    world.run(done(removal))
+    world.cluster.scheduler.run_until(removal)
     world.cluster.wait_until(world.is_settled)
     assert not world.cluster.fatal_errors
     world.run(world.write(KEYS[3], b"new"))
@@ -302,7 +302,7 @@ def test_a_frozen_range_is_served_by_nobody() -> None:
     store = world.together()
     right = world.holder(CUT)
     command = Command(right.lease_epoch, right.descriptor.generation, 0, [], [], None, MergeStep(MergeStepKind.FREEZE))
-    world.run(done(right.propose(command)))
+    world.cluster.scheduler.run_until(right.propose(command))
     other = next(each for each in world.cluster.stores() if each is not store)
     world.cluster.wait_until(lambda: right.range_id in other.replicas)
     store.transfer_lease(right, other.node_id)
@@ -310,11 +310,9 @@ def test_a_frozen_range_is_served_by_nobody() -> None:
     world.cluster.advance(3)
     assert world.cluster.leaseholder(CUT) is None
     with pytest.raises(ProposalLost):
-        world.run(done(other.replicas[right.range_id].propose(put_command(other.replicas[right.range_id]))))
-
-
-async def done(completion: Completion[None]) -> None:
-    await completion
+        world.cluster.scheduler.run_until(
+            other.replicas[right.range_id].propose(put_command(other.replicas[right.range_id]))
+        )
 
 
 def put_command(replica: Replica) -> Command:

@@ -28,7 +28,8 @@ from tests.support.memory_database import MemoryDatabase
 class Laboratory:
     """A catalog, a database and a scheduler; statements run in autocommit unless ``transaction`` is set."""
 
-    def __init__(self, ddl: str = "", **database_options: Any) -> None:
+    def __init__(self, ddl: str = "", fill: str = "", **database_options: Any) -> None:
+        """``fill``: statements that put rows into the tables, without semicolons in strings."""
         self.catalog = FakeCatalog(ddl)
         self._link_foreign_keys()
         self.database = MemoryDatabase(**database_options)
@@ -37,6 +38,8 @@ class Laboratory:
         self.context.catalog = self.catalog
         self.transaction: Transaction | None = None
         self.affected_rows = 0
+        for text in filter(None, fill.split(";")):
+            self.run(text)
 
     def _link_foreign_keys(self) -> None:
         """Tell the tables that are referred to by whom."""

@@ -38,30 +38,15 @@ insert into region select g, 'region ' || g % 3 from generate_series(0, 8) g"""
 
 
 def laboratory(**options: Any) -> Laboratory:
-    lab = Laboratory(DDL, **options)
-    for text in FILL.split(";"):
-        lab.run(text)
-    return lab
+    return Laboratory(DDL, FILL, **options)
 
 
-def cut_up(lab: Laboratory, seed: int) -> None:
+def cut_up(lab: Laboratory, seed: int = 1) -> None:
     """Split at the beginnings of buckets, and within them."""
     rand = random.Random(seed)
     keys = [key for key in lab.database.versions if key[:1] == b"\x05"]
     chosen = [key[:7] if rand.random() < 0.5 else key for key in rand.sample(keys, 12)]
     lab.scheduler.run(lab.database.split(chosen))
-
-
-@pytest.fixture(scope="module")
-def near() -> Laboratory:
-    return laboratory()
-
-
-@pytest.fixture(scope="module")
-def far() -> Laboratory:
-    lab = laboratory(distant=True)
-    cut_up(lab, 1)
-    return lab
 
 
 @pytest.fixture(autouse=True)

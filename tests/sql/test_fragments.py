@@ -52,20 +52,11 @@ def laboratory(**options: Any) -> Laboratory:
     return lab
 
 
-@pytest.fixture(scope="module")
-def near() -> Laboratory:
-    return laboratory()
-
-
-@pytest.fixture(scope="module")
-def far() -> Laboratory:
-    """Rows in many ranges of other nodes."""
-    lab = laboratory(distant=True)
+def cut_up(lab: Laboratory) -> None:
     for name, keys in (("t", range(9, 120, 17)), ("u", range(1, 10, 2))):
         layout = next(TableLayout.of(table) for table in lab.catalog._tables.values() if table.name == name)
         encoded = [layout.primary.head + layout.primary.encode([key]) for key in keys]
         lab.scheduler.run(lab.database.split(encoded))
-    return lab
 
 
 def answer(lab: Laboratory, query: str, ordered: bool) -> Any:

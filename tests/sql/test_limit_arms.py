@@ -26,9 +26,7 @@ ARMS = [
 
 @pytest.fixture(scope="module", params=[False, True])
 def lab(request: pytest.FixtureRequest) -> Laboratory:
-    made = Laboratory(DDL, distant=request.param)
-    for text in FILL.split(";"):
-        made.run(text)
+    made = Laboratory(DDL, FILL, distant=request.param)
     made.scheduler.run(made.database.split(sorted(made.database.versions)[::60]))
     return made
 
@@ -56,9 +54,7 @@ def test_a_parameter(lab: Laboratory, limit: int | None) -> None:
 
 
 def test_shards_send_no_more_than_is_wanted() -> None:
-    lab = Laboratory(DDL, distant=True)
-    for text in FILL.split(";"):
-        lab.run(text)
+    lab = Laboratory(DDL, FILL, distant=True)
     text = explained(lab, "select v from t union all select v from u order by 1 limit 3", analyze=True)
     sent = [int(line.split(" rows=")[1].split()[0]) for line in text.splitlines() if "scanned=" in line]
     calls = [int(line.split(" calls=")[1].split()[0]) for line in text.splitlines() if "scanned=" in line]

@@ -67,9 +67,7 @@ class Nodes:
 
 
 def laboratory(seed: int = 1, **options: Any) -> tuple[Laboratory, Nodes]:
-    lab = Laboratory(DDL, distant=True, **options)
-    for text in FILL.split(";"):
-        lab.run(text)
+    lab = Laboratory(DDL, FILL, distant=True, **options)
     cut_up(lab, seed)
     visits = [key for key in lab.database.versions if key[:1] == b"\x04"]
     lab.scheduler.run(lab.database.split(visits[::40]))
@@ -79,10 +77,7 @@ def laboratory(seed: int = 1, **options: Any) -> tuple[Laboratory, Nodes]:
 
 @pytest.fixture(scope="module")
 def near() -> Laboratory:
-    lab = Laboratory(DDL)
-    for text in FILL.split(";"):
-        lab.run(text)
-    return lab
+    return Laboratory(DDL, FILL)
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +168,7 @@ def test_own_writes_are_seen(near: Laboratory) -> None:
         "update users set city = 99 where user_id = 7",
     ]
     answers = []
-    plain = Laboratory(DDL)
-    for text in FILL.split(";"):
-        plain.run(text)
+    plain = Laboratory(DDL, FILL)
     lab, nodes = laboratory()
     for each in (plain, lab):
         each.begin()

@@ -36,22 +36,11 @@ QUERIES = [
 
 
 def laboratory(**options: Any) -> Laboratory:
-    lab = Laboratory(DDL, **options)
-    for text in FILL.split(";"):
-        lab.run(text)
-    return lab
+    return Laboratory(DDL, FILL, **options)
 
 
-@pytest.fixture(scope="module")
-def near() -> Laboratory:
-    return laboratory()
-
-
-@pytest.fixture(scope="module")
-def far() -> Laboratory:
-    lab = laboratory(distant=True)
+def cut_up(lab: Laboratory) -> None:
     lab.scheduler.run(lab.database.split(sorted(lab.database.versions)[::100]))
-    return lab
 
 
 @pytest.fixture(autouse=True)
