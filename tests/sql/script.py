@@ -17,7 +17,7 @@ from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.plan.explain import Explainer
 from pydistdb.sql.plan.expressions import direct_parts
 from pydistdb.sql.plan.planner import RULES
-from pydistdb.sql.tree import Aggregate, Cte, Filter, Join, Limit, Project, Rel, Scan, SetOperation, Sort
+from pydistdb.sql.tree import Aggregate, Cte, Filter, FirstRows, Join, Limit, Project, Rel, Scan, SetOperation, Sort
 
 from tests.sql.laboratory import Laboratory
 from tests.support.golden import Command
@@ -114,6 +114,10 @@ def _write(explainer: Explainer, relation: Rel, depth: int, lines: list[str]) ->
         case Aggregate():
             calls = [explainer.call_text(call.function.name, call.arguments, call.distinct) for call in relation.calls]
             title = f"Aggregate by ({', '.join(map(text, relation.groups))}) of {', '.join(calls)}"
+        case FirstRows():
+            title = f"FirstRows {relation.counting} <= {text(relation.limit)}"
+            title += f" by ({', '.join(map(text, relation.groups))})" if relation.groups else ""
+            title += f" order {', '.join(explainer.keys(relation.keys))}" if relation.keys else ""
         case Sort():
             title = f"Sort {', '.join(explainer.keys(relation.keys))}"
         case SetOperation():

@@ -105,7 +105,7 @@ def some_query(rand: random.Random) -> tuple[str, bool]:
     ]
     chosen = ", ".join(rand.sample(calls, rand.randrange(1, 5)))
     group = rand.choice(["g", "s", "b, g", "d", "n", "i", "g % 2", "upper(s)"])
-    match rand.randrange(8):
+    match rand.randrange(10):
         case 0:
             return f"select {chosen} from t{where}", True
         case 1 | 2:
@@ -125,6 +125,18 @@ def some_query(rand: random.Random) -> tuple[str, bool]:
                 f"select t.g, u.c, count(*) from t join u on t.g = u.a{where} group by 1, 2",
                 False,
             )
+        case 7:
+            counting = rand.choice(["row_number", "rank", "dense_rank"])
+            order = rand.choice(["v", "s desc", "n, d desc", "f nulls first", "i"])
+            order += ", id" if counting == "row_number" else ""
+            over = rand.choice([f"partition by {group} order by {order}", f"order by {order}"])
+            numbered = f"select id, s, {counting}() over ({over}) as place from t{where}"
+            return (
+                f"select * from ({numbered}) x where place {rand.choice(['<=', '<', '='])} {rand.randrange(1, 5)}",
+                False,
+            )
+        case 8:
+            return f"select distinct on ({group}) id, s from t{where} order by {group}, v desc, id", True
         case _:
             return f"select count(*) from (select id from t{where} limit {rand.randrange(50)}) as part", True
 
@@ -135,6 +147,29 @@ def test_same_answers(near: Laboratory, far: Laboratory, seed: int) -> None:
     for _ in range(60):
         query, ordered = some_query(rand)
         assert answer(far, query, ordered) == answer(near, query, ordered), query
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_first_rows_of_groups_in_many_answers(
+    near: Laboratory, far: Laboratory, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr("pydistdb.sql.exec.tail_run.MOST_ROWS", rows)
+    for counting, order in (("row_number", "v, id"), ("rank", "d"), ("dense_rank", "s")):
+        numbered = f"select id, {counting}() over (partition by g order by {order}) as place from t"
+        query = f"select * from ({numbered}) x where place <= 2"
+        far.database.answers.clear()
+        assert answer(far, query, False) == answer(near, query, False), query
+        assert len(far.database.answers) > 8
+
+
+def test_first_rows_of_groups_leave_the_shards(far: Laboratory) -> None:
+    numbered = "select g, id, row_number() over (partition by g order by id) as place from t"
+    text = explained(far, f"select * from ({numbered}) x where place <= 1", analyze=True)
+    assert "Strategy: top-N per group" in text
+    sent = [(int(rows), int(calls)) for rows, calls in re.findall(r"rows=(\d+) bytes=\d+ calls=(\d+)", text)]
+    assert len(sent) == 8
+    assert all(rows <= 7 * calls for rows, calls in sent)  # an answer has as many as there are groups
+    assert sum(rows for rows, _ in sent) < 120
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("exec_*.txt")), ids=lambda path: path.stem)

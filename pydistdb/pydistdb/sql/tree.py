@@ -371,6 +371,19 @@ class Window(Rel):
 
 
 @node
+class FirstRows(Rel):
+    """The rows of each group that are the first ``limit`` of it by ``keys``, and perhaps some more.
+
+    ``counting``: row_number, rank or dense_rank: what of a row is at most ``limit``."""
+
+    input: Rel
+    groups: tuple[Expr, ...]
+    keys: tuple[SortKey, ...]
+    limit: Expr
+    counting: str
+
+
+@node
 class Sort(Rel):
     input: Rel
     keys: tuple[SortKey, ...]

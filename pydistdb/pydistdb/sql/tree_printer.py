@@ -207,6 +207,10 @@ def _relation(rel: Rel) -> tuple[str, tuple[Rel, ...]]:
             added = rel.columns[len(rel.columns) - len(rel.calls) :]
             calls = ", ".join(f"#{c.id} = {_window_call(call)}" for c, call in zip(added, rel.calls, strict=True))
             return f"Window {calls}", (rel.input,)
+        case tree.FirstRows():
+            words = f"FirstRows {rel.counting} <= {expression(rel.limit)}"
+            words += f" by {_list(rel.groups)}" if rel.groups else ""
+            return f"{words} order {sort_keys(rel.keys)}" if rel.keys else words, (rel.input,)
         case tree.Sort():
             return f"Sort {sort_keys(rel.keys)}", (rel.input,)
         case tree.Limit():

@@ -45,7 +45,7 @@ from pydistdb.sql.exec.shards import shard_of
 from pydistdb.sql.exec.tree_codec import NotPortable
 from pydistdb.sql.layout import BUCKET_BYTES, TableLayout
 from pydistdb.sql.plan.cut import Cut
-from pydistdb.sql.plan.distribute import Tail
+from pydistdb.sql.plan.distribute import WITHOUT_ORDER, Tail
 from pydistdb.sql.plan.explain_formats import ShardActual
 from pydistdb.sql.plan.physical import AtShards
 from pydistdb.sql.tree import Expr
@@ -115,7 +115,7 @@ class AtShardsOperator(Operator):
         return scatter(
             state.scheduler,
             ShardsRun(self, part, state, tables).streams(spans),
-            ordered=kind not in ("sort", "distinct", "aggregate"),
+            ordered=kind not in WITHOUT_ORDER,
             width=1 if kind == "limit" else WIDTH,
         )
 

@@ -9,6 +9,7 @@ from pydistdb.sql.exec.aggregate import AggregateOperator
 from pydistdb.sql.exec.apply import ApplyOperator
 from pydistdb.sql.exec.at_shards import AtShardsOperator
 from pydistdb.sql.exec.codegen import Code
+from pydistdb.sql.exec.first_rows import FirstRowsOperator
 from pydistdb.sql.exec.hash_join import HashJoinOperator
 from pydistdb.sql.exec.join import LookupJoinOperator, NestedLoopOperator
 from pydistdb.sql.exec.key_filter import MOST_PARTNERS
@@ -67,6 +68,7 @@ from pydistdb.sql.tree import (
     Distinct,
     Expr,
     Filter,
+    FirstRows,
     FunctionScan,
     Insert,
     Limit,
@@ -114,7 +116,7 @@ class Compiler:
             made.observe(actual)
         return made
 
-    def _over_scan(self, node: Aggregate | TopN | Limit | Distinct) -> Operator:
+    def _over_scan(self, node: Aggregate | TopN | Limit | Distinct | FirstRows) -> Operator:
         """The input of a step of which a part can be done where the rows are."""
         source = self.operator(node.input)
         if isinstance(source, _WITH_TAIL):
@@ -155,6 +157,8 @@ class Compiler:
                 return self._aggregate(node)
             case Window():
                 return WindowOperator(self.operator(node.input), node)
+            case FirstRows():
+                return FirstRowsOperator(self._over_scan(node), node)
             case Distinct():
                 return DistinctOperator(self._over_scan(node), node.on)
             case _:

@@ -109,7 +109,7 @@ class Work:
         self.silences = 0
         self._scheduler = scheduler
         self.part: CompiledPart = compiled_part(message.part)
-        self._most = arguments.most
+        self._most = arguments.wanted
         self.sending: Sending | None = None
         self._to = arguments.deal
         state = self.state = self.part.state(arguments, scheduler)

@@ -28,7 +28,7 @@ from pydistdb.sql.exec.codegen import evaluator
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.spill import RowCodec
 from pydistdb.sql.exec.tree_codec import NotPortable, check_type, dump, runtime_form, storage_form
-from pydistdb.sql.plan.distribute import Tail
+from pydistdb.sql.plan.distribute import FIRST_OF_GROUPS, Tail
 from pydistdb.sql.plan.expressions import walk
 from pydistdb.sql.sketch import Sketch
 from pydistdb.sql.tree import ColumnRef, Expr, Param
@@ -86,6 +86,12 @@ class Arguments(msgspec.Struct, array_like=True, frozen=True):
     deal: DealTo | None = None
     known: bytes = b""
     """The digest of an answer that need not be given again (last_answers.py); empty: there is none."""
+    first: int = 0
+    """How many rows are wanted of each group.  Nodes of versions that know of no such tail pass it over, and give all rows."""
+
+    @property
+    def wanted(self) -> int:
+        return self.most or self.first
 
 
 encode_text = msgspec.msgpack.Encoder().encode
@@ -122,16 +128,18 @@ class Portable:
     def arguments(self, state: State, identity: bytes | None) -> Arguments:
         """The values of this run."""
         context = state.context
-        wanted = [value for value in self.most(state) if value is not None] if self.tail.most else []
+        known = [value for value in self.most(state) if value is not None] if self.tail.most else []
+        wanted, of_groups = max(0, sum(known)), self.tail.kind in FIRST_OF_GROUPS
         return Arguments(
             [storage_form(column.type, state.outer[column.id]) for column in self.outer],
             [storage_form(parameter.type, state.parameters[parameter.index]) for parameter in self.parameters],
-            max(0, sum(wanted)),
+            0 if of_groups else wanted,
             identity or b"",
             context.transaction_timestamp,
             context.statement_timestamp,
             context.timezone,
             {name: context.settings[name] for name in SETTINGS if name in context.settings},
+            first=wanted if of_groups else 0,
         )
 
     def read(self, output: bytes) -> list[Row]:

@@ -68,7 +68,7 @@ class ScanRun:
         self.identity = arguments.identity
         self.picks = picks_of(self.identity)
         self.known = arguments.known
-        self.tail = fragment.make(fragment, self.state, arguments.most)
+        self.tail = fragment.make(fragment, self.state, arguments.wanted)
         self.keys: KeyFilter | None = None
         if arguments.tables:
             if arguments.blocks:

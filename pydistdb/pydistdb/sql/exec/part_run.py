@@ -297,7 +297,7 @@ class PartRun:
         self.part = part
         self.picks = part.picks
         self.state = part.state(arguments)
-        self.tail = part.make(part, self.state, arguments.most)
+        self.tail = part.make(part, self.state, arguments.wanted)
         self.sending = None if arguments.deal is None else Sending(arguments.deal)
         if arguments.tables:
             part.set_given(given_tables.of(part, arguments), self.state)

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from pydistdb.sql.exec.aggregate import AggregateOperator
 from pydistdb.sql.exec.dealing import deal
+from pydistdb.sql.exec.first_rows import Picker
 from pydistdb.sql.exec.fragment import Arguments, Text, pack_states
 from pydistdb.sql.exec.grouping import GroupingSet
 from pydistdb.sql.exec.operator import Operator
@@ -23,7 +24,9 @@ from pydistdb.sql.exec.scan import TableScanOperator
 from pydistdb.sql.exec.setops import Keys, keys_function, row_keys
 from pydistdb.sql.exec.sort import MOST_TOP_ROWS, Sorter
 from pydistdb.sql.exec.tree_codec import runtime_form
+from pydistdb.sql.plan.distribute import FIRST_OF_GROUPS
 from pydistdb.sql.plan.physical import Access, TableScan
+from pydistdb.sql.plan.rules.first_rows import MOST_FIRST_ROWS
 from pydistdb.sql.tree import Aggregate, AggregateCall, ColumnRef, Expr, OutputColumn, Param, SortKey
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.tasks import Scheduler
@@ -66,6 +69,9 @@ class Compiled:
         if kind == "sort":
             self.sorter = Sorter(self.scan.code(), keys)
             self.make = TopTail
+        elif kind in FIRST_OF_GROUPS:
+            self.first = Picker(self.scan.code, groups, keys, kind)
+            self.make = FirstTail
         elif kind == "distinct":
             self.keys = row_keys(self.scan.columns)
             self.make = DistinctTail
@@ -163,6 +169,38 @@ class TopTail(RowsTail):
 
     def final(self) -> list[Row]:
         if 0 < self.most <= MOST_TOP_ROWS:
+            self._cut()
+        return self.rows
+
+
+class FirstTail(RowsTail):
+    """The first ``most`` rows of each group."""
+
+    def __init__(self, fragment: Compiled, state: State, most: int) -> None:
+        super().__init__(fragment, state, most)
+        self.cuts = 0 < most <= MOST_FIRST_ROWS
+        self.next_cut = 2 * MOST_ROWS
+        self.full = False
+
+    def add(self, rows: list[Row]) -> None:
+        self.rows += rows
+        if self.cuts and (len(self.rows) >= self.next_cut or self.bytes >= 2 * MOST_BYTES):
+            self._cut()
+
+    def _cut(self) -> None:
+        before = len(self.rows)
+        self.rows = self.fragment.first.pick(self.rows, self.most, self.state)
+        kept = len(self.rows)
+        self.bytes = self.bytes * kept // max(before, 1)
+        self.next_cut = kept + 2 * MOST_ROWS
+        self.full = kept >= MOST_ROWS or self.bytes >= MOST_BYTES
+
+    @property
+    def is_full(self) -> bool:
+        return self.full if self.cuts else len(self.rows) >= MOST_ROWS or self.bytes >= MOST_BYTES
+
+    def final(self) -> list[Row]:
+        if self.cuts:
             self._cut()
         return self.rows
 

@@ -53,6 +53,7 @@ from pydistdb.sql.tree import (
     Distinct,
     Expr,
     Filter,
+    FirstRows,
     Insert,
     IsNull,
     Join,
@@ -76,6 +77,8 @@ from pydistdb.sql.types.known import BOOL, INT8
 from pydistdb.sql.types.registry import type_by_oid
 
 MOST_EXTREMES = 8
+MOST_OF_ROWS_FIRST = 0.75
+"""Where a greater part of all rows is among the first of its group, picking them out is not worth it."""
 
 
 class Wish:
@@ -126,6 +129,8 @@ class Builder(JoinBuilder):
                 return self._window_with_queries(relation)
             case Distinct(on=()) if (least := self._distinct_values(relation)) is not None:
                 return least
+            case FirstRows():
+                return self._first_rows(relation, wish)
             case Window() | Distinct() | ProjectSet():
                 source, lifted = self._lift(self.build(relation.input), relation)
                 return replace(lifted, input=source)
@@ -261,6 +266,14 @@ class Builder(JoinBuilder):
         inner = self.build(replace(relation, calls=calls))
         outer = replace(lifted, input=source)
         return NestedLoop(relation.columns, "inner", outer, inner, None, tuple(sorted(output_ids(outer))))
+
+    def _first_rows(self, relation: FirstRows, wish: Wish) -> Rel:
+        """Left out where an index delivers the order that the step above wants, or most rows are among the first."""
+        source = self.build(relation.input, Wish(wish.order))
+        made = replace(relation, input=source, columns=source.columns)
+        if wish.order and access.satisfies(*ordering(source), wish.order) == 1:
+            return source
+        return made if self.estimator.rows(made) <= self.estimator.rows(source) * MOST_OF_ROWS_FIRST else source
 
     def _limit(self, relation: Limit) -> Rel:
         most_rows = tuple(part for part in (relation.limit, relation.offset) if part is not None)

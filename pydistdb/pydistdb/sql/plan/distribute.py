@@ -7,6 +7,8 @@ step above it, its *tail*.  The other half stays what it was, and gets fewer row
     ORDER BY v LIMIT 10               at each shard: its first 10                            gateway: the first 10 of all
     DISTINCT                          at each shard: its distinct rows                       gateway: DISTINCT of all
     LIMIT 10                          at each shard: 10 rows, shard after shard               gateway: the first 10
+    row_number() OVER (PARTITION BY   at each shard: the first 2 of each of its groups        gateway: the first 2 of each
+      g ORDER BY v) <= 2
 
 The second half gives the same result whether rows come raw or worked on: aggregates are told apart by ``Partials``
 (exec/aggregate.py).  So the plan is one and the same for local and for distant rows, and which is which is found out
@@ -22,7 +24,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pydistdb.sql.plan.physical import AtShards, Repartitioned, TableScan, TopN
-from pydistdb.sql.tree import Aggregate, AggregateCall, Const, Distinct, Expr, Limit, Param, Project, Rel, SortKey
+from pydistdb.sql.tree import (
+    Aggregate,
+    AggregateCall,
+    Const,
+    Distinct,
+    Expr,
+    FirstRows,
+    Limit,
+    Param,
+    Project,
+    Rel,
+    SortKey,
+)
 from pydistdb.sql.types.registry import FLOAT4, FLOAT8
 
 DECOMPOSABLE = frozenset({"count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every"})
@@ -33,13 +47,17 @@ _OF_SQUARES |= {"regr_r2", "regr_slope", "regr_sxx", "regr_sxy", "regr_syy"}
 """Of floats their joined states round in other places than one pass does: where a table is split must not show."""
 DECOMPOSABLE |= _OF_SQUARES
 """Aggregates whose states are small and can be joined."""
+FIRST_OF_GROUPS = frozenset({"row_number", "rank", "dense_rank"})
+"""Tails by which the rows of each group are kept that are at most so many by this count (tree.FirstRows)."""
+WITHOUT_ORDER = FIRST_OF_GROUPS | {"sort", "distinct", "aggregate"}
+"""Tails whose rows are wanted in no order of their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The half of a step that is done at the shards.  ``kind``: limit, sort, distinct, aggregate.
+    """The half of a step that is done at the shards.  ``kind``: limit, sort, distinct, aggregate, or one of FIRST_OF_GROUPS.
 
-    ``most``: expressions whose sum is how many rows are wanted (limit, sort)."""
+    ``most``: expressions whose sum is how many rows are wanted (limit, sort), of each group (FIRST_OF_GROUPS)."""
 
     kind: str
     keys: tuple[SortKey, ...] = ()
@@ -59,6 +77,8 @@ def tail_of(node: Rel) -> Tail | None:
         case Limit(with_ties=False):
             most = _most(node.limit, node.offset)
             return Tail("limit", (), most) if most else None
+        case FirstRows(keys=keys):
+            return Tail(node.counting, keys, (node.limit,), node.groups)
         case Distinct(on=()):
             return Tail("distinct")
     return None

@@ -54,6 +54,7 @@ from pydistdb.sql.tree import (
     Distinct,
     Expr,
     Filter,
+    FirstRows,
     FunctionScan,
     InList,
     IsNull,
@@ -272,6 +273,8 @@ class Estimator(Known):
                 return self.group_rows(relation.groups, self.rows(relation.input))
             case Distinct():
                 return self._distinct_rows(relation)
+            case FirstRows():
+                return self._first_rows(relation)
             case Limit() | TopN():
                 return self._limited(relation)
             case SetOperation():
@@ -296,6 +299,11 @@ class Estimator(Known):
         if isinstance(relation.limit, Const) and relation.limit.value is not None:
             return max(min(rows, float(relation.limit.value)), 1.0)
         return max(rows / 10, 1.0)
+
+    def _first_rows(self, relation: FirstRows) -> float:
+        rows, limit = self.rows(relation.input), relation.limit
+        of_each = float(limit.value) if isinstance(limit, Const) and limit.value is not None else 10.0
+        return min(rows, self.group_rows(relation.groups, rows) * of_each)
 
     def _distinct_rows(self, relation: Distinct) -> float:
         rows = self.rows(relation.input)

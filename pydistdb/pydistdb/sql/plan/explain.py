@@ -53,6 +53,7 @@ from pydistdb.sql.tree import (
     Distinct,
     Expr,
     Filter,
+    FirstRows,
     FunctionScan,
     Insert,
     Limit,
@@ -372,10 +373,18 @@ class Explainer(ExpressionText):
                 return self._set_operation(relation)
             case Distinct():
                 return "Unique", [("On", list(map(self.text, relation.on)))] if relation.on else []
+            case FirstRows():
+                return "Top-N Per Group", self._first_rows(relation)
             case Window():
                 return "WindowAgg", []
         words = {Limit: "Limit", LockedRows: "LockRows", ProjectSet: "ProjectSet", Apply: "Result"}
         return words.get(type(relation), type(relation).__name__), []
+
+    def _first_rows(self, relation: FirstRows) -> Properties:
+        properties: Properties = [("Group Key", list(map(self.text, relation.groups)))] if relation.groups else []
+        if relation.keys:
+            properties.append(("Sort Key", self.keys(relation.keys)))
+        return [*properties, ("Run Condition", f"({relation.counting}() <= {self.text(relation.limit)})")]
 
     @staticmethod
     def _set_operation(relation: SetOperation) -> tuple[str, Properties]:

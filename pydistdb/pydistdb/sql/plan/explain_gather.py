@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pydistdb.sql.plan.cut import Cut
-from pydistdb.sql.plan.distribute import scan_below, tail_of
+from pydistdb.sql.plan.distribute import FIRST_OF_GROUPS, scan_below, tail_of
 from pydistdb.sql.plan.explain_formats import Actual, PlanNode, Value
 from pydistdb.sql.plan.explain_sql import final_functions, shard_query
 from pydistdb.sql.plan.explain_text import ExpressionText
@@ -33,6 +33,15 @@ from pydistdb.sql.tree import Aggregate, Distinct, Filter, Project, Rel
 
 MOST_LISTED = 8
 """So many shards are named where ANALYZE does not name them all."""
+
+
+_TAIL_WORDS = {
+    "aggregate": ["partial aggregate"],
+    "sort": ["top-N"],
+    "distinct": ["distinct"],
+    "limit": ["limit"],
+    **{kind: ["top-N per group"] for kind in FIRST_OF_GROUPS},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +74,7 @@ def strategy(
         words.append("whole groups")
     if filters:
         words.append("key filter")
-    words += {"aggregate": ["partial aggregate"], "sort": ["top-N"], "distinct": ["distinct"], "limit": ["limit"]}.get(
-        kind, []
-    )
+    words += _TAIL_WORDS.get(kind, [])
     return ", ".join(words) or "scan"
 
 

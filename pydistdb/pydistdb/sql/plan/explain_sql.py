@@ -17,7 +17,19 @@ from dataclasses import dataclass, field, replace
 from pydistdb.sql.plan.explain_text import ExpressionText
 from pydistdb.sql.plan.expressions import conjuncts
 from pydistdb.sql.plan.physical import AtShards, Exchange, HashJoin, Repartitioned, TableScan, TopN
-from pydistdb.sql.tree import Aggregate, AggregateCall, Delete, Distinct, Expr, Filter, Limit, Project, Rel, Update
+from pydistdb.sql.tree import (
+    Aggregate,
+    AggregateCall,
+    Delete,
+    Distinct,
+    Expr,
+    Filter,
+    FirstRows,
+    Limit,
+    Project,
+    Rel,
+    Update,
+)
 
 MOST_CHARACTERS = 2_000
 
@@ -63,9 +75,22 @@ def shard_query(relation: Rel, step: Rel | None, text: ExpressionText) -> str:
             select.ending = f" ORDER BY {', '.join(text.keys(step.keys))}{_limit(step.limit, step.offset, text)}"
         case Limit():
             select.ending = _limit(step.limit, step.offset, text)
+        case FirstRows():
+            select = _first_rows(step, select, text)
         case Distinct():
             select.distinct = True
     return _shortened(str(select))
+
+
+def _first_rows(step: FirstRows, select: _Select, text: ExpressionText) -> _Select:
+    over = f"PARTITION BY {text.list(step.groups)} " if step.groups else ""
+    over += f"ORDER BY {', '.join(text.keys(step.keys))}" if step.keys else ""
+    place = f"{step.counting}() OVER ({over.strip()}) AS place"
+    if not select.is_plain:
+        select = replace(_Select([], f"({select}) s"), columns=select.columns)
+    names = [column.rpartition(".")[2] for column in select.columns]
+    numbered = replace(select, columns=[*select.columns, place])
+    return _Select(names, f"({numbered}) s", [f"(place <= {text.text(step.limit)})"])
 
 
 def _shortened(whole: str) -> str:

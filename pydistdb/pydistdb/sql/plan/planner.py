@@ -21,6 +21,7 @@ from pydistdb.sql.plan.rules.contradictions import contradictions
 from pydistdb.sql.plan.rules.decorrelate import decorrelate
 from pydistdb.sql.plan.rules.drop_joins import drop_joins
 from pydistdb.sql.plan.rules.factor import factor
+from pydistdb.sql.plan.rules.first_rows import first_rows
 from pydistdb.sql.plan.rules.fold import fold
 from pydistdb.sql.plan.rules.inline_ctes import inline_ctes
 from pydistdb.sql.plan.rules.limit_arms import limit_arms
@@ -45,6 +46,7 @@ RULES: tuple[Rule, ...] = (
     push_down,
     contradictions,
     merge_projects,
+    first_rows,
     limit_arms,
     drop_joins,
     unique_rows,

@@ -60,6 +60,7 @@ from pydistdb.sql.tree import (
     Distinct,
     Expr,
     Filter,
+    FirstRows,
     Limit,
     OutputColumn,
     Project,
@@ -133,7 +134,7 @@ class _Pass:
         if isinstance(relation, Repartitioned):
             return relation
         below: float | None = None
-        if isinstance(relation, Aggregate | TopN | Distinct) and tail_of(relation) is not None:
+        if isinstance(relation, Aggregate | TopN | Distinct | FirstRows) and tail_of(relation) is not None:
             below = self.rows(relation) * ASSUMED_NODES
         if isinstance(relation, Limit):
             hurried = True

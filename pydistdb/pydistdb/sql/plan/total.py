@@ -28,7 +28,7 @@ from pydistdb.sql.plan.physical import (
     TopN,
     VirtualTableScan,
 )
-from pydistdb.sql.tree import Aggregate, ColumnRef, Distinct, FunctionScan, Limit, Rel, Sort, Values
+from pydistdb.sql.tree import Aggregate, ColumnRef, Distinct, FirstRows, FunctionScan, Limit, Rel, Sort, Values
 from pydistdb.sql.types.known import INT8
 
 
@@ -71,7 +71,7 @@ def total_cost(relation: Rel, estimator: Estimator) -> Cost:
         case Sort() | TopN() | IncrementalSort():
             total = whole + estimator.rows(relation.input) * SORT_ROW_COST
             return Cost(total, total)
-        case Aggregate() | Distinct():
+        case Aggregate() | Distinct() | FirstRows():
             total = whole + estimator.rows(relation.input) * HASH_ROW_COST
             return Cost(total, total)
         case Limit():

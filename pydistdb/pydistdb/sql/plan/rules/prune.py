@@ -24,6 +24,7 @@ from pydistdb.sql.tree import (
     Distinct,
     Expr,
     Filter,
+    FirstRows,
     Insert,
     Join,
     Limit,
@@ -89,7 +90,7 @@ def _prune(relation: Rel, needed: set[int]) -> Rel:
             expressions = tuple(expression for _, expression in parts)
             source = _prune(relation.input, _used(expressions))
             return Project(tuple(column for column, _ in parts), source, expressions)
-        case Filter() | Sort() | Limit() | LockRows() | Distinct():
+        case Filter() | Sort() | Limit() | LockRows() | Distinct() | FirstRows():
             return _prune_transparent(relation, needed)
         case Join():
             return _prune_join(relation, needed)
@@ -111,7 +112,7 @@ def _prune(relation: Rel, needed: set[int]) -> Rel:
     return map_parts(relation, on_relation=prune)
 
 
-def _prune_transparent(relation: Filter | Sort | Limit | LockRows | Distinct, needed: set[int]) -> Rel:
+def _prune_transparent(relation: Filter | Sort | Limit | LockRows | Distinct | FirstRows, needed: set[int]) -> Rel:
     """Operators that hand their input's columns on."""
     wanted = needed | _used(direct_parts(relation)[0])
     if isinstance(relation, Distinct) and not relation.on:

@@ -21,6 +21,7 @@ from pydistdb.sql.tree import (
     ColumnRef,
     Distinct,
     Filter,
+    FirstRows,
     Join,
     Limit,
     Project,
@@ -60,7 +61,7 @@ def _keys(relation: Rel) -> list[Key]:
     match relation:
         case Scan():
             return _of_table(relation)
-        case Filter() | Sort() | Limit() | Distinct() | Window():
+        case Filter() | FirstRows() | Sort() | Limit() | Distinct() | Window():
             found = _keys(relation.input)
         case Join(kind="semi" | "anti"):
             found = _keys(relation.left)
