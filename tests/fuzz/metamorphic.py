@@ -8,6 +8,7 @@ No second database is needed; what is compared are two ways of asking one thing 
 * norec: ``count(*) … WHERE p`` against counting where ``p`` is true over all rows, which leaves the optimiser nothing to do;
 * indexes: conditions that may contradict each other, distinct values and the least of groups, of tables with indexes;
 * keys: joins with tables that a foreign key refers to, against those with tables without one;
+* numbered: the first rows of each group, against numbering all rows before they are picked;
 * tlp: the rows are those where ``p`` is true, those where it is false, and those where it is NULL.
 
 Errors of values (classes 21 and 22) are passed over, as which rows an expression is computed for is up to the planner.
@@ -278,6 +279,34 @@ def keys(client: SqlClient, random: Random) -> Difference | None:
     return _same(client, text.replace("child", "stray"), text)
 
 
+def numbered(client: SqlClient, random: Random) -> Difference | None:
+    """The first rows of each group, by their numbers or by DISTINCT ON; ``place + 0`` is no number that the planner knows."""
+    grammar = Grammar(random)
+    source, scope = grammar.from_clause([], 1)
+    names = [name for name, kind in scope if kind in ("int", "text")]
+    if not names:
+        return None
+    columns = ", ".join([f"{random.choice(names)} AS {name}" for name in "gor"])
+    where = f" WHERE {grammar.expression('bool', scope, 2).sql()}" if random.random() < 0.5 else ""
+    query = f"(SELECT {columns} FROM {source.sql()}{where}) AS q"
+    keys = f"o{random.choice(('', ' DESC', ' NULLS FIRST'))}, r"
+    match random.randrange(4):
+        case 0:
+            reference = f"SELECT g, o, r, row_number() OVER (PARTITION BY g ORDER BY {keys}) AS place FROM {query}"
+            first = f"SELECT DISTINCT ON (g) g, o, r FROM {query} ORDER BY g, {keys}"
+            return _same(client, f"SELECT g, o, r FROM ({reference}) AS n WHERE place + 0 = 1", first)
+        case 1:
+            shown, over = "g, r", "PARTITION BY g, r"  # what differs among rows that tie is anybody's guess
+        case 2:
+            shown, over = "o, r", f"ORDER BY {keys}"
+        case _:
+            shown, over = "g, o, r", f"PARTITION BY g ORDER BY {keys}"
+    number = random.choice(("row_number()", "rank()", "dense_rank()"))
+    every = f"SELECT {shown}, place FROM (SELECT *, {number} OVER ({over}) AS place FROM {query}) AS n WHERE"
+    condition = f"{random.choice(('<=', '<', '='))} {random.randint(0, 4)}"
+    return _same(client, f"{every} place + 0 {condition}", f"{every} place {condition}")
+
+
 CHECKS: dict[str, Callable[[SqlClient, Random], Difference | None]] = {
     "plans": plans,
     "memory": memory,
@@ -286,6 +315,7 @@ CHECKS: dict[str, Callable[[SqlClient, Random], Difference | None]] = {
     "tlp": tlp,
     "indexes": indexes,
     "keys": keys,
+    "numbered": numbered,
 }
 
 

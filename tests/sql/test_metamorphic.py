@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from random import Random
 
 import pytest
+from pydistdb.sql.exec.first_rows import Picker
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.skip_scan import SkipBounds
 from pydistdb.sql.plan import joins as plan_joins
@@ -66,3 +67,10 @@ def test_a_foreign_key_taken_for_not_null_is_noticed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(partners, "_never_null", lambda table: {column.number for column in table.columns})
     client = connect(Random(4))
     assert any(check("keys", client, seed) for seed in range(100))
+
+
+def test_first_rows_that_are_not_kept_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Picker.pick
+    monkeypatch.setattr(Picker, "pick", lambda self, rows, most, state: right(self, rows, most, state)[1:])
+    client = connect(Random(5))
+    assert any(check("numbered", client, seed) for seed in range(100))
