@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pydistdb.kv.api import Isolation, LockedValue, LockStrength, Timestamp, WaitPolicy
+from pydistdb.kv.descriptor import NodeId, RangeId
 from pydistdb.kv.names import shown_id
 from pydistdb.kv.overlay import Chunk
 from pydistdb.kv.txn.coordinator import Coordinator
@@ -38,19 +39,28 @@ class _TracingPart(Coordinator):
         self._trace[0](f"tx-{shown_id(self.transaction_id)}: {text}")
 
     def _tell_route(self, key: bytes, use: str) -> None:
-        local = self._leases.find(key)
-        if local is not None:
-            route = f"{use} in range {local.range_id} at node {self._leases.node_id}"
-        else:
-            known = self._gateway.router.cache.find(key)
-            if known is None:
-                return
-            node = f" at node {known.leader}" if known.leader else ""
-            route = f"{use} in range {known.descriptor.range_id}{node}"
+        range_id, node_id = self._place_of(key)
+        if not range_id:
+            return
+        route = f"{use} in range {range_id}" + (f" at node {node_id}" if node_id else "")
         told = self._trace[1]
         if route not in told:
             told.add(route)
             self._tell(route)
+
+    def _place_of(self, key: bytes) -> tuple[RangeId, NodeId]:
+        """The range around ``key`` and who leads it, as far as is known (0: it is not).
+
+        What the router remembers may be older than a split: a request goes by its key, and is answered all the same by a
+        node that leads both parts.  Where a lock is held its lease tells; else this node's own copy, if there is one."""
+        local = self._leases.find(key)
+        if local is not None:
+            return local.range_id, self._leases.node_id
+        router = self._gateway.router
+        held = self._locked.get(key)
+        known = self._leases.find_replica(key) or router.cache.find(key)
+        range_id = held[2].range_id if held is not None else known.descriptor.range_id if known is not None else 0
+        return range_id, router.leader_of(key)
 
     # ---------------------------------------------------------------------------------------------------- statements
 
