@@ -62,6 +62,8 @@ def test_a_placed_shard_lies_at_its_place_and_stays_there(two_regions: LocalClus
         connection.execute(
             "INSERT INTO people SELECT g, c FROM generate_series(1, 50) g, unnest('{de,us,jp}'::text[]) c"
         )
+        connection.execute("CREATE TABLE pets (id int8, country text) SHARD BY LIST (country) COLOCATE WITH people")
+        connection.execute("INSERT INTO pets SELECT id, country FROM people WHERE id < 10")
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="no node is in region mars"):
             connection.execute(
                 "CREATE TABLE x (a text) SHARD BY LIST (a) (SHARD m VALUES ('m') PLACED IN (region 'mars'))"
@@ -70,14 +72,14 @@ def test_a_placed_shard_lies_at_its_place_and_stays_there(two_regions: LocalClus
     names = _names(two_regions)
 
     def places() -> dict[object, list[str]]:
-        found = _rows(two_regions, "SELECT start_pretty, replicas FROM proddb.ranges WHERE tables = 'people'", 1)
+        found = _rows(two_regions, "SELECT start_pretty, replicas FROM proddb.ranges WHERE tables LIKE '%people%'", 1)
         return {name: sorted(map(names.get, replicas)) for name, replicas in found if "/shard" in str(name)}  # type: ignore
 
     _until(
-        lambda: {shard: places().get(f"people/shard {shard}") for shard in ("eu", "us")},
+        lambda: {shard: places().get(f"people+pets/shard {shard}") for shard in ("eu", "us")},
         {"eu": ["node4"], "us": ["node2"]},
     )
-    assert len(places()["people/shard rest"]) == 3
+    assert len(places()["people+pets/shard rest"]) == 3
     eu, us = (next(number for number, name in names.items() if name == wanted) for wanted in ("node4", "node2"))
     # A part that is cut off belongs to the shard still; what people ask for does not override the rule.
     ((right,),) = _rows(two_regions, "SELECT proddb.split_at('people', 'de', '25')")
@@ -88,6 +90,9 @@ def test_a_placed_shard_lies_at_its_place_and_stays_there(two_regions: LocalClus
         _rows(two_regions, f"SELECT proddb.merge_range({right})")
     plan = [str(line) for (line,) in _rows(two_regions, "EXPLAIN SELECT * FROM people WHERE country = 'fr'", 2)]
     assert any("Shards: eu (1 of 3)" in line for line in plan) and any(f"leaders: node {eu}" in line for line in plan)
+    plan = [str(line) for (line,) in _rows(two_regions, "EXPLAIN SELECT * FROM pets WHERE country = 'fr'", 2)]
+    assert any(f"leaders: node {eu}" in line for line in plan), "what is colocated is placed alike"
+    assert _rows(two_regions, "SELECT count(*) FROM pets WHERE country = 'us'", 1) == [(9,)]
     counted = _rows(two_regions, "SELECT country, count(*) FROM people GROUP BY 1 ORDER BY 1", 2)
     assert counted == [("de", 50), ("jp", 50), ("us", 50)]
 

@@ -291,6 +291,8 @@ def main(names: list[str]) -> None:
     dsn = os.environ["PYDISTDB_TEST_POSTGRES"]
     found: list[str] = []
     for path in [FOLDER / f"{name}.txt" for name in names] or sorted(FOLDER.glob("*.txt")):
+        if "SHARD BY" in path.read_text():
+            continue  # ours alone
         postgres = PostgresBackend(dsn)
         try:
             theirs = _plain(transcript(postgres, path, strict=False))

@@ -37,7 +37,7 @@ class DdlScript:
         names = {t.storage_id: t.name for t in self.server.catalog.view("postgres", ("public",)).tables()}
         counts: dict[str, int] = {}
         for key in self.server.database.versions:
-            if key[0] in (4, 5) and self.server.database.read(key, now)[0] is not None:
+            if key[0] in (4, 5, 6) and self.server.database.read(key, now)[0] is not None:
                 storage_id = int.from_bytes(key[1:5] if key[0] == 4 else key[7:11], "big")
                 label = f"{key[0]} {names.get(storage_id, 'nobody')}"
                 counts[label] = counts.get(label, 0) + 1

@@ -40,12 +40,14 @@ class Feature(StrEnum):
     LOOSE_RANGES = "what dropped tables leave is marked and merged away at once"
     SKETCHES_IN_SAMPLES = "ANALYZE counts different values in all rows, where they lie"
     RECLAIMED_LOCKS = "a new leaseholder asks the nodes for the row locks of one that has died"
+    SHARED_SHARDS = "tables SHARD BY RANGE or LIST can be COLOCATED WITH another"
 
 
 SINCE: dict[Feature, int] = {
     Feature.LOOSE_RANGES: 2,
     Feature.SKETCHES_IN_SAMPLES: 2,
     Feature.RECLAIMED_LOCKS: 2,
+    Feature.SHARED_SHARDS: 2,
 }
 
 

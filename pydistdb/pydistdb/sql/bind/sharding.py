@@ -4,8 +4,8 @@ It is read from the scanner's tokens (so comments, quoting and strings that mere
 blanked out: what is left is Postgres's grammar, and every error position still refers to the text that the user wrote::
 
     clause    SHARD BY HASH (column, …) [SHARDS n] [COLOCATE WITH table]
-            | SHARD BY RANGE (column) (SPLIT AT VALUES (literal, …))
-            | SHARD BY LIST (column) (shard, …)
+            | SHARD BY RANGE (column) {(SPLIT AT VALUES (literal, …)) | COLOCATE WITH table}
+            | SHARD BY LIST (column) {(shard, …) | COLOCATE WITH table}
             | SHARD BY DIRECTORY (column) [SHARDS n]
             | SHARD BY REFERENCE | SHARD BY NONE
     shard     SHARD name {VALUES (literal, …) | DEFAULT} [PLACED IN (place, …)]
@@ -116,38 +116,41 @@ class _Reader:
         if strategy in ("reference", "none"):
             return ShardBy((), strategy=strategy, position=position)
         columns = tuple(self.listed(self.identifier))
-        if strategy != "hash":
-            self.refuse_colocation(strategy)
-        clause = None
-        if strategy == "range":
-            clause = ShardBy(columns, strategy=strategy, split_values=self.split_values(), position=position)
-        elif strategy == "list":
-            clause = ShardBy(columns, strategy=strategy, pieces=tuple(self.listed(self.piece)), position=position)
-        if clause is not None:
-            self.refuse_colocation(strategy)
-            return clause
+        if strategy in ("range", "list"):
+            if self.is_colocated():
+                return ShardBy(columns, colocate_with=self.colocated(), strategy=strategy, position=position)
+            values = self.split_values() if strategy == "range" else ()
+            pieces = tuple(self.listed(self.piece)) if strategy == "list" else ()
+            if self.is_colocated():
+                at = self.position()
+                raise InvalidSyntax(
+                    "COLOCATE WITH takes the shards of the other table: leave out your own", position=at
+                )
+            return ShardBy(columns, strategy=strategy, split_values=values, pieces=pieces, position=position)
         shards: int | None = None
         colocate_with: Name | None = None
         while True:
-            if strategy != "hash":
-                self.refuse_colocation(strategy)
             if shards is None and self.accept("shards"):
                 shards = self.number()
-            elif strategy == "hash" and colocate_with is None and self.accept("colocate"):
-                self.expect("with")
-                colocate_with = self.name()
+            elif self.is_colocated() and colocate_with is None:
+                if strategy == "directory":
+                    raise FeatureNotSupported(
+                        "COLOCATE WITH is not supported for SHARD BY DIRECTORY",
+                        detail="Each table has a directory of its own.",
+                        position=self.position(),
+                    )
+                colocate_with = self.colocated()
             else:
                 return ShardBy(columns, shards, colocate_with, strategy, position=position)
 
-    def refuse_colocation(self, strategy: str) -> None:
-        position = self.position()
-        if self.accept("colocate"):
-            raise FeatureNotSupported(
-                f"COLOCATE WITH is not supported for SHARD BY {strategy.upper()}",
-                hint="Use SHARD BY HASH for tables whose rows are to lie together, or SHARD BY REFERENCE for a small one "
-                "that is joined with all.",
-                position=position,
-            )
+    def is_colocated(self) -> bool:
+        return (self.current() or "").lower() == "colocate"
+
+    def colocated(self) -> Name:
+        """``COLOCATE WITH table``"""
+        self.expect("colocate")
+        self.expect("with")
+        return self.name()
 
     def split_values(self) -> tuple[str, ...]:
         """``(SPLIT AT VALUES (10, 20))``; also ``VALUES (10), (20)``."""

@@ -52,6 +52,7 @@ from pydistdb.sql.catalog.descriptors import (
     Schema,
     Table,
 )
+from pydistdb.sql.catalog.garbage import beside
 from pydistdb.sql.catalog.roles import Role
 from pydistdb.sql.catalog.sequence_numbers import definition_of
 from pydistdb.sql.catalog.state import FIRST_USER_OID, CatalogState, DatabaseState
@@ -220,6 +221,7 @@ def _of_table(database: DatabaseState, table: Table) -> Iterator[bytes]:
     yield from _relations(database, (key.referenced_table for key in table.foreign_keys))
     if table.sharding is not None and table.sharding.strategy == "hash":
         yield keys.group_key(table.sharding.group)
+    yield from _relations(database, (other.oid for other in beside(table, database.tables.values())))
     if table.kind == "S":
         yield from _relations(database, (definition_of(table).owner_table,))
     for each in table.statistics_objects:

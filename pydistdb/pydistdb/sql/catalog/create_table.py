@@ -172,7 +172,7 @@ async def add_constraints(
             used = expressions.check_columns(ddl, table, spec.expression)
             table = await constraints.add_check(ddl, table, as_valid(spec), used)
     ddl.put_table(table, *owned)
-    for garbage in dropped_garbage(table):
+    for garbage in dropped_garbage(table, ddl.view.state.tables.values()):
         ddl.ddl.made_storage(garbage, table.storage_id)
     for spec, columns in every:
         if spec.kind == "foreign":

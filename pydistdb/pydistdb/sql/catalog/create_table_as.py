@@ -39,7 +39,7 @@ async def create_table_as(ddl: DdlContext, statement: CreateTableAs) -> str:
     persistence = "u" if statement.unlogged and table.persistence == "p" else table.persistence
     table = replace(table, on_commit=statement.on_commit, persistence=persistence, options=options)
     temporary.note_commit_action(ddl, table)
-    for garbage in dropped_garbage(table):
+    for garbage in dropped_garbage(table, ddl.view.state.tables.values()):
         ddl.ddl.made_storage(garbage, table.storage_id)
     if recording is not None:
         table = defined(ddl, table, statement.query, query, recording)

@@ -150,7 +150,7 @@ class Shard(msgspec.Struct, frozen=True, array_like=True):
 class Sharding(msgspec.Struct, frozen=True, array_like=True):
     columns: tuple[int, ...]
     group: int
-    """Hash: the colocation group, whose tables share the hash prefix.  Otherwise a number of the table's own."""
+    """The colocation group, whose tables share the prefix of hashes or shards.  Unless it is hash, mostly the table's own."""
     strategy: str = "hash"
     """hash, range, list or directory."""
     shards: tuple[Shard, ...] = ()

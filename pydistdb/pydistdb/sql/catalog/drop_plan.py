@@ -13,7 +13,7 @@ Source: PostgreSQL manual, chapter 5.14 (dependency tracking).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -192,7 +192,7 @@ async def carry_out(ddl: DdlContext, plan: DropPlan, cascade: bool, subjects: li
     survivors = _survivors(ddl, plan, referenced)
     changes += [(keys.table_key(table.database, table.oid), table) for table in survivors]
     for table in plan.tables.values():
-        changes += forget_table(ddl, table)
+        changes += forget_table(ddl, table, plan.tables)
     changes += forget_comments(ddl, {statistics.oid for _, statistics in doomed})
     for routine in plan.routines.values():
         changes.append((keys.routine_key(routine.database, routine.oid), None))
@@ -269,8 +269,9 @@ def _survivors(ddl: DdlContext, plan: DropPlan, referenced: Iterable[int]) -> li
     return [replace(t, version=t.version + 1) for oid, t in changed.items() if oid not in plan.tables]
 
 
-def forget_table(ddl: DdlContext, table: Table) -> list[Change]:
-    """The changes that remove a relation with its comments and statistics; its storage becomes garbage."""
+def forget_table(ddl: DdlContext, table: Table, leaving: Collection[int] = ()) -> list[Change]:
+    """The changes that remove a relation with its comments and statistics; its storage becomes garbage.  Other tables are
+    ``leaving`` with it."""
     changes: list[Change] = [(keys.table_key(table.database, table.oid), None)]
     state = ddl.view.state
     mine = {table.oid, *(i.oid for i in table.indexes), *(c.oid for c in table.checks)}
@@ -281,6 +282,7 @@ def forget_table(ddl: DdlContext, table: Table) -> list[Change]:
     if table.oid in state.statistics:
         changes.append((keys.statistics_key(table.database, table.oid), None))
     if table.kind != "v":
-        for garbage in dropped_garbage(table):
+        staying = (other for oid, other in state.tables.items() if oid not in leaving)
+        for garbage in dropped_garbage(table, staying):
             ddl.ddl.dropped_storage(garbage)
     return changes

@@ -10,6 +10,9 @@ a colocation group stay for its next table, until its database is dropped.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
+from msgspec.structs import replace
 from pydistdb_storage.keys import prefix_end
 
 from pydistdb.kv.api import Database, Isolation, KVError
@@ -43,12 +46,28 @@ def table_garbage(table: Table) -> list[Garbage]:
     return garbage
 
 
-def dropped_garbage(table: Table) -> list[Garbage]:
-    """All storage of a table that goes for good, with the ranges that were cut for it alone."""
+def dropped_garbage(table: Table, others: Iterable[Table]) -> list[Garbage]:
+    """All storage of a table that goes for good, with the ranges that were cut for it; not if one of the ``others``, which stay,
+    is colocated with it."""
     garbage = table_garbage(table)
-    if table.reference or (table.sharding is not None and table.sharding.strategy != "hash"):
+    has_ranges = table.reference or (table.sharding is not None and table.sharding.strategy != "hash")
+    if has_ranges and not any(beside(replace(table, resharding=None), others)):
         garbage.append(_whole(storage_prefix(table)))
     return garbage
+
+
+def beside(table: Table, others: Iterable[Table]) -> Iterator[Table]:
+    """The other tables whose rows lie in numbered shards that this one has or will have."""
+    groups = _numbered_groups(table)
+    if groups:
+        for other in others:
+            if other.oid != table.oid and not groups.isdisjoint(_numbered_groups(other)):
+                yield other
+
+
+def _numbered_groups(table: Table) -> set[int]:
+    found = (table.sharding, None if table.resharding is None else table.resharding.sharding)
+    return {sharding.group for sharding in found if sharding is not None and sharding.strategy != "hash"}
 
 
 def group_garbage(group: int) -> Garbage:

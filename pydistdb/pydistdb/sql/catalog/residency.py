@@ -43,7 +43,7 @@ class PlacementRules:
         state = self._store.state
         if state.version != self._version:
             self._version = state.version
-            found = tuple(
+            rules = (
                 rule
                 for database in state.databases.values()
                 for table in database.tables.values()
@@ -51,6 +51,7 @@ class PlacementRules:
                 if each.reference or (each.sharding is not None and each.sharding.shards)
                 for rule in rules_of(each)
             )
+            found = tuple(dict.fromkeys(rules))  # those of colocated tables are the same
             if found != self._rules:
                 self._rules = found
         return self._rules

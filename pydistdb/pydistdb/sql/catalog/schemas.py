@@ -245,6 +245,6 @@ def _everything_in(ddl: DdlContext, database: DatabaseState) -> list[Change]:
     changes.append((keys.database_key(oid), None))
     for table in database.tables.values():
         if table.kind != "v":
-            for garbage in dropped_garbage(table):
+            for garbage in dropped_garbage(table, ()):
                 ddl.ddl.dropped_storage(garbage)
     return changes

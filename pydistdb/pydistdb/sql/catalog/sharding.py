@@ -3,7 +3,9 @@
 * HASH: tables whose shard columns have the same key kinds share a colocation group unless they say otherwise, so ``orders
   SHARD BY HASH (user_id)`` lies beside ``users SHARD BY HASH (id)`` without being told.  ``SHARDS n`` asks for a group of n
   pieces; ``COLOCATE WITH t`` names the group.  The 65,536 hash values are cut evenly.
-* RANGE, LIST and DIRECTORY: the table has a group of its own, whose shards are numbered and begin each with a range.
+* RANGE, LIST and DIRECTORY: the table has a group of its own, whose shards are numbered and begin each with a range.  A table
+  of RANGE or LIST that is COLOCATED WITH another shares its group and shards, so rows of equal shards begin in one range, and
+  are placed alike; the group goes with the last of its tables (garbage.py), which a claim on the others makes sure of.
 * REFERENCE: the rows lie as in any table without shards; every node gets a copy (kv/placement/residency.py).
 
 The ranges then live, split and move like all others.
@@ -18,6 +20,7 @@ from msgspec.structs import replace
 from pydistdb_storage.keys import key_encoder, prefix_end
 
 from pydistdb.kv.placement.residency import Place, is_at
+from pydistdb.kv.versions import Feature
 from pydistdb.sql.catalog import keys
 from pydistdb.sql.catalog.constraints import column_named, column_numbered
 from pydistdb.sql.catalog.context import DdlContext
@@ -27,6 +30,7 @@ from pydistdb.sql.errors import (
     FeatureNotSupported,
     InvalidParameterValue,
     InvalidTableDefinition,
+    ObjectInUse,
     UndefinedColumn,
 )
 from pydistdb.sql.layout import HASH_HEAD, storage_prefix
@@ -59,6 +63,8 @@ async def shard(ddl: DdlContext, table: Table, shard_by: ShardBy) -> Table:
         return replace(table, sharding=Sharding(numbers, group), reference=False)
     if len(numbers) > 1:
         raise FeatureNotSupported(f"SHARD BY {shard_by.strategy.upper()} takes a single column")
+    if shard_by.colocate_with is not None:
+        return replace(table, sharding=_beside(ddl, table, numbers, shard_by), reference=False)
     shards = await _shards(ddl, column_numbered(table, numbers[0]), table, shard_by)
     if len(shards) > MOST_NUMBERED:
         raise InvalidTableDefinition(f"a table can have at most {MOST_NUMBERED} shards")
@@ -165,6 +171,25 @@ def _refuse_repeated(found: Sequence[str | None], message: str) -> None:
     for position, each in enumerate(found):
         if each in found[:position]:
             raise InvalidTableDefinition(message.format("NULL" if each is None else each))
+
+
+def _beside(ddl: DdlContext, table: Table, numbers: tuple[int, ...], shard_by: ShardBy) -> Sharding:
+    """The shards of the table that it is to be colocated with."""
+    assert shard_by.colocate_with is not None
+    other, strategy = ddl.table(shard_by.colocate_with), shard_by.strategy
+    if not ddl.store.database.is_active(Feature.SHARED_SHARDS):
+        raise FeatureNotSupported(
+            f"COLOCATE WITH is not supported for SHARD BY {strategy.upper()} before the upgrade is done"
+        )
+    if other.sharding is None or other.sharding.strategy != strategy:
+        raise InvalidTableDefinition(f'cannot colocate with table "{other.name}": it is not sharded by {strategy}')
+    if other.resharding is not None:
+        raise ObjectInUse(f'cannot colocate with table "{other.name}": it is being re-sharded')
+    if column_numbered(table, numbers[0]).type_oid != column_numbered(other, other.sharding.columns[0]).type_oid:
+        raise InvalidTableDefinition(
+            f'cannot colocate with table "{other.name}": the types of the shard columns differ'
+        )
+    return replace(other.sharding, columns=numbers)
 
 
 # ---------------------------------------------------------------------------------------------------- hash
