@@ -149,6 +149,27 @@ def test_same_answers(near: Laboratory, far: Laboratory, seed: int) -> None:
         assert answer(far, query, ordered) == answer(near, query, ordered), query
 
 
+def test_distinct_arguments_are_found_at_the_shards(
+    near: Laboratory, far: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = [
+        "select count(distinct g) from t",
+        "select b, count(distinct g), sum(distinct g), avg(distinct g) from t where id > 5 group by b",
+        "select g % 2, d, count(distinct i), max(distinct i) from t group by 1, 2",
+        "select u.c, count(distinct t.s) from t join u on t.g = u.a group by 1 having count(distinct t.s) > 2",
+        "select count(distinct n + 1) from t",
+    ]
+    expected = [answer(near, query, False) for query in queries]
+    monkeypatch.setattr("pydistdb.sql.plan.repartition.LEAST_REPETITIONS", 0.0)
+    for query, rows in zip(queries, expected, strict=True):
+        assert answer(far, query, False) == rows, query
+        assert "Unique" in explained(far, query), query
+        assert "join" in query or "Strategy: distinct" in explained(far, query), query
+    assert "Unique" not in explained(far, "select count(distinct g), count(*) from t")
+    assert "Unique" not in explained(far, "select count(distinct g) filter (where b) from t")
+    assert "Unique" not in explained(far, "select count(distinct g * random()) from t")
+
+
 @pytest.mark.parametrize("rows", [1, 7])
 def test_first_rows_of_groups_in_many_answers(
     near: Laboratory, far: Laboratory, monkeypatch: pytest.MonkeyPatch, rows: int

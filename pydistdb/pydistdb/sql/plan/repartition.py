@@ -16,6 +16,8 @@ get their groups whole in the same way, and where all have the same argument it 
 
     count(DISTINCT x)        Aggregate count(x) over Repartitioned(Distinct over Exchange (x))
 
+and where they are few, it is the shards that find them (Aggregate count(x) over Distinct, distribute.py).
+
 The inputs of an exchange may be repartitioned themselves; small tables are sent along to every node, as to the shards.  What is
 best is found by cost, for ASSUMED_NODES, bytes between nodes included; how many there are, and whether ranges lie on several at
 all, is seen when the plan runs (exec/repartition.py).
@@ -69,6 +71,8 @@ from pydistdb.sql.tree import (
 )
 
 _TEXT_BYTES = 24
+LEAST_REPETITIONS = 4.0
+"""How often a value must come in a group for DISTINCT calls to be done in two steps at the shards and here."""
 _REMOTE_SHARE = (ASSUMED_NODES - 1) / ASSUMED_NODES
 """Of rows that go to a node as if by chance: one in so many is there already."""
 
@@ -230,13 +234,20 @@ class _Pass:
         project = Project(columns, below, expressions)
         self.estimator.note_renamed(project)
         distinct = Distinct(columns, project, ())
+        if free_columns(relation) or any(has_subquery(each) or is_volatile(each) for each in expressions):
+            return None
         found = self._stage(distinct, self.rows(relation) * ASSUMED_NODES)
-        if found is None or free_columns(relation):
+        if found is not None:
+            source: Rel = Repartitioned(columns, found)
+        elif self.rows(distinct) * LEAST_REPETITIONS <= self.rows(relation.input):
+            at_shards = isinstance(relation.input, AtShards)
+            source = replace(distinct, input=AtShards(columns, project) if at_shards else project)
+        else:
             return None
         references = [ColumnRef(column.type, column.id) for column in columns]
         groups, arguments = references[: len(relation.groups)], references[len(relation.groups) :]
         calls = tuple([replace(call, arguments=tuple(arguments)) for call in plain])
-        return replace(relation, input=Repartitioned(columns, found), groups=tuple(groups), calls=calls)
+        return replace(relation, input=source, groups=tuple(groups), calls=calls)
 
     # ------------------------------------------------------------------------------------------ costs
 
