@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydistdb.kv.answers import TransactionState
 from pydistdb.kv.api import (
     CannotPrepare,
     Isolation,
@@ -15,7 +16,10 @@ from pydistdb.kv.api import (
     TooManyPrepared,
     WaitPolicy,
 )
+from pydistdb.kv.locking import Fate
+from pydistdb.kv.requests import PushTransaction
 from pydistdb.kv.txn.coordinator import Coordinator
+from pydistdb.tasks import Completion
 from pydistdb_storage.engine import Space
 
 from tests.support.one_node import OneNode
@@ -73,6 +77,29 @@ def test_who_may_not_finish_it_changes_nothing() -> None:
     with pytest.raises(KeyExists):
         node.run(node.gateway.finish_prepared("one", True, refuse))
     assert read(node, b"\x04a") == [None]
+    finish(node, "one", True)
+    assert read(node, b"\x04a") == [b"1"]
+
+
+def test_who_asks_while_it_is_being_prepared_does_not_take_it_for_committed() -> None:
+    """Its node has been silent for too long, and comes back just before its transaction would be ended."""
+    node = OneNode()
+    server = node.gateway.server
+    looked: Completion[None] = Completion()
+
+    async def fate(transaction_id: bytes, *, patient: bool) -> Fate:
+        await looked
+        return Fate.GONE
+
+    server.locker.fate = fate  # type: ignore[method-assign]
+    transaction = begin(node)
+    transaction.insert(b"\x04a", b"1")
+    asking = node.scheduler.spawn(server.records.push(PushTransaction(transaction.transaction_id, b"\x04a", wait=True)))
+    node.scheduler.advance(1_000_000)
+    node.run(transaction.prepare("one", b""))
+    looked.set(None)
+    found = node.scheduler.run_until(asking.completion)
+    assert (found.state, found.prepared) == (TransactionState.PENDING, True)
     finish(node, "one", True)
     assert read(node, b"\x04a") == [b"1"]
 

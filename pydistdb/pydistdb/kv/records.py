@@ -193,7 +193,7 @@ class Records:
                 if record is None:
                     await self._write(local, transaction_id, self._abort_of(request.anchor, fate))
                     self._note_recovered(transaction_id, "ABORTED")
-                    continue
+                continue  # with what stands there now: the coordinator may have come back, and prepared it
             local.check_lease()
             if record.state == RecordState.ABORTED:
                 return TransactionStatus(TransactionState.ABORTED)
