@@ -173,7 +173,7 @@ def test_what_is_done_where(far: Laboratory) -> None:
     text = explained(far, f"select u.city, count(*), avg(o.id) from {join} group by 1")
     states = "count(*) AS partial_count, sum(o.id) AS partial_sum, count(o.id) AS partial_count_2"
     assert (
-        f"Shard Query: SELECT u.city, {states} FROM users u JOIN orders o ON (u.user_id = o.user_id) GROUP BY u.city"
+        f"Shard Query: SELECT u.city, {states} FROM users AS u JOIN orders AS o ON u.user_id = o.user_id GROUP BY u.city"
         in text
     )
     assert "Functions: sum(partial_count), sum(partial_sum) / sum(partial_count_2)" in text
@@ -229,7 +229,7 @@ def test_reference_tables_are_read_at_the_shards(monkeypatch: pytest.MonkeyPatch
     cut_up(far, 3)
     query = "select r.name, count(*) from orders o join region r on r.city = o.user_id % 9 group by 1"
     assert strategy_of(far, query) == ["Strategy: reference join, partial aggregate", "Strategy: scan"]
-    joined = "orders o JOIN region r ON (r.city = (o.user_id % 9))"
+    joined = "orders AS o JOIN region AS r ON r.city = (o.user_id % 9)"
     text = f"SELECT r.name, count(*) AS partial_count FROM {joined} GROUP BY r.name"
     assert f"Shard Query: {text}" in explained(far, query)
     assert "reference" not in explained(far, query.replace("region r", "nation r").replace("r.name", "r.label"))

@@ -163,7 +163,7 @@ def test_explain_says_where() -> None:
         "  Shards Planned: 6",
         "  Strategy: update",
         f"  Shards: {ranges}",
-        "  Shard Query: UPDATE plain SET v = (v + 1) WHERE (g < 3)",
+        "  Shard Query: UPDATE plain SET v = v + 1 WHERE g < 3",
         "  ->  Update on plain",
         "        ->  Seq Scan on plain",
         "              Filter: (g < 3)",

@@ -239,7 +239,7 @@ def test_explain_names_both_halves(far: Laboratory, near: Laboratory) -> None:
         Shards Planned: 8
         Strategy: partial aggregate
         Shards: {ranges}
-        Shard Query: SELECT g, count(*) AS partial_count FROM t WHERE (v > 0) GROUP BY g
+        Shard Query: SELECT g, count(*) AS partial_count FROM t WHERE v > 0 GROUP BY g
         ->  Partial HashAggregate
               Group Key: g
               ->  {scan}"""

@@ -60,7 +60,7 @@ def is_function_like(expression: Expr) -> bool:
         return True
     if not isinstance(expression, Call):
         return False
-    return written_operator(expression.function) is None and _cast_target(expression) is None
+    return written_operator(expression.function) is None and cast_target(expression) is None
 
 
 def index_key(expression: Expr, table: Table, *, pretty: bool = False) -> str:
@@ -152,7 +152,7 @@ class _Writer:
 
     def _call(self, call: Call) -> str:
         function, arguments = call.function, call.arguments
-        target = _cast_target(call)
+        target = cast_target(call)
         if target is not None:
             return self._cast(arguments[0], target, call)
         operator = written_operator(function)
@@ -187,7 +187,7 @@ class _Writer:
     def _is_simple(self, node: Expr, parent: Expr, left: bool) -> bool:
         match node:
             case Call():
-                if _cast_target(node) is not None or written_operator(node.function) is None:
+                if cast_target(node) is not None or written_operator(node.function) is None:
                     return True
                 if isinstance(parent, Call) and written_operator(parent.function) is not None:
                     return _binds_tighter(written_operator(node.function), written_operator(parent.function), left)
@@ -231,7 +231,7 @@ def _constant(constant: Const) -> str:
     return f"'{text}'::{name}"
 
 
-def _cast_target(call: Call) -> str | None:
+def cast_target(call: Call) -> str | None:
     """The type's name if the call is a cast."""
     function, arguments = call.function, call.arguments
     if not arguments or (function.name != function.return_type.name and function.name != "bpchar"):

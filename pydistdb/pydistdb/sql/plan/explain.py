@@ -111,7 +111,7 @@ class Explainer(ExpressionText):
         gathered: Mapping[int, Gathered] | None = None,
         catalog: CatalogView | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(catalog)
         self.notes = notes or {}
         self.actuals = actuals or {}
         self.gathered = gathered or {}

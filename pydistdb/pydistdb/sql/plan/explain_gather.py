@@ -26,8 +26,8 @@ from dataclasses import dataclass, replace
 from pydistdb.sql.plan.cut import Cut
 from pydistdb.sql.plan.distribute import FIRST_OF_GROUPS, scan_below, tail_of
 from pydistdb.sql.plan.explain_formats import Actual, PlanNode, Value
-from pydistdb.sql.plan.explain_sql import final_functions, shard_query
 from pydistdb.sql.plan.explain_text import ExpressionText
+from pydistdb.sql.plan.partials import final_functions
 from pydistdb.sql.plan.physical import Exchange, Repartitioned
 from pydistdb.sql.tree import Aggregate, Distinct, Filter, Project, Rel
 
@@ -105,7 +105,7 @@ def dealt(exchange: Exchange, below: PlanNode, found: Gathered, actual: Actual |
     return node
 
 
-def _gather(found: Gathered, below: PlanNode, actual: Actual | None, query: str) -> PlanNode:
+def _gather(found: Gathered, below: PlanNode, actual: Actual | None, query: str | None) -> PlanNode:
     """The step that takes in what the shards give."""
     names = {number: f"Range {number} (node {leader})" for number, leader in found.leaders.items()}
     planned = "Nodes" if found.nodes else "Shards"
@@ -115,7 +115,7 @@ def _gather(found: Gathered, below: PlanNode, actual: Actual | None, query: str)
         listed = list(names.values())
         more = [f"and {len(listed) - MOST_LISTED} more"] if len(listed) > MOST_LISTED else []
         properties.append((planned, [*listed[:MOST_LISTED], *more]))
-    if not found.nodes:
+    if query is not None:
         properties.append(("Shard Query", query))
     node = PlanNode("Gather", [("Node Type", "Gather")], properties)
     node.rows, node.width = below.rows, below.width
@@ -143,7 +143,7 @@ def with_gather(relation: Rel, node: PlanNode, gathered: Mapping[int, Gathered],
     """The step of ``relation``, with a Gather in its place or below it where rows come from other nodes."""
     found = gathered.get(id(relation))
     if found is not None and found.kind == "rows":
-        return _gather(found, node, node.actual, shard_query(relation, None, text))
+        return _gather(found, node, node.actual, _query(found, relation, None, text))
     scan = scan_below(relation)
     found = gathered.get(id(scan)) if scan is not None else None
     if found is None or found.kind == "rows" or tail_of(relation) is None:
@@ -157,10 +157,19 @@ def with_gather(relation: Rel, node: PlanNode, gathered: Mapping[int, Gathered],
             node.properties.append(("Functions", final_functions(relation.calls)))
         partial.head.append(("Partial Mode", "Partial"))
     assert scan is not None
-    gather = _gather(found, partial, below.actual, shard_query(_projected(relation), relation, text))
+    gather = _gather(found, partial, below.actual, _query(found, _projected(relation), relation, text))
     gather.relationship, gather.label = "Outer", ""
     node.children = [gather]
     return node
+
+
+def _query(found: Gathered, relation: Rel, step: Rel | None, text: ExpressionText) -> str | None:
+    """What a shard is asked to do, as SQL; None where there is none."""
+    if found.nodes:
+        return None
+    from pydistdb.sql.plan.explain_sql import shard_query  # takes sqlglot along, which starts slowly
+
+    return shard_query(relation, step, text.names, text.catalog)
 
 
 def _projected(step: Rel) -> Rel:

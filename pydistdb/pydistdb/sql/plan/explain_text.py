@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.plan.comparisons import written_operator
 from pydistdb.sql.tree import (
     And,
@@ -48,8 +49,9 @@ class Names(dict[int, str]):
 class ExpressionText:
     """Writes expressions, calling columns by their names."""
 
-    def __init__(self) -> None:
+    def __init__(self, catalog: CatalogView | None = None) -> None:
         self.names = Names()
+        self.catalog = catalog
 
     def condition(self, terms: Iterable[Expr]) -> str:
         texts = list(map(self.text, terms))
