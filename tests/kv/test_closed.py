@@ -226,6 +226,34 @@ def test_an_undecided_write_is_read_around_only_if_its_leaseholder_is_silent() -
     del txn
 
 
+@pytest.mark.parametrize("phase", range(7))
+def test_a_clock_that_has_jumped_closes_nothing(phase: int) -> None:
+    """What a leaseholder with a wrong clock gave away would be in the future of the next one."""
+    world = World(phase)
+    cluster = world.cluster
+    cluster.advance(5 + phase / 10)
+    start_us = cluster.nodes["n2"].clock.physical_us() - cluster.scheduler.now_ns() // 1_000
+
+    def check() -> None:
+        latest = start_us + cluster.scheduler.now_ns() // 1_000 + 250_000 << COUNTER_BITS
+        for store in cluster.stores():
+            assert all(store.closed.at(replica) <= latest for replica in store.replicas.values())
+
+    wrong = cluster.nodes[world.holder()]
+    wrong.skew_us = 3_000_000
+    for _ in range(10):
+        cluster.advance(0.1)
+        check()
+    wrong.skew_us = 0
+    for _ in range(20):
+        cluster.advance(0.1)
+        check()
+    cluster.advance(10)
+    name = world.other()
+    at = world.gateways[name].now() - (1_000_000 << COUNTER_BITS)
+    assert all(store.closed.at(replica) > at for store in cluster.stores() for replica in store.replicas.values())
+
+
 def test_an_idle_cluster_says_little() -> None:
     world = World()
     world.cluster.run(world.any.split([b"\x04a%d" % number for number in range(30)]))

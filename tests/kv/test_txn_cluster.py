@@ -493,6 +493,23 @@ def test_locks_of_a_dead_gateway_are_released(cut_off: bool) -> None:
     assert waiting.completion.done and waiting.completion.error() is None
 
 
+def test_locks_of_a_dead_gateway_go_from_a_range_that_nobody_asks_for() -> None:
+    """Its replicas have changed meanwhile, and nobody has come by to notice it."""
+    world = World(19)
+    cluster = world.cluster
+    cluster.advance(10)
+    key = register(1)
+    leader = leader_of(world, key)
+    victim = next(node for node in cluster.nodes.values() if node.node_id != leader)
+    cluster.run(world.gateways[victim.node_id].begin(RC).lock([key], LockStrength.UPDATE))
+    local = world.gateways[leader].leases.find(key)
+    assert local is not None and len(local.locks)
+    cluster.crash(victim.name)
+    local.generation -= 1  # as before the change
+    cluster.advance(50)
+    assert not len(local.locks)
+
+
 def test_nobody_waits_for_a_lost_node_that_led_a_range_once() -> None:
     """Who has no replica of a range remembers who led it; a node that is gone keeps its callers waiting for seconds."""
     cluster = Cluster(seed=71)

@@ -22,6 +22,10 @@ Idle ranges are not mentioned at all.  A message that is missing (the number tel
 knew and ask for a full one.  While a range is written to without a pause, its newest index may never be applied when the
 next message comes: the receiver holds on to one earlier sentence until it can use that (``_Range``).
 
+**A clock that is wrong.**  A reading C far ahead of the other nodes' clocks must not be given away: the next leaseholder waits no
+longer than max_offset, and would write below it.  Others' pings tell a node that it is wrong, some tenths of a second too
+late; that its wall clock has jumped it sees by itself, against the monotonic one, and says nothing until they have had time to.
+
 Intents at or below C lie at or before the index as well; whether their transaction committed below C is another question
 (follower.py).  After CockroachDB's side transport of closed timestamps; that writes need not be pushed is a consequence
 of commit timestamps that come from the leaseholder's clock.
@@ -111,6 +115,8 @@ class ClosedTimestamps:
         self._senders: dict[NodeId, _Sender] = {}
         self._ranges: dict[RangeId, _Range] = {}
         self._next_ns = 0
+        self._ahead_us: int | None = None
+        """How far the wall clock was ahead of the monotonic one when ranges were to be closed last."""
         self._resolved: Timestamp = 0
         self._resolved_until_ns = 0
         self.last: Timestamp = 0
@@ -126,6 +132,8 @@ class ClosedTimestamps:
             return
         # Half a ping early rather than half a ping late.
         self._next_ns = now_ns + store.config.closed_ns - store.config.ping_ns // 2
+        if not self._is_right(now_ns):
+            return
         timestamp = store.clock.now()
         mine: dict[NodeId, dict[RangeId, int]] = {store.node_id: {}, **{node_id: {} for node_id in others}}
         for range_id, replica in store.leased.items():
@@ -147,6 +155,16 @@ class ClosedTimestamps:
                 self.receive(node_id, message)
             else:
                 store.send_envelope(node_id, RaftEnvelope(0, 0, message))
+
+    def _is_right(self, now_ns: int) -> bool:
+        """Whether this node's clock is near the others', as far as it can know."""
+        clock = self._store.clock
+        physical_us = clock.physical_us()
+        ahead_us, self._ahead_us = self._ahead_us, physical_us - now_ns // 1_000
+        has_jumped = ahead_us is not None and abs(self._ahead_us - ahead_us) > clock.max_offset_us
+        # What the clock has heard of, or said itself, before it was set back.
+        is_drawn = (clock.last() >> COUNTER_BITS) - physical_us > clock.max_offset_us
+        return not (clock.out_of_bounds or has_jumped or is_drawn)
 
     def _message(self, node_id: NodeId, timestamp: Timestamp, indexes: dict[RangeId, int]) -> ClosedUpTo | None:
         """What a node is to be told; None: it has no copy of anything here, nor had."""

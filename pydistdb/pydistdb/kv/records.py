@@ -289,8 +289,10 @@ class Records:
     async def _sweep_all(self) -> None:
         self._sweeping = True
         try:
-            for local in self._leases.all():
-                if not (local.may_have_records or local.intents or local.locks.owner_count):
+            for start in [local.start for local in self._leases.all()]:
+                # As it is now: where nobody asks for anything, nobody else notices that the replicas have changed.
+                local = self._leases.find(start)
+                if local is None or not (local.may_have_records or local.intents or local.locks.owner_count):
                     continue
                 if not local.replica.is_leaseholder() or local.detached:
                     continue
