@@ -26,7 +26,7 @@ def test_any_node_shows_the_whole_cluster_to_people(three_nodes: LocalCluster) -
     with psycopg.connect(three_nodes.nodes[0].url, autocommit=True) as connection:
         connection.execute("CREATE TABLE watched (id int PRIMARY KEY)")
         connection.execute("INSERT INTO watched SELECT generate_series(1, 10)")
-        connection.execute("SELECT proddb.split_at('watched', '5')")
+        connection.execute("SELECT proddb.split_at('watched', %s)", ("5",))
         for _ in range(3):
             connection.execute("SELECT count(*) FROM watched AS seen_from_afar")
     found = "SELECT calls, rows FROM proddb.statements WHERE query LIKE '%seen_from_afar'"
@@ -52,7 +52,7 @@ def test_every_node_shows_and_does_the_same(three_nodes: LocalCluster) -> None:
     with psycopg.connect(three_nodes.nodes[0].url, autocommit=True) as connection:
         connection.execute("CREATE TABLE sized (id int8 PRIMARY KEY, v text)")
         connection.execute("INSERT INTO sized SELECT g, repeat('x', 100) FROM generate_series(1, 2000) g")
-        connection.execute("SELECT proddb.split_at('sized', '0')")
+        connection.execute("SELECT proddb.split_at('sized', %s)", (0,))
     found = "SELECT range_id, keys, bytes > 200000 FROM proddb.ranges WHERE tables = 'sized' ORDER BY start_key"
     for node in range(3):
         ((range_id, keys, is_large),) = _rows(three_nodes, found, node)

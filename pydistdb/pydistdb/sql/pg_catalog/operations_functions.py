@@ -46,9 +46,11 @@ from pydistdb.sql.layout import TableLayout
 from pydistdb.sql.pg_catalog.provide import view_of
 from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import EvalContext, Function, SqlType
-from pydistdb.sql.types.known import BOOL, INT4, INT8, JSON, REGCLASS, TEXT, VOID
+from pydistdb.sql.types.known import BOOL, INT4, INT8, JSON, REGCLASS, TEXT, TYPES_BY_OID, VOID
 
 _FIRST_OID = 13_960
+OF_TEXTS = 15
+_TEXT_ARRAY = TYPES_BY_OID[1009]
 
 Deed = Callable[[Operations], Awaitable[Any]]
 
@@ -102,36 +104,51 @@ def _register(
 
 
 def _register_at(number: int, name: str, deed: Callable[[Operations, bytes], Awaitable[Any]]) -> None:
-    """A function of a table and the values of a row's key, of whatever types they are given: their texts count."""
-    arguments = (("relation", REGCLASS), ("key", registry.ANY))
+    """A function of a table and the values of a row's key, of whatever types they are given: their texts count.
+
+    What has no type yet (a driver's parameters, literals in quotes) is taken for text, hence the second form."""
+
+    def act(context: EvalContext, relation: int | None, key: Sequence[str | None]) -> Any:
+        if relation is None:
+            return None
+        boundary = _boundary(context, relation, key)
+        return _do(context, name, lambda operations: deed(operations, boundary))
 
     def specialize(argument_types: tuple[SqlType, ...], return_type: SqlType) -> Function:
         formats = [registry.io(sql_type.oid).format for sql_type in argument_types[1:]]
 
-        def body(context: EvalContext, relation: int | None, *values: Any) -> Any:
-            if relation is None:
-                return None
-            key = [None if value is None else text(value, context) for text, value in zip(formats, values, strict=True)]
-            boundary = _boundary(context, relation, key)
-            return _do(context, name, lambda operations: deed(operations, boundary))
+        def of_values(context: EvalContext, relation: int | None, *values: Any) -> Any:
+            texts = [
+                None if value is None else text(value, context) for text, value in zip(formats, values, strict=True)
+            ]
+            return act(context, relation, texts)
 
-        return replace(generic, argument_types=argument_types, implementation=body, specialize=None)
+        return replace(generic, argument_types=argument_types, implementation=of_values, specialize=None)
 
     generic = Function(
         _FIRST_OID + number,
         name,
-        tuple(sql_type for _, sql_type in arguments),
+        (REGCLASS, registry.ANY),
         INT8,
         lambda *_: None,
         strict=False,
         volatility="v",
         variadic=True,
         needs_context=True,
-        argument_names=tuple(argument for argument, _ in arguments),
+        argument_names=("relation", "key"),
         schema="proddb",
         specialize=specialize,
     )
     functions.register(generic)
+    functions.register(
+        replace(
+            generic,
+            oid=_FIRST_OID + OF_TEXTS + number,
+            argument_types=(REGCLASS, _TEXT_ARRAY),
+            implementation=lambda context, relation, key: act(context, relation, () if key is None else key.items),
+            specialize=None,
+        )
+    )
 
 
 def _boundary(context: EvalContext, oid: int, key: Sequence[str | None]) -> bytes:
