@@ -38,7 +38,7 @@ from pydistdb.tasks import Task, sleep
 from pydistdb_storage.engine import Space
 from pydistdb_storage.errors import StoreFull
 
-from tests.support.cluster import SECOND, Cluster
+from tests.support.cluster import SECOND, Cluster, Node
 
 ACCOUNTS = 12
 START_BALANCE = 100
@@ -470,15 +470,22 @@ def test_a_savepoint_gives_locks_back_to_other_nodes() -> None:
         cluster.advance(1)
 
 
-@pytest.mark.parametrize("cut_off", [False, True])
-def test_locks_of_a_dead_gateway_are_released(cut_off: bool) -> None:
+def locked_from_afar(key: bytes) -> tuple[World, Node, int]:
+    """A transaction has locked ``key`` through one node; that, and the number of another one, which leads the range."""
     world = World(19)
     cluster = world.cluster
     cluster.advance(10)
-    key = register(1)
     leader = leader_of(world, key)
-    victim = next(node for node in cluster.nodes.values() if node.node_id != leader)
-    cluster.run(world.gateways[victim.node_id].begin(RC).lock([key], LockStrength.UPDATE))
+    gateway = next(node for node in cluster.nodes.values() if node.node_id != leader)
+    cluster.run(world.gateways[gateway.node_id].begin(RC).lock([key], LockStrength.UPDATE))
+    return world, gateway, leader
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_locks_of_a_dead_gateway_are_released(cut_off: bool) -> None:
+    key = register(1)
+    world, victim, leader = locked_from_afar(key)
+    cluster = world.cluster
     waiter = world.gateways[leader].begin(RC)
     waiting = cluster.scheduler.spawn(waiter.lock([key], LockStrength.UPDATE))
     cluster.advance(3)
@@ -495,13 +502,9 @@ def test_locks_of_a_dead_gateway_are_released(cut_off: bool) -> None:
 
 def test_locks_of_a_dead_gateway_go_from_a_range_that_nobody_asks_for() -> None:
     """Its replicas have changed meanwhile, and nobody has come by to notice it."""
-    world = World(19)
-    cluster = world.cluster
-    cluster.advance(10)
     key = register(1)
-    leader = leader_of(world, key)
-    victim = next(node for node in cluster.nodes.values() if node.node_id != leader)
-    cluster.run(world.gateways[victim.node_id].begin(RC).lock([key], LockStrength.UPDATE))
+    world, victim, leader = locked_from_afar(key)
+    cluster = world.cluster
     local = world.gateways[leader].leases.find(key)
     assert local is not None and len(local.locks)
     cluster.crash(victim.name)

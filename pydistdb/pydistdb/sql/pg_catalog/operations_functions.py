@@ -49,7 +49,8 @@ from pydistdb.sql.types.base import EvalContext, Function, SqlType
 from pydistdb.sql.types.known import BOOL, INT4, INT8, JSON, REGCLASS, TEXT, TYPES_BY_OID, VOID
 
 _FIRST_OID = 13_960
-OF_TEXTS = 15
+_OF_TEXTS = 15
+"""So much further is the number of the form that takes texts."""
 _TEXT_ARRAY = TYPES_BY_OID[1009]
 
 Deed = Callable[[Operations], Awaitable[Any]]
@@ -143,7 +144,7 @@ def _register_at(number: int, name: str, deed: Callable[[Operations, bytes], Awa
     functions.register(
         replace(
             generic,
-            oid=_FIRST_OID + OF_TEXTS + number,
+            oid=_FIRST_OID + _OF_TEXTS + number,
             argument_types=(REGCLASS, _TEXT_ARRAY),
             implementation=lambda context, relation, key: act(context, relation, () if key is None else key.items),
             specialize=None,

@@ -121,19 +121,19 @@ class _Writer(SqlExpressions):
         shown: list[exp.Expression] | None = None
         match step:
             case Aggregate():
-                query = self._to_group(query, relation.columns)
+                query = self._plain(query, relation.columns)
                 query.groups = [self.key(group) for group in step.groups]
                 shown = [*self.all(step.groups), *self._partials(step.calls)]
             case TopN():
-                query = query if not query.is_cut else self._derived(query, relation.columns)
+                query = self._uncut(query, relation.columns)
                 query.order, query.limit = self.order(step.keys), self._most(step.limit, step.offset)
             case Limit():
-                query = query if not query.is_cut else self._derived(query, relation.columns)
+                query = self._uncut(query, relation.columns)
                 query.limit = self._most(step.limit, step.offset)
             case FirstRows():
                 return self._first_rows(step, query, relation.columns)
             case Distinct():
-                query = query if not query.is_cut else self._derived(query, relation.columns)
+                query = self._uncut(query, relation.columns)
                 query.distinct = True
         return query.select(self._columns(query.outputs) if shown is None else shown)
 
@@ -172,14 +172,12 @@ class _Writer(SqlExpressions):
             case Aggregate(grouping_sets=(), groupings=()):
                 return self._groups(relation)
             case Distinct(on=()):
-                below = self._query(relation.input)
-                below = self._derived(below, relation.input.columns) if below.is_cut else below
+                below = self._uncut(self._query(relation.input), relation.input.columns)
                 below.distinct = True
                 self._rename(relation, below)
                 return below
             case TopN() | Limit(with_ties=False):
-                below = self._query(relation.input)
-                below = self._derived(below, relation.input.columns) if below.is_cut else below
+                below = self._uncut(self._query(relation.input), relation.input.columns)
                 below.order = self.order(relation.keys) if isinstance(relation, TopN) else []
                 below.limit = None if relation.limit is None else self.of(relation.limit)
                 below.offset = None if relation.offset is None else self.of(relation.offset)
@@ -226,15 +224,18 @@ class _Writer(SqlExpressions):
         return below
 
     def _groups(self, relation: Aggregate) -> _Query:
-        query = self._to_group(self._query(relation.input), relation.input.columns)
+        query = self._plain(self._query(relation.input), relation.input.columns)
         query.groups = [self.key(group) for group in relation.groups]
         given = [*self.all(relation.groups), *(self._aggregate(call.function.name, call) for call in relation.calls)]
         self.columns |= dict(zip(_ids(relation.columns), given, strict=True))
         query.outputs = _ids(relation.columns)
         return query
 
-    def _to_group(self, query: _Query, columns: Sequence[OutputColumn]) -> _Query:
+    def _plain(self, query: _Query, columns: Sequence[OutputColumn]) -> _Query:
         return query if query.is_plain else self._derived(query, columns)
+
+    def _uncut(self, query: _Query, columns: Sequence[OutputColumn]) -> _Query:
+        return self._derived(query, columns) if query.is_cut else query
 
     def _derived(self, query: _Query, columns: Sequence[OutputColumn]) -> _Query:
         """The query as a table in FROM."""
@@ -293,14 +294,11 @@ class _Writer(SqlExpressions):
 
     def _partner(self, join: HashJoin | MergeJoin, right: _Query) -> exp.Expression:
         """The condition that a semi or anti join is."""
+        right = self._plain(right, join.right.columns)
         if isinstance(join, HashJoin) and join.null_aware:
             (left_key,), (right_key,) = join.left_keys, join.right_keys
-            if not right.is_plain:
-                right = self._derived(right, join.right.columns)
             found = exp.In(this=closed(self.of(left_key)), query=exp.Subquery(this=right.select([self.of(right_key)])))
             return exp.Not(this=exp.Paren(this=found))
-        if not right.is_plain:
-            right = self._derived(right, join.right.columns)
         right.where += self._terms(join)
         exists = exp.Exists(this=right.select([]))
         return exp.Not(this=exists) if join.kind == "anti" else exists
@@ -333,8 +331,7 @@ class _Writer(SqlExpressions):
         return exp.Add(this=parts[0], expression=parts[1]) if len(parts) == 2 else parts[0] if parts else None
 
     def _first_rows(self, step: FirstRows, query: _Query, columns: Sequence[OutputColumn]) -> exp.Expression:
-        if not query.is_plain:
-            query = self._derived(query, columns)
+        query = self._plain(query, columns)
         over = exp.Window(this=exp.Anonymous(this=step.counting), partition_by=self.all(step.groups))
         if step.keys:
             over.set("order", exp.Order(expressions=self.order(step.keys)))
