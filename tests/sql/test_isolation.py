@@ -36,6 +36,29 @@ def test_three_nodes_make_no_difference_to_schema_changes() -> None:
     assert transcript(ClusterBackend(), path) == transcript(OwnBackend(), path)
 
 
+def test_the_victim_of_a_deadlock_finds_its_statement_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    backend = OwnBackend()
+    for session, text in (
+        ("t1", "CREATE TABLE c (a int PRIMARY KEY, b int)"),
+        ("t1", "INSERT INTO c VALUES (1, 1), (2, 2)"),
+        ("t1", "BEGIN"),
+        ("t2", "BEGIN"),
+        ("t1", "UPDATE c SET b = 0 WHERE a = 1"),
+        ("t2", "UPDATE c SET b = 0 WHERE a = 2"),
+        ("t1", "UPDATE c SET b = 3 WHERE a = 2"),
+        ("t2", "UPDATE c SET b = 4 WHERE a = 1"),
+        ("", ""),
+    ):
+        backend.start(session, text)
+    [answer] = backend.finished("t2") or []
+    assert answer.endswith("HINT: See server log for query details.")
+    [record] = caplog.records
+    fields = record.__dict__["fields"]
+    assert record.getMessage() == "deadlock detected"
+    assert (fields["pid"], fields["statement"]) == (2, "UPDATE c SET b = 4 WHERE a = 1")
+    assert "blocked by process 1" in fields["detail"]
+
+
 def test_locks_of_schema_changes_that_were_lost_with_a_lease_cost_a_retry_and_no_more() -> None:
     backend = OwnBackend()
 

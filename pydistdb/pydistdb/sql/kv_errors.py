@@ -15,6 +15,8 @@ from pydistdb.sql import errors
 from pydistdb.sql.errors import DatabaseError
 
 RETRY_HINT = "The transaction might succeed if retried."
+LOG_HINT = "See server log for query details."
+"""What the victim ran is there (session/statistics.py)."""
 
 
 def database_error(error: kv.KVError | StorageError) -> DatabaseError:
@@ -29,12 +31,15 @@ def _mapped(error: kv.KVError | StorageError) -> DatabaseError:
     match error:
         case kv.ReadConflict():
             return errors.SerializationFailure(
-                "could not serialize access due to read/write dependencies among transactions", hint=RETRY_HINT
+                "could not serialize access due to read/write dependencies among transactions",
+                detail="Reason code: Canceled on identification as a pivot, during commit attempt.",
+                hint=RETRY_HINT,
             )
+        case kv.SerializationConflict() if text.startswith("could not serialize access due to concurrent"):
+            return errors.SerializationFailure(text)
         case kv.SerializationConflict():
-            known = text.startswith("could not serialize access due to concurrent")
             return errors.SerializationFailure(
-                text if known else "could not serialize access due to concurrent update", hint=RETRY_HINT
+                "could not serialize access due to concurrent update", detail=text or None, hint=RETRY_HINT
             )
         case kv.ReadRestart():
             return errors.SerializationFailure(
@@ -45,7 +50,7 @@ def _mapped(error: kv.KVError | StorageError) -> DatabaseError:
                 "transaction was aborted by another one", detail=text or None, hint=RETRY_HINT
             )
         case kv.DeadlockDetected():
-            return errors.DeadlockDetected("deadlock detected", detail=text or None, hint=RETRY_HINT)
+            return errors.DeadlockDetected("deadlock detected", detail=text or None, hint=LOG_HINT)
         case kv.LockNotAvailable():
             return errors.LockNotAvailable(text or "could not obtain lock on row")
         case OperationRefused():

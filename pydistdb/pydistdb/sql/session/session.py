@@ -24,7 +24,7 @@ from pydistdb.sql import bind
 from pydistdb.sql.api import Notification, Portal, Sink
 from pydistdb.sql.catalog.temporary import drop_schemas
 from pydistdb.sql.clock import now_us
-from pydistdb.sql.errors import DatabaseError, InFailedTransaction, InvalidSyntax
+from pydistdb.sql.errors import DatabaseError, DeadlockDetected, InFailedTransaction, InvalidSyntax
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.session import own, variables
 from pydistdb.sql.session import utility as utilities
@@ -36,6 +36,7 @@ from pydistdb.sql.session.fast import FastSession
 from pydistdb.sql.session.fields import check_same_columns
 from pydistdb.sql.session.schema_changes import commits_at_once
 from pydistdb.sql.session.statements import SessionPortal, SessionStatement, read_parameters, result_formats
+from pydistdb.sql.session.statistics import log_deadlock
 from pydistdb.sql.settings import find
 from pydistdb.sql.statements import Commit, Fetch, PrepareTransaction, Rollback, Savepoint, Utility
 
@@ -348,6 +349,8 @@ class ClientSession(FastSession):
 
     async def failed(self, error: DatabaseError) -> None:
         self.environment.statistics.errors += 1
+        if isinstance(error, DeadlockDetected):
+            log_deadlock(self, error)
         await self._drop_portals()
         self.transaction.fail(error.message)
         self._end_statement()

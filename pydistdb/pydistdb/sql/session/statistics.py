@@ -1,4 +1,4 @@
-"""A session's statements counted, the slow ones written to the log, and the counters of all nodes brought together.
+"""A session's statements counted, the slow and the deadlocked ones logged, and the counters of all nodes brought together.
 
 ``SessionCounting`` turns a plan into the counters it points to (sql/statement_statistics.py).  ``ClusterStatements`` asks every
 node for its counters, has them reset, and fetches the plan of a statement from whichever node has one.
@@ -13,6 +13,7 @@ from weakref import ref
 import msgspec
 
 from pydistdb.sql.bind.fingerprint import query_id, without_constants
+from pydistdb.sql.errors import DeadlockDetected
 from pydistdb.sql.exec import RunContext
 from pydistdb.sql.functions.effects import MustAct
 from pydistdb.sql.plan_cache import CachedPlan
@@ -62,16 +63,25 @@ def count(session: SessionBase, plan: CachedPlan, tag: str, duration_ns: int) ->
         (plan.counts or counts_of(session, plan)).count(rows, duration_ns // 1_000)
 
 
-def log_slow(session: SessionBase, plan: CachedPlan | None, duration_us: int) -> None:
-    """Write a statement that took longer than log_min_duration_statement (or auto_explain's) to the log."""
-    fields = {
-        "duration_ms": round(duration_us / 1e3, 3),
+def _logged(session: SessionBase) -> dict[str, object]:
+    """What the log says of the statement that a session runs."""
+    return {
         "user": session.user,
         "database": session.database_name,
         "pid": session.process_id,
         "application": session.settings.values["application_name"],
         "statement": session.query[:MOST_LOGGED_TEXT],
     }
+
+
+def log_deadlock(session: SessionBase, error: DeadlockDetected) -> None:
+    """Write the statement that was chosen to break a deadlock to the log, where the error's HINT sends the client."""
+    log.warning(error.message, extra={"fields": {**_logged(session), "detail": error.detail}})
+
+
+def log_slow(session: SessionBase, plan: CachedPlan | None, duration_us: int) -> None:
+    """Write a statement that took longer than log_min_duration_statement (or auto_explain's) to the log."""
+    fields = {"duration_ms": round(duration_us / 1e3, 3), **_logged(session)}
     if 0 <= session.log_plan_us <= duration_us and plan is not None and plan.compiled is not None:
         run = RunContext(
             None, session.environment.database, session.view(), session.context, (), session.environment.scheduler
