@@ -27,6 +27,7 @@ from xxhash import xxh3_128_digest
 from pydistdb.kv.fragments import TooLong
 from pydistdb.sql.exec.aggregate import AggregateOperator
 from pydistdb.sql.exec.dealing import Inbox, InputCodec, Outgoing, Sending
+from pydistdb.sql.exec.first_rows import FirstRowsOperator
 from pydistdb.sql.exec.fragment import Arguments, Row, encode_arguments
 from pydistdb.sql.exec.hash_join import HashJoinOperator, Table, probed_at_once
 from pydistdb.sql.exec.kept import kept
@@ -39,10 +40,11 @@ from pydistdb.sql.exec.spill import RowCodec, in_batches
 from pydistdb.sql.exec.tail_run import Compiled, GroupsTail, leaf_of
 from pydistdb.sql.exec.tree_codec import load
 from pydistdb.sql.exec.values import batch_bytes
+from pydistdb.sql.exec.window import WindowOperator
 from pydistdb.sql.layout import BUCKET_BYTES, HASH_IDENTITY_END, HASH_IDENTITY_START, picks_of
 from pydistdb.sql.plan.expressions import map_parts
 from pydistdb.sql.plan.physical import HashJoin, Leaf
-from pydistdb.sql.tree import Aggregate, Distinct, Filter, Project, Rel
+from pydistdb.sql.tree import Aggregate, Distinct, Filter, FirstRows, Project, Rel, Window
 
 MOST_COMPILED = 256
 MOST_DECODED = 4
@@ -128,6 +130,10 @@ def operator_of(node: Rel) -> Operator:
             return AggregateOperator(operator_of(node.input), node)
         case Distinct():
             return DistinctOperator(operator_of(node.input), node.on)
+        case Window():
+            return WindowOperator(operator_of(node.input), node)
+        case FirstRows():
+            return FirstRowsOperator(operator_of(node.input), node)
     raise AssertionError(f"{type(node).__name__} in a part of a plan")
 
 

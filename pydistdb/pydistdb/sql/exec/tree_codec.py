@@ -32,8 +32,8 @@ _CLASSES: dict[str, type[Any]] = {
     for cls in (
         *(tree.ColumnRef, tree.Param, tree.Call, tree.And, tree.Or, tree.Not, tree.IsNull, tree.BooleanTest),
         *(tree.IsDistinct, tree.Case, tree.Coalesce, tree.MinMax, tree.InList, tree.AnyAll, tree.ArrayLiteral),
-        *(tree.Subscript, tree.SortKey, tree.AggregateCall, tree.OutputColumn),
-        *(tree.Filter, tree.Project, tree.Aggregate, tree.Distinct, HashJoin, Leaf),
+        *(tree.Subscript, tree.SortKey, tree.AggregateCall, tree.WindowCall, tree.OutputColumn),
+        *(tree.Filter, tree.Project, tree.Aggregate, tree.Distinct, tree.Window, tree.FirstRows, HashJoin, Leaf),
     )
 }
 _NAMES = {cls: [field.name for field in fields(cls)] for cls in _CLASSES.values()}

@@ -9,6 +9,7 @@ include them lie in one bucket each, and the rows of the whole are the rows of a
     u ⋈ o ON u.user_id = o.user_id                  bucket by bucket
     … GROUP BY u.user_id HAVING count(*) > 5        the groups are complete in their buckets: so are HAVING and top-N
     … GROUP BY u.city                               not; but the join is, and the shards add up what they have (distribute.py)
+    rank() OVER (PARTITION BY u.user_id ORDER BY …) partitions are complete too: so is what window functions say
 
 A table that is small can be given to every range: joined to one that is read where it lies, as the side that is looked up,
 it gives the same rows range by range (inner, left, semi and anti joins, NOT IN too)::
@@ -30,10 +31,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pydistdb.sql.plan.distribute import Tail
+from pydistdb.sql.plan.distribute import Tail, tail_of
 from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.expressions import (
     all_relations,
+    direct_parts,
     free_columns,
     has_subquery,
     is_volatile,
@@ -49,10 +51,12 @@ from pydistdb.sql.tree import (
     Distinct,
     Expr,
     Filter,
+    FirstRows,
     Limit,
     OutputColumn,
     Project,
     Rel,
+    Window,
 )
 
 MOST_BROADCAST_ROWS = 20_000.0
@@ -93,6 +97,7 @@ class Cut:
     inputs: tuple[Exchange, ...] = ()
     """What is dealt to the nodes, in place of scans (repartition.py); ``input_tails``: what is done to it before."""
     input_tails: tuple[Tail | None, ...] = ()
+    whole_partitions: bool = False
     references: int = 0
     """How many of the tables that are sent along are made of REFERENCE tables alone."""
 
@@ -113,6 +118,7 @@ class _Cutter:
         self.broadcast: list[Rel] = []
         self.joins = 0
         self.groups = 0
+        self.windows = 0
 
     def piece(self, relation: Rel) -> _Piece | None:
         found = None if id(relation) in self.refused else self._piece(relation)
@@ -135,6 +141,11 @@ class _Cutter:
                 return self._groups(relation, relation.groups)
             case Distinct(on=()):
                 return self._groups(relation, [ColumnRef(column.type, column.id) for column in relation.input.columns])
+            case Window():
+                return self._window(relation)
+            case FirstRows():  # of any part of the rows it keeps those wanted
+                below = self.piece(relation.input)
+                return below and replace(below, part=replace(relation, input=below.part))
         return None
 
     def _scan(self, scan: TableScan) -> _Piece | None:
@@ -184,7 +195,8 @@ class _Cutter:
         left = self.piece(join.left)
         if left is None:
             return None
-        scans, broadcast, joins, groups = len(self.scans), len(self.broadcast), self.joins, self.groups
+        scans, broadcast = len(self.scans), len(self.broadcast)
+        counts = self.joins, self.groups, self.windows
         right = self.piece(join.right)
         if right is not None and not join.null_aware and _meet_in_buckets(left, right, join):
             self.joins += 1
@@ -194,7 +206,7 @@ class _Cutter:
                 deciding |= right.deciding
             return _Piece(part, left.group, _within(_joined_keys(join.kind, left.keys, right.keys), join), deciding)
         del self.scans[scans:], self.broadcast[broadcast:]
-        self.joins, self.groups = joins, groups
+        self.joins, self.groups, self.windows = counts
         if join.kind == "full" or free_columns(join.right) or relation_is_volatile(join.right):
             return None
         self.broadcast.append(join.right)
@@ -220,6 +232,20 @@ class _Cutter:
             return None
         self.groups += 1
         return _Piece(replace(relation, input=below.part), below.group, keys, below.deciding)
+
+    def _window(self, relation: Window) -> _Piece | None:
+        """Partitions that lie in one bucket each."""
+        if any(has_subquery(each) or is_volatile(each) for each in direct_parts(relation)[0]):
+            return None
+        below = self.piece(relation.input)
+        if below is None or below.group == NO_GROUP:
+            return None
+        for call in relation.calls:
+            named = frozenset(each.id for each in call.partition_by if isinstance(each, ColumnRef))
+            if not all(key & named for key in below.keys):
+                return None
+        self.windows += 1
+        return replace(below, part=replace(relation, input=below.part), keys=_within(below.keys, relation))
 
 
 def _meet_in_buckets(left: _Piece, right: _Piece, join: HashJoin) -> bool:
@@ -259,7 +285,7 @@ def cut(relation: Rel, refused: dict[int, Rel] | None = None) -> Cut | None:
     found = cutter.piece(relation)
     if found is None:
         return None
-    by_bucket = bool(cutter.joins or cutter.groups)
+    by_bucket = bool(cutter.joins or cutter.groups or cutter.windows)
     return Cut(
         found.part,
         tuple(cutter.scans),
@@ -269,6 +295,7 @@ def cut(relation: Rel, refused: dict[int, Rel] | None = None) -> Cut | None:
         bool(cutter.groups),
         found.keys,
         found.deciding,
+        whole_partitions=bool(cutter.windows),
         references=sum(map(of_references, cutter.broadcast)),
     )
 
@@ -295,7 +322,7 @@ class _Pass:
     def marked(self, relation: Rel, *, narrowed: bool) -> Rel:
         """``narrowed``: the step above keeps a few of the rows only, and the shards can do so too."""
         found: Cut | None = None
-        if isinstance(relation, HashJoin | Aggregate | Distinct | Filter | Project):
+        if isinstance(relation, HashJoin | Aggregate | Distinct | Window | Filter | Project):
             found = cut(relation, self._refused)
         if found is not None and self._is_worth_it(relation, found, narrowed):
             sent = {id(part) for part in found.broadcast}
@@ -314,14 +341,16 @@ class _Pass:
             return False
         if found.broadcast and not _may_be_sent(found, self._estimator):
             return False
-        if found.joins or found.broadcast:
+        if found.joins or found.broadcast or found.whole_partitions:
             return True
-        # Whole groups are worth it where fewer of them leave the shards than there are.
-        filtered = any(
-            isinstance(part, Filter) and any(isinstance(below, Aggregate) for below in all_relations(part.input))
-            for part in all_relations(relation)
-        )
-        return found.whole_groups and (narrowed or filtered)
+        # Whole groups are worth it where fewer of them leave the shards than there are, and where they can't be halved.
+        return found.whole_groups and (narrowed or any(map(_gains_by_whole_groups, all_relations(relation))))
+
+
+def _gains_by_whole_groups(part: Rel) -> bool:
+    if isinstance(part, Filter):
+        return any(isinstance(below, Aggregate) for below in all_relations(part.input))
+    return isinstance(part, Aggregate) and tail_of(part) is None
 
 
 def _may_be_sent(found: Cut, estimator: Estimator) -> bool:

@@ -72,6 +72,8 @@ def strategy(
         words.append("broadcast join")
     if found is not None and found.whole_groups:
         words.append("whole groups")
+    if found is not None and found.whole_partitions:
+        words.append("whole partitions")
     if filters:
         words.append("key filter")
     words += _TAIL_WORDS.get(kind, [])

@@ -42,6 +42,7 @@ from pydistdb.sql.tree import (
     Project,
     Rel,
     Update,
+    Window,
 )
 
 MOST_CHARACTERS = 10_000
@@ -60,6 +61,8 @@ class _Query:
     groups: list[exp.Expression] | None = None
     having: list[exp.Expression] = field(default_factory=list)
     distinct: bool = False
+    windows: bool = False
+    """Among its outputs are window functions, which nothing but the list of outputs may hold."""
     order: list[exp.Expression] = field(default_factory=list)
     limit: exp.Expression | None = None
     offset: exp.Expression | None = None
@@ -67,7 +70,7 @@ class _Query:
     @property
     def is_plain(self) -> bool:
         """It is FROM and WHERE alone."""
-        return self.groups is None and not self.distinct and not self.is_cut
+        return self.groups is None and not self.distinct and not self.windows and not self.is_cut
 
     @property
     def is_cut(self) -> bool:
@@ -176,6 +179,12 @@ class _Writer(SqlExpressions):
                 below.distinct = True
                 self._rename(relation, below)
                 return below
+            case Window():
+                return self._window(relation)
+            case FirstRows():  # what it leaves out does not pass the condition above it either
+                below = self._query(relation.input)
+                self._rename(relation, below)
+                return below
             case TopN() | Limit(with_ties=False):
                 below = self._uncut(self._query(relation.input), relation.input.columns)
                 below.order = self.order(relation.keys) if isinstance(relation, TopN) else []
@@ -213,7 +222,7 @@ class _Writer(SqlExpressions):
 
     def _filter(self, relation: Filter) -> _Query:
         below = self._query(relation.input)
-        if below.distinct or below.is_cut:
+        if below.distinct or below.windows or below.is_cut:
             below = self._derived(below, relation.input.columns)
         terms = self.all(conjuncts(relation.condition))
         if below.groups is None:
@@ -226,9 +235,17 @@ class _Writer(SqlExpressions):
     def _groups(self, relation: Aggregate) -> _Query:
         query = self._plain(self._query(relation.input), relation.input.columns)
         query.groups = [self.key(group) for group in relation.groups]
-        given = [*self.all(relation.groups), *(self._aggregate(call.function.name, call) for call in relation.calls)]
+        given = [*self.all(relation.groups), *(self.aggregate(call.function.name, call) for call in relation.calls)]
         self.columns |= dict(zip(_ids(relation.columns), given, strict=True))
         query.outputs = _ids(relation.columns)
+        return query
+
+    def _window(self, relation: Window) -> _Query:
+        query = self._plain(self._query(relation.input), relation.input.columns)
+        for column, call in zip(relation.columns[-len(relation.calls) :], relation.calls, strict=True):
+            self.columns[column.id] = self.window(call)
+        query.outputs = _ids(relation.columns)
+        query.windows = True
         return query
 
     def _plain(self, query: _Query, columns: Sequence[OutputColumn]) -> _Query:
@@ -308,23 +325,10 @@ class _Writer(SqlExpressions):
     def _partials(self, calls: Sequence[AggregateCall]) -> list[exp.Expression]:
         """What a shard computes for calls, as output columns."""
         return [
-            exp.Alias(this=self._aggregate(part, call), alias=name(called))
+            exp.Alias(this=self.aggregate(part, call), alias=name(called))
             for call, parts in zip(calls, partials(calls), strict=True)
             for part, called in parts
         ]
-
-    def _aggregate(self, function: str, call: AggregateCall) -> exp.Expression:
-        if call.order_by or call.function.ordered_set or call.function.schema != "pg_catalog":
-            raise Unwritable(function)
-        arguments = self.all(call.arguments) or [exp.Star()]
-        if call.distinct:
-            if len(arguments) > 1:
-                raise Unwritable(function)
-            arguments = [exp.Distinct(expressions=arguments)]
-        node: exp.Expression = exp.Anonymous(this=function, expressions=arguments)
-        if call.filter is not None:
-            node = exp.Filter(this=node, expression=exp.Where(this=self.of(call.filter)))
-        return node
 
     def _most(self, limit: Expr | None, offset: Expr | None) -> exp.Expression | None:
         parts = [self.of(part) for part in (limit, offset) if part is not None]

@@ -32,7 +32,18 @@ from pydistdb.sql.plan.rules.pushdown import push_down
 from pydistdb.sql.plan.rules.raise_failures import raise_failures
 from pydistdb.sql.plan.rules.unique_rows import unique_rows
 from pydistdb.sql.plan.smaller_side import build_smaller
-from pydistdb.sql.tree import Aggregate, BoundStatement, Delete, Distinct, Insert, Merge, OutputColumn, Rel, Update
+from pydistdb.sql.tree import (
+    Aggregate,
+    BoundStatement,
+    Delete,
+    Distinct,
+    Insert,
+    Merge,
+    OutputColumn,
+    Rel,
+    Update,
+    Window,
+)
 
 Rule = Callable[[Rel], Rel]
 
@@ -90,7 +101,7 @@ def plan(
         builder = Builder(catalog, query, disabled)
         root = builder.build(query)
         relations = all_relations(root)
-        if any(isinstance(part, HashJoin | Aggregate | Distinct) for part in relations):
+        if any(isinstance(part, HashJoin | Aggregate | Distinct | Window) for part in relations):
             estimator = builder.estimator
             root = build_smaller(at_shards(root, estimator), estimator, sending=True)
             root = build_smaller(repartition(root, estimator), estimator)

@@ -20,6 +20,7 @@ from sqlglot import exp
 from pydistdb.sql.deparse import cast_target
 from pydistdb.sql.plan.comparisons import written_operator
 from pydistdb.sql.tree import (
+    AggregateCall,
     And,
     AnyAll,
     ArrayLiteral,
@@ -42,6 +43,7 @@ from pydistdb.sql.tree import (
     RowExpr,
     SortKey,
     Subscript,
+    WindowCall,
 )
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import EvalContext, SqlType
@@ -243,6 +245,44 @@ class SqlExpressions:
 
     def function(self, called: str | exp.Identifier, arguments: Sequence[Expr]) -> exp.Expression:
         return exp.Anonymous(this=called, expressions=self.all(arguments))
+
+    # ------------------------------------------------------------------------------------------ aggregates and windows
+
+    def aggregate(self, function: str, call: AggregateCall | WindowCall) -> exp.Expression:
+        """A call with ``function`` in place of its own."""
+        if call.function.schema != "pg_catalog":
+            raise Unwritable(function)
+        arguments = self.all(call.arguments) or ([exp.Star()] if function == "count" else [])
+        node: exp.Expression
+        if isinstance(call, AggregateCall) and call.function.ordered_set:
+            count = len(call.order_by) if call.function.hypothetical else call.function.direct_count
+            node = exp.WithinGroup(
+                this=exp.Anonymous(this=function, expressions=arguments[:count]),
+                expression=exp.Order(expressions=self.order(call.order_by)),
+            )
+        else:
+            if isinstance(call, AggregateCall) and call.distinct:
+                arguments[0] = exp.Distinct(expressions=arguments[:1])  # of several, sqlglot would make a row
+            if isinstance(call, AggregateCall) and call.order_by:
+                arguments[-1] = exp.Order(this=arguments[-1], expressions=self.order(call.order_by))
+            node = exp.Anonymous(this=function, expressions=arguments)
+        if call.filter is not None:
+            node = exp.Filter(this=node, expression=exp.Where(this=self.of(call.filter)))
+        return node
+
+    def window(self, call: WindowCall) -> exp.Expression:
+        over = exp.Window(this=self.aggregate(call.function.name, call), partition_by=self.all(call.partition_by))
+        if call.order_by:
+            over.set("order", exp.Order(expressions=self.order(call.order_by)))
+        if call.frame:
+            unit, start, end, exclusion = call.frame
+            spec = exp.WindowSpec(kind=unit.upper(), exclude=exp.Var(this=exclusion.upper()) if exclusion else None)
+            for place, (words, offset) in (("start", start), ("end", end)):
+                *what, side = words.upper().replace("CURRENT ROW", "CURRENT_ROW").split()
+                spec.set(place, closed(self.of(offset)) if offset is not None else what[0] if what else "CURRENT ROW")
+                spec.set(f"{place}_side", None if side == "CURRENT_ROW" else side)
+            over.set("spec", spec)
+        return over
 
     def _binary(self, operator: str, left: exp.Expression, right: exp.Expression) -> exp.Expression:
         operands: dict[str, exp.Expression] = {
