@@ -140,6 +140,92 @@ def test_windows_of_whole_partitions_only(far: SqlClient) -> None:
     assert "whole partitions" not in explained(far, f"select {over.format('k').replace('by id', 'by random()')} from h")
 
 
+CALLS = [
+    "count(*)",
+    "count(v)",
+    "sum(v)",
+    "avg(v)",
+    "sum(a)",
+    "avg(a)",
+    "sum(n)",
+    "avg(n)",
+    "sum(f)",
+    "avg(f)",
+    "sum(i)",
+    "avg(i)",
+]
+CALLS += ["min(b)", "max(d)", "min(i)", "max(n)", "min(f)", "max(c::int)", "bool_and(c)", "bool_or(c)", "every(c)"]
+CALLS += ["bit_and(a)", "bit_or(v)", "bit_xor(a)", "stddev(n)", "var_pop(a)", "variance(v)", "stddev_samp(a)"]
+CALLS += ["sum(n) filter (where c)", "count(*) filter (where a > 1)", "max(v) filter (where k is null)"]
+WHOLE = [
+    "count(distinct b)",
+    "array_agg(id order by id desc)",
+    "string_agg(distinct b, ',')",
+    "mode() within group (order by a)",
+]
+WHOLE += ["percentile_disc(0.4) within group (order by n)", "sum(distinct a)", "corr(f, a)", "jsonb_agg(b order by id)"]
+GROUPS = ["k", "a", "b", "k, a", "b, c", "a % 2, k", "upper(b)", "d", "i", "n, b"]
+SETS = [
+    "rollup ({0}, {1})",
+    "cube ({0}, {1})",
+    "grouping sets (({0}), ({1}))",
+    "grouping sets (({0}, {1}), ())",
+    "{0}, rollup ({1})",
+]
+SETS += [
+    "grouping sets (({0}, {1}), ({0}), ({0}))",
+    "grouping sets (({0}, c), ({1}, c), (c))",
+    "rollup ({0}), cube ({1}, c)",
+]
+
+
+def some_groups(rand: random.Random, table: str, calls: list[str]) -> str:
+    """A query with aggregates; their values go by any order of rows."""
+    chosen = ", ".join(rand.sample(calls, rand.randrange(1, 5)))
+    where = rand.choice(["", "", " where a > 1", " where v > 0", " where false"])
+    if rand.random() < 0.4:
+        one, other = rand.sample(["k", "a", "b", "d", "i", "a % 2", "upper(b)"], 2)
+        sets = rand.choice(SETS).format(one, other)
+        having = rand.choice(["", "", f" having grouping({one}) = 0", " having count(*) > 2"])
+        return f"select {one}, {other}, grouping({one}, {other}), {chosen} from {table}{where} group by {sets}{having}"
+    if rand.random() < 0.2:
+        return f"select {chosen} from {table}{where}"
+    group = rand.choice(GROUPS)
+    having = rand.choice(["", "", "", " having count(v) > 2", " having avg(n) > 0"])
+    if rand.random() < 0.2:
+        group, join = "o.a", f"{table} t join {table} o on t.k = o.k and t.id = o.id"
+        return (
+            f"select {group}, count(*), sum(t.n), max(o.b) from {join} group by {rand.choice(['rollup (o.a)', 'o.a'])}"
+        )
+    return f"select {group}, {chosen} from {table}{where} group by {group}{having}"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_groups(near: SqlClient, far: SqlClient, seed: int) -> None:
+    rand = random.Random(seed)
+    for _ in range(40):
+        check(far, near, some_groups(rand, rand.choice(TABLES), CALLS))
+        check(far, near, some_groups(rand, rand.choice(TABLES), CALLS + WHOLE))
+
+
+def test_grouping_sets_that_outgrow_memory(near: SqlClient, far: SqlClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = [
+        f"select id, a, b, grouping(id, a, b), count(*), avg(n), stddev(v), min(i) from r group by {sets}"
+        for sets in ("rollup (id, a, b)", "grouping sets ((id), (a, b), (b), ())")
+    ]
+    expected = [sorted(near.rows(query)) for query in queries]
+    monkeypatch.setattr("pydistdb.sql.exec.grouping.GROUP_BYTES", 100_000)
+    far.execute("set work_mem = '64kB'")
+    assert [sorted(far.rows(query)) for query in queries] == expected
+    far.execute("reset work_mem")
+
+
+def test_halved(far: SqlClient) -> None:
+    """Every aggregate whose state is small."""
+    for call in (*CALLS, "count(array[a])", "avg(f::float4)", "max(upper(b))", "bit_or(a::bit(3))"):
+        assert "Strategy: partial aggregate" in explained(far, f"select a, {call} from r group by a"), call
+
+
 def run(client: SqlClient, command: Command) -> str:
     """``explain``: the plan; ``sql``: rows, sorted, or what else comes back."""
     if command.name == "explain":

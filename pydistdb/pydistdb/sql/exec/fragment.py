@@ -160,7 +160,7 @@ class Fragment(Portable):
         tail = self.tail
         tree = (
             *(node.columns, condition, scan.columns, scan.output, tuple(self.outer), tuple(self.parameters)),
-            *(tail.keys, tail.groups, tail.calls, scan.filter_keys),
+            *(tail.keys, tail.groups, tail.calls, *((tail.sets,) if tail.sets else ()), scan.filter_keys),
         )
         text = Text(
             bare(node.table, node.access.index.storage_id),

@@ -24,6 +24,7 @@ from pydistdb.sql.exec.operator import Batch
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.spill import SpillFile, in_batches
 from pydistdb.sql.exec.values import row_bytes, sort_template
+from pydistdb.sql.plan.distribute import largest_sets
 from pydistdb.sql.plan.expressions import rewrite
 from pydistdb.sql.tree import ColumnRef, Const, Expr
 
@@ -56,6 +57,11 @@ def group_key_source(code: Code, groups: Sequence[Expr]) -> str:
     return parts[0] if len(parts) == 1 else tuple_source(parts)
 
 
+def _grouping(positions: Sequence[int], chosen: set[int]) -> int:
+    """GROUPING() of groups at these positions in a set of groups."""
+    return sum((position not in chosen) << bit for bit, position in enumerate(reversed(positions)))
+
+
 class GroupingSet:
     """The code for one grouping set; groups outside it are NULL."""
 
@@ -67,10 +73,13 @@ class GroupingSet:
             for position, group in enumerate(operator.node.groups)
         ]
         self.calls = [self._call(plan) for plan in operator.calls]
-        self.groupings = [
-            sum((position not in chosen) << bit for bit, position in enumerate(reversed(positions)))
-            for positions in operator.node.groupings
-        ]
+        self.groupings = [_grouping(positions, chosen) for positions in operator.node.groupings]
+        sets = operator.node.grouping_sets
+        self.is_alone = len(sets) < 2
+        largest = largest_sets(sets)
+        self._source = next((_grouping(range(len(self.groups)), set(one)) for one in largest if chosen <= set(one)), 0)
+        """The GROUPING() of the largest set that this is a part of, of all groups."""
+        self._has_sources = len(largest) > 1
 
     def _call(self, plan: CallPlan) -> CallPlan:
         """The call with its direct arguments as this set has them: they are made of the groups."""
@@ -133,6 +142,20 @@ class GroupingSet:
             for group in groups
         ]
 
+    def adopted(self, batch: Partials) -> Batch:
+        """Groups from elsewhere, as tails make them (plan/distribute.py), as groups of this set alone."""
+        if self.is_alone:
+            return batch
+        rows = [row for row in batch if row[-1] == self._source] if self._has_sources else batch
+        count, chosen, calls = len(self.groups), self.chosen, self.calls
+        return [
+            (
+                *[row[position] if position in chosen else None for position in range(count)],
+                *[plan.joined(plan.initial(), value) for plan, value in zip(calls, row[count:], strict=False)],
+            )
+            for row in rows
+        ]
+
     @cached_property
     def partial_keys(self) -> Callable[[Batch, State], list[Any]]:
         """As ``keys``, for rows that begin with the values of the groups."""
@@ -165,6 +188,9 @@ class GroupingRun:
 
     def take_partials(self, batch: Partials, state: State) -> None:
         """Take groups with states from elsewhere in."""
+        self._take_groups(self.set.adopted(batch), state)
+
+    def _take_groups(self, batch: Batch, state: State) -> None:
         table, room, calls = self.table, not self.overflow, self.set.operator.calls
         count = len(self.set.groups)
         parts: list[Batch] = [[] for _ in self._partial_overflow]
@@ -227,7 +253,7 @@ class GroupingRun:
                 await state.breathe()
             file.close()
             for batch in partial_file.read():
-                run.take_partials(Partials(batch), state)
+                run._take_groups(batch, state)
                 await state.breathe()
             partial_file.close()
             async for output in run.results(state):

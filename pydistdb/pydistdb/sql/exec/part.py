@@ -119,6 +119,7 @@ class Part(Portable):
             *(self.tail.keys, self.tail.groups, self.tail.calls),
             tuple((each.columns, groups) for each, groups in zip(cut.inputs, input_groups, strict=True)),
             deal,
+            *((self.tail.sets,) if self.tail.sets else ()),
         )
         self.data = data = PART_HEAD + encode_part(PartText(scans, cut.by_bucket, self.tail.kind, dump(tree)))
         self.name = NAME_HEAD + xxh3_128_digest(data)

@@ -142,7 +142,9 @@ class CompiledPart(Compiled):
 
     def __init__(self, data: bytes) -> None:
         text = decode_part(data[len(b"part") :])
-        scans, given, part, self.outer, self.parameters, keys, groups, calls, inputs, self.dealt_by = load(text.tree)
+        scans, given, part, self.outer, self.parameters, keys, groups, calls, inputs, self.dealt_by, *sets = load(
+            text.tree
+        )
         self.by_bucket = text.by_bucket
         self.scans: list[TableScanOperator] = []
         self.identities = [each.identity for each in text.scans]
@@ -155,7 +157,7 @@ class CompiledPart(Compiled):
             for columns, groups_of in inputs
         ]
         self.scan = operator_of(with_not_null(part, self.scans))
-        self.set_tail(text.kind, keys, groups, calls)
+        self.set_tail(text.kind, keys, groups, calls, *sets)
 
     def deal(self, keys: Sequence[bytes], values: Sequence[bytes], state: State) -> bool:
         """Put the rows behind entries before the leaves; False: there are none."""

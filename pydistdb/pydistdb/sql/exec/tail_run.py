@@ -16,7 +16,6 @@ from pydistdb.sql.exec.aggregate import AggregateOperator
 from pydistdb.sql.exec.dealing import deal
 from pydistdb.sql.exec.first_rows import Picker
 from pydistdb.sql.exec.fragment import Arguments, Text, pack_states
-from pydistdb.sql.exec.grouping import GroupingSet
 from pydistdb.sql.exec.operator import Operator
 from pydistdb.sql.exec.part import ScanText
 from pydistdb.sql.exec.run import RunContext, State
@@ -62,7 +61,12 @@ class Compiled:
     dealt_by: tuple[Expr, ...] = ()
 
     def set_tail(
-        self, kind: str, keys: tuple[SortKey, ...], groups: tuple[Expr, ...], calls: tuple[AggregateCall, ...]
+        self,
+        kind: str,
+        keys: tuple[SortKey, ...],
+        groups: tuple[Expr, ...],
+        calls: tuple[AggregateCall, ...],
+        sets: tuple[tuple[int, ...], ...] = (),
     ) -> None:
         """Say what is done to the operator's rows (plan/distribute.py)."""
         self.make: Callable[[Compiled, State, int], RowsTail] = RowsTail
@@ -76,10 +80,10 @@ class Compiled:
             self.keys = row_keys(self.scan.columns)
             self.make = DistinctTail
         elif kind == "aggregate":
-            self.operator = AggregateOperator(self.scan, _aggregate(groups, calls))
-            self.set = GroupingSet(self.operator, set(range(len(groups))))
+            self.operator = AggregateOperator(self.scan, _aggregate(groups, calls, sets))
+            self.sets = self.operator.grouping_sets
             self.group_types = [group.type for group in groups]
-            self.make = GroupsTail if groups else AggregateTail
+            self.make = SetsTail if sets else GroupsTail if groups else AggregateTail
 
     @cached_property
     def deal_keys(self) -> Keys:
@@ -103,10 +107,12 @@ class Compiled:
         return state
 
 
-def _aggregate(groups: tuple[Expr, ...], calls: tuple[AggregateCall, ...]) -> Aggregate:
+def _aggregate(
+    groups: tuple[Expr, ...], calls: tuple[AggregateCall, ...], sets: tuple[tuple[int, ...], ...]
+) -> Aggregate:
     parts = [*(group.type for group in groups), *(call.function.return_type for call in calls)]
     columns = tuple([OutputColumn(-1 - number, "", kind) for number, kind in enumerate(parts)])
-    return Aggregate(columns, cast(Any, None), groups, calls)
+    return Aggregate(columns, cast(Any, None), groups, calls, sets, (tuple(range(len(groups))),) if sets else ())
 
 
 class _NoClock:
@@ -251,7 +257,7 @@ class GroupsTail(RowsTail):
         self.table: dict[Any, list[Any]] = {}
 
     def add(self, rows: list[Row]) -> None:
-        self.fragment.set.take(rows, self.table, True, self.state)
+        self.fragment.sets[0].take(rows, self.table, True, self.state)
 
     @property
     def is_full(self) -> bool:
@@ -264,3 +270,27 @@ class GroupsTail(RowsTail):
         parts = deal(list(self.table.values()), self.table, count)
         types = self.fragment.group_types
         return [(len(part), pack_states(part, types) if part else b"") for part in parts]
+
+
+class SetsTail(RowsTail):
+    """The groups of several grouping sets, each followed by its GROUPING()."""
+
+    def __init__(self, fragment: Compiled, state: State, most: int) -> None:
+        super().__init__(fragment, state, most)
+        self.tables: list[dict[Any, list[Any]]] = [{} for _ in fragment.sets]
+
+    def add(self, rows: list[Row]) -> None:
+        for grouping_set, table in zip(self.fragment.sets, self.tables, strict=True):
+            grouping_set.take(rows, table, True, self.state)
+
+    @property
+    def is_full(self) -> bool:
+        return sum(map(len, self.tables)) >= MOST_GROUPS
+
+    def finish(self) -> bytes:
+        groups = [
+            [*group, *grouping_set.groupings]
+            for grouping_set, table in zip(self.fragment.sets, self.tables, strict=True)
+            for group in table.values()
+        ]
+        return pack_states(groups, self.fragment.group_types)

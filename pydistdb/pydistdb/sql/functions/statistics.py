@@ -115,7 +115,7 @@ def accumulate_floats(state: list[Any], value: float) -> list[Any]:
 
 def _combine_floats(left: list[Any], right: list[Any]) -> list[Any]:
     if not left[0] or not right[0]:
-        return right if not left[0] else left
+        return [*right] if not left[0] else left
     count = left[0] + right[0]
     difference = left[1] / left[0] - right[1] / right[0]
     return [count, left[1] + right[1], left[2] + right[2] + left[0] * right[0] * difference * difference / count]
@@ -186,7 +186,7 @@ def _accumulate_pairs(state: list[Any], y: float, x: float) -> list[Any]:
 
 def _combine_pairs(left: list[Any], right: list[Any]) -> list[Any]:
     if not left[0] or not right[0]:
-        return right if not left[0] else left
+        return [*right] if not left[0] else left
     count = left[0] + right[0]
     weight = left[0] * right[0] / count
     dx = left[1] / left[0] - right[1] / right[0]

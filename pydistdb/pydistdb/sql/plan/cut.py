@@ -28,7 +28,7 @@ Source: DeWitt and Gray, "Parallel database systems" (1992); Shute et al., "F1" 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pydistdb.sql.plan.distribute import Tail, tail_of
@@ -137,10 +137,12 @@ class _Cutter:
                 return self._project(relation)
             case HashJoin():
                 return self._join(relation)
-            case Aggregate() if not relation.grouping_sets and not relation.groupings:
-                return self._groups(relation, relation.groups)
+            case Aggregate():
+                everywhere = set(range(len(relation.groups))).intersection(*relation.grouping_sets)
+                return self._groups(relation, {number: relation.groups[number] for number in everywhere})
             case Distinct(on=()):
-                return self._groups(relation, [ColumnRef(column.type, column.id) for column in relation.input.columns])
+                own = [ColumnRef(column.type, column.id) for column in relation.input.columns]
+                return self._groups(relation, dict(enumerate(own)))
             case Window():
                 return self._window(relation)
             case FirstRows():  # of any part of the rows it keeps those wanted
@@ -217,16 +219,13 @@ class _Cutter:
             deciding |= {given.number}
         return _Piece(part, left.group, _within(left.keys, join), deciding)
 
-    def _groups(self, relation: Aggregate | Distinct, groups: Sequence[Expr]) -> _Piece | None:
-        """Groups that lie in one bucket each."""
+    def _groups(self, relation: Aggregate | Distinct, groups: Mapping[int, Expr]) -> _Piece | None:
+        """Groups that lie in one bucket each.  ``groups``: those that are in every grouping set, by their position."""
         below = self.piece(relation.input)
         if below is None or below.group == NO_GROUP:
             return None
-        named = {
-            group.id: column.id
-            for group, column in zip(groups, relation.columns, strict=False)
-            if isinstance(group, ColumnRef)
-        }
+        columns = relation.columns
+        named = {group.id: columns[number].id for number, group in groups.items() if isinstance(group, ColumnRef)}
         keys = tuple(frozenset(named[old] for old in key if old in named) for key in below.keys)
         if not all(keys):
             return None

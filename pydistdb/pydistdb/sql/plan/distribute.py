@@ -4,6 +4,8 @@ A scan over ranges that other nodes lead is done there, with its filter and its 
 step above it, its *tail*.  The other half stays what it was, and gets fewer rows::
 
     count(*), avg(v) … GROUP BY g     at each shard: groups with count and [count, sum]      gateway: adds the states up
+    … GROUP BY ROLLUP (a, b)          at each shard: groups by a and b                        gateway: of these all sets
+    … GROUP BY GROUPING SETS (a, b)   at each shard: groups by a, and groups by b             gateway: adds the states up
     ORDER BY v LIMIT 10               at each shard: its first 10                            gateway: the first 10 of all
     DISTINCT                          at each shard: its distinct rows                       gateway: DISTINCT of all
     LIMIT 10                          at each shard: 10 rows, shard after shard               gateway: the first 10
@@ -21,6 +23,7 @@ Source: P. Larson, "Data reduction by partial preaggregation" (2002).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydistdb.sql.plan.physical import AtShards, Repartitioned, TableScan, TopN
@@ -64,13 +67,16 @@ class Tail:
     most: tuple[Expr, ...] = ()
     groups: tuple[Expr, ...] = ()
     calls: tuple[AggregateCall, ...] = ()
+    sets: tuple[tuple[int, ...], ...] = ()
+    """Grouping sets, as positions into ``groups``; none: all of them together.  With each group goes its set's GROUPING()."""
 
 
 def tail_of(node: Rel) -> Tail | None:
     """What of ``node``, which stands on a scan, can be done at the shards."""
     match node:
-        case Aggregate() if not node.grouping_sets and not node.groupings:
-            return Tail("aggregate", groups=node.groups, calls=node.calls) if all(map(_splits, node.calls)) else None
+        case Aggregate() if all(map(_splits, node.calls)):
+            sets = largest_sets(node.grouping_sets)
+            return Tail("aggregate", groups=node.groups, calls=node.calls, sets=sets if len(sets) > 1 else ())
         case TopN(keys=keys):
             most = _most(node.limit, node.offset)
             return Tail("sort", keys, most) if most else None
@@ -82,6 +88,12 @@ def tail_of(node: Rel) -> Tail | None:
         case Distinct(on=()):
             return Tail("distinct")
     return None
+
+
+def largest_sets(sets: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """The grouping sets that are part of no other: of their groups those of all can be made."""
+    different = dict.fromkeys(tuple(sorted(set(each))) for each in sets)
+    return tuple([one for one in different if not any(set(one) < set(other) for other in different)])
 
 
 def _most(limit: Expr | None, offset: Expr | None) -> tuple[Expr, ...]:
@@ -98,7 +110,7 @@ def _splits(call: AggregateCall) -> bool:
         and not (function.name in _OF_SQUARES and _of_floats(call))
         and function.combine is not None
         and not (call.distinct or call.order_by or function.ordered_set or function.needs_context)
-        and not any(argument.type.is_array for argument in call.arguments)
+        and not function.return_type.is_array
     )
 
 

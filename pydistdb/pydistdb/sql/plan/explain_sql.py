@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from sqlglot import exp
 
 from pydistdb.sql.catalog.view import CatalogView
+from pydistdb.sql.plan.distribute import tail_of
 from pydistdb.sql.plan.expressions import all_relations, conjuncts
 from pydistdb.sql.plan.partials import partials
 from pydistdb.sql.plan.physical import AtShards, Exchange, HashJoin, MergeJoin, Repartitioned, TableScan, TopN
@@ -125,8 +126,7 @@ class _Writer(SqlExpressions):
         match step:
             case Aggregate():
                 query = self._plain(query, relation.columns)
-                query.groups = [self.key(group) for group in step.groups]
-                shown = [*self.all(step.groups), *self._partials(step.calls)]
+                query.groups, shown = self._halved(step)
             case TopN():
                 query = self._uncut(query, relation.columns)
                 query.order, query.limit = self.order(step.keys), self._most(step.limit, step.offset)
@@ -172,7 +172,7 @@ class _Writer(SqlExpressions):
                 return self._filter(relation)
             case HashJoin() | MergeJoin():
                 return self._join(relation)
-            case Aggregate(grouping_sets=(), groupings=()):
+            case Aggregate():
                 return self._groups(relation)
             case Distinct(on=()):
                 below = self._uncut(self._query(relation.input), relation.input.columns)
@@ -234,11 +234,20 @@ class _Writer(SqlExpressions):
 
     def _groups(self, relation: Aggregate) -> _Query:
         query = self._plain(self._query(relation.input), relation.input.columns)
-        query.groups = [self.key(group) for group in relation.groups]
+        query.groups = self._grouped_by(relation.groups, relation.grouping_sets)
         given = [*self.all(relation.groups), *(self.aggregate(call.function.name, call) for call in relation.calls)]
+        given += [self._grouping([relation.groups[each] for each in one]) for one in relation.groupings]
         self.columns |= dict(zip(_ids(relation.columns), given, strict=True))
         query.outputs = _ids(relation.columns)
         return query
+
+    def _grouped_by(self, groups: Sequence[Expr], sets: Sequence[Sequence[int]]) -> list[exp.Expression]:
+        keys = [self.key(group) for group in groups]
+        tuples = [exp.Tuple(expressions=[keys[number].copy() for number in each]) for each in sets]
+        return [exp.GroupingSets(expressions=tuples)] if tuples else keys
+
+    def _grouping(self, groups: Sequence[Expr]) -> exp.Expression:
+        return exp.Anonymous(this="GROUPING", expressions=[self.key(group) for group in groups])
 
     def _window(self, relation: Window) -> _Query:
         query = self._plain(self._query(relation.input), relation.input.columns)
@@ -321,6 +330,15 @@ class _Writer(SqlExpressions):
         return exp.Not(this=exists) if join.kind == "anti" else exists
 
     # ------------------------------------------------------------------------------------------ halves of steps
+
+    def _halved(self, step: Aggregate) -> tuple[list[exp.Expression], list[exp.Expression]]:
+        """What a shard groups by, and what it gives."""
+        tail = tail_of(step)
+        sets = () if tail is None else tail.sets
+        shown = [*self.all(step.groups), *self._partials(step.calls)]
+        if sets:
+            shown.append(exp.Alias(this=self._grouping(step.groups), alias=name("grouping")))
+        return self._grouped_by(step.groups, sets), shown
 
     def _partials(self, calls: Sequence[AggregateCall]) -> list[exp.Expression]:
         """What a shard computes for calls, as output columns."""

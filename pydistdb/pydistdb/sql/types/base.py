@@ -186,7 +186,8 @@ class AggregateFunction:
     """An aggregate as four Python functions over a state.
 
     ``accumulate(state, *args) -> state`` per row; ``combine(state, state) -> state`` joins partial states from other
-    fragments (None: not splittable); ``finish(state) -> value``.  ``strict``: rows with a NULL argument are skipped.
+    fragments (None: not splittable), and may change the first one, never the second; ``finish(state) -> value``.
+    ``strict``: rows with a NULL argument are skipped.
     ``batch(values) -> state`` does a whole list of non-null single arguments at once (sum, min, max, count).
     """
 
