@@ -12,6 +12,7 @@ ROWS = 300
 CLAUSES = (
     "shard by hash (s)",
     "shard by hash (s, k)",
+    "shard by hash (k, id)",
     "shard by range (s) (split at values (-5, 3, 9))",
     "shard by list (s) (shard few values (1, 2, null), shard more values (7), shard rest default)",
     "shard by directory (s) shards 4",
@@ -97,3 +98,44 @@ def test_conditions_find_the_same_rows(clause: str, key: str) -> None:
         assert client.execute(change.format(t="plain")) == client.execute(change.format(t="sharded")), change
         everything = "select * from {t} order by id"
         assert client.rows(everything.format(t="plain")) == client.rows(everything.format(t="sharded"))
+
+
+EDGES = {
+    "int2": ("-32768", "-32767", "0", "1", "5", "32766", "32767"),
+    "int4": ("-2147483648", "-2147483647", "0", "1", "60", "2147483646", "2147483647"),
+    "int8": ("-9223372036854775808", "-9223372036854775807", "0", "3", "9223372036854775806", "9223372036854775807"),
+    "date": ("-infinity", "4713-01-01 BC", "2000-01-01", "2000-02-10", "5874897-12-31", "infinity"),
+}
+
+
+@pytest.mark.parametrize("type_name", EDGES)
+@pytest.mark.parametrize("clause", ["hash (s)", "hash (k, s)", "directory (s) shards 3"])
+def test_short_ranges_of_every_width(type_name: str, clause: str) -> None:
+    client = SqlServer().connect()
+    values = [f"'{value}'::{type_name}" for value in EDGES[type_name]]
+    for name, tail in (("plain", ""), ("sharded", f"shard by {clause}")):
+        client.execute(f"create table {name} (s {type_name}, k int, primary key (s, k)) {tail}")
+        rows = ", ".join(f"({value}, {k})" for value in values for k in (1, 2))
+        client.execute(f"insert into {name} values {rows}")
+        client.execute(
+            f"prepare {name}_between({type_name}, {type_name}) as select * from {name} where s between $1 and $2"
+        )
+        client.execute(
+            f"prepare {name}_inside({type_name}, int8) as select * from {name} where s > $1 and s < $1 and k = $2"
+        )
+        client.execute(
+            f"prepare {name}_both({type_name}, {type_name}, int) as "
+            f"select * from {name} where $1 <= s and s < $2 and k >= $3 and k <= $3 + 1"
+        )
+    for least in (*values, "null"):
+        for most in (*values, "null"):
+            for text in (
+                f"select * from {{t}} where s between {least} and {most}",
+                f"select * from {{t}} where s > {least} and {most} > s and k in (1, 3)",
+                f"select * from {{t}} where s >= {least} and s < {most} or k between 2 and 4",
+                f"execute {{t}}_between({least}, {most})",
+                f"execute {{t}}_inside({least}, 1)",
+                f"execute {{t}}_both({least}, {most}, 1)",
+            ):
+                wanted, found = (sorted(client.rows(text.format(t=name))) for name in ("plain", "sharded"))
+                assert found == wanted, text

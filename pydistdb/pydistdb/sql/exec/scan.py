@@ -44,6 +44,7 @@ from pydistdb.sql.layout import (
 )
 from pydistdb.sql.plan.distribute import Tail
 from pydistdb.sql.plan.physical import Access, TableScan, Term, VirtualTableScan
+from pydistdb.sql.plan.short_ranges import values_between
 from pydistdb.sql.shard_map import Limit
 from pydistdb.sql.tree import KEY_NUMBER, VERSION_NUMBER, ColumnRef, Expr, OutputColumn
 
@@ -76,19 +77,23 @@ class Bounds:
         return lambda state: all(value is True for value in terms(state))
 
     @staticmethod
-    def combinations(terms: Sequence[Term], values: Iterator[Any]) -> Iterator[tuple[Any, ...]]:
-        """Every combination of values for the equality terms; NULLs equal nothing."""
-        choices: list[list[Any]] = []
-        for term in terms:
-            if term.is_null:
-                choices.append([None])
-                continue
-            candidates = list(islice(values, len(term.alternatives)))
-            if term.array is not None:
-                array = next(values)
-                candidates.extend(() if array is None else array.items)
-            choices.append([value for value in dict.fromkeys(candidates) if value is not None])
-        return product(*choices)
+    def choices(term: Term, values: Iterator[Any]) -> Sequence[Any] | None:
+        """What a column may equal, each value once; NULLs equal nothing.  None: too many values lie between its bounds."""
+        if term.is_null:
+            return [None]
+        if term.between:
+            (_, takes_least), (_, takes_most) = term.between
+            return values_between((next(values), takes_least), (next(values), takes_most))
+        candidates = list(islice(values, len(term.alternatives)))
+        if term.array is not None:
+            array = next(values)
+            candidates.extend(() if array is None else array.items)
+        return [value for value in dict.fromkeys(candidates) if value is not None]
+
+    @classmethod
+    def combinations(cls, terms: Sequence[Term], values: Iterator[Any]) -> Iterator[tuple[Any, ...]]:
+        """Every combination of values for an index's equality terms, none of which is a range."""
+        return product(*[cls.choices(term, values) or () for term in terms])
 
     @staticmethod
     def limits(
@@ -136,10 +141,13 @@ class Bounds:
         """The shards to read; None if there are none."""
         access, shards = self.access, self.layout.shards
         assert shards is not None
-        combinations = list(self.combinations(access.shards, values))
+        choices = [self.choices(term, values) for term in access.shards]
         limits = self.limits(access.shard_lower, access.shard_upper, values)
+        told = [choice for choice in choices if choice is not None]
+        if len(told) < len(choices):
+            return [None] if shards.is_hash else shards.between(None, None)
         if access.shards:
-            return sorted({shards.number(each) for each in combinations})
+            return sorted({shards.number(each) for each in product(*told)})
         return None if limits is None else shards.between(*limits)
 
     def shards(self, state: State) -> list[int]:

@@ -33,6 +33,7 @@ from pydistdb.sql.plan.matching import is_unusable, matches
 from pydistdb.sql.plan.paths import OrderKey, Path, Search, bound, equal_share, equality, range_share, term_of
 from pydistdb.sql.plan.physical import Access, TableScan, Term
 from pydistdb.sql.plan.several_indexes import intersections, skip_paths
+from pydistdb.sql.plan.short_ranges import few_values
 from pydistdb.sql.tree import BooleanTest, ColumnRef, Expr, Or, Scan
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.known import BOOL
@@ -180,13 +181,22 @@ def _route(search: Search, sharding: Sharding, total: float) -> _Route | None:
     terms: list[Term] = []
     count = share = 1.0
     for number in sharding.columns:
+        column = ColumnRef(types.INT8, ids.get(number, -1))
         match = equality(found.get(number, ()), count)
-        if match is None:
+        if match is not None:
+            term, values = term_of(match)
+            part = equal_share(match, column, values, total, estimator)
+        elif sharding.strategy in ("hash", "directory"):
+            few = few_values(search, number)
+            if few is None:
+                break
+            term, values, ranges = few
+            part = range_share(ranges, term.between, column, total, estimator)
+        else:
             break
-        term, values = term_of(match)
         terms.append(term)
         count *= values
-        share *= equal_share(match, ColumnRef(types.INT8, ids.get(number, -1)), values, total, estimator)
+        share *= part
     else:
         count = min(count, every)
         return _Route(tuple(terms), (), (), count, max(share, count / every) if sharding.shards else share)

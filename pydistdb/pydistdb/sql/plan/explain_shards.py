@@ -3,7 +3,8 @@
 Shards: eu (1 of 3)               region = 'de', of a table sharded by list
 Shards: 1, 2 (2 of 4)             id < 20, of one sharded by range
 Shards: one, by hash              id = $1
-Shards: by hash of each value     id IN (1, 2, 3)
+Shards: by hash of each value     id IN (1, 2, 3), id BETWEEN 1 AND 3
+Shards: by hash of each value if there are few, else all      id BETWEEN $1 AND $2
 Shards: all                       nothing is said of the shard columns
 """
 
@@ -37,6 +38,8 @@ def shards_note(access: Access, table: Table) -> str:
             return names
     if not terms:
         return f"some, by {sharding.strategy}"
+    if any(not isinstance(value, Const) for term in terms for value, _ in term.between):
+        return f"by {sharding.strategy} of each value if there are few, else all"
     one = all(len(term.alternatives) == 1 or term.is_null for term in terms)
     return f"one, by {sharding.strategy}" if one else f"by {sharding.strategy} of each value"
 
@@ -51,7 +54,7 @@ def _shard_names(layout: TableLayout, terms: list[Term], access: Access) -> str 
         if not isinstance(expression, Const):
             return None
         values.append(expression.value)
-    if any(term.array is not None for term in terms):
+    if any(term.array is not None or term.between for term in terms):
         return None
     if terms:
         found = {shards.number([value]) for value in values}

@@ -19,11 +19,14 @@ from pydistdb.sql.tree import ColumnId, Expr, Rel, SortKey
 
 @node
 class Term:
-    """What one leading index column must equal: any of ``alternatives``, or any item of ``array``; ``is_null`` alone."""
+    """What one leading index column must equal: any of ``alternatives``, or any item of ``array``; ``is_null`` alone.
+
+    ``between``: a shard column, whatever lies within two bounds, (expression, inclusive) each, if these are few values."""
 
     alternatives: tuple[Expr, ...] = ()
     array: Expr | None = None
     is_null: bool = False
+    between: tuple[tuple[Expr, bool], ...] = ()
 
 
 @node
@@ -44,6 +47,7 @@ def expressions_of(
         found.extend(term.alternatives)
         if term.array is not None:
             found.append(term.array)
+        found.extend(pair[0] for pair in term.between)
     found.extend(pair[0] for pair in (*lower, *upper))
     return found
 
@@ -112,9 +116,14 @@ class Access:
         """Shards are chosen beside the index's columns."""
         return bool(self.shards or self.shard_lower or self.shard_upper)
 
+    @property
+    def may_read_all(self) -> bool:
+        """Whether it turns out in each run if the bounds of the shard columns, and so the others, are of any use."""
+        return any(term.between for term in self.shards)
+
     def left_over(self, terms: Sequence[Expr]) -> list[Expr]:
         """The terms that are still to be checked on every row."""
-        return list(terms) if self.probes else self.others(terms)
+        return list(terms) if self.probes or self.may_read_all else self.others(terms)
 
     def others(self, terms: Sequence[Expr]) -> list[Expr]:
         """The terms that the index has no part in."""
