@@ -164,6 +164,24 @@ WHOLE = [
     "mode() within group (order by a)",
 ]
 WHOLE += ["percentile_disc(0.4) within group (order by n)", "sum(distinct a)", "corr(f, a)", "jsonb_agg(b order by id)"]
+LISTS = [
+    "array_agg(id order by n desc, id)",
+    "string_agg(b, ',' order by v, id)",
+    "count(distinct n)",
+    "sum(distinct v)",
+]
+LISTS += ["array_agg(distinct n)", "string_agg(distinct b, '-' order by b desc)", "json_agg(d order by d, id)"]
+LISTS += [
+    "jsonb_agg(n order by id) filter (where c)",
+    "jsonb_object_agg(id, i)",
+    "avg(distinct a) filter (where v > 0)",
+]
+LISTS += [
+    "array_agg(i order by i, id)",
+    "json_agg(b order by f desc nulls last, id)",
+    "min(distinct d)",
+    "count(distinct i)",
+]
 GROUPS = ["k", "a", "b", "k, a", "b, c", "a % 2, k", "upper(b)", "d", "i", "n, b"]
 SETS = [
     "rollup ({0}, {1})",
@@ -205,7 +223,29 @@ def test_groups(near: SqlClient, far: SqlClient, seed: int) -> None:
     rand = random.Random(seed)
     for _ in range(40):
         check(far, near, some_groups(rand, rand.choice(TABLES), CALLS))
-        check(far, near, some_groups(rand, rand.choice(TABLES), CALLS + WHOLE))
+        check(far, near, some_groups(rand, rand.choice(TABLES), CALLS + WHOLE + LISTS))
+
+
+@pytest.mark.parametrize("memory", ["4MB", "64kB"])
+def test_lists(near: SqlClient, far: SqlClient, monkeypatch: pytest.MonkeyPatch, memory: str) -> None:
+    rand = random.Random(memory)
+    far.execute(f"set work_mem = '{memory}'")
+    if memory == "64kB":
+        monkeypatch.setattr("pydistdb.sql.exec.memory.batch_bytes", lambda rows: 20_000 * len(rows))
+        monkeypatch.setattr("pydistdb.sql.exec.tail_run.MOST_BYTES", 500)
+    for _ in range(60):
+        query = some_groups(rand, rand.choice(TABLES), LISTS + CALLS)
+        assert sorted(far.rows(query)) == sorted(near.rows(query)), query
+    far.execute("reset work_mem")
+
+
+def test_lists_are_in_the_order_of_rows(near: SqlClient, far: SqlClient) -> None:
+    """Where nothing is said of the order, and rows come in that of a key."""
+    for calls in ("array_agg(v), string_agg(b, ','), json_agg(n)", "jsonb_object_agg(id, a), sum(n), array_agg(d)"):
+        for group in ("", " group by a"):
+            query = f"select {calls} from p{group}"
+            assert sorted(far.rows(query)) == sorted(near.rows(query))
+            assert "Strategy: partial aggregate" in explained(far, query)
 
 
 def test_grouping_sets_that_outgrow_memory(near: SqlClient, far: SqlClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,8 @@ _INTEGERS = frozenset({types.INT2.oid, types.INT4.oid, types.INT8.oid})
 
 
 class AggregateOperator(Operator):
-    def __init__(self, source: Operator, node: Aggregate) -> None:
+    def __init__(self, source: Operator, node: Aggregate, raw: Operator | None = None) -> None:
+        """``raw``: the source without its tail, where groups grow."""
         code = source.code()
         never_null = {
             column.id for column, group in zip(node.columns, node.groups, strict=False) if not code.nullable(group)
@@ -49,6 +50,7 @@ class AggregateOperator(Operator):
         }
         super().__init__(node.columns, frozenset(counts | (set() if node.grouping_sets else never_null)))
         self.source = source
+        self.raw = raw
         self.node = node
         self.calls = [CallPlan(call) for call in node.calls]
 
@@ -118,8 +120,8 @@ class AggregateOperator(Operator):
                     states = [plan.joined(*pair) for plan, *pair in zip(self.calls, states, partial, strict=True)]
             else:
                 feed(batch, states, state)
-                if collected is not None:
-                    await collected.count(batch, states)
+            if collected is not None:
+                await collected.count(batch, states)
             await state.breathe()
         if collected is not None:
             yield [tuple(await collected.finished(states))]
@@ -199,7 +201,9 @@ class AggregateOperator(Operator):
         return SortOperator(self.source, [SortKey(group) for group in self.node.groups])
 
     async def _growing(self, state: State) -> AsyncIterator[Batch]:
-        """Groups that take more memory with every row: past the limit all rows are sorted by group, and one is made at a time."""
+        """Groups that take more memory with every row: past the limit all rows are sorted by group, and one is made at a time.
+
+        Where groups come from elsewhere, all is read again for that, as rows."""
         groups = self.grouping_sets[0]
         table: Table = {}
         kept: Batch = []
@@ -207,8 +211,11 @@ class AggregateOperator(Operator):
         with state.hold(self.actual, hashed=True) as held:
             async for batch in source:
                 held.take(batch)
-                kept += batch
-                groups.take(batch, table, True, state)
+                if type(batch) is Partials:
+                    groups.join(batch, table, state)
+                else:
+                    kept += batch
+                    groups.take(batch, table, True, state)
                 await state.breathe()
                 if held.is_over:
                     break
@@ -219,6 +226,8 @@ class AggregateOperator(Operator):
                     await state.breathe()
                 return
             table = {}
+            if self.raw is not None:
+                kept, source = [], self.raw.batches(state)
             sorting = Sorting(self._by_group.sorter, self._by_group.codec, state, held)
             sorting.rows, kept = kept, []
             await sorting.spill()

@@ -20,7 +20,7 @@ from pydistdb.sql.exec.operator import Batch, Row
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.sort import Sorter, Sorting
 from pydistdb.sql.exec.spill import RowCodec
-from pydistdb.sql.plan.distribute import DECOMPOSABLE
+from pydistdb.sql.plan.distribute import grows
 from pydistdb.sql.tree import AggregateCall, ColumnRef, Expr, SortKey
 from pydistdb.sql.types.base import HypotheticalPlace
 
@@ -46,13 +46,16 @@ class CallPlan:
     @property
     def grows(self) -> bool:
         """Whether the state takes more memory with every row."""
-        return self.collects or self.function.name not in DECOMPOSABLE
+        return grows(self.call)
 
     def initial(self) -> Any:
         return [] if self.collects else self.function.initial()
 
     def joined(self, left: Any, right: Any) -> Any:
         """The state of the rows behind two states."""
+        if self.collects:
+            left += right
+            return left
         assert self.function.combine is not None
         return self.function.combine(left, right)
 
@@ -115,19 +118,24 @@ class CallPlan:
     def _worked_off(self, entries: list[Row], state: State) -> Any:
         if self.function.hypothetical:
             return self._place(entries, state)
-        self.sorter.sort(entries, state)
+        entries = self.reduced(entries, state)
         count = len(self.call.arguments)
-        if self.call.distinct:
-            key = self._distinct_key
-            unique: dict[Any, Row] = {}
-            for entry in entries:
-                unique.setdefault(key(entry, state), entry)
-            entries = list(unique.values())
         accumulate = self.function.accumulate
         value = self.function.initial()
         for entry in entries:
             value = accumulate(value, *entry[:count])
         return value
+
+    def reduced(self, entries: list[Row], state: State) -> list[Row]:
+        """The entries in order and, with DISTINCT, the first of equal ones."""
+        self.sorter.sort(entries, state)
+        if not self.call.distinct:
+            return entries
+        key = self._distinct_key
+        unique: dict[Any, Row] = {}
+        for entry in entries:
+            unique.setdefault(key(entry, state), entry)
+        return list(unique.values())
 
     @cached_property
     def codec(self) -> RowCodec:

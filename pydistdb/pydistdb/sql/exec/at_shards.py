@@ -45,7 +45,7 @@ from pydistdb.sql.exec.shards import shard_of
 from pydistdb.sql.exec.tree_codec import NotPortable
 from pydistdb.sql.layout import BUCKET_BYTES, TableLayout
 from pydistdb.sql.plan.cut import Cut
-from pydistdb.sql.plan.distribute import WITHOUT_ORDER, Tail
+from pydistdb.sql.plan.distribute import Tail
 from pydistdb.sql.plan.explain_formats import ShardActual
 from pydistdb.sql.plan.physical import AtShards
 from pydistdb.sql.tree import Expr
@@ -71,7 +71,7 @@ class AtShardsOperator(Operator):
     @cached_property
     def part(self) -> Part | None:
         """What is sent; None if it cannot be."""
-        return self.part_with(self.tail)
+        return self.part_with(self.tail) or self.part_with(None)
 
     def part_with(self, tail: Tail | None, deal: tuple[Expr, ...] = ()) -> Part | None:
         """The part with another tail, whose rows are dealt out by ``deal``."""
@@ -115,7 +115,7 @@ class AtShardsOperator(Operator):
         return scatter(
             state.scheduler,
             ShardsRun(self, part, state, tables).streams(spans),
-            ordered=kind not in WITHOUT_ORDER,
+            ordered=self.tail is None or self.tail.is_ordered,
             width=1 if kind == "limit" else WIDTH,
         )
 

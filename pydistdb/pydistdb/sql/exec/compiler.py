@@ -38,7 +38,7 @@ from pydistdb.sql.exec.sort import IncrementalSortOperator, SortOperator, TopNOp
 from pydistdb.sql.exec.waiting import may_wait
 from pydistdb.sql.exec.window import WindowOperator
 from pydistdb.sql.plan.cut import cut
-from pydistdb.sql.plan.distribute import tail_of
+from pydistdb.sql.plan.distribute import Tail, long_tail_of, scan_below, tail_of
 from pydistdb.sql.plan.explain_formats import Actual
 from pydistdb.sql.plan.expressions import columns_of, substitute
 from pydistdb.sql.plan.physical import (
@@ -89,6 +89,12 @@ from pydistdb.sql.tree import (
 _WITH_TAIL = (TableScanOperator, AtShardsOperator, RepartitionedOperator)
 
 
+def _tail(node: Rel) -> Tail | None:
+    """What is done of a step below it; what is dealt out to the nodes stays as small as can be."""
+    is_dealt = isinstance(getattr(node, "input", None), Exchange | Repartitioned)
+    return tail_of(node) if is_dealt else long_tail_of(node)
+
+
 class Compiler:
     """Makes the operators of one plan."""
 
@@ -120,7 +126,7 @@ class Compiler:
         """The input of a step of which a part can be done where the rows are."""
         source = self.operator(node.input)
         if isinstance(source, _WITH_TAIL):
-            source.tail = tail_of(node)
+            source.tail = _tail(node)
         return source
 
     def _operator(self, node: Rel) -> Operator:
@@ -205,6 +211,8 @@ class Compiler:
 
     def _aggregate(self, node: Aggregate) -> Operator:
         """Arguments that may have to wait are computed in a projection below, which can."""
+        tail = None if scan_below(node) is None else _tail(node)
+        raw = self.operator(node.input) if tail is not None and tail.grows else None
         source = self._over_scan(node)
         waiting = [a for call in node.calls for a in call.arguments if may_wait([a])]
         if waiting:
@@ -222,7 +230,7 @@ class Compiler:
                 for call in node.calls
             )
             node = replace(node, calls=calls)
-        return AggregateOperator(source, node)
+        return AggregateOperator(source, node, raw if source.columns == node.input.columns else None)
 
     def _project(self, node: Project) -> Operator:
         source = self.operator(node.input)

@@ -160,7 +160,7 @@ class Fragment(Portable):
         tail = self.tail
         tree = (
             *(node.columns, condition, scan.columns, scan.output, tuple(self.outer), tuple(self.parameters)),
-            *(tail.keys, tail.groups, tail.calls, *((tail.sets,) if tail.sets else ()), scan.filter_keys),
+            *(tail.keys, tail.groups, tail.calls, *tail_sets(tail), scan.filter_keys),
         )
         text = Text(
             bare(node.table, node.access.index.storage_id),
@@ -182,10 +182,15 @@ def bare(table: Table, storage_id: int) -> Table:
     )
 
 
+def tail_sets(tail: Tail) -> list[Any]:
+    """What nodes of versions that know neither of several grouping sets nor of lists can't read: they refuse."""
+    return [tail.sets] if tail.sets or tail.grows else []
+
+
 def _expressions(tail: Tail) -> list[Expr]:
     parts = [*tail.groups, *(key.expression for key in tail.keys)]
     for call in tail.calls:
-        parts += call.arguments
+        parts += [*call.arguments, *(key.expression for key in call.order_by)]
         if call.filter is not None:
             parts.append(call.filter)
     return parts

@@ -156,6 +156,17 @@ class GroupingSet:
             for row in rows
         ]
 
+    def join(self, batch: Partials, table: Table, state: State) -> None:
+        """Take groups with states from elsewhere into a table that has room for all."""
+        count = len(self.groups)
+        for key, row in zip(self.partial_keys(batch, state), batch, strict=True):
+            group = table.get(key)
+            if group is None:
+                table[key] = [row[:count], *row[count:]]
+            else:
+                for position, plan in enumerate(self.calls, 1):
+                    group[position] = plan.joined(group[position], row[count + position - 1])
+
     @cached_property
     def partial_keys(self) -> Callable[[Batch, State], list[Any]]:
         """As ``keys``, for rows that begin with the values of the groups."""

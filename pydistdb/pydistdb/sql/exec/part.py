@@ -19,7 +19,7 @@ import msgspec
 from xxhash import xxh3_128_digest
 
 from pydistdb.sql.catalog.descriptors import Table
-from pydistdb.sql.exec.fragment import Portable, Row, bare
+from pydistdb.sql.exec.fragment import Portable, Row, bare, tail_sets
 from pydistdb.sql.exec.spill import RowCodec
 from pydistdb.sql.exec.tree_codec import check_type, dump
 from pydistdb.sql.plan.cut import Cut
@@ -119,7 +119,7 @@ class Part(Portable):
             *(self.tail.keys, self.tail.groups, self.tail.calls),
             tuple((each.columns, groups) for each, groups in zip(cut.inputs, input_groups, strict=True)),
             deal,
-            *((self.tail.sets,) if self.tail.sets else ()),
+            *tail_sets(self.tail),
         )
         self.data = data = PART_HEAD + encode_part(PartText(scans, cut.by_bucket, self.tail.kind, dump(tree)))
         self.name = NAME_HEAD + xxh3_128_digest(data)

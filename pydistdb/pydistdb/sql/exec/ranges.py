@@ -60,13 +60,13 @@ async def touched_ranges(
             infos = await _part_ranges(operator, run)
             if operator.part is None or not infos:
                 continue
-            tail = "" if operator.tail is None else operator.tail.kind
+            tail = operator.part.tail.kind
             words = strategy(tail, operator.cut)
             result.strategies.append(words)
             inside.update(id(scan.node) for scan in operator.cut.scans)
             if any(info.leader != run.database.node_id for info in infos):
                 leaders = {info.range_id: info.leader for info in infos}
-                result.gathered[id(relation)] = Gathered(tail or "rows", leaders, words)
+                result.gathered[id(relation)] = Gathered(tail, leaders, words)
         elif isinstance(relation, TableScan):
             result.notes[id(relation)], infos = await _note(relation, run)
             result.ranges.update(info.range_id for info in infos)

@@ -293,16 +293,19 @@ class TableScanOperator(Operator):
         """The scan as other nodes can do it; None if they cannot."""
         if self.is_secondary:
             return None
-        try:
-            return Fragment(self, self.tail)
-        except NotPortable:
-            if not self.filter_keys:
-                return None
-        self.filter_keys = ()
-        try:
-            return Fragment(self, self.tail)
-        except NotPortable:
-            return None
+        found = self._fragment()
+        if found is None and self.filter_keys:
+            self.filter_keys = ()
+            found = self._fragment()
+        return found
+
+    def _fragment(self) -> Fragment | None:
+        for tail in (None,) if self.tail is None else (self.tail, None):
+            try:
+                return Fragment(self, tail)
+            except NotPortable:
+                continue
+        return None
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
         decode = self.decode

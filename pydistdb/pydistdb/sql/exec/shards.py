@@ -27,7 +27,6 @@ from pydistdb.sql.exec.operator import Batch
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.scatter import WIDTH, scatter
 from pydistdb.sql.layout import Span
-from pydistdb.sql.plan.distribute import WITHOUT_ORDER
 from pydistdb.sql.plan.explain_formats import Actual, ShardActual
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ async def over_shards(scan: TableScanOperator, spans: Sequence[Span], state: Sta
     kind = "" if scan.tail is None else scan.tail.kind
     hurried = kind == "limit" or bool(scan.node.most_rows)
     streams = _streams(scan, fragment, spans, state)
-    ordered = kind not in WITHOUT_ORDER
+    ordered = scan.tail is None or scan.tail.is_ordered
     async for batch in scatter(state.scheduler, streams, ordered=ordered, width=1 if hurried else WIDTH):
         yield batch
         await state.breathe()

@@ -8,7 +8,7 @@ whatever comes first; the gateway asks for the rest of the span again::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, cast
 
@@ -89,6 +89,13 @@ class Compiled:
     def deal_keys(self) -> Keys:
         """What rows are dealt out by."""
         return keys_function(self.scan.code(), self.dealt_by)
+
+    def reduced(self, states: Sequence[Any], state: State) -> list[Any]:
+        """The states of calls as they are sent: what has been collected in order, and without doublets."""
+        return [
+            plan.reduced(value, state) if plan.collects else value
+            for plan, value in zip(self.operator.calls, states, strict=True)
+        ]
 
     def state(self, arguments: Arguments, scheduler: Scheduler | None = None) -> State:
         context = EvalContext()
@@ -243,10 +250,10 @@ class AggregateTail(RowsTail):
 
     @property
     def is_full(self) -> bool:
-        return False
+        return self.fragment.operator.grows and self.bytes >= MOST_BYTES
 
     def finish(self) -> bytes:
-        return pack_states([((), *self.states)], ())
+        return pack_states([((), *self.fragment.reduced(self.states, self.state))], ())
 
 
 class GroupsTail(RowsTail):
@@ -261,10 +268,13 @@ class GroupsTail(RowsTail):
 
     @property
     def is_full(self) -> bool:
-        return len(self.table) >= MOST_GROUPS
+        return len(self.table) >= MOST_GROUPS or (self.fragment.operator.grows and self.bytes >= MOST_BYTES)
 
     def finish(self) -> bytes:
-        return pack_states(self.table.values(), self.fragment.group_types)
+        groups: Iterable[list[Any]] = self.table.values()
+        if self.fragment.operator.grows:
+            groups = [[group[0], *self.fragment.reduced(group[1:], self.state)] for group in groups]
+        return pack_states(groups, self.fragment.group_types)
 
     def dealt(self, count: int) -> list[tuple[int, bytes]]:
         parts = deal(list(self.table.values()), self.table, count)

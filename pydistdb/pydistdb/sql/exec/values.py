@@ -120,6 +120,8 @@ def row_bytes(row: Any) -> int:
     for value in row:
         if value.__class__ is str or value.__class__ is bytes:
             total += 50 + len(value)
+        elif value.__class__ is list or value.__class__ is tuple:
+            total += row_bytes(value)
         elif value is not None and value.__class__ is not bool:
             total += 32
     return total

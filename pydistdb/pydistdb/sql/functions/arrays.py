@@ -335,8 +335,12 @@ def _accumulate(state: list[Any] | None, value: Any) -> list[Any]:
     return state
 
 
-def _join(left: list[Any] | None, right: list[Any] | None) -> list[Any] | None:
-    return right if left is None else left if right is None else left + right
+def join_lists(left: list[Any] | None, right: list[Any] | None) -> list[Any] | None:
+    """Join the states of aggregates that are lists, None before the first row."""
+    if left is None or right is None:
+        return left if right is None else [*right]
+    left += right
+    return left
 
 
 def _finish_nested(state: list[PgArray | None] | None) -> PgArray | None:
@@ -358,37 +362,41 @@ define_aggregate(
         lambda: None,
         _accumulate,
         lambda state: None if state is None else PgArray.of(state),
-        _join,
+        join_lists,
         strict=False,
     ),
 )
-define_aggregate("array_agg(anyarray)", AggregateBody(lambda: None, _accumulate, _finish_nested, _join, strict=False))
+define_aggregate(
+    "array_agg(anyarray)", AggregateBody(lambda: None, _accumulate, _finish_nested, join_lists, strict=False)
+)
 
 
 def _accumulate_string(state: list[Any] | None, value: Any, delimiter: Any) -> list[Any] | None:
     if value is None:
         return state
     if state is None:
-        return [value]
-    if delimiter is not None:
-        state.append(delimiter)
+        state = []
+    state.append(delimiter)
     state.append(value)
     return state
 
 
-def _joined_bytes(state: list[bytes] | None) -> bytes | None:
+def _joined_texts(state: list[Any] | None) -> str | None:
+    return None if state is None else joined([part for part in state[1:] if part is not None])
+
+
+def _joined_bytes(state: list[Any] | None) -> bytes | None:
     if state is None:
         return None
-    check_length(sum(map(len, state)))
-    return b"".join(state)
+    parts = [part for part in state[1:] if part is not None]
+    check_length(sum(map(len, parts)))
+    return b"".join(parts)
 
 
-# The parts of a split string_agg would lack the delimiter between them: it is not splittable.
+# The first delimiter is kept, as Postgres does: the state may be joined to another.
 define_aggregate(
-    "string_agg(text,text)",
-    AggregateBody(lambda: None, _accumulate_string, lambda s: None if s is None else joined(s), strict=False),
+    "string_agg(text,text)", AggregateBody(lambda: None, _accumulate_string, _joined_texts, join_lists, strict=False)
 )
 define_aggregate(
-    "string_agg(bytea,bytea)",
-    AggregateBody(lambda: None, _accumulate_string, _joined_bytes, strict=False),
+    "string_agg(bytea,bytea)", AggregateBody(lambda: None, _accumulate_string, _joined_bytes, join_lists, strict=False)
 )

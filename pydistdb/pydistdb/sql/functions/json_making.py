@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.functions.arrays import join_lists
 from pydistdb.sql.functions.define import AggregateBody, Body, define, define_aggregate, specializes
 from pydistdb.sql.functions.limits import joined
 from pydistdb.sql.types import domains, known
@@ -318,12 +319,8 @@ def _accumulate(state: list[Any] | None, *values: Any) -> list[Any]:
     return state
 
 
-def _concatenate(left: list[Any] | None, right: list[Any] | None) -> list[Any] | None:
-    return right if left is None else left if right is None else left + right
-
-
 def _list_aggregate(finish: Callable[..., Any]) -> AggregateBody:
-    return AggregateBody(lambda: None, _accumulate, finish, _concatenate, strict=False, needs_context=True)
+    return AggregateBody(lambda: None, _accumulate, finish, join_lists, strict=False, needs_context=True)
 
 
 def _array_aggregate(argument_types: tuple[SqlType, ...], finish_text: Callable[[str], str]) -> AggregateBody:

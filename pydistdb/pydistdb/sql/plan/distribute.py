@@ -6,6 +6,8 @@ step above it, its *tail*.  The other half stays what it was, and gets fewer row
     count(*), avg(v) … GROUP BY g     at each shard: groups with count and [count, sum]      gateway: adds the states up
     … GROUP BY ROLLUP (a, b)          at each shard: groups by a and b                        gateway: of these all sets
     … GROUP BY GROUPING SETS (a, b)   at each shard: groups by a, and groups by b             gateway: adds the states up
+    array_agg(v ORDER BY d)           at each shard: lists of v and d, in order               gateway: one list, in order
+    count(DISTINCT v), sum(…)         at each shard: lists of different v, sums               gateway: different ones of all
     ORDER BY v LIMIT 10               at each shard: its first 10                            gateway: the first 10 of all
     DISTINCT                          at each shard: its distinct rows                       gateway: DISTINCT of all
     LIMIT 10                          at each shard: 10 rows, shard after shard               gateway: the first 10
@@ -50,9 +52,11 @@ _OF_SQUARES |= {"regr_r2", "regr_slope", "regr_sxx", "regr_sxy", "regr_syy"}
 """Of floats their joined states round in other places than one pass does: where a table is split must not show."""
 DECOMPOSABLE |= _OF_SQUARES
 """Aggregates whose states are small and can be joined."""
+LISTS = frozenset({"array_agg", "string_agg", "json_agg", "jsonb_agg", "json_object_agg", "jsonb_object_agg"})
+"""Those whose states are lists: joined in the order of the rows, wherever these lie."""
 FIRST_OF_GROUPS = frozenset({"row_number", "rank", "dense_rank"})
 """Tails by which the rows of each group are kept that are at most so many by this count (tree.FirstRows)."""
-WITHOUT_ORDER = FIRST_OF_GROUPS | {"sort", "distinct", "aggregate"}
+_WITHOUT_ORDER = FIRST_OF_GROUPS | {"sort", "distinct", "aggregate"}
 """Tails whose rows are wanted in no order of their own."""
 
 
@@ -67,12 +71,19 @@ class Tail:
     most: tuple[Expr, ...] = ()
     groups: tuple[Expr, ...] = ()
     calls: tuple[AggregateCall, ...] = ()
+    grows: bool = False
+    """A group takes more room with every row: its states are lists, which belong in the order of the rows."""
     sets: tuple[tuple[int, ...], ...] = ()
     """Grouping sets, as positions into ``groups``; none: all of them together.  With each group goes its set's GROUPING()."""
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether what it gives is wanted in the order of the rows."""
+        return self.grows or self.kind not in _WITHOUT_ORDER
+
 
 def tail_of(node: Rel) -> Tail | None:
-    """What of ``node``, which stands on a scan, can be done at the shards."""
+    """What of ``node``, which stands on a scan, can be done at the shards, and leaves less."""
     match node:
         case Aggregate() if all(map(_splits, node.calls)):
             sets = largest_sets(node.grouping_sets)
@@ -88,6 +99,15 @@ def tail_of(node: Rel) -> Tail | None:
         case Distinct(on=()):
             return Tail("distinct")
     return None
+
+
+def long_tail_of(node: Rel) -> Tail | None:
+    """The same, even if all that it leaves together is the work: then states are lists of what is in the rows."""
+    match node:
+        case Aggregate(grouping_sets=(), groupings=()) if not all(map(_splits, node.calls)):
+            if all(_splits(call) or _is_list(call) for call in node.calls):
+                return Tail("aggregate", groups=node.groups, calls=node.calls, grows=True)
+    return tail_of(node)
 
 
 def largest_sets(sets: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
@@ -112,6 +132,22 @@ def _splits(call: AggregateCall) -> bool:
         and not (call.distinct or call.order_by or function.ordered_set or function.needs_context)
         and not function.return_type.is_array
     )
+
+
+def grows(call: AggregateCall) -> bool:
+    """Whether its state takes more room with every row."""
+    return call.distinct or bool(call.order_by) or call.function.name not in DECOMPOSABLE
+
+
+def _is_list(call: AggregateCall) -> bool:
+    function = call.function
+    if function.ordered_set or function.schema != "pg_catalog":
+        return False
+    if call.distinct and len(call.arguments) > 1 and function.name not in LISTS:
+        return False
+    if any(part.type.is_array for part in (*call.arguments, *(key.expression for key in call.order_by))):
+        return False
+    return bool(call.distinct or call.order_by) or (function.name in LISTS and function.combine is not None)
 
 
 def _of_floats(call: AggregateCall) -> bool:

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pydistdb.sql.plan.cut import Cut
-from pydistdb.sql.plan.distribute import FIRST_OF_GROUPS, scan_below, tail_of
+from pydistdb.sql.plan.distribute import FIRST_OF_GROUPS, long_tail_of, scan_below
 from pydistdb.sql.plan.explain_formats import Actual, PlanNode, Value
 from pydistdb.sql.plan.explain_text import ExpressionText
 from pydistdb.sql.plan.partials import final_functions
@@ -148,7 +148,7 @@ def with_gather(relation: Rel, node: PlanNode, gathered: Mapping[int, Gathered],
         return _gather(found, node, node.actual, _query(found, relation, None, text))
     scan = scan_below(relation)
     found = gathered.get(id(scan)) if scan is not None else None
-    if found is None or found.kind == "rows" or tail_of(relation) is None:
+    if found is None or found.kind == "rows" or long_tail_of(relation) is None:
         return node
     below = node.children[0]
     partial = replace(node, actual=None, properties=[*node.properties], head=[*node.head])

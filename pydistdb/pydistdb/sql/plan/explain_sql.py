@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from sqlglot import exp
 
 from pydistdb.sql.catalog.view import CatalogView
-from pydistdb.sql.plan.distribute import tail_of
+from pydistdb.sql.plan.distribute import long_tail_of
 from pydistdb.sql.plan.expressions import all_relations, conjuncts
 from pydistdb.sql.plan.partials import partials
 from pydistdb.sql.plan.physical import AtShards, Exchange, HashJoin, MergeJoin, Repartitioned, TableScan, TopN
@@ -333,7 +333,7 @@ class _Writer(SqlExpressions):
 
     def _halved(self, step: Aggregate) -> tuple[list[exp.Expression], list[exp.Expression]]:
         """What a shard groups by, and what it gives."""
-        tail = tail_of(step)
+        tail = long_tail_of(step)
         sets = () if tail is None else tail.sets
         shown = [*self.all(step.groups), *self._partials(step.calls)]
         if sets:
