@@ -102,10 +102,11 @@ def some_query(rand: random.Random) -> tuple[str, bool]:
         *("bool_or(b)", "bool_and(b)", "bit_or(g)", "variance(g)", "avg(f)", "min(n)", "count(distinct g)", "sum(i)"),
         *("sum(g) filter (where b)", "string_agg(s, ',' order by id)", "avg(i)", "max(v)", "sum(g * 2 + 1)"),
         *("stddev(f)", "var_pop(f)", "corr(f, v)", "regr_sxy(f, n)"),
+        *("array_agg(distinct s)", "json_agg(d order by id desc)", "count(distinct v)", "array_agg(n order by n, id)"),
     ]
     chosen = ", ".join(rand.sample(calls, rand.randrange(1, 5)))
     group = rand.choice(["g", "s", "b, g", "d", "n", "i", "g % 2", "upper(s)"])
-    match rand.randrange(10):
+    match rand.randrange(12):
         case 0:
             return f"select {chosen} from t{where}", True
         case 1 | 2:
@@ -137,6 +138,17 @@ def some_query(rand: random.Random) -> tuple[str, bool]:
             )
         case 8:
             return f"select distinct on ({group}) id, s from t{where} order by {group}, v desc, id", True
+        case 9:
+            sets = rand.choice(
+                ["rollup (g, s)", "cube (g, b)", "grouping sets ((g, b), (s), ())", "grouping sets (s, d, g)"]
+            )
+            return f"select grouping(g), {chosen} from t{where} group by {sets}", False
+        case 10:
+            over = rand.choice(
+                ["partition by a order by c, k", "partition by c, a order by k", "partition by c order by k, a"]
+            )
+            call = rand.choice(["rank()", "lag(k)", "sum(a)", "string_agg(k, ',')", "count(*) filter (where c > 2)"])
+            return f"select a, k, {call} over ({over}) from u", False
         case _:
             return f"select count(*) from (select id from t{where} limit {rand.randrange(50)}) as part", True
 

@@ -115,6 +115,10 @@ QUERIES = [
     "select o.amount, v.id from orders o join visits v on o.amount = v.id",
     "select x.city, y.c from (select city, count(*) c from visits group by 1) y join users x using (city)",
     "select a.city, count(*) from (select distinct city, user_id from visits) a group by 1",
+    "select id, rank() over (partition by city order by user_id), sum(id) over (partition by city, user_id) from visits",
+    "select city, max(step) from (select city, id - lag(id) over (partition by city order by id) step from visits) s group by 1",
+    "select * from (select id, city, count(*) over (partition by city % 3) as c from visits) s where c > 70",
+    "select v.id, ntile(3) over (partition by u.city order by v.id) from visits v join users u using (user_id)",
 ]
 ORDERED = [
     "select u.name, v.id from visits v join users u using (user_id) order by v.id desc limit 5",

@@ -29,7 +29,7 @@ from pydistdb.sql.plan.explain_formats import Actual, PlanNode, Value
 from pydistdb.sql.plan.explain_text import ExpressionText
 from pydistdb.sql.plan.partials import final_functions
 from pydistdb.sql.plan.physical import Exchange, Repartitioned
-from pydistdb.sql.tree import Aggregate, Distinct, Filter, Project, Rel
+from pydistdb.sql.tree import Aggregate, Distinct, Filter, Project, Rel, Window
 
 MOST_LISTED = 8
 """So many shards are named where ANALYZE does not name them all."""
@@ -86,6 +86,8 @@ def _what_is_dealt_for(relation: Rel) -> str:
             return "groups"
         case Distinct():
             return "distinct"
+        case Window():
+            return "partitions"
         case Filter() | Project():
             return _what_is_dealt_for(relation.input)
     return "join"

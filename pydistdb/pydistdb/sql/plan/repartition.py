@@ -18,6 +18,9 @@ get their groups whole in the same way, and where all have the same argument it 
 
 and where they are few, it is the shards that find them (Aggregate count(x) over Distinct, distribute.py).
 
+Window functions get their partitions whole so too, by the columns that all of them partition by, where what stands above leaves
+few of the rows.
+
 The inputs of an exchange may be repartitioned themselves; small tables are sent along to every node, as to the shards.  What is
 best is found by cost, for ASSUMED_NODES, bytes between nodes included; how many there are, and whether ranges lie on several at
 all, is seen when the plan runs (exec/repartition.py).
@@ -47,6 +50,7 @@ from pydistdb.sql.plan.cut import MOST_BROADCAST_ROWS, MOST_REFERENCE_ROWS, Cut,
 from pydistdb.sql.plan.distribute import Tail, tail_of
 from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.expressions import (
+    direct_parts,
     free_columns,
     greatest_id,
     has_subquery,
@@ -68,6 +72,7 @@ from pydistdb.sql.tree import (
     Project,
     Rel,
     Sort,
+    Window,
 )
 
 _TEXT_BYTES = 24
@@ -129,7 +134,7 @@ class _Pass:
             return relation
         if isinstance(relation, RightHashJoin):  # its right side is sent keys, and leaves little to be dealt
             return replace(relation, left=self.marked(relation.left, None, hurried=False))
-        if isinstance(relation, HashJoin | Filter | Project | Aggregate | Distinct) and not hurried:
+        if isinstance(relation, HashJoin | Filter | Project | Aggregate | Distinct | Window) and not hurried:
             found = self._stage(relation, self.rows(relation) if leaving is None else leaving)
             if found is not None and not ordering(relation)[0] and not free_columns(relation):
                 return Repartitioned(relation.columns, found)
@@ -142,7 +147,7 @@ class _Pass:
             below = self.rows(relation) * ASSUMED_NODES
         if isinstance(relation, Limit):
             hurried = True
-        elif isinstance(relation, Aggregate | TopN | Sort):
+        elif isinstance(relation, Aggregate | TopN | Sort | Window):
             hurried = False
         return map_parts(relation, on_relation=lambda part: self.marked(part, below, hurried=hurried))
 
@@ -171,6 +176,8 @@ class _Pass:
             case Distinct(on=()) if relation.columns:
                 keys = tuple([ColumnRef(column.type, column.id) for column in relation.input.columns])
                 return self._grouped(relation, keys, leaving)
+            case Window():
+                return self._windowed(relation, leaving)
         return None
 
     def _join(self, join: HashJoin, leaving: float) -> Rel | None:
@@ -203,6 +210,19 @@ class _Pass:
             return None
         source = self._source(relation.input)
         return source and replace(relation, input=Exchange(relation.input.columns, source, keys))
+
+    def _windowed(self, relation: Window, leaving: float) -> Rel | None:
+        keys = [
+            key for key in relation.calls[0].partition_by if all(key in call.partition_by for call in relation.calls)
+        ]
+        rows, width = self.rows(relation), row_bytes(relation.input.columns)
+        pays = self._pays(rows * width, rows, rows * HASH_ROW_COST, min(leaving, rows), row_bytes(relation.columns))
+        if not keys or not (pays or self.forced):
+            return None
+        if any(has_subquery(each) or is_volatile(each) for each in direct_parts(relation)[0]):
+            return None
+        source = self._source(relation.input)
+        return source and replace(relation, input=Exchange(relation.input.columns, source, tuple(keys)))
 
     def _source(self, relation: Rel) -> Rel | None:
         """What can be dealt out from where it is: done at the shards, or over an exchange of its own."""
