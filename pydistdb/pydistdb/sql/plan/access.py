@@ -270,16 +270,21 @@ def choose(
         direction = satisfies(path.order, path.constant, order) if order else 0
         cost = path.cost
         rows = _rows_left(table, path, terms, estimator)
-        if order and direction == 0:
-            cost += rows * math.log2(rows + 1) * SORT_ROW_COST + estimator.extra("sort")
-        elif order and most_rows is not None:
-            # Reading stops as soon as enough rows have passed.
-            cost = START_COST + (cost - START_COST) * min(most_rows / rows, 1.0)
+        if order:
+            cost = _cost_in_order(cost, rows, direction != 0, most_rows, estimator)
         if best is None or cost < best[0]:
             best = (cost, path, direction)
     assert best is not None, "the primary index always gives a path"
     chosen = build_scan(scan, best[1], terms, estimator, reverse=best[2] == -1)
     return gated(chosen, gate) if gate or chosen.condition is not None else chosen
+
+
+def _cost_in_order(cost: float, rows: float, delivers: bool, most_rows: float | None, estimator: Estimator) -> float:
+    """What the first ``most_rows`` rows (None: all) cost in the order asked for: as the scan ``delivers`` them, or sorted."""
+    if not delivers:
+        return cost + rows * math.log2(rows + 1) * SORT_ROW_COST + estimator.extra("sort")
+    # Reading stops as soon as enough rows have passed.
+    return cost if most_rows is None else START_COST + (cost - START_COST) * min(most_rows / rows, 1.0)
 
 
 def _rows_left(table: Table, path: Path, terms: Sequence[Expr], estimator: Estimator) -> float:
@@ -290,24 +295,34 @@ def _rows_left(table: Table, path: Path, terms: Sequence[Expr], estimator: Estim
     return max(path.rows * estimator.combined(path.access.others(terms), path.rows), 1.0)
 
 
-def by_arms(scan: Scan, terms: Sequence[Expr], estimator: Estimator, whole: TableScan) -> tuple[TableScan, ...] | None:
-    """An OR whose arms have an index each, as scans of their own; None if one scan is cheaper.
+def by_arms(
+    scan: Scan,
+    terms: Sequence[Expr],
+    estimator: Estimator,
+    whole: TableScan,
+    *,
+    is_sorted: bool = False,
+    delivers: bool = False,
+    most_rows: float | None = None,
+) -> tuple[TableScan, ...] | None:
+    """An OR whose arms have an index each, as scans of their own; None if the ``whole`` in one scan is cheaper.
 
-    ``a = 1 OR b = 2`` becomes the rows of ``a = 1`` and those of ``b = 2 AND (a = 1) IS NOT TRUE``: none comes twice."""
+    ``a = 1 OR b = 2`` becomes the rows of ``a = 1`` and those of ``b = 2 AND (a = 1) IS NOT TRUE``: none comes twice.
+
+    ``is_sorted``: an order is asked for, which the one scan may deliver, and the arms one after the other do not."""
     if whole.access.is_point or scan.current_of:
         return None
+    limit = _cost_in_order(whole.cost, whole.rows, delivers or not is_sorted, most_rows, estimator)
     for term in terms:
         if not isinstance(term, Or) or len(term.arguments) > MOST_ARMS:
             continue
         rest = [other for other in terms if other is not term]
         arms: list[TableScan] = []
-        cost = 0.0
         for position, arm in enumerate(term.arguments):
             earlier = [BooleanTest(BOOL, other, True, True) for other in term.arguments[:position]]
-            chosen = choose(scan, [*conjuncts(arm), *rest, *earlier], estimator)
-            cost += chosen.cost
-            arms.append(chosen)
-            if cost >= whole.cost:
+            arms.append(choose(scan, [*conjuncts(arm), *rest, *earlier], estimator))
+            cost, rows = sum(each.cost for each in arms), sum(each.rows for each in arms)
+            if _cost_in_order(cost, rows, not is_sorted, most_rows, estimator) >= limit:
                 break
         else:
             return tuple(arms)

@@ -169,16 +169,23 @@ class Builder(JoinBuilder):
         if is_never(plain) or (self.estimator.excludes and is_excluded(scan, plain, self.estimator.catalog)):
             return Values(relation.columns, ())
         chosen = access.choose(scan, plain, self.estimator, wish.order, wish.rows)
-        arms = None if wish.most_rows else access.by_arms(scan, plain, self.estimator, chosen)
+        delivers = not wish.order or access.satisfies(*ordering(chosen), wish.order) == 1
+        arms = access.by_arms(
+            scan,
+            plain,
+            self.estimator,
+            chosen,
+            is_sorted=bool(wish.order),
+            delivers=delivers,
+            most_rows=wish.rows if wish.most_rows else None,
+        )
         if arms is not None:
             union = self._union(scan, arms)
             return self._checked(union, [term for term in terms if term not in plain])
         if not free_columns(chosen):
             self.estimator.note_filtered(chosen, plain)
-        if wish.most_rows and chosen.condition is None and len(plain) == len(terms):
-            delivers = not wish.order or access.satisfies(*ordering(chosen), wish.order)
-            if delivers:
-                chosen = replace(chosen, most_rows=wish.most_rows)
+        if wish.most_rows and delivers and chosen.condition is None and len(plain) == len(terms):
+            chosen = replace(chosen, most_rows=wish.most_rows)
         return self._checked(chosen, [term for term in terms if term not in plain])
 
     @staticmethod
