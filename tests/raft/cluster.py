@@ -391,6 +391,15 @@ class Cluster:
         """unreachable 1 2: tell 1 that 2 can't be reached"""
         self.members[int(command.arguments[0])].node.report_unreachable(int(command.arguments[1]))
 
+    def do_undelivered(self, command: Command) -> None:
+        """undelivered 1 3: tell 1 that its snapshot for 3 did not get there"""
+        self.members[int(command.arguments[0])].node.report_snapshot(int(command.arguments[1]), False)
+
+    def do_idle(self, command: Command) -> None:
+        """idle 1: tells whether it has nothing to do"""
+        for word in command.arguments:
+            self.output.append(f"{word}: {'something to do' if self.members[int(word)].node.has_ready else 'idle'}")
+
     def do_wake(self, command: Command) -> None:
         """wake 1"""
         self.members[int(command.arguments[0])].node.wake(self.now_ns)

@@ -183,7 +183,9 @@ class RaftNode:
             progress.paused = progress.poke = True  # until it answers a heartbeat
 
     def report_snapshot(self, peer: PeerId, ok: bool) -> None:
-        """Tell how a snapshot went that was carried outside of messages; not ok: start over."""
+        """As leader: tell how a snapshot went that was carried outside of messages; not ok: start over."""
+        if self._state.role is not Role.LEADER:
+            return  # it sends nothing any more, whatever its owner still takes it for
         progress = self._state.progress.get(peer)
         if progress is not None and progress.state is PeerState.SNAPSHOT:
             if ok:
