@@ -69,7 +69,7 @@ def test_errors_are_a_line(arguments: list[str], message: str, capsys: pytest.Ca
 @pytest.mark.parametrize("arguments", [["ring", "demo"], ["--help"]])
 def test_a_reader_that_goes_early_is_no_accident(arguments: list[str]) -> None:
     """``proddb … | head -1`` ends without a word."""
-    command = [sys.executable, "-m", "pydistdb_tools.cli", *arguments]
+    command = [sys.executable, "-m", "pydistdb_tools.entry", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()

@@ -25,7 +25,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from pydistdb_tools.local_cluster import ClusterError, plural
+from pydistdb_tools.errors import CANNOT_CONNECT, UNDEFINED_OBJECT, ClusterError
+from pydistdb_tools.local_cluster import plural
 from pydistdb_tools.remote import connect
 from pydistdb_tools.status import table
 
@@ -40,14 +41,18 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 @contextmanager
 def connected(url: str) -> Iterator[Connection]:
-    """A connection whose errors are said in one line."""
+    """A connection whose errors are the user's to read."""
     with connect(url) as connection:
         try:
             yield connection
         except psycopg.Error as error:
-            lines = [error.diag.message_primary or str(error).strip()]
-            lines += [text for text in (error.diag.message_detail, error.diag.message_hint) if text]
-            raise ClusterError("\n".join(lines)) from None
+            said = error.diag
+            raise ClusterError(
+                said.message_primary or str(error).strip(),
+                code=error.sqlstate or CANNOT_CONNECT,
+                detail=said.message_detail,
+                hint=said.message_hint,
+            ) from None
 
 
 def rows_of(connection: Connection, text: str, *values: object) -> list[Row]:
@@ -67,7 +72,7 @@ def find_node(connection: Connection, given: str) -> int:
         if given == str(node["node_id"]) or given.lower() == node["node_name"].lower():
             return int(node["node_id"])
     known = ", ".join(sorted((f"{node['node_name']} ({node['node_id']})" for node in nodes), key=_natural))
-    raise ClusterError(f"there is no node {given}; there are {known}")
+    raise ClusterError(f"there is no node {given}; there are {known}", code=UNDEFINED_OBJECT)
 
 
 def _natural(name: str) -> list[tuple[str, int]]:
@@ -268,6 +273,10 @@ def view(name: str, report: Callable[[Sequence[Row]], str] = _plain) -> Callable
     return show
 
 
+jobs = view("jobs", jobs_report)
+zones = view("zones")
+
+
 def version(arguments: argparse.Namespace) -> int:
     with connected(arguments.find_url(arguments)) as connection:
         found = rows_of(connection, "SELECT * FROM proddb.cluster_version")
@@ -350,6 +359,8 @@ def _empty(arguments: argparse.Namespace, function: str, what: str, seconds: flo
         try:
             _wait_until_empty(connection, node, name, what, seconds)
         except KeyboardInterrupt:
+            if arguments.format == "json":
+                raise
             back = f"proddb node recommission {name} takes the node back"
             print(f"{name}: {function} goes on (see proddb admin jobs); {back}", file=sys.stderr)
             return 130

@@ -18,7 +18,7 @@ from typing import Any
 
 import psycopg
 
-from pydistdb_tools.local_cluster import ClusterError
+from pydistdb_tools.errors import ClusterError
 from pydistdb_tools.remote import connect
 
 ACCOUNTS_PER_BRANCH = 100_000

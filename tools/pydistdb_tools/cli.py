@@ -1,8 +1,9 @@
 """``proddb``: the one command.
 
 Every subcommand is a function of the parsed arguments that returns an exit status; ``main`` turns the errors a user can
-mend into one line on standard error and status 1.  Commands that talk to a cluster take ``--url`` (or ``PRODDB_URL``),
-any living node's, or ``--dir`` for a cluster made here by ``proddb init``.
+mend into a line on standard error, or an object with ``--format json`` (``errors.py``), and a status.  Commands that talk to
+a cluster take ``--url`` (or ``PRODDB_URL``), any living node's, or ``--dir`` for a cluster made here by ``proddb init``.
+What only some commands need, the Postgres driver first of all, is loaded when they run: ``--help`` has not to wait for it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import NoReturn
 
 from pydistdb_sqllogictest.arguments import add_arguments as add_slt_arguments
 
 from pydistdb_tools.admin_arguments import add_admin_arguments, add_node_arguments, add_txn_arguments
+from pydistdb_tools.errors import ClusterError, Interrupted, UsageError, complain
 from pydistdb_tools.local_cluster import (
     DEFAULT_FOLDER,
-    ClusterError,
     LocalCluster,
     free_base_port,
     parse_localities,
@@ -161,14 +164,32 @@ def _where_to_connect(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dir", type=Path, help="folder of a cluster made by proddb init")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Raises what is wrong with the command line, so that it can be told as JSON; its subcommands' parsers do likewise."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, self.prog, self.format_usage())
+
+
+class _Version(argparse.Action):
+    """Prints the release; it is read from the installed package only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"{parser.prog} {version('pydistdb')}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="proddb",
         description="PyDistDB: a distributed SQL database that speaks the Postgres protocol.",
         epilog="examples:\n  proddb demo\n  proddb init --nodes 3 --replication-factor 3 --dir data\n"
         "  proddb sql --dir data\n  proddb status --dir data\n  proddb stop --dir data",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the release and leave")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, help_text: str, examples: str) -> argparse.ArgumentParser:
@@ -300,21 +321,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(raw: list[str]) -> int:
-    if raw[:1] == ["start"]:
-        parsed = argparse.Namespace(run=_start, node_arguments=raw[1:])
-    else:
-        parsed = _parser().parse_args(raw)
     started = time.monotonic()
+    as_json = _asks_for_json(raw)
     try:
+        if raw[:1] == ["start"]:
+            parsed = argparse.Namespace(run=_start, node_arguments=raw[1:])
+        else:
+            parsed = _parser().parse_args(raw)
+        as_json = getattr(parsed, "format", None) == "json"
         status: int = parsed.run(parsed)
         return status
     except ClusterError as error:
-        print(f"proddb: {error}", file=sys.stderr)
-        return 1
+        return complain(error, as_json=as_json)
     except KeyboardInterrupt:
-        print(f"proddb: interrupted after {time.monotonic() - started:.0f} s", file=sys.stderr)
-        return 130
+        return complain(Interrupted(time.monotonic() - started), as_json=as_json)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _asks_for_json(raw: Sequence[str]) -> bool:
+    """Whether a command line that may be wrong asks for JSON."""
+    return "--format=json" in raw or ("--format", "json") in pairwise(raw)

@@ -25,14 +25,8 @@ from typing import Any
 import psycopg
 
 from pydistdb_tools.admin import connected, find_node, rows_of
-from pydistdb_tools.local_cluster import (
-    DEFAULT_FOLDER,
-    ClusterError,
-    LocalCluster,
-    LocalNode,
-    fetch_status,
-    start_cluster,
-)
+from pydistdb_tools.errors import ClusterError
+from pydistdb_tools.local_cluster import DEFAULT_FOLDER, LocalCluster, LocalNode, fetch_status, start_cluster
 from pydistdb_tools.remote import connect
 
 ELECTION_SECONDS = 60.0

@@ -16,13 +16,13 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from string import ascii_letters
 from typing import Any
+
+from pydistdb_tools.errors import ClusterError
 
 FILE_NAME = "cluster.json"
 DEFAULT_FOLDER = Path("proddb-data")
@@ -31,10 +31,6 @@ STOP_TIMEOUT_SECONDS = 20.0
 MAX_NODES = 64
 
 Report = Callable[[str], None]
-
-
-class ClusterError(Exception):
-    """Something the user can mend; the message says what."""
 
 
 @dataclass
@@ -102,11 +98,13 @@ class LocalCluster:
 
 def fetch_status(http_address: str, timeout_seconds: float = 3.0) -> dict[str, Any] | None:
     """One node's /status as a dictionary; None if it does not answer."""
+    import urllib.request  # takes as long to load as all the rest here
+
     try:
         with urllib.request.urlopen(f"http://{http_address}/status", timeout=timeout_seconds) as answer:
             found: dict[str, Any] = json.load(answer)
             return found
-    except (OSError, urllib.error.URLError, ValueError):
+    except (OSError, ValueError):  # a URLError is an OSError
         return None
 
 
@@ -255,6 +253,8 @@ def start_cluster(cluster: LocalCluster, report: Report) -> None:
 
 
 def _wait_healthy(node: LocalNode) -> None:
+    import urllib.request
+
     for _ in until(START_TIMEOUT_SECONDS):
         if not node.running:
             raise ClusterError(f"{node.name} ended while starting; its log {node.log} ends with:\n{_tail(node.log)}")

@@ -10,7 +10,8 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
-from pydistdb_tools.local_cluster import ClusterError, fetch_status
+from pydistdb_tools.errors import CANNOT_CONNECT, ClusterError
+from pydistdb_tools.local_cluster import fetch_status
 
 CONNECT_SECONDS = 10
 
@@ -23,10 +24,12 @@ def connect(url: str) -> psycopg.Connection[tuple[Any, ...]]:
         return psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="proddb")
     except psycopg.errors.ConnectionTimeout:
         raise ClusterError(
-            f"cannot connect to {url}: no answer within {CONNECT_SECONDS} s; the node may still be starting, or be very busy"
+            f"cannot connect to {url}: no answer within {CONNECT_SECONDS} s; the node may still be starting, or be very busy",
+            code=CANNOT_CONNECT,
         ) from None
     except psycopg.Error as error:
-        raise ClusterError(f"cannot connect to {url}: {str(error).strip()}") from None
+        code = error.sqlstate or CANNOT_CONNECT
+        raise ClusterError(f"cannot connect to {url}: {str(error).strip()}", code=code) from None
 
 
 def status_of(url: str) -> dict[str, Any]:
@@ -37,7 +40,8 @@ def status_of(url: str) -> dict[str, Any]:
                 "SELECT http_address FROM pydistdb_internal.nodes ORDER BY is_live DESC"
             ).fetchall()
     except psycopg.Error as error:
-        raise ClusterError(f"the node does not tell of its cluster: {str(error).strip()}") from None
+        message = f"the node does not tell of its cluster: {str(error).strip()}"
+        raise ClusterError(message, code=error.sqlstate or CANNOT_CONNECT) from None
     for (address,) in rows:
         if address and (found := fetch_status(str(address))) is not None:
             return found

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydistdb.kv.placement.ring import DEFAULT_VIRTUAL_NODES, Movement, Ring, RingError, degrees, hash_of
 
-from pydistdb_tools.local_cluster import ClusterError
+from pydistdb_tools.errors import ClusterError
 
 DEFAULT_NODES = "A,B,C"
 DEFAULT_KEYS = 10_000

@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydistdb_tools.admin import Row, connected, print_rows, rows_of
-from pydistdb_tools.local_cluster import ClusterError, plural
+from pydistdb_tools.errors import UNDEFINED_OBJECT, ClusterError
+from pydistdb_tools.local_cluster import plural
 
 _END_NAMES = {"COMMITTED": "Commit time: ", "PREPARED": "Kept since:  "}
 
@@ -82,7 +83,8 @@ def show(arguments: argparse.Namespace) -> int:
             connection, "SELECT * FROM proddb.transactions_in_doubt WHERE transaction_id = ANY(%s)", full_ids
         )
     if not logged and not held:
-        raise ClusterError(f"no transaction {arguments.id} in the logs of the nodes, nor in their ranges")
+        message = f"no transaction {arguments.id} in the logs of the nodes, nor in their ranges"
+        raise ClusterError(message, code=UNDEFINED_OBJECT)
     if arguments.format == "json":
         print(json.dumps({"log": logged, "in_doubt": held}, indent=2, default=_plain))
     else:
