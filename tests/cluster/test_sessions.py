@@ -128,6 +128,86 @@ def test_backends_of_other_nodes_are_cancelled_and_terminated(three_nodes: Local
         other.close()
 
 
+_BLOCKED = """
+SELECT blocked.pid, blocking.pid, activity.query
+FROM pg_locks blocked
+JOIN pg_locks blocking ON blocking.granted AND blocking.pid <> blocked.pid
+    AND blocking.locktype = blocked.locktype
+    AND blocking.database IS NOT DISTINCT FROM blocked.database
+    AND blocking.relation IS NOT DISTINCT FROM blocked.relation
+    AND blocking.page IS NOT DISTINCT FROM blocked.page
+    AND blocking.tuple IS NOT DISTINCT FROM blocked.tuple
+    AND blocking.transactionid IS NOT DISTINCT FROM blocked.transactionid
+JOIN pg_stat_activity activity ON activity.pid = blocking.pid
+WHERE NOT blocked.granted ORDER BY blocked.pid
+"""
+"""After https://wiki.postgresql.org/wiki/Lock_Monitoring."""
+
+
+def test_every_node_tells_who_blocks_whom_wherever_they_are(three_nodes: LocalCluster) -> None:
+    connections = [_connect(node) for node in (*three_nodes.nodes, *three_nodes.nodes)]
+    holder, first, second, *watchers = connections
+    pids = [connection.info.backend_pid for connection in connections]
+    update = "UPDATE watched SET n = n + 1 WHERE id = 1"
+    waits = (
+        "SELECT pid, pg_blocking_pids(pid), wait_event_type, wait_event FROM pg_stat_activity "
+        "WHERE query = %s AND state = 'active' ORDER BY query_start"
+    )
+    try:
+        holder.execute("CREATE TABLE watched (id int PRIMARY KEY, n int)")
+        holder.execute("INSERT INTO watched VALUES (1, 0)")
+        holder.execute("BEGIN")
+        holder.execute("UPDATE watched SET n = 5 WHERE id = 1")
+        with ThreadPoolExecutor() as pool:
+            calls = []
+            expected: list[tuple[object, ...]] = []
+            for waiter, pid, blocker, event in (
+                (first, pids[1], pids[0], "transactionid"),
+                (second, pids[2], pids[1], "tuple"),
+            ):
+                calls.append(pool.submit(waiter.execute, update))
+                expected.append((pid, [blocker], "Lock", event))
+                while watchers[0].execute(waits, (update,)).fetchall() != expected:
+                    assert not calls[-1].done()
+                    time.sleep(0.02)
+            for watcher in watchers:
+                assert watcher.execute(waits, (update,)).fetchall() == expected
+                assert watcher.execute(_BLOCKED).fetchall() == sorted(
+                    [(pids[1], pids[0], "UPDATE watched SET n = 5 WHERE id = 1"), (pids[2], pids[1], update)]
+                )
+            holder.execute("COMMIT")
+            for call in calls:
+                call.result(timeout=10)
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def test_a_prepared_transaction_blocks_as_process_zero(three_nodes: LocalCluster) -> None:
+    holder, waiter, watcher = connections = [_connect(node) for node in three_nodes.nodes]
+    pid = waiter.info.backend_pid
+    try:
+        holder.execute("CREATE TABLE in_doubt (id int PRIMARY KEY, n int)")
+        holder.execute("INSERT INTO in_doubt VALUES (1, 0)")
+        holder.execute("BEGIN; UPDATE in_doubt SET n = 5 WHERE id = 1; PREPARE TRANSACTION 'in doubt'")
+        with ThreadPoolExecutor() as pool:
+            call = pool.submit(waiter.execute, "UPDATE in_doubt SET n = n + 1 WHERE id = 1")
+            while watcher.execute("SELECT pg_blocking_pids(%s)", (pid,)).fetchone() != ([0],):
+                assert not call.done()
+                time.sleep(0.02)
+            query = (
+                "SELECT l.pid, l.mode, l.granted, split_part(virtualtransaction, '/', 1) FROM pg_locks l "
+                "JOIN pg_prepared_xacts p ON p.transaction = l.transactionid WHERE gid = 'in doubt' ORDER BY granted"
+            )
+            (first, *_), second = watcher.execute(query).fetchall()
+            assert first == pid and second == (None, "ExclusiveLock", True, "-1")
+            watcher.execute("COMMIT PREPARED 'in doubt'")
+            call.result(timeout=10)
+    finally:
+        for connection in connections:
+            connection.close()
+
+
 def test_advisory_locks_outlive_the_leaseholder_but_not_their_own_node(fresh_three_nodes: LocalCluster) -> None:
     nodes = fresh_three_nodes.nodes
     leader = _leader_of_range_one(fresh_three_nodes)

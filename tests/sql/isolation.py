@@ -228,7 +228,12 @@ class PostgresBackend:
             )
             for row in range(result.ntuples)
         ]
+        rows = [re.sub(r"\b\d{4,}\b", self._session_number, row) for row in rows]
         return [*rows, result.command_status.decode()]
+
+    def _session_number(self, found: re.Match[str]) -> str:
+        """A process id as the number of its session, as our process ids are here."""
+        return str(self._number.get(int(found[0]), found[0]))
 
     def _error(self, result: Any) -> str:
         field = psycopg.pq.DiagnosticField

@@ -31,8 +31,9 @@ def test_ranges_make_no_difference(path: Path) -> None:
     assert transcript(_Splitting(), path) == transcript(OwnBackend(), path)
 
 
-def test_three_nodes_make_no_difference_to_schema_changes() -> None:
-    path = FOLDER / "schema_changes.txt"
+@pytest.mark.parametrize("name", ["schema_changes", "lock_monitoring"])
+def test_three_nodes_make_no_difference(name: str) -> None:
+    path = FOLDER / f"{name}.txt"
     assert transcript(ClusterBackend(), path) == transcript(OwnBackend(), path)
 
 
@@ -45,6 +46,11 @@ def test_the_victim_of_a_deadlock_finds_its_statement_in_the_log(caplog: pytest.
         ("t2", "BEGIN"),
         ("t1", "UPDATE c SET b = 0 WHERE a = 1"),
         ("t2", "UPDATE c SET b = 0 WHERE a = 2"),
+        ("t1", "SELECT pg_current_xact_id()::xid"),
+    ):
+        backend.start(session, text)
+    [xid, _] = backend.finished("t1") or []
+    for session, text in (
         ("t1", "UPDATE c SET b = 3 WHERE a = 2"),
         ("t2", "UPDATE c SET b = 4 WHERE a = 1"),
         ("", ""),
@@ -56,7 +62,7 @@ def test_the_victim_of_a_deadlock_finds_its_statement_in_the_log(caplog: pytest.
     fields = record.__dict__["fields"]
     assert record.getMessage() == "deadlock detected"
     assert (fields["pid"], fields["statement"]) == (2, "UPDATE c SET b = 4 WHERE a = 1")
-    assert "blocked by process 1" in fields["detail"]
+    assert f"Process 2 waits for ShareLock on transaction {xid}; blocked by process 1." in fields["detail"]
 
 
 def test_locks_of_schema_changes_that_were_lost_with_a_lease_cost_a_retry_and_no_more() -> None:

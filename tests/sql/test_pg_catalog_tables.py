@@ -91,7 +91,7 @@ def test_what_sessions_do(client: SqlClient) -> None:
         "select datname, datid, query, state, wait_event from pg_stat_activity where application_name = 'other'"
     ) == ["postgres|5|select count(*) from users|idle in transaction|ClientRead"]
     assert client.rows(
-        f"select relation::regclass, mode, granted from pg_locks where pid = {other.session.process_id}"
+        f"select relation::regclass, mode, granted from pg_locks where locktype = 'relation' and pid = {other.session.process_id}"
     ) == ["users|AccessShareLock|t"]
     other.execute("rollback")
 

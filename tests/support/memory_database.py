@@ -29,6 +29,7 @@ from pydistdb.kv.api import (
     KVError,
     LockedValue,
     LockStrength,
+    LockWait,
     MustWait,
     PastIsReadOnly,
     PreparedExists,
@@ -108,6 +109,11 @@ class MemoryDatabase:
         self, isolation: Isolation, *, read_only: bool = False, trace: Callable[[str], None] | None = None
     ) -> MemoryTransaction:
         return MemoryTransaction(self, isolation)
+
+    xid_of_session: Callable[[int], int]
+
+    def lock_waits(self) -> list[LockWait]:
+        return []
 
     async def prepared_transactions(self) -> list[PreparedTransaction]:
         return [prepared for prepared, _ in self.prepared.values()]
@@ -199,25 +205,25 @@ class MemorySessionLocks:
 
     def __init__(self, table: LockTable, owner: bytes) -> None:
         self.table = table
-        self.owner = owner
+        self.transaction_id = owner
         self.process_id = 0
 
     async def lock(self, key: bytes, strength: LockStrength, wait: WaitPolicy, timeout_ns: int = 0) -> bool:
-        if not self.table.try_acquire(self.owner, key, int(strength)):
+        if not self.table.try_acquire(self.transaction_id, key, int(strength)):
             if wait is not WaitPolicy.WAIT:
                 return False
-            await self.table.enqueue(self.owner, key, int(strength)).granted
+            await self.table.enqueue(self.transaction_id, key, int(strength)).granted
         return True
 
     async def unlock(self, keys: Iterable[bytes], strength: int = 0) -> None:
         for key in list(keys):
             if strength:
-                self.table.weaken(self.owner, key, strength)
+                self.table.weaken(self.transaction_id, key, strength)
             else:
-                self.table.release_keys(self.owner, [key])
+                self.table.release_keys(self.transaction_id, [key])
 
     def close(self) -> None:
-        self.table.release(self.owner)
+        self.table.release(self.transaction_id)
 
 
 class MemoryTransaction:
@@ -234,12 +240,24 @@ class MemoryTransaction:
         self.read_timestamp: Timestamp = database.now()
         self.oldest_read: Timestamp = 0
         self.gives_up = False
+        self.waits_since_ns = 0
         self.buffer: SortedDict[bytes, bytes | None] = SortedDict()
         self.expected: dict[bytes, Timestamp] = {}
         self.inserted: set[bytes] = set()
         self.undo: list[tuple[bytes, bool, bytes | None, bool]] = []
         self.over = False
         self._first_statement = True
+
+    @property
+    def known_id(self) -> bytes:
+        return self.transaction_id
+
+    @property
+    def holds_rows(self) -> bool:
+        return bool(self.expected or self.buffer)
+
+    def locked_keys(self) -> Iterable[bytes]:
+        return self.expected
 
     def begin_statement(self, at_least: Timestamp = 0) -> None:
         self._check_open()
@@ -470,7 +488,7 @@ class MemoryTransaction:
         prepared = self.database.prepared
         if name in prepared:
             raise PreparedExists(name)
-        prepared[name] = (PreparedTransaction(name, len(prepared) + 1, facts), self)
+        prepared[name] = (PreparedTransaction(name, self.transaction_id, facts), self)
 
     def rollback(self, reason: str = "") -> None:
         if not self.over:

@@ -114,6 +114,8 @@ class Resolved(Message):
 
 class Number(Message):
     value: int
+    xid: int = 0
+    """Of a session's process id: that of its transaction (0: none)."""
 
 
 class Edges(Message):

@@ -244,9 +244,19 @@ class PreparedTransaction(NamedTuple):
     """A transaction between its two phases, which somebody else will finish."""
 
     name: str
-    number: int
-    """By which users are told of it."""
+    transaction_id: bytes
     facts: bytes
+
+
+class LockWait(NamedTuple):
+    """One transaction's wait for others, as the node sees it where it waits."""
+
+    waiter: bytes
+    blockers: list[bytes]
+    """The holders, and those who wait for the same and come first."""
+    key: bytes
+    """What it waits for; empty if that is no key (``Database.wait_for``)."""
+    strength: int
 
 
 class Transaction(Protocol):
@@ -256,6 +266,19 @@ class Transaction(Protocol):
     def transaction_id(self) -> bytes:
         """Tell what other nodes know the transaction by."""
 
+    @property
+    def known_id(self) -> bytes:
+        """Tell the same if others may know it by now, else nothing."""
+
+    @property
+    def holds_rows(self) -> bool:
+        """Tell whether it has written or locked anything, or waits to."""
+
+    def locked_keys(self) -> Iterable[bytes]:
+        """Return what it has locked."""
+
+    waits_since_ns: int
+    """Since when it has been asking for locks that it does not have yet, by the scheduler's clock; 0: it has all."""
     isolation: Isolation
     read_timestamp: Timestamp
     oldest_read: Timestamp
@@ -422,6 +445,8 @@ class SessionLocks(Protocol):
     """Advisory locks of one session, which outlive its transactions; cluster-wide, and freed with the session."""
 
     process_id: int
+    transaction_id: bytes
+    """The owner of the locks; empty before the first."""
 
     async def lock(self, key: bytes, strength: LockStrength, wait: WaitPolicy, timeout_ns: int = 0) -> bool:
         """Lock a key (SHARE or UPDATE); False if that would take waiting and ``wait`` forbids it.
@@ -460,6 +485,12 @@ class Database(Protocol):
 
         ``current`` tells the session's transaction, for the detection of deadlocks; ``on_lost`` is called when locks could
         not be kept (this node was cut off): the session must not go on."""
+
+    def lock_waits(self) -> list[LockWait]:
+        """Return who waits for whom on this node's ranges, and in ``wait_for``."""
+
+    xid_of_session: Callable[[int], int]
+    """Set by the layer above: the number of a session's transaction, by process id (0: none), for the report of a deadlock."""
 
     async def prepared_transactions(self) -> list[PreparedTransaction]:
         """Return the prepared transactions of the whole cluster, by name."""

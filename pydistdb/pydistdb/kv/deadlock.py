@@ -17,9 +17,9 @@ import itertools
 from collections.abc import Callable, Iterable
 
 from pydistdb.kv.answers import Edges, StillWaiting
-from pydistdb.kv.api import DeadlockDetected, LockNotAvailable
+from pydistdb.kv.api import DeadlockDetected, LockNotAvailable, LockWait
 from pydistdb.kv.leases import Leases, bounded
-from pydistdb.kv.names import TransactionId, gateway_of, shown_id
+from pydistdb.kv.names import TransactionId, gateway_of
 from pydistdb.kv.requests import QuerySession, WaitEdges
 from pydistdb.kv.transport import NodeUnreachable, RemoteError
 from pydistdb.tasks import Completion
@@ -64,7 +64,8 @@ class WaitGraph:
 
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
-        self._waits: dict[int, tuple[TransactionId, Callable[[], Iterable[TransactionId]]]] = {}
+        self._waits: dict[int, tuple[TransactionId, Callable[[], Iterable[TransactionId]], bytes, int]] = {}
+        """The waiter, whom it waits for, and for what: a key and the strength of its lock, if it is a key."""
         self._tokens = itertools.count()
         self.links: Callable[[], list[Edge]] = list
         """Gives (a transaction, its session's id) for sessions of this node that hold locks of their own."""
@@ -72,15 +73,25 @@ class WaitGraph:
     def edges(self) -> list[Edge]:
         return list(
             itertools.islice(
-                ((waiter, holder) for waiter, blockers in self._waits.values() for holder in blockers()), MAX_EDGES
+                ((waiter, holder) for waiter, blockers, _, _ in self._waits.values() for holder in blockers()),
+                MAX_EDGES,
             )
         )
+
+    def waits(self) -> list[LockWait]:
+        """The same by wait, for those who watch."""
+        return [
+            LockWait(waiter, list(blockers()), key, strength)
+            for waiter, blockers, key, strength in itertools.islice(self._waits.values(), MAX_EDGES)
+        ]
 
     async def wait(
         self,
         completion: Completion[None],
         transaction_id: TransactionId,
         blockers: Callable[[], Iterable[TransactionId]],
+        key: bytes = b"",
+        strength: int = 0,
         *,
         since_ns: int = 0,
         until_ns: int = 0,
@@ -96,7 +107,7 @@ class WaitGraph:
             return True
         scheduler = self._leases.scheduler
         token = next(self._tokens)
-        self._waits[token] = (transaction_id, blockers)
+        self._waits[token] = (transaction_id, blockers, key, strength)
         now = scheduler.now_ns()
         since_ns = since_ns or now
         check_ns = since_ns + DEADLOCK_TIMEOUT_NS * ((now - since_ns) // DEADLOCK_TIMEOUT_NS + 1)
@@ -136,22 +147,21 @@ class WaitGraph:
 
     async def _describe(self, cycle: list[TransactionId]) -> str:
         """The cycle in Postgres's words."""
-        processes = [await self._process_of(transaction_id) for transaction_id in cycle]
+        sessions = [await self._session_of(transaction_id) for transaction_id in cycle]
         return "\n".join(
-            f"Process {processes[place]} waits for ShareLock on transaction {shown_id(holder)}; "
-            f"blocked by process {processes[(place + 1) % len(cycle)]}."
-            for place, holder in enumerate([*cycle[1:], cycle[0]])
+            f"Process {process} waits for ShareLock on transaction {transaction}; blocked by process {blocker}."
+            for (process, _), (blocker, transaction) in zip(sessions, [*sessions[1:], sessions[0]], strict=True)
         )
 
-    async def _process_of(self, transaction_id: TransactionId) -> int:
-        """The process id of the session whose transaction it is; 0 if its node does not tell."""
+    async def _session_of(self, transaction_id: TransactionId) -> tuple[int, int]:
+        """The process id of the session whose transaction it is, and the transaction's xid; 0 if its node does not tell."""
         if self._leases.sender is None:
-            return 0
+            return 0, 0
         try:
             answer = await self._leases.sender.ask_node(gateway_of(transaction_id), QuerySession(transaction_id))
         except (NodeUnreachable, RemoteError):
-            return 0
-        return int(answer.value)
+            return 0, 0
+        return int(answer.value), int(answer.xid)
 
     async def _cluster_cycle(self, transaction_id: TransactionId) -> tuple[list[TransactionId] | None, TransactionId]:
         """A cycle through the transaction among the waits of all nodes, and the id it goes by there."""

@@ -32,6 +32,7 @@ from pydistdb.kv.api import (
     ExchangeLost,
     Isolation,
     KVError,
+    LockWait,
     MustWait,
     PreparedTransaction,
     RangeInfo,
@@ -148,6 +149,7 @@ class Gateway:
             ReadAtReplica: self.follower.answer,
             AwaitCopies: self.copies.answer,
         }
+        self.xid_of_session: Callable[[int], int] = lambda process_id: 0
         self.recovery = Recovery(self)
         self.on_broadcast(JOURNAL_TOPIC, self.journal.answer)
         store.observers.append(self.leases)
@@ -176,6 +178,9 @@ class Gateway:
 
     def begin_stale(self, isolation: Isolation, floor: Callable[[], Timestamp], *, exact: bool = False) -> StaleReader:
         return StaleReader(self, isolation, floor, exact=exact)
+
+    def lock_waits(self) -> list[LockWait]:
+        return self.server.graph.waits()
 
     async def prepared_transactions(self) -> list[PreparedTransaction]:
         return await self.prepared.all()
@@ -347,7 +352,8 @@ class Gateway:
         return Number(1 if request.transaction_id in self.active else 0)
 
     async def _query_session(self, sender: NodeId, request: QuerySession) -> Number:
-        return Number(getattr(self.active.get(request.transaction_id), "process_id", 0))
+        process_id = getattr(self.active.get(request.transaction_id), "process_id", 0)
+        return Number(process_id, self.xid_of_session(process_id))
 
     async def _claim_locks(self, sender: NodeId, request: ClaimLocks) -> ClaimedLocks:
         return ClaimedLocks(claims_of(self.active.values(), request.lease))

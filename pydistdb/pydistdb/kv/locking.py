@@ -20,7 +20,7 @@ from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Space
 
 from pydistdb.kv.answers import OWN_INTENT, SKIPPED, Locked, StillWaiting, TransactionState, TransactionStatus
-from pydistdb.kv.api import LockNotAvailable, SerializationConflict, WaitPolicy
+from pydistdb.kv.api import LockNotAvailable, LockStrength, SerializationConflict, WaitPolicy
 from pydistdb.kv.deadlock import WaitGraph
 from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.intents import IntentInfo, intent_value
@@ -191,7 +191,7 @@ class Locker:
                 return
             left, theirs = local.intents.writes, info.transaction_id
             same = [k for k in wanted if k != key and (other := left.get(k)) and other.transaction_id == theirs]
-            await self.clear_intent(local, info, [key, *same], transaction_id, policy, limits)
+            await self.clear_intent(local, info, [key, *same], transaction_id, policy, limits, strength)
 
     async def queue(
         self,
@@ -216,6 +216,8 @@ class Locker:
                     waiter.granted,
                     transaction_id,
                     lambda: local.locks.blockers(waiter),
+                    key,
+                    strength,
                     since_ns=since_ns,
                     until_ns=check_ns,
                     lock_deadline_ns=limits.lock_deadline_ns,
@@ -270,13 +272,17 @@ class Locker:
         self,
         local: RangeLocal,
         info: IntentInfo,
-        keys: Iterable[bytes],
+        keys: Sequence[bytes],
         transaction_id: TransactionId,
         policy: WaitPolicy = WaitPolicy.WAIT,
         limits: WaitLimits = NO_LIMITS,
+        strength: int = LockStrength.UPDATE,
     ) -> None:
-        """Wait until the transaction behind ``info`` has ended, and resolve its intents on ``keys``."""
+        """Wait until the transaction behind ``info`` has ended, and resolve its intents on ``keys``.
+
+        ``strength``: of the lock that is wanted on the first of them."""
         holder = info.transaction_id
+        first, *_ = keys
         interval_ns = FIRST_PUSH_INTERVAL_NS
         scheduler = self._leases.scheduler
         since_ns = scheduler.now_ns()
@@ -297,6 +303,8 @@ class Locker:
                 settled,
                 transaction_id,
                 lambda: [holder],
+                first,
+                strength,
                 since_ns=since_ns,
                 until_ns=scheduler.now_ns() + interval_ns,
                 lock_deadline_ns=limits.lock_deadline_ns,

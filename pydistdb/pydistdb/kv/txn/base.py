@@ -69,7 +69,7 @@ class TransactionBase:
         "read_only",
         "read_timestamp",
         "starts_anew",
-        "waits_for_lock",
+        "waits_since_ns",
     )
 
     _trace: tuple[Callable[[str], None], set[str]]
@@ -87,7 +87,7 @@ class TransactionBase:
         self.process_id = 0
         self.starts_anew = False
         self.gives_up = False
-        self.waits_for_lock = False
+        self.waits_since_ns = 0
         self._first_statement = True
         self._id: TransactionId = NO_TRANSACTION
         self._buffer = WriteBuffer()

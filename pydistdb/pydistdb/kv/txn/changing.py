@@ -65,7 +65,7 @@ class ChangingPart(WritingPart):
                 request.lays_down = True
                 request.sequence = two_phase.open_span(descriptor, first, last)
                 request.anchor = two_phase.anchor
-            self.waits_for_lock = True
+            self.waits_since_ns = self._leases.scheduler.now_ns()
             try:
                 served = self._laying_down().served if lays_down else None
                 answer: Changed = await router.send(request, observed=self._seen(), served=served)
@@ -77,7 +77,7 @@ class ChangingPart(WritingPart):
                 await router.send(RangeAround(first))
                 raise
             finally:
-                self.waits_for_lock = False
+                self.waits_since_ns = 0
             if answer.refused:
                 return None
             if lays_down:

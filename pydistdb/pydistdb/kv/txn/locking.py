@@ -11,7 +11,7 @@ gives back the locks taken since::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pydistdb_storage import mvcc
 from pydistdb_storage.mvcc import MAX_TIMESTAMP
@@ -92,11 +92,11 @@ class LockingPart(ReadingPart):
             self._lock_starts[descriptor.start] = None
             held = [key for key in part if key in self._locked and self._locked[key][0] != OWN_INTENT]
             request = Lock(transaction_id, part, int(strength), int(wait), self.lock_timeout_ns, self.starts_anew, held)
-            self.waits_for_lock = True
+            self.waits_since_ns = self._leases.scheduler.now_ns()
             try:
                 answer: Locked = await router.send(request)
             finally:
-                self.waits_for_lock = False
+                self.waits_since_ns = 0
             found.update(zip(part, zip(answer.values, answer.versions, strict=True), strict=True))
             leases.update(dict.fromkeys(part, answer.lease))
             if answer.early:
@@ -104,6 +104,9 @@ class LockingPart(ReadingPart):
 
         await router.each_range(sorted(set(keys)), lock_range)
         return [self._note_lock(key, *found[key], strength, leases[key]) for key in keys]
+
+    def locked_keys(self) -> Iterable[bytes]:
+        return self._locked
 
     async def confirm(self) -> None:
         early, self._early = self._early, None

@@ -49,7 +49,7 @@ from pydistdb.kv.api import (
     TransactionAborted,
     WaitPolicy,
 )
-from pydistdb.kv.names import TransactionId, shown_id
+from pydistdb.kv.names import TransactionId
 from pydistdb.kv.requests import PushTransaction
 from pydistdb.kv.txn.two_phase import KeptPrepared, TwoPhase
 from pydistdb.tasks import gather, sleep
@@ -219,7 +219,7 @@ class PreparedTransactions:
 
 
 def _shown(name: str, entry: Entry) -> PreparedTransaction:
-    return PreparedTransaction(name, shown_id(entry.kept.transaction_id), entry.facts)
+    return PreparedTransaction(name, entry.kept.transaction_id, entry.facts)
 
 
 async def _resolve(two_phase: TwoPhase, timestamp: Timestamp) -> None:

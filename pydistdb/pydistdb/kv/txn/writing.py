@@ -119,6 +119,10 @@ class WritingPart(LockingPart):
     def has_writes(self) -> bool:
         return bool(self._buffer.entries) or self._two_phase is not None
 
+    @property
+    def holds_rows(self) -> bool:
+        return bool(self._locked) or self.waits_since_ns > 0 or self.has_writes
+
     # -------------------------------------------------------------------------------------------- what a commit checks
 
     def written_spans(self) -> list[tuple[bytes, bytes]]:

@@ -41,7 +41,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -104,6 +104,9 @@ class _Held:
     token: int
     transaction_id: bytes
     tables: dict[int, bool]
+    waits_for: dict[int, bool] = field(default_factory=dict)
+    """Those of them that somebody still works with."""
+    waits_since_ns: int = 0
     confirmed_ns: int = 0
     renewing: bool = False
 
@@ -129,7 +132,8 @@ class TableGate:
         self._blocks: dict[int, list[_Block]] = {}
         self._held: dict[Any, _Held] = {}
         self._next_token = 1
-        self._waiting_to_enter: dict[Any, frozenset[int]] = {}
+        self._waiting_to_enter: dict[Any, tuple[frozenset[int], bool, int]] = {}
+        """Tables, whether to write, and since when."""
         self._released: deque[tuple[int, int]] = deque(maxlen=MOST_RELEASED)
         """Owners whose requests may still be under way here."""
         self._changed: Completion[None] | None = None
@@ -168,15 +172,19 @@ class TableGate:
         held = self._held.get(transaction)
         if held is not None:
             found += [
-                (oid, "AccessExclusiveLock" if exclusive else "ShareLock", True)
+                (oid, "AccessExclusiveLock" if exclusive else "ShareLock", oid not in held.waits_for)
                 for oid, exclusive in held.tables.items()
             ]
-        found += [(oid, "AccessShareLock", False) for oid in self._waiting_to_enter.get(transaction, _NOTHING)]
+        tables, writes, _ = self._waiting_to_enter.get(transaction, (_NOTHING, False, 0))
+        found += [(oid, "RowExclusiveLock" if writes else "AccessShareLock", False) for oid in tables]
         return sorted(found)
 
-    def is_waiting(self, transaction: Any) -> bool:
-        """Whether the transaction waits for a table."""
-        return transaction in self._waiting_to_enter
+    def waits_since_ns(self, transaction: Any) -> int:
+        """Since when the transaction waits for a table, by the scheduler's clock; 0: it does not."""
+        held = self._held.get(transaction)
+        if held is not None and held.waits_for:
+            return held.waits_since_ns
+        return self._waiting_to_enter.get(transaction, (_NOTHING, False, 0))[2]
 
     def _check_snapshot(self, transaction: Any, tables: frozenset[int]) -> None:
         """A table that changed after the transaction's snapshot may have indexes or storage without older versions."""
@@ -194,7 +202,7 @@ class TableGate:
         """Pin ``tables``, waiting while they are blocked: afterwards look whether the catalog version has changed."""
         since_ns = self._scheduler.now_ns()
         while not self.try_enter(transaction, tables, writes):
-            self._waiting_to_enter[transaction] = tables
+            self._waiting_to_enter[transaction] = (tables, writes, since_ns)
             try:
                 await self._database.wait_for(
                     self._next_change(),
@@ -252,12 +260,15 @@ class TableGate:
             return
         before = dict(held.tables)
         held.tables.update(wanted)
+        held.waits_for, held.waits_since_ns = wanted, self._scheduler.now_ns()
         self._start_renewal(transaction, held)
         try:
             await self._block(transaction, held, list(wanted), exclusive, deadline_ns, check_interrupt)
         except BaseException:
             held.tables = before  # what was asked for lapses; a savepoint may let the transaction ask again
             raise
+        finally:
+            held.waits_for = {}
 
     async def _block(
         self,
@@ -296,7 +307,7 @@ class TableGate:
 
         Nobody is kept from anything: those who come meanwhile know it anyway."""
         payload = msgspec.msgpack.encode((table, version, ROUND_NS))
-        left: set[tuple[str, int]] | None = None
+        left: set[bytes] | None = None
         """Of the writers that were prepared: those that come after this do know the version."""
         while left is None or left:
             if left is None:

@@ -26,6 +26,8 @@ class PreparedFacts(msgspec.Struct, array_like=True):
     """As a timestamptz."""
     read: list[int]
     written: list[int]
+    xid: int = 0
+    """By which users are told of it."""
 
 
 _decode = msgspec.msgpack.Decoder(PreparedFacts).decode
@@ -35,12 +37,12 @@ def facts_of(prepared: PreparedTransaction) -> PreparedFacts:
     return _decode(prepared.facts)
 
 
-async def holders(database: Database, tables: Collection[int], *, exclusive: bool) -> set[tuple[str, int]]:
-    """The prepared transactions that have written one of the tables, or have touched it at all if ``exclusive``."""
+async def holders(database: Database, tables: Collection[int], *, exclusive: bool) -> set[bytes]:
+    """The prepared transactions that have written one of the tables, or have touched it at all if ``exclusive``: their ids."""
     found = set()
     for prepared in await database.prepared_transactions():
         facts = facts_of(prepared)
         held = facts.written + facts.read if exclusive else facts.written
         if not set(held).isdisjoint(tables):
-            found.add((prepared.name, prepared.number))
+            found.add(prepared.transaction_id)
     return found

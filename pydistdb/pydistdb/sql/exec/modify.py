@@ -30,14 +30,14 @@ from pydistdb.sql.exec.scan import TableScanOperator, present
 from pydistdb.sql.exec.waiting import begin_row, may_wait, row_by_row, wait_for
 from pydistdb.sql.exec.writer import TableWriter
 from pydistdb.sql.functions.effects import Effects
-from pydistdb.sql.functions.row_keys import FIRST_TRANSACTION, row_version
+from pydistdb.sql.functions.row_keys import row_version
 from pydistdb.sql.functions.sessions import transaction_number
 from pydistdb.sql.layout import TableLayout
 from pydistdb.sql.plan.expressions import has_subquery
 from pydistdb.sql.tree import DELETER_NUMBER, KEY_NUMBER, VERSION_NUMBER, ColumnId, Delete, Expr, Insert, Update
+from pydistdb.sql.types.transactions import xid_of
 
 Row = list[Any]
-LARGEST_XID = 0xFFFF_FFFF
 NO_COLUMN = -1
 
 
@@ -65,7 +65,7 @@ class ModifyOperator(Operator):
         return {
             "row_version": row_version,
             "row_value": self.layout.row_value,
-            "number_of": lambda context: max(transaction_number(context) & LARGEST_XID, FIRST_TRANSACTION),
+            "number_of": lambda context: xid_of(transaction_number(context)),
         }
 
 

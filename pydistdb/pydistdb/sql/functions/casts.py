@@ -29,6 +29,7 @@ from pydistdb.sql.types.floats import NAN, to_single
 from pydistdb.sql.types.integers import OID_MAX
 from pydistdb.sql.types.registry import element_of, io, type_by_oid
 from pydistdb.sql.types.text import coerce_bpchar, coerce_varchar, format_char, truncate_name
+from pydistdb.sql.types.transactions import xid_of
 from pydistdb.sql.types.user import derived_from_types
 
 # ------------------------------------------------------------------------------------------------ numbers
@@ -118,7 +119,7 @@ def _define_numbers() -> None:
     define("int8(oid)", lambda value: value, inline="{0}")
     define("int4(bool)", int, inline="int({0})")
     define("bool(int4)", bool, inline="({0} != 0)")
-    define("xid(xid8)", lambda value: value & OID_MAX)
+    define("xid(xid8)", xid_of)
 
 
 # ------------------------------------------------------------------------------------------------ strings

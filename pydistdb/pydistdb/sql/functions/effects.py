@@ -27,7 +27,7 @@ WAITING = frozenset(
     )
     + tuple(f"pg_advisory_{name}" for name in _LOCK_NAMES)
     + tuple(f"pg_try_advisory_{name}" for name in _LOCK_NAMES)
-    + ("pg_cancel_backend", "pg_terminate_backend")
+    + ("pg_cancel_backend", "pg_terminate_backend", "pg_blocking_pids")
     + ("pg_stat_statements_reset",)
     + ("txid_current_snapshot", "pg_current_snapshot", "txid_status", "pg_xact_status")
     + (

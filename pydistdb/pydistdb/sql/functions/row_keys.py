@@ -27,11 +27,10 @@ from zlib import crc32
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.types.base import Function, SqlType
 from pydistdb.sql.types.known import BOOL, BYTEA, CID, FLOAT4, FLOAT8, OID, TID, XID
+from pydistdb.sql.types.transactions import FIRST_NORMAL_XID
 
 ITEM_BITS = 16
 ROW_ID_BYTES = 8
-FIRST_TRANSACTION = 3
-"""Smaller numbers of transactions mean something special in Postgres."""
 
 
 def key_tid(key: bytes) -> tuple[int, int]:
@@ -47,7 +46,7 @@ def _row_id_tid(key: bytes) -> tuple[int, int]:
 def row_version(value: bytes) -> int:
     """The xmin of a stored row."""
     checksum = crc32(value)
-    return checksum if checksum >= FIRST_TRANSACTION else checksum + FIRST_TRANSACTION
+    return checksum if checksum >= FIRST_NORMAL_XID else checksum + FIRST_NORMAL_XID
 
 
 def _none(key: bytes) -> int:

@@ -14,7 +14,9 @@ from pydistdb.kv.api import MustWait
 from pydistdb.sql.errors import FeatureNotSupported, InvalidParameterValue
 from pydistdb.sql.functions.define import define, implements
 from pydistdb.sql.functions.effects import MustAct, act, effect
+from pydistdb.sql.types.arrays import EMPTY, PgArray
 from pydistdb.sql.types.base import EvalContext
+from pydistdb.sql.types.transactions import FIRST_NORMAL_XID, NODE_BITS, xid_of
 
 
 def active_session(context: EvalContext) -> Any:
@@ -59,28 +61,25 @@ def transaction_number_if_assigned(context: EvalContext) -> int | None:
     return number
 
 
-_NORMAL_XID, _NEXT_MULTIXACT = 3, 1
-"""The first number of an ordinary transaction, and the next of a group of lockers, of which there are none."""
+_NEXT_MULTIXACT = 1
+"""The next number of a group of lockers, of which there are none."""
 _OLDEST = (1 << 31) - 1
-
-
-def _distance(now: int, then: int) -> int:
-    """How far apart two numbers of 32 bits are that go round."""
-    return (now - then + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 @implements("age(xid)", context=True)
 def age_of_number(context: EvalContext, number: int) -> int:
-    if number < _NORMAL_XID:
+    """Microseconds since the latest number that looks so.  As xids go round each second, and nothing ever freezes, that is all
+    that can be said, and far below what monitors warn of."""
+    if number < FIRST_NORMAL_XID:
         return _OLDEST
     session = active_session(context)
     now = session.transaction.number
-    return _distance(session.environment.numbers.next() if now is None else now, number)
+    return xid_of((session.environment.numbers.next() if now is None else now) - number) >> NODE_BITS
 
 
 @implements("mxid_age(xid)", context=False)
 def age_of_multixact(number: int) -> int:
-    return _distance(_NEXT_MULTIXACT, number) if number else _OLDEST
+    return (_NEXT_MULTIXACT - number + (1 << 31)) % (1 << 32) - (1 << 31) if number else _OLDEST
 
 
 # ------------------------------------------------------------------------------------------------ advisory locks
@@ -147,6 +146,18 @@ def pg_advisory_unlock_all(context: EvalContext) -> str:
 
     effect(context, release)
     return ""
+
+
+# ------------------------------------------------------------------------------------------------ who waits for whom
+
+
+@implements("pg_blocking_pids(int4)", context=True)
+def pg_blocking_pids(context: EvalContext, process_id: int) -> PgArray:
+    return PgArray.of(act(context, active_session(context).ask_blocking(process_id)))
+
+
+define("pg_safe_snapshot_blocking_pids(int4)", lambda process_id: EMPTY)
+"""A transaction that is SERIALIZABLE READ ONLY DEFERRABLE waits for clocks, not for sessions."""
 
 
 # ------------------------------------------------------------------------------------------------ signals

@@ -21,12 +21,12 @@ from pydistdb.sql.types.base import EvalContext
 
 async def _sessions(context: EvalContext) -> list[SessionInfo]:
     session: Any = context.extra
-    return [] if session is None else await session.environment.activity.sessions()
+    return [] if session is None else await session.environment.activity.shown()
 
 
 async def _locks(context: EvalContext) -> list[LockInfo]:
     session: Any = context.extra
-    return [] if session is None else await session.environment.activity.locks()
+    return [] if session is None else (await session.environment.locks.picture()).rows()
 
 
 @rows_of_gathered("pg_stat_activity", _sessions)
@@ -50,6 +50,7 @@ def pg_stat_activity(view: StateView, context: EvalContext, sessions: Iterable[S
             "wait_event_type": session.wait_event_type,
             "wait_event": session.wait_event,
             "state": session.state,
+            "backend_xid": session.xid,
             "query": session.query,
             "backend_type": "client backend",
         }
@@ -87,13 +88,18 @@ def pg_locks(view: StateView, context: EvalContext, locks: Iterable[LockInfo]) -
             "locktype": lock.lock_type,
             "database": lock.database,
             "relation": lock.relation,
+            "page": lock.page,
+            "tuple": lock.tuple_number,
+            "virtualxid": lock.virtual_xid,
+            "transactionid": lock.xid,
             "classid": lock.class_id,
             "objid": lock.object_id,
             "objsubid": lock.object_sub_id,
+            "virtualtransaction": lock.virtual_transaction,
             "pid": lock.pid,
             "mode": lock.mode,
             "granted": lock.granted,
-            "fastpath": False,
+            "fastpath": lock.fast_path,
             "waitstart": lock.wait_start,
         }
 
@@ -112,7 +118,7 @@ def pg_prepared_xacts(
     for prepared in transactions:
         facts = facts_of(prepared)
         yield {
-            "transaction": prepared.number & 0xFFFFFFFF,
+            "transaction": facts.xid,
             "gid": prepared.name,
             "prepared": facts.prepared_us,
             "owner": role.name if (role := roles.get(facts.owner)) is not None else None,

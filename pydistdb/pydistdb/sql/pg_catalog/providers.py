@@ -34,22 +34,29 @@ class SessionInfo:
     tls_bits: int | None = None
     role: int = 10
     """The oid of ``user``."""
+    xid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LockInfo:
     """A row of pg_locks."""
 
-    pid: int
+    pid: int | None
     mode: str
     granted: bool
-    lock_type: str = "relation"
+    lock_type: str
+    virtual_transaction: str
     database: int | None = None
     relation: int | None = None
+    page: int | None = None
+    tuple_number: int | None = None
+    virtual_xid: str | None = None
+    xid: int | None = None
     class_id: int | None = None
     object_id: int | None = None
     object_sub_id: int | None = None
     wait_start: int | None = None
+    fast_path: bool = False
 
 
 @dataclass(frozen=True, slots=True)

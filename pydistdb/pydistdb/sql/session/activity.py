@@ -1,23 +1,23 @@
-"""Who is connected to the cluster and does what: pg_stat_activity and pg_locks of all nodes, and signals to any backend.
+"""Who is connected to the cluster and does what: pg_stat_activity of all nodes, and signals to any backend.
 
-Every node is asked (``broadcast``) each time one of the views is read; a node that does not answer in time is left out.
+Every node is asked (``broadcast``) each time the view is read; a node that does not answer in time is left out.
 Process ids are unique in the cluster, so pg_cancel_backend and pg_terminate_backend go to every node too, and the one that
 has the backend acts.
 
-Source: PostgreSQL 15 manual, 28.2.3, 54.12 and 9.27.2.
+Source: PostgreSQL 15 manual, 28.2.3 and 9.27.2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from pydistdb.sql.errors import DatabaseError, InsufficientPrivilege
 from pydistdb.sql.functions.effects import MustAct
-from pydistdb.sql.pg_catalog.providers import LockInfo, SessionInfo
-from pydistdb.sql.session.advisory import MODES
+from pydistdb.sql.pg_catalog.providers import SessionInfo
+from pydistdb.sql.session.lock_status import session_xid
 from pydistdb.tasks import pause, sleep
 
 if TYPE_CHECKING:
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
 MAX_SHOWN_QUERY_BYTES = 1_023
 """What pg_stat_activity shows of a statement (Postgres's track_activity_query_size, less one)."""
 SESSIONS_TOPIC = "activity.sessions"
-LOCKS_TOPIC = "activity.locks"
 SIGNAL_TOPIC = "activity.signal"
 ANSWER_TIMEOUT_NS = 2_000_000_000
 POLL_NS = 20_000_000
+ROW_WAIT = "transactionid"
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_sessions = msgspec.msgpack.Decoder(list[SessionInfo]).decode
-_decode_locks = msgspec.msgpack.Decoder(list[LockInfo]).decode
 
 
 class ClusterActivity:
@@ -44,16 +43,25 @@ class ClusterActivity:
         self._environment = environment
         database = environment.database
         database.on_broadcast(SESSIONS_TOPIC, self._on_sessions)
-        database.on_broadcast(LOCKS_TOPIC, self._on_locks)
         database.on_broadcast(SIGNAL_TOPIC, self._on_signal)
 
     async def sessions(self) -> list[SessionInfo]:
         """The sessions of all nodes."""
         return [info for answer in await self._ask(SESSIONS_TOPIC) for info in _decode_sessions(answer)]
 
-    async def locks(self) -> list[LockInfo]:
-        """The locks of all nodes' sessions."""
-        return [info for answer in await self._ask(LOCKS_TOPIC) for info in _decode_locks(answer)]
+    async def shown(self) -> list[SessionInfo]:
+        """The same, with what those who ask for row locks really wait for."""
+        sessions = await self.sessions()
+        if all(info.wait_event != ROW_WAIT for info in sessions):
+            return sessions
+        picture = await self._environment.locks.picture()
+        events = {info.pid: picture.wait_event(info.pid) for info in sessions if info.wait_event == ROW_WAIT}
+        return [
+            replace(info, wait_event=event, wait_event_type=event and "Lock")
+            if (event := events.get(info.pid, info.wait_event)) != info.wait_event
+            else info
+            for info in sessions
+        ]
 
     async def signal(self, process_id: int, kind: str) -> bool:
         """Cancel or terminate a backend, wherever it is; False if there is none of that number."""
@@ -65,9 +73,6 @@ class ClusterActivity:
 
     async def _on_sessions(self, sender: int, payload: bytes) -> bytes:
         return _encode([session_info(session) for session in self._environment.sessions.values()])
-
-    async def _on_locks(self, sender: int, payload: bytes) -> bytes:
-        return _encode([lock for session in self._environment.sessions.values() for lock in session_locks(session)])
 
     async def _on_signal(self, sender: int, payload: bytes) -> bytes:
         process_id, kind = msgspec.msgpack.decode(payload)
@@ -162,6 +167,7 @@ def session_info(session: SessionBase) -> SessionInfo:
         wait_event_type=wait_type,
         wait_event=wait_event,
         state=state,
+        xid=session_xid(session) or None,
         query=session.query.encode()[:MAX_SHOWN_QUERY_BYTES].decode(errors="ignore"),
     )
 
@@ -173,28 +179,8 @@ def _waits_for(session: SessionBase) -> tuple[str | None, str | None]:
     if session.advisory.waiting is not None:
         return "Lock", "advisory"
     transaction = session.transaction.kv
-    if getattr(transaction, "waits_for_lock", False):
-        return "Lock", "transactionid"
-    if transaction is not None and session.environment.catalog.gate.is_waiting(transaction):
+    if transaction is not None and transaction.waits_since_ns:
+        return "Lock", ROW_WAIT
+    if transaction is not None and session.environment.catalog.gate.waits_since_ns(transaction):
         return "Lock", "relation"
     return ("Timeout", "PgSleep") if session.sleeps else (None, None)
-
-
-def session_locks(session: SessionBase) -> Iterable[LockInfo]:
-    """A session's rows of pg_locks: advisory locks, tables, and the transaction it waits for."""
-    pid = session.process_id
-    database = session.view().database.oid
-    for key, shared in session.advisory.held():
-        yield LockInfo(pid, MODES[shared], True, "advisory", database, None, *key)
-    waiting = session.advisory.waiting
-    if waiting is not None:
-        yield LockInfo(
-            pid, MODES[waiting.shared], False, "advisory", database, None, *waiting.key, session.query_started_us
-        )
-    transaction = session.transaction.kv
-    if transaction is None:
-        return
-    for oid, mode, granted in session.environment.catalog.gate.locks_of(transaction):
-        yield LockInfo(pid, mode, granted, "relation", database, oid)
-    if getattr(transaction, "waits_for_lock", False):
-        yield LockInfo(pid, "ShareLock", False, "transactionid", wait_start=session.query_started_us)

@@ -85,6 +85,11 @@ class SessionAdvisory:
         """What the transaction has locked: (key, shared)."""
         self.waiting: AdvisoryWait | None = None
 
+    @property
+    def owner_id(self) -> bytes:
+        """What the cluster knows the session by; nothing before its first lock."""
+        return self._locks.transaction_id
+
     def held(self) -> Iterable[tuple[AdvisoryKey, bool]]:
         """(key, shared) of every lock held."""
         for key, hold in self._holds.items():

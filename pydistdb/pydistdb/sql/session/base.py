@@ -23,6 +23,7 @@ from pydistdb.sql.session.cursors import SessionCursors
 from pydistdb.sql.session.environment import Environment
 from pydistdb.sql.session.execute import explain
 from pydistdb.sql.session.identity import Identity
+from pydistdb.sql.session.lock_status import AskBlocking
 from pydistdb.sql.session.notifications import SessionNotifications
 from pydistdb.sql.session.plans import SessionPlans
 from pydistdb.sql.session.routines import RoutineRunner
@@ -300,6 +301,10 @@ class SessionBase:
     def signal(self, process_id: int, kind: str, timeout_ms: int = 0) -> SignalBackend:
         """pg_cancel_backend and pg_terminate_backend."""
         return SignalBackend(self, process_id, kind, timeout_ms)
+
+    def ask_blocking(self, process_id: int) -> AskBlocking:
+        """pg_blocking_pids."""
+        return AskBlocking(self, process_id)
 
     def ask_snapshot(self) -> AskSnapshot:
         """pg_current_snapshot, as of what the statement sees."""

@@ -18,6 +18,7 @@ from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.plan_cache import PlanCache
 from pydistdb.sql.resources import NodeResources
 from pydistdb.sql.session.activity import ClusterActivity
+from pydistdb.sql.session.lock_status import ClusterLocks
 from pydistdb.sql.session.login import DATABASE_SESSIONS_TOPIC, ROLE_SESSIONS_TOPIC
 from pydistdb.sql.session.notifications import NotificationHub
 from pydistdb.sql.session.statistics import ClusterStatements
@@ -66,6 +67,7 @@ class Environment:
     """Hangs up on one of this node's clients, with a reason."""
     notifications: NotificationHub = field(init=False)
     activity: ClusterActivity = field(init=False)
+    locks: ClusterLocks = field(init=False)
     cluster_statements: ClusterStatements = field(init=False)
     sweeper: Sweeper = field(init=False)
     auto_analyze: AutoAnalyze = field(init=False)
@@ -81,6 +83,7 @@ class Environment:
 
     def __post_init__(self) -> None:
         self.activity = ClusterActivity(self)
+        self.locks = ClusterLocks(self)
         self.numbers = TransactionNumbers(self.database)
         self.cluster_statements = ClusterStatements(self)
         self.notifications = NotificationHub(self.database, self.scheduler)

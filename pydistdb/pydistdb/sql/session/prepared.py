@@ -28,6 +28,7 @@ from pydistdb.sql.errors import (
     InvalidParameterValue,
     NoActiveTransaction,
 )
+from pydistdb.sql.types.transactions import xid_of
 
 if TYPE_CHECKING:
     from pydistdb.sql.session.session import ClientSession
@@ -64,7 +65,14 @@ async def _keep(session: ClientSession, name: str, transaction: kv.Transaction) 
     if ddl is not None:
         done = "changed the schema" if changed else "locked tables"
         raise FeatureNotSupported(f"cannot PREPARE a transaction that has {done}")
-    facts = PreparedFacts(session.identity.current, view.database.oid, now_us(), sorted(read), sorted(written))
+    facts = PreparedFacts(
+        session.identity.current,
+        view.database.oid,
+        now_us(),
+        sorted(read),
+        sorted(written),
+        xid_of(session.transaction.take_number()),
+    )
     await transaction.prepare(name, msgspec.msgpack.encode(facts))
 
 

@@ -6,6 +6,11 @@ time in microseconds, and the node's number behind it.  Who lists changes by num
     INSERT INTO outbox VALUES (pg_current_xact_id(), …);              every writer
     SELECT … WHERE xid < pg_snapshot_xmin(pg_current_snapshot());     the reader: nothing below will appear any more
 
+A transaction that has written or locked something also gets its number when somebody else looks at it: in pg_stat_activity
+(backend_xid), pg_locks (transactionid), the report of a deadlock, and when it is prepared (pg_prepared_xacts).  These show
+the number's ``xid_of``, as ``pg_current_xact_id()::xid`` and xmax in RETURNING do.  It goes round every second, so ``take``
+passes over numbers that would look like that of another open transaction.
+
 So a snapshot lists as in progress every numbered transaction that the statement may not see, on whichever node it runs:
 the open ones, and those that ended after the statement's read timestamp.  The question carries the number from which on
 nothing had begun (xmax), and a node that hears it gives only later numbers from then on, so a clock that is behind does no
@@ -23,9 +28,8 @@ from pydistdb.kv import api as kv
 from pydistdb.sql.clock import now_us
 from pydistdb.sql.errors import DatabaseError, InvalidParameterValue
 from pydistdb.sql.functions.effects import MustAct
-from pydistdb.sql.types.transactions import snapshot_text
+from pydistdb.sql.types.transactions import FIRST_NORMAL_XID, NODE_BITS, snapshot_text, xid_of
 
-NODE_BITS = 12
 MOST_ENDED = 10_000
 _PERMANENT = (1, 2)
 """What Postgres calls the bootstrap and the frozen transaction."""
@@ -45,7 +49,8 @@ class TransactionNumbers:
     def __init__(self, database: kv.Database) -> None:
         self._database = database
         self._last_us = 0
-        self._open: set[int] = set()
+        self._open: dict[int, int] = {}
+        """The numbers, by xid."""
         self._ended: dict[int, tuple[bool | None, kv.Timestamp]] = {}
         """Whether they committed, if known, and when; the oldest first."""
         self._forgotten_until: kv.Timestamp = 0
@@ -60,12 +65,14 @@ class TransactionNumbers:
     def take(self) -> int:
         """Number a transaction that goes on."""
         number = self.next()
-        self._open.add(number)
+        while (xid := xid_of(number)) in self._open or xid < FIRST_NORMAL_XID:
+            number = self.next()
+        self._open[xid] = number
         return number
 
     def end(self, number: int, committed: bool | None) -> None:
         """A numbered transaction has ended; None: nobody knows how, or it is prepared."""
-        self._open.discard(number)
+        self._open.pop(xid_of(number), None)
         self._ended[number] = committed, self._database.now()
         if len(self._ended) > MOST_ENDED:
             oldest = next(iter(self._ended))
@@ -106,11 +113,11 @@ class TransactionNumbers:
         if self._forgotten_until > read_timestamp:
             return _encode(None)
         late = [number for number, (_, ended_at) in self._ended.items() if ended_at > read_timestamp]
-        return _encode([*self._open, *late])
+        return _encode([*self._open.values(), *late])
 
     async def _on_status(self, sender: int, payload: bytes) -> bytes:
         number, _ = _decode_question(payload)
-        if number in self._open:
+        if self._open.get(xid_of(number)) == number:
             return _encode("in progress")
         committed, _ = self._ended.get(number, (None, 0))
         return _encode(None if committed is None else "committed" if committed else "aborted")

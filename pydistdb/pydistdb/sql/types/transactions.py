@@ -1,7 +1,7 @@
-r"""pg_lsn, a place in the log, and pg_snapshot (by its older name txid_snapshot), which transactions a query sees.
+r"""Numbers of transactions as xids; pg_lsn, a place in the log, and pg_snapshot, which transactions a query sees.
 
 A place is a number of 64 bits, written as two hexadecimal halves; its value is the eight bytes, which order as it does.
-A snapshot is kept as its text,
+A snapshot (txid_snapshot is its older name) is kept as its text,
 ``xmin:xmax:xip,xip,…``: all transactions below xmin have ended, none from xmax on had begun, and those listed between
 were in progress.
 
@@ -10,7 +10,7 @@ were in progress.
 >>> parse_snapshot("12:16:14,14,15", -1, None), snapshot_parts("12:16:14,15")
 ('12:16:14,15', (12, 16, (14, 15)))
 
-Source: PostgreSQL 15 manual, 8.20 and 9.26.8; pg_lsn.c, xid8funcs.c.
+Source: PostgreSQL 15 manual, 8.19, 8.20 and 9.26.8; pg_lsn.c, xid8funcs.c.
 """
 
 from __future__ import annotations
@@ -22,6 +22,17 @@ import struct
 from pydistdb.sql.errors import DatabaseError, InvalidTextRepresentation
 from pydistdb.sql.types.base import EvalContext, TypeIO
 from pydistdb.sql.types.integers import wrong_binary_length
+
+NODE_BITS = 12
+"""A transaction's number is a time in microseconds, and the node's number behind it in these bits."""
+FIRST_NORMAL_XID = 3
+"""Smaller ones mean something special in Postgres, and are never given to a transaction."""
+
+
+def xid_of(number: int) -> int:
+    """A transaction's number (xid8) as an xid, which has 32 bits: wherever Postgres shows one, this is what we show."""
+    return number & 0xFFFF_FFFF
+
 
 _PLACE = re.compile(r"([0-9a-fA-F]{1,8})/([0-9a-fA-F]{1,8})")
 _SNAPSHOT = re.compile(r"(\d{1,20}):(\d{1,20}):((?:\d{1,20}(?:,\d{1,20})*)?,?)")
