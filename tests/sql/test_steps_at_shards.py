@@ -131,6 +131,20 @@ def test_windows(near: SqlClient, far: SqlClient, seed: int) -> None:
         check(far, near, some_window(rand, rand.choice(TABLES)))
 
 
+def test_large_buckets(near: SqlClient, far: SqlClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is too much for a shard is done by the gateway, whatever lies in one bucket."""
+    monkeypatch.setattr("pydistdb.sql.exec.part_run.MOST_HELD_ENTRIES", 5)
+    monkeypatch.setattr("pydistdb.sql.exec.at_shards.MOST_BUCKET_ENTRIES", 5)
+    monkeypatch.setattr("pydistdb.sql.exec.at_shards.LOCAL_ENTRIES", 4)
+    for query in (
+        "select id, rank() over (partition by k order by n, id), sum(n) over (partition by k) from h",
+        "select k, array_agg(id order by n, id), count(distinct b) from h group by k",
+        "select k, max(place) from (select k, ntile(4) over (partition by k order by id) as place from h) s group by k",
+    ):
+        assert "whole" in explained(far, query)
+        check(far, near, query)
+
+
 def test_windows_of_whole_partitions_only(far: SqlClient) -> None:
     over = "row_number() over (partition by {} order by id)"
     for partition, table, whole in (("k", "h", True), ("a, k", "h", True), ("a", "h", False), ("k", "r", False)):

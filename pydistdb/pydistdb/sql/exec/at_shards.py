@@ -10,7 +10,8 @@ their entries; a range that is led here is worked on here, in the same way but w
 
 Buckets must not be torn apart (part_run.py): spans are asked from the beginning of a bucket to the beginning of another, and
 a bucket that crosses the boundary between two ranges is read entry by entry and done here.  So is what a node refuses, and
-what the transaction itself has written in.  Every entry is read at the statement's timestamp, whatever moves meanwhile.
+what the transaction itself has written in; a part of one scan, windows or groups, takes its rows there as they come, so that a
+bucket may be larger than memory.  Every entry is read at the statement's timestamp, whatever moves meanwhile.
 """
 
 from __future__ import annotations
@@ -245,24 +246,58 @@ class ShardsRun:
         part = self.compiled
         part.set_given(self.given, state)
         begun = perf_counter()
+        output = self._streamed if len(part.scans) == 1 else self._by_bucket
         try:
-            async for entries in self._chunks(start, end, shard):
-                if part.deal(*entries, state):
-                    async for batch in part.scan.batches(state):
-                        if shard is not None:
-                            shard.rows += len(batch)
-                            shard.seconds += perf_counter() - begun
-                        yield batch
-                        begun = perf_counter()
-                await state.breathe()
+            async for batch in output(start, end, shard, state):
+                if shard is not None:
+                    shard.rows += len(batch)
+                    shard.seconds += perf_counter() - begun
+                yield batch
+                begun = perf_counter()
         finally:
             state.close()
 
-    async def _chunks(self, start: bytes, end: bytes, shard: ShardActual | None) -> AsyncIterator[Entries]:
-        """The entries of a span, bucket-wise if they must be."""
+    async def _streamed(
+        self, start: bytes, end: bytes, shard: ShardActual | None, state: State
+    ) -> AsyncIterator[Batch]:
+        """With one scan nothing has to meet: buckets may be as large as they like, the steps above go to disk."""
+        part = self.compiled
+
+        async def rows() -> AsyncIterator[Batch]:
+            async for entries in self._entries(start, end, shard):
+                yield part.decoded(*entries, state)
+                await state.breathe()
+
+        part.set_stream(rows(), state)
+        async for batch in part.scan.batches(state):
+            yield batch
+
+    async def _by_bucket(
+        self, start: bytes, end: bytes, shard: ShardActual | None, state: State
+    ) -> AsyncIterator[Batch]:
+        part = self.compiled
+        buckets = Buckets(self.by_bucket, MOST_BUCKET_ENTRIES)
+        async for entries in self._entries(start, end, shard):
+            try:
+                ready = buckets.take(*entries)
+            except TooLong:
+                raise ProgramLimitExceeded(
+                    f"more than {MOST_BUCKET_ENTRIES} rows have the same hash of their shard columns",
+                    hint="SET enable_shardjoin = off joins tables without regard to how they are sharded.",
+                ) from None
+            if ready is not None and part.deal(*ready, state):
+                async for batch in part.scan.batches(state):
+                    yield batch
+            await state.breathe()
+        rest = buckets.close(None, b"")[1]
+        if rest is not None and part.deal(*rest, state):
+            async for batch in part.scan.batches(state):
+                yield batch
+
+    async def _entries(self, start: bytes, end: bytes, shard: ShardActual | None) -> AsyncIterator[Entries]:
+        """The entries of a span, chunk by chunk."""
         transaction = self.state.transaction
         picks = self.compiled.picks
-        buckets = Buckets(self.by_bucket, MOST_BUCKET_ENTRIES)
         while True:
             try:
                 found = transaction.try_scan(start, end, limit=LOCAL_ENTRIES, reverse=self.reverse, picks=picks)
@@ -271,21 +306,10 @@ class ShardsRun:
             keys, values, resume = found
             if shard is not None:
                 shard.entries += len(keys)
-            try:
-                ready = buckets.take(keys, values)
-            except TooLong:
-                raise ProgramLimitExceeded(
-                    f"more than {MOST_BUCKET_ENTRIES} rows have the same hash of their shard columns",
-                    hint="SET enable_shardjoin = off joins tables without regard to how they are sharded.",
-                ) from None
-            if ready is not None:
-                yield ready
+            yield keys, values
             if resume is None:
-                break
+                return
             if self.reverse:
                 end = resume
             else:
                 start = resume
-        rest = buckets.close(None, b"")[1]
-        if rest is not None:
-            yield rest

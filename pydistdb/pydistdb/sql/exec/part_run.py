@@ -34,7 +34,7 @@ from pydistdb.sql.exec.kept import kept
 from pydistdb.sql.exec.operator import Batch, FilterOperator, Operator, ProjectOperator
 from pydistdb.sql.exec.part import NAME_HEAD, decode_part
 from pydistdb.sql.exec.run import BATCH_ROWS, State
-from pydistdb.sql.exec.scan import TableScanOperator
+from pydistdb.sql.exec.scan import TableScanOperator, of_identity
 from pydistdb.sql.exec.setops import DistinctOperator
 from pydistdb.sql.exec.spill import RowCodec, in_batches
 from pydistdb.sql.exec.tail_run import Compiled, GroupsTail, leaf_of
@@ -71,6 +71,18 @@ class GivenTable:
         self.built: tuple[Table, int] | None = None
 
 
+class Stream:
+    """The rows of a leaf as they are read, once."""
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: AsyncIterator[Batch]) -> None:
+        self._source = source
+
+    def batches(self, state: State) -> AsyncIterator[Batch]:
+        return self._source
+
+
 class LeafOperator(Operator):
     """The rows of a leaf, as they are at hand."""
 
@@ -79,8 +91,8 @@ class LeafOperator(Operator):
         self.place = (_GIVEN if node.broadcast else _LEAF) + node.number
 
     async def batches(self, state: State) -> AsyncIterator[Batch]:
-        rows: list[Row] | Inbox | GivenTable = state.shared[self.place]
-        if isinstance(rows, Inbox):
+        rows: list[Row] | Inbox | Stream | GivenTable = state.shared[self.place]
+        if isinstance(rows, Inbox | Stream):
             async for batch in rows.batches(state):
                 yield batch
             return
@@ -161,8 +173,8 @@ class CompiledPart(Compiled):
 
     def deal(self, keys: Sequence[bytes], values: Sequence[bytes], state: State) -> bool:
         """Put the rows behind entries before the leaves; False: there are none."""
-        if len(self.scans) == 1 and not self.identities[0]:
-            rows = state.shared[_LEAF] = self.scans[0].decode(keys, values, state)
+        if len(self.scans) == 1:
+            rows = state.shared[_LEAF] = self.decoded(keys, values, state)
             return bool(rows)
         dealt: dict[bytes, tuple[list[bytes], list[bytes]]] = {identity: ([], []) for identity in self.identities}
         get = dealt.get
@@ -177,6 +189,16 @@ class CompiledPart(Compiled):
             rows = state.shared[_LEAF + number] = scan.decode(*mine, state) if mine[0] else []
             some = some or bool(rows)
         return some
+
+    def decoded(self, keys: Sequence[bytes], values: Sequence[bytes], state: State) -> list[Row]:
+        """The rows behind entries, where there is one scan."""
+        if self.identities[0]:
+            keys, values = of_identity(keys, values, self.identities[0])
+        return self.scans[0].decode(keys, values, state) if keys else []
+
+    def set_stream(self, source: AsyncIterator[Batch], state: State) -> None:
+        """Have the leaf of the one scan read rows as they come."""
+        state.shared[_LEAF] = Stream(source)
 
     def set_inputs(self, inboxes: Sequence[Inbox], state: State) -> None:
         """Have the leaves read what has been dealt to this node."""
