@@ -271,9 +271,7 @@ class Leases:
         if local is not None:
             if local.replica.is_leaseholder():
                 if counts:
-                    local.requests += 1
-                    if local.sampler is not None:
-                        local.sampler.note(key)
+                    local.note_request(key)
                 return local
             raise local.lost()
         replica = self.find_replica(key)

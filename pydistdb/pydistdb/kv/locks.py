@@ -38,6 +38,8 @@ from pydistdb.tasks import Completion
 
 MAX_WAITERS_PER_KEY = 10_000
 
+_NO_KEY_UPDATE = int(LockStrength.NO_KEY_UPDATE)
+
 _CONFLICTS: tuple[frozenset[int], ...] = (
     frozenset(),
     frozenset({4}),
@@ -81,7 +83,7 @@ class Owner:
 
     def keeps(self, key: bytes, version: int) -> bool:
         """Whether ``version`` was found under a lock that has kept every other writer out ever since."""
-        return self.seen.get(key) == version and self.keys.get(key, 0) >= LockStrength.NO_KEY_UPDATE
+        return self.seen.get(key) == version and self.keys.get(key, 0) >= _NO_KEY_UPDATE
 
     def unbroken(self, key: bytes) -> bool:
         """Whether the key has been held ever since the transaction locked it."""

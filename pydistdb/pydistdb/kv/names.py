@@ -9,6 +9,7 @@ A transaction's id orders by age and says which gateway answers for it::
 from __future__ import annotations
 
 import itertools
+from struct import Struct
 from typing import NamedTuple
 
 from pydistdb.kv.api import Timestamp
@@ -22,10 +23,11 @@ NO_TRANSACTION: TransactionId = b""
 
 
 _counter = itertools.count(1)
+_pack_id = Struct(">QII").pack
 
 
 def new_transaction_id(timestamp: Timestamp, node_id: NodeId) -> TransactionId:
-    return (timestamp << 64 | node_id << 32 | next(_counter) & 0xFFFFFFFF).to_bytes(16, "big")
+    return _pack_id(timestamp, node_id, next(_counter) & 0xFFFFFFFF)
 
 
 def begin_of(transaction_id: TransactionId) -> Timestamp:

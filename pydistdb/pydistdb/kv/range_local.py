@@ -251,6 +251,12 @@ class RangeLocal:
     def lost(self) -> NotLeaseholder:
         return NotLeaseholder(self.range_id, self.replica.leader_hint or 0)
 
+    def note_request(self, key: bytes) -> None:
+        """Count a request about ``key``: what may have the range split or moved (load.py)."""
+        self.requests += 1
+        if self.sampler is not None:
+            self.sampler.note(key)
+
     def check_span(self, first: bytes, last: bytes) -> None:
         """Raise WrongRange unless both keys lie here."""
         if not (self.start <= first and last < self.end):

@@ -6,12 +6,16 @@ with its buffer laid over them, locks with the versions found under them, buffer
 Commit, from the cheapest to the general way::
 
     nothing buffered                       release the locks
-    all in one range whose lease is here   one proposal, by direct call                   (Writer.commit_here)
+    one row, as it was locked here         one proposal, by direct call                   (Writer.commit_as_locked)
+    all in one range whose lease is here   the same, once nothing stands in the way       (Writer.commit_here)
     all in one range elsewhere             one request, one proposal, with a record       (CommitOnePhase)
     several ranges, or very much           intents, record, resolution                    (two_phase.py)
 """
 
 from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
 
 from pydistdb.kv.answers import Applied, CommitAmbiguous, Number, TransactionState, TransactionStatus, WrongRange
 from pydistdb.kv.api import (
@@ -68,7 +72,8 @@ class Coordinator(ChangingPart):
     # ----------------------------------------------------------------------------------------------------- commit
 
     async def commit(self) -> Timestamp:
-        self._check_open()
+        if self._over or self._failure is not None:
+            self._check_open()
         try:
             if self._spilling is not None:
                 await self._spilled()
@@ -101,21 +106,8 @@ class Coordinator(ChangingPart):
             and ((len(writes) == 1 and not conditions) or _lies_in(local, writes, conditions))
             and (self._reads is None or self._reads.lies_in(local.start, local.end))
         ):
-            local.requests += 1
-            if local.sampler is not None:
-                local.sampler.note(writes[0][0])
-            request = CommitOnePhase(
-                self._id or self.transaction_id,
-                writes,
-                conditions,
-                False,
-                offers=self.starts_anew,
-                gives_up=self.gives_up,
-            )
-            if self._reads is not None:
-                request.spans, request.since = tuple(self._reads.spans()), self.read_timestamp
             try:
-                timestamp = await self._gateway.server.writer.commit_here(local, request)
+                timestamp = await self._commit_here(local, writes, conditions)
                 self._end(local)
                 return timestamp
             except CommitAmbiguous as ambiguous:
@@ -126,6 +118,23 @@ class Coordinator(ChangingPart):
             except ProposalLost:
                 pass  # certainly not applied: go and find out where the range is now
         return await self._commit_elsewhere(writes, conditions)
+
+    def _commit_here(
+        self, local: RangeLocal, writes: list[Write], conditions: list[Condition]
+    ) -> Coroutine[Any, Any, Timestamp]:
+        """One phase, under the lease of ``local``."""
+        writer = self._gateway.server.writer
+        if len(writes) == 1 and not conditions and self._reads is None:
+            committing = writer.commit_as_locked(local, self._id, writes[0], offers=self.starts_anew)
+            if committing is not None:
+                return committing
+        local.note_request(writes[0][0])
+        request = CommitOnePhase(
+            self.transaction_id, writes, conditions, False, offers=self.starts_anew, gives_up=self.gives_up
+        )
+        if self._reads is not None:
+            request.spans, request.since = tuple(self._reads.spans()), self.read_timestamp
+        return writer.commit_here(local, request)
 
     async def _commit_elsewhere(self, writes: list[Write], conditions: list[Condition]) -> Timestamp:
         router = self._gateway.router
