@@ -5,8 +5,9 @@ Both run in this process on a node of one range, without SQL, network or disk, s
     read     without: the newest version out of the engine        with: lease, pending writes and intents looked at, and the same
     write    without: a read, and a version proposed to Raft      with: a transaction, a row lock, the checks, and the same
 
-The differences, divided by the processor time that the server takes for such a statement, are the layer's shares of them, which
-``make bench`` prints.  Timestamps, leases, locks, pending writes, intents and validation are all in them.
+The differences, divided by the processor time that the whole server takes for such a statement with many clients, are the layer's
+shares of its work; divided by the time that a single client waits for one, its shares of that.  ``make bench`` prints both.
+Timestamps, leases, locks, pending writes, intents and validation are all in them; what the bare read and proposal need is not.
 """
 
 from __future__ import annotations
