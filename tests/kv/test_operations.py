@@ -175,14 +175,17 @@ def test_a_drained_node_holds_no_leases_until_it_is_taken_back() -> None:
     for key in (b"\x04k0200", b"\x04k0400", b"\x04k0600", b"\x04k0800"):
         world.run(world.operations[1].split_at(key))
     world.cluster.advance(10)
+    had = world.survey(2).nodes[0].lease_count
+    assert had > 0
     world.run(world.operations[2].drain(1))
     world.cluster.advance(10)
     node = world.survey(2).nodes[0]
-    assert (node.lease_count, node.mode) == (0, "draining")
+    assert (node.lease_count, node.mode, node.emptying_from) == (0, "draining", had)
     assert node.replica_count == 5
     world.run(world.operations[2].recommission(1))
     world.cluster.advance(20)
-    assert world.survey(2).nodes[0].lease_count > 0
+    node = world.survey(2).nodes[0]
+    assert (node.lease_count > 0, node.emptying_from) == (True, 0)
 
 
 def test_a_node_that_leaves_gives_its_replicas_away_and_is_forgotten() -> None:
@@ -190,6 +193,7 @@ def test_a_node_that_leaves_gives_its_replicas_away_and_is_forgotten() -> None:
     world.run(world.operations[1].split_at(b"\x04k0500"))
     world.cluster.advance(10)
     with_replicas = next(node.node_id for node in world.survey().nodes if node.replica_count and node.node_id != 1)
+    had = len(world.cluster.store(f"n{with_replicas}").replicas)
     world.run(world.operations[1].decommission(with_replicas))
 
     def is_empty() -> bool:
@@ -199,7 +203,8 @@ def test_a_node_that_leaves_gives_its_replicas_away_and_is_forgotten() -> None:
     world.cluster.advance(2)
     survey = world.survey()
     assert all(len(report.nodes) == 3 and with_replicas not in report.nodes for report in survey.ranges())
-    assert next(n.mode for n in survey.nodes if n.node_id == with_replicas) == "decommissioned"
+    left = next(n for n in survey.nodes if n.node_id == with_replicas)
+    assert (left.mode, left.emptying_from) == ("decommissioned", had)
     # It is in no range, but a restart does not make it forget.
     world.cluster.crash(f"n{with_replicas}")
     world.cluster.restart(f"n{with_replicas}")

@@ -122,7 +122,11 @@ def test_the_gap_is_the_longest_wait_from_the_failure_on() -> None:
 def test_who_stops_waiting_is_told_that_it_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers = {"AS count": [{"count": 1}], "node_name": [{"node_id": 4, "node_name": "node4", "state": "live"}]}
+    answers = {
+        "AS count": [{"count": 1}],
+        "node_name": [{"node_id": 4, "node_name": "node4", "state": "live"}],
+        "proddb.jobs": [{"state": "moving replicas", "progress": 0.75}],
+    }
 
     def rows_of(_connection: object, text: str, *_values: object) -> list[dict[str, object]]:
         return next((rows for part, rows in answers.items() if part in text), [])
@@ -135,9 +139,11 @@ def test_who_stops_waiting_is_told_that_it_goes_on(
     monkeypatch.setattr(admin.time, "sleep", interrupted)
     assert main(["node", "decommission", "node4"]) == 130
     assert capsys.readouterr().err.splitlines() == [
-        "node4: 1 replica left",
+        "node4: 1 replica left, moving replicas, 75% done",
         "node4: decommission goes on (see proddb admin jobs); proddb node recommission node4 takes the node back",
     ]
+    assert main(["node", "decommission", "node4", "--format", "json"]) == 130
+    assert capsys.readouterr().err.startswith('{"error": {"code": "interrupted"')
 
 
 def test_a_failover_needs_a_cluster_of_our_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -357,7 +357,8 @@ def _empty(arguments: argparse.Namespace, function: str, what: str, seconds: flo
         if arguments.no_wait:
             return _done(arguments, f"{name}: {function} has begun (see proddb admin jobs)", node_id=node)
         try:
-            _wait_until_empty(connection, node, name, what, seconds)
+            tell = (lambda _text: None) if arguments.format == "json" else _tell
+            _wait_until_empty(connection, node, name, what, seconds, tell)
         except KeyboardInterrupt:
             if arguments.format == "json":
                 raise
@@ -367,17 +368,29 @@ def _empty(arguments: argparse.Namespace, function: str, what: str, seconds: flo
     return _done(arguments, f"{name} has no {what} any more", node_id=node, left=0)
 
 
-def _wait_until_empty(connection: Connection, node: int, name: str, what: str, seconds: float) -> None:
-    deadline, told = time.monotonic() + seconds, -1
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _wait_until_empty(
+    connection: Connection, node: int, name: str, what: str, seconds: float, tell: Callable[[str], None]
+) -> None:
+    """Wait, and tell what is left and how far that is whenever it changes."""
+    deadline, told = time.monotonic() + seconds, ""
+    text = f"SELECT {what} AS count FROM proddb.nodes WHERE node_id = %s"
+    job = "SELECT state, progress FROM proddb.jobs WHERE kind IN ('drain', 'decommission') AND subject = %s"
     while True:
-        (left,) = rows_of(connection, f"SELECT {what} AS count FROM proddb.nodes WHERE node_id = %s", node)
+        (left,) = rows_of(connection, text, node)
         if not left["count"]:
             return
-        if left["count"] != told:
-            told = left["count"]
-            print(f"{name}: {plural(told, what[:-1])} left", file=sys.stderr, flush=True)
+        known = [row for row in rows_of(connection, job, f"node {node}") if row["progress"] is not None]
+        amount = plural(left["count"], what[:-1])
+        now = f"{name}: {amount} left" + "".join(f", {row['state']}, {row['progress']:.0%} done" for row in known)
+        if now != told:
+            tell(now)
+            told = now
         if time.monotonic() > deadline:
-            raise ClusterError(f"{name} still has {plural(told, what[:-1])}; it goes on (see proddb admin jobs)")
+            raise ClusterError(f"{name} still has {amount}; it goes on (see proddb admin jobs)")
         time.sleep(_POLL_SECONDS)
 
 

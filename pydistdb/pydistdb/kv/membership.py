@@ -95,6 +95,8 @@ class Membership:
         self.settings = ClusterSettings({"server.time_until_dead": store.config.dead_after_ns / 1e9})
         self.gate = VersionGate(store, directory, self)
         self.draining = False
+        self._emptying = (False, 0)
+        """Whether the node was leaving when ``note_emptying`` looked last, and the most that it had to give away since."""
         self.changed: Callable[[], None] = lambda: None
         """Called when a record or the replication factor has changed."""
         self._settings_version: Timestamp = 0
@@ -177,6 +179,17 @@ class Membership:
         own = self.nodes.get(self._store.node_id)
         return self.draining or (own is not None and own.state is not NodeState.ACTIVE)
 
+    def note_emptying(self) -> int:
+        """What this node had to give away when it began to: replicas if it is to leave, leases if it is drained; else 0.
+
+        A node that is started again while it leaves counts from what it has left."""
+        store, own = self._store, self.nodes.get(self._store.node_id)
+        leaves = own is not None and own.state is NodeState.LEAVING
+        left = len(store.replicas) if leaves else len(store.leased) if self.draining else 0
+        before = self._emptying[1] if self._emptying[0] == leaves and (leaves or self.draining) else 0
+        self._emptying = (leaves, max(before, left))
+        return self._emptying[1]
+
     def set_state(self, node_id: NodeId, state: NodeState) -> None:
         """Write a newer record of a node; the pings spread it."""
         record = self.nodes[node_id]
@@ -252,6 +265,7 @@ class Membership:
             sum(store.range_rates().values()),
             self.settings.given,
             store.versions.active,
+            emptying_from=self.note_emptying(),
         )
 
     def on_ping(self, from_node: NodeId, ping: Ping) -> None:

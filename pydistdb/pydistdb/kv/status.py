@@ -32,6 +32,8 @@ class NodeStatus(msgspec.Struct, array_like=True):
     locality: tuple[tuple[str, str], ...]
     mode: str = ""
     """"draining" (gives its leases away), "decommissioning" or "decommissioned" (no replicas any more)."""
+    emptying_from: int = 0
+    """How many replicas it had when it was decommissioned, or leases when it was drained; 0: neither, or not known."""
 
 
 class FollowerStatus(msgspec.Struct, array_like=True):
@@ -112,6 +114,7 @@ def _nodes(store: MultiRaft, membership: Membership) -> list[NodeStatus]:
             replicas = ping.replica_count if ping is not None else 0
             leases = ping.lease_count if ping is not None and state == "live" else 0
         draining = membership.draining if node_id == store.node_id else ping is not None and ping.draining
+        emptying_from = membership.note_emptying() if node_id == store.node_id else ping.emptying_from if ping else 0
         mode = "draining" if draining else ""
         if record.state is NodeState.LEAVING:
             mode = "decommissioning" if replicas else "decommissioned"
@@ -134,6 +137,7 @@ def _nodes(store: MultiRaft, membership: Membership) -> list[NodeStatus]:
                 record.started_us,
                 record.locality,
                 mode,
+                emptying_from,
             )
         )
     return nodes

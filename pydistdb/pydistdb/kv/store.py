@@ -202,6 +202,7 @@ class Store(MultiRaft):
     def drain(self) -> None:
         """Hand every lease to another node, before a planned stop."""
         self.membership.draining = True
+        self.membership.note_emptying()
         self.queue.shed_leases()
 
 

@@ -66,6 +66,8 @@ class Ping(msgspec.Struct, array_like=True, tag=100, frozen=True):
     """Those of the cluster's settings that were ever set (settings.py), as of ``settings_version``."""
     cluster_version: int = 0
     """What the sender knows the cluster to be at (versions.py)."""
+    emptying_from: int = 0
+    """What the sender had to give away when it began to: replicas if it is to leave, leases if it is drained."""
 
 
 class Pong(msgspec.Struct, array_like=True, tag=101, frozen=True):

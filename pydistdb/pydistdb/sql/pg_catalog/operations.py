@@ -28,6 +28,7 @@ from pydistdb.kv.doctor import Finding, examine
 from pydistdb.kv.in_doubt import InDoubt
 from pydistdb.kv.placement.hotspots import assess
 from pydistdb.kv.settings import SETTINGS, ClusterSettings, shown
+from pydistdb.kv.status import NodeStatus
 from pydistdb.kv.survey import Survey
 from pydistdb.kv.version_report import version_report
 from pydistdb.kv.versions import SINCE
@@ -366,12 +367,21 @@ def jobs(
                 }
     for node in survey.nodes:
         if node.mode == "decommissioning" or (node.mode == "draining" and node.lease_count):
-            yield {
-                "kind": "decommission" if node.mode == "decommissioning" else "drain",
-                "subject": f"node {node.node_id}",
-                "state": "running" if node.state == "live" else node.state,
-                "details": f"{node.replica_count} replicas and {node.lease_count} leases are left",
-            }
+            yield emptying_job(node)
+
+
+def emptying_job(node: NodeStatus) -> RowDict:
+    """A node that gives its leases away, and its replicas then if it is to leave."""
+    leaves = node.mode == "decommissioning"
+    left = node.replica_count if leaves else node.lease_count
+    phase = "handing leases over" if node.lease_count else "moving replicas"
+    return {
+        "kind": "decommission" if leaves else "drain",
+        "subject": f"node {node.node_id}",
+        "state": phase if node.state == "live" else node.state,
+        "progress": max(1 - left / node.emptying_from, 0.0) if node.emptying_from else None,
+        "details": f"{node.replica_count} replicas and {node.lease_count} leases are left",
+    }
 
 
 async def _in_doubt(context: EvalContext) -> list[InDoubt]:
