@@ -238,6 +238,13 @@ class Cluster:
         node = self.members[int(command.arguments[0])].node
         node.campaign(pre_vote=command.options.get("pre_vote") != "no")
 
+    def do_born(self, command: Command) -> None:
+        """born 1 2 3 led=1: they begin with 1 elected, which takes over (unless it is not named)"""
+        leader = command.integer("led", 0)
+        for word in command.arguments:
+            self.members[int(word)].node.begin_led(leader, takes_over=int(word) == leader)
+        self.drain()
+
     def do_ask(self, command: Command) -> None:
         """ask 1: once more for the votes of those that have not answered"""
         self.members[int(command.arguments[0])].node.ask_again()

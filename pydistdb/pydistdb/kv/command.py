@@ -33,11 +33,14 @@ Clear = tuple[int, bytes, bytes]
 
 
 class SplitTrigger(msgspec.Struct, frozen=True, array_like=True):
-    """Cut the range at ``split_key``; the right part becomes range ``right_range_id``."""
+    """Cut the range at ``split_key``; the right part becomes range ``right_range_id``.
+
+    ``leader`` is elected for the right part's first term by every replica (0: nobody is; Feature.BORN_LED)."""
 
     split_key: bytes
     right_range_id: RangeId
     automatic: bool = False
+    leader: ReplicaId = 0
 
 
 class MergeStepKind(IntEnum):

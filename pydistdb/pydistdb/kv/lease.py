@@ -115,8 +115,9 @@ class RangeLease:
         self._handover_term = self.raft.term + 1
 
     def inherit_lease(self) -> None:
-        """The next term here begins where this node's own lease of the whole range ends: no wait is needed."""
-        self._handover_term = self.raft.term + 1
+        """The term for which this node was elected just now, else the next one, begins where its own lease of the whole range
+        ends: no wait is needed."""
+        self._handover_term = self.raft.term + (self.raft.role is not raft.Role.LEADER)
 
     def begin_term(self, term: int) -> None:
         """This replica leads from now on."""

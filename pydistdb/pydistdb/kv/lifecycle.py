@@ -6,6 +6,7 @@ Each of these is written in the same rounds as the data, so that a crash finds a
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import msgspec
 from pydistdb_storage.engine import Snapshot, Space, WriteBatch
@@ -60,6 +61,7 @@ from pydistdb.kv.transport import (
     RaftEnvelope,
     ReplicaWaiting,
 )
+from pydistdb.kv.versions import Feature
 from pydistdb.raft.messages import InstallSnapshot
 from pydistdb.tasks import Completion
 
@@ -146,36 +148,57 @@ class RangeLifecycle(Elections):
         round.write((Space.STATE, descriptor_key(right_id), encode_descriptor(descriptor)))
         right = self._add_replica(descriptor, right_id, state)
         round.states[state_key(right_id)] = right.log.encode_state
-        self._first_seen.pop(right_id, None)
         self.metrics.splits += 1
         for observer in self.observers:
             observer.range_split(left, right)
+        # Whoever proposed the split leads the right part in its first term, and takes that up only in the term of the whole in
+        # which it proposed it: no life of it after a crash can be in that one.
+        leads = split.leader == left.replica_id and left.is_leader and left.raft.term == command.lease_epoch
+        if split.leader:
+            assert self.versions.knows(Feature.BORN_LED), "an entry that an older release cannot read"
+            right.raft.begin_led(split.leader, takes_over=leads)
         if left.is_leader:
             self._lead_right_part(left, right, round)
         else:
-            right.expected_leader = leader = self.leader_node(left)
+            right.expected_leader = self.leader_node(left)
             self.activate(right)
-            if leader:
-                self.send_envelope(leader, RaftEnvelope(right_id, 0, ReplicaWaiting(right.replica_id)))
+            right.process(round)
+            self._tell_of_right_part(right)
 
     def _lead_right_part(self, left: Replica, right: Replica, round: Round) -> None:
-        """Have this node, which leads the whole, elected for the right part: its keys are served by nobody meanwhile.
+        """Have this node, which leads the whole, lead the right part: its keys are served by nobody meanwhile.
 
-        Nobody else can have campaigned, so a pre-vote would tell nothing.  That leaves a round trip for the votes, and one for
-        the first entry, with a sync each; this node's own vote goes to disk with the split."""
+        As its first leader it needs a round trip for the first entry, and a sync.  Otherwise it must be elected, which takes one
+        more of both: nobody else can have campaigned, so a pre-vote would tell nothing."""
         if left.leased:
             right.inherit_lease()
             if not right.commits_alone:
                 left.read_barrier()  # its heartbeats tell the followers that the split is committed
-        right.raft.tick(self.scheduler.now_ns())
-        right.raft.campaign(pre_vote=False)
+        is_elected = right.raft.role is raft.Role.LEADER
+        if not is_elected:
+            right.raft.tick(self.scheduler.now_ns())
+            right.raft.campaign(pre_vote=False)
         if right.commits_alone:
             self.wake(right)
             return
         right.process(round)
-        # The followers may not have applied the split when the request for votes comes.  They say when they have
-        # (ReplicaWaiting); asking again and again is for messages that get lost.
-        self.campaign_for(right, 4 * _MILLISECOND, 40, 4 * _MILLISECOND)
+        if not is_elected:
+            # The followers may not have applied the split when the request for votes comes.  They say when they have
+            # (ReplicaWaiting); asking again and again is for messages that get lost.
+            self.campaign_for(right, 4 * _MILLISECOND, 40, 4 * _MILLISECOND)
+
+    def _tell_of_right_part(self, right: Replica) -> None:
+        """Have the leader of a right part that is there now send what came too early, unless that was kept."""
+        early = self._has_come(right.range_id)
+        for from_node, envelope in early:
+            self.scheduler.call_soon(partial(self.deliver_raft, from_node, envelope))
+        if not early and right.expected_leader:
+            self.send_envelope(right.expected_leader, RaftEnvelope(right.range_id, 0, ReplicaWaiting(right.replica_id)))
+
+    def _has_come(self, range_id: RangeId) -> list[tuple[NodeId, RaftEnvelope]]:
+        """A replica is here that was waited for; returns what was kept for it."""
+        self._first_seen.pop(range_id, None)
+        return self._early.pop(range_id, [])
 
     # ----------------------------------------------------------------------------------------------------------- merges
 
@@ -271,7 +294,7 @@ class RangeLifecycle(Elections):
         replica = self._add_replica(None, range_id, empty_state(message.to))
         replica.nodes[message.sender] = from_node
         replica.nodes[message.to] = self.node_id
-        self._first_seen.pop(range_id, None)
+        self._has_come(range_id)
         return replica
 
     def install(self, replica: Replica, meta: raft.SnapshotMeta) -> None:

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from pydistdb_storage.engine import Space
 from pydistdb_storage.keys import prefix_end
@@ -42,6 +42,9 @@ from pydistdb.kv.transport import (
     ReplicaWaiting,
 )
 from pydistdb.raft.messages import Append, AppendResponse, Heartbeat, HeartbeatResponse, InstallSnapshot, Vote
+
+MAX_KEPT = 4
+"""Messages for one range."""
 
 
 class MultiRaft(RangeLifecycle):
@@ -86,7 +89,7 @@ class MultiRaft(RangeLifecycle):
         message: Any = envelope.message
         replica = self.replicas.get(envelope.range_id)
         if replica is None or message.to != replica.replica_id:
-            replica = self._misaddressed(from_node, envelope.range_id, replica, message)
+            replica = self._misaddressed(from_node, envelope, replica)
             if replica is None:
                 return
         if self._admits(from_node, replica, message):
@@ -115,10 +118,9 @@ class MultiRaft(RangeLifecycle):
             return self.admits_chunk(replica, message)
         return True
 
-    def _misaddressed(
-        self, from_node: NodeId, range_id: RangeId, replica: Replica | None, message: raft.Message
-    ) -> Replica | None:
+    def _misaddressed(self, from_node: NodeId, envelope: RaftEnvelope, replica: Replica | None) -> Replica | None:
         """Deal with a message to a replica that is not here; returns the replica if one is made for it."""
+        range_id, message = envelope.range_id, cast("raft.Message", envelope.message)
         if replica is not None:
             if message.to > replica.replica_id:
                 # This node has been given a new replica, so the old one was removed, which it has not heard of.
@@ -136,18 +138,31 @@ class MultiRaft(RangeLifecycle):
         if kind is Append:
             assert isinstance(message, Append)
             if message.index == INITIAL_INDEX and self._is_early(range_id, now):
+                if not any(entry.data for entry in message.entries):  # the first of its term, which is short
+                    self._keep(from_node, envelope)
                 return None
             # As an empty log would answer: the leader falls back to a snapshot.
             answer = AppendResponse(message.sender, message.to, message.term, message.index, True, 0, 0)
             self.send_envelope(from_node, RaftEnvelope(range_id, 0, answer))
-        elif kind is Heartbeat and not self._is_early(range_id, now):
-            self.send_envelope(from_node, RaftEnvelope(range_id, 0, ReplicaWaiting(message.to)))
+        elif kind is Heartbeat:
+            if self._is_early(range_id, now):
+                self._keep(from_node, envelope)
+            else:
+                self.send_envelope(from_node, RaftEnvelope(range_id, 0, ReplicaWaiting(message.to)))
         return None
+
+    def _keep(self, from_node: NodeId, envelope: RaftEnvelope) -> None:
+        """Keep a message for the replica that a split is about to bring: with its first entry and its first heartbeat the leader
+        has its lease."""
+        kept = self._early.setdefault(envelope.range_id, [])
+        if len(kept) < MAX_KEPT:
+            kept.append((from_node, envelope))
 
     def _is_early(self, range_id: RangeId, now_ns: int) -> bool:
         """Whether the range has been unknown for so short that a split under way may still bring it."""
         if len(self._first_seen) > 10_000:
             self._first_seen.clear()
+            self._early.clear()
         return now_ns - self._first_seen.setdefault(range_id, now_ns) < self.config.split_patience_ns
 
     def _control(self, from_node: NodeId, range_id: RangeId, message: Any) -> None:

@@ -36,7 +36,7 @@ from pydistdb.kv.placement.sweeping import Sweeper
 from pydistdb.kv.replica import Replica
 from pydistdb.kv.status import StoreStatus, store_status
 from pydistdb.kv.transport import Message, Ping, Pong, Transport, register
-from pydistdb.kv.versions import ClusterVersion
+from pydistdb.kv.versions import ClusterVersion, Feature
 from pydistdb.tasks import Scheduler, sleep
 
 _ELECTION_WAIT_NS = 500_000_000
@@ -125,7 +125,9 @@ class Store(MultiRaft):
         descriptor = replica.descriptor
         if descriptor.start == key:
             return None
-        command = Command(replica.lease_epoch, descriptor.generation, 0, [], [], SplitTrigger(key, right_id, automatic))
+        leader = replica.replica_id if self.versions.is_active(Feature.BORN_LED) else 0
+        trigger = SplitTrigger(key, right_id, automatic, leader)
+        command = Command(replica.lease_epoch, descriptor.generation, 0, [], [], trigger)
         await replica.propose(command)
         right = self.replicas.get(right_id)
         if right is None:

@@ -119,6 +119,8 @@ class StoreBase:
         self._in_flight: Round | None = None
         self._outbox: dict[NodeId, list[RaftEnvelope]] = {}
         self._first_seen: dict[RangeId, int] = {}
+        self._early: dict[RangeId, list[tuple[NodeId, RaftEnvelope]]] = {}
+        """What to deliver when a split brings the right part: nodes, and messages from them."""
         self._to_tell: set[tuple[RangeId, ReplicaId]] = set()
         """Former replicas that are told of their removal as soon as enough others know."""
         self._write_error: KVError | None = None

@@ -40,6 +40,7 @@ class Feature(StrEnum):
     LOOSE_RANGES = "what dropped tables leave is marked and merged away at once"
     SKETCHES_IN_SAMPLES = "ANALYZE counts different values in all rows, where they lie"
     RECLAIMED_LOCKS = "a new leaseholder asks the nodes for the row locks of one that has died"
+    BORN_LED = "the right part of a split is led at once, without an election"
     SHARED_SHARDS = "tables SHARD BY RANGE or LIST can be COLOCATED WITH another"
 
 
@@ -47,6 +48,7 @@ SINCE: dict[Feature, int] = {
     Feature.LOOSE_RANGES: 2,
     Feature.SKETCHES_IN_SAMPLES: 2,
     Feature.RECLAIMED_LOCKS: 2,
+    Feature.BORN_LED: 2,
     Feature.SHARED_SHARDS: 2,
 }
 

@@ -26,17 +26,26 @@ elected.  So a non-voter that has refused a vote for that reason campaigns itsel
 knows; the votes of a majority are what makes a leader, whether it is a voter or not (thesis §4.2.2).  It does not count
 itself, and hands over as soon as it can (transfer.py).
 
+**Groups that are born led.**  When a group comes into being by what all its members do alike (a split), that may say who leads
+it first: every member is born with its vote of the first term given to that one, so nobody else can ever win that term, and
+the chosen one has won it without asking.  It must not take the term up twice, though, which is its owner's concern: after a
+crash it may have forgotten what it told others in it.
+
 Example (timeout 1000 ms): 2 hears from 1 at 0 ms.  3, partitioned, asks 2 for a pre-vote at 700 ms: ignored.  At 1000 ms
 the promise is over; at 1400 ms the random timeout of 2 runs out, and it campaigns.
 """
 
 from __future__ import annotations
 
-from .messages import NOBODY, TimeoutNow, Vote, VoteResponse
+from typing import Final
+
+from .messages import NOBODY, PeerId, TimeoutNow, Vote, VoteResponse
 from .quorum import vote_result
 from .ready import Role
 from .roles import become_candidate, become_follower, become_leader, become_pre_candidate
 from .state import State
+
+FIRST_TERM: Final = 1
 
 
 def tick_election(state: State) -> None:
@@ -59,6 +68,18 @@ def campaign(state: State, force: bool, pre_vote: bool = True) -> None:
     else:
         become_candidate(state)
     _request_votes(state, force)
+
+
+def begin_led(state: State, leader: PeerId, takes_over: bool) -> None:
+    """In a group that has just come into being: vote for ``leader`` in the first term; perhaps be the one, and take over."""
+    if state.term > FIRST_TERM or state.vote != NOBODY:
+        return  # the group has gone on without this member, which was waiting for a snapshot until now
+    state.term = FIRST_TERM
+    state.vote = leader
+    if takes_over:
+        assert leader == state.peer, "somebody else is to lead"
+        state.role = Role.CANDIDATE
+        become_leader(state)
 
 
 def ask_again(state: State) -> None:

@@ -166,6 +166,13 @@ class RaftNode:
             state.quiescent = False
             election.campaign(state, force=False, pre_vote=pre_vote)
 
+    def begin_led(self, leader: PeerId, *, takes_over: bool = False) -> None:
+        """As a member of a group that has just come into being: hold ``leader`` for elected in its first term.
+
+        All members must be told the same.  ``takes_over``: this is the leader, and leads from now on.  No two lives of it may be
+        told that.  Without effect on a member that has got to know a later term already."""
+        election.begin_led(self._state, leader, takes_over)
+
     def ask_again(self) -> None:
         """As a candidate: ask those that have not answered for their votes once more."""
         election.ask_again(self._state)
