@@ -295,11 +295,12 @@ class SetsTail(RowsTail):
 
     @property
     def is_full(self) -> bool:
-        return sum(map(len, self.tables)) >= MOST_GROUPS
+        grows = self.fragment.operator.grows
+        return sum(map(len, self.tables)) >= MOST_GROUPS or (grows and self.bytes >= MOST_BYTES)
 
     def finish(self) -> bytes:
         groups = [
-            [*group, *grouping_set.groupings]
+            [group[0], *self.fragment.reduced(group[1:], self.state), *grouping_set.groupings]
             for grouping_set, table in zip(self.fragment.sets, self.tables, strict=True)
             for group in table.values()
         ]

@@ -86,8 +86,7 @@ def tail_of(node: Rel) -> Tail | None:
     """What of ``node``, which stands on a scan, can be done at the shards, and leaves less."""
     match node:
         case Aggregate() if all(map(_splits, node.calls)):
-            sets = largest_sets(node.grouping_sets)
-            return Tail("aggregate", groups=node.groups, calls=node.calls, sets=sets if len(sets) > 1 else ())
+            return _partial(node)
         case TopN(keys=keys):
             most = _most(node.limit, node.offset)
             return Tail("sort", keys, most) if most else None
@@ -104,10 +103,20 @@ def tail_of(node: Rel) -> Tail | None:
 def long_tail_of(node: Rel) -> Tail | None:
     """The same, even if all that it leaves together is the work: then states are lists of what is in the rows."""
     match node:
-        case Aggregate(grouping_sets=(), groupings=()) if not all(map(_splits, node.calls)):
-            if all(_splits(call) or _is_list(call) for call in node.calls):
-                return Tail("aggregate", groups=node.groups, calls=node.calls, grows=True)
+        case Aggregate() if all(_splits(call) or _is_list(call) for call in node.calls):
+            return _partial(node)
     return tail_of(node)
+
+
+def _partial(node: Aggregate) -> Tail:
+    sets = largest_sets(node.grouping_sets)
+    return Tail(
+        "aggregate",
+        groups=node.groups,
+        calls=node.calls,
+        grows=any(map(grows, node.calls)),
+        sets=sets if len(sets) > 1 else (),
+    )
 
 
 def largest_sets(sets: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
