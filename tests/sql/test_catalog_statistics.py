@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from decimal import Decimal
+from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydistdb.sql.catalog.describe_columns import Counted, describe_column, estimate_distinct
+from pydistdb.sql.catalog.describe_columns import Counted, _sorted, describe_column, estimate_distinct
 from pydistdb.sql.catalog.descriptors import Column, JointStatistics, StatisticsObject, Table, TableStatistics
 from pydistdb.sql.sampling import Sample, SampleRun, decode_answer
 from pydistdb.tasks import sleep
+from pydistdb_storage import keys
 
 from tests.support.sql_client import SqlServer
 
@@ -103,6 +107,25 @@ def test_analyze_and_what_shows_of_it() -> None:
     assert statistics is not None and statistics.rows == 600 and statistics.bytes_per_row > 10
     client.execute("drop table t")
     assert server.catalog.view("postgres", ("public",)).statistics(table.oid) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "from_storage", "values"),
+    [
+        ("bool", None, [True, False]),
+        ("int", None, [5, -1, -(2**63), 2**63 - 1, 0]),
+        ("text", None, ["", "a", "ä", "Z", "\U0001f600", "\uffee", "a b", "a\tb", "ab"]),
+        (
+            "decimal",
+            Decimal,
+            ["1.0", "-1", "NaN", "Infinity", "-Infinity", "0", "1e40", "-0.001", "1.000000000001", "12"],
+        ),
+    ],
+)
+def test_values_are_sorted_as_their_keys(kind: str, from_storage: Any, values: list[Any]) -> None:
+    encode = keys.key_encoder([kind])
+    convert = from_storage or (lambda value: value)
+    assert _sorted(kind, from_storage, Counter(values)) == sorted(values, key=lambda value: encode([convert(value)]))
 
 
 def test_analyze_of_a_hash_sharded_table_counts_only_its_rows() -> None:

@@ -121,10 +121,31 @@ def test_of_many_rows_some_are_looked_into(monkeypatch: pytest.MonkeyPatch) -> N
             run.take(keys[start : start + 500], rows[start : start + 500])
         sample.add(sampling.decode_answer(run.finish()))
     assert (sample.count, sample.counted_all) == (10_000, False)
-    # 1,000 and 500 of the next 1,000, 500 of the next 2,000, 500 of 4,000, 125 of the last 2,000
-    assert abs(len(looked_into) - 2_625) < 300
+    # 2,500 of the first part, which the sample had whole, 375 of the next 1,500, 500 of 4,000, 125 of the last 2,000
+    assert abs(len(looked_into) - 3_500) < 300
     assert abs(sample.sketches[1].count() / len(looked_into) - 1) < 0.06
     assert sample.sketches[2].count() == 7
+
+
+def test_nothing_is_looked_into_where_the_sample_has_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [encode_row(1, [place, place % 7]) for place in range(1_000)]
+    keys = [b"%05d" % place for place in range(1_000)]
+    looked_into: list[int] = []
+    monkeypatch.setattr(sampling, "decode_row", lambda row: looked_into.append(0) or decode_row(row))
+    sample = sampling.Sample(500, 3, (1, 2))
+
+    def take(first: int, last: int) -> None:
+        run = sampling.SampleRun(sample.arguments(None))
+        run.take(keys[first:last], rows[first:last])
+        sample.add(sampling.decode_answer(run.finish()))
+
+    take(0, 300)
+    take(300, 500)
+    assert (sample.count, looked_into, sample.sketches[1].count()) == (500, [], 0)
+    take(500, 600)  # asked for before it was known that there is more
+    assert len(looked_into) == 600 and abs(sample.sketches[1].count() / 600 - 1) < 0.06
+    take(600, 1_000)
+    assert len(looked_into) == 1_000 and abs(sample.sketches[1].count() / 1_000 - 1) < 0.06
 
 
 def test_random_sketches_merge_as_sets_do() -> None:

@@ -9,7 +9,8 @@ rows below the bound that is known so far, so that a large table sends little mo
                                          part 10:                3,300 come   bound 0.03
 
 On the way rows' values go into a sketch per column (sketch.py): from a sample nobody can tell how many different values there
-are in all.  That costs eight times as much as counting and drawing do, so past the first COUNTED_ROWS it is every second row
+are in all.  Where the sample has all of the rows, nothing of the kind is needed: it begins with the first row that the sample
+may be without.  It costs eight times as much as counting and drawing do, so past the first COUNTED_ROWS it is every second row
 that is looked into, past twice as many every fourth, and so on: 170,000 of a million.  The numbers decide which ones.  What
 the sketches say then is how many values there are at least.
 
@@ -18,7 +19,7 @@ Source: Cohen and Kaplan, "Summarizing Data using Bottom-k Sketches" (2007).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import compress
 from typing import Any
@@ -71,6 +72,17 @@ def counted_share(before: int) -> int:
     return HIGHEST >> (before // COUNTED_ROWS).bit_length()
 
 
+def count_values(rows: Sequence[bytes], columns: Sequence[int], sketches: Iterable[Sketch]) -> None:
+    """Put the values of stored rows into the sketches of their columns; of those that repeat here, the first."""
+    decoded = list(map(decode_row, rows))
+    for number, sketch in zip(columns, sketches, strict=True):
+        # Rows written before the column was there are shorter: they have the one value that it was added with.
+        column: Collection[Any] = [row[number] for row in decoded if number < len(row)]
+        with suppress(TypeError):  # lists and the like have no hash of their own
+            column = set(column)
+        sketch.add({value_hash(value) for value in column if value is not None})
+
+
 class SampleRun:
     """The part of a sample that one span has; a fragment run."""
 
@@ -101,26 +113,15 @@ class SampleRun:
         self.size += sum(map(len, keys)) + sum(map(len, values))
         numbers = [xxh3_64_intdigest(key, seed) for key in keys]
         if self.counted:
+            some: Sequence[bytes] = values
             if counted_below < HIGHEST:
                 some = [value for number, value in zip(numbers, values, strict=True) if number < counted_below]
-                self._count(some)
-            else:
-                self._count(values)
+            count_values(some, self._arguments.columns, self.counted)
         for number, value in zip(numbers, values, strict=True):
             if number < below:
                 self.numbers.append(number)
                 self.values.append(value)
                 self._bytes += len(value)
-
-    def _count(self, values: Sequence[bytes]) -> None:
-        """Put the rows' values into the sketches; of those that repeat here, the first."""
-        rows = list(map(decode_row, values))
-        for number, sketch in zip(self._arguments.columns, self.counted, strict=True):
-            # Rows written before the column was there are shorter: they have the one value that it was added with.
-            column: Collection[Any] = [row[number] for row in rows if number < len(row)]
-            with suppress(TypeError):  # lists and the like have no hash of their own
-                column = set(column)
-            sketch.add({value_hash(value) for value in column if value is not None})
 
     def step(self) -> bool:
         return False
@@ -154,10 +155,16 @@ class Sample:
         self._seed = seed
         self._below: int | None = None
         self.sketches = {number: Sketch() for number in columns}
-        """By column, of the rows that were looked into."""
+        """By column, of the rows that were looked into; empty as long as the sample has all rows."""
 
     def arguments(self, identity: bytes | None) -> SampleArguments:
-        return SampleArguments(self._seed, self._below, identity, tuple(self.sketches), self.count)
+        columns = () if self._has_all else tuple(self.sketches)
+        return SampleArguments(self._seed, self._below, identity, columns, self.count)
+
+    @property
+    def _has_all(self) -> bool:
+        """All rows so far are in the sample, and none is in the sketches."""
+        return self.count <= self._most
 
     @property
     def counted_all(self) -> bool:
@@ -165,13 +172,17 @@ class Sample:
         return self.count <= COUNTED_ROWS
 
     def add(self, answer: SampleAnswer | SampleRun) -> None:
+        had_all = self._has_all
         self.count += answer.count
         self.size += answer.size
         self._numbers += answer.numbers
         self.values += answer.values
-        counted = answer.counted if isinstance(answer, SampleRun) else map(Sketch, answer.sketches)
-        for mine, theirs in zip(self.sketches.values(), counted, strict=True):
-            mine.merge(theirs)
+        if not had_all:
+            counted = answer.counted if isinstance(answer, SampleRun) else map(Sketch, answer.sketches)
+            for mine, theirs in zip(self.sketches.values(), counted, strict=True):
+                mine.merge(theirs)
+        elif not self._has_all and self.sketches:
+            count_values(self.values, tuple(self.sketches), self.sketches.values())
         if len(self._numbers) > self._most * SLACK:
             self._thin_out()
 

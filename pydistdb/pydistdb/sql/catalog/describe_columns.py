@@ -37,8 +37,13 @@ def describe_column(
     to_storage = io.to_storage or (lambda value: value)
     present = [to_storage(value) for value in values if value is not None]
     null_fraction = 1 - len(present) / len(values)
-    width = round(sum(map(_width, present)) / len(present)) if present else 0
-    hashable = [countable(value) for value in present if _width(value) <= WIDEST_VALUE_BYTES]
+    widths = _widths(present)
+    width = round(sum(widths) / len(present)) if present else 0
+    hashable = present
+    if max(widths, default=0) > WIDEST_VALUE_BYTES:
+        hashable = [value for value, each in zip(present, widths, strict=True) if each <= WIDEST_VALUE_BYTES]
+    if not _PLAIN_TYPES.issuperset(map(type, present)):
+        hashable = list(map(countable, hashable))
     if not hashable:
         return ColumnStatistics(null_fraction, 0.0 if not present else -1.0, width)
     counts = Counter(hashable)
@@ -104,10 +109,29 @@ def _histogram(ordered: list[Any], distinct: int, target: int) -> tuple[Any, ...
 
 
 def _sorted(kind: str, from_storage: Any, values: Counter[Any]) -> list[Any]:
+    if kind in _ORDERED_KINDS:
+        return sorted(values)
+    if kind == "decimal":  # comparing is five times as fast as encoding
+        numbers = {value: from_storage(value) for value in values}
+        return sorted(values, key=lambda value: (True, 0) if numbers[value].is_nan() else (False, numbers[value]))
     encode = key_encoder([kind])
     if from_storage is None:
         return sorted(values, key=lambda value: encode([value]))
     return sorted(values, key=lambda value: encode([from_storage(plain(value))]))
+
+
+_ORDERED_KINDS = frozenset({"bool", "int", "text"})
+"""Kinds of keys whose stored values Python orders as their encodings are ordered: characters, too, as their UTF-8 is."""
+_PLAIN_TYPES = frozenset({bool, int, float, str, bytes})
+"""What can be counted as it is."""
+
+
+def _widths(values: Sequence[Any]) -> list[int]:
+    """Bytes of each value, roughly; all at once where they are of a type that makes it simple."""
+    found = set(map(type, values))
+    if found <= {str, bytes}:
+        return list(map(len, values))
+    return [8] * len(values) if found <= {int, float} else list(map(_width, values))
 
 
 def _width(value: Any) -> int:
