@@ -1,6 +1,9 @@
-"""What a node knows of others may be out of date: where ranges lie, and how transactions stand.  No read may be wrong for it."""
+"""What a node knows of others may be out of date: where ranges lie, how transactions stand, and whether anybody still waits
+for the answer to a request.  No read may be wrong for it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 from pydistdb.kv.api import ReadRestart
@@ -9,8 +12,11 @@ from pydistdb.kv.descriptor import meta_key
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.range_cache import RangeCache
 from pydistdb.kv.replica import Replica
+from pydistdb.kv.requests import BLIND, Prepare, ResolveIntents
 from pydistdb.kv.txn.coordinator import Coordinator
 from pydistdb.kv.txn.two_phase import TwoPhase
+from pydistdb.kv.writes import Writer
+from pydistdb.tasks import Completion
 
 from tests.kv.test_fragments import FragmentWorld, total_of
 from tests.kv.test_txn_cluster import ACCOUNTS, RC, RR, START_BALANCE, World, account, move_lease, register
@@ -104,3 +110,62 @@ def test_that_a_transaction_was_open_once_says_nothing_to_a_later_reader(monkeyp
     assert late.read_timestamp < early.read_timestamp, "else this test shows nothing"
     cluster.network.heal()
     assert cluster.run(read(late)) == ([b"new"], [b"new"])
+
+
+@pytest.mark.parametrize("resolved", [False, True])
+def test_a_prepare_that_came_again_meanwhile_lays_nothing_down_any_more(
+    resolved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request to prepare waits for another transaction, and its sender asks again.  That request is answered, and the
+    transaction committed; then (``resolved``: once its intents are resolved, and somebody else has written) the first goes on.
+    """
+    stuck: Completion[None] = Completion()
+    unblock = Writer._unblock
+
+    async def get_stuck(*arguments: Any) -> None:
+        await unblock(*arguments)
+        await stuck
+
+    world = World(53)
+    cluster = world.cluster
+    cluster.advance(10)
+    anchor, key = account(0), register(2)
+    move_lease(world, anchor, "n1")
+    move_lease(world, key, "n2")
+    gateway, holder = (world.gateways[cluster.nodes[name].node_id] for name in ("n1", "n2"))
+
+    def lay_down(txn: Coordinator, value: bytes) -> TwoPhase:
+        txn.put(anchor, value)
+        txn.put(key, value)
+        cluster.run(txn._lay_down(txn._buffer, []))
+        assert txn._two_phase is not None
+        return txn._two_phase
+
+    other, writer = lay_down(gateway.begin(RC), b"other"), gateway.begin(RC)
+    request = Prepare(writer.transaction_id, anchor, 1, [(key, b"mine", BLIND)], [])
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "_unblock", get_stuck)
+        first = cluster.scheduler.spawn(holder.server.writer.prepare(request))
+        cluster.advance(0.05)
+    cluster.run(other.resolve(cluster.run(other.decide())))
+    timestamp = cluster.run(lay_down(writer, b"mine").decide())
+    if resolved:  # here, while the other range has yet to be
+        cluster.run(gateway.router.send(ResolveIntents(writer.transaction_id, timestamp, key, key + b"\0", [key])))
+        newer = gateway.begin(RC)
+        newer.put(key, b"newer")
+        cluster.run(newer.commit())
+    reader = holder.begin(RR)
+    reader.begin_statement()
+    cluster.advance(0.001)
+    stuck.set(None)
+    cluster.advance(0.05)
+    assert first.completion.done
+
+    async def read(reader: Coordinator) -> tuple[list[bytes], list[bytes | None]]:
+        return (await reader.scan(key, key + b"\xff", limit=10)).values, await reader.get_many([key])
+
+    expected = b"newer" if resolved else b"mine"
+    later = gateway.begin(RR)
+    later.begin_statement()
+    for each in (reader, later):
+        assert cluster.run(read(each)) == ([expected], [expected])

@@ -319,9 +319,19 @@ class Writer:
         span = (min(touched), max(touched)) if conditions else (keys[0], keys[-1])
         local.check_span(*span)
         limits = WaitLimits(0, call_deadline_ns) if call_deadline_ns else None
+        settled = local.settling(transaction_id)
         await self._clear_and_check(
             local, transaction_id, writes, conditions, limits, span, request.sequence, gives_up=request.gives_up
         )
+        if settled.done:
+            # It came again while this one waited, and has ended since: an intent now would hide what others wrote after it.
+            # (Or the range was split: then whoever asks comes again.)
+            raise local.lost()
+        writes, laid_down = _not_laid_down(local, request)
+        if not writes and not conditions:
+            local.locks.release_keys(transaction_id, touched)
+            return Applied(laid_down)
+        keys = sorted([write[0] for write in writes])
         timestamp = leases.clock.now()
         info = IntentInfo(transaction_id, timestamp, request.sequence, request.anchor)
         header = intent_header(info)
@@ -490,6 +500,25 @@ def _check_writes(
             is_held = not expected or (owner is not None and owner.unbroken(key))
             if not is_held or mvcc.newest_timestamp(snapshot, key) != expected:
                 raise SerializationConflict(_CONFLICT_TEXT)
+
+
+def _not_laid_down(local: RangeLocal, request: Prepare) -> tuple[list[Write], Timestamp]:
+    """The writes whose intents are not here yet, and the newest timestamp of the others, 0 for none.
+
+    What lies here stays as it is, whichever of the requests for it laid it down: the transaction may be decided, and commits
+    above the timestamps that it was told."""
+    laid_down = local.intents.writes
+    if not laid_down:
+        return request.writes, 0
+    missing: list[Write] = []
+    newest = 0
+    for write in request.writes:
+        info = laid_down.get(write[0])
+        if info is None or info.transaction_id != request.transaction_id or info.sequence < request.sequence:
+            missing.append(write)
+        else:
+            newest = max(newest, info.timestamp)
+    return missing, newest
 
 
 def _check_conditions(
