@@ -44,12 +44,16 @@ def test_no_connection(command: list[str], capsys: pytest.CaptureFixture[str]) -
 def test_no_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["admin", "jobs", "--dir", str(tmp_path), "--format=json"]) == 1
     assert _json_error(capsys)["code"] == "cluster"
+    (tmp_path / "file").touch()
+    assert main(["admin", "jobs", "--dir", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err.startswith(f"proddb: cannot read {tmp_path}/file/cluster.json: ")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["admin", "split", "--range", "x"], "argument --range: invalid int value: 'x'"),
+        (["admin", "split", "--range", "x"], "argument --range: not a shard's number: 'x'"),
+        (["admin", "merge", "--range", str(2**64)], "argument --range: not a shard's number: '18446744073709551616'"),
         (["admin", "nothing"], "argument WHAT: invalid choice: 'nothing'"),
         (["admin", "split"], "one of the arguments --range --table is required"),
         (["node", "drain"], "the following arguments are required: NODE"),

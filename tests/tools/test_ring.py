@@ -58,6 +58,8 @@ def test_the_picture_is_well_formed(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["demo", "--nodes", "A=x"], "the weight of node A is not a number: x"),
         (["demo", "--nodes", ","], "a node needs a name"),
         (["demo", "--keys", "0"], "--keys must be between"),
+        (["demo", "--nodes", "A=1e308,B=1e308"], "the weight of node A must be at most"),
+        (["lookup", "--key", "a", "--replicas", "-3"], "--replicas must not be negative"),
         (["plot", "--output", "/nonexistent/x.svg"], "cannot write"),
     ],
 )

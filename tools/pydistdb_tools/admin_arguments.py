@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 SHARD_HELP = "its number, as proddb admin shards shows it"
+MAX_SHARD = 2**63 - 1
 NODE_HELP = "name or number of the node, as proddb node ls shows it"
 
 Run = Callable[[argparse.Namespace], int]
@@ -22,6 +23,13 @@ def later(name: str) -> Run:
         return status
 
     return run
+
+
+def _shard(text: str) -> int:
+    """A shard's number; the server says whether there is one."""
+    if not text.isdecimal() or int(text) > MAX_SHARD:
+        raise argparse.ArgumentTypeError(f"not a shard's number: {text!r}")
+    return int(text)
 
 
 def _adder(
@@ -60,18 +68,18 @@ def add_admin_arguments(
     ):
         command = add(name, help_text, run)
         where = command.add_mutually_exclusive_group(required=True)
-        where.add_argument("--range", type=int, metavar="SHARD", help=SHARD_HELP)
+        where.add_argument("--range", type=_shard, metavar="SHARD", help=SHARD_HELP)
         where.add_argument("--table", metavar="NAME", help="the shard of this table's row, given by --key")
         command.add_argument(
             "--key", nargs="+", default=[], metavar="VALUE", help="with --table: the row's key, or its start"
         )
 
     lease = add("move-lease", "let another replica lead a shard", "admin.move_lease")
-    lease.add_argument("--range", type=int, required=True, metavar="SHARD", help=SHARD_HELP)
+    lease.add_argument("--range", type=_shard, required=True, metavar="SHARD", help=SHARD_HELP)
     lease.add_argument("--to", required=True, metavar="NODE", help=f"who is to lead: {NODE_HELP}")
 
     replica = add("move-replica", "move a replica to another node", "admin.move_replica")
-    replica.add_argument("--range", type=int, required=True, metavar="SHARD", help=SHARD_HELP)
+    replica.add_argument("--range", type=_shard, required=True, metavar="SHARD", help=SHARD_HELP)
     replica.add_argument("--from", dest="away", required=True, metavar="NODE", help=f"where it is: {NODE_HELP}")
     replica.add_argument("--to", required=True, metavar="NODE", help="where it is to be")
 

@@ -76,6 +76,8 @@ class LocalCluster:
             raise ClusterError(
                 f"no cluster in {folder} (there is no {FILE_NAME}); make one with: proddb init"
             ) from None
+        except OSError as error:
+            raise ClusterError(f"cannot read {path}: {error.strerror}") from None
         except (ValueError, KeyError, TypeError) as error:
             raise ClusterError(f"{path} is damaged: {error}") from error
 

@@ -17,6 +17,7 @@ from pydistdb_tools.errors import ClusterError
 DEFAULT_NODES = "A,B,C"
 DEFAULT_KEYS = 10_000
 MAX_KEYS = 10_000_000
+MAX_WEIGHT = 1e9
 _BAR_CELLS = 60
 _COLORS = ("#4472c4", "#ed7d31", "#70ad47", "#ffc000", "#7030a0", "#c00000", "#00b0f0", "#7f7f7f")
 
@@ -71,9 +72,12 @@ def _named(text: str) -> tuple[str, float]:
     if not name:
         raise RingError("a node needs a name")
     try:
-        return name, float(weight) if separator else 1.0
+        number = float(weight) if separator else 1.0
     except ValueError:
         raise RingError(f"the weight of node {name} is not a number: {weight}") from None
+    if number > MAX_WEIGHT:
+        raise RingError(f"the weight of node {name} must be at most {MAX_WEIGHT:,.0f}")
+    return name, number
 
 
 def _keys(arguments: argparse.Namespace) -> list[str]:
@@ -142,6 +146,8 @@ def _moved(movement: Movement, which: str) -> list[str]:
 
 
 def _lookup(ring: Ring, arguments: argparse.Namespace) -> list[str]:
+    if arguments.replicas < 0:
+        raise ClusterError("--replicas must not be negative")
     position = hash_of(arguments.key)
     primary, *others = ring.replicas(arguments.key, arguments.replicas + 1)
     return [
