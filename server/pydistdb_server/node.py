@@ -164,6 +164,7 @@ class Node:
         self.node_identity = identity
         self.identity.cluster_id = identity.cluster_id
         self.identity.node_id = identity.node_id
+        self.identity.incarnation = identity.incarnation
         self.identity.name = identity.name
 
     def _open_store(self, addresses: NodeAddresses) -> None:

@@ -15,6 +15,8 @@ with
 * Raft messages wait in a bounded queue; the oldest go first when it is full (Raft sends again).  Calls beyond
   ``MAX_CALLS`` fail at once.
 * A peer with ``MAX_RUNNING`` requests in work, or that does not take its answers, is not read from until that changes.
+* A node has one connection to a peer.  When it dials anew it has given up what it asked over the last one, and asked again:
+  what still comes over that one is not read any more, for it would be done a second time, and too late.
 * HELLO names cluster and versions: a stranger is refused, and told why; so is a release that does not know what the
   cluster uses (pydistdb.kv.versions), and its node ends.
 
@@ -67,6 +69,8 @@ class _Incoming(RpcStream):
         self._address = address
         self._node_id: NodeId = 0
         self._greeted = False
+        self.line = (0, 0)
+        """The incarnation of the node that dialled, and its how manieth connection this is."""
         self._running = 0
 
     def on_frame(self, received: Frame) -> None:
@@ -110,6 +114,10 @@ class _Incoming(RpcStream):
             self.close(problem)
             return
         self._node_id = hello.node_id
+        self.line = hello.incarnation, hello.dialled
+        if hello.dialled and not transport.take_line(self):
+            self.close("its node has dialled again since")
+            return
         self._greeted = True
         self.write(frames.frame(frames.WELCOME, 0, transport.clock.now(), frames.encode_hello(identity.hello())))
         transport.heard_from(hello.node_id)
@@ -153,6 +161,11 @@ class _Incoming(RpcStream):
         if self.queued_bytes > MAX_QUEUED_BYTES:
             self.close("it does not take its answers")
 
+    @property
+    def node_id(self) -> NodeId:
+        """Who dialled; 0 before the greeting, and for who has not joined yet."""
+        return self._node_id
+
     def on_closed(self, reason: str) -> None:
         self._transport.incoming.discard(self)
 
@@ -178,6 +191,8 @@ class RpcTransport:
         self.incoming: set[_Incoming] = set()
         self._by_node: dict[NodeId, Peer] = {}
         self._by_address: dict[str, Peer] = {}
+        self._lines: dict[NodeId, tuple[int, int]] = {}
+        """The newest connection that each node has dialled."""
         self._last_call = 0
         self.refused_clocks = 0
         self.clock_refused: Callable[[NodeId, Timestamp], None] = lambda node_id, reading: None
@@ -221,6 +236,21 @@ class RpcTransport:
     def accept(self, sock: socket.socket, address: str) -> None:
         """A peer has dialled this node."""
         self.incoming.add(_Incoming(self, sock, address))
+
+    def take_line(self, stream: _Incoming) -> bool:
+        """Let a connection take the place of the one that its node had before; False if it is itself the older one."""
+        node_id = stream.node_id
+        others = [
+            other for other in self.incoming if other.node_id == node_id and other is not stream and other.line[1]
+        ]
+        newest = self._lines.get(node_id, (0, 0))
+        # A process of before may be the newer one where the node's store was made anew: unless the other is here, too.
+        if stream.line < newest and (others or stream.line[0] == newest[0]):
+            return False
+        self._lines[node_id] = stream.line
+        for other in others:
+            other.close("its node has dialled again")
+        return True
 
     def hear_clock(self, reading: Timestamp, node_id: NodeId) -> bool:
         """Take in a peer's clock (0: of a node not known yet); False if it cannot be believed."""

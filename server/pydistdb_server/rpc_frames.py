@@ -42,6 +42,10 @@ class Hello(msgspec.Struct, array_like=True, frozen=True):
     """The cluster versions that its release knows (pydistdb.kv.versions)."""
     promised: int = 0
     """The one that its cluster is at, or is about to be raised to; 0: not known."""
+    incarnation: int = 0
+    """Which process of that node it is."""
+    dialled: int = 0
+    """The how manieth connection of that process to this node; 0: not counted."""
 
 
 encode_hello = msgspec.msgpack.Encoder().encode

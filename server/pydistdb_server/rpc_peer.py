@@ -52,12 +52,20 @@ class RpcIdentity:
     node_id: NodeId = 0
     name: str = ""
     versions: ClusterVersion = field(default_factory=ClusterVersion)
+    incarnation: int = 0
 
-    def hello(self) -> Hello:
+    def hello(self, dialled: int = 0) -> Hello:
         """What a node tells another one first."""
         versions = self.versions
         return Hello(
-            frames.PROTOCOL_VERSION, self.cluster_id, self.node_id, self.name, versions.supported, versions.promised
+            frames.PROTOCOL_VERSION,
+            self.cluster_id,
+            self.node_id,
+            self.name,
+            versions.supported,
+            versions.promised,
+            self.incarnation,
+            dialled,
         )
 
 
@@ -122,6 +130,7 @@ class Peer:
         self.node_id = node_id
         self._stream: _Outgoing | None = None
         self._standing = False
+        self._dialled = 0
         self._calls: dict[int, Completion[Any]] = {}
         self._waiting: list[tuple[int, bytes]] = []
         """Requests that wait for the connection."""
@@ -211,7 +220,8 @@ class Peer:
     def connected(self, stream: _Outgoing) -> None:
         self._standing = True
         clock = self.transport.clock
-        hello = frames.encode_hello(self.transport.identity.hello())
+        self._dialled += 1
+        hello = frames.encode_hello(self.transport.identity.hello(self._dialled if self.node_id else 0))
         stream.write(frames.frame(frames.HELLO, 0, clock.now(), hello))
         for number, body in self._waiting:
             stream.write(frames.frame(frames.REQUEST, number, clock.now(), body))

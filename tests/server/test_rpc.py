@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,7 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydistdb.kv.hlc import MICROSECOND, HybridClock
-from pydistdb.kv.transport import Message, NodeUnreachable, RaftEnvelope, RemoteError, ReplicaRemoved, register
+from pydistdb.kv.transport import (
+    Message,
+    NodeUnreachable,
+    RaftEnvelope,
+    RemoteError,
+    ReplicaRemoved,
+    encode_message,
+    register,
+)
 from pydistdb.kv.versions import Supported
 from pydistdb.tasks import Completion, sleep
 from pydistdb_server import rpc_frames as frames
@@ -89,6 +97,14 @@ def wait(loop: ServingLoop, completion: Completion[Any], seconds: float = 10) ->
     return completion.result()
 
 
+def run_until(loop: ServingLoop, condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        if not loop.run_once():
+            time.sleep(0.0005)
+
+
 def test_calls_are_answered_in_any_order() -> None:
     with peers() as (one, two):
         slow = one.transport.call(2, EchoForTest("slow", 20_000_000))
@@ -155,6 +171,66 @@ def test_a_peer_that_does_not_answer_at_all_is_given_up(monkeypatch: pytest.Monk
         one.transport.set_address(7, f"127.0.0.1:{deaf.getsockname()[1]}")
         with pytest.raises(NodeUnreachable, match="does not answer"):
             wait(one.loop, one.transport.call(7, EchoForTest("hello?")))
+
+
+def greeting(sender: int, incarnation: int, dialled: int) -> bytes:
+    identity = RpcIdentity(b"c", sender, f"n{sender}", incarnation=incarnation)
+    return frames.frame(frames.HELLO, 0, 1, frames.encode_hello(identity.hello(dialled)))
+
+
+def asked(text: str) -> bytes:
+    return frames.frame(frames.REQUEST, 1, 1, encode_message(EchoForTest(text)))
+
+
+@pytest.mark.parametrize("greeted", [True, False], ids=["greeted before", "greets now"])
+def test_what_comes_late_over_a_connection_that_was_given_up_is_not_done(greeted: bool) -> None:
+    """A request was given up and made again over a new connection; the old one's bytes come when that is done."""
+    with peers(1) as (one,):
+        done: list[str] = []
+
+        async def handle(_: int, request: Any) -> Message:
+            done.append(request.text)
+            return EchoForTest("done")
+
+        one.transport.handler = handle
+        address = ("127.0.0.1", one.listener.port)
+        with socket.create_connection(address) as old, socket.create_connection(address) as new:
+            if greeted:
+                old.sendall(greeting(7, 3, 1) + asked("first"))
+                run_until(one.loop, lambda: done == ["first"])
+            new.sendall(greeting(7, 3, 2) + asked("again"))
+            run_until(one.loop, lambda: done[-1:] == ["again"])
+            try:
+                old.sendall(b"" if greeted else greeting(7, 3, 1))
+                old.sendall(asked("late"))
+            except OSError:
+                pass  # it is closed already
+            new.sendall(asked("more"))
+            run_until(one.loop, lambda: done[-1:] == ["more"] and len(one.transport.incoming) == 1)
+            assert "late" not in done
+
+
+def test_a_node_whose_store_was_made_anew_is_let_in() -> None:
+    with peers(1) as (one,):
+        address = ("127.0.0.1", one.listener.port)
+        with socket.create_connection(address) as before:
+            before.sendall(greeting(7, 3, 9))
+            run_until(one.loop, lambda: len(one.transport.incoming) == 1)
+        run_until(one.loop, lambda: not one.transport.incoming)
+        with socket.create_connection(address) as after:
+            after.sendall(greeting(7, 1, 1) + asked("hello"))
+            run_until(one.loop, lambda: len(one.transport.incoming) == 1)
+            after.setblocking(False)
+            answers: list[bytes] = []
+
+            def answered() -> bool:
+                try:
+                    answers.append(after.recv(1 << 16))
+                except BlockingIOError:
+                    pass
+                return b"hello" in b"".join(answers)
+
+            run_until(one.loop, answered)
 
 
 def test_a_slow_request_does_not_count_as_silence(monkeypatch: pytest.MonkeyPatch) -> None:
