@@ -303,7 +303,8 @@ def test_stop_start_and_kill(tmp_path: Path) -> None:
     threads = [threading.Thread(target=insert, args=(first,)) for first in (100_000, 300_000)]
     for thread in threads:
         thread.start()
-    time.sleep(0.7)
+    while len(acknowledged) < 20 and any(thread.is_alive() for thread in threads):
+        time.sleep(0.05)
     process.stop(signal.SIGKILL)
     for thread in threads:
         thread.join()
