@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -106,3 +108,41 @@ def test_every_row_once_when_a_node_dies(rows: LocalCluster) -> None:
             done += 1
         killer.join()
         assert connection.execute("SELECT DISTINCT v FROM c").fetchall() == [(before + done,)]  # type: ignore[operator]
+
+
+def _explained_while_locked(cluster: LocalCluster, key: int, statement: str) -> tuple[str, Any]:
+    """EXPLAIN ANALYZE as text and as JSON of a statement that waits for the row of ``key``, which another transaction holds."""
+    shown: list[Any] = []
+
+    def explain(waiter: psycopg.Connection[Any], format: str) -> None:
+        shown.append(waiter.execute(f"EXPLAIN (ANALYZE, COSTS OFF, FORMAT {format}) {statement}").fetchall())
+
+    with (
+        psycopg.connect(cluster.nodes[0].url) as holder,
+        psycopg.connect(cluster.nodes[1].url, autocommit=True) as watcher,
+        psycopg.connect(cluster.nodes[2].url, autocommit=True) as waiter,
+    ):
+        for format in ("TEXT", "JSON"):
+            holder.execute(f"UPDATE c SET w = w WHERE id = {key}")
+            thread = threading.Thread(target=explain, args=(waiter, format))
+            thread.start()
+            waits = f"SELECT wait_event_type FROM pg_stat_activity WHERE pid = {waiter.info.backend_pid}"
+            while watcher.execute(waits).fetchone() != ("Lock",):
+                time.sleep(0.02)
+            time.sleep(2.5)  # longer than one call between nodes may wait
+            holder.rollback()
+            thread.join()
+    return "\n".join(line for (line,) in shown[0]), shown[1][0][0][0]["Plan"]
+
+
+def _waits(node: dict[str, Any]) -> list[dict[str, Any]]:
+    below = [each for child in node.get("Plans", []) for each in _waits(child)]
+    shards = node.get("Shards", [])  # of a table's scan: which of its shards, in words
+    return below if isinstance(shards, str) else below + [each for each in shards if each["Lock Waits"]]
+
+
+def test_explain_tells_of_waits_for_locks(rows: LocalCluster) -> None:
+    """What the statement's own first attempt had locked in other ranges may be waited for too, but briefly."""
+    text, plan = _explained_while_locked(rows, 17, "UPDATE c SET v = v + 1 WHERE w < 100")
+    assert re.search(r"Range \d+ \(node \d\): (?:scanned.* )?lock waits=\d+ lock wait time=\d+\.\d{3}", text), text
+    assert max(shard["Lock Wait Time"] for shard in _waits(plan)) > 100

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydistdb.kv.answers import TransactionState
+from msgspec.msgpack import Decoder
+from pydistdb.kv.answers import Locked, LockedAfterWaits, TransactionState
 from pydistdb.kv.api import (
     Isolation,
     KeyExists,
@@ -16,6 +17,7 @@ from pydistdb.kv.api import (
     WaitPolicy,
 )
 from pydistdb.kv.requests import ClearRange, PushTransaction
+from pydistdb.kv.transport import decode_message, encode_message
 from pydistdb_storage.engine import Space
 
 from tests.support.one_node import OneNode
@@ -243,6 +245,30 @@ def test_a_commit_waits_for_locks_of_others_on_keys_it_did_not_lock() -> None:
     node.run(holder.commit())
     with pytest.raises(KeyExists):
         node.run(_wait(commit))
+
+
+def test_waits_for_locks_are_counted_for_who_wants_to_know() -> None:
+    node = node_with(a=b"1", b=b"1")
+    holder, waiter = node.gateway.begin(RC), node.gateway.begin(RC)
+    node.run(holder.lock([A], LockStrength.UPDATE))
+    waiter.lock_waits = {}
+    waits = node.scheduler.spawn(waiter.lock([A, B], LockStrength.UPDATE))
+    node.advance(0.5)
+    node.run(holder.commit())
+    node.run(_wait(waits))
+    [(number, seconds)] = [(each.waits, each.seconds) for each in waiter.lock_waits.values()]
+    assert number == 1 and seconds == pytest.approx(0.5, abs=0.1)
+    node.run(waiter.lock([B], LockStrength.UPDATE))
+    assert [each.waits for each in waiter.lock_waits.values()] == [1]
+
+
+def test_answers_tell_of_waits_only_where_there_were_some() -> None:
+    plain, late = Locked([b"v"], [7]), LockedAfterWaits([b"v"], [7], waits=2, waited_ns=5)
+    assert len(encode_message(plain)) < len(encode_message(late))
+    assert decode_message(encode_message(late)) == late
+    told = decode_message(encode_message(plain))
+    assert isinstance(told, LockedAfterWaits) and (told.waits, told.versions) == (0, [7])
+    assert Decoder(Locked).decode(encode_message(late)) == plain, "an older release"
 
 
 def two_ranges() -> OneNode:

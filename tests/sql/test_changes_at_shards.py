@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
 import pytest
-from pydistdb.kv.api import Isolation, SerializationConflict
+from pydistdb.kv.api import Isolation, RangeWaits, SerializationConflict
 from pydistdb.sql.exec import CompiledQuery
 from pydistdb.sql.exec.change_shards import FEW_ROWS
 from pydistdb.sql.exec.modify import ChangeOperator
 from pydistdb.sql.layout import TableLayout
-from pydistdb.sql.plan.explain_formats import Actual, Style, text_lines
+from pydistdb.sql.plan.explain_formats import Actual, PlanNode, ShardActual, Style, structured, text_lines
+from pydistdb.sql.plan.explain_gather import lock_waits
 
 from tests.sql.laboratory import Laboratory
 
@@ -183,3 +185,32 @@ def test_other_operators_stay_at_the_gateway() -> None:
         root = compiled.root
         assert isinstance(root, ChangeOperator)
         assert (root.fragment is not None) is is_root
+
+
+def test_explain_analyze_shows_waits_for_locks() -> None:
+    """In the line of the range, beside what was done there; of a step that only locks, for that alone."""
+    waited = Actual(0.0, 0.5, 4, 1, lock_waits={7: RangeWaits(2, 1, 0.25)})
+    assert [(name, each.lock_waits) for name, each in lock_waits(waited)] == [("Range 7 (node 2)", 1)]
+    worked = ShardActual(9, 4, 60, 1, 0.5, {2}, lock_waits=1, lock_wait_seconds=0.25)
+    quiet = ShardActual(3, 3, 0, 0, 0.125)
+    node = PlanNode("LockRows", [("Node Type", "LockRows")], actual=waited)
+    node.shards = [*lock_waits(waited), ("Range 8 (node 1)", worked), ("Range 9 (node 1)", quiet)]
+    assert text_lines(node, Style("none", True))[1:] == [
+        "  Range 7 (node 2): lock waits=1 lock wait time=250.000",
+        "  Range 8 (node 1): scanned=9 rows=4 bytes=60 calls=1 time=500.000 lock waits=1 lock wait time=250.000",
+        "  Range 9 (node 1): scanned=3 rows=3 bytes=0 calls=0 time=125.000",
+    ]
+    assert text_lines(node, Style("none", True, timing=False))[1] == "  Range 7 (node 2): lock waits=1"
+    [plan] = json.loads(structured("json", node, Style("none", True), []))
+    assert plan["Plan"]["Shards"][1] == {
+        "Shard": "Range 8 (node 1)",
+        "Rows Scanned": 9,
+        "Rows": 4,
+        "Bytes": 60,
+        "Calls": 1,
+        "Time": 500.0,
+        "Lock Waits": 1,
+        "Lock Wait Time": 250.0,
+        "Replicas": [],
+    }
+    assert [shard["Lock Waits"] for shard in plan["Plan"]["Shards"]] == [1, 1, 0]

@@ -36,6 +36,7 @@ from pydistdb.kv.api import (
     PreparedMissing,
     PreparedTransaction,
     RangeInfo,
+    RangeWaits,
     ScanBatch,
     SerializationConflict,
     SpanPart,
@@ -239,6 +240,7 @@ class MemoryTransaction:
         self.transaction_id = database.lock_owners.to_bytes(16, "big")
         self.read_timestamp: Timestamp = database.now()
         self.oldest_read: Timestamp = 0
+        self.lock_waits: dict[int, RangeWaits] | None = None
         self.gives_up = False
         self.waits_since_ns = 0
         self.buffer: SortedDict[bytes, bytes | None] = SortedDict()

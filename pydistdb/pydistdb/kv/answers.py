@@ -76,6 +76,14 @@ class Locked(Message):
     """Under which the locks were taken."""
 
 
+class LockedAfterWaits(Locked, tag="Locked"):
+    """The same where others were in the way: for how many keys, and how long.  A Locked that had not to wait does without; who
+    does not know of the two fields passes them over."""
+
+    waits: int = 0
+    waited_ns: int = 0
+
+
 class LocksHanded(Message):
     """To whom a lease is handed: the row locks under it (``locks.HeldLocks``)."""
 
@@ -224,7 +232,7 @@ register(
     Applied,
     Values,
     Entries,
-    Locked,
+    LockedAfterWaits,
     LocksHanded,
     TransactionStatus,
     Resolved,

@@ -108,6 +108,15 @@ class ChangeAnswer(NamedTuple):
     node: int = 0
 
 
+class RangeWaits(NamedTuple):
+    """What a transaction has waited for in one range: keys that others had locked or written, and had not ended."""
+
+    node: int
+    """Who led the range."""
+    waits: int
+    seconds: float
+
+
 class RangeInfo(NamedTuple):
     """One range as users see it (EXPLAIN, SHOW RANGES, ``proddb status``)."""
 
@@ -294,6 +303,8 @@ class Transaction(Protocol):
     """Set where ``starts_anew`` is: ``commit`` raises SerializationConflict instead of waiting for what others hold."""
     process_id: int
     """The session's, for the report of a deadlock."""
+    lock_waits: dict[int, RangeWaits] | None
+    """Where ``lock`` and ``change`` add what they have waited for, by range id; None: nobody wants to know."""
 
     def begin_statement(self, at_least: Timestamp = 0) -> None:
         """Take the statement's snapshot (a new one under READ COMMITTED), not older than ``at_least``."""

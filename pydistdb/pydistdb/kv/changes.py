@@ -31,9 +31,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from msgspec import structs
 from pydistdb_storage.engine import Picks
 
-from pydistdb.kv.answers import OWN_INTENT, StillWaiting, TransactionState, TransactionStatus, WrongRange
+from pydistdb.kv.answers import (
+    OWN_INTENT,
+    Locked,
+    LockedAfterWaits,
+    StillWaiting,
+    TransactionState,
+    TransactionStatus,
+    WrongRange,
+)
 from pydistdb.kv.api import (
     DeadlockDetected,
     KVError,
@@ -111,6 +120,13 @@ class Changed(Message):
     """Under which the rows were locked."""
 
 
+class ChangedAfterWaits(Changed, tag="Changed"):
+    """The same where others were in the way (answers.LockedAfterWaits)."""
+
+    waits: int = 0
+    waited_ns: int = 0
+
+
 class ChangeRun(Protocol):
     """One evaluation of a change."""
 
@@ -157,8 +173,10 @@ class ChangeServer:
         entries, resume = await self._find(request, run)
         answer = Changed(0, resume, entries, observed=request.observed, node=self._leases.node_id)
         if run.keys:
-            writes, answer.lease = await self._compute(request, run, call_deadline_ns)
-            answer.count, answer.more = len(writes), run.more
+            writes, locked = await self._compute(request, run, call_deadline_ns)
+            if isinstance(locked, LockedAfterWaits):
+                answer = ChangedAfterWaits(**structs.asdict(answer), waits=locked.waits, waited_ns=locked.waited_ns)
+            answer.lease, answer.count, answer.more = locked.lease, len(writes), run.more
             if not request.lays_down:
                 answer.writes = writes
             elif writes:
@@ -196,7 +214,7 @@ class ChangeServer:
                 await pause(scheduler)
                 turn_ns = scheduler.now_ns()
 
-    async def _compute(self, request: Change, run: ChangeRun, call_deadline_ns: int) -> tuple[list[Write], LeaseName]:
+    async def _compute(self, request: Change, run: ChangeRun, call_deadline_ns: int) -> tuple[list[Write], Locked]:
         """Lock the rows that were found, and say what is to be written."""
         keys, transaction_id = run.keys, request.transaction_id
         locked = await self._locker.lock(
@@ -222,13 +240,13 @@ class ChangeServer:
                 await pause(scheduler)
                 turn_ns = scheduler.now_ns()
         if not request.lays_down:
-            return writes, locked.lease
+            return writes, locked
         writes = [write for write in writes if write[2] != OWN_INTENT]
         if len(writes) < len(keys):
             kept = {write[0] for write in writes}
             unchanged = [key for key in keys if key not in kept]
             self._leases.need(request.start).locks.release_keys(transaction_id, unchanged)
-        return writes, locked.lease
+        return writes, locked
 
     async def _check_open(self, request: Change) -> None:
         """Raise unless the transaction can still be committed."""
@@ -251,4 +269,4 @@ class ChangeServer:
         return timestamp
 
 
-register(Change, Changed)
+register(Change, ChangedAfterWaits)

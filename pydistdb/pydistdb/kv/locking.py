@@ -16,10 +16,19 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any
 
+from msgspec import structs
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Space
 
-from pydistdb.kv.answers import OWN_INTENT, SKIPPED, Locked, StillWaiting, TransactionState, TransactionStatus
+from pydistdb.kv.answers import (
+    OWN_INTENT,
+    SKIPPED,
+    Locked,
+    LockedAfterWaits,
+    StillWaiting,
+    TransactionState,
+    TransactionStatus,
+)
 from pydistdb.kv.api import LockNotAvailable, LockStrength, SerializationConflict, WaitPolicy
 from pydistdb.kv.deadlock import WaitGraph
 from pydistdb.kv.descriptor import NodeId
@@ -111,6 +120,7 @@ class Locker:
         transaction_id = request.transaction_id
         policy = WaitPolicy(request.wait)
         skipped: set[bytes] = set()
+        waits = waited_ns = 0
         if request.held:
             owner = local.locks.owner(transaction_id)
             if owner is None or not all(map(owner.unbroken, request.held)):
@@ -118,8 +128,9 @@ class Locker:
         for key in request.keys:
             held_before = local.locks.holds(transaction_id, key)
             if not self.try_lock_one(local, transaction_id, key, request.strength):
+                begun_ns = leases.scheduler.now_ns()
                 try:
-                    await self.acquire(
+                    waited = await self.acquire(
                         local,
                         transaction_id,
                         key,
@@ -133,11 +144,14 @@ class Locker:
                     skipped.add(key)
                     if not held_before:
                         local.locks.release_keys(transaction_id, [key])
+                else:
+                    waits += waited
+                    waited_ns += (leases.scheduler.now_ns() - begun_ns) * waited
         local.check_lease()
         local.check_span(min(request.keys), max(request.keys))
         answer = self._newest(local, request, skipped)
         answer.lease = lease
-        return answer
+        return LockedAfterWaits(**structs.asdict(answer), waits=waits, waited_ns=waited_ns) if waits else answer
 
     def _newest(self, local: RangeLocal, request: Lock, skipped: set[bytes]) -> Locked:
         snapshot = self._leases.latest()
@@ -168,30 +182,34 @@ class Locker:
         *,
         early: bool = False,
         wanted: Sequence[bytes] = (),
-    ) -> None:
+    ) -> bool:
         """Lock the key and wait until no proposal (``early``: but one that is offered) and no intent stands on it.
+
+        Tells whether another transaction had to end for that, or to give its lock back.
 
         ``wanted``: what else the request is about.  Whatever the same transaction has left there is cleared away with it, in
         proposals of many keys."""
+        waited = False
         while True:
             if not local.locks.try_acquire(transaction_id, key, strength):
                 if policy is not WaitPolicy.WAIT:
                     _give_up(policy)
                 await self.queue(local, transaction_id, key, strength, limits)
+                waited = True
             group = local.pending.by_key.get(key)
             if group is not None:
                 if early and group.offered(key) is not None:
-                    return
+                    return waited
                 if policy is not WaitPolicy.WAIT:
                     _give_up(policy)  # whoever is about to write it may have let its lock go
                 await group.done
                 continue
             info = local.intents.blocking_write(key, transaction_id, strength) if local.intents else None
             if info is None:
-                return
+                return waited
             left, theirs = local.intents.writes, info.transaction_id
             same = [k for k in wanted if k != key and (other := left.get(k)) and other.transaction_id == theirs]
-            await self.clear_intent(local, info, [key, *same], transaction_id, policy, limits, strength)
+            waited |= await self.clear_intent(local, info, [key, *same], transaction_id, policy, limits, strength)
 
     async def queue(
         self,
@@ -277,8 +295,8 @@ class Locker:
         policy: WaitPolicy = WaitPolicy.WAIT,
         limits: WaitLimits = NO_LIMITS,
         strength: int = LockStrength.UPDATE,
-    ) -> None:
-        """Wait until the transaction behind ``info`` has ended, and resolve its intents on ``keys``.
+    ) -> bool:
+        """Wait until the transaction behind ``info`` has ended, and resolve its intents on ``keys``; False: it had before.
 
         ``strength``: of the lock that is wanted on the first of them."""
         holder = info.transaction_id
@@ -286,6 +304,7 @@ class Locker:
         interval_ns = FIRST_PUSH_INTERVAL_NS
         scheduler = self._leases.scheduler
         since_ns = scheduler.now_ns()
+        waited = False
         while True:
             settled = local.settling(holder)
             asked = self._leases.clock.now()
@@ -296,9 +315,10 @@ class Locker:
                 commit_timestamp = status.timestamp if status.state == TransactionState.COMMITTED else 0
                 local.check_lease()
                 await self._resolver.resolve_keys(local, holder, keys, commit_timestamp)
-                return
+                return waited
             if policy is not WaitPolicy.WAIT:
                 _give_up(policy)
+            waited = True
             if await self._graph.wait(
                 settled,
                 transaction_id,
@@ -310,7 +330,7 @@ class Locker:
                 lock_deadline_ns=limits.lock_deadline_ns,
                 call_deadline_ns=limits.call_deadline_ns,
             ):
-                return
+                return True
             interval_ns = min(interval_ns * 2, LONGEST_PUSH_INTERVAL_NS)
 
     async def is_reachable(self, transaction_id: TransactionId) -> bool:

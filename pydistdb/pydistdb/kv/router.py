@@ -27,7 +27,16 @@ from typing import Any
 from pydistdb_storage.keys import prefix_end
 
 from pydistdb.kv.advisory import AdvisoryLock
-from pydistdb.kv.answers import Entries, Failure, RangeDetails, StillWaiting, Values, WrongRange, raise_failure
+from pydistdb.kv.answers import (
+    Entries,
+    Failure,
+    LockedAfterWaits,
+    RangeDetails,
+    StillWaiting,
+    Values,
+    WrongRange,
+    raise_failure,
+)
 from pydistdb.kv.api import (
     KeyExists,
     KVError,
@@ -36,7 +45,7 @@ from pydistdb.kv.api import (
     SerializationConflict,
     TransactionAborted,
 )
-from pydistdb.kv.changes import Change, Changed
+from pydistdb.kv.changes import Change, Changed, ChangedAfterWaits
 from pydistdb.kv.command import NotLeaseholder, ProposalLost
 from pydistdb.kv.descriptor import (
     FIRST_SPLIT_KEY,
@@ -267,11 +276,15 @@ class Router:
                 answer = await self._call(node_id, request, observed)
                 if served is not None:
                     served.add(node_id)
+                if search.waited_ns and isinstance(answer, LockedAfterWaits | ChangedAfterWaits):
+                    answer.waits = answer.waits or 1  # it may have been granted between two calls
+                    answer.waited_ns += search.waited_ns
                 return answer
             except WrongRange as error:
                 error.ambiguous = search.ambiguous
                 raise
             except StillWaiting:
+                search.waited_ns = self._scheduler.now_ns() - search.begun_ns
                 search.deadline_ns = self._scheduler.now_ns() + search.timeout_ns
                 search.hint = node_id
                 continue
@@ -391,6 +404,7 @@ class _Search:
         "key",
         "redirects",
         "timeout_ns",
+        "waited_ns",
     )
 
     def __init__(self, key: bytes, begun_ns: int, timeout_ns: int) -> None:
@@ -400,6 +414,8 @@ class _Search:
         self.deadline_ns = begun_ns + timeout_ns
         self.attempts = 0
         self.redirects = 0
+        self.waited_ns = 0
+        """In calls that came back because others held what was asked for."""
         self.hint: NodeId = 0
         self.failed: NodeId = 0
         self.ambiguous = False

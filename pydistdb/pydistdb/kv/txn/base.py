@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydistdb.kv.api import (
     Isolation,
+    RangeWaits,
     Timestamp,
     TransactionAborted,
 )
@@ -64,6 +65,7 @@ class TransactionBase:
         "gives_up",
         "isolation",
         "lock_timeout_ns",
+        "lock_waits",
         "oldest_read",
         "process_id",
         "read_only",
@@ -84,6 +86,7 @@ class TransactionBase:
         self.oldest_read: Timestamp = 0
         self.lock_timeout_ns = 0
         """How long ``lock`` waits for one range's locks; 0: as long as it takes."""
+        self.lock_waits: dict[int, RangeWaits] | None = None
         self.process_id = 0
         self.starts_anew = False
         self.gives_up = False

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from pydistdb.kv.answers import WrongRange
 from pydistdb.kv.api import ChangeAnswer, Isolation, LockStrength, TransactionAborted, WaitPolicy
-from pydistdb.kv.changes import Change, Changed
+from pydistdb.kv.changes import Change, Changed, ChangedAfterWaits
 from pydistdb.kv.descriptor import KEY_MAX
 from pydistdb.kv.requests import RangeAround
 from pydistdb.kv.txn.writing import WritingPart
@@ -80,6 +80,8 @@ class ChangingPart(WritingPart):
                 self.waits_since_ns = 0
             if answer.refused:
                 return None
+            if isinstance(answer, ChangedAfterWaits):
+                self._note_waits(descriptor.range_id, answer.node, answer.waits, answer.waited_ns)
             if lays_down:
                 self._laying_down().note_changed(descriptor, answer.timestamp)
             for key, value, version in answer.writes:

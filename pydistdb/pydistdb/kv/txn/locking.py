@@ -16,17 +16,19 @@ from collections.abc import Iterable, Sequence
 from pydistdb_storage import mvcc
 from pydistdb_storage.mvcc import MAX_TIMESTAMP
 
-from pydistdb.kv.answers import OWN_INTENT, SKIPPED, Locked
+from pydistdb.kv.answers import OWN_INTENT, SKIPPED, Locked, LockedAfterWaits
 from pydistdb.kv.api import (
     Isolation,
     KVError,
     LockedValue,
     LockStrength,
     MustWait,
+    RangeWaits,
     RowLocked,
     SerializationConflict,
     WaitPolicy,
 )
+from pydistdb.kv.descriptor import NodeId, RangeId
 from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.names import LeaseName, begin_of
 from pydistdb.kv.range_local import RangeLocal
@@ -97,6 +99,8 @@ class LockingPart(ReadingPart):
                 answer: Locked = await router.send(request)
             finally:
                 self.waits_since_ns = 0
+            if isinstance(answer, LockedAfterWaits):
+                self._note_waits(descriptor.range_id, router.leader_of(part[0]), answer.waits, answer.waited_ns)
             found.update(zip(part, zip(answer.values, answer.versions, strict=True), strict=True))
             leases.update(dict.fromkeys(part, answer.lease))
             if answer.early:
@@ -107,6 +111,11 @@ class LockingPart(ReadingPart):
 
     def locked_keys(self) -> Iterable[bytes]:
         return self._locked
+
+    def _note_waits(self, range_id: RangeId, node: NodeId, waits: int, waited_ns: int) -> None:
+        if waits and self.lock_waits is not None:
+            _, count, seconds = self.lock_waits.get(range_id, (node, 0, 0.0))
+            self.lock_waits[range_id] = RangeWaits(node, count + waits, seconds + waited_ns / 1e9)
 
     async def confirm(self) -> None:
         early, self._early = self._early, None

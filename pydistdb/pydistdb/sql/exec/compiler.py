@@ -86,6 +86,7 @@ from pydistdb.sql.tree import (
     Window,
 )
 
+_LOCKING = (LockedRows, Insert, Update, Delete, Merge)
 _WITH_TAIL = (TableScanOperator, AtShardsOperator, RepartitionedOperator)
 
 
@@ -118,7 +119,7 @@ class Compiler:
             self.scans[id(made.node)] = made
         if self._actuals is not None:
             actual = self._actuals.setdefault(id(node), Actual())
-            measure(made, actual)
+            measure(made, actual, locks=isinstance(node, _LOCKING))
             made.observe(actual)
         return made
 

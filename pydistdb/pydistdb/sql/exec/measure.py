@@ -8,19 +8,22 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from time import perf_counter
 
+from pydistdb.kv.api import RangeWaits, Transaction
 from pydistdb.sql.exec.operator import Batch, Operator
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.plan.explain_formats import Actual
 
 
-def measure(operator: Operator, actual: Actual) -> None:
-    """Have ``operator`` note in ``actual`` what it does, its inputs included."""
+def measure(operator: Operator, actual: Actual, *, locks: bool = False) -> None:
+    """Have ``operator`` note in ``actual`` what it does, its inputs included; ``locks``: it locks rows, and may wait for that."""
     inner = operator.batches
 
     async def batches(state: State) -> AsyncIterator[Batch]:
         actual.loops += 1
         rows_before = actual.rows
         source = inner(state)
+        if locks:
+            source = _noting_waits(source, state.transaction, actual.lock_waits)
         started = perf_counter()
         async for batch in source:
             now = perf_counter()
@@ -33,3 +36,18 @@ def measure(operator: Operator, actual: Actual) -> None:
         actual.seconds += perf_counter() - started
 
     operator.batches = batches  # type: ignore[method-assign]
+
+
+async def _noting_waits(
+    source: AsyncIterator[Batch], transaction: Transaction, lock_waits: dict[int, RangeWaits]
+) -> AsyncIterator[Batch]:
+    """What the transaction waits for while a step is at work, less what steps below it that lock rows have waited for."""
+    while True:
+        above, transaction.lock_waits = transaction.lock_waits, lock_waits
+        try:
+            batch = await anext(source, None)
+        finally:
+            transaction.lock_waits = above
+        if batch is None:
+            return
+        yield batch

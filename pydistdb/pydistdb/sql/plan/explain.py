@@ -21,7 +21,7 @@ from pydistdb.sql.plan.depth import deep_stack
 from pydistdb.sql.plan.empty import is_empty
 from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.explain_formats import Actual, PlanNode, Style, Value, text_lines
-from pydistdb.sql.plan.explain_gather import Gathered, dealt, with_gather
+from pydistdb.sql.plan.explain_gather import Gathered, dealt, lock_waits, with_gather
 from pydistdb.sql.plan.explain_shards import shards_note
 from pydistdb.sql.plan.explain_text import ExpressionText
 from pydistdb.sql.plan.explain_usage import usage_group, usage_text
@@ -210,6 +210,9 @@ class Explainer(ExpressionText):
         if own is not None and own.usage is not None:
             kind = str(node.head[0][1])
             node.usage_text, node.usage = usage_text(kind, own.usage), usage_group(kind, own.usage)
+        if own is not None and own.lock_waits:
+            waited = lock_waits(own)
+            node.shards = [] if id(relation) in self.gathered else waited
         node.children = self._children(relation)
         for child in node.children:
             if node.changes_data and child.actual is not None and not child.actual.loops:

@@ -18,6 +18,8 @@ from decimal import Decimal
 from typing import Any
 from xml.sax.saxutils import escape
 
+from pydistdb.kv.api import RangeWaits
+
 Value = str | int | float | bool | list[str] | None
 Group = list[tuple[str, Any]]
 
@@ -34,6 +36,8 @@ class ShardActual:
     seconds: float = 0.0
     nodes: set[int] = field(default_factory=set)
     replicas: tuple[int, ...] = ()
+    lock_waits: int = 0
+    lock_wait_seconds: float = 0.0
     of_node: bool = False
     """It is a node's share of an exchange: no entries are read for it."""
 
@@ -60,6 +64,8 @@ class Actual:
     """Of a scan that was done at several ranges, by range id."""
     usage: Usage | None = None
     """Of a step that keeps rows."""
+    lock_waits: dict[int, RangeWaits] = field(default_factory=dict)
+    """Of a step that locks rows, by range id."""
 
 
 @dataclass
@@ -121,13 +127,31 @@ def actuals(node: PlanNode, style: Style) -> str:
     return f"(actual {times}rows={rows:.0f} loops={actual.loops})"
 
 
-def _shard(shard: ShardActual, style: Style) -> Group:
+def _shard_text(shard: ShardActual, style: Style) -> str:
     found: Group = [("rows", shard.rows), ("bytes", shard.bytes), ("calls", shard.calls)]
     if not shard.of_node:
         found.insert(0, ("scanned", shard.entries))
     if style.timing:
         found.append(("time", fixed(shard.seconds * 1000)))
-    return [*found, *(("replica", f"node {node}") for node in shard.replicas)]
+    if shard.lock_waits:
+        if not shard.entries and not shard.calls:  # it is told of for this alone
+            found = []
+        found.append(("lock waits", shard.lock_waits))
+        if style.timing:
+            found.append(("lock wait time", fixed(shard.lock_wait_seconds * 1000)))
+    found += [("replica", f"node {node}") for node in shard.replicas]
+    return " ".join(f"{what}={value}" for what, value in found)
+
+
+def _shard_group(shard: ShardActual, style: Style) -> Group:
+    found: Group = [] if shard.of_node else [("Rows Scanned", shard.entries)]
+    found += [("Rows", shard.rows), ("Bytes", shard.bytes), ("Calls", shard.calls)]
+    if style.timing:
+        found.append(("Time", fixed(shard.seconds * 1000)))
+    found.append(("Lock Waits", shard.lock_waits))
+    if style.timing:
+        found.append(("Lock Wait Time", fixed(shard.lock_wait_seconds * 1000)))
+    return [*found, ("Replicas", [f"node {node}" for node in shard.replicas])]
 
 
 def text_lines(root: PlanNode, style: Style) -> list[str]:
@@ -145,8 +169,7 @@ def _text_node(node: PlanNode, indent: str, arrow: str, style: Style, output: li
     if style.analyze and node.usage_text:
         output.append(f"{inner}{node.usage_text}")
     for name, shard in node.shards:
-        shown = " ".join(f"{what}={value}" for what, value in _shard(shard, style))
-        output.append(f"{inner}{name}: {shown}")
+        output.append(f"{inner}{name}: {_shard_text(shard, style)}")
     for child in node.children:
         if child.label:
             output.append(f"{inner}{child.label}")
@@ -178,7 +201,7 @@ def groups(node: PlanNode, style: Style, relationship: bool = False) -> Group:
     if style.analyze:
         result += node.usage
     if node.shards:
-        result.append(("Shards", [[("Shard", name), *_shard(shard, style)] for name, shard in node.shards]))
+        result.append(("Shards", [[("Shard", name), *_shard_group(shard, style)] for name, shard in node.shards]))
     if node.children:
         result.append(("Plans", [groups(child, style, True) for child in node.children]))
     return result

@@ -15,7 +15,9 @@ What stands below the Gather is done where the rows are, what stands above it at
                   ->  Seq Scan on t
 
 The line per range comes with ANALYZE.  ``rows`` counts what came of the entries scanned: rows, or groups; no calls were needed
-where the range is led by the gateway's own node.  ``replica=node 3`` is added where node 3 answered from a copy.
+where the range is led by the gateway's own node.  ``replica=node 3`` is added where node 3 answered from a copy, and where rows
+were locked that other transactions held, ``lock waits=2 lock wait time=812.345``: for how many, and how long.  A step that
+locks rows without a Gather (LockRows, Update …) has such lines for its waits alone.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from dataclasses import dataclass, replace
 
 from pydistdb.sql.plan.cut import Cut
 from pydistdb.sql.plan.distribute import FIRST_OF_GROUPS, long_tail_of, scan_below
-from pydistdb.sql.plan.explain_formats import Actual, PlanNode, Value
+from pydistdb.sql.plan.explain_formats import Actual, PlanNode, ShardActual, Value
 from pydistdb.sql.plan.explain_text import ExpressionText
 from pydistdb.sql.plan.partials import final_functions
 from pydistdb.sql.plan.physical import Exchange, Repartitioned
@@ -133,6 +135,16 @@ def _gather(found: Gathered, below: PlanNode, actual: Actual | None, query: str 
         _forget_actuals(below)
     node.children = [below]
     return node
+
+
+def lock_waits(actual: Actual) -> list[tuple[str, ShardActual]]:
+    """Where a step has waited for locks; noted with what else it did there."""
+    found: list[tuple[str, ShardActual]] = []
+    for number, waits in actual.lock_waits.items():
+        shard = actual.shards.setdefault(number, ShardActual(nodes={waits.node}))
+        shard.lock_waits, shard.lock_wait_seconds = waits.waits, waits.seconds
+        found.append((f"Range {number} (node {waits.node})", shard))
+    return found
 
 
 def _forget_actuals(node: PlanNode) -> None:
