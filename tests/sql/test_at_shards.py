@@ -188,6 +188,17 @@ def test_every_entry_is_scanned_once(far: Laboratory) -> None:
     assert sum("scanned=" in line for line in text.splitlines()) > 5
 
 
+def test_explain_analyze_tells_whether_a_node_knew_what_to_do(far: Laboratory) -> None:
+    def told() -> list[bool]:
+        query = "select o.id, u.name, 17 from users u join orders o on u.user_id = o.user_id"
+        lines = explained(far, query, analyze=True).splitlines()
+        return [" cached=yes" in line for line in lines if "(node 1)" in line and " calls=0 " not in line]
+
+    first, second = told(), told()
+    assert first and not first[0], "whoever is asked first is sent the whole of it"
+    assert second and all(second)
+
+
 def test_own_writes_are_seen(near: Laboratory) -> None:
     changes = [
         "insert into users values (1000, 'new', 4)",

@@ -209,6 +209,8 @@ class ShardsRun:
                 async for batch in self.here(start, end, shard):
                     yield batch
                 return
+            if shard is not None and shard.cached is None:
+                shard.cached = sent is self.named
             sent = self.named
             self.holders.add(answer.node)  # the leader may have been another one than was thought
             rows = self.read(answer.output)

@@ -38,6 +38,8 @@ class ShardActual:
     replicas: tuple[int, ...] = ()
     lock_waits: int = 0
     lock_wait_seconds: float = 0.0
+    cached: bool | None = None
+    """Whether the node that did it knew from an earlier statement what was to be done; None: it was done at the gateway."""
     of_node: bool = False
     """It is a node's share of an exchange: no entries are read for it."""
 
@@ -139,6 +141,8 @@ def _shard_text(shard: ShardActual, style: Style) -> str:
         found.append(("lock waits", shard.lock_waits))
         if style.timing:
             found.append(("lock wait time", fixed(shard.lock_wait_seconds * 1000)))
+    if shard.cached:
+        found.append(("cached", "yes"))
     found += [("replica", f"node {node}") for node in shard.replicas]
     return " ".join(f"{what}={value}" for what, value in found)
 
@@ -151,6 +155,8 @@ def _shard_group(shard: ShardActual, style: Style) -> Group:
     found.append(("Lock Waits", shard.lock_waits))
     if style.timing:
         found.append(("Lock Wait Time", fixed(shard.lock_wait_seconds * 1000)))
+    if shard.cached is not None:
+        found.append(("Cached", shard.cached))
     return [*found, ("Replicas", [f"node {node}" for node in shard.replicas])]
 
 
