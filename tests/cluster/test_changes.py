@@ -95,21 +95,6 @@ def test_errors_take_all_of_it_back(rows: LocalCluster) -> None:
         assert connection.execute("SELECT count(*) FROM c WHERE w = 3").fetchone() == (0,)
 
 
-def test_every_row_once_when_a_node_dies(rows: LocalCluster) -> None:
-    """What was under way at the node's ranges is run again as another transaction: the client does not notice."""
-    with psycopg.connect(rows.nodes[0].url, autocommit=True) as connection:
-        (before,) = connection.execute("SELECT max(v) FROM c").fetchone() or (0,)
-        killer = threading.Timer(0.4, lambda: os.kill(rows.nodes[2].pid, signal.SIGKILL))
-        killer.start()
-        done = 0
-        end = time.monotonic() + 3
-        while time.monotonic() < end or done < 2:
-            connection.execute("UPDATE c SET v = v + 1 WHERE w < 10")
-            done += 1
-        killer.join()
-        assert connection.execute("SELECT DISTINCT v FROM c").fetchall() == [(before + done,)]  # type: ignore[operator]
-
-
 def _explained_while_locked(cluster: LocalCluster, key: int, statement: str) -> tuple[str, Any]:
     """EXPLAIN ANALYZE as text and as JSON of a statement that waits for the row of ``key``, which another transaction holds."""
     shown: list[Any] = []
@@ -146,3 +131,18 @@ def test_explain_tells_of_waits_for_locks(rows: LocalCluster) -> None:
     text, plan = _explained_while_locked(rows, 17, "UPDATE c SET v = v + 1 WHERE w < 100")
     assert re.search(r"Range \d+ \(node \d\): (?:scanned.* )?lock waits=\d+ lock wait time=\d+\.\d{3}", text), text
     assert max(shard["Lock Wait Time"] for shard in _waits(plan)) > 100
+
+
+def test_every_row_once_when_a_node_dies(rows: LocalCluster) -> None:
+    """What was under way at the node's ranges is run again as another transaction: the client does not notice."""
+    with psycopg.connect(rows.nodes[0].url, autocommit=True) as connection:
+        (before,) = connection.execute("SELECT max(v) FROM c").fetchone() or (0,)
+        killer = threading.Timer(0.4, lambda: os.kill(rows.nodes[2].pid, signal.SIGKILL))
+        killer.start()
+        done = 0
+        end = time.monotonic() + 3
+        while time.monotonic() < end or done < 2:
+            connection.execute("UPDATE c SET v = v + 1 WHERE w < 10")
+            done += 1
+        killer.join()
+        assert connection.execute("SELECT DISTINCT v FROM c").fetchall() == [(before + done,)]  # type: ignore[operator]
