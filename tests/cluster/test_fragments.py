@@ -157,7 +157,7 @@ def wait_for_statistics(node: LocalNode) -> None:
 
 def sum_of(explained: object) -> int:
     """The bytes that all shards have received and sent."""
-    return sum(map(int, re.findall(r"'bytes': (\d+)", str(explained))))
+    return sum(map(int, re.findall(r"'Bytes': (\d+)", str(explained))))
 
 
 JOIN = "users u JOIN orders o ON u.user_id = o.user_id"
@@ -172,7 +172,7 @@ def test_collocated_joins_move_a_hundredth_of_the_rows(sharded: LocalCluster) ->
         with psycopg.connect(node.url, autocommit=True) as connection:
             rows = connection.execute(query).fetchall()
             text = str(connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}").fetchone())
-            calls = [(int(size), int(count)) for size, count in re.findall(r"'bytes': (\d+), 'calls': (\d+)", text)]
+            calls = [(int(size), int(count)) for size, count in re.findall(r"'Bytes': (\d+), 'Calls': (\d+)", text)]
             moved = sum(size / max(1, count) for size, count in calls)
             shipped = sum_of(connection.execute("EXPLAIN (ANALYZE, FORMAT JSON) SELECT * FROM users").fetchone())
             shipped += sum_of(connection.execute("EXPLAIN (ANALYZE, FORMAT JSON) SELECT * FROM orders").fetchone())

@@ -40,7 +40,7 @@ def test_the_first_session(three_nodes: LocalCluster, client: str, orders: str, 
     url = three_nodes.nodes[node].url
     command = {
         "psql": ["psql", "-X", "-v", "ON_ERROR_STOP=1", url],
-        "proddb": [sys.executable, "-m", "pydistdb_tools.cli", "sql", "--url", url],
+        "proddb": [sys.executable, "-m", "pydistdb_tools.entry", "sql", "--url", url],
     }[client]
     done = subprocess.run(command, input=SESSION.format(orders=orders), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -97,7 +97,7 @@ def test_schema_changes_reach_every_node_before_they_return(three_nodes: LocalCl
 def test_status_by_url_and_by_folder_tell_the_same(three_nodes: LocalCluster) -> None:
     found = []
     for where in (["--url", three_nodes.nodes[1].url], ["--dir", str(three_nodes.folder)]):
-        command = [sys.executable, "-m", "pydistdb_tools.cli", "status", "--format", "json", *where]
+        command = [sys.executable, "-m", "pydistdb_tools.entry", "status", "--format", "json", *where]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         found.append(json.loads(done.stdout))
     for status in found:
