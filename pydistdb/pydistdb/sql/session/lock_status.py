@@ -99,7 +99,8 @@ class ClusterLocks:
 
     async def _on_locks(self, sender: int, payload: bytes) -> bytes:
         environment = self._environment
-        sessions = [holdings_of(session) for session in environment.sessions.values()]
+        places = Places(environment.catalog.state)
+        sessions = [holdings_of(session, places) for session in environment.sessions.values()]
         return _encode(_NodeLocks(sessions, environment.database.lock_waits()))
 
     def _xid_of_session(self, process_id: int) -> int:
@@ -115,7 +116,7 @@ def session_xid(session: SessionBase) -> int:
     return xid_of(block.take_number())
 
 
-def holdings_of(session: SessionBase) -> Holdings:
+def holdings_of(session: SessionBase, places: Places) -> Holdings:
     """What a session holds, and since when it waits for more."""
     environment, advisory = session.environment, session.advisory
     database = session.view().database.oid
@@ -140,7 +141,7 @@ def holdings_of(session: SessionBase) -> Holdings:
         found.ids.append(transaction.known_id)
     gate = environment.catalog.gate
     found.relations = gate.locks_of(transaction)
-    found.row_tables = Places(environment.catalog.state).tables_of(transaction.locked_keys(), database)
+    found.row_tables = places.tables_of(transaction.locked_keys(), database)
     found.awaits_rows = transaction.waits_since_ns > 0
     since_ns = transaction.waits_since_ns or gate.waits_since_ns(transaction)
     if since_ns:
