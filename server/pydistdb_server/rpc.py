@@ -67,7 +67,8 @@ class _Incoming(RpcStream):
         super().__init__(transport.loop, sock, connecting=False)
         self._transport = transport
         self._address = address
-        self._node_id: NodeId = 0
+        self.node_id: NodeId = 0
+        """Who dialled; 0 before the greeting, and for who has not joined yet."""
         self._greeted = False
         self.line = (0, 0)
         """The incarnation of the node that dialled, and its how manieth connection this is."""
@@ -80,10 +81,10 @@ class _Incoming(RpcStream):
             return
         if not self._greeted:
             raise BadFrame("no greeting")
-        believed = transport.hear_clock(received.clock, self._node_id)
+        believed = transport.hear_clock(received.clock, self.node_id)
         if received.kind == frames.RAFT:
             if believed:
-                transport.receive_raft(self._node_id, decode_envelopes(received.body))
+                transport.receive_raft(self.node_id, decode_envelopes(received.body))
         elif received.kind == frames.REQUEST:
             if believed:
                 self._serve(received.call, received.body)
@@ -113,7 +114,7 @@ class _Incoming(RpcStream):
             self._flush()
             self.close(problem)
             return
-        self._node_id = hello.node_id
+        self.node_id = hello.node_id
         self.line = hello.incarnation, hello.dialled
         if hello.dialled and not transport.take_line(self):
             self.close("its node has dialled again since")
@@ -141,7 +142,7 @@ class _Incoming(RpcStream):
         self._running += 1
         if self._running >= MAX_RUNNING:
             self.pause_reading(True)
-        task = self.loop.spawn(_ask(self._transport.handler, self._node_id, request), "rpc")
+        task = self.loop.spawn(_ask(self._transport.handler, self.node_id, request), "rpc")
         task.completion.on_done(lambda done: self._served(call, done))
 
     def _served(self, call: int, done: Completion[Message]) -> None:
@@ -160,11 +161,6 @@ class _Incoming(RpcStream):
         self.write(frames.frame(kind, call, self._transport.clock.now(), body))
         if self.queued_bytes > MAX_QUEUED_BYTES:
             self.close("it does not take its answers")
-
-    @property
-    def node_id(self) -> NodeId:
-        """Who dialled; 0 before the greeting, and for who has not joined yet."""
-        return self._node_id
 
     def on_closed(self, reason: str) -> None:
         self._transport.incoming.discard(self)

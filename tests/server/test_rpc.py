@@ -89,11 +89,7 @@ def peers(count: int = 2) -> Iterator[list[Peer]]:
 
 
 def wait(loop: ServingLoop, completion: Completion[Any], seconds: float = 10) -> Any:
-    deadline = time.monotonic() + seconds
-    while not completion.done:
-        assert time.monotonic() < deadline, "nothing happened"
-        if not loop.run_once():
-            time.sleep(0.0005)
+    run_until(loop, lambda: completion.done, seconds)
     return completion.result()
 
 

@@ -219,9 +219,7 @@ class Gateway:
             or (local.intents.fresh and local.intents.may_hold(key))
         ):
             raise MustWait
-        local.requests += 1
-        if local.sampler is not None:
-            local.sampler.note(key)
+        local.note_request(key)
         found = mvcc.get(leases.latest(), key, MAX_TIMESTAMP)[0]
         if not local.replica.is_leaseholder():
             raise MustWait

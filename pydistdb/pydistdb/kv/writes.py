@@ -331,7 +331,8 @@ class Writer:
         if not writes and not conditions:
             local.locks.release_keys(transaction_id, touched)
             return Applied(laid_down)
-        keys = sorted([write[0] for write in writes])
+        if len(writes) < len(keys):
+            keys = sorted([write[0] for write in writes])
         timestamp = leases.clock.now()
         info = IntentInfo(transaction_id, timestamp, request.sequence, request.anchor)
         header = intent_header(info)

@@ -59,9 +59,7 @@ class LockingPart(ReadingPart):
             raise MustWait
         if key in self._locked and not self._holds_still(local, key):
             raise SerializationConflict(CONFLICT_TEXT)
-        local.requests += 1
-        if local.sampler is not None:
-            local.sampler.note(key)
+        local.note_request(key)
         self._lock_starts[local.start] = None
         owner = self._gateway.server.locker.try_lock_one(local, self._id or self.transaction_id, key, strength)
         if owner is None:

@@ -57,9 +57,7 @@ class ReadingPart(TransactionBase):
             or leases.threshold() > read_timestamp
         ):
             raise MustWait
-        local.requests += 1
-        if local.sampler is not None:
-            local.sampler.note(key)
+        local.note_request(key)
         found = mvcc.get(leases.latest(), key, read_timestamp)[0]
         if not local.replica.is_leaseholder():
             raise MustWait
@@ -106,9 +104,7 @@ class ReadingPart(TransactionBase):
         local = leases.find_before(end) if reverse else leases.find(start)
         if local is None or local.lease_start > self.read_timestamp:
             raise MustWait
-        local.requests += 1
-        if local.sampler is not None:
-            local.sampler.note(start)
+        local.note_request(start)
         first, last = max(start, local.start), min(end, local.end)
         now = self.read_timestamp
         try:
