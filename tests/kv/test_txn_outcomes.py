@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from pydistdb.kv.api import ClockOutOfBounds, KVError, OutcomeUnknown
-from pydistdb.kv.requests import CommitOnePhase, EndTransaction, GetMany
+from pydistdb.kv.names import new_transaction_id
+from pydistdb.kv.requests import BLIND, CommitOnePhase, EndTransaction, GetMany, Prepare
 from pydistdb.kv.router import Router
 from pydistdb.kv.transport import NodeUnreachable
 from pydistdb.kv.txn.two_phase import TwoPhase
-from pydistdb.tasks import Completion
+from pydistdb.tasks import Completion, Task
 
 from tests.kv.test_txn_cluster import RC, World, account, leader_of, register
 from tests.support.cluster import SECOND
@@ -78,6 +79,32 @@ def test_a_commit_that_is_interrupted_after_its_record_is_written_is_not_undone(
     reader.begin_statement()
     assert cluster.run(reader.get_many([key, other])) == [b"5", b"105"]
     assert not gateway.active or list(gateway.active) == [reader.known_id]
+
+
+def test_a_reader_that_is_stopped_while_it_aborts_another_transaction_leaves_nothing_waiting() -> None:
+    """A statement failed at one range, so that its scan of another was told to stop: that one was just writing down that the
+    coordinator of an intent was gone.  Whoever met an intent of that transaction later waited for ever."""
+    world = World(17)
+    cluster = world.cluster
+    key = register(0)
+    gateway = world.gateways[leader_of(world, key)]
+    nobody = new_transaction_id(gateway.now(), gateway.node_id)
+    cluster.run(gateway.router.send(Prepare(nobody, key, 1, [(key, b"5", BLIND)])))
+    local = gateway.leases.find(key)
+    assert local is not None
+
+    def read() -> Task[list[bytes | None]]:
+        reader = gateway.begin(RC)
+        reader.begin_statement()
+        return cluster.scheduler.spawn(reader.get_many([key]))
+
+    first = read()
+    cluster.wait_until(lambda: bool(local.deciding), 1, step=0.000_01)
+    first.cancel(RuntimeError("told to stop"))
+    cluster.wait_until(lambda: first.completion.done, 5)
+    second = read()
+    cluster.wait_until(lambda: second.completion.done, 5)
+    assert second.completion.result() == [b"0"]
 
 
 @pytest.mark.parametrize("skew_us", [600_000, -600_000])

@@ -238,23 +238,30 @@ class Records:
             await deciding
 
     async def _write(self, local: RangeLocal, transaction_id: TransactionId, record: Record) -> None:
-        """Put the record down; raises ProposalLost where that may not have happened."""
-        deciding: Completion[None] = Completion()
-        local.deciding[transaction_id] = deciding
+        """Put the record down; raises ProposalLost where that may not have happened.
+
+        Whoever waits for it may be told to stop meanwhile (a scan that met an intent); those who wait for the decision are
+        let go all the same."""
+        local.deciding[transaction_id] = Completion()
         local.may_have_records = True
-        write = record_write(local.range_id, transaction_id, record)
-        try:
-            await local.propose([write], max(record.timestamp, 1))
-        except OutcomeUnknown:
-            # Only the log can tell: nothing may be answered about this transaction before it does.
-            self._leases.scheduler.spawn(self._settle(local, transaction_id))
-            raise ProposalLost("the outcome of a proposal is not known yet") from None
-        except KVError:
+        proposed = local.propose([record_write(local.range_id, transaction_id, record)], max(record.timestamp, 1))
+
+        def settle(done: Completion[None]) -> None:
+            error = done.error()
+            if isinstance(error, OutcomeUnknown):
+                # Only the log can tell: nothing may be answered about this transaction before it does.
+                self._leases.scheduler.spawn(self._settle(local, transaction_id))
+                return
+            if error is None:
+                local.promises.pop(transaction_id, None)
+                local.unstage(transaction_id)
             self.decided(local, transaction_id)
-            raise
-        local.promises.pop(transaction_id, None)
-        local.unstage(transaction_id)
-        self.decided(local, transaction_id)
+
+        proposed.on_done(settle)
+        try:
+            await proposed
+        except OutcomeUnknown:
+            raise ProposalLost("the outcome of a proposal is not known yet") from None
 
     def decided(self, local: RangeLocal, transaction_id: TransactionId) -> None:
         """Let those go on who wait for the record."""
