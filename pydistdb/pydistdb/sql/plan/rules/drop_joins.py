@@ -177,7 +177,7 @@ def _cluster_of(sides: Sequence[Rel], terms: list[Expr]) -> Rel:
     result: Rel | None = None
     for side in sides:
         own = output_ids(side)
-        here = [term for term in terms if columns_of(term) & own and columns_of(term) <= own]
+        here = [term for term in terms if columns_of(term) <= own]  # of no column at all: with the first side
         terms = [term for term in terms if term not in here]
         side = _filtered(side, here)
         if result is None:
