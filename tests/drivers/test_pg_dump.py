@@ -11,6 +11,9 @@ import pytest
 from pydistdb_tools.local_cluster import LocalCluster
 
 _FOLDERS = ("/usr/lib/postgresql/15/bin", "/usr/bin")
+COLOCATED = """SELECT string_agg(table_name, '+' ORDER BY table_name) FROM pydistdb_internal.tables
+    WHERE colocation_group IS NOT NULL GROUP BY colocation_group ORDER BY 1"""
+"""Which tables share numbered shards."""
 SCHEMA = (Path(__file__).parent / "dumped.sql").read_text(encoding="utf-8")
 
 
@@ -61,6 +64,16 @@ def test_a_plain_dump_comes_back(one_node: LocalCluster, source: str) -> None:
         assert connection.execute("SELECT nextval('app.counter')").fetchone() == (11,)
         assert connection.execute("SELECT * FROM app.totals WHERE total > 100").fetchone() == ("bob", 200)
         assert connection.execute("SELECT app.twice(4)").fetchone() == (8,)
+        assert connection.execute(COLOCATED).fetchall() == [("areas+regions",), ("cities+lands",), ("tenants",)]
+
+
+def test_a_part_of_colocated_tables_comes_back(one_node: LocalCluster, source: str) -> None:
+    target = _new_database(one_node, "part")
+    for name in ("cities", "lands"):
+        dump = _run(_program("pg_dump"), "-t", name, source)
+        _run(_program("psql"), target, "-qX", "-v", "ON_ERROR_STOP=1", "-f", "-", text=dump)
+    with psycopg.connect(target) as connection:
+        assert connection.execute(COLOCATED).fetchall() == [("cities+lands",)]
 
 
 def test_an_archive_comes_back(one_node: LocalCluster, source: str, tmp_path: Path) -> None:

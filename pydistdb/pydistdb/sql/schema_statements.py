@@ -127,7 +127,9 @@ class ShardBy:
     split_values: tuple[str, ...] = ()
     """RANGE: what its shards but the first begin with, as text."""
     pieces: tuple[ShardSpec, ...] = ()
-    """LIST: the shards."""
+    """LIST: the shards; DIRECTORY: what is assigned to some, which are named by their numbers."""
+    colocation_group: str | None = None
+    """COLOCATE IN GROUP: its name."""
     position: int | None = None
 
 

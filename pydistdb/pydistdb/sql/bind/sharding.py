@@ -4,9 +4,9 @@ It is read from the scanner's tokens (so comments, quoting and strings that mere
 blanked out: what is left is Postgres's grammar, and every error position still refers to the text that the user wrote::
 
     clause    SHARD BY HASH (column, …) [SHARDS n] [COLOCATE WITH table]
-            | SHARD BY RANGE (column) {(SPLIT AT VALUES (literal, …)) | COLOCATE WITH table}
-            | SHARD BY LIST (column) {(shard, …) | COLOCATE WITH table}
-            | SHARD BY DIRECTORY (column) [SHARDS n]
+            | SHARD BY RANGE (column) {[(SPLIT AT VALUES (literal, …))] [COLOCATE IN GROUP name] | COLOCATE WITH table}
+            | SHARD BY LIST (column) {[(shard, …)] [COLOCATE IN GROUP name] | COLOCATE WITH table}
+            | SHARD BY DIRECTORY (column) [SHARDS n] [(SHARD number VALUES (literal, …), …)]
             | SHARD BY REFERENCE | SHARD BY NONE
     shard     SHARD name {VALUES (literal, …) | DEFAULT} [PLACED IN (place, …)]
     place     {REGION | ZONE | NODE | any other tier} [=] 'value'
@@ -117,16 +117,7 @@ class _Reader:
             return ShardBy((), strategy=strategy, position=position)
         columns = tuple(self.listed(self.identifier))
         if strategy in ("range", "list"):
-            if self.is_colocated():
-                return ShardBy(columns, colocate_with=self.colocated(), strategy=strategy, position=position)
-            values = self.split_values() if strategy == "range" else ()
-            pieces = tuple(self.listed(self.piece)) if strategy == "list" else ()
-            if self.is_colocated():
-                at = self.position()
-                raise InvalidSyntax(
-                    "COLOCATE WITH takes the shards of the other table: leave out your own", position=at
-                )
-            return ShardBy(columns, strategy=strategy, split_values=values, pieces=pieces, position=position)
+            return self.numbered(columns, strategy, position)
         shards: int | None = None
         colocate_with: Name | None = None
         while True:
@@ -141,7 +132,39 @@ class _Reader:
                     )
                 colocate_with = self.colocated()
             else:
-                return ShardBy(columns, shards, colocate_with, strategy, position=position)
+                assigned = strategy == "directory" and self.current() == "("
+                pieces = tuple(self.listed(self.assignment)) if assigned else ()
+                return ShardBy(columns, shards, colocate_with, strategy, pieces=pieces, position=position)
+
+    def numbered(self, columns: tuple[str, ...], strategy: str, position: int | None) -> ShardBy:
+        """What follows RANGE or LIST (column)."""
+        values: tuple[str, ...] = ()
+        pieces: tuple[ShardSpec, ...] = ()
+        is_bare = self.is_colocated()
+        if not is_bare and strategy == "range":
+            values = self.split_values()
+        elif not is_bare:
+            pieces = tuple(self.listed(self.piece))
+        at, group = self.position(), None
+        if self.accept("colocate"):
+            if self.accept("in"):
+                self.expect("group")
+                group = self.identifier()
+            elif is_bare:
+                self.expect("with")
+                return ShardBy(columns, colocate_with=self.name(), strategy=strategy, position=position)
+            else:
+                raise InvalidSyntax(
+                    "COLOCATE WITH takes the shards of the other table: leave out your own", position=at
+                )
+        return ShardBy(
+            columns,
+            strategy=strategy,
+            split_values=values,
+            pieces=pieces,
+            position=position,
+            colocation_group=group,
+        )
 
     def is_colocated(self) -> bool:
         return (self.current() or "").lower() == "colocate"
@@ -179,6 +202,13 @@ class _Reader:
             self.expect("in")
             placement = self.listed(self.place)
         return ShardSpec(name, tuple(values), is_default, tuple(placement))
+
+    def assignment(self) -> ShardSpec:
+        """``SHARD 2 VALUES ('7', '9')``"""
+        self.expect("shard")
+        number = self.number()
+        self.expect("values")
+        return ShardSpec(str(number), tuple(self.listed(self.literal)))
 
     def place(self) -> tuple[str, str]:
         tier = self.identifier()

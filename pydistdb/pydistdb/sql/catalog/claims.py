@@ -158,7 +158,10 @@ def names_of(value: Any, state: CatalogState) -> Iterator[bytes]:
         case Role():
             yield _name("u", 0, 0, value.name)
         case ColocationGroup():
-            yield _name("g", value.database, value.requested_shards, ",".join(value.kinds)[:200])
+            if value.name:
+                yield _name("n", value.database, 0, value.name)
+            else:
+                yield _name("g", value.database, value.requested_shards, ",".join(value.kinds)[:200])
 
 
 def _name(kind: str, database: int, schema: int, name: str) -> bytes:

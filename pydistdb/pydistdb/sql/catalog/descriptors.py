@@ -380,15 +380,19 @@ class TableStatistics(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ColocationGroup(msgspec.Struct, frozen=True, array_like=True):
-    """SHARD BY HASH tables whose shard columns have the same key kinds share one, unless they ask otherwise."""
+    """SHARD BY HASH tables whose shard columns have the same key kinds share one, unless they ask otherwise; tables SHARD BY
+    RANGE or LIST that were colocated share one, which has a name (colocation.py)."""
 
     group: int
     database: int
     kinds: tuple[str, ...]
+    """Empty for RANGE and LIST."""
     shards: int
-    """Pieces the hash space was split into when the group was made."""
+    """Pieces the hash space was split into when the group was made; how many shards there are."""
     requested_shards: int = 0
     """What SHARDS n asked for; 0: nothing."""
+    name: str = ""
+    """Of RANGE and LIST: what COLOCATE IN GROUP calls it."""
 
 
 class DefaultAcl(msgspec.Struct, frozen=True, array_like=True):

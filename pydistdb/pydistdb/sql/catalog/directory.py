@@ -15,11 +15,10 @@ from msgspec.structs import replace
 from pydistdb.sql.catalog.constraints import column_numbered
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import Sharding, Table
-from pydistdb.sql.catalog.sharding import value_text
+from pydistdb.sql.catalog.sharding import MOST_ENTRIES, value_text
 from pydistdb.sql.errors import InvalidParameterValue, ObjectInUse, ProgramLimitExceeded, UndefinedTable
 from pydistdb.sql.layout import TableLayout
 
-MOST_ENTRIES = 10_000
 MOST_MOVED_ROWS = 100_000
 CHUNK_ROWS = 512
 

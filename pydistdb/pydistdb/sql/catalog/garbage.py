@@ -58,14 +58,15 @@ def dropped_garbage(table: Table, others: Iterable[Table]) -> list[Garbage]:
 
 def beside(table: Table, others: Iterable[Table]) -> Iterator[Table]:
     """The other tables whose rows lie in numbered shards that this one has or will have."""
-    groups = _numbered_groups(table)
+    groups = numbered_groups(table)
     if groups:
         for other in others:
-            if other.oid != table.oid and not groups.isdisjoint(_numbered_groups(other)):
+            if other.oid != table.oid and not groups.isdisjoint(numbered_groups(other)):
                 yield other
 
 
-def _numbered_groups(table: Table) -> set[int]:
+def numbered_groups(table: Table) -> set[int]:
+    """The groups whose numbered shards the table has or will have."""
     found = (table.sharding, None if table.resharding is None else table.resharding.sharding)
     return {sharding.group for sharding in found if sharding is not None and sharding.strategy != "hash"}
 

@@ -4,8 +4,9 @@
   SHARD BY HASH (user_id)`` lies beside ``users SHARD BY HASH (id)`` without being told.  ``SHARDS n`` asks for a group of n
   pieces; ``COLOCATE WITH t`` names the group.  The 65,536 hash values are cut evenly.
 * RANGE, LIST and DIRECTORY: the table has a group of its own, whose shards are numbered and begin each with a range.  A table
-  of RANGE or LIST that is COLOCATED WITH another shares its group and shards, so rows of equal shards begin in one range, and
-  are placed alike; the group goes with the last of its tables (garbage.py), which a claim on the others makes sure of.
+  of RANGE or LIST that is colocated with another (colocation.py) shares its group and shards, so rows of equal shards begin in
+  one range, and are placed alike; the shards go with the last of the tables (garbage.py), which a claim on the others makes
+  sure of.
 * REFERENCE: the rows lie as in any table without shards; every node gets a copy (kv/placement/residency.py).
 
 The ranges then live, split and move like all others.
@@ -20,8 +21,7 @@ from msgspec.structs import replace
 from pydistdb_storage.keys import key_encoder, prefix_end
 
 from pydistdb.kv.placement.residency import Place, is_at
-from pydistdb.kv.versions import Feature
-from pydistdb.sql.catalog import keys
+from pydistdb.sql.catalog import colocation, keys
 from pydistdb.sql.catalog.constraints import column_named, column_numbered
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.descriptors import ColocationGroup, Column, Shard, Sharding, Table
@@ -30,7 +30,7 @@ from pydistdb.sql.errors import (
     FeatureNotSupported,
     InvalidParameterValue,
     InvalidTableDefinition,
-    ObjectInUse,
+    ProgramLimitExceeded,
     UndefinedColumn,
 )
 from pydistdb.sql.layout import HASH_HEAD, storage_prefix
@@ -41,6 +41,8 @@ from pydistdb.sql.types import registry
 from pydistdb.sql.types.base import EvalContext
 
 LEAST_SHARDS = 3
+MOST_ENTRIES = 10_000
+"""Values that a directory assigns."""
 PING_TOPIC = "catalog.ping"
 PING_TIMEOUT_NS = 1_000_000_000
 FIRST_USER_OID = 16_384
@@ -64,12 +66,21 @@ async def shard(ddl: DdlContext, table: Table, shard_by: ShardBy) -> Table:
     if len(numbers) > 1:
         raise FeatureNotSupported(f"SHARD BY {shard_by.strategy.upper()} takes a single column")
     if shard_by.colocate_with is not None:
-        return replace(table, sharding=_beside(ddl, table, numbers, shard_by), reference=False)
-    shards = await _shards(ddl, column_numbered(table, numbers[0]), table, shard_by)
+        return replace(table, sharding=colocation.beside(ddl, table, numbers, shard_by), reference=False)
+    column = column_numbered(table, numbers[0])
+    shards = await _shards(ddl, column, table, shard_by)
     if len(shards) > MOST_NUMBERED:
         raise InvalidTableDefinition(f"a table can have at most {MOST_NUMBERED} shards")
+    if shard_by.colocation_group is not None:
+        joined = colocation.in_group(ddl, table, numbers, shard_by, shards)
+        if joined is not None:
+            return replace(table, sharding=joined, reference=False)
+    directory = _directory(column, shard_by, len(shards)) if shard_by.strategy == "directory" else ()
     group = await ddl.store.allocate_oids()
-    table = replace(table, sharding=Sharding(numbers, group, shard_by.strategy, shards), reference=False)
+    sharding = Sharding(numbers, group, shard_by.strategy, shards, directory)
+    if shard_by.colocation_group is not None:
+        colocation.record(ddl, sharding, shard_by.colocation_group)
+    table = replace(table, sharding=sharding, reference=False)
     prefix = storage_prefix(table)
     boundaries = [prefix + number.to_bytes(2, "big") for number in range(len(shards))]
     await ddl.store.database.split([*boundaries, prefix_end(prefix)])
@@ -113,7 +124,7 @@ async def _shards(ddl: DdlContext, column: Column, table: Table, shard_by: Shard
     shard_kind(table, column.number, shard_by.strategy)
     match shard_by.strategy:
         case "range":
-            return _range_shards(column, shard_by)
+            return _range_shards(column, shard_by) if shard_by.split_values else ()
         case "list":
             return _list_shards(ddl, column, shard_by)
     count = shard_by.shards or max(LEAST_SHARDS, await node_count(ddl))
@@ -146,6 +157,22 @@ def _list_shards(ddl: DdlContext, column: Column, shard_by: ShardBy) -> tuple[Sh
     return tuple(shards)
 
 
+def _directory(column: Column, shard_by: ShardBy, count: int) -> tuple[tuple[str, int], ...]:
+    """What the clause assigns to shards: each value with the number of its shard, counted from 0."""
+    found: list[tuple[str, int]] = []
+    for piece in shard_by.pieces:
+        if not 1 <= int(piece.name) <= count:
+            raise InvalidTableDefinition(f"there is no shard {piece.name}: the table has shards 1 to {count}")
+        for text in piece.values:
+            if text is None:
+                raise InvalidTableDefinition("NULL cannot be assigned to a shard")
+            found.append((value_text(column, text), int(piece.name) - 1))
+    _refuse_repeated([text for text, _ in found], 'value "{}" is listed twice in SHARD BY DIRECTORY')
+    if len(found) > MOST_ENTRIES:
+        raise ProgramLimitExceeded(f"a directory can have at most {MOST_ENTRIES} entries")
+    return tuple(found)
+
+
 def _check_place(place: Place) -> None:
     """Raise unless a node of the cluster is there."""
     nodes = [node for node in providers.nodes() if node.is_live]
@@ -168,28 +195,11 @@ def value_text(column: Column, text: str) -> str:
 
 
 def _refuse_repeated(found: Sequence[str | None], message: str) -> None:
-    for position, each in enumerate(found):
-        if each in found[:position]:
+    seen: set[str | None] = set()
+    for each in found:
+        if each in seen:
             raise InvalidTableDefinition(message.format("NULL" if each is None else each))
-
-
-def _beside(ddl: DdlContext, table: Table, numbers: tuple[int, ...], shard_by: ShardBy) -> Sharding:
-    """The shards of the table that it is to be colocated with."""
-    assert shard_by.colocate_with is not None
-    other, strategy = ddl.table(shard_by.colocate_with), shard_by.strategy
-    if not ddl.store.database.is_active(Feature.SHARED_SHARDS):
-        raise FeatureNotSupported(
-            f"COLOCATE WITH is not supported for SHARD BY {strategy.upper()} before the upgrade is done"
-        )
-    if other.sharding is None or other.sharding.strategy != strategy:
-        raise InvalidTableDefinition(f'cannot colocate with table "{other.name}": it is not sharded by {strategy}')
-    if other.resharding is not None:
-        raise ObjectInUse(f'cannot colocate with table "{other.name}": it is being re-sharded')
-    if column_numbered(table, numbers[0]).type_oid != column_numbered(other, other.sharding.columns[0]).type_oid:
-        raise InvalidTableDefinition(
-            f'cannot colocate with table "{other.name}": the types of the shard columns differ'
-        )
-    return replace(other.sharding, columns=numbers)
+        seen.add(each)
 
 
 # ---------------------------------------------------------------------------------------------------- hash

@@ -1,14 +1,15 @@
 """A table's SHARD BY clause, written as SQL: what pg_class.reloptions, and so pg_dump and \\d+, show as ``shard_by``.
 
-    LIST (region) (SHARD eu VALUES ('de', 'fr') PLACED IN (region 'eu-west'), SHARD rest DEFAULT)
+    LIST (region) (SHARD eu VALUES ('de', 'fr') PLACED IN (region 'eu-west'), SHARD rest DEFAULT) COLOCATE IN GROUP users
+    DIRECTORY (tenant) SHARDS 4 (SHARD 2 VALUES ('7', '9'))
 
-A directory's assignments are data, not definition: they are not part of it.
+What colocated tables share is written with each of them, since a dump may be restored in any order, and in parts.
 """
 
 from __future__ import annotations
 
 from pydistdb.sql.catalog.constraints import column_numbered
-from pydistdb.sql.catalog.descriptors import ColocationGroup, Shard, Table
+from pydistdb.sql.catalog.descriptors import ColocationGroup, Shard, Sharding, Table
 from pydistdb.sql.types.reg import quote_identifier
 
 
@@ -25,11 +26,21 @@ def sharding_text(table: Table, group: ColocationGroup | None) -> str | None:
         case "hash":
             return text + (f" SHARDS {group.requested_shards}" if group is not None and group.requested_shards else "")
         case "directory":
-            return f"{text} SHARDS {len(sharding.shards)}"
+            return f"{text} SHARDS {len(sharding.shards)}{_directory_text(sharding)}"
         case "range":
             values = ", ".join(_literal(value) for shard in sharding.shards for value in shard.values)
-            return f"{text} (SPLIT AT VALUES ({values}))"
-    return f"{text} ({', '.join(map(_shard_text, sharding.shards))})"
+            text += f" (SPLIT AT VALUES ({values}))"
+        case _:
+            text += f" ({', '.join(map(_shard_text, sharding.shards))})"
+    return text + (f" COLOCATE IN GROUP {quote_identifier(group.name)}" if group is not None else "")
+
+
+def _directory_text(sharding: Sharding) -> str:
+    values: dict[int, list[str]] = {}
+    for value, number in sharding.directory:
+        values.setdefault(number, []).append(_literal(value))
+    assigned = [f"SHARD {number + 1} VALUES ({', '.join(values[number])})" for number in sorted(values)]
+    return f" ({', '.join(assigned)})" if assigned else ""
 
 
 def _shard_text(shard: Shard) -> str:
