@@ -71,11 +71,16 @@ class BulkWriter:
         span = (request.start, resume or request.end)
         clears = [(_VERSIONS, *span), (_INTENTS, *span)]
         cleared = local.propose([], leases.clock.now(), clears)
+
+        def forget(done: Completion[None]) -> None:
+            if done.error() is None:
+                local.intents.forget(*span)
+
+        cleared.on_done(forget)
         is_cut_off = request.start == local.start > FIRST_SPLIT_KEY and not local.replica.descriptor.automatic
         if is_cut_off and leases.is_active(Feature.LOOSE_RANGES):
             await _repeatable(local.loosen())
         await _repeatable(cleared)
-        local.intents.forget(*span)
         return Applied(0, resume)
 
     async def query_version(self, request: QueryVersion) -> Number:

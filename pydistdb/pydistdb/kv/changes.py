@@ -33,6 +33,7 @@ from typing import Protocol
 
 from msgspec import structs
 from pydistdb_storage.engine import Picks
+from pydistdb_storage.errors import StorageError
 
 from pydistdb.kv.answers import (
     OWN_INTENT,
@@ -52,6 +53,7 @@ from pydistdb.kv.api import (
     TransactionAborted,
 )
 from pydistdb.kv.chunks import CHUNK_BYTES, even_chunks
+from pydistdb.kv.fragments import Refused, refusing
 from pydistdb.kv.leases import Leases
 from pydistdb.kv.locking import Locker
 from pydistdb.kv.names import NO_LEASE, LeaseName, TransactionId
@@ -161,15 +163,14 @@ class ChangeServer:
     async def change(self, request: Change, call_deadline_ns: int = 0) -> Changed:
         try:
             return await self._change(request, call_deadline_ns)
-        except KVError:
-            raise
-        except Exception:  # whatever it is, the gateway finds it out on the rows themselves
+        except Refused:
             return Changed(0, request.start, observed=request.observed, refused=True)
 
     async def _change(self, request: Change, call_deadline_ns: int) -> Changed:
         if self.start is None:
             return Changed(0, request.start, refused=True)
-        run = self.start(request.fragment, request.arguments)
+        with refusing():
+            run = self.start(request.fragment, request.arguments)
         entries, resume = await self._find(request, run)
         answer = Changed(0, resume, entries, observed=request.observed, node=self._leases.node_id)
         if run.keys:
@@ -204,7 +205,8 @@ class ChangeServer:
             )
             request.observed = chunk.observed
             entries += len(chunk.keys)
-            run.take(chunk.keys, chunk.values)
+            with refusing():
+                run.take(chunk.keys, chunk.values)
             now_ns = scheduler.now_ns()
             enough = len(run.keys) >= request.most or run.size_bytes >= CHUNK_BYTES or now_ns - begun_ns > TURN_NS
             if chunk.resume is None or enough:
@@ -234,7 +236,8 @@ class ChangeServer:
         turn_ns = scheduler.now_ns()
         writes: list[Write] = []
         for first in range(0, len(keys), COMPUTED_AT_ONCE):
-            found = run.changes(first, newest[first : first + COMPUTED_AT_ONCE])
+            with refusing():
+                found = run.changes(first, newest[first : first + COMPUTED_AT_ONCE])
             writes += [(keys[number], value, versions[number]) for number, value in found]
             if scheduler.now_ns() - turn_ns > PAUSE_NS:
                 await pause(scheduler)
@@ -261,7 +264,7 @@ class ChangeServer:
             prepare = Prepare(request.transaction_id, request.anchor, request.sequence, chunk)
             try:
                 done = await self._writer.prepare(prepare, call_deadline_ns)
-            except Exception as error:
+            except (KVError, StorageError) as error:
                 if not timestamp and isinstance(error, _HARMLESS):
                     raise
                 raise TransactionAborted("what became of a change at a shard is not known") from error

@@ -15,12 +15,14 @@ lease are seen to in the same way::
 One answer speaks for the span up to its ``resume`` and for nothing else.  So an answer that is lost is asked for again,
 and where a range was split or has moved in between, the rest is asked of its new leaseholders at the same timestamp.  A run
 that cannot go on (it does not know a function, a row raises an error) makes the node refuse: the gateway then reads the
-entries themselves, and meets the error where it can be shown.
+entries themselves, and meets the error where it can be shown.  Only what the run itself raises counts as that: a task that is
+told to stop while it waits for entries stops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -83,6 +85,21 @@ class TooLong(Exception):
     """A run is not done with a chunk after LONGEST_NS."""
 
 
+class Refused(Exception):
+    """A run cannot go on here, or takes too long: the gateway finds out why on the entries themselves."""
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Around what a run does: whatever it raises but KVError and Lacking becomes Refused."""
+    try:
+        yield
+    except (KVError, Lacking):
+        raise
+    except Exception as error:
+        raise Refused from error
+
+
 class FragmentRun(Protocol):
     """One evaluation of a fragment."""
 
@@ -127,67 +144,83 @@ class FragmentServer:
 
     async def evaluate(self, request: Evaluate, scan: Callable[[Scan], Awaitable[Entries]] | None = None) -> Evaluated:
         """Answer a request; ``scan`` is where the entries come from, if not from a leaseholder's reader."""
+        try:
+            return await self._evaluate(request, scan)
+        except Lacking:
+            return Evaluated(b"", request.start, 0, request.observed, lacking=True)
+        except Refused:
+            return Evaluated(b"", request.start, 0, request.observed, True)
+
+    async def _evaluate(self, request: Evaluate, scan: Callable[[Scan], Awaitable[Entries]] | None) -> Evaluated:
         scheduler = self._leases.scheduler
         begun_ns = turn_ns = scheduler.now_ns()
         start, end, reverse = request.start, request.end, request.reverse
         entries = 0
-        try:
-            run = None if self.start is None else self.start(request.fragment, request.arguments)
-            if scan is None:
-                scan = partial(self._reader.scan, counts=run is None or not run.is_upkeep)
-            while run is not None:
-                chunk = await scan(
-                    Scan(
-                        start,
-                        end,
-                        CHUNK_ENTRIES,
-                        reverse,
-                        request.read_timestamp,
-                        request.uncertainty_limit,
-                        request.transaction_id,
-                        request.observed,
-                        run.picks,
-                    )
+        if self.start is None:
+            raise Refused
+        with refusing():
+            run = self.start(request.fragment, request.arguments)
+        if scan is None:
+            scan = partial(self._reader.scan, counts=not run.is_upkeep)
+        while True:
+            chunk = await scan(
+                Scan(
+                    start,
+                    end,
+                    CHUNK_ENTRIES,
+                    reverse,
+                    request.read_timestamp,
+                    request.uncertainty_limit,
+                    request.transaction_id,
+                    request.observed,
+                    run.picks,
                 )
-                request.observed = chunk.observed
-                entries += len(chunk.keys)
+            )
+            request.observed = chunk.observed
+            entries += len(chunk.keys)
+            with refusing():
                 run.take(chunk.keys, chunk.values)
-                await self._work(run)
-                now_ns = scheduler.now_ns()
-                if chunk.resume is None or run.is_full or now_ns - begun_ns > TURN_NS:
-                    resume = run.close(chunk.resume, end)
-                    await self._work(run)
-                    outgoing = run.outgoing()
-                    if outgoing and self.deliver is not None:
-                        await gather(scheduler, [_delivered(self.deliver, *each) for each in outgoing])
-                    node = self._leases.node_id
-                    return Evaluated(run.finish(), resume, entries, chunk.observed, node=node)
-                if reverse:
-                    end = chunk.resume
-                else:
-                    start = chunk.resume
-                if now_ns - turn_ns > PAUSE_NS:
-                    await pause(scheduler)
-                    turn_ns = scheduler.now_ns()
-        except KVError:
-            raise
-        except Lacking:
-            return Evaluated(b"", request.start, 0, request.observed, lacking=True)
-        except Exception:  # whatever it is, the gateway finds it out on the rows themselves
-            pass
-        return Evaluated(b"", request.start, 0, request.observed, True)
+            await self._work(run)
+            now_ns = scheduler.now_ns()
+            if chunk.resume is None or run.is_full or now_ns - begun_ns > TURN_NS:
+                return await self._answer(run, chunk, end, entries)
+            if reverse:
+                end = chunk.resume
+            else:
+                start = chunk.resume
+            if now_ns - turn_ns > PAUSE_NS:
+                await pause(scheduler)
+                turn_ns = scheduler.now_ns()
+
+    async def _answer(self, run: FragmentRun, chunk: Entries, end: bytes, entries: int) -> Evaluated:
+        """What has come of the span up to where its last chunk ends, after other nodes have been sent their parts of it."""
+        with refusing():
+            resume = run.close(chunk.resume, end)
+        await self._work(run)
+        with refusing():
+            outgoing = run.outgoing()
+        if outgoing and self.deliver is not None:
+            await gather(self._leases.scheduler, [_delivered(self.deliver, *each) for each in outgoing])
+        with refusing():
+            output = run.finish()
+        return Evaluated(output, resume, entries, chunk.observed, node=self._leases.node_id)
 
     async def _work(self, run: FragmentRun) -> None:
         """Have a run do all that its chunk calls for, with pauses."""
         scheduler = self._leases.scheduler
         begun_ns = turn_ns = scheduler.now_ns()
-        while run.step():
+        while _stepped(run):
             now_ns = scheduler.now_ns()
             if now_ns - begun_ns > LONGEST_NS:
-                raise TooLong
+                raise Refused from TooLong()
             if now_ns - turn_ns > PAUSE_NS:
                 await pause(scheduler)
                 turn_ns = scheduler.now_ns()
+
+
+def _stepped(run: FragmentRun) -> bool:
+    with refusing():
+        return run.step()
 
 
 async def _delivered(deliver: Callable[[int, bytes], Awaitable[object]], node: int, data: bytes) -> None:

@@ -32,7 +32,6 @@ from pydistdb_storage.mvcc import MAX_TIMESTAMP, check_key, versioned
 from pydistdb.kv.answers import OWN_INTENT, Applied, CommitAmbiguous, Number
 from pydistdb.kv.api import (
     KeyExists,
-    KVError,
     LockNotAvailable,
     LockStrength,
     OutcomeUnknown,
@@ -151,7 +150,7 @@ class Writer:
             await self._make_way(local, request, span, limits)
         except (ProposalLost, OutcomeUnknown):
             raise  # it goes on elsewhere, or comes again
-        except KVError:
+        except BaseException:
             if request.offers or not request.recorded:
                 local.locks.release(transaction_id)  # also those that it came to hold only here
             # Else its gateway does that: if the answer is lost it asks again, and elsewhere it may claim its locks until then.
@@ -224,16 +223,20 @@ class Writer:
     ) -> None:
         """Wait for a proposal and take its keys out of the pending writes at the very moment it is done.
 
-        Where it offers what it writes, its locks are let go now."""
+        Where it offers what it writes, its locks are let go now.  Whoever waits here may be told to stop: what becomes of
+        the keys does not depend on that."""
 
         def settle(done: Completion[None]) -> None:
             error = done.error()
-            if not isinstance(error, OutcomeUnknown):  # whatever else it is (a full disk): nothing was written
-                if error is not None and group.is_offered:
-                    local.locks.forget_version(group.keys, group.timestamp)
-                local.pending.remove(group)
-                if recorded:
-                    self._records.decided(local, group.transaction_id)
+            if isinstance(error, OutcomeUnknown):
+                self._leases.scheduler.spawn(self._settle(local, group, recorded))
+                return
+            # Whatever else it is (a full disk): nothing was written.
+            if error is not None and group.is_offered:
+                local.locks.forget_version(group.keys, group.timestamp)
+            local.pending.remove(group)
+            if recorded:
+                self._records.decided(local, group.transaction_id)
 
         proposed.on_done(settle)
         if group.is_offered:
@@ -241,7 +244,6 @@ class Writer:
         try:
             await proposed
         except OutcomeUnknown:
-            self._leases.scheduler.spawn(self._settle(local, group, recorded))
             raise CommitAmbiguous(group.timestamp, local.epoch) from None
 
     async def _settle(self, local: RangeLocal, group: PendingGroup, recorded: bool) -> None:

@@ -154,7 +154,7 @@ class Coordinator(ChangingPart):
                 router.cache.insert(wrong.descriptor)
                 if wrong.ambiguous:
                     return await self._learn_from_record(min(write[0] for write in writes))
-            except KVError:
+            except BaseException:
                 self._lock_starts[descriptor.start] = None  # it may have come to hold locks there
                 raise
             else:
@@ -239,8 +239,9 @@ class Coordinator(ChangingPart):
         self._over = True
         try:
             await two_phase.keep()
-        except KVError as error:
-            self._log_end(two_phase, "UNKNOWN", name=name, detail=str(error))
+        except BaseException as error:
+            detail = str(error) if isinstance(error, KVError) else f"{type(error).__name__}: {error}"
+            self._log_end(two_phase, "UNKNOWN", name=name, detail=detail)
             self._spawn(self._withdraw(name, two_phase))
             raise
         self._log_end(two_phase, "PREPARED", name=name)
