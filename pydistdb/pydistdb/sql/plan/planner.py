@@ -25,6 +25,7 @@ from pydistdb.sql.plan.rules.first_rows import first_rows
 from pydistdb.sql.plan.rules.fold import fold
 from pydistdb.sql.plan.rules.inline_ctes import inline_ctes
 from pydistdb.sql.plan.rules.limit_arms import limit_arms
+from pydistdb.sql.plan.rules.limit_joins import limit_joins
 from pydistdb.sql.plan.rules.merge_projects import merge_projects
 from pydistdb.sql.plan.rules.outer_joins import simplify_outer_joins
 from pydistdb.sql.plan.rules.prune import prune
@@ -60,6 +61,7 @@ RULES: tuple[Rule, ...] = (
     first_rows,
     limit_arms,
     drop_joins,
+    limit_joins,
     unique_rows,
     prune,
     raise_failures,

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pydistdb.sql.plan.expressions import has_subquery, is_volatile, map_parts, map_queries, substitute
-from pydistdb.sql.tree import ColumnRef, Const, Expr, Limit, Param, Project, Rel, SetOperation, Sort, SortKey
-from pydistdb.sql.types.known import INT8
+from pydistdb.sql.plan.expressions import has_subquery, is_volatile, map_parts, map_queries
+from pydistdb.sql.plan.limits import below, in_terms_of, rows_taken
+from pydistdb.sql.tree import ColumnRef, Expr, Limit, Project, Rel, SetOperation, Sort, SortKey
 
 MOST_ROWS = 100_000
 """A greater number leaves hardly anything out, and would have each arm sorted for it."""
@@ -26,26 +26,11 @@ MOST_ROWS = 100_000
 def limit_arms(relation: Rel) -> Rel:
     relation = map_queries(relation, limit_arms)
     if isinstance(relation, Limit) and not relation.with_ties:
-        most = _most(relation)
+        most = rows_taken(relation, MOST_ROWS)
         if most is not None:
             source = _limited(relation.input, most)
             relation = relation if source is relation.input else replace(relation, input=source)
     return map_parts(relation, on_relation=limit_arms)
-
-
-def _most(relation: Limit) -> Expr | None:
-    """How many rows the Limit takes, those that it passes over included; None if that is not known, or many."""
-    limit, offset = relation.limit, relation.offset
-    if isinstance(limit, Param) and offset is None:
-        return limit
-    if not isinstance(limit, Const) or not isinstance(limit.value, int) or limit.value < 1:
-        return None
-    if offset is None:
-        return limit if limit.value <= MOST_ROWS else None
-    if not isinstance(offset, Const) or not isinstance(offset.value, int) or offset.value < 0:
-        return None
-    both = limit.value + offset.value
-    return Const(INT8, both) if both <= MOST_ROWS else None
 
 
 def _limited(relation: Rel, most: Expr) -> Rel:
@@ -68,8 +53,7 @@ def _sorted(relation: Rel, keys: tuple[SortKey, ...], most: Expr) -> Rel:
         return relation
     match relation:
         case Project():
-            values = dict(zip([column.id for column in relation.columns], relation.expressions, strict=True))
-            source = _sorted(relation.input, _in_terms_of(keys, values), most)
+            source = _sorted(relation.input, below(keys, relation), most)
             return relation if source is relation.input else replace(relation, input=source)
         case SetOperation(kind="union", all=True) as union:
 
@@ -78,14 +62,10 @@ def _sorted(relation: Rel, keys: tuple[SortKey, ...], most: Expr) -> Rel:
                     column.id: ColumnRef(inner.type, inner.id, inner.name)
                     for column, inner in zip(union.columns, arm.columns, strict=True)
                 }
-                return Limit(arm.columns, Sort(arm.columns, arm, _in_terms_of(keys, values)), most, None)
+                return Limit(arm.columns, Sort(arm.columns, arm, in_terms_of(keys, values)), most, None)
 
             return _arms(union, first)
     return relation
-
-
-def _in_terms_of(keys: tuple[SortKey, ...], values: dict[int, Expr]) -> tuple[SortKey, ...]:
-    return tuple([replace(key, expression=substitute(key.expression, values)) for key in keys])
 
 
 def _arms(union: SetOperation, limited: Callable[[Rel], Rel]) -> SetOperation:
