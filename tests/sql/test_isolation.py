@@ -31,7 +31,7 @@ def test_ranges_make_no_difference(path: Path) -> None:
     assert transcript(_Splitting(), path) == transcript(OwnBackend(), path)
 
 
-@pytest.mark.parametrize("name", ["schema_changes", "lock_monitoring"])
+@pytest.mark.parametrize("name", ["schema_changes", "savepoint_tables", "lock_monitoring"])
 def test_three_nodes_make_no_difference(name: str) -> None:
     path = FOLDER / f"{name}.txt"
     assert transcript(ClusterBackend(), path) == transcript(OwnBackend(), path)

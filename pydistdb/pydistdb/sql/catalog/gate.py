@@ -27,6 +27,9 @@ What can go wrong:
   together.
 * A transaction that has a table pinned comes to it again while somebody waits for that very pin: it goes on.
 
+A rollback to a savepoint drops the pins and lifts the blocks made since.  For that a transaction's blocks form groups, one
+between two savepoints, each of which is an owner of its own to the other nodes.
+
 A prepared transaction has no pins any more, but keeps what it has touched (prepared.py): who has waited for the pins waits for
 those transactions too.
 
@@ -42,7 +45,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -97,9 +100,17 @@ class _Block:
     transaction_id: bytes
 
 
+class GateMark(NamedTuple):
+    """What ``TableGate.rollback_to`` goes back to: the pins, and how many groups of blocks there were."""
+
+    readers: frozenset[int] | None
+    writers: frozenset[int] | None
+    groups: int
+
+
 @dataclass(slots=True, eq=False)
 class _Held:
-    """What a transaction of this node has blocked everywhere."""
+    """What a transaction of this node has blocked everywhere, between two of its savepoints."""
 
     token: int
     transaction_id: bytes
@@ -130,8 +141,8 @@ class TableGate:
         self._readers: dict[Any, frozenset[int]] = {}
         self._writers: dict[Any, frozenset[int]] = {}
         self._blocks: dict[int, list[_Block]] = {}
-        self._held: dict[Any, _Held] = {}
-        self._next_token = 1
+        self._held: dict[Any, list[_Held]] = {}
+        self._next_token = 0
         self._waiting_to_enter: dict[Any, tuple[frozenset[int], bool, int]] = {}
         """Tables, whether to write, and since when."""
         self._released: deque[tuple[int, int]] = deque(maxlen=MOST_RELEASED)
@@ -169,8 +180,7 @@ class TableGate:
         """What pg_locks shows of a transaction: (table, mode, granted)."""
         found = [(oid, "AccessShareLock", True) for oid in self._readers.get(transaction, _NOTHING)]
         found += [(oid, "RowExclusiveLock", True) for oid in self._writers.get(transaction, _NOTHING)]
-        held = self._held.get(transaction)
-        if held is not None:
+        for held in self._held.get(transaction, ()):
             found += [
                 (oid, "AccessExclusiveLock" if exclusive else "ShareLock", oid not in held.waits_for)
                 for oid, exclusive in held.tables.items()
@@ -181,9 +191,9 @@ class TableGate:
 
     def waits_since_ns(self, transaction: Any) -> int:
         """Since when the transaction waits for a table, by the scheduler's clock; 0: it does not."""
-        held = self._held.get(transaction)
-        if held is not None and held.waits_for:
-            return held.waits_since_ns
+        for held in self._held.get(transaction, ()):
+            if held.waits_for:
+                return held.waits_since_ns
         return self._waiting_to_enter.get(transaction, (_NOTHING, False, 0))[2]
 
     def _check_snapshot(self, transaction: Any, tables: frozenset[int]) -> None:
@@ -225,6 +235,33 @@ class TableGate:
         if self._changed is not None:
             self._notify()
 
+    def savepoint(self, transaction: Any) -> GateMark:
+        """What the transaction has pinned and blocked by now; what it blocks from here on can be lifted by itself."""
+        groups = self._held.get(transaction)
+        if groups is not None and groups[-1].tables:
+            groups.append(self._new_group(transaction))
+        return GateMark(
+            self._readers.get(transaction), self._writers.get(transaction), 0 if groups is None else len(groups) - 1
+        )
+
+    def rollback_to(self, transaction: Any, mark: GateMark) -> None:
+        """Drop the pins made since ``mark``, and lift the blocks: here at once, elsewhere in the background."""
+        for pins, before in ((self._readers, mark.readers), (self._writers, mark.writers)):
+            if before is not None:
+                pins[transaction] = before
+            else:
+                pins.pop(transaction, None)
+        groups = self._held.get(transaction, [])
+        undone = groups[mark.groups :]
+        groups[mark.groups :] = [self._new_group(transaction)] if mark.groups else []
+        if not groups:
+            self._held.pop(transaction, None)
+        for held in undone:
+            if held.tables:
+                self._scheduler.spawn(self._lift_everywhere(held), "table locks given back")
+        if self._changed is not None:
+            self._notify()
+
     def pinned(self, transaction: Any) -> frozenset[int]:
         """The tables that the transaction has touched."""
         return self.read_by(transaction) | self.written_by(transaction)
@@ -249,15 +286,17 @@ class TableGate:
         """Keep every other transaction of the cluster off ``tables`` (off writing them) until ``release``.
 
         Raises LockNotAvailable past ``deadline_ns``; DeadlockDetected."""
-        held = self._held.get(transaction)
-        if held is None:
-            held = self._held[transaction] = _Held(self._next_token, transaction.transaction_id, {})
-            self._next_token += 1
+        groups = self._held.get(transaction)
+        if groups is None:
+            groups = self._held[transaction] = [self._new_group(transaction)]
         wanted = {
-            table: exclusive for table in tables if table not in held.tables or (exclusive and not held.tables[table])
+            table: exclusive
+            for table in tables
+            if not any(held.tables.get(table) in (True, exclusive) for held in groups)
         }
         if not wanted:
             return
+        held = groups[-1]
         before = dict(held.tables)
         held.tables.update(wanted)
         held.waits_for, held.waits_since_ns = wanted, self._scheduler.now_ns()
@@ -342,23 +381,25 @@ class TableGate:
 
     async def confirm(self, transaction: Any) -> None:
         """Make sure that no block of the transaction has lapsed; call right before its commit."""
-        held = self._held.get(transaction)
-        if held is None or self._scheduler.now_ns() - held.confirmed_ns < CONFIRMATION_NS:
-            return
-        if not await self._renew_blocks(held):
-            raise SerializationFailure(
-                "could not keep the table locked on every node", hint="The transaction might succeed if retried."
-            )
+        for held in self._held.get(transaction, ()):
+            if not held.tables or self._scheduler.now_ns() - held.confirmed_ns < CONFIRMATION_NS:
+                continue
+            if not await self._renew_blocks(held):
+                raise SerializationFailure(
+                    "could not keep the table locked on every node", hint="The transaction might succeed if retried."
+                )
 
     async def release(self, transaction: Any) -> None:
         """Lift the blocks of a transaction that ended, on every node."""
-        held = self._held.pop(transaction, None)
-        if held is not None:
-            await self._database.broadcast(RELEASE_TOPIC, _encode(held.token), ROUND_TIMEOUT_NS)
+        for held in self._held.pop(transaction, ()):
+            await self._lift_everywhere(held)
 
-    def holds(self, transaction: Any) -> bool:
-        """Tell whether ``release`` has anything to do."""
-        return transaction in self._held
+    async def _lift_everywhere(self, held: _Held) -> None:
+        await self._database.broadcast(RELEASE_TOPIC, _encode(held.token), ROUND_TIMEOUT_NS)
+
+    def _new_group(self, transaction: Any) -> _Held:
+        self._next_token += 1
+        return _Held(self._next_token, transaction.transaction_id, {})
 
     async def _round(self, held: _Held, tables: list[int], exclusive: bool, wait_ns: int) -> list[bytes] | None:
         """Ask every node to block; who is in the way, or None once none of them has a conflicting pin left."""
@@ -389,17 +430,20 @@ class TableGate:
 
         async def renew() -> None:
             try:
-                if self._held.get(transaction) is held:
+                if is_held():
                     await self._renew_blocks(held)
             finally:
                 schedule()
 
+        def is_held() -> bool:
+            return held in self._held.get(transaction, ())
+
         def tick() -> None:
-            if self._held.get(transaction) is held:
+            if is_held():
                 self._scheduler.spawn(renew(), "table lock renewal")
 
         def schedule() -> None:
-            if self._held.get(transaction) is held:
+            if is_held():
                 self._scheduler.call_at(self._scheduler.now_ns() + RENEWAL_INTERVAL_NS, tick)
 
         schedule()
@@ -412,7 +456,7 @@ class TableGate:
         now_ns = self._scheduler.now_ns()
         deadline_ns = now_ns + request.wait_ns
         for table in request.tables:
-            while others := self._rivals(table, owner, request.exclusive):
+            while others := self._rivals(table, owner, request):
                 if self._scheduler.now_ns() >= deadline_ns or owner in self._released:
                     return _encode(BlockAnswer(False, [block.transaction_id for block in others]))
                 await self._wait_until(deadline_ns)
@@ -434,15 +478,19 @@ class TableGate:
         self._notify()
         return b"\x01"
 
-    def _rivals(self, table: int, owner: tuple[int, int], exclusive: bool) -> list[_Block]:
-        """Others' blocks of the table that do not go with one of this mode."""
+    def _rivals(self, table: int, owner: tuple[int, int], request: BlockRequest) -> list[_Block]:
+        """Other transactions' blocks of the table that do not go with the one asked for."""
         return [
-            block for block in self._blocks.get(table, ()) if block.owner != owner and (exclusive or block.exclusive)
+            block
+            for block in self._blocks.get(table, ())
+            if block.owner != owner
+            and block.transaction_id != request.transaction_id
+            and (request.exclusive or block.exclusive)
         ]
 
     def _is_own(self, transaction: Any, owner: tuple[int, int]) -> bool:
-        held = self._held.get(transaction)
-        return held is not None and owner == (self._database.node_id, held.token)
+        node, token = owner
+        return node == self._database.node_id and any(held.token == token for held in self._held.get(transaction, ()))
 
     def _blockers(self, transaction: Any, tables: frozenset[int], writes: bool) -> list[_Block]:
         blocks = self._blocks

@@ -246,6 +246,11 @@ class DdlTransaction:
     def has_changes(self) -> bool:
         return self.overlay.has_changes
 
+    @property
+    def has_locked(self) -> bool:
+        """Whether it holds tables or other objects of the catalog."""
+        return any(key.startswith(keys.LOCK_PREFIX) for key in self.transaction.locked_keys())
+
     # ------------------------------------------------------------------------------------------ its end
 
     async def prepare_commit(self) -> None:

@@ -62,9 +62,10 @@ async def _keep(session: ClientSession, name: str, transaction: kv.Transaction) 
     touched = [view.table_by_oid(oid) for oid in read | written] + [made for _, made in changed]
     if any(isinstance(table, Table) and table.persistence == "t" for table in touched):
         raise FeatureNotSupported("cannot PREPARE a transaction that has operated on temporary objects")
-    if ddl is not None:
-        done = "changed the schema" if changed else "locked tables"
-        raise FeatureNotSupported(f"cannot PREPARE a transaction that has {done}")
+    if changed:
+        raise FeatureNotSupported("cannot PREPARE a transaction that has changed the schema")
+    if ddl is not None and ddl.has_locked:
+        raise FeatureNotSupported("cannot PREPARE a transaction that has locked tables")
     facts = PreparedFacts(
         session.identity.current,
         view.database.oid,

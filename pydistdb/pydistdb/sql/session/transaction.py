@@ -28,6 +28,7 @@ from pydistdb.kv import api as kv
 from pydistdb.sql.catalog import temporary
 from pydistdb.sql.catalog.context import DdlContext
 from pydistdb.sql.catalog.drop_plan import drop_tables
+from pydistdb.sql.catalog.gate import GateMark
 from pydistdb.sql.catalog.overlay import OverlayMark
 from pydistdb.sql.catalog.temporary import TemporaryObjects
 from pydistdb.sql.catalog.transaction import DdlTransaction
@@ -62,6 +63,7 @@ class _Savepoint(NamedTuple):
     kv_mark: int
     settings_mark: int
     ddl_mark: OverlayMark | None
+    gate_mark: GateMark
     participant_marks: tuple[int, ...]
     read_only: bool
     """What SET TRANSACTION has made of a subtransaction ends with it."""
@@ -288,7 +290,7 @@ class SessionTransaction:
             if self._savepoints:
                 if self.kv is not None:
                     # What the innermost subtransaction has done is void from here on, and others may have its locks.
-                    self.kv.rollback_to(self._savepoints[-1].kv_mark, release_locks=True)
+                    self._undo_to(self.kv, self._savepoints[-1])
                 return
             self._drop(reason)
             for participant in self._participants:
@@ -371,6 +373,8 @@ class SessionTransaction:
             raise
         finally:
             self.is_committing = False
+        if self.ddl is not None:  # which has been undone
+            await self.ddl.rolled_back()
         self._ended(committed=True, is_known=False)
 
     async def _temporary_tables_on_commit(self, transaction: kv.Transaction) -> DdlTransaction | None:
@@ -454,10 +458,13 @@ class SessionTransaction:
         self._require_block("SAVEPOINT")
         if len(self._savepoints) >= MAX_SAVEPOINTS:
             raise ProgramLimitExceeded(f"a transaction can have at most {MAX_SAVEPOINTS} savepoints")
-        mark = self.open().savepoint()
+        transaction = self.open()
+        mark = transaction.savepoint()
         ddl_mark = self.ddl.savepoint() if self.ddl is not None else None
+        gate_mark = self._environment.catalog.gate.savepoint(transaction)
         marks = tuple([participant.mark() for participant in self._participants])
-        self._savepoints.append(_Savepoint(name, mark, self._settings.mark(), ddl_mark, marks, self.read_only))
+        settings_mark = self._settings.mark()
+        self._savepoints.append(_Savepoint(name, mark, settings_mark, ddl_mark, gate_mark, marks, self.read_only))
 
     def release(self, name: str) -> None:
         """RELEASE SAVEPOINT: forget it and all later ones."""
@@ -479,15 +486,20 @@ class SessionTransaction:
         savepoint = self._savepoints[index]
         del self._savepoints[index + 1 :]
         assert self.kv is not None
-        self.kv.rollback_to(savepoint.kv_mark, release_locks=True)
+        self._undo_to(self.kv, savepoint)
         self._settings.rollback_to(savepoint.settings_mark)
         self._restore_access(savepoint)
-        if self.ddl is not None:
-            self.ddl.rollback_to(savepoint.ddl_mark or OverlayMark())
         marks = savepoint.participant_marks
         for number, participant in enumerate(self._participants):
             participant.rollback_to(marks[number] if number < len(marks) else 0)
         self.failed = False
+
+    def _undo_to(self, transaction: kv.Transaction, savepoint: _Savepoint) -> None:
+        """Undo the changes of rows and of the schema made since then, and give back the locks."""
+        transaction.rollback_to(savepoint.kv_mark, release_locks=True)
+        if self.ddl is not None:
+            self.ddl.rollback_to(savepoint.ddl_mark or OverlayMark())
+        self._environment.catalog.gate.rollback_to(transaction, savepoint.gate_mark)
 
     def _restore_access(self, savepoint: _Savepoint) -> None:
         if self.read_only != savepoint.read_only:
