@@ -11,6 +11,7 @@ from pydistdb.kv.descriptor import COUNTER_PREFIX
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.range_local import RangeLocal
 from pydistdb.kv.requests import BLIND, Prepare
+from pydistdb.kv.txn import prepared
 from pydistdb.kv.txn.two_phase import TwoPhase
 from pydistdb.kv.writes import Writer
 from pydistdb.tasks import Completion, Task
@@ -121,6 +122,38 @@ def test_a_transaction_that_is_stopped_while_it_becomes_prepared_is_withdrawn(mo
     reader = gateway.begin(RC)
     reader.begin_statement()
     assert cluster.run(reader.get_many([ROW])) == [b"0"]
+
+
+def test_a_transaction_whose_prepare_is_stopped_stays_committed_if_it_was_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was withdrawn: what it had laid down was dropped."""
+    world = World(33)
+    cluster = world.cluster
+    gateway, _ = led_here(world, ROW)
+    other = world.gateways[gateway.node_id % 3 + 1]
+    txn = gateway.begin(RC)
+    txn.put(ROW, b"1")
+    keep = TwoPhase.keep
+
+    async def kept_and_finished(self: TwoPhase) -> None:
+        await keep(self)
+        await other.finish_prepared("name", True, lambda found: None)
+        await Completion[None]()
+
+    async def later(*_: object) -> None:
+        await Completion[None]()
+
+    monkeypatch.setattr(TwoPhase, "keep", kept_and_finished)
+    monkeypatch.setattr(prepared, "_resolve", later)
+    task = cluster.scheduler.spawn(txn.prepare("name", b""))
+    cluster.advance(1)
+    stop(world, task)
+    cluster.advance(5)
+    assert not gateway.active
+    reader = gateway.begin(RC)
+    reader.begin_statement()
+    assert cluster.run(reader.get_many([ROW])) == [b"1"]
 
 
 def test_intents_are_forgotten_that_a_stopped_task_has_cleared() -> None:

@@ -248,8 +248,7 @@ class Coordinator(ChangingPart):
         self._end()
 
     async def _withdraw(self, name: str, two_phase: TwoPhase) -> None:
-        await self._gateway.prepared.withdraw(name, two_phase)
-        await self._finish(two_phase, 0)
+        await self._finish(two_phase, await self._gateway.prepared.withdraw(name, two_phase))
 
     async def _validate(self, timestamp: Timestamp) -> None:
         raise NotImplementedError  # serializable.py

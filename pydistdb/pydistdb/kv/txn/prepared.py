@@ -115,14 +115,16 @@ class PreparedTransactions:
         except KeyExists:
             raise PreparedExists(name) from None
 
-    async def withdraw(self, name: str, two_phase: TwoPhase) -> None:
-        """It may or may not have become PREPARED: see to it that it is not, however long that takes."""
+    async def withdraw(self, name: str, two_phase: TwoPhase) -> Timestamp:
+        """It may or may not have become PREPARED: see to it that it is not, however long that takes.
+
+        Returns the commit timestamp if somebody has known it by its name and committed it meanwhile, else 0."""
         while True:
             try:
                 await two_phase.abort()
-                await two_phase.end_prepared(False)
+                timestamp = await two_phase.end_prepared(False)
                 await self._remove(name, two_phase.kept().transaction_id)
-                return
+                return timestamp
             except KVError:
                 await sleep(self._gateway.leases.scheduler, RETRY_NS)
 
