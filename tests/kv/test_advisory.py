@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 
 import pytest
-from pydistdb.kv.advisory import ADVISORY_PREFIX, HOLD_NS, TAKEOVER_NS
+from pydistdb.kv.advisory import ADVISORY_PREFIX, HOLD_NS, TAKEOVER_NS, AdvisoryLocker
 from pydistdb.kv.api import DeadlockDetected, Isolation, KVError, LockNotAvailable, LockStrength, WaitPolicy
 from pydistdb.kv.gateway import Gateway
+from pydistdb.kv.range_local import RangeLocal
 from pydistdb.kv.session_locks import SessionLocks
 from pydistdb.kv.store import Store
-from pydistdb.tasks import sleep
+from pydistdb.tasks import Completion, sleep
 
 from tests.support.cluster import SECOND, Cluster
 
@@ -146,6 +147,50 @@ def test_waiting_has_an_end() -> None:
     world.cluster.wait_until(lambda: waiting.completion.done or crossing.completion.done, 10)
     errors = [task.completion.error() for task in (waiting, crossing)]
     assert [type(error) for error in errors if error is not None] == [DeadlockDetected]
+
+
+def test_an_unlock_that_is_stopped_is_done_all_the_same() -> None:
+    """Its request was on its way; the session did not know of the lock any more, and nobody else got it while that lived."""
+    world = World()
+    run, cluster = world.cluster.run, world.cluster
+    leader = world.leader()
+    name, third = [name for name in cluster.nodes if name != leader]
+    holder, other = Session(world, world.node_of(name)), Session(world, world.node_of(third))
+    assert run(holder.take())
+    cluster.network.partition([name], [leader, third])
+    task = cluster.scheduler.spawn(holder.locks.unlock([KEY]))
+    cluster.advance(0.2)
+    task.cancel(RuntimeError("told to stop"))
+    cluster.network.heal()
+    assert run(other.take(wait=WaitPolicy.WAIT, timeout_ns=10 * SECOND))
+    again = cluster.scheduler.spawn(holder.take(wait=WaitPolicy.WAIT))
+    cluster.advance(1)
+    run(other.locks.unlock([KEY]))
+    cluster.wait_until(lambda: again.completion.done, 5)
+    assert not run(other.take()) and not holder.lost
+
+
+def test_a_lock_that_is_given_up_while_earlier_ones_are_found_out_stays_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new leaseholder heard that it was given up before it granted it, and of nothing after that."""
+    world = World()
+    cluster = world.cluster
+    leader = world.leader()
+    name = next(name for name in cluster.nodes if name != leader)
+    waiter, other = Session(world, world.node_of(name)), Session(world, world.node_of(leader))
+    answered: Completion[None] = Completion()
+
+    async def recover(_: AdvisoryLocker, local: RangeLocal, recovery: Completion[None]) -> None:
+        await answered
+        recovery.set(None)
+
+    monkeypatch.setattr(AdvisoryLocker, "_recover", recover)
+    task = cluster.scheduler.spawn(waiter.take(wait=WaitPolicy.WAIT))
+    cluster.advance(0.5)
+    task.cancel(RuntimeError("told to stop"))
+    cluster.advance(0.5)
+    answered.set(None)
+    cluster.advance(1)
+    assert cluster.run(other.take())
 
 
 def test_a_cycle_through_a_row_lock_is_found() -> None:

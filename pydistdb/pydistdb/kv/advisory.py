@@ -129,8 +129,10 @@ class AdvisoryLocker:
             holders = [holder for holder in local.locks.holders(key) if gateway_of(holder) not in live]
             self._locker.check_holders(local, holders, TAKEOVER_NS)
 
-    async def unlock(self, request: AdvisoryUnlock) -> Applied:
+    async def unlock(self, request: AdvisoryUnlock, call_deadline_ns: int = 0) -> Applied:
         local = self._leases.need(ADVISORY_PREFIX)
+        await self._recovered(local, call_deadline_ns)  # as a request to lock does that came before, and is given up
+        local.check_lease()
         local.locks.withdraw(request.transaction_id, request.keys)
         if request.strength:
             for key in request.keys:

@@ -94,6 +94,7 @@ class RangeServer:
         self._waiting_handlers: dict[type[Any], Callable[[Any, int], Awaitable[Message]]] = {
             Lock: self.locker.lock,
             AdvisoryLock: self.advisory.lock,
+            AdvisoryUnlock: self.advisory.unlock,
             CommitOnePhase: self.writer.commit,
             Prepare: self.writer.prepare,
             Change: self.changes.change,
@@ -110,7 +111,6 @@ class RangeServer:
             ResolveIntents: self.resolver.resolve,
             ReleaseLocks: self._release_locks,
             LocksHanded: self.leases.take_handed,
-            AdvisoryUnlock: self.advisory.unlock,
             ConfirmAdvisory: self.advisory.confirm,
             QueryVersion: self.bulk.query_version,
             PrepareFresh: self.writer.prepare_fresh,

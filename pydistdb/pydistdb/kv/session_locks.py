@@ -3,6 +3,9 @@
 A session's locks, those it holds for a transaction too, have one owner id, so that a session never waits for itself.  In
 the wait-for graph this id and that of the session's transaction count as one (``links``), so that a cycle through a row
 lock and an advisory lock is found.
+
+What is let go is released by a task of its own, for as long as that takes and the session lives: the statement that has asked for
+it may be stopped, or have waited long enough.  The session's next lock waits for that task, which might take it away again.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from pydistdb.kv.advisory import (
+    ASK_AGAIN_NS,
     HOLD_NS,
     AdvisoryGranted,
     AdvisoryLock,
@@ -20,10 +24,12 @@ from pydistdb.kv.advisory import (
     HeldAdvisory,
     HeldLock,
 )
-from pydistdb.kv.api import KVError, LockStrength, WaitPolicy
+from pydistdb.kv.api import KVError, LockStrength, RangeUnavailable, WaitPolicy
 from pydistdb.kv.descriptor import NodeId
+from pydistdb.kv.leases import bounded
 from pydistdb.kv.names import NO_TRANSACTION, TransactionId, new_transaction_id
-from pydistdb.tasks import Completion, Timer
+from pydistdb.kv.router import DEFAULT_TIMEOUT_NS
+from pydistdb.tasks import Completion, Timer, sleep
 
 if TYPE_CHECKING:
     from pydistdb.kv.gateway import Gateway
@@ -41,11 +47,15 @@ class SessionLocks:
         self.on_lost = on_lost
         self.transaction_id: TransactionId = NO_TRANSACTION
         self.held: dict[bytes, int] = {}
+        self._releasing: Completion[None] | None = None
+        """Done once everything that was let go so far is released."""
         self.process_id = 0
         """The session's, for the report of a deadlock."""
 
     async def lock(self, key: bytes, strength: LockStrength, wait: WaitPolicy, timeout_ns: int = 0) -> bool:
         keeper = self._keeper
+        if self._releasing is not None and not await bounded(keeper.scheduler, self._releasing, DEFAULT_TIMEOUT_NS):
+            raise RangeUnavailable("an advisory lock could not be released in time")
         if not self.transaction_id:
             self.transaction_id = keeper.register(self)
         before = self.held.get(key, 0)
@@ -59,7 +69,7 @@ class SessionLocks:
                     break
         except BaseException:
             # It may be granted yet, or stand in the queue.
-            keeper.spawn(self._release([key], before))
+            self._release_soon([key], before)
             raise
         self.held[key] = max(before, int(strength))
         keeper.start_confirming()
@@ -73,14 +83,26 @@ class SessionLocks:
             else:
                 del self.held[key]
         if changed:
-            await self._release(changed, strength)
+            await bounded(self._keeper.scheduler, self._release_soon(changed, strength), UNLOCK_TIMEOUT_NS)
 
-    async def _release(self, keys: list[bytes], strength: int) -> None:
-        try:
-            request = AdvisoryUnlock(self.transaction_id, keys, strength)
-            await self._keeper.gateway.router.send(request, timeout_ns=UNLOCK_TIMEOUT_NS)
-        except KVError:
-            pass  # the next leaseholder asks what is held; and whoever waits finds a session that is gone
+    def _release_soon(self, keys: list[bytes], strength: int) -> Completion[None]:
+        releasing = self._release(keys, strength, self._releasing)
+        self._releasing = self._keeper.scheduler.spawn(releasing, "advisory locks").completion
+        return self._releasing
+
+    async def _release(self, keys: list[bytes], strength: int, earlier: Completion[None] | None) -> None:
+        if earlier is not None:
+            await earlier
+        keeper = self._keeper
+        request = AdvisoryUnlock(self.transaction_id, keys, strength)
+        while True:
+            try:
+                await keeper.gateway.router.send(request, timeout_ns=UNLOCK_TIMEOUT_NS)
+                return
+            except KVError:
+                if not keeper.knows(self):
+                    return  # whoever waits finds a session that is gone
+            await sleep(keeper.scheduler, ASK_AGAIN_NS)
 
     def close(self) -> None:
         if not self.transaction_id:
@@ -89,7 +111,7 @@ class SessionLocks:
         if self.held:
             keys = list(self.held)
             self.held.clear()
-            self._keeper.spawn(self._release(keys, 0))
+            self._release_soon(keys, 0)
 
 
 class LockKeeper:
@@ -100,7 +122,7 @@ class LockKeeper:
         self.epoch = 0
         """The latest lease whose holder has been told what is held here."""
         self._owners: dict[TransactionId, SessionLocks] = {}
-        self._scheduler = gateway.leases.scheduler
+        self.scheduler = gateway.leases.scheduler
         self._timer: Timer | None = None
         self._confirmed_ns = 0
 
@@ -115,8 +137,9 @@ class LockKeeper:
         self._owners.pop(locks.transaction_id, None)
         self.gateway.active.pop(locks.transaction_id, None)
 
-    def spawn(self, coroutine: object) -> None:
-        self._scheduler.spawn(coroutine, "advisory locks")  # type: ignore[arg-type]
+    def knows(self, locks: SessionLocks) -> bool:
+        """Whether the session lives."""
+        return locks.transaction_id in self._owners
 
     def links(self) -> list[tuple[TransactionId, TransactionId]]:
         """(a session's transaction, the session's id) for sessions that have both."""
@@ -139,21 +162,21 @@ class LockKeeper:
 
     def start_confirming(self) -> None:
         if self._timer is None:
-            self._confirmed_ns = self._scheduler.now_ns()
+            self._confirmed_ns = self.scheduler.now_ns()
             self._next()
 
     def _next(self) -> None:
-        self._timer = self._scheduler.call_at(self._scheduler.now_ns() + CONFIRM_INTERVAL_NS, self._confirm_soon)
+        self._timer = self.scheduler.call_at(self.scheduler.now_ns() + CONFIRM_INTERVAL_NS, self._confirm_soon)
 
     def _confirm_soon(self) -> None:
         if not any(locks.held for locks in self._owners.values()):
             self._timer = None
             return
-        asking = self._scheduler.spawn(self._confirm(), "confirm advisory locks")
+        asking = self.scheduler.spawn(self._confirm(), "confirm advisory locks")
         asking.completion.on_done(self._confirmed)
 
     def _confirmed(self, asking: Completion[None]) -> None:
-        if self._scheduler.now_ns() - self._confirmed_ns > HOLD_NS:
+        if self.scheduler.now_ns() - self._confirmed_ns > HOLD_NS:
             for locks in list(self._owners.values()):
                 if locks.held:
                     locks.held.clear()
@@ -161,7 +184,7 @@ class LockKeeper:
         self._next()
 
     async def _confirm(self) -> None:
-        asked_ns = self._scheduler.now_ns()
+        asked_ns = self.scheduler.now_ns()
         held = self.held()
         try:
             answer: AdvisoryLocks = await self.gateway.router.send(ConfirmAdvisory(held), timeout_ns=HOLD_NS)
