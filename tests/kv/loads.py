@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from pydistdb.kv.api import Isolation, KVError, ReadRestart
 from pydistdb.kv.gateway import Gateway
 
+from tests.kv.trouble import Canceled
+
 if TYPE_CHECKING:
     from tests.kv.simulate import Simulation
 
@@ -68,7 +70,7 @@ class Loads:
             committed = await txn.commit()
             if simulation.is_alive(gateway) and ending >= 0.3:
                 self.acknowledged[load] = began_ns, committed
-        except (KVError, ReadRestart):
+        except (KVError, ReadRestart, Canceled):
             txn.rollback()
 
     async def look(self, gateway: Gateway) -> None:

@@ -22,6 +22,8 @@ from pydistdb.kv.txn.coordinator import Coordinator
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Space
 
+from tests.kv.trouble import Canceled
+
 if TYPE_CHECKING:
     from tests.kv.simulate import Simulation
 
@@ -106,7 +108,7 @@ class Rows:
             txn.begin_statement()
             txn.insert(parent(self._rand.randrange(PARENTS)), b"here")
             await txn.commit()
-        except (KVError, ReadRestart):
+        except (KVError, ReadRestart, Canceled):
             txn.rollback()
 
     async def add_child(self, gateway: Gateway) -> None:
@@ -129,7 +131,7 @@ class Rows:
                 if key not in self.removed:
                     self.children[key] = began_ns
                 self.counts["families"] += 1
-        except (KVError, ReadRestart):
+        except (KVError, ReadRestart, Canceled):
             txn.rollback()
 
     async def remove_parent(self, gateway: Gateway) -> None:
@@ -156,7 +158,7 @@ class Rows:
                     txn.delete(key)
                 txn.delete(parent(of))
             await txn.commit()
-        except (KVError, ReadRestart):
+        except (KVError, ReadRestart, Canceled):
             txn.rollback()
 
     async def census(self, gateway: Gateway) -> None:
@@ -192,7 +194,7 @@ class Rows:
             for _ in range(self._rand.randint(1, 3)):
                 txn.insert(job(self._number()), b"to do")
             await txn.commit()
-        except (KVError, ReadRestart):
+        except (KVError, ReadRestart, Canceled):
             txn.rollback()
 
     async def work(self, gateway: Gateway) -> None:
@@ -224,7 +226,7 @@ class Rows:
                     if self.workers.setdefault(number, me) != me:
                         self._simulation.problems.append(f"job {number} was done twice")
                     self.counts["jobs"] += 1
-        except (KVError, ReadRestart):
+        except (KVError, ReadRestart, Canceled):
             txn.rollback()
 
     # ------------------------------------------------------------------------------------------------------ uniques
@@ -244,7 +246,7 @@ class Rows:
             if self._rand.random() < 0.3:
                 txn.put(done(90_000 + me), b"%d" % me)  # so that it needs two ranges
             await txn.commit()
-        except (KVError, ReadRestart):
+        except (KVError, ReadRestart, Canceled):
             txn.rollback()
             return
         if self._simulation.is_alive(gateway):
@@ -263,7 +265,7 @@ class Rows:
             txn.put(key, value)
             timestamp = await txn.commit()
             missing = await gateway.await_copies([(key, key + b"\0")], 2 * SECOND)
-        except (KVError, ReadRestart):
+        except (KVError, ReadRestart, Canceled):
             txn.rollback()
             return
         if missing or not self._simulation.is_alive(gateway):

@@ -7,7 +7,7 @@ Clients, each through some node's gateway:
 
 * append: SERIALIZABLE transactions that read lists, by key and by span, and append to some (tests/chaos/lists.py
   looks for cycles);
-* transfer: between accounts, at all levels; what any snapshot shows must add up to the same;
+* transfer: between accounts, at all levels; what any snapshot shows must add up to the same, also read by parallel scans;
 * stale: reads in the past, at the nearest copy: by session token, within a bound, at an exact time, or at any.  Each must
   show what the leaseholders' stores show at its timestamp in the end, so nothing may have been written below it since;
 * prepare (``--prepares``): transfers that are prepared by name, and later committed or rolled back through some other node;
@@ -15,7 +15,7 @@ Clients, each through some node's gateway:
 * register: single reads and writes at READ COMMITTED; each key must be linearizable (tests/chaos/registers.py);
 * rows (tests/kv/row_clients.py, ``--wide``): row locks of all strengths, foreign keys, unique keys, queues, ``write_ack = all``;
 * trouble (tests/kv/trouble.py): crashes, partitions of both and of one direction, loss and delay, disks that are slow, full or
-  fail, clocks that jump, splits, replicas and leases that move.
+  fail, clocks that jump, splits, replicas and leases that move; with ``--wide``, statements that are cancelled on their way.
 
 In the end everything is mended; then no intent, record of a coordinator, or acknowledged write may be missing or left.
 """
@@ -30,7 +30,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any
 
 from pydistdb.kv import names
@@ -38,6 +38,8 @@ from pydistdb.kv.api import Isolation, KVError, LockStrength, OutcomeUnknown, Pr
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.operations import Operations
 from pydistdb.kv.store import Store
+from pydistdb.kv.txn.coordinator import Coordinator
+from pydistdb.sql.exec.scatter import scatter
 from pydistdb.tasks import Task, sleep
 from pydistdb_storage.engine import Space
 
@@ -48,7 +50,7 @@ from tests.kv.loads import MIDDLE_ROW, Loads
 from tests.kv.row_clients import BOUNDARIES, Rows
 from tests.kv.simulated_clients import ACCOUNTS, LISTS, Lists, Past, Registers, account, list_key, mark, parsed
 from tests.kv.simulated_tallies import TALLIES, Tallies, tally
-from tests.kv.trouble import HARSH, InjectedFailure, Trouble
+from tests.kv.trouble import HARSH, Canceled, InjectedFailure, Trouble
 from tests.support.cluster import SECOND, Cluster
 
 BALANCE = 100
@@ -168,8 +170,8 @@ class Simulation:
             else:
                 await txn.commit()
             self.transfers += 1
-        except (KVError, ReadRestart) as error:
-            if self.is_alive(gateway) and not isinstance(error, OutcomeUnknown):
+        except (KVError, ReadRestart, Canceled) as error:
+            if self.is_alive(gateway) and not isinstance(error, OutcomeUnknown | Canceled):
                 self.prepared.pop(name, None)
             txn.rollback()
 
@@ -180,7 +182,7 @@ class Simulation:
             await self.pause(200)
             gateway = self.gateway()
             if gateway is not None and self.prepared:
-                await self._finish(gateway, self.rand.choice(list(self.prepared)))
+                await self._through(gateway, self._finish(gateway, self.rand.choice(list(self.prepared))))
         self.clients -= 1
 
     async def _finish(self, gateway: Gateway, name: str) -> None:
@@ -214,11 +216,41 @@ class Simulation:
         else:
             self.problems.append("a read is restarted for ever")
             return
-        total = sum(map(int, batch.values))
+        self._check_total(gateway, txn, map(int, batch.values))
+
+    def _check_total(self, gateway: Gateway, txn: Coordinator, balances: Iterable[int]) -> None:
         if self.is_alive(gateway):
             self.snapshots += 1
+            total = sum(balances)
             if total != ACCOUNTS * BALANCE:
                 self.problems.append(f"the accounts add up to {total} at {txn.read_timestamp}")
+
+    async def add_up_in_lanes(self, gateway: Gateway) -> None:
+        """The same by a parallel scan, which may have enough before its end: then, and after an error, its lanes are stopped."""
+        txn = gateway.begin(self.rand.choice(LEVELS))
+        most = self.rand.choice((ACCOUNTS, self.rand.randrange(ACCOUNTS)))
+        found: list[int] = []
+
+        async def lane(number: int) -> AsyncIterator[int]:
+            batch = await txn.scan(account(number), account(number + 1), limit=100)
+            for value in batch.values:
+                yield int(value)
+
+        async def lanes() -> AsyncIterator[AsyncIterator[int]]:
+            for number in range(ACCOUNTS):
+                yield lane(number)
+
+        stream = scatter(gateway.leases.scheduler, lanes(), ordered=self.rand.random() < 0.5)
+        try:
+            txn.begin_statement()
+            while len(found) < most:
+                found.append(await anext(stream))
+        except (KVError, ReadRestart):
+            return
+        finally:
+            await stream.aclose()
+        if most == ACCOUNTS:
+            self._check_total(gateway, txn, found)
 
     def seconds(self) -> float:
         return self.cluster.scheduler.now_ns() / SECOND
@@ -239,7 +271,7 @@ class Simulation:
                     if self.tallies is not None:
                         actions += [self.tallies.step] * 2 * len(actions)
                     if self.rows is not None:
-                        actions += self.rows.actions()
+                        actions += [self.add_up_in_lanes, *self.rows.actions()]
                     action = self.rand.choice(actions)
                     name = ""
                     if self.prepares and action == self.transfer and self.rand.random() < 0.5:
@@ -256,9 +288,10 @@ class Simulation:
         """Have something done through a node, until it dies."""
         task = gateway.leases.scheduler.spawn(work, "client")
         self.under_way[task] = gateway
+        self.trouble.cancel_some_time(task)
         try:
             await task.completion
-        except ConnectionBroken:
+        except (ConnectionBroken, Canceled):
             pass
         finally:
             del self.under_way[task]
@@ -378,6 +411,7 @@ class Simulation:
             "reads and writes of registers": sum(operation.outcome == OK for operation in self.registers.history),
             "additions to hot lists": sum(e.outcome == OK for e in self.tallies.history) if self.tallies else 0,
             "faults": self.trouble.faults,
+            "statements cancelled": self.trouble.canceled,
             **(self.rows.counts if self.rows is not None else {}),
         }
 

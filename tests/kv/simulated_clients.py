@@ -13,6 +13,7 @@ from pydistdb_storage import mvcc
 from tests.chaos import lists
 from tests.chaos.history import FAILED, OK, UNKNOWN, Operation
 from tests.chaos.lists import ABORTED, COMMITTED, Transaction
+from tests.kv.trouble import Canceled
 
 if TYPE_CHECKING:
     from tests.kv.simulate import Simulation
@@ -69,6 +70,9 @@ class Lists:
             me.outcome = COMMITTED if self.simulation.is_alive(gateway) else lists.UNKNOWN
         except OutcomeUnknown:
             me.outcome = lists.UNKNOWN
+        except Canceled:
+            me.outcome = lists.UNKNOWN if committing else ABORTED
+            txn.rollback()
         except (KVError, ReadRestart) as error:
             me.error = f"{type(error).__name__} at node {gateway.node_id}: {error}"
             if committing and not self.simulation.is_alive(gateway):
@@ -220,6 +224,9 @@ class Registers:
                     at_least = restart.timestamp
         except OutcomeUnknown:
             operation.outcome = UNKNOWN
+        except Canceled:
+            operation.outcome = UNKNOWN
+            txn.rollback()
         except KVError as error:
             operation.outcome, operation.error = FAILED, repr(error)
             txn.rollback()

@@ -19,6 +19,7 @@ from pydistdb.kv.txn.coordinator import Coordinator
 
 from tests.chaos.history import FAILED, OK, UNKNOWN
 from tests.kv.simulated_clients import parsed
+from tests.kv.trouble import Canceled
 
 if TYPE_CHECKING:
     from tests.kv.simulate import Simulation
@@ -61,7 +62,7 @@ class Tallies:
                 await self._look(gateway, entry, fails=simulation.rand.random() < 0.5)
             else:
                 await self._add_slowly(gateway, entry)
-        except OutcomeUnknown:
+        except (OutcomeUnknown, Canceled):
             entry.outcome = UNKNOWN
         except (KVError, ReadRestart):
             entry.outcome = FAILED

@@ -4,7 +4,8 @@ The mild kinds keep clocks within their bound and disks slow at worst.  The hars
 disks that are full, syncs that fail (after which nobody knows what is on the disk: half of the time the write is there), and
 replicas that move from node to node.  ``reshapes`` adds merges to either, and more splits, and mends everything now and then.
 The wide ones add processes that stop for longer than any lease, and that die just before they send their n-th message from now
-on; nodes that give their leases away; and a node that has lost its disk and begins anew, once everything else is well.
+on; nodes that give their leases away; and a node that has lost its disk and begins anew, once everything else is well.  One
+statement in CANCELED_SHARE is cancelled on its way, also within its commit.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import TYPE_CHECKING
 from pydistdb.kv.api import KVError
 from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.store import Store, StoreConfig
-from pydistdb.tasks import sleep
+from pydistdb.tasks import Task, sleep
 from pydistdb_storage.errors import StorageError, StoreFull
 
 if TYPE_CHECKING:
     from tests.kv.simulate import Simulation
 
 KEYS = 8
+CANCELED_SHARE = 8
+CANCELED_AFTER_MS = (1, 5, 20, 100, 2_000)
 MOST_SKEW_US = 90_000
 WRONG_SKEWS_US = (-3_000_000, -400_000, -260_000, 260_000, 400_000, 3_000_000)
 HARSH = StoreConfig(log_entries_kept=20, log_entries_most=60, dead_after_ns=8_000_000_000)
@@ -28,6 +31,10 @@ MILD_KINDS = ("crash", "crash", "all", "cut", "silence", "loss", "late", "disk",
 RESHAPING_KINDS = ("split", "split", "split", *("merge",) * 7, "mend", "mend", "mend")
 WIDE_KINDS = ("stop", "stop", "fuse", "fuse", "fuse", "drain", "wipe")
 HARSH_KINDS = (*MILD_KINDS, "jump", "full", "sync", "rehome", "rehome", "deaf")
+
+
+class Canceled(Exception):
+    """A statement is stopped wherever it waits, as a client's cancel or statement_timeout does it; a commit may stand."""
 
 
 class InjectedFailure(StorageError):
@@ -53,6 +60,7 @@ class Trouble:
         self._fuses: dict[str, int] = {}
         """How many messages each of these nodes still sends before it dies."""
         self.wiped = False
+        self.canceled = 0
 
     def hurt(self) -> None:
         """One fault more, or one less."""
@@ -118,6 +126,17 @@ class Trouble:
             case "heal":
                 cluster.network.heal()
                 cluster.network.loss = cluster.network.late = cluster.network.duplicates = 0.0
+
+    def cancel_some_time(self, task: Task[None]) -> None:
+        """Perhaps have a client's statement stopped before long."""
+        if self.simulation.wide and self.rand.randrange(CANCELED_SHARE) == 0:
+            after_ns = int(self.rand.random() * self.rand.choice(CANCELED_AFTER_MS) * 1_000_000)
+            scheduler = self.cluster.scheduler
+            scheduler.call_at(scheduler.now_ns() + after_ns, lambda: self._cancel(task))
+
+    def _cancel(self, task: Task[None]) -> None:
+        self.canceled += not task.completion.done
+        task.cancel(Canceled("canceling statement due to user request"))
 
     def end(self) -> None:
         """Mend everything."""
