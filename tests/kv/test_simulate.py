@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import pytest
 from pydistdb.kv import closed, follower, validation
-from pydistdb.kv.api import KVError, PreparedTransaction
+from pydistdb.kv.api import PreparedTransaction
 from pydistdb.kv.intents import IntentSet
-from pydistdb.kv.range_local import RangeLocal
-from pydistdb.kv.records import Record, Records, record_write
 from pydistdb.kv.txn.prepared import PreparedTransactions
 from pydistdb.kv.txn.two_phase import TwoPhase
 from pydistdb.kv.txn.writing import WritingPart
-from pydistdb.tasks import Completion
 
 from tests.kv.simulate import Simulation
 
@@ -133,22 +130,6 @@ def test_wide_seeds(seed: int) -> None:
     simulation.run(20)
     assert simulation.trouble.canceled > 10
     assert simulation.rows is not None and sum(simulation.rows.counts.values()) > 100
-
-
-def test_a_decision_that_only_its_task_can_end_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def write(records: Records, local: RangeLocal, transaction_id: bytes, record: Record) -> None:
-        local.deciding[transaction_id] = Completion()
-        try:
-            await local.propose([record_write(local.range_id, transaction_id, record)], max(record.timestamp, 1))
-        except KVError:
-            records.decided(local, transaction_id)
-            raise
-        records.decided(local, transaction_id)
-
-    monkeypatch.setattr(Records, "_write", write)
-    with pytest.raises((TimeoutError, AssertionError)):
-        for seed in (85050, 85051):
-            Simulation(seed, wide=True).run(20)
 
 
 def test_an_effect_before_a_savepoint_that_was_returned_to_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
