@@ -22,7 +22,7 @@ from pydistdb.sql.plan import access
 from pydistdb.sql.plan.comparisons import comparison_terms
 from pydistdb.sql.plan.cost import DISABLED_COST, HASH_ROW_COST, RESTART_COST, ROW_COST, lookup_cost, restart_cost
 from pydistdb.sql.plan.estimate import Estimator
-from pydistdb.sql.plan.expressions import columns_of, conjoin, has_subquery, is_volatile, output_ids
+from pydistdb.sql.plan.expressions import columns_of, conjoin, free_columns, has_subquery, is_volatile, output_ids
 from pydistdb.sql.plan.implication import known_by_equality
 from pydistdb.sql.plan.join_order import Cluster, Plan, Probe
 from pydistdb.sql.plan.ordering import ordering
@@ -258,8 +258,8 @@ def _lookup(task: _Task, left: Side, scan: TableScan, rest: Sequence[Expr]) -> C
 
 
 def _index_loop(task: _Task, left: Side, scan: TableScan, rest: Sequence[Expr]) -> Candidate:
-    left_ids = output_ids(left.relation)
-    outer = tuple(sorted(set().union(*map(columns_of, scan.access.terms)) & left_ids))
+    # The shards to read may be told by more than the index's terms are.
+    outer = tuple(sorted(free_columns(scan) & output_ids(left.relation)))
     condition = conjoin(rest) if rest else None
     relation = NestedLoop(task.columns, task.kind, left.relation, scan, condition, outer, rows=task.rows)
     cost = left.cost + left.rows * (restart_cost(scan.table) + scan.rows * 2 * ROW_COST)
