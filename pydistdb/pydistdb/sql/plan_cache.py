@@ -32,7 +32,7 @@ from pydistdb.sql.exec import CompiledQuery
 from pydistdb.sql.plan.expressions import all_relations
 from pydistdb.sql.statement_statistics import StatementCounts
 from pydistdb.sql.statements import Begin, Utility
-from pydistdb.sql.tree import BoundStatement, Insert, LockRows, Rel
+from pydistdb.sql.tree import BoundStatement, Delete, Insert, LockRows, Merge, Rel, Update
 from pydistdb.sql.types.base import SqlType
 
 MAX_PLANS = 5_000
@@ -55,6 +55,15 @@ _LOCKING_TAGS = {
 def locking_tag(query: Rel) -> str:
     """SELECT FOR UPDATE and the like; empty for a query that locks nothing."""
     return next((_LOCKING_TAGS[part.strength] for part in all_relations(query) if isinstance(part, LockRows)), "")
+
+
+def _changes_nothing(query: Rel) -> bool:
+    """MERGE whose every action is DO NOTHING, and nothing else that changes rows."""
+    return all(
+        isinstance(part, Merge) and all(action.kind == "nothing" for action in part.actions)
+        for part in all_relations(query)
+        if isinstance(part, Insert | Update | Delete | Merge)
+    )
 
 
 class CachedPlan:
@@ -128,8 +137,11 @@ class CachedPlan:
         self.tag = bound.tag if bound is not None else self.kind
         self.tables: frozenset[int] = bound.tables if bound is not None else frozenset()
         self.writes = compiled is not None and compiled.plan.changed_table is not None
-        self.writing_tag = self.tag if self.writes else "" if bound is None else locking_tag(bound.query)
+        self.writing_tag = ""
         """What a read-only transaction refuses to execute, as it calls it; empty for what it does."""
+        if bound is not None:
+            refused = self.writes and not _changes_nothing(bound.query)
+            self.writing_tag = self.tag if refused else locking_tag(bound.query)
         self.retries_duplicates = (
             bound is not None and isinstance(bound.query, Insert) and bound.query.on_conflict is not None
         )

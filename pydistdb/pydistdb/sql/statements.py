@@ -104,10 +104,12 @@ class FinishPrepared(Utility):
 
 @dataclass(frozen=True, slots=True)
 class SetTransaction(Utility):
-    isolation: str | None
-    read_only: bool | None
-    session: bool
+    isolation: str | None = None
+    read_only: bool | None = None
+    session: bool = False
     deferrable: bool | None = None
+    snapshot: str | None = None
+    """SET TRANSACTION SNAPSHOT's identifier."""
 
 
 @dataclass(frozen=True, slots=True)

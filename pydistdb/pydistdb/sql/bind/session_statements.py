@@ -77,6 +77,8 @@ def _set_variable(parsed: ParsedStatement, node: Node) -> statements.Utility:
                 name == "SESSION CHARACTERISTICS",
                 _flag(modes.get("transaction_deferrable")),
             )
+        case "VAR_SET_MULTI" if name == "TRANSACTION SNAPSHOT":
+            return statements.SetTransaction(snapshot=constant_value(node["args"][0]))
     return statements.Unsupported("SET " + name)
 
 

@@ -1,8 +1,8 @@
 """The way from a session to a schema change, which catalog/ddl.py carries out in the session's transaction.
 
-``change_schema`` refuses what this session may not change now: anything in a read-only transaction, and a table that a
-cursor of its own still reads.  ``ddl_context`` gives DDL what it needs to know of the session: its transaction, its
-roles, where its notices go.
+``change_schema`` refuses what this session may not change now: anything in a read-only transaction (but for maintenance), and
+a table that a cursor of its own still reads.  ``ddl_context`` gives DDL what it needs to know of the session: its
+transaction, its roles, where its notices go.
 
     BEGIN; DECLARE c CURSOR FOR SELECT * FROM t; DROP TABLE t        55006: cannot DROP TABLE "t" because it is being used
 """
@@ -32,6 +32,10 @@ _USES = {
 }
 
 
+_MAINTENANCE = (st.Vacuum, schema_statements.Reindex, schema_statements.Cluster)
+"""What a read-only transaction may do, as in Postgres: unless it reads the past, where nothing can be written."""
+
+
 def _check_not_in_use(session: ClientSession, utility: st.Utility) -> None:
     """Raise 55006 where a table is changed that an open cursor reads."""
     command = _USES.get(type(utility))
@@ -59,7 +63,9 @@ def _check_not_in_use(session: ClientSession, utility: st.Utility) -> None:
 async def change_schema(session: ClientSession, plan: CachedPlan, utility: st.Utility, sink: Sink) -> str:
     """DDL, within the transaction."""
     block = session.transaction
-    block.check_writable(plan.kind)
+    block.open()
+    if not isinstance(utility, _MAINTENANCE) or block.reader is not None:
+        block.check_writable(plan.kind)
     _check_not_in_use(session, utility)
     context = ddl_context(session, lambda notice, severity="NOTICE": session.send_notice(sink, notice, severity))
     try:

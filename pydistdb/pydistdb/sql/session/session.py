@@ -49,10 +49,8 @@ class ClientSession(FastSession):
     def set_config(self, name: str, value: str | None, local: bool) -> str:
         """set_config(): SET as a function; None stands for the default."""
         if value is None:
-            setting = find(name)
-            self.settings.reset(setting, local=local)
-            return self.settings.show(name)[1]
-        return variables.assign(self, name, value, local=local)
+            value = self.settings.default(find(name))
+        return variables.assign(self, name, value, local=local, in_query=True)
 
     # ------------------------------------------------------------------------------------------ simple protocol
 

@@ -158,14 +158,17 @@ class SessionTransaction:
         self.read_only = read_only
         self._settings.set_characteristic("transaction_read_only", "on" if read_only else "off")
 
-    def set_characteristics(self, isolation: str | None, read_only: bool | None, deferrable: bool | None) -> None:
-        """BEGIN's options, or SET TRANSACTION."""
+    def set_characteristics(
+        self, isolation: str | None, read_only: bool | None, deferrable: bool | None, *, in_query: bool = False
+    ) -> None:
+        """BEGIN's options, or SET TRANSACTION; ``in_query``: asked for by a function."""
         if isolation is None and read_only is None and deferrable is None:
             return
+        has_begun = in_query or self.statements > 0
         self._is_default = False
         if isolation is not None:
             if isolation != self._settings.values["transaction_isolation"]:
-                if self.statements:
+                if has_begun:
                     raise ActiveTransaction("SET TRANSACTION ISOLATION LEVEL must be called before any query")
                 if self._savepoints:
                     raise ActiveTransaction("SET TRANSACTION ISOLATION LEVEL must not be called in a subtransaction")
@@ -174,16 +177,16 @@ class SessionTransaction:
             if self.read_only and not read_only:
                 if self._savepoints:
                     raise ActiveTransaction("cannot set transaction read-write mode inside a read-only transaction")
-                if self.statements:
+                if has_begun:
                     raise ActiveTransaction("transaction read-write mode must be set before any query")
             self._set_read_only(read_only)
         if deferrable is not None:
             if self._savepoints:
                 raise ActiveTransaction("SET TRANSACTION [NOT] DEFERRABLE cannot be called within a subtransaction")
-            if self.statements:
+            if has_begun:
                 raise ActiveTransaction("SET TRANSACTION [NOT] DEFERRABLE must be called before any query")
             self._settings.set_characteristic("transaction_deferrable", "on" if deferrable else "off")
-        if not self.statements and self.kv is not None:
+        if not has_begun and self.kv is not None:
             reads_in_past = self.past.applies and self.read_only
             if self.kv.isolation is not self.isolation or reads_in_past is not (self.reader is not None):
                 self._drop()
@@ -243,6 +246,10 @@ class SessionTransaction:
             raise ReadOnlyTransaction(f"cannot execute {command} in a read-only transaction")
 
     @property
+    def in_subtransaction(self) -> bool:
+        return bool(self._savepoints)
+
+    @property
     def is_block(self) -> bool:
         """In an explicit block, or a string of several statements: what Postgres calls a transaction block."""
         return self.explicit or (self.implicit and not self.is_pipeline)
@@ -273,9 +280,9 @@ class SessionTransaction:
     def begin(self, isolation: str | None, read_only: bool | None, deferrable: bool | None) -> None:
         """BEGIN, outside an explicit block."""
         assert not self.explicit
+        self.set_characteristics(isolation, read_only, deferrable)
         self.explicit = True
         self.implicit = False
-        self.set_characteristics(isolation, read_only, deferrable)
 
     def begin_implicit(self, *, pipeline: bool = False) -> None:
         """A string of several statements, or a batch of the extended protocol, begins."""

@@ -5,7 +5,7 @@ which only warns without one, and what tag each returns.
 
     COMMIT               without BEGIN: WARNING "there is no transaction in progress", tag COMMIT
     COMMIT               in a failed block: it is rolled back, tag ROLLBACK
-    COMMIT AND CHAIN     a new block with the isolation level and access mode of the old one
+    COMMIT AND CHAIN     a new block with the isolation level and access mode of the old one (of the defaults, if it failed)
 
 Source: PostgreSQL manual, part VI, and chapter 13.3 for the modes of LOCK TABLE.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydistdb.kv.api import Isolation
 from pydistdb.sql import statements as st
 from pydistdb.sql.api import Sink
 from pydistdb.sql.catalog.access import PG_CLASS
@@ -23,7 +24,9 @@ from pydistdb.sql.catalog.needs import permission_denied, relation_kind
 from pydistdb.sql.catalog.state_view import StateView
 from pydistdb.sql.errors import (
     ActiveTransaction,
+    DatabaseError,
     FeatureNotSupported,
+    InvalidParameterValue,
     LockNotAvailable,
     NoActiveTransaction,
     UndefinedTable,
@@ -34,6 +37,7 @@ from pydistdb.sql.settings import find
 
 if TYPE_CHECKING:
     from pydistdb.sql.session.session import ClientSession
+    from pydistdb.sql.session.transaction import SessionTransaction
 
 
 async def control(session: ClientSession, plan: CachedPlan, utility: st.Utility, sink: Sink) -> str:
@@ -45,11 +49,13 @@ async def control(session: ClientSession, plan: CachedPlan, utility: st.Utility,
             if block.explicit:
                 session.send_warning(sink, ActiveTransaction("there is already a transaction in progress"))
                 block.set_characteristics(utility.isolation, utility.read_only, utility.deferrable)
+                if plan.as_of is not None:
+                    block.read_as_of(plan.as_of)
             else:
+                if plan.as_of is not None:
+                    block.read_as_of(plan.as_of)
                 block.begin(utility.isolation, utility.read_only, utility.deferrable)
                 session.context.transaction_timestamp = session.context.statement_timestamp
-            if plan.as_of is not None:
-                block.read_as_of(plan.as_of)
             return plan.kind
         case st.Commit():
             return await _commit(session, utility.chain, sink)
@@ -74,9 +80,11 @@ async def control(session: ClientSession, plan: CachedPlan, utility: st.Utility,
     raise FeatureNotSupported(f"{plan.kind} is not supported")
 
 
-def _characteristics(session: ClientSession) -> tuple[str, bool, bool]:
-    """What AND CHAIN begins the next transaction with."""
+def _characteristics(session: ClientSession) -> tuple[str, bool, bool] | tuple[None, None, None]:
+    """What AND CHAIN begins the next transaction with: after an error outside subtransactions, with the defaults."""
     values = session.settings.values
+    if session.transaction.failed and not session.transaction.in_subtransaction:
+        return None, None, None
     return values["transaction_isolation"], session.transaction.read_only, values["transaction_deferrable"] == "on"
 
 
@@ -127,12 +135,24 @@ def set_transaction(session: ClientSession, plan: CachedPlan, utility: st.SetTra
         return "SET"
     if not block.is_block:
         session.send_warning(sink, NoActiveTransaction("SET TRANSACTION can only be used in transaction blocks"))
-        if not block.in_block:
+        if not block.in_block and utility.snapshot is None:
             return "SET"
+    if utility.snapshot is not None:
+        raise _refused_snapshot(block, utility.snapshot)
     block.set_characteristics(utility.isolation, utility.read_only, utility.deferrable)
     if plan.as_of is not None:
         block.read_as_of(plan.as_of)
     return "SET"
+
+
+def _refused_snapshot(block: SessionTransaction, identifier: str) -> DatabaseError:
+    """SET TRANSACTION SNAPSHOT: snapshots are never exported here, so there is none of that name."""
+    if block.statements or block.in_subtransaction:
+        return ActiveTransaction("SET TRANSACTION SNAPSHOT must be called before any query")
+    if block.isolation is Isolation.READ_COMMITTED:
+        text = "a snapshot-importing transaction must have isolation level SERIALIZABLE or REPEATABLE READ"
+        return FeatureNotSupported(text)
+    return InvalidParameterValue(f'invalid snapshot identifier: "{identifier}"')
 
 
 ROW_EXCLUSIVE = 3

@@ -123,7 +123,7 @@ def _text_with_arguments(session: ClientSession, utility: st.Execute) -> str:
     statement = session.names.statements.get(utility.name)
     if statement is None:
         raise InvalidStatementName(f'prepared statement "{utility.name}" does not exist')
-    if statement.plan.utility is not None or statement.plan.writing_tag:
+    if statement.plan.utility is not None or statement.plan.writes or statement.plan.writing_tag:
         raise DatabaseError.of("42809", "prepared statement is not a SELECT")
     types = statement.plan.parameter_types
     _check_count(utility, len(types))

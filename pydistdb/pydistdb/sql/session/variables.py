@@ -42,14 +42,13 @@ def set_variable(session: ClientSession, plan: CachedPlan, utility: st.SetVariab
         settings.reset_all()
         return plan.kind
     setting = find(utility.name)
-    if setting.key in IDENTITY:
-        default = session.settings.default(setting)
-        _set_identity(session, setting.key, utility.values[0] if utility.values else default, local=utility.local)
-        return plan.kind
     if utility.values is None:
-        if setting.key.startswith("transaction_"):
-            return plan.kind
-        settings.reset(setting, local=utility.local)
+        if setting.key == "transaction_isolation" and not block.is_block:
+            session.send_warning(sink, NoActiveTransaction("RESET TRANSACTION can only be used in transaction blocks"))
+        if setting.key in IDENTITY or setting.key.startswith("transaction_"):
+            assign(session, setting.name, settings.default(setting), local=utility.local)
+        else:
+            settings.reset(setting, local=utility.local)
         return plan.kind
     if len(utility.values) > 1 and setting.key not in _LISTS:
         raise InvalidParameterValue(f"SET {setting.name} takes only one argument")
@@ -65,19 +64,19 @@ def _set_identity(session: ClientSession, key: str, name: str, *, local: bool) -
         session.set_session_authorization(name, local=local)
 
 
-def assign(session: ClientSession, name: str, text: str, *, local: bool) -> str:
-    """Set a variable from text (SET, set_config); returns the value as shown."""
+def assign(session: ClientSession, name: str, text: str, *, local: bool, in_query: bool = False) -> str:
+    """Set a variable from text (SET, or set_config ``in_query``); returns the value as shown."""
     setting = find(name)
     block = session.transaction
     match setting.key:
         case "role" | "session_authorization":
             _set_identity(session, setting.key, text, local=local)
         case "transaction_isolation":
-            block.set_characteristics(canonical(setting, text), None, None)
+            block.set_characteristics(canonical(setting, text), None, None, in_query=in_query)
         case "transaction_read_only":
-            block.set_characteristics(None, canonical(setting, text) == "on", None)
+            block.set_characteristics(None, canonical(setting, text) == "on", None, in_query=in_query)
         case "transaction_deferrable":
-            block.set_characteristics(None, None, canonical(setting, text) == "on")
+            block.set_characteristics(None, None, canonical(setting, text) == "on", in_query=in_query)
         case _:
             _check_level(session, setting)
             return session.settings.set(setting, text, local=local)
