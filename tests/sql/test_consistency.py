@@ -249,7 +249,7 @@ def test_levels(text: str, level: Level, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "weak", "strong(1s)", "bounded(-1s)", "bounded(1 moon)", "bounded(1s", "eventual()"]
+    "text", ["", "weak", "strong(1s)", "bounded(-1s)", "bounded(1 moon)", "bounded(1s", "bounded()", "eventual()"]
 )
 def test_levels_that_do_not_exist(text: str) -> None:
     with pytest.raises(InvalidParameterValue):

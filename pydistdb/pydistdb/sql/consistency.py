@@ -3,7 +3,7 @@
 ``proddb.read_consistency`` and what its texts mean::
 
     strong              everything committed before the statement began (the default)
-    bounded(10s)        everything committed up to ten seconds ago, and perhaps more
+    bounded(10s)        everything committed up to ten seconds ago, and perhaps more; the same as bounded alone
     session             everything that the session's token stands for: what it has written and read
     eventual            some state that was current once
 
@@ -55,7 +55,7 @@ _UNITS_US = {
 }
 _DURATION = re.compile(r"\s*(-?)\s*(\d{1,15}(?:\.\d{1,9})?)\s*([a-z]*)\s*\Z", re.IGNORECASE)
 _CLOCK = re.compile(r"\s*(-?)(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,6})?)\s*\Z")
-_LEVEL = re.compile(r"\s*([a-z]+)\s*(?:\(\s*(?:interval\s*)?'?([^()']*)'?\s*\))?\s*\Z", re.IGNORECASE)
+_LEVEL = re.compile(r"\s*([a-z]+)\s*(?:\(\s*(?:interval\s*)?'?([^()']+)'?\s*\))?\s*\Z", re.IGNORECASE)
 _TIMESTAMP = re.compile(r"\s*(\d{1,16})(?:\.(\d{1,4}))?\s*\Z")
 
 
@@ -139,7 +139,9 @@ def resolve_time(asked: AsOf, statement_us: int, timezone: str) -> Timestamp:
         timestamp = statement_us - LAG_US << COUNTER_BITS
     elif asked.kind == "staleness":
         length = duration_us(asked.text)
-        timestamp = None if length is None else statement_us - abs(length) << COUNTER_BITS
+        if length is None:
+            raise InvalidParameterValue(f'AS OF SYSTEM TIME: with_max_staleness takes an interval, not "{asked.text}"')
+        timestamp = statement_us - abs(length) << COUNTER_BITS
     else:
         timestamp = _given_time(asked.text, statement_us, timezone)
     if timestamp is None:

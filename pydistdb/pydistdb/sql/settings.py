@@ -45,6 +45,8 @@ _NUMBER = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-
 _CUSTOM_NAME = re.compile(r"[A-Za-z_\x80-\U0010ffff][\w$]*(\.[A-Za-z_\x80-\U0010ffff][\w$]*)+\Z")
 
 _ALIASES = {"time zone": "timezone", "session authorization": "session_authorization"}
+_RESERVED_PREFIXES = ("proddb", "pydistdb")
+"""Those of our own settings: nobody may make up others."""
 _READ_ONLY_CONTEXTS = ("internal", "postmaster")
 
 
@@ -66,7 +68,14 @@ def find(name: str) -> Setting:
 
 
 def check_settable(setting: Setting) -> None:
-    """Raise 55P02 for what no session can change."""
+    """Raise 55P02 for what no session can change, and 42602 for a setting of ours that does not exist."""
+    prefix = setting.key.partition(".")[0]
+    if prefix in _RESERVED_PREFIXES and setting.key not in SETTINGS:
+        raise DatabaseError.of(
+            "42602",
+            f'invalid configuration parameter name "{setting.name}"',
+            detail=f'"{prefix}" is a reserved prefix.',
+        )
     if setting.context in _READ_ONLY_CONTEXTS:
         if setting.context == "internal":
             raise DatabaseError.of("55P02", f'parameter "{setting.name}" cannot be changed')

@@ -174,6 +174,8 @@ class SessionTransaction:
                     raise ActiveTransaction("SET TRANSACTION ISOLATION LEVEL must not be called in a subtransaction")
             self._set_isolation(isolation)
         if read_only is not None:
+            if not read_only and (self.past.at or self.past.floor_at):
+                raise ActiveTransaction("cannot set transaction read-write mode in a transaction AS OF SYSTEM TIME")
             if self.read_only and not read_only:
                 if self._savepoints:
                     raise ActiveTransaction("cannot set transaction read-write mode inside a read-only transaction")

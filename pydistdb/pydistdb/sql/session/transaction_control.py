@@ -124,6 +124,8 @@ def _rollback(session: ClientSession, chain: bool, sink: Sink) -> str:
 def set_transaction(session: ClientSession, plan: CachedPlan, utility: st.SetTransaction, sink: Sink) -> str:
     block = session.transaction
     if utility.session:
+        if plan.as_of is not None:
+            raise FeatureNotSupported("AS OF SYSTEM TIME is not supported in SET SESSION CHARACTERISTICS")
         if utility.isolation is not None:
             session.settings.set(find("default_transaction_isolation"), utility.isolation, local=False)
         if utility.read_only is not None:

@@ -48,6 +48,7 @@ def set_variable(session: ClientSession, plan: CachedPlan, utility: st.SetVariab
         if setting.key in IDENTITY or setting.key.startswith("transaction_"):
             assign(session, setting.name, settings.default(setting), local=utility.local)
         else:
+            _check_level(session, setting)
             settings.reset(setting, local=utility.local)
         return plan.kind
     if len(utility.values) > 1 and setting.key not in _LISTS:
