@@ -449,7 +449,7 @@ def test_a_node_that_missed_it_gets_the_whole(restarted: bool) -> None:
     def frozen_everywhere() -> bool:
         replica = store.replicas[right]
         members = replica.raft.members()
-        return replica.descriptor.frozen and all(member.applied >= replica.applied_index for member in members)
+        return replica.descriptor.frozen and all(member.applied >= replica.raft.last_index for member in members)
 
     merging = cluster.scheduler.spawn(store.merger.merge(CUT)).completion
     cluster.wait_until(frozen_everywhere, step=0.0001)

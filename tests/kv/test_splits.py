@@ -1,4 +1,4 @@
-"""What those who are at work notice of a split: the right part is served by nobody until its first entry is committed."""
+"""What those who are at work notice of a split: the right part is served by nobody until its lease begins."""
 
 from __future__ import annotations
 
@@ -164,6 +164,11 @@ def split_at_work(cluster: Cluster, key: bytes) -> tuple[Store, Replica]:
     return store, right
 
 
+def follows(store: Store, range_id: int, leader: int) -> bool:
+    replica = store.replicas.get(range_id)
+    return replica is not None and replica.raft.leader == leader
+
+
 def has_entry(store: Store, range_id: int, index: int) -> bool:
     replica = store.replicas.get(range_id)
     return replica is not None and replica.raft.last_index >= index
@@ -180,8 +185,61 @@ def test_the_right_part_is_led_at_once_by_whoever_split_it() -> None:
     )
 
 
+def quiet() -> tuple[Cluster, str]:
+    """Three nodes at which nobody works, and the name of the one that leads the keys."""
+    cluster = Cluster(seed=3)
+    cluster.start(3)
+    cluster.wait_until(lambda: cluster.leaseholder_name(key_of(500)) is not None)
+    name = cluster.leaseholder_name(key_of(500))
+    assert name is not None
+    return cluster, name
+
+
+def test_the_lease_of_the_right_part_takes_no_entry_and_no_sync_but_that_of_the_split() -> None:
+    cluster, name = quiet()
+    for node in cluster.nodes.values():
+        node.committer.delay_ns = 20 * MILLISECOND
+    _, right = split_at_work(cluster, key_of(500))
+    seconds = cluster.wait_until(lambda: right.is_leaseholder(), step=0.0001)
+    assert seconds < 0.025 and right.raft.last_index == INITIAL_INDEX
+    assert name == cluster.leaseholder_name(key_of(500))
+
+
+def test_the_lease_begins_when_the_split_is_on_the_leaders_disk() -> None:
+    """Before that its store does not show what was written to the whole just before the split."""
+    cluster, name = quiet()
+    cluster.nodes[name].committer.delay_ns = 50 * MILLISECOND
+    _, right = split_at_work(cluster, key_of(500))
+    seconds = cluster.wait_until(lambda: right.raft.is_confirmed, step=0.0001)
+    assert seconds < 0.01 and not right.leased
+    seconds = cluster.wait_until(lambda: right.is_stored, step=0.0001)
+    assert seconds > 0.03 and right.leased
+
+
+def test_the_lease_waits_for_those_who_follow() -> None:
+    cluster, name = quiet()
+    _, right = split_at_work(cluster, key_of(500))
+    cluster.network.partition([name], [other for other in cluster.nodes if other != name])
+    cluster.advance(0.1)
+    assert right.is_stored and right.is_leader and not right.leased
+    cluster.network.heal()
+    cluster.wait_until(lambda: right.is_leaseholder(), timeout_seconds=0.5)
+
+
+def test_who_leads_next_knows_of_a_lease_that_left_no_entry() -> None:
+    """It asks for the row locks that were held under it (reclaim.py)."""
+    cluster, name = quiet()
+    _, right = split_at_work(cluster, key_of(500))
+    cluster.wait_until(lambda: right.is_leaseholder())
+    assert right.previous_epoch == 0 and right.raft.last_index == INITIAL_INDEX
+    cluster.crash(name)
+    cluster.wait_until(lambda: cluster.leaseholder_name(key_of(500)) not in (None, name))
+    successor = cluster.leaseholder(key_of(500))
+    assert successor is not None and successor.range_id == right.range_id and successor.previous_epoch == 1
+
+
 def test_no_later_life_of_the_leader_takes_up_the_first_term() -> None:
-    """The leader's disk is slow: the others have its first entry when it crashes, and it knows of nothing.
+    """The leader's disk is slow: the others have heard of it when it crashes, and it knows of nothing.
 
     It applies the split once more, and must not lead in a term in which it has said other things before."""
     cluster = at_work()[0].cluster
@@ -192,7 +250,7 @@ def test_no_later_life_of_the_leader_takes_up_the_first_term() -> None:
     node.committer.delay_ns = 10**12
     others = [other for other in cluster.nodes if other != name]
     cluster.wait_until(
-        lambda: all(has_entry(cluster.store(other), right.range_id, INITIAL_INDEX + 1) for other in others)
+        lambda: all(follows(cluster.store(other), right.range_id, right.replica_id) for other in others)
     )
     cluster.crash(name)
     terms = []

@@ -42,11 +42,13 @@ class RangeLease:
         self.leased = False
         self.leased_since_ns = 0
         self.lease_until_ns = 0
+        self.is_stored = True
+        """Whether the replica is durable; what a split brings is not yet, and the store does not show all of the whole's writes."""
         self.previous_epoch = 0
         """The term of the lease directly before this one."""
         self.membership_pending = 0
         """Membership changes proposed here and not applied yet."""
-        self._first_of_term = 0
+        self._complete_index = 0
         self._lease_start_ns = 0
         self._clock_floor: Timestamp = 0
         self._handover_term = 0
@@ -121,7 +123,7 @@ class RangeLease:
 
     def begin_term(self, term: int) -> None:
         """This replica leads from now on."""
-        self._first_of_term = self.raft.term_start_index
+        self._complete_index = self.raft.complete_index
         self.previous_epoch = self.raft.previous_term
         self._lease_start_ns = self.owner.scheduler.now_ns()
         if self._handover_term != term and self.lease_needs_wait():
@@ -132,9 +134,11 @@ class RangeLease:
             self.raft.send_heartbeats()  # answered by the time the first entry is committed, when the lease may begin
 
     def try_lease(self) -> None:
-        if self.raft.role is not raft.Role.LEADER or self.leased or self.destroyed:
+        """Begin to serve if nothing stands in the way any more: call it after whatever may have been the last that did."""
+        node = self.raft
+        if node.role is not raft.Role.LEADER or self.leased or self.destroyed:
             return
-        if self.raft.applied_index < self._first_of_term:
+        if not self.is_stored or node.applied_index < self._complete_index or not node.is_confirmed:
             return
         now = self.owner.scheduler.now_ns()
         if now < self._lease_start_ns:

@@ -147,6 +147,7 @@ class RangeLifecycle(Elections):
             round.states.pop(state_key(right_id), None)
         round.write((Space.STATE, descriptor_key(right_id), encode_descriptor(descriptor)))
         right = self._add_replica(descriptor, right_id, state)
+        right.is_stored = False
         round.states[state_key(right_id)] = right.log.encode_state
         self.metrics.splits += 1
         for observer in self.observers:
@@ -168,8 +169,9 @@ class RangeLifecycle(Elections):
     def _lead_right_part(self, left: Replica, right: Replica, round: Round) -> None:
         """Have this node, which leads the whole, lead the right part: its keys are served by nobody meanwhile.
 
-        As its first leader it needs a round trip for the first entry, and a sync.  Otherwise it must be elected, which takes one
-        more of both: nobody else can have campaigned, so a pre-vote would tell nothing."""
+        As its first leader it needs a round trip for the first heartbeats, and the sync of the split itself: its term needs no
+        entry, since nobody led before.  Otherwise it must be elected, which takes two more of both: nobody else can have
+        campaigned, so a pre-vote would tell nothing."""
         if left.leased:
             right.inherit_lease()
             if not right.commits_alone:

@@ -14,7 +14,8 @@ clients notice nothing::
 
 A claim is good only if the lock was held until the lease of term 5 had ended, and nobody else had a lease since:
 
-* The last entry in the log before the new leaseholder's own is of term 5.  Every leaseholder has committed an entry of its term.
+* The last entry in the log before the new leaseholder's own is of term 5.  Every leaseholder has committed an entry of its term
+  (but for the first one of a split's right part: where the log is empty the last lease, if there was one, is of term 1).
 * The generation is the same: neither a split nor a merge has moved the key from one lock table to another.
 * The lock was not let go behind the transaction's back.  A leaseholder does so for a gateway that it cannot hear.  Before it
   does, it writes a record ABORTED (``Records.forsake``), which the next leaseholder finds; commits find it, too.  Transactions

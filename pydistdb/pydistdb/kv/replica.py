@@ -256,6 +256,8 @@ class Replica(RangeLease):
         node.step(message, self.owner.scheduler.now_ns())
         if node.role is not raft.Role.LEADER or node.transfer_target:
             self.lease_until_ns = 0
+        if kind is HeartbeatResponse and not self.leased and self._role is raft.Role.LEADER:
+            self.try_lease()
         self.owner.wake(self)
 
     def tick(self) -> None:
@@ -350,6 +352,7 @@ class Replica(RangeLease):
     def written(self, written: Written) -> None:
         """A round is durable (and visible)."""
         self._unwritten -= 1
+        self.is_stored = True
         if self.destroyed:
             return
         node = self.raft

@@ -28,8 +28,9 @@ itself, and hands over as soon as it can (transfer.py).
 
 **Groups that are born led.**  When a group comes into being by what all its members do alike (a split), that may say who leads
 it first: every member is born with its vote of the first term given to that one, so nobody else can ever win that term, and
-the chosen one has won it without asking.  It must not take the term up twice, though, which is its owner's concern: after a
-crash it may have forgotten what it told others in it.
+the chosen one has won it without asking.  Nobody led before, so there is nothing that only a commit of its own term would
+make certain: it begins without the empty entry.  It must not take the term up twice, though, which is its owner's concern:
+after a crash it may have forgotten what it told others in it.
 
 Example (timeout 1000 ms): 2 hears from 1 at 0 ms.  3, partitioned, asks 2 for a pre-vote at 700 ms: ignored.  At 1000 ms
 the promise is over; at 1400 ms the random timeout of 2 runs out, and it campaigns.
@@ -79,7 +80,7 @@ def begin_led(state: State, leader: PeerId, takes_over: bool) -> None:
     if takes_over:
         assert leader == state.peer, "somebody else is to lead"
         state.role = Role.CANDIDATE
-        become_leader(state)
+        become_leader(state, is_first=True)
 
 
 def ask_again(state: State) -> None:

@@ -298,7 +298,7 @@ class RaftNode:
             # Handed out while this node was the only voter, though a change of membership may be in force by now.
             log.commit_to(min(index, state.self_committed))
         if state.role is Role.LEADER:
-            if state.early_reads and log.committed >= state.term_start_index:
+            if state.early_reads and log.committed >= state.complete_index:
                 reads.admit_early_reads(state)
             if state.membership.auto_leave:
                 leave_joint_if_due(state)
@@ -375,11 +375,23 @@ class RaftNode:
         return self._state.term_start_index
 
     @property
-    def previous_term(self) -> int:
-        """As leader: the term of the last entry before its own; 0 if there is none.
+    def complete_index(self) -> int:
+        """As leader: once this is applied, so is whatever earlier leaders have acknowledged."""
+        return self._state.complete_index
 
-        Whoever led a term between that and this one has committed nothing."""
-        return self._state.log.term(self._state.term_start_index - 1)
+    @property
+    def is_confirmed(self) -> bool:
+        """As leader: whether a quorum has answered heartbeats of this term; the only voter needs nobody."""
+        return self._state.is_sole_voter or self._state.confirmed_start_ns >= 0
+
+    @property
+    def previous_term(self) -> int:
+        """As leader: the term of the last entry before its own; 0 if there is none, and nobody can have led before.
+
+        Whoever led a term between that and this one has committed nothing.  Only who is born to lead may serve without an entry
+        of its own: in the first term."""
+        state = self._state
+        return state.log.term(state.term_start_index - 1) or min(state.term - 1, election.FIRST_TERM)
 
     @property
     def transfer_target(self) -> PeerId:

@@ -19,7 +19,8 @@ A read under the lease is linearizable once the commit index as of its arrival i
 applied here has been acknowledged to nobody by this leader; but a follower may have applied it, and served it.)
 
 There is no lease
-* before an entry of this term is committed: the commit index may be behind what earlier leaders acknowledged;
+* before an entry of this term is committed: the commit index may be behind what earlier leaders acknowledged (in the first
+  term of a group that is born led there were none);
 * once leadership has been offered to another node, for the rest of the term: the offer may be delivered late;
 * while a membership change is committed but not applied: others may go by the new configuration already, in which this
   node's say may count for nothing;
@@ -130,7 +131,7 @@ def _admit_read(state: State, context: int, requester: PeerId) -> None:
     if len(state.pending_reads) + len(state.new_reads) + len(state.early_reads) >= state.config.max_pending_reads:
         raise ProposalDropped("too many reads are pending")
     committed = state.log.committed
-    if committed < state.term_start_index:
+    if committed < state.complete_index:
         state.early_reads.append((context, requester))
     elif state.is_sole_voter:
         _answer_read(state, committed, context, requester)
@@ -182,7 +183,7 @@ def lease_expiry_ns(state: State) -> int:
     log = state.log
     if (
         state.role is not Role.LEADER
-        or log.committed < state.term_start_index
+        or log.committed < state.complete_index
         or state.lease_given_up
         or not state.config.lease
         or log.committed >= state.pending_membership_index > log.applied

@@ -36,8 +36,11 @@ def become_candidate(state: State) -> None:
     state.vote = state.peer
 
 
-def become_leader(state: State) -> None:
-    """Take over: an empty entry of the new term makes everything before it committable (Raft paper §5.4.2, §8)."""
+def become_leader(state: State, *, is_first: bool = False) -> None:
+    """Take over: an empty entry of the new term makes everything before it committable (Raft paper §5.4.2, §8).
+
+    ``is_first``: nobody can have led this group before.  All that is committed in it is what it came into being with, which this
+    node has, and nothing else was ever appended: the term needs no entry to begin with."""
     assert state.role is Role.CANDIDATE, "only a candidate becomes leader"
     _reset(state, state.term)
     state.role = Role.LEADER
@@ -46,6 +49,7 @@ def become_leader(state: State) -> None:
     last = log.last_index
     state.pending_membership_index = last
     state.term_start_index = last + 1
+    state.complete_index = last if is_first else last + 1
     state.uncommitted_bytes = 0
     state.hold_messages = state.is_sole_voter
     for progress in state.followers:
@@ -59,7 +63,8 @@ def become_leader(state: State) -> None:
         progress.commit_sent = 0
     state.own_progress.match = log.stable
     state.needed = False
-    log.append(Entry(last + 1, state.term, NORMAL, b""))
+    if not is_first:
+        log.append(Entry(last + 1, state.term, NORMAL, b""))
     state.append_wanted = True
 
 

@@ -61,6 +61,7 @@ class State:
     __slots__ = (
         "append_wanted",
         "campaign_when_applied",
+        "complete_index",
         "config",
         "confirmed_round",
         "confirmed_start_ns",
@@ -153,6 +154,8 @@ class State:
         self.own_progress = Progress(self.peer, 1, False)
         self.is_sole_voter = False
         self.term_start_index = 0
+        self.complete_index = 0
+        """As leader: once this is committed, so is here whatever earlier leaders have acknowledged."""
         self.pending_membership_index = 0
         """A membership entry may lie at or below this index: no other one before it is committed and applied."""
         self.uncommitted_bytes = 0
