@@ -249,9 +249,7 @@ def test_no_later_life_of_the_leader_takes_up_the_first_term() -> None:
     _, right = split_at_work(cluster, key_of(500))
     node.committer.delay_ns = 10**12
     others = [other for other in cluster.nodes if other != name]
-    cluster.wait_until(
-        lambda: all(follows(cluster.store(other), right.range_id, right.replica_id) for other in others)
-    )
+    cluster.wait_until(lambda: all(follows(cluster.store(other), right.range_id, right.replica_id) for other in others))
     cluster.crash(name)
     terms = []
     cluster.restart(name)

@@ -114,7 +114,7 @@ class InDoubtReporter:
         local = self._gateway.leases.find(anchor)
         if local is None:
             return ""
-        record = self._gateway.server.records.find(local, transaction_id)
+        record = self._gateway.server.records.find(local, transaction_id, anchor)
         if record is None:
             return "undecided"
         return _STATES.get(record.state, "committed")

@@ -43,7 +43,7 @@ class RangeLease:
         self.leased_since_ns = 0
         self.lease_until_ns = 0
         self.is_stored = True
-        """Whether the replica is durable; what a split brings is not yet, and the store does not show all of the whole's writes."""
+        """Whether the replica is durable: not yet when a split brings it, and the store may not show all that lies in it."""
         self.previous_epoch = 0
         """The term of the lease directly before this one."""
         self.membership_pending = 0

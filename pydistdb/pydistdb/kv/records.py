@@ -28,8 +28,8 @@ or does not answer for SILENCE_NS is gone: an ABORTED record is written, and a l
 wait for the transaction.  Readers go on with the promise that it commits later, and a sweep has time: they take the silence
 of a coordinator for its end after PATIENCE_NS only (``patient``), since a node that is starved for some seconds comes back.
 
-A one-phase commit of a remote gateway leaves a DONE record in the same proposal: if the answer is lost, the request can
-be sent again, and finds that it was carried out already.
+Of a one-phase commit of a remote gateway there is no record but word of its outcome (outcomes.py), which counts as one that says
+DONE.
 """
 
 from __future__ import annotations
@@ -51,14 +51,15 @@ from pydistdb.kv.journal import Journal
 from pydistdb.kv.leases import Leases, bounded
 from pydistdb.kv.locking import Fate, Locker
 from pydistdb.kv.names import TransactionId, begin_of, gateway_of
+from pydistdb.kv.outcomes import LONGEST_KEY, RETENTION_US, find_outcome, outcome_write, sweep_outcomes
 from pydistdb.kv.range_local import RangeLocal
 from pydistdb.kv.requests import EndTransaction, ForgetRecord, PrepareRecord, PushTransaction
 from pydistdb.kv.resolution import resolve_span
+from pydistdb.kv.versions import Feature
 from pydistdb.tasks import Completion, pause, sleep
 
 EXPIRY_NS = 60_000_000_000
 ABORTED_RETENTION_US = 120_000_000
-DONE_RETENTION_US = 120_000_000
 LONGEST_TRANSACTION_US = 12 * 3_600_000_000
 """A transaction that was begun longer ago cannot be decided any more, if it has laid anything down."""
 SILENT_RETENTION_US = 2 * LONGEST_TRANSACTION_US
@@ -85,7 +86,7 @@ class RecordState(IntEnum):
     COMMITTED = 2
     ABORTED = 3
     DONE = 4
-    """Committed in one phase: there never were intents."""
+    """Committed in one phase: there never were intents.  Written only where outcomes.py cannot say it."""
     PREPARED = 5
 
 
@@ -121,9 +122,23 @@ class Records:
         self._stopped = False
         locker.forsake = self.forsake
 
-    def find(self, local: RangeLocal, transaction_id: TransactionId) -> Record | None:
-        data = self._leases.latest().get(Space.STATE, record_key(local.range_id, transaction_id))
+    def find(self, local: RangeLocal, transaction_id: TransactionId, anchor: bytes = b"") -> Record | None:
+        """What is known of a transaction; of a commit in one phase only with its ``anchor``, the first of its keys."""
+        view = self._leases.latest()
+        if anchor and (timestamp := find_outcome(view, anchor, transaction_id)):
+            # First: whoever found no more of the transaction than its locks may have taken it for gone since (``forsake``).
+            return Record(anchor, RecordState.DONE, timestamp, _us(timestamp))
+        data = view.get(Space.STATE, record_key(local.range_id, transaction_id))
         return None if data is None else _decode(data)
+
+    def outcome(
+        self, local: RangeLocal, transaction_id: TransactionId, anchor: bytes, timestamp: Timestamp
+    ) -> EngineWrite:
+        """The write that leaves word of a commit in one phase."""
+        if len(anchor) <= LONGEST_KEY and self._leases.is_active(Feature.OUTCOMES_BY_KEY):
+            return outcome_write(anchor, transaction_id, timestamp)
+        record = Record(anchor, RecordState.DONE, timestamp, _us(timestamp))
+        return record_write(local.range_id, transaction_id, record)
 
     async def end(self, request: EndTransaction) -> Applied:
         leases = self._leases
@@ -234,7 +249,7 @@ class Records:
             local = self._leases.need(anchor)
             deciding = local.deciding.get(transaction_id)
             if deciding is None:
-                return local, self.find(local, transaction_id)
+                return local, self.find(local, transaction_id, anchor)
             await deciding
 
     async def _write(self, local: RangeLocal, transaction_id: TransactionId, record: Record) -> None:
@@ -316,7 +331,18 @@ class Records:
             self._sweeping = False
 
     async def sweep_records(self, local: RangeLocal) -> None:
-        """Finish orphaned commits of this range, and drop records that nobody can ask for any more."""
+        """Finish orphaned commits of this range, and drop records and outcomes that nobody can ask for any more."""
+        local.may_have_records = False  # whoever writes one from now on says so again
+        stay = True
+        try:
+            stay = await sweep_outcomes(self._leases, local)
+            stay = await self._sweep_records(local) or stay
+        finally:
+            if stay or local.deciding:
+                local.may_have_records = True
+
+    async def _sweep_records(self, local: RangeLocal) -> bool:
+        """The records; tells whether there were any."""
         prefix = transaction_prefix(local.range_id)
         cut = len(prefix)
         now_us = self._leases.clock.physical_us()
@@ -331,14 +357,13 @@ class Records:
             if len(found) >= MAX_RECORDS_PER_SWEEP:
                 break
         if not found:
-            local.may_have_records = bool(local.deciding) or stays
-            return
+            return stays
         gone: list[EngineWrite] = []
         for transaction_id, record in found:
             age_us = now_us - record.created_us
             match record.state:
                 case RecordState.DONE:
-                    over = age_us > DONE_RETENTION_US
+                    over = age_us > RETENTION_US
                 case RecordState.ABORTED:
                     over = age_us > ABORTED_RETENTION_US
                 case RecordState.PREPARED:
@@ -350,6 +375,7 @@ class Records:
         if gone:
             local.check_lease()
             await local.propose(gone, 0)
+        return True
 
     async def _finish(self, transaction_id: TransactionId, record: Record) -> bool:
         """Resolve every intent of a committed transaction whose coordinator is gone."""

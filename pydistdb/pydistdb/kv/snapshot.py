@@ -5,7 +5,7 @@ Raft decides when, and carries the chunks one by one, a bounded number in flight
 them as one step:
 
     sender     engine snapshot at applied index i: descriptor, then VERSIONS and INTENTS of the span, then the range's
-               transaction records; each chunk is crc32 ‖ msgpack, refused by the receiver if it does not check
+               transaction records and outcomes; each chunk is crc32 ‖ msgpack, refused by the receiver if it does not check
     receiver   every chunk is stored as it came, under STATE "stage/" range ‖ number
     install    1. state.installing = number of chunks, durable: from here on there is no way back
                2. clear the old span and the new one, write the chunks' contents, a few chunks per engine batch
@@ -33,6 +33,7 @@ from pydistdb import raft
 from pydistdb.kv.api import Timestamp
 from pydistdb.kv.command import transaction_prefix
 from pydistdb.kv.descriptor import RangeDescriptor, RangeId
+from pydistdb.kv.outcomes import outcome_span
 
 T = TypeVar("T")
 
@@ -115,6 +116,7 @@ def data_spans(descriptor: RangeDescriptor) -> list[tuple[Space, bytes, bytes]]:
         (Space.VERSIONS, descriptor.start, descriptor.end),
         (Space.INTENTS, descriptor.start, descriptor.end),
         (Space.STATE, prefix, prefix_end(prefix)),
+        (Space.STATE, *outcome_span(descriptor.start, descriptor.end)),
     ]
 
 

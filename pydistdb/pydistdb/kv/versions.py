@@ -41,6 +41,7 @@ class Feature(StrEnum):
     SKETCHES_IN_SAMPLES = "ANALYZE counts different values in all rows, where they lie"
     RECLAIMED_LOCKS = "a new leaseholder asks the nodes for the row locks of one that has died"
     BORN_LED = "the right part of a split is led at once, without an election"
+    OUTCOMES_BY_KEY = "commits in one phase leave word beside their keys"
     SHARED_SHARDS = "tables SHARD BY RANGE or LIST can be COLOCATED WITH another"
 
 
@@ -49,6 +50,7 @@ SINCE: dict[Feature, int] = {
     Feature.SKETCHES_IN_SAMPLES: 2,
     Feature.RECLAIMED_LOCKS: 2,
     Feature.BORN_LED: 2,
+    Feature.OUTCOMES_BY_KEY: 2,
     Feature.SHARED_SHARDS: 2,
 }
 

@@ -42,14 +42,13 @@ from pydistdb.kv.api import (
 )
 from pydistdb.kv.command import ProposalLost
 from pydistdb.kv.command import Write as EngineWrite
-from pydistdb.kv.hlc import COUNTER_BITS
 from pydistdb.kv.intents import IntentInfo, condition_entry, intent_header, intent_value
 from pydistdb.kv.leases import Leases
 from pydistdb.kv.locking import Locker, WaitLimits
 from pydistdb.kv.names import NO_TRANSACTION, TransactionId
 from pydistdb.kv.pending import PendingGroup
 from pydistdb.kv.range_local import RangeLocal
-from pydistdb.kv.records import Record, Records, RecordState, record_write, settle_log
+from pydistdb.kv.records import Records, RecordState, settle_log
 from pydistdb.kv.requests import (
     BLIND,
     INSERT,
@@ -127,7 +126,7 @@ class Writer:
         if deciding is not None:
             await deciding
             raise local.lost()
-        record = self._records.find(local, request.transaction_id)
+        record = self._records.find(local, request.transaction_id, min(write[0] for write in request.writes))
         if record is None:
             return None
         if record.state == RecordState.ABORTED:
@@ -164,8 +163,7 @@ class Writer:
             (_VERSIONS, versioned(key, timestamp), value or b"") for key, value, expected in writes
         ]
         if request.recorded:
-            record = Record(keys[0], RecordState.DONE, timestamp, timestamp >> COUNTER_BITS)
-            effect.append(record_write(local.range_id, transaction_id, record))
+            effect.append(self._records.outcome(local, transaction_id, keys[0], timestamp))
             local.deciding[transaction_id] = Completion()
             local.may_have_records = True
         group = local.pending.add(transaction_id, keys, timestamp)
