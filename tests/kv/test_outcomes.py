@@ -114,7 +114,7 @@ def test_outcomes_are_dropped_when_nobody_can_ask_any_more() -> None:
     world.cluster.run(world.store.split(key_of(5)))
     world.cluster.advance(RETENTION_US / 1e6 - 5)
     assert world.kept(b"done/") == 30
-    world.cluster.advance(20)
+    world.cluster.advance(45)
     assert world.kept(b"done/") == 0
 
 

@@ -90,21 +90,20 @@ def at_work() -> tuple[Traffic, str]:
 
 
 @pytest.mark.parametrize(
-    ("release", "median_ms", "most_ms"), [(OLD, 50, 60), (THIS_RELEASE, 40, 50)], ids=["old", "new"]
+    ("release", "median_ms", "most_ms"), [(OLD, 50, 60), (THIS_RELEASE, 35, 42)], ids=["old", "new"]
 )
 def test_statements_wait_for_the_lease_and_no_longer(
     monkeypatch: pytest.MonkeyPatch, release: Supported, median_ms: int, most_ms: int
 ) -> None:
     """A message takes 2 to 4 ms and a sync 3 ms, as on a busy machine; a statement without a split takes up to 24 ms.
 
-    From the split on the right part's lease takes two messages and a sync (with an election, which an older release needs: four
-    and two), and who waits for it is not sent away."""
+    From the split on the right part's lease takes two messages or a sync, whatever takes longer (with an election, which an older
+    release needs: six and three).  Who waits for it is not sent away, nor who stood behind the split in the log."""
     sent_away: list[str] = []
     back_off = Router._back_off
 
     async def counted(router: Router, search: Any, request: Any) -> None:
-        if search.error is None:  # else its proposal came behind the split's
-            sent_away.append(type(request).__name__)
+        sent_away.append(type(request).__name__)
         await back_off(router, search, request)
 
     traffic = Traffic((2, 4), 3, release)

@@ -98,6 +98,13 @@ class ProposalLost(KVError):
     """The command certainly was not and will not be applied: evaluate again, perhaps elsewhere."""
 
 
+class Overtaken(ProposalLost):
+    """A change of the range came first in its log: whoever evaluates again goes by the present descriptor, and need not wait."""
+
+    def __init__(self) -> None:
+        super().__init__("the range's descriptor changed")
+
+
 class NotLeaseholder(ProposalLost):
     """This node does not hold the range's lease; ``leader`` may (0: unknown)."""
 

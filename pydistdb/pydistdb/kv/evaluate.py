@@ -23,7 +23,7 @@ from pydistdb.kv.answers import Applied, Edges, Failure, LocksHanded, RangeDetai
 from pydistdb.kv.api import ClockOutOfBounds, KVError, OutcomeUnknown, RangeUnavailable, ReadRestart
 from pydistdb.kv.bulk import BulkWriter
 from pydistdb.kv.changes import Change, ChangeServer
-from pydistdb.kv.command import NotLeaseholder, ProposalLost
+from pydistdb.kv.command import NotLeaseholder, Overtaken, ProposalLost
 from pydistdb.kv.deadlock import WaitGraph
 from pydistdb.kv.descriptor import NodeId
 from pydistdb.kv.fragments import Evaluate, FragmentServer
@@ -66,6 +66,9 @@ from pydistdb.tasks import Scheduler
 
 CALL_WAIT_NS = 2_000_000_000
 """How long a request of another node may wait here before it has to be sent again."""
+
+MOST_AGAIN = 2
+"""How often a request is evaluated again here: what came behind a split in the log, and then waits for the right part's lease."""
 
 
 class RangeServer:
@@ -137,12 +140,15 @@ class RangeServer:
         extra = self.extra_handlers.get(type(request))
         if extra is not None:
             return await extra(self.node_id, request)
-        try:
-            return await self._handle(request, call_deadline_ns)
-        except NotLeaseholder as error:
+        for _ in range(MOST_AGAIN):
             # The router would ask here again anyway, later.
-            if error.leader not in (0, self.node_id) or not await self.leases.begins(request.routing_key):
-                raise
+            try:
+                return await self._handle(request, call_deadline_ns)
+            except NotLeaseholder as error:
+                if error.leader not in (0, self.node_id) or not await self.leases.begins(request.routing_key):
+                    raise
+            except Overtaken:
+                pass
         return await self._handle(request, call_deadline_ns)
 
     async def _handle(self, request: Any, call_deadline_ns: int) -> Any:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pydistdb.kv.range_local import RangeLocal
 
 RETENTION_US = 120_000_000
+SWEPT_EVERY_US = 30_000_000
+"""All the outcomes of a range are looked through so often: about 2 µs each."""
 SWEPT_TOGETHER = 1_000
 """Looked at without a pause, and dropped by one proposal: about a millisecond."""
 
@@ -57,8 +59,12 @@ def find_outcome(view: Snapshot, key: bytes, transaction_id: TransactionId) -> T
 
 
 async def sweep_outcomes(leases: Leases, local: RangeLocal) -> bool:
-    """Drop the outcomes in a range that nobody can ask for any more; tells whether others stay."""
-    oldest = (leases.clock.physical_us() - RETENTION_US) << COUNTER_BITS
+    """Drop the outcomes in a range that nobody can ask for any more, if it is time; tells whether others may stay."""
+    now_us = leases.clock.physical_us()
+    if 0 <= now_us - local.outcomes_swept_us < SWEPT_EVERY_US:
+        return True
+    local.outcomes_swept_us = now_us
+    oldest = (now_us - RETENTION_US) << COUNTER_BITS
     position, stay = outcome_span(local.start, local.end)[0], False
     while True:
         # Up to where the range ends now: what a split has cut off is dropped by its own leaseholder.

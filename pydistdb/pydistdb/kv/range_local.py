@@ -105,6 +105,7 @@ class RangeLocal:
         "locks",
         "locks_known",
         "may_have_records",
+        "outcomes_swept_us",
         "pending",
         "promised_floor",
         "promises",
@@ -156,6 +157,8 @@ class RangeLocal:
         self.advisory_recovery: Completion[None] | None = None
         """Done once the advisory locks of earlier leases are known (advisory.py); None until one is asked for."""
         self.may_have_records = True
+        self.outcomes_swept_us = 0
+        """When the outcomes here were looked through last (outcomes.py)."""
         self.requests = 0
         """Requests since the last sample (load.py)."""
         self.rows = 0

@@ -37,6 +37,7 @@ from pydistdb.kv.command import (
     MergeStep,
     MergeStepKind,
     NotLeaseholder,
+    Overtaken,
     ProposalLost,
     decode_command,
     decode_context,
@@ -173,7 +174,7 @@ class Replica(RangeLease):
         if command.lease_epoch != self._term or not self.leased:
             return _failed(NotLeaseholder(self.range_id, self.leader_hint or 0))
         if command.generation not in (self.descriptor.generation, ANY_GENERATION):
-            return _failed(ProposalLost("the range's descriptor changed"))
+            return _failed(Overtaken())
         data = encode_command(command)
         if len(data) > MAX_COMMAND_BYTES:
             return _failed(CommandTooLarge(f"command of {len(data)} bytes exceeds {MAX_COMMAND_BYTES}"))
@@ -413,7 +414,7 @@ class Replica(RangeLease):
     def _apply_command(self, command: Command, round: Round) -> BaseException | None:
         descriptor = self.descriptor
         if command.generation not in (descriptor.generation, ANY_GENERATION):
-            return ProposalLost("the range's descriptor changed")
+            return Overtaken()
         if command.step is not None:
             return self._apply_merge_step(command.step, command, round)
         if descriptor.frozen:
@@ -475,7 +476,7 @@ class Replica(RangeLease):
         if change.changes:
             context = decode_context(change.context)
             if context.generation != descriptor.generation or descriptor.is_changing:
-                return ProposalLost("the range's descriptor changed")
+                return Overtaken()
             added = {replica.replica_id: replica.node_id for replica in context.added}
         membership = self.raft.apply_membership(change)
         self._set_descriptor(descriptor_for(descriptor, membership, added), round)
