@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydistdb.kv.api import OutcomeUnknown
+from pydistdb.kv.api import LockStrength, OutcomeUnknown, WaitPolicy
 from pydistdb.kv.descriptor import COUNTER_PREFIX
 from pydistdb.kv.gateway import Gateway
 from pydistdb.kv.range_local import RangeLocal
@@ -22,6 +22,7 @@ from tests.kv.test_fragments import FragmentWorld, total_of
 from tests.kv.test_txn_cluster import RC, World, account, leader_of, register
 
 ROW = register(0)
+UPDATE = LockStrength.UPDATE
 
 
 class ToldToStop(Exception):
@@ -154,6 +155,35 @@ def test_a_transaction_whose_prepare_is_stopped_stays_committed_if_it_was_by_nam
     reader = gateway.begin(RC)
     reader.begin_statement()
     assert cluster.run(reader.get_many([ROW])) == [b"1"]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_locks_of_a_stopped_statement_are_given_back_at_the_savepoint_before_it(elsewhere: bool) -> None:
+    """Of two rows it had locked one and waited for the other: it held both, until its transaction ended."""
+    world = World(38)
+    cluster, run = world.cluster, world.cluster.run
+    cluster.advance(10)
+    gateway, _ = led_here(world, ROW)
+    other_row = register(1)
+    if elsewhere:
+        gateway = world.gateways[gateway.node_id % 3 + 1]
+    holder, txn, third = (gateway.begin(RC) for _ in range(3))
+    for each in (holder, txn, third):
+        each.begin_statement()
+    run(holder.lock([other_row], UPDATE))
+    mark = txn.savepoint()
+    task = cluster.scheduler.spawn(txn.lock([ROW, other_row], UPDATE))
+    cluster.advance(0.5)
+    stop(world, task)
+    txn.rollback_to(mark, release_locks=True)
+    holder.rollback()
+    cluster.advance(0.5)
+    run(third.lock([ROW, other_row], UPDATE, WaitPolicy.NOWAIT))
+    third.rollback()
+    cluster.advance(0.5)
+    run(txn.lock([ROW, other_row], UPDATE))
+    txn.put(ROW, b"1")
+    run(txn.commit())
 
 
 def test_intents_are_forgotten_that_a_stopped_task_has_cleared() -> None:

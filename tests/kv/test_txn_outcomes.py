@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydistdb.kv.api import ClockOutOfBounds, KVError, OutcomeUnknown
+from pydistdb.kv.api import ClockOutOfBounds, KVError, LockStrength, OutcomeUnknown
 from pydistdb.kv.names import new_transaction_id
+from pydistdb.kv.range_local import RangeLocal
 from pydistdb.kv.requests import BLIND, CommitOnePhase, EndTransaction, GetMany, Prepare
 from pydistdb.kv.router import Router
 from pydistdb.kv.transport import NodeUnreachable
@@ -79,6 +80,31 @@ def test_a_commit_that_is_interrupted_after_its_record_is_written_is_not_undone(
     reader.begin_statement()
     assert cluster.run(reader.get_many([key, other])) == [b"5", b"105"]
     assert not gateway.active or list(gateway.active) == [reader.known_id]
+
+
+def test_a_commit_goes_on_elsewhere_whose_lease_has_run_out_since_its_row_was_locked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(18)
+    cluster = world.cluster
+    key = register(0)
+    gateway = world.gateways[leader_of(world, key)]
+    txn = gateway.begin(RC)
+    txn.begin_statement()
+    cluster.run(txn.lock([key], LockStrength.NO_KEY_UPDATE))
+    txn.put(key, b"5")
+    check = RangeLocal.check_lease
+
+    def has_run_out(local: RangeLocal) -> None:
+        monkeypatch.setattr(RangeLocal, "check_lease", check)
+        raise local.lost()
+
+    monkeypatch.setattr(RangeLocal, "check_lease", has_run_out)
+    cluster.run(txn.commit())
+    assert RangeLocal.check_lease is check, "nobody has looked"
+    reader = gateway.begin(RC)
+    reader.begin_statement()
+    assert cluster.run(reader.get_many([key])) == [b"5"]
 
 
 def test_a_reader_that_is_stopped_while_it_aborts_another_transaction_leaves_nothing_waiting() -> None:

@@ -102,7 +102,10 @@ class Locker:
         owner = local.locks.try_acquire(transaction_id, key, strength)
         if key in local.pending.by_key:
             return None
-        if local.intents and local.intents.blocking_write(key, transaction_id, strength) is not None:
+        intents = local.intents
+        if (intents.writes or intents.conditions or intents.fresh) and (
+            intents.blocking_write(key, transaction_id, strength) is not None
+        ):
             return None
         return owner
 

@@ -308,8 +308,9 @@ class LockTable:
             self._grant(key, held)
 
     def give_back(self, transaction_id: TransactionId, keys: Iterable[tuple[bytes, int]]) -> None:
-        """Hold each key at a weaker strength, or (0) no more."""
+        """Hold each key at a weaker strength, or (0) no more, and wait for it no more."""
         for key, strength in keys:
+            self.withdraw(transaction_id, (key,))
             if strength:
                 self.weaken(transaction_id, key, strength)
             else:

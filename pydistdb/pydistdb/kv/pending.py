@@ -120,11 +120,11 @@ class PendingWrites:
         """Register a proposal; ``keys`` are sorted, and none is pending already but in groups that bear it."""
         group = PendingGroup(transaction_id, keys, timestamp)
         by_key = self.by_key
-        if by_key and not by_key.keys().isdisjoint(keys):
-            group.is_behind = True
         if len(keys) == 1:
+            group.is_behind = keys[0] in by_key
             by_key[keys[0]] = group
         else:
+            group.is_behind = bool(by_key) and not by_key.keys().isdisjoint(keys)
             by_key.update(dict.fromkeys(keys, group))
         self._groups[group] = None
         return group

@@ -170,20 +170,20 @@ class Writer:
         proposed = local.propose(effect, timestamp)
         if request.offers and len(writes) <= MOST_OFFERED and not proposed.done:
             group.offer(writes, local.generation)
-        return await self._finish_commit(local, group, proposed, recorded=request.recorded)
+        return await self._finish(local, group, proposed, recorded=request.recorded, is_commit=True)
 
     def commit_as_locked(
         self, local: RangeLocal, transaction_id: TransactionId, write: Write, *, offers: bool
     ) -> Coroutine[Any, Any, Timestamp] | None:
         """Propose a change of one row that certainly is as its writer has locked it; None where that takes a closer look.
 
-        Nothing stands in its way then, and nothing is left to check (what is locked here lies here: the locks of what is
-        split off are gone).  Returns the wait for the commit timestamp, which ends as ``commit_here`` does."""
+        Nothing stands in its way then: what is locked here lies here (the locks of what is split off are gone), and nobody
+        has laid down an intent there since.  Returns the wait for the commit timestamp, which ends as ``commit_here`` does."""
         key, value, expected = write
         owner = local.locks.owner(transaction_id)
         if owner is None or not owner.keeps(key, expected) or not local.locks_known:
             return None
-        if key in local.pending.by_key or local.intents:
+        if key in local.pending.by_key:
             return None
         leases = self._leases
         leases.clock.check()
@@ -194,15 +194,7 @@ class Writer:
         proposed = local.propose([(_VERSIONS, versioned(key, timestamp), value or b"")], timestamp)
         if offers and not proposed.done:
             group.offer([write], local.generation)
-        return self._finish_commit(local, group, proposed)
-
-    async def _finish_commit(
-        self, local: RangeLocal, group: PendingGroup, proposed: Completion[None], *, recorded: bool = False
-    ) -> Timestamp:
-        await self._finish(local, group, proposed, recorded=recorded)
-        if not group.is_offered:
-            local.locks.release(group.transaction_id)
-        return group.timestamp
+        return self._finish(local, group, proposed, is_commit=True)
 
     async def _make_way(
         self, local: RangeLocal, request: CommitOnePhase, span: tuple[bytes, bytes], limits: WaitLimits | None
@@ -217,12 +209,18 @@ class Writer:
             self._validator.check_here(local, request.spans, request.since, transaction_id)
 
     async def _finish(
-        self, local: RangeLocal, group: PendingGroup, proposed: Completion[None], *, recorded: bool = False
-    ) -> None:
+        self,
+        local: RangeLocal,
+        group: PendingGroup,
+        proposed: Completion[None],
+        *,
+        recorded: bool = False,
+        is_commit: bool = False,
+    ) -> Timestamp:
         """Wait for a proposal and take its keys out of the pending writes at the very moment it is done.
 
-        Where it offers what it writes, its locks are let go now.  Whoever waits here may be told to stop: what becomes of
-        the keys does not depend on that."""
+        A commit lets its locks go at that moment too, or, where it offers what it writes, now.  Whoever waits here may be
+        told to stop: what becomes of the keys does not depend on that."""
 
         def settle(done: Completion[None]) -> None:
             error = done.error()
@@ -235,6 +233,8 @@ class Writer:
             local.pending.remove(group)
             if recorded:
                 self._records.decided(local, group.transaction_id)
+            if error is None and is_commit and not group.is_offered:
+                local.locks.release(group.transaction_id)
 
         proposed.on_done(settle)
         if group.is_offered:
@@ -243,6 +243,7 @@ class Writer:
             await proposed
         except OutcomeUnknown:
             raise CommitAmbiguous(group.timestamp, local.epoch) from None
+        return group.timestamp
 
     async def _settle(self, local: RangeLocal, group: PendingGroup, recorded: bool) -> None:
         if await settle_log(self._leases, local):

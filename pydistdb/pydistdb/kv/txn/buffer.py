@@ -6,12 +6,13 @@
     forget_savepoints()                     (from here on nothing is logged)
 
 ``inserted`` holds the keys whose write expects no live value at commit.  Sorting happens when a scan wants the overlay:
-new keys wait in ``_unsorted`` and are merged in then (Timsort merges two runs in linear time).
+the keys that are new by then stand at the end of ``entries``, and are merged in (Timsort merges two runs in linear time).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import islice
 from typing import NamedTuple
 
 from pydistdb.kv.names import LeaseName
@@ -32,14 +33,14 @@ class LockUndo(NamedTuple):
 class WriteBuffer:
     """Buffered writes by key; None as value is a delete."""
 
-    __slots__ = ("_sorted", "_unsorted", "entries", "inserted", "size_bytes", "undo")
+    __slots__ = ("_sorted", "entries", "inserted", "size_bytes", "undo")
 
     def __init__(self) -> None:
         self.entries: dict[bytes, bytes | None] = {}
         self.inserted: set[bytes] = set()
         self.size_bytes = 0
         self._sorted: list[bytes] = []
-        self._unsorted: list[bytes] = []
+        """The first keys of ``entries``, in order."""
         self.undo: list[_Undo | LockUndo] | None = None
         """What was covered and locked since the first savepoint; None while there is none."""
 
@@ -49,17 +50,14 @@ class WriteBuffer:
         copied.entries = dict(self.entries)
         copied.inserted = set(self.inserted)
         copied.size_bytes = self.size_bytes
-        copied._unsorted = list(self.entries)
         return copied
 
     def write(self, key: bytes, value: bytes | None, insert: bool = False) -> None:
         """Buffer a write; about 0.4 µs."""
         entries = self.entries
-        known = key in entries
         if self.undo is not None:
-            self.undo.append((key, known, entries.get(key), key in self.inserted))
-        if not known:
-            self._unsorted.append(key)
+            self.undo.append((key, key in entries, entries.get(key), key in self.inserted))
+        if key not in entries:
             self.size_bytes += len(key) + ENTRY_OVERHEAD_BYTES
         entries[key] = value
         if value is not None:
@@ -73,7 +71,6 @@ class WriteBuffer:
             for key, value in entries.items():
                 self.write(key, value)
             return
-        self._unsorted.extend(entries)
         self.size_bytes += (
             sum(map(len, entries)) + sum(map(len, entries.values())) + ENTRY_OVERHEAD_BYTES * len(entries)
         )
@@ -81,11 +78,10 @@ class WriteBuffer:
 
     def span(self, start: bytes, end: bytes, *, reverse: bool = False) -> list[tuple[bytes, bytes | None]]:
         """The buffered entries of [start, end) in scan order."""
-        if self._unsorted:
-            self._sorted += self._unsorted
-            self._sorted.sort()
-            self._unsorted = []
         keys = self._sorted
+        if len(keys) < len(self.entries):
+            keys += islice(self.entries, len(keys), None)
+            keys.sort()
         found = keys[bisect_left(keys, start) : bisect_left(keys, end)]
         if reverse:
             found.reverse()
@@ -131,7 +127,6 @@ class WriteBuffer:
                 self.inserted.discard(key)
         if resort:
             self._sorted = []
-            self._unsorted = list(self.entries)
         if release_locks:
             return locks
         self.undo.extend(reversed(locks))

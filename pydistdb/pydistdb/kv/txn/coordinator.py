@@ -93,23 +93,19 @@ class Coordinator(ChangingPart):
 
     async def _commit_buffer(self) -> Timestamp:
         buffer = self._buffer
-        leases = self._leases
-        writes = self._writes_of(buffer)
-        conditions = self._conditions() if self._locked else []
-        if buffer.size_bytes > MAX_ONE_PHASE_BYTES:
-            return await self._commit_two_phase()
-        if self._reads is not None and self._reads.rows > MOST_READS_AT_ONCE:
-            return await self._commit_two_phase()
-        local = leases.find(writes[0][0])
-        if (
-            local is not None
-            and ((len(writes) == 1 and not conditions) or _lies_in(local, writes, conditions))
-            and (self._reads is None or self._reads.lies_in(local.start, local.end))
+        if buffer.size_bytes > MAX_ONE_PHASE_BYTES or (
+            self._reads is not None and self._reads.rows > MOST_READS_AT_ONCE
         ):
+            return await self._commit_two_phase()
+        writes = self._writes_of(buffer)
+        local = self._leases.find(writes[0][0])
+        if local is not None:
             try:
-                timestamp = await self._commit_here(local, writes, conditions)
-                self._end(local)
-                return timestamp
+                committing = self._commit_here(local, writes)
+                if committing is not None:
+                    timestamp = await committing
+                    self._end(local)
+                    return timestamp
             except CommitAmbiguous as ambiguous:
                 known = await self._learn(writes[0][0], ambiguous)
                 if known:
@@ -117,23 +113,25 @@ class Coordinator(ChangingPart):
                     return known
             except ProposalLost:
                 pass  # certainly not applied: go and find out where the range is now
-        return await self._commit_elsewhere(writes, conditions)
+        return await self._commit_elsewhere(writes, self._conditions())
 
-    def _commit_here(
-        self, local: RangeLocal, writes: list[Write], conditions: list[Condition]
-    ) -> Coroutine[Any, Any, Timestamp]:
-        """One phase, under the lease of ``local``."""
+    def _commit_here(self, local: RangeLocal, writes: list[Write]) -> Coroutine[Any, Any, Timestamp] | None:
+        """One phase, under the lease of ``local``; None unless all that it is about lies there."""
         writer = self._gateway.server.writer
-        if len(writes) == 1 and not conditions and self._reads is None:
+        reads = self._reads
+        if len(writes) == len(self._locked) == 1 and writes[0][0] in self._locked and reads is None:
             committing = writer.commit_as_locked(local, self._id, writes[0], offers=self.starts_anew)
             if committing is not None:
                 return committing
+        conditions = self._conditions()
+        if not _lies_in(local, writes, conditions) or not (reads is None or reads.lies_in(local.start, local.end)):
+            return None
         local.note_request(writes[0][0])
         request = CommitOnePhase(
             self.transaction_id, writes, conditions, False, offers=self.starts_anew, gives_up=self.gives_up
         )
-        if self._reads is not None:
-            request.spans, request.since = tuple(self._reads.spans()), self.read_timestamp
+        if reads is not None:
+            request.spans, request.since = tuple(reads.spans()), self.read_timestamp
         return writer.commit_here(local, request)
 
     async def _commit_elsewhere(self, writes: list[Write], conditions: list[Condition]) -> Timestamp:

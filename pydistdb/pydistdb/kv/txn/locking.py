@@ -76,7 +76,13 @@ class LockingPart(ReadingPart):
                 return [self.try_lock(keys[0], strength)]
             except MustWait:
                 pass
-        return await self._lock_general(keys, strength, wait)
+        try:
+            return await self._lock_general(keys, strength, wait)
+        except BaseException:
+            if self._buffer.has_savepoint:
+                # Some of them may be held, or be waited for yet, which the way back to the savepoint knows nothing of.
+                self._let_go({key: held[1] if (held := self._locked.get(key)) else 0 for key in keys})
+            raise
 
     async def _lock_general(self, keys: Sequence[bytes], strength: LockStrength, wait: WaitPolicy) -> list[LockedValue]:
         if self._giving_back is not None:
@@ -169,14 +175,20 @@ class LockingPart(ReadingPart):
     # -------------------------------------------------------------------------------------------------- giving back
 
     def _give_back(self, locks: list[LockUndo]) -> None:
-        """Give back what was locked since a savepoint, at once where the range is led here."""
-        remote: dict[bytes, int] = {}
-        for key, strength in {lock.key: lock.before[1] if lock.before else 0 for lock in locks}.items():
+        """Give back what was locked since a savepoint."""
+        strengths = {lock.key: lock.before[1] if lock.before else 0 for lock in locks}
+        for key, strength in strengths.items():
             version, _, lease = self._locked.pop(key)
             if strength:
                 self._locked[key] = (version, strength, lease)
             if self._reads is not None:
                 self._reads.add_point(key)  # under the lock it was read
+        self._let_go(strengths)
+
+    def _let_go(self, strengths: dict[bytes, int]) -> None:
+        """Hold keys at these strengths, 0: not at all, and wait for none of them; at once where the range is led here."""
+        remote: dict[bytes, int] = {}
+        for key, strength in strengths.items():
             local = self._leases.find(key)
             if local is None:
                 remote[key] = strength

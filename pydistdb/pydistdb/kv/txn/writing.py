@@ -137,18 +137,15 @@ class WritingPart(LockingPart):
         return spans
 
     def _writes_of(self, buffer: WriteBuffer) -> list[Write]:
-        inserted = buffer.inserted
-        locked = self._locked
-        if not locked:
-            if not inserted:
-                return [(key, value, BLIND) for key, value in buffer.entries.items()]
-            return [(key, value, INSERT if key in inserted else BLIND) for key, value in buffer.entries.items()]
-        if not inserted and len(buffer.entries) == 1:  # as most have it
-            [(key, value)] = buffer.entries.items()
+        entries, inserted, locked = buffer.entries, buffer.inserted, self._locked
+        if len(entries) == 1 and not inserted:  # as most have it
+            [(key, value)] = entries.items()
             return [(key, value, locked[key][0] if key in locked else BLIND)]
+        if not locked and not inserted:
+            return [(key, value, BLIND) for key, value in entries.items()]
         return [
             (key, value, INSERT if key in inserted else locked[key][0] if key in locked else BLIND)
-            for key, value in buffer.entries.items()
+            for key, value in entries.items()
         ]
 
     def _conditions(self) -> list[Condition]:
