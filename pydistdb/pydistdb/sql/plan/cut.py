@@ -35,6 +35,8 @@ from pydistdb.sql.plan.distribute import Tail, tail_of
 from pydistdb.sql.plan.estimate import Estimator
 from pydistdb.sql.plan.expressions import (
     all_relations,
+    conjoin,
+    conjuncts,
     direct_parts,
     free_columns,
     has_subquery,
@@ -287,7 +289,7 @@ def cut(relation: Rel, refused: dict[int, Rel] | None = None) -> Cut | None:
     by_bucket = bool(cutter.joins or cutter.groups or cutter.windows)
     return Cut(
         found.part,
-        tuple(cutter.scans),
+        tuple(cutter.scans if len(cutter.scans) == 1 else map(_without_gate, cutter.scans)),
         tuple(cutter.broadcast),
         by_bucket,
         cutter.joins,
@@ -297,6 +299,15 @@ def cut(relation: Rel, refused: dict[int, Rel] | None = None) -> Cut | None:
         whole_partitions=bool(cutter.windows),
         references=sum(map(of_references, cutter.broadcast)),
     )
+
+
+def _without_gate(scan: LeafScan) -> LeafScan:
+    """The scan with what is to be tested before it in its condition: where several are read together, one may open."""
+    access = scan.node.access
+    if not access.gate:
+        return scan
+    condition = conjoin([*access.gate, *conjuncts(scan.node.condition)])
+    return replace(scan, node=replace(scan.node, access=replace(access, gate=()), condition=condition))
 
 
 def of_references(relation: Rel) -> bool:

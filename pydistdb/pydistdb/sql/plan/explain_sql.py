@@ -213,7 +213,7 @@ class _Writer(SqlExpressions):
             self.columns[column.id] = exp.Column(
                 this=name(by_number.get(number, "ctid")), table=name(qualifier) if qualifier else None
             )
-        terms = [*scan.access.terms, *(conjuncts(scan.condition) if scan.condition else ())]
+        terms = [*scan.access.gate, *scan.access.terms, *(conjuncts(scan.condition) if scan.condition else ())]
         return _Query(_ids(scan.columns), table, where=self.all(terms))
 
     def _schema(self, number: int) -> exp.Identifier | None:
