@@ -23,6 +23,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import trio
 from pydistdb.kv.api import KVError
@@ -184,7 +185,8 @@ class Node:
         self.store.on_fatal = self._fatal
         self.gateway = Gateway(self.store)
         self.gateway.load.cpu_ns = time.process_time_ns
-        self.gateway.server.fragments.start = run_fragment
+        self.resources = NodeResources(self.config.max_sql_memory_bytes, self.config.store / resources_folder)
+        self.gateway.server.fragments.start = partial(run_fragment, node=self.resources)
         self.gateway.server.changes.start = run_change
         self.gateway.server.fragments.deliver = lambda node, data: self.gateway.ask(node, TOPIC, data)
         self.gateway.leases.threshold = lambda: self.store.garbage.threshold
@@ -219,10 +221,9 @@ class Node:
 
     def _serve_clients(self) -> None:
         config = self.config
-        resources = NodeResources(config.max_sql_memory_bytes, config.store / resources_folder)
-        self.environment = Environment(self.gateway, self.loop, self.catalog, resources=resources)
+        self.environment = Environment(self.gateway, self.loop, self.catalog, resources=self.resources)
         self.environment.operations = self.operations
-        self.gateway.on_broadcast(TOPIC, ExchangeServer(self.gateway, self.loop, resources).handle)
+        self.gateway.on_broadcast(TOPIC, ExchangeServer(self.gateway, self.loop, self.resources).handle)
         self.store.queue.rules = PlacementRules(self.catalog)
         self.environment.sweeper.start()
         self.environment.auto_analyze.start()

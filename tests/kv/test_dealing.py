@@ -45,6 +45,13 @@ class Dealing(Adding):
     def finish(self) -> bytes:
         return b"%d" % self.attempt
 
+    @property
+    def peaks_bytes(self) -> tuple[int, int]:
+        return 0, 0
+
+    def release(self) -> None:
+        pass
+
 
 def dealing(fragment: bytes, arguments: bytes) -> FragmentRun:
     return Dealing(fragment, arguments)

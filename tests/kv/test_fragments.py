@@ -7,6 +7,7 @@ while ranges split, leases move, nodes die and messages are lost.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pytest
 from pydistdb.kv.api import RangeUnavailable, ReadRestart, SerializationConflict, Transaction
@@ -22,12 +23,15 @@ class Adding:
 
     is_upkeep = False
     picks = None
+    held: ClassVar[set[Adding]] = set()
+    """Runs that have not given back what they hold."""
 
     def __init__(self, fragment: bytes, arguments: bytes) -> None:
         if fragment != b"add":
             raise ValueError(fragment)
         self.more = int(arguments)
         self.total = 0
+        self.held.add(self)
 
     def take(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         self.total += sum(map(int, values)) + self.more * len(values)
@@ -47,6 +51,13 @@ class Adding:
 
     def finish(self) -> bytes:
         return b"%d" % self.total
+
+    @property
+    def peaks_bytes(self) -> tuple[int, int]:
+        return 1_000, 7
+
+    def release(self) -> None:
+        self.held.remove(self)
 
 
 def adding(fragment: bytes, arguments: bytes) -> FragmentRun:
@@ -123,7 +134,9 @@ def test_refusals_and_own_writes() -> None:
     assert cluster.run(txn.evaluate(b"add", b"x", account(0), account(999))) is None
     txn.put(account(2), b"5")
     assert cluster.run(txn.evaluate(b"add", b"0", account(0), account(3))) is None
-    assert cluster.run(txn.evaluate(b"add", b"0", account(4), account(6))) is not None
+    found = cluster.run(txn.evaluate(b"add", b"0", account(4), account(6)))
+    assert found is not None and (found.memory_bytes, found.disk_bytes) == (1_000, 7)
+    assert not Adding.held  # nor of those that have been refused
     txn.rollback()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from msgspec import structs
-from pydistdb.kv.fragments import Lacking
+from pydistdb.kv.fragments import Lacking, TooLong
 from pydistdb.sql.exec import compiler, kept, key_filter, last_answers, part, part_run
 from pydistdb.sql.exec.fragment import Arguments
 from pydistdb.sql.exec.last_answers import SAME
@@ -384,7 +384,7 @@ def test_buckets_are_cut_at_their_beginnings() -> None:
 
     for cuts in ((1, 2), (3,), (2, 5), (4, 6), (6,), ()):
         keys, values = entries(1, 1, 1, 2, 3, 3, 4)
-        buckets = part_run.Buckets(True, 100)
+        buckets = part_run.Buckets(True, 100, 10_000)
         found: list[list[bytes]] = []
         for start, end in zip((0, *cuts), (*cuts, len(keys)), strict=True):
             ready = buckets.take(keys[start:end], values[start:end])
@@ -396,7 +396,13 @@ def test_buckets_are_cut_at_their_beginnings() -> None:
         assert len({key[:7] for chunk in found for key in chunk}) == sum(
             len({key[:7] for key in chunk}) for chunk in found
         )
-    buckets = part_run.Buckets(True, 100)
+    buckets = part_run.Buckets(True, 100, 10_000)
     buckets.take(*entries(1, 1, 2))
+    assert buckets.size_bytes == part_run.entries_bytes(*entries(2))
     assert buckets.close(None, entries(1, 1, 2, 2)[0][3]) == (entries(2)[0][0][:7], None)
     assert buckets.close(prefix_end(b"\5\0\0\0\1\0\2\1"), b"\6") == (b"\5\0\0\0\1\0\2", None)
+    assert not buckets.size_bytes
+    for most in ((2, 10_000), (100, 250)):  # entries, bytes
+        buckets = part_run.Buckets(True, *most)
+        with pytest.raises(TooLong):
+            buckets.take(*entries(1, 1, 1))

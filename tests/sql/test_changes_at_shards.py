@@ -209,6 +209,8 @@ def test_explain_analyze_shows_waits_for_locks() -> None:
         "Bytes": 60,
         "Calls": 1,
         "Time": 500.0,
+        "Peak Memory Usage": 0,
+        "Disk Usage": 0,
         "Lock Waits": 1,
         "Lock Wait Time": 250.0,
         "Replicas": [],

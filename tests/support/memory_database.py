@@ -57,7 +57,7 @@ from sortedcontainers import SortedDict
 
 _END_OF_KEYS = b"\xff"
 FRAGMENT_ENTRIES = 7
-"""How far a fragment gets in one answer."""
+"""What a fragment is fed at once."""
 
 
 class MemoryDatabase:
@@ -71,6 +71,8 @@ class MemoryDatabase:
         """Scans take the way to ranges of other nodes, with fragments."""
         self.answers: list[FragmentAnswer] = []
         """What fragments have given."""
+        self.fragment_chunks = 1
+        """How many chunks a fragment is fed before it must answer."""
         self.changes: list[tuple[int, bool]] = []
         """How many rows each request has changed, and whether it wrote them."""
         self.versions: SortedDict[bytes, list[tuple[Timestamp, bytes | None]]] = SortedDict()
@@ -329,18 +331,25 @@ class MemoryTransaction:
         if any(True for _ in self.buffer.irange(start, end, inclusive=(True, False))):
             return None
         part = await self.part_at(start, end, reverse=reverse)
-        keys, values, resume = self._scan(part.start, part.end, FRAGMENT_ENTRIES, reverse)
+        first, last, entries = part.start, part.end, 0
         try:
             run = run_fragment(fragment, arguments)
-            run.take(keys, values)
-            while run.step():
-                pass
+            for _ in range(self.database.fragment_chunks):
+                keys, values, resume = self._scan(first, last, FRAGMENT_ENTRIES, reverse)
+                entries += len(keys)
+                run.take(keys, values)
+                while run.step():
+                    pass
+                if resume is None or run.is_full:
+                    break
+                first, last = (first, resume) if reverse else (resume, last)
             resume = run.close(resume, part.end)
             while run.step():
                 pass
             for node, data in run.outgoing():
                 await self.database.ask(node, "exchange", data)
-            output = run.finish()
+            output, peaks = run.finish(), run.peaks_bytes
+            run.release()
         except Lacking:
             return FragmentAnswer(b"", start, 0, lacking=True)
         except ExchangeLost:
@@ -349,7 +358,7 @@ class MemoryTransaction:
             return None
         if resume is None:
             resume = (part.start if part.start > start else None) if reverse else (part.end if part.end < end else None)
-        self.database.answers.append(FragmentAnswer(output, resume, len(keys)))
+        self.database.answers.append(FragmentAnswer(output, resume, entries, False, 0, *peaks))
         return self.database.answers[-1]
 
     async def confirm(self) -> None:

@@ -94,6 +94,9 @@ class FragmentAnswer(NamedTuple):
     """Nothing came of it: the leaseholder lacks data that the arguments name (fragments.py)."""
     node: int = 0
     """Who did it."""
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    """What was held for that at most."""
 
 
 class ChangeAnswer(NamedTuple):

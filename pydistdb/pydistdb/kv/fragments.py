@@ -75,6 +75,9 @@ class Evaluated(Message):
     """The arguments name data that this node has not been given, or not any more: send it along."""
     node: int = 0
     """Who answers: the leaseholder, or a node with a copy (follower.py)."""
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    """What the run has held at most."""
 
 
 class Lacking(Exception):
@@ -130,6 +133,13 @@ class FragmentRun(Protocol):
     def finish(self) -> bytes:
         """Give the output."""
 
+    @property
+    def peaks_bytes(self) -> tuple[int, int]:
+        """Tell how much it has held at most, in memory and in temporary files."""
+
+    def release(self) -> None:
+        """Give everything back; it is over, whatever way."""
+
 
 class FragmentServer:
     """Evaluates fragments over the ranges that are leased here."""
@@ -145,21 +155,26 @@ class FragmentServer:
     async def evaluate(self, request: Evaluate, scan: Callable[[Scan], Awaitable[Entries]] | None = None) -> Evaluated:
         """Answer a request; ``scan`` is where the entries come from, if not from a leaseholder's reader."""
         try:
-            return await self._evaluate(request, scan)
+            if self.start is None:
+                raise Refused
+            with refusing():
+                run = self.start(request.fragment, request.arguments)
+            try:
+                return await self._evaluate(run, request, scan)
+            finally:
+                run.release()
         except Lacking:
             return Evaluated(b"", request.start, 0, request.observed, lacking=True)
         except Refused:
             return Evaluated(b"", request.start, 0, request.observed, True)
 
-    async def _evaluate(self, request: Evaluate, scan: Callable[[Scan], Awaitable[Entries]] | None) -> Evaluated:
+    async def _evaluate(
+        self, run: FragmentRun, request: Evaluate, scan: Callable[[Scan], Awaitable[Entries]] | None
+    ) -> Evaluated:
         scheduler = self._leases.scheduler
         begun_ns = turn_ns = scheduler.now_ns()
         start, end, reverse = request.start, request.end, request.reverse
         entries = 0
-        if self.start is None:
-            raise Refused
-        with refusing():
-            run = self.start(request.fragment, request.arguments)
         if scan is None:
             scan = partial(self._reader.scan, counts=not run.is_upkeep)
         while True:
@@ -202,8 +217,9 @@ class FragmentServer:
         if outgoing and self.deliver is not None:
             await gather(self._leases.scheduler, [_delivered(self.deliver, *each) for each in outgoing])
         with refusing():
-            output = run.finish()
-        return Evaluated(output, resume, entries, chunk.observed, node=self._leases.node_id)
+            output, peaks = run.finish(), run.peaks_bytes
+        node = self._leases.node_id
+        return Evaluated(output, resume, entries, chunk.observed, False, False, node, *peaks)
 
     async def _work(self, run: FragmentRun) -> None:
         """Have a run do all that its chunk calls for, with pauses."""

@@ -19,10 +19,12 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Protocol
 
 from pydistdb.sql.errors import DatabaseError
+from pydistdb.sql.settings import kilobytes
 
 FOLDER_NAME = "temporary"
 FILE_PREFIX = "pydistdb-"
@@ -84,16 +86,44 @@ class SessionResources:
         """proddb.max_query_memory, of each query; 0: none but the node's."""
 
 
-class QueryResources:
-    """What one query holds."""
+LIMITS = ("work_mem", "hash_mem_multiplier", "temp_file_limit", "proddb.max_query_memory")
+"""Settings of the session that hold at the other nodes that work for it."""
 
-    __slots__ = ("_files", "_is_closed", "memory_bytes", "session")
+
+def session_elsewhere(node: NodeResources, settings: Mapping[str, str]) -> SessionResources:
+    """What a session may hold at another ``node`` than its own, by the settings that came along (LIMITS)."""
+    session = SessionResources(node)
+    limit = settings.get("temp_file_limit", "")
+    session.disk_limit_kb = kilobytes(limit) if limit and not limit.startswith("-") else -1
+    limit = settings.get("proddb.max_query_memory", "")
+    session.memory_limit_kb = kilobytes(limit) if limit else 0
+    return session
+
+
+class QueryResources:
+    """What one query holds at one node, and the most that was."""
+
+    __slots__ = (
+        "_files",
+        "_is_closed",
+        "disk_bytes",
+        "memory_bytes",
+        "peak_disk_bytes",
+        "peak_memory_bytes",
+        "session",
+    )
 
     def __init__(self, session: SessionResources) -> None:
         self.session = session
-        self.memory_bytes = 0
+        self.memory_bytes = self.peak_memory_bytes = 0
+        self.disk_bytes = self.peak_disk_bytes = 0
         self._files: set[Closable] = set()
         self._is_closed = False
+
+    @property
+    def peaks_bytes(self) -> tuple[int, int]:
+        """The most that was in memory, and in temporary files."""
+        return self.peak_memory_bytes, self.peak_disk_bytes
 
     # ------------------------------------------------------------------------------------------ memory
 
@@ -106,6 +136,8 @@ class QueryResources:
         node.memory_bytes += size_bytes
         if size_bytes <= 0:
             return
+        if self.memory_bytes > self.peak_memory_bytes:
+            self.peak_memory_bytes = self.memory_bytes
         limit_bytes = self.session.memory_limit_kb * KB
         if limit_bytes and self.memory_bytes > limit_bytes:
             raise _out_of_memory(
@@ -135,10 +167,13 @@ class QueryResources:
         session.disk_bytes += size_bytes
         node.disk_bytes += size_bytes
         node.bytes_written += size_bytes
+        self.disk_bytes += size_bytes
+        self.peak_disk_bytes = max(self.peak_disk_bytes, self.disk_bytes)
 
     def forget_file(self, owner: Closable, size_bytes: int) -> None:
         """``owner`` has closed its file, which was this large."""
         self._files.discard(owner)
+        self.disk_bytes -= size_bytes
         self.session.disk_bytes -= size_bytes
         self.session.node.disk_bytes -= size_bytes
         self.session.node.files -= 1

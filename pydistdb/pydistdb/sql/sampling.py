@@ -140,6 +140,13 @@ class SampleRun:
         return encode_answer(SampleAnswer(self.count, self.size, self.numbers, self.values, self.sketches))
 
     @property
+    def peaks_bytes(self) -> tuple[int, int]:
+        return self._bytes, 0
+
+    def release(self) -> None:
+        pass
+
+    @property
     def sketches(self) -> list[bytes]:
         return [sketch.to_bytes() for sketch in self.counted]
 

@@ -233,7 +233,8 @@ class ReadingPart(TransactionBase):
             resume = answer.resume
             if resume is None:
                 resume = (first if first > start else None) if reverse else (last if last < min(end, KEY_MAX) else None)
-            return FragmentAnswer(answer.output, resume, answer.entries, node=answer.node)
+            held = answer.memory_bytes, answer.disk_bytes
+            return FragmentAnswer(answer.output, resume, answer.entries, False, answer.node, *held)
 
     def _note_evaluated(self, first: bytes, last: bytes, entries: int) -> None:
         """A fragment has read the span (serializable.py)."""

@@ -16,6 +16,7 @@ bucket may be larger than memory.  Every entry is read at the statement's timest
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Sequence
 from functools import cached_property
 from time import perf_counter
@@ -218,6 +219,7 @@ class ShardsRun:
                 shard.entries += answer.entries
                 shard.rows += self.count(rows)
                 shard.nodes.add(answer.node)
+                shard.note_held(answer.memory_bytes, answer.disk_bytes)
             if answer.resume == start and not reverse:
                 # The range has been split amid a bucket.
                 stop = min(bucket_end(start), end)
@@ -257,6 +259,8 @@ class ShardsRun:
                 yield batch
                 begun = perf_counter()
         finally:
+            if shard is not None:
+                shard.note_held(*state.resources.peaks_bytes)
             state.close()
 
     async def _streamed(
@@ -278,10 +282,12 @@ class ShardsRun:
         self, start: bytes, end: bytes, shard: ShardActual | None, state: State
     ) -> AsyncIterator[Batch]:
         part = self.compiled
-        buckets = Buckets(self.by_bucket, MOST_BUCKET_ENTRIES)
+        buckets = Buckets(self.by_bucket, MOST_BUCKET_ENTRIES, sys.maxsize)
+        held = state.hold()
         async for entries in self._entries(start, end, shard):
             try:
                 ready = buckets.take(*entries)
+                held.resize(buckets.size_bytes)
             except TooLong:
                 raise ProgramLimitExceeded(
                     f"more than {MOST_BUCKET_ENTRIES} rows have the same hash of their shard columns",

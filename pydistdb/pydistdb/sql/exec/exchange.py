@@ -32,8 +32,7 @@ from pydistdb.sql.exec.operator import Batch
 from pydistdb.sql.exec.part_run import CompiledPart, compiled_part
 from pydistdb.sql.exec.tail_run import GroupsTail, RowsTail
 from pydistdb.sql.exec.values import batch_bytes
-from pydistdb.sql.resources import NodeResources, SessionResources
-from pydistdb.sql.settings import kilobytes
+from pydistdb.sql.resources import NodeResources
 from pydistdb.tasks import Completion, Scheduler, Task, gather, sleep, with_deadline
 
 TURN_NS = 50_000_000
@@ -43,8 +42,6 @@ MOST_SILENCES = 2
 """One answer may be lost: the gateway, or the way to it, is busy."""
 MOST_OPEN = 1_000
 """Exchanges at one node; a query that would open one more does without."""
-LIMITS = ("work_mem", "hash_mem_multiplier", "temp_file_limit", "proddb.max_query_memory")
-"""Settings of the session that hold for what is done here."""
 
 
 class Open(msgspec.Struct, array_like=True, tag="open"):
@@ -76,6 +73,9 @@ class Drawn(msgspec.Struct, array_like=True):
     done: bool = False
     error: tuple[str, str, str, str] | None = None
     """SQLSTATE, message, detail and hint of what a statement of this kind ends with."""
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    """What the node has held for the exchange at most."""
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -112,8 +112,7 @@ class Work:
         self._most = arguments.wanted
         self.sending: Sending | None = None
         self._to = arguments.deal
-        state = self.state = self.part.state(arguments, scheduler)
-        state.context.resources = _session_of(node, arguments.settings)
+        state = self.state = self.part.state(arguments, node, scheduler)
         self._source: AsyncIterator[Batch] | None = None
         self._pending: Task[Batch | None] | None = None
         self.inboxes = [Inbox(codec, state.hold()) for codec in self.part.inputs]
@@ -158,14 +157,16 @@ class Work:
             else:
                 self.tail.bytes += batch_bytes(batch)
                 self.tail.add(batch)
-        return Drawn(await self._answer(deliver), done)
+        output = await self._answer(deliver)
+        return Drawn(output, done, None, *self.state.resources.peaks_bytes)
 
     async def _answer(self, deliver: Callable[[int, bytes], Any]) -> bytes:
         tail, sending = self.tail, self.sending
         self._begin_answer()
-        if sending is None:
-            return tail.finish()
-        outgoing = sending.pack(tail.dealt(len(sending.to.nodes)), partial=isinstance(tail, GroupsTail))
+        with tail.held:
+            if sending is None:
+                return tail.finish()
+            outgoing = sending.pack(tail.dealt(len(sending.to.nodes)), partial=isinstance(tail, GroupsTail))
         await gather(self._scheduler, [deliver(node, data) for node, data in outgoing])
         return sending.receipt()
 
@@ -183,15 +184,6 @@ class Work:
 
 async def _next(source: AsyncIterator[Batch]) -> Batch | None:
     return await anext(source, None)
-
-
-def _session_of(node: NodeResources, settings: dict[str, str]) -> SessionResources:
-    session = SessionResources(node)
-    limit = settings.get("temp_file_limit", "")
-    session.disk_limit_kb = kilobytes(limit) if limit and not limit.startswith("-") else -1
-    limit = settings.get("proddb.max_query_memory", "")
-    session.memory_limit_kb = kilobytes(limit) if limit else 0
-    return session
 
 
 class ExchangeServer:

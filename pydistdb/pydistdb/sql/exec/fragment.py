@@ -30,6 +30,7 @@ from pydistdb.sql.exec.spill import RowCodec
 from pydistdb.sql.exec.tree_codec import NotPortable, check_type, dump, runtime_form, storage_form
 from pydistdb.sql.plan.distribute import FIRST_OF_GROUPS, Tail
 from pydistdb.sql.plan.expressions import walk
+from pydistdb.sql.resources import LIMITS
 from pydistdb.sql.sketch import Sketch
 from pydistdb.sql.tree import ColumnRef, Expr, Param
 from pydistdb.sql.types import registry as types
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from pydistdb.sql.exec.scan import TableScanOperator
 
 Row = tuple[Any, ...]
-SETTINGS = ("datestyle", "intervalstyle", "bytea_output", "extra_float_digits")
-"""What immutable and stable functions may look at, of the session's settings."""
+SETTINGS = ("datestyle", "intervalstyle", "bytea_output", "extra_float_digits", *LIMITS)
+"""What immutable and stable functions may look at, of the session's settings, and what says how much may be held."""
 NO_TAIL = Tail("rows")
 
 

@@ -1,8 +1,8 @@
 """A fragment at the leaseholder: compiled once by the executor's own code, then run over chunks of entries.
 
-``run_fragment(text, arguments)`` is what a node registers with its range server (kv/fragments.py)::
+``run_fragment(text, arguments, node)`` is what a node registers with its range server (kv/fragments.py)::
 
-    gateway.server.fragments.start = run_fragment
+    gateway.server.fragments.start = partial(run_fragment, node=resources)
 
 Compiled fragments are kept by their text, the MOST_COMPILED used last.  What is done to their rows is in tail_run.py; whole
 parts of a plan, with joins, are run by part_run.py.
@@ -24,6 +24,7 @@ from pydistdb.sql.exec.scan import of_identity
 from pydistdb.sql.exec.tail_run import Compiled, leaf_of
 from pydistdb.sql.exec.tree_codec import load
 from pydistdb.sql.layout import picks_of
+from pydistdb.sql.resources import NodeResources
 from pydistdb.sql.sampling import SAMPLE_TEXT, SampleRun
 from pydistdb.sql.sampling import decode_arguments as decode_sample_arguments
 
@@ -47,14 +48,14 @@ class CompiledFragment(Compiled):
 compiled = lru_cache(maxsize=MOST_COMPILED)(CompiledFragment)
 
 
-def run_fragment(text: bytes, arguments: bytes) -> FragmentRun:
-    """Begin a run; raises whatever is wrong with the fragment."""
+def run_fragment(text: bytes, arguments: bytes, node: NodeResources | None = None) -> FragmentRun:
+    """Begin a run, which counts what it holds for ``node``; raises whatever is wrong with the fragment."""
     if text == SAMPLE_TEXT:
         return SampleRun(decode_sample_arguments(arguments))
     values = decode_arguments(arguments)
     if text.startswith((PART_HEAD, NAME_HEAD)):
-        return part_run(text, values)
-    return ScanRun(compiled(text), values)
+        return part_run(text, values, node)
+    return ScanRun(compiled(text), values, node)
 
 
 class ScanRun:
@@ -62,9 +63,9 @@ class ScanRun:
 
     is_upkeep = False
 
-    def __init__(self, fragment: CompiledFragment, arguments: Arguments) -> None:
+    def __init__(self, fragment: CompiledFragment, arguments: Arguments, node: NodeResources | None) -> None:
         self.fragment = fragment
-        self.state = fragment.state(arguments)
+        self.state = fragment.state(arguments, node)
         self.identity = arguments.identity
         self.picks = picks_of(self.identity)
         self.known = arguments.known
@@ -101,3 +102,10 @@ class ScanRun:
 
     def finish(self) -> bytes:
         return unless_known(self.tail.finish(), self.known)
+
+    @property
+    def peaks_bytes(self) -> tuple[int, int]:
+        return self.state.resources.peaks_bytes
+
+    def release(self) -> None:
+        self.state.close()

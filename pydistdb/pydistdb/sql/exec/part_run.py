@@ -44,6 +44,7 @@ from pydistdb.sql.exec.window import WindowOperator
 from pydistdb.sql.layout import BUCKET_BYTES, HASH_IDENTITY_END, HASH_IDENTITY_START, picks_of
 from pydistdb.sql.plan.expressions import map_parts
 from pydistdb.sql.plan.physical import HashJoin, Leaf
+from pydistdb.sql.resources import NodeResources
 from pydistdb.sql.tree import Aggregate, Distinct, Filter, FirstRows, Project, Rel, Window
 
 MOST_COMPILED = 256
@@ -53,9 +54,12 @@ MOST_HELD_ENTRIES = 100_000
 """A larger bucket is left to the gateway."""
 MOST_CHUNK_ROWS = 200_000
 """What a chunk may come to; what multiplies more is left to the gateway, which need not hold it."""
+MOST_HELD_BYTES = 64 << 20
+"""The same for the entries of a bucket, as they are stored, and for the rows that a chunk comes to, as Python's objects."""
 
 Entries = tuple[Sequence[bytes], Sequence[bytes]]
 """Keys and values."""
+ENTRY_OVERHEAD_BYTES = 80
 MOST_RUNS_KEPT = 4
 _LEAF, _GIVEN = 1 << 40, 1 << 41
 """Where the rows of leaves and given tables are in a run's shared values."""
@@ -64,10 +68,11 @@ _LEAF, _GIVEN = 1 << 40, 1 << 41
 class GivenTable:
     """A table that was sent along: its rows, and the hash table of the join with it once that has been built."""
 
-    __slots__ = ("built", "rows")
+    __slots__ = ("built", "rows", "size_bytes")
 
     def __init__(self, rows: list[Row]) -> None:
         self.rows = rows
+        self.size_bytes = batch_bytes(rows)
         self.built: tuple[Table, int] | None = None
 
 
@@ -190,6 +195,10 @@ class CompiledPart(Compiled):
             some = some or bool(rows)
         return some
 
+    def dealt_bytes(self, state: State) -> int:
+        """What the rows before the leaves take in memory."""
+        return sum([batch_bytes(state.shared[_LEAF + number]) for number in range(len(self.scans))])
+
     def decoded(self, keys: Sequence[bytes], values: Sequence[bytes], state: State) -> list[Row]:
         """The rows behind entries, where there is one scan."""
         if self.identities[0]:
@@ -261,13 +270,13 @@ class GivenTables:
 given_tables = GivenTables()
 
 
-def part_run(text: bytes, arguments: Arguments) -> PartRun:
+def part_run(text: bytes, arguments: Arguments, node: NodeResources | None = None) -> PartRun:
     """Begin the run of a part that came, or is known, by ``text``."""
     if text.startswith(NAME_HEAD):
         (text,) = kept.get(text)
     else:
         kept.put(NAME_HEAD + xxh3_128_digest(text), [text])
-    return PartRun(compiled_part(text), arguments)
+    return PartRun(compiled_part(text), arguments, node)
 
 
 def bucket_of(key: bytes) -> bytes:
@@ -280,12 +289,20 @@ def bucket_end(key: bytes) -> bytes:
     return prefix_end(bucket_of(key))
 
 
+def entries_bytes(keys: Sequence[bytes], values: Sequence[bytes]) -> int:
+    """What entries take in memory."""
+    return sum(map(len, keys)) + sum(map(len, values)) + len(keys) * ENTRY_OVERHEAD_BYTES
+
+
 class Buckets:
     """Cuts chunks of entries into whole buckets and what may go on in the next chunk."""
 
-    def __init__(self, by_bucket: bool, most_entries: int) -> None:
+    def __init__(self, by_bucket: bool, most_entries: int, most_bytes: int) -> None:
         self._by_bucket = by_bucket
         self._most_entries = most_entries
+        self._most_bytes = most_bytes
+        self.size_bytes = 0
+        """Of what is held back."""
         self.keys: list[bytes] = []
         self.values: list[bytes] = []
 
@@ -300,11 +317,13 @@ class Buckets:
         if same or (not whole and not self.keys):
             self.keys += keys
             self.values += values
-            if len(self.keys) > self._most_entries:
+            self.size_bytes += entries_bytes(keys, values)
+            if len(self.keys) > self._most_entries or self.size_bytes > self._most_bytes:
                 raise TooLong
             return None
         ready = self.keys + list(keys[:whole]), self.values + list(values[:whole])
         self.keys, self.values = list(keys[whole:]), list(values[whole:])
+        self.size_bytes = entries_bytes(self.keys, self.values)
         return ready
 
     def close(self, resume: bytes | None, end: bytes) -> tuple[bytes | None, Entries | None]:
@@ -313,6 +332,7 @@ class Buckets:
             return resume, None
         held = self.keys, self.values
         self.keys, self.values = [], []
+        self.size_bytes = 0
         if resume is None and len(end) <= BUCKET_BYTES:
             return None, held if held[0] else None
         return bucket_of(held[0][0] if held[0] else end if resume is None else resume), None
@@ -323,15 +343,19 @@ class PartRun:
 
     is_upkeep = False
 
-    def __init__(self, part: CompiledPart, arguments: Arguments) -> None:
+    def __init__(self, part: CompiledPart, arguments: Arguments, node: NodeResources | None) -> None:
         self.part = part
         self.picks = part.picks
-        self.state = part.state(arguments)
+        self.state = part.state(arguments, node)
+        self._held = self.state.hold()
         self.tail = part.make(part, self.state, arguments.wanted)
         self.sending = None if arguments.deal is None else Sending(arguments.deal)
+        self._given_bytes = 0
         if arguments.tables:
-            part.set_given(given_tables.of(part, arguments), self.state)
-        self._buckets = Buckets(part.by_bucket, MOST_HELD_ENTRIES)
+            given = given_tables.of(part, arguments)
+            part.set_given(given, self.state)
+            self._given_bytes = sum([table.size_bytes for table in given])
+        self._buckets = Buckets(part.by_bucket, MOST_HELD_ENTRIES, MOST_HELD_BYTES)
         self._work: AsyncIterator[Batch] | None = None
         self._rows = 0
 
@@ -342,6 +366,8 @@ class PartRun:
         self._rows = 0
         if entries is not None and self.part.deal(*entries, self.state):
             self._work = self.part.scan.batches(self.state)
+        rows_bytes = 0 if self._work is None else self.part.dealt_bytes(self.state)
+        self._held.resize(self._given_bytes + self._buckets.size_bytes + rows_bytes)
 
     def step(self) -> bool:
         if self._work is None:
@@ -356,10 +382,10 @@ class PartRun:
         else:
             raise AssertionError("a part of a plan never waits")
         self._rows += len(batch)
-        if self._rows > MOST_CHUNK_ROWS:
-            raise TooLong
         self.tail.bytes += batch_bytes(batch)
         self.tail.add(batch)
+        if self._rows > MOST_CHUNK_ROWS or self.tail.held.size_bytes > MOST_HELD_BYTES:
+            raise TooLong
         return True
 
     def close(self, resume: bytes | None, end: bytes) -> bytes | None:
@@ -379,3 +405,12 @@ class PartRun:
 
     def finish(self) -> bytes:
         return self.tail.finish() if self.sending is None else self.sending.receipt()
+
+    @property
+    def peaks_bytes(self) -> tuple[int, int]:
+        return self.state.resources.peaks_bytes
+
+    def release(self) -> None:
+        self._work = None
+        self.state.shared.clear()
+        self.state.close()

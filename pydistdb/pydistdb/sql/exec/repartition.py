@@ -28,7 +28,7 @@ from pydistdb.kv.api import ExchangeLost, TransactionAborted
 from pydistdb.sql.errors import DatabaseError
 from pydistdb.sql.exec.at_shards import AtShardsOperator, ShardsRun
 from pydistdb.sql.exec.dealing import TOPIC, Receipt, Sending, decode_receipt
-from pydistdb.sql.exec.exchange import LIMITS, Close, Draw, Open, decode_drawn, encode, running
+from pydistdb.sql.exec.exchange import Close, Draw, Open, decode_drawn, encode, running
 from pydistdb.sql.exec.fragment import DealTo, Row, encode_arguments
 from pydistdb.sql.exec.memory import Holding
 from pydistdb.sql.exec.operator import Batch, Operator
@@ -217,9 +217,6 @@ class _Exchanges:
         state = self.state
         exchange = os.urandom(16)
         arguments = structs.replace(part.arguments(state, None), deal=deal)
-        settings = state.context.settings
-        limits = {name: settings[name] for name in LIMITS if name in settings}
-        arguments = structs.replace(arguments, settings={**arguments.settings, **limits})
         with state.hold() as held:
             tables = await _given(operator.given, state, held)
             if tables:
@@ -296,6 +293,7 @@ class _Exchanges:
                 shard.seconds += perf_counter() - begun
                 shard.bytes += len(drawn.output)
                 shard.nodes.add(node)
+                shard.note_held(drawn.memory_bytes, drawn.disk_bytes)
             if drawn.error is not None:
                 raise _Failed(*drawn.error)
             if drawn.output:
@@ -333,7 +331,8 @@ class DealingRun(ShardsRun):
         yield [structs.astuple(decode_receipt(sending.receipt()))]
 
     async def _deliver(self, sending: Sending, tail: RowsTail) -> None:
-        outgoing = sending.pack(tail.dealt(len(sending.to.nodes)), partial=isinstance(tail, GroupsTail))
+        with tail.held:
+            outgoing = sending.pack(tail.dealt(len(sending.to.nodes)), partial=isinstance(tail, GroupsTail))
         database = self.state.run.database
         await gather(self.state.scheduler, [database.ask(node, TOPIC, data) for node, data in outgoing])
 

@@ -151,6 +151,7 @@ async def _evaluated(
             shard.calls += 1
             shard.seconds += perf_counter() - begun
             shard.nodes.add(answer.node)
+            shard.note_held(answer.memory_bytes, answer.disk_bytes)
         arguments = sent.named
         if rows:
             yield rows

@@ -1,7 +1,8 @@
 """What is done at the leaseholder to the rows of a fragment: nothing, or the first half of the step above (distribute.py).
 
 A tail takes batches of rows and gives one answer of bounded size: MOST_ROWS rows, MOST_BYTES of them, or MOST_GROUPS groups,
-whatever comes first; the gateway asks for the rest of the span again::
+whatever comes first; the gateway asks for the rest of the span again.  So it never goes to disk: what holds MOST_HELD_BYTES,
+be it a few groups with long keys or lists, or a top-N of wide rows, is given as far as it has come::
 
     GroupsTail    add([(3, 'a'), (3, 'b')]), add([(4, 'c')])     finish() = [[3, 2], [4, 1]]        count(*) by the first column
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any, cast
 
 from pydistdb.sql.exec.aggregate import AggregateOperator
@@ -23,9 +25,11 @@ from pydistdb.sql.exec.scan import TableScanOperator
 from pydistdb.sql.exec.setops import Keys, keys_function, row_keys
 from pydistdb.sql.exec.sort import MOST_TOP_ROWS, Sorter
 from pydistdb.sql.exec.tree_codec import runtime_form
+from pydistdb.sql.exec.values import batch_bytes
 from pydistdb.sql.plan.distribute import FIRST_OF_GROUPS
 from pydistdb.sql.plan.physical import Access, TableScan
 from pydistdb.sql.plan.rules.first_rows import MOST_FIRST_ROWS
+from pydistdb.sql.resources import NodeResources, session_elsewhere
 from pydistdb.sql.tree import Aggregate, AggregateCall, ColumnRef, Expr, OutputColumn, Param, SortKey
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.tasks import Scheduler
@@ -33,6 +37,11 @@ from pydistdb.tasks import Scheduler
 MOST_ROWS = 4_096
 MOST_BYTES = 256 << 10
 MOST_GROUPS = 10_000
+MOST_HELD_BYTES = 4 << 20
+"""Of rows and states as Python's objects, after a chunk of entries; MOST_BYTES counts what they were made of."""
+_SAMPLE = 8
+_ENTRY_BYTES = 100
+"""Of a dictionary; keys are made of the values."""
 
 Row = tuple[Any, ...]
 
@@ -97,8 +106,13 @@ class Compiled:
             for plan, value in zip(self.operator.calls, states, strict=True)
         ]
 
-    def state(self, arguments: Arguments, scheduler: Scheduler | None = None) -> State:
+    def state(
+        self, arguments: Arguments, node: NodeResources | None = None, scheduler: Scheduler | None = None
+    ) -> State:
+        """What a run starts from; ``node``: where what it holds is counted."""
         context = EvalContext()
+        if node is not None:
+            context.resources = session_elsewhere(node, arguments.settings)
         context.transaction_timestamp = arguments.transaction_timestamp
         context.statement_timestamp = arguments.statement_timestamp
         context.timezone = arguments.timezone
@@ -141,14 +155,30 @@ class RowsTail:
         self.most = most
         self.rows: list[Row] = []
         self.bytes = 0
+        self.held = state.hold()
 
     def add(self, rows: list[Row]) -> None:
         self.rows += rows
+        self.held.take(rows)
 
     @property
     def is_full(self) -> bool:
-        count = len(self.rows)
-        return count >= MOST_ROWS or self.bytes >= MOST_BYTES or (self.most > 0 and count >= self.most)
+        return self.has_enough or 0 < self.most <= len(self.rows)
+
+    @property
+    def has_enough(self) -> bool:
+        """There are rows for an answer."""
+        return len(self.rows) >= MOST_ROWS or self.bytes >= MOST_BYTES or self.holds_much
+
+    @property
+    def holds_much(self) -> bool:
+        return self.held.size_bytes >= MOST_HELD_BYTES
+
+    def _count_new(self, table: dict[Any, Any], before: int) -> None:
+        """Count what has come into ``table`` since it had so many entries: more of them, each as large as some of them are."""
+        if count := len(table) - before:
+            sample = list(islice(reversed(table.values()), 0, count, -(-count // _SAMPLE)))
+            self.held.resize(self.held.size_bytes + (batch_bytes(sample) // len(sample) + _ENTRY_BYTES) * count)
 
     def finish(self) -> bytes:
         return self.fragment.scan.codec.encode(self.final())
@@ -167,21 +197,28 @@ class RowsTail:
 class TopTail(RowsTail):
     """The first ``most`` rows of an order."""
 
+    def __init__(self, fragment: Compiled, state: State, most: int) -> None:
+        super().__init__(fragment, state, most)
+        self.cuts = 0 < most <= MOST_TOP_ROWS
+        self.full = False
+
     def add(self, rows: list[Row]) -> None:
-        self.rows += rows
-        if 0 < self.most <= MOST_TOP_ROWS and len(self.rows) >= 2 * self.most + MOST_ROWS:
+        super().add(rows)
+        if self.cuts and (len(self.rows) >= 2 * self.most + MOST_ROWS or self.holds_much):
             self._cut()
 
     def _cut(self) -> None:
         self.fragment.sorter.sort(self.rows, self.state)
         del self.rows[self.most :]
+        self.held.resize(batch_bytes(self.rows))
+        self.full = 2 * self.held.size_bytes >= MOST_HELD_BYTES
 
     @property
     def is_full(self) -> bool:
-        return not 0 < self.most <= MOST_TOP_ROWS and (len(self.rows) >= MOST_ROWS or self.bytes >= MOST_BYTES)
+        return self.full if self.cuts else self.has_enough
 
     def final(self) -> list[Row]:
-        if 0 < self.most <= MOST_TOP_ROWS:
+        if self.cuts:
             self._cut()
         return self.rows
 
@@ -196,8 +233,8 @@ class FirstTail(RowsTail):
         self.full = False
 
     def add(self, rows: list[Row]) -> None:
-        self.rows += rows
-        if self.cuts and (len(self.rows) >= self.next_cut or self.bytes >= 2 * MOST_BYTES):
+        super().add(rows)
+        if self.cuts and (len(self.rows) >= self.next_cut or self.bytes >= 2 * MOST_BYTES or self.holds_much):
             self._cut()
 
     def _cut(self) -> None:
@@ -206,11 +243,12 @@ class FirstTail(RowsTail):
         kept = len(self.rows)
         self.bytes = self.bytes * kept // max(before, 1)
         self.next_cut = kept + 2 * MOST_ROWS
-        self.full = kept >= MOST_ROWS or self.bytes >= MOST_BYTES
+        self.held.resize(batch_bytes(self.rows))
+        self.full = kept >= MOST_ROWS or self.bytes >= MOST_BYTES or 2 * self.held.size_bytes >= MOST_HELD_BYTES
 
     @property
     def is_full(self) -> bool:
-        return self.full if self.cuts else len(self.rows) >= MOST_ROWS or self.bytes >= MOST_BYTES
+        return self.full if self.cuts else self.has_enough
 
     def final(self) -> list[Row]:
         if self.cuts:
@@ -226,20 +264,22 @@ class DistinctTail(RowsTail):
         self.seen: dict[Any, Row] = {}
 
     def add(self, rows: list[Row]) -> None:
+        before = len(self.seen)
         setdefault = self.seen.setdefault
         for key, row in zip(self.fragment.keys(rows, self.state), rows, strict=True):
             setdefault(key, row)
+        self._count_new(self.seen, before)
 
     @property
     def is_full(self) -> bool:
-        return len(self.seen) >= MOST_GROUPS
+        return len(self.seen) >= MOST_GROUPS or self.holds_much
 
     def final(self) -> list[Row]:
         return list(self.seen.values())
 
 
 class AggregateTail(RowsTail):
-    """The states of aggregates over all rows."""
+    """The states of aggregates over all rows; some take more memory with each of them (``grows``)."""
 
     def __init__(self, fragment: Compiled, state: State, most: int) -> None:
         super().__init__(fragment, state, most)
@@ -247,10 +287,12 @@ class AggregateTail(RowsTail):
 
     def add(self, rows: list[Row]) -> None:
         self.fragment.operator.feed(rows, self.states, self.state)
+        if self.fragment.operator.grows:
+            self.held.take(rows)
 
     @property
     def is_full(self) -> bool:
-        return self.fragment.operator.grows and self.bytes >= MOST_BYTES
+        return self.fragment.operator.grows and (self.bytes >= MOST_BYTES or self.holds_much)
 
     def finish(self) -> bytes:
         return pack_states([((), *self.fragment.reduced(self.states, self.state))], ())
@@ -264,11 +306,16 @@ class GroupsTail(RowsTail):
         self.table: dict[Any, list[Any]] = {}
 
     def add(self, rows: list[Row]) -> None:
+        before = len(self.table)
         self.fragment.sets[0].take(rows, self.table, True, self.state)
+        self._count_new(self.table, before)
+        if self.fragment.operator.grows:
+            self.held.take(rows)
 
     @property
     def is_full(self) -> bool:
-        return len(self.table) >= MOST_GROUPS or (self.fragment.operator.grows and self.bytes >= MOST_BYTES)
+        grows = self.fragment.operator.grows
+        return len(self.table) >= MOST_GROUPS or (grows and self.bytes >= MOST_BYTES) or self.holds_much
 
     def finish(self) -> bytes:
         groups: Iterable[list[Any]] = self.table.values()
@@ -291,12 +338,17 @@ class SetsTail(RowsTail):
 
     def add(self, rows: list[Row]) -> None:
         for grouping_set, table in zip(self.fragment.sets, self.tables, strict=True):
+            before = len(table)
             grouping_set.take(rows, table, True, self.state)
+            self._count_new(table, before)
+        if self.fragment.operator.grows:
+            self.held.take(rows)
 
     @property
     def is_full(self) -> bool:
         grows = self.fragment.operator.grows
-        return sum(map(len, self.tables)) >= MOST_GROUPS or (grows and self.bytes >= MOST_BYTES)
+        full = sum(map(len, self.tables)) >= MOST_GROUPS or (grows and self.bytes >= MOST_BYTES)
+        return full or self.holds_much
 
     def finish(self) -> bytes:
         groups = [

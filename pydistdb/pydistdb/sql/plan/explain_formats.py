@@ -42,6 +42,14 @@ class ShardActual:
     """Whether the node that did it knew from an earlier statement what was to be done; None: it was done at the gateway."""
     of_node: bool = False
     """It is a node's share of an exchange: no entries are read for it."""
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    """The most that was held there, of rows, groups and tables, and of these in temporary files."""
+
+    def note_held(self, memory_bytes: int, disk_bytes: int) -> None:
+        """Count what one request has held at most: those of a range come one after the other."""
+        self.memory_bytes = max(self.memory_bytes, memory_bytes)
+        self.disk_bytes = max(self.disk_bytes, disk_bytes)
 
 
 @dataclass(slots=True)
@@ -129,12 +137,20 @@ def actuals(node: PlanNode, style: Style) -> str:
     return f"(actual {times}rows={rows:.0f} loops={actual.loops})"
 
 
+def kilobytes(size_bytes: int) -> int:
+    return -(-size_bytes // 1024)
+
+
 def _shard_text(shard: ShardActual, style: Style) -> str:
     found: Group = [("rows", shard.rows), ("bytes", shard.bytes), ("calls", shard.calls)]
     if not shard.of_node:
         found.insert(0, ("scanned", shard.entries))
     if style.timing:
         found.append(("time", fixed(shard.seconds * 1000)))
+    if shard.memory_bytes:
+        found.append(("memory", f"{kilobytes(shard.memory_bytes)}kB"))
+    if shard.disk_bytes:
+        found.append(("disk", f"{kilobytes(shard.disk_bytes)}kB"))
     if shard.lock_waits:
         if not shard.entries and not shard.calls:  # it is told of for this alone
             found = []
@@ -152,6 +168,10 @@ def _shard_group(shard: ShardActual, style: Style) -> Group:
     found += [("Rows", shard.rows), ("Bytes", shard.bytes), ("Calls", shard.calls)]
     if style.timing:
         found.append(("Time", fixed(shard.seconds * 1000)))
+    found += [
+        ("Peak Memory Usage", kilobytes(shard.memory_bytes)),
+        ("Disk Usage", kilobytes(shard.disk_bytes)),
+    ]
     found.append(("Lock Waits", shard.lock_waits))
     if style.timing:
         found.append(("Lock Wait Time", fixed(shard.lock_wait_seconds * 1000)))

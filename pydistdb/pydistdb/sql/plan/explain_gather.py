@@ -8,16 +8,18 @@ What stands below the Gather is done where the rows are, what stands above it at
             Shards Planned: 2
             Strategy: partial aggregate
             Shard Query: SELECT g, count(*) AS partial_count FROM t GROUP BY g
-            Range 41 (node 2): scanned=5000 rows=7 bytes=912 calls=1 time=4.112
-            Range 42 (node 3): scanned=5100 rows=7 bytes=915 calls=1 time=4.087
+            Range 41 (node 2): scanned=5000 rows=7 bytes=912 calls=1 time=4.112 memory=2kB
+            Range 42 (node 3): scanned=5100 rows=7 bytes=915 calls=1 time=4.087 memory=2kB
             ->  Partial HashAggregate
                   Group Key: g
                   ->  Seq Scan on t
 
 The line per range comes with ANALYZE.  ``rows`` counts what came of the entries scanned: rows, or groups; no calls were needed
-where the range is led by the gateway's own node.  ``replica=node 3`` is added where node 3 answered from a copy, and where rows
-were locked that other transactions held, ``lock waits=2 lock wait time=812.345``: for how many, and how long.  A step that
-locks rows without a Gather (LockRows, Update …) has such lines for its waits alone.
+where the range is led by the gateway's own node.  ``memory`` is the most that one request held there, of rows, groups and
+tables; ``disk=96kB`` is added where that went to temporary files (tail_run.py, part_run.py).  ``replica=node 3`` is added
+where node 3 answered from a copy, and where rows were locked that other transactions held, ``lock waits=2 lock wait
+time=812.345``: for how many, and how long.  A step that locks rows without a Gather (LockRows, Update …) has such lines for
+its waits alone.
 """
 
 from __future__ import annotations
@@ -165,7 +167,7 @@ def with_gather(relation: Rel, node: PlanNode, gathered: Mapping[int, Gathered],
     if found is None or found.kind == "rows" or long_tail_of(relation) is None:
         return node
     below = node.children[0]
-    partial = replace(node, actual=None, properties=[*node.properties], head=[*node.head])
+    partial = replace(node, actual=None, properties=[*node.properties], head=[*node.head], usage=[], usage_text="")
     if isinstance(relation, Aggregate):
         node.title, partial.title = f"Finalize {node.title}", f"Partial {node.title}"
         node.head.append(("Partial Mode", "Finalize"))

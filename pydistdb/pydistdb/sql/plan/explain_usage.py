@@ -14,13 +14,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydistdb.sql.plan.explain_formats import Group, Usage
+from pydistdb.sql.plan.explain_formats import Group, Usage, kilobytes
 
 _HASHES = ("Hash Join", "Aggregate", "Unique", "HashAggregate over Append", "HashSetOp")
-
-
-def kilobytes(size_bytes: int) -> int:
-    return -(-size_bytes // 1024)
 
 
 def usage_text(kind: str, usage: Usage) -> str:
