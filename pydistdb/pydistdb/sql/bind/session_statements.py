@@ -19,8 +19,7 @@ from pydistdb.sql.bind.naming import constant_value, name_of, strings
 from pydistdb.sql.bind.options import option_value, setting_text
 from pydistdb.sql.bind.parse import Node, ParsedStatement
 from pydistdb.sql.bind.typenames import resolve_type
-from pydistdb.sql.errors import FeatureNotSupported, InvalidSyntax
-from pydistdb.sql.settings import parse_bool
+from pydistdb.sql.errors import FeatureNotSupported, InvalidParameterValue, InvalidSyntax
 
 
 def _transaction_modes(options: list[Node]) -> dict[str, Any]:
@@ -112,10 +111,37 @@ _QUERY_WORDS = frozenset(
 )
 
 
+_EXPLAIN_FLAGS = frozenset(
+    {"analyze", "verbose", "costs", "settings", "buffers", "wal", "timing", "summary"} | {"distributed"}  # ours
+)
+_EXPLAIN_FORMATS = ("text", "json", "xml", "yaml")
+
+
+def _explain_option(parsed: ParsedStatement, element: Node) -> tuple[str, str]:
+    """A flag as "on" or "off", or the format.  Source: explain.c, ExplainQuery; define.c, defGetBoolean."""
+    name, value = element["defname"], option_value(element)
+    position = parsed.position_at(element.get("location", -1))
+    if name == "format":
+        if value is None:
+            raise InvalidSyntax("format requires a parameter")
+        if value not in _EXPLAIN_FORMATS:
+            text = f'unrecognized value for EXPLAIN option "format": "{value}"'
+            raise InvalidParameterValue(text, position=position)
+        return name, str(value)
+    if name not in _EXPLAIN_FLAGS:
+        raise InvalidSyntax(f'unrecognized EXPLAIN option "{name}"', position=position)
+    if value is None or value in (True, 1):
+        return name, "on"
+    if value in (False, 0):
+        return name, "off"
+    word = str(value).lower()
+    if word not in ("true", "false", "on", "off"):
+        raise InvalidSyntax(f"{name} requires a Boolean value")
+    return name, "on" if word in ("true", "on") else "off"
+
+
 def _explain(parsed: ParsedStatement, node: Node) -> statements.Utility:
-    options = tuple(
-        (element["DefElem"]["defname"], _option_text(element["DefElem"])) for element in node.get("options", [])
-    )
+    options = tuple([_explain_option(parsed, element["DefElem"]) for element in node.get("options", [])])
     given = dict(options)
     tokens = Tokens(parsed.text)
     first = 1
@@ -123,20 +149,11 @@ def _explain(parsed: ParsedStatement, node: Node) -> statements.Utility:
         first = tokens.closing(1) + 1
     while first < len(tokens.names) and tokens.names[first] not in _QUERY_WORDS:
         first += 1
-    known = {"analyze", "verbose", "costs", "format", "settings", "buffers", "wal", "timing", "summary"}
-    known.add("distributed")  # ours
-    for element in node.get("options", []):
-        name = element["DefElem"]["defname"]
-        if name not in known:
-            position = parsed.position_at(element["DefElem"].get("location", -1))
-            raise InvalidSyntax(f'unrecognized EXPLAIN option "{name}"', position=position)
-        if name != "format" and parse_bool(given[name]) is None:
-            raise InvalidSyntax(f"{name} requires a Boolean value")
     return statements.Explain(
         tokens.rest(first),
-        _is_on(given.get("analyze", "off")),
-        _is_on(given.get("verbose", "off")),
-        _is_on(given.get("costs", "on")),
+        given.get("analyze") == "on",
+        given.get("verbose") == "on",
+        given.get("costs", "on") == "on",
         given.get("format", "text"),
         options,
         parsed.position + (tokens.starts[first] if first < len(tokens.starts) else 0),

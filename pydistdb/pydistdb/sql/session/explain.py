@@ -1,7 +1,7 @@
 """EXPLAIN and EXPLAIN ANALYZE: the plan as the executor tells it, with what the session measured.
 
-ANALYZE runs a copy of the plan whose operators take notes (``exec/measure.py``).  BUFFERS, WAL and SETTINGS are accepted and
-add nothing: there are no shared buffers to tell about.
+ANALYZE runs a copy of the plan whose operators take notes (``exec/measure.py``).  BUFFERS and WAL are accepted and add nothing:
+there are no shared buffers to tell about.
 
 Source: PostgreSQL 15 manual, EXPLAIN.
 """
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydistdb.kv.api import PastReader
 from pydistdb.sql import statements as st
 from pydistdb.sql.api import Sink
+from pydistdb.sql.bind import ParsedStatement
 from pydistdb.sql.consistency import COUNTER_BITS, timestamp_text
 from pydistdb.sql.errors import DatabaseError, DuplicateTable, FeatureNotSupported, InvalidParameterValue
 from pydistdb.sql.exec import RunContext
@@ -25,13 +26,24 @@ from pydistdb.sql.plan.explain_formats import Actual, Group, PlanNode, Style, fi
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.schema_statements import CreateTableAs
 from pydistdb.sql.session.execute import Execution
+from pydistdb.sql.session.named import prepared_plan
+from pydistdb.sql.settings import SETTINGS
 from pydistdb.sql.types.base import SqlType
 
 if TYPE_CHECKING:
     from pydistdb.sql.session.session import ClientSession
 
-FORMATS = ("text", "json", "xml", "yaml")
-_ON = frozenset({"on", "true", "1", "yes"})
+_PLANNER_SETTINGS = frozenset(
+    {
+        "constraint_exclusion",
+        "cursor_tuple_fraction",
+        "effective_cache_size",
+        "from_collapse_limit",
+        "hash_mem_multiplier",
+    }
+    | {"join_collapse_limit", "plan_cache_mode", "random_page_cost", "search_path", "seq_page_cost", "work_mem"}
+)
+"""What SETTINGS tells of, if it is not as built in; and all that begin with enable_."""
 
 
 async def run(
@@ -45,9 +57,11 @@ async def run(
 ) -> str:
     """Send the plan, for these very ``parameters``; with ANALYZE, run the statement too."""
     _check_options(utility)
+    if simple and plan.parameter_types:
+        raise DatabaseError.of("42P02", "there is no parameter $1")
     started_ns = time.perf_counter_ns()
     try:
-        explained = _prepared(session, utility, plan.parameter_types, parameters)
+        explained = await _prepared(session, utility, plan.parameter_types, parameters)
     except _NothingToMake:
         return _send(plan, [], sink, simple=simple)
     planned_ns = time.perf_counter_ns()
@@ -56,7 +70,7 @@ async def run(
     if explained.denied is not None:
         raise explained.denied.again()
     reader: PastReader | None = None
-    summary: Group = [("Planning Time", (planned_ns - started_ns) / 1e6)]
+    summary: list[tuple[str, Any]] = [("Planning Time", (planned_ns - started_ns) / 1e6)]
     assert explained.compiled is not None
     if utility.analyze:
         explained = copy.copy(explained)
@@ -68,6 +82,7 @@ async def run(
     if not _option(utility, "summary", utility.analyze):
         summary = []
     root = await _tree(session, explained, utility)
+    settings = _settings(session) if _option(utility, "settings", False) else []
     style = Style(
         "full" if utility.costs else "none",
         utility.analyze,
@@ -75,18 +90,24 @@ async def run(
         utility.verbose,
     )
     if utility.format == "text":
-        lines = text_lines(root, style) + [f"{name}: {value:.3f} ms" for name, value in summary]
+        lines = text_lines(root, style)
+        if settings:
+            lines.append("Settings: " + ", ".join([f"{name} = '{value}'" for name, value in settings]))
+        lines += [f"{name}: {value:.3f} ms" for name, value in summary]
         if reader is not None:
             lines += [f"{name}: {shown}" for name, shown in _past(session, reader)]
     else:
-        rounded: Group = [(name, fixed(value)) for name, value in summary]
+        more: Group = [("Settings", settings)] if settings else []
+        more += [(name, fixed(value)) for name, value in summary[:1]]
+        more += [("Triggers", [])] if utility.analyze else []
+        more += [(name, fixed(value)) for name, value in summary[1:]]
         if reader is not None:
-            rounded += _past(session, reader)
-        lines = [structured(utility.format, root, style, [*([("Triggers", [])] if utility.analyze else []), *rounded])]
+            more += _past(session, reader)
+        lines = [structured(utility.format, root, style, more)]
     return _send(plan, lines, sink, simple=simple)
 
 
-def _prepared(
+async def _prepared(
     session: ClientSession, utility: st.Explain, types: Sequence[SqlType], parameters: Sequence[Any]
 ) -> CachedPlan | None:
     """The plan of the statement to explain; None if it has none."""
@@ -99,7 +120,7 @@ def _prepared(
         if explained.cursor is not None:
             explained = explained.cursor[1]
         if isinstance(inner, st.Execute):
-            explained = session.names.statement(inner.name).plan
+            explained = await _executed(session, explained.parsed, inner, utility.position)
         elif isinstance(inner, CreateTableAs) and inner.execute is None:
             _check_is_new(session, inner)
             if utility.analyze:
@@ -107,6 +128,33 @@ def _prepared(
                 raise FeatureNotSupported(f"EXPLAIN ANALYZE of {what} is not supported")
             explained = session.plans.explained(replace(utility, query=inner.query, position=inner.position), ())
     return explained if explained.compiled is not None else None
+
+
+async def _executed(
+    session: ClientSession, parsed: ParsedStatement | None, execute: st.Execute, position: int
+) -> CachedPlan:
+    """The plan of a prepared statement for the arguments of this EXECUTE, which begins at ``position``."""
+    try:
+        found, parameters = await prepared_plan(session, execute, parsed)
+    except DatabaseError as error:
+        if error.position is not None:
+            error.position += position
+        raise
+    if not parameters:
+        return found
+    found = session.plans.with_constants(found, parameters)
+    found.parameter_types = ()
+    return found
+
+
+def _settings(session: ClientSession) -> Group:
+    """The settings that plans depend on and that are not as built in, in the order of their names."""
+    values = session.settings.values
+    return [
+        (key, values[key])
+        for key, setting in sorted(SETTINGS.items())
+        if (key in _PLANNER_SETTINGS or key.startswith("enable_")) and values[key] != setting.default
+    ]
 
 
 class _NothingToMake(Exception):
@@ -166,12 +214,10 @@ async def plan_lines(plan: CachedPlan, run: RunContext) -> list[str]:
 
 def _option(utility: st.Explain, name: str, default: bool) -> bool:
     given = dict(utility.options).get(name)
-    return default if given is None else given in _ON
+    return default if given is None else given == "on"
 
 
 def _check_options(utility: st.Explain) -> None:
-    if utility.format not in FORMATS:
-        raise InvalidParameterValue(f'unrecognized value for EXPLAIN option "format": "{utility.format}"')
     for name in ("wal", "timing"):
         if _option(utility, name, False) and not utility.analyze:
             raise InvalidParameterValue(f"EXPLAIN option {name.upper()} requires ANALYZE")

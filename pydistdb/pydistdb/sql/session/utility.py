@@ -21,9 +21,6 @@ from pydistdb.sql import statements as st
 from pydistdb.sql.api import Sink
 from pydistdb.sql.catalog.roles import CHECKPOINT
 from pydistdb.sql.errors import DatabaseError, FeatureNotSupported, InsufficientPrivilege, InvalidStatementName
-from pydistdb.sql.exec.codegen import evaluator
-from pydistdb.sql.exec.run import State
-from pydistdb.sql.exec.waiting import once
 from pydistdb.sql.plan_cache import CachedPlan
 from pydistdb.sql.schema_statements import CreateTableAs
 from pydistdb.sql.session import calls, copy, explain
@@ -31,6 +28,7 @@ from pydistdb.sql.session.constraints import set_constraints
 from pydistdb.sql.session.cursors import fetch_rows
 from pydistdb.sql.session.execute import Execution
 from pydistdb.sql.session.fields import check_same_columns
+from pydistdb.sql.session.named import check_count, prepared_plan
 from pydistdb.sql.session.schema_changes import change_schema
 from pydistdb.sql.session.transaction_control import control, lock_table, set_transaction
 from pydistdb.sql.session.variables import discard, set_variable, show
@@ -120,45 +118,22 @@ async def _prepare(session: ClientSession, plan: CachedPlan, utility: st.Prepare
 
 def _text_with_arguments(session: ClientSession, utility: st.Execute) -> str:
     """The text of a prepared query with its arguments in the place of $1, $2 …"""
-    statement = session.names.statements.get(utility.name)
-    if statement is None:
-        raise InvalidStatementName(f'prepared statement "{utility.name}" does not exist')
+    statement = session.names.statement(utility.name)
     if statement.plan.utility is not None or statement.plan.writes or statement.plan.writing_tag:
         raise DatabaseError.of("42809", "prepared statement is not a SELECT")
     types = statement.plan.parameter_types
-    _check_count(utility, len(types))
+    check_count(utility, len(types))
     typed = [
         f"CAST(({text}) AS {format_type(each.oid, -1)})" for text, each in zip(utility.arguments, types, strict=True)
     ]
     return bind.with_parameters(statement.text, typed)
 
 
-def _check_count(utility: st.Execute, expected: int) -> None:
-    if expected and len(utility.arguments) != expected:  # where none are expected Postgres takes any
-        raise DatabaseError.of(
-            "42601",
-            f'wrong number of parameters for prepared statement "{utility.name}"',
-            detail=f"Expected {expected} parameters but got {len(utility.arguments)}.",
-        )
-
-
 async def _execute(session: ClientSession, outer: CachedPlan, utility: st.Execute, sink: Sink, *, simple: bool) -> str:
-    statement = session.names.statements.get(utility.name)
-    if statement is None:
-        raise InvalidStatementName(f'prepared statement "{utility.name}" does not exist')
-    await session.renew_statement(statement)
-    plan = statement.plan
-    session.check_failed(plan)
+    started_ns = time.perf_counter_ns()
+    plan, parameters = await prepared_plan(session, utility, outer.parsed)
     if not simple:  # another statement may have this name by now
         check_same_columns(outer.fields, plan.fields)
-    started_ns = time.perf_counter_ns()
-    expected = len(plan.parameter_types)
-    _check_count(utility, expected)
-    parameters: Sequence[Any] = ()
-    if expected:
-        assert outer.parsed is not None
-        expressions = bind.bind_arguments(outer.parsed, plan.parameter_types, session.view(), session.context)
-        parameters = await once(evaluator(expressions), State(session.run_context()))
     if plan.utility is not None:
         tag = await run(session, plan, plan.utility, sink, simple=simple)
         session.count_statement(plan, tag, started_ns)
