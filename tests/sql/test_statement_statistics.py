@@ -131,6 +131,10 @@ def test_texts_without_constants() -> None:
     bulk = "INSERT INTO t VALUES " + ", ".join(f"({n}, 'x')" for n in range(5_000))
     assert without_constants(bulk) == "INSERT INTO t VALUES ( …"
     assert query_id("SELECT $1") == query_id("SELECT\n  $1") != query_id("SELECT $2")
+    assert query_id("SELECT A FROM t WHERE v=$1 -- x") == query_id("select a /* y */ from T where v = $1")
+    assert query_id('SELECT "A" FROM t') != query_id("SELECT a FROM t") != query_id("SELECT a FROM tt")
+    assert query_id("SELECT 'A' …") != query_id("SELECT 'a' …")
+    assert query_id("'not") == query_id(" 'not") != 0
 
 
 def test_slow_statements_are_logged(server: SqlServer, caplog: pytest.LogCaptureFixture) -> None:

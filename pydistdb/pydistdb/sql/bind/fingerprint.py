@@ -17,6 +17,8 @@ MOST_TEXT = 20_000
 """Longer texts are hardly anything but values (bulk inserts): what stands before the first of them must do."""
 _BEFORE_VALUES = re.compile(r"[^'\d$]{0,1000}")
 
+_COMMENTS = ("SQL_COMMENT", "C_COMMENT")
+
 
 def without_constants(text: str) -> str:
     """The statement for people to read; where it cannot be parsed, as far as its first constant."""
@@ -29,7 +31,17 @@ def without_constants(text: str) -> str:
     return (found.group() if found else "").strip() + " …"
 
 
+def _word(text: str, token: parser.Token) -> str:
+    word = text[token.start : token.end + 1]
+    return word.lower() if word.isidentifier() else word  # what is in quotes is not
+
+
 def query_id(text: str) -> int:
-    """What stands for a normalised text: 64 bits with a sign, never 0, the same on every node."""
-    number = xxhash.xxh3_64_intdigest(" ".join(text.split()).encode())
+    """What stands for a normalised text, however it is spaced, capitalised and commented: 64 bits with a sign, never 0, the
+    same on every node."""
+    try:
+        words = [_word(text, token) for token in parser.scan(text) if token.name not in _COMMENTS]
+    except parser.ParseError:
+        words = text.split()
+    number = xxhash.xxh3_64_intdigest(" ".join(words).encode())
     return (number - (1 << 64) if number >= 1 << 63 else number) or 1

@@ -1,8 +1,8 @@
 """pg_stat_statements: what statements cost on this node; proddb.statements: on all nodes together.
 
-The columns are those of the extension's version 1.10 (Postgres 15) that mean something here: planning is not timed, and there
-are no shared buffers, WAL counters or JIT compilation.  Both views hide the texts of other users' statements from roles
-without pg_read_all_stats.  ``pg_stat_statements_reset`` (superusers) acts on every node.
+The columns are those of the extension's version 1.10 (Postgres 15).  Planning is not timed, and there are no shared buffers, WAL
+counters or JIT compilation: what Postgres tells of these is 0 or NULL.  Both views hide the texts of other users' statements
+from roles without pg_read_all_stats.  ``pg_stat_statements_reset`` (superusers) acts on every node.
 
 Source: PostgreSQL 15 manual, F.32.
 """
@@ -22,7 +22,7 @@ from pydistdb.sql.pg_catalog.define import RowDict, SystemColumn, SystemRelation
 from pydistdb.sql.pg_catalog.provide import view_of
 from pydistdb.sql.statement_statistics import StatementReport
 from pydistdb.sql.types.base import EvalContext, Function, SqlType
-from pydistdb.sql.types.known import BOOL, FLOAT8, INT8, OID, TEXT, TIMESTAMPTZ, VOID
+from pydistdb.sql.types.known import BOOL, FLOAT8, INT8, NUMERIC, OID, TEXT, TIMESTAMPTZ, VOID
 
 _HIDDEN: RowDict = {"queryid": None, "query": "<insufficient privilege>"}
 
@@ -33,6 +33,18 @@ def _columns(**columns: SqlType) -> tuple[SystemColumn, ...]:
 
 def _times(what: str) -> dict[str, SqlType]:
     return {f"{measure}_{what}_time": FLOAT8 for measure in ("total", "min", "max", "mean", "stddev")}
+
+
+def _unknown() -> dict[str, SqlType]:
+    """The columns that are NULL: there for tools that ask for them by name."""
+    blocks = [f"{kind}_blks_{what}" for kind in ("shared", "local") for what in ("hit", "read", "dirtied", "written")]
+    counts = [*blocks, "temp_blks_read", "temp_blks_written"]
+    times = ["blk_read_time", "blk_write_time", "temp_blk_read_time", "temp_blk_write_time"]
+    jit: dict[str, SqlType] = {"jit_functions": INT8, "jit_generation_time": FLOAT8}
+    for step in ("inlining", "optimization", "emission"):
+        jit |= {f"jit_{step}_count": INT8, f"jit_{step}_time": FLOAT8}
+    wal = {"wal_records": INT8, "wal_fpi": INT8, "wal_bytes": NUMERIC}
+    return dict.fromkeys(counts, INT8) | dict.fromkeys(times, FLOAT8) | wal | jit
 
 
 def _rows(view: StateView, context: EvalContext, reports: Iterable[StatementReport]) -> Iterator[RowDict]:
@@ -80,6 +92,7 @@ define_relation(
             calls=INT8,
             **_times("exec"),
             rows=INT8,
+            **_unknown(),
         ),
     ),
     _own,
