@@ -61,7 +61,7 @@ async def run(
         raise DatabaseError.of("42P02", "there is no parameter $1")
     started_ns = time.perf_counter_ns()
     try:
-        explained = await _prepared(session, utility, plan.parameter_types, parameters)
+        explained, values = await _prepared(session, utility, plan.parameter_types, parameters)
     except _NothingToMake:
         return _send(plan, [], sink, simple=simple)
     planned_ns = time.perf_counter_ns()
@@ -77,7 +77,7 @@ async def run(
         actuals: dict[int, Actual] = {}
         assert explained.compiled is not None
         explained.compiled = CompiledQuery(explained.compiled.plan, actuals)
-        reader = await _execute(session, explained)
+        reader = await _execute(session, explained, values)
         summary.append(("Execution Time", (time.perf_counter_ns() - planned_ns) / 1e6))
     if not _option(utility, "summary", utility.analyze):
         summary = []
@@ -109,8 +109,9 @@ async def run(
 
 async def _prepared(
     session: ClientSession, utility: st.Explain, types: Sequence[SqlType], parameters: Sequence[Any]
-) -> CachedPlan | None:
-    """The plan of the statement to explain; None if it has none."""
+) -> tuple[CachedPlan | None, Sequence[Any]]:
+    """The plan of the statement to explain, None if it has none, and the values of the parameters that are left in it."""
+    values: Sequence[Any] = ()
     explained = session.plans.explained(utility, tuple(sql_type.oid for sql_type in types))
     if parameters:
         explained = session.plans.with_constants(explained, parameters)
@@ -120,31 +121,31 @@ async def _prepared(
         if explained.cursor is not None:
             explained = explained.cursor[1]
         if isinstance(inner, st.Execute):
-            explained = await _executed(session, explained.parsed, inner, utility.position)
+            explained, values = await _executed(session, explained.parsed, inner, utility.position)
         elif isinstance(inner, CreateTableAs) and inner.execute is None:
             _check_is_new(session, inner)
             if utility.analyze:
                 what = "CREATE MATERIALIZED VIEW" if inner.materialized else "CREATE TABLE AS"
                 raise FeatureNotSupported(f"EXPLAIN ANALYZE of {what} is not supported")
             explained = session.plans.explained(replace(utility, query=inner.query, position=inner.position), ())
-    return explained if explained.compiled is not None else None
+    return (None if explained.compiled is None else explained), values
 
 
 async def _executed(
     session: ClientSession, parsed: ParsedStatement | None, execute: st.Execute, position: int
-) -> CachedPlan:
-    """The plan of a prepared statement for the arguments of this EXECUTE, which begins at ``position``."""
+) -> tuple[CachedPlan, Sequence[Any]]:
+    """The plan of a prepared statement for the arguments of this EXECUTE, which begins at ``position``; or for any, and these."""
     try:
         found, parameters = await prepared_plan(session, execute, parsed)
     except DatabaseError as error:
         if error.position is not None:
             error.position += position
         raise
-    if not parameters:
-        return found
+    if not parameters or session.settings.values["plan_cache_mode"] == "force_generic_plan":
+        return found, parameters
     found = session.plans.with_constants(found, parameters)
     found.parameter_types = ()
-    return found
+    return found, ()
 
 
 def _settings(session: ClientSession) -> Group:
@@ -172,13 +173,13 @@ def _check_is_new(session: ClientSession, statement: CreateTableAs) -> None:
     raise _NothingToMake
 
 
-async def _execute(session: ClientSession, explained: CachedPlan) -> PastReader | None:
+async def _execute(session: ClientSession, explained: CachedPlan, values: Sequence[Any]) -> PastReader | None:
     """Run the statement; what it read from, if that lay in the past."""
-    if explained.parameter_types:
+    if explained.parameter_types and not values:
         raise DatabaseError.of("42P02", "there is no parameter $1")
     if explained.writing_tag:
         session.transaction.check_writable(explained.writing_tag)
-    execution = Execution(session, explained, (), alone=not session.transaction.in_block)
+    execution = Execution(session, explained, values, alone=not session.transaction.in_block)
     try:
         await execution.fetch(0, None)
     except BaseException:
