@@ -123,6 +123,20 @@ def test_many_rows_are_written_by_the_shards() -> None:
     assert lab.run("select v, count(*) from t group by v") == [(1, count)]
 
 
+@pytest.mark.parametrize("distant", [False, True])
+def test_unique_keys_that_rows_leave_are_held(distant: bool) -> None:
+    lab = laboratory(distant)
+    lab.begin()
+    lab.run("delete from t where id between 20 and 60")
+    assert bool(lab.database.changes) is distant
+    [table] = [table for table in lab.catalog._tables.values() if table.name == "t"]
+    layout = TableLayout.of(table)
+    [index] = [index for index in layout.secondary if index.index.unique]
+    transaction: Any = lab.transaction
+    left = [key for key in transaction.expected if key.startswith(index.head)]
+    assert lab.affected_rows == len(left) > 5
+
+
 def test_rows_that_have_changed_are_looked_at_again() -> None:
     lab = laboratory(True)
     lab.run("update plain set g = 1, v = 7")

@@ -36,6 +36,13 @@ BPCHAR_OID = 1042
 Row = Sequence[Any]
 
 
+def storage_ids_of(key: bytes) -> tuple[int, int]:
+    """The storage ids of the table and the index that a key is of."""
+    head = HASH_HEAD if key[:1] in (b"\x05", b"\x06") else RANGE_HEAD
+    table, index = head.unpack_from(key)[-2:]
+    return table, index
+
+
 class Span(NamedTuple):
     """Keys to scan: [start, end), less those that lack ``identity`` at bytes 7..13 (other tables'); None: keep all."""
 

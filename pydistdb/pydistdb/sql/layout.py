@@ -51,6 +51,7 @@ from pydistdb.sql.index_layout import (
     Row,
     Span,
     key_kind_of,
+    storage_ids_of,
     trimming,
 )
 from pydistdb.sql.inverted import tokens_of
@@ -73,6 +74,7 @@ __all__ = [
     "Span",
     "TableLayout",
     "picks_of",
+    "storage_ids_of",
     "storage_prefix",
 ]
 

@@ -118,6 +118,7 @@ class ShardChange:
                 return
             state.affected_rows += answer.changed
             state.writes.pending.update(answer.writes)
+            state.writes.given_up.update(self.operator.writer.unique_among(answer.writes))
             self.is_large = self.is_large or state.affected_rows >= FEW_ROWS
             if shard is not None:
                 shard.entries += answer.entries

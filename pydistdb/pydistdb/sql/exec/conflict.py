@@ -7,6 +7,9 @@ it), and sessions that make sure that one parent row exists before they add chil
     t1 INSERT INTO parent VALUES (1) ON CONFLICT DO NOTHING      there already: KEY SHARE
     t2 INSERT INTO parent VALUES (1) ON CONFLICT DO NOTHING      the same, at once
 
+So does DO UPDATE by another key than the primary one: an UPDATE or DELETE locks its row, then the unique key that the row
+leaves, and whoever held that key while waiting for the row would be in its way.
+
 Queries in DO UPDATE are computed per conflict, by a small plan over a CTE whose one row is the existing row and the one that
 was to be inserted.
 
@@ -61,7 +64,11 @@ class ConflictHandler:
         self.updates = bool(on_conflict.assignments)
         assigned = [number for number, _ in (*on_conflict.assignments, *operator.node.generated)]
         self.strength = self.writer.lock_strength(assigned) if self.updates else LockStrength.KEY_SHARE
-        self.looks_first = not self.updates or bool(operator.table.referenced_by)
+        self.looks_first = (
+            not self.updates
+            or bool(operator.table.referenced_by)
+            or any(index is not self.layout.primary for index in self.arbiters)
+        )
 
     @cached_property
     def change(self) -> Callable[[Row, Row, SourceRow, State], Row | None]:

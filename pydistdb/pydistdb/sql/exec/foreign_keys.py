@@ -28,7 +28,7 @@ from pydistdb.sql.exec.parents import check_parents, full_key, referenced_index,
 from pydistdb.sql.exec.run import BATCH_ROWS, RunContext, State
 from pydistdb.sql.exec.scan import get_many, of_identity, present
 from pydistdb.sql.exec.unique_checks import check_unique
-from pydistdb.sql.exec.writer import TableWriter, settle_released
+from pydistdb.sql.exec.writer import TableWriter, hold_given_up, settle_released
 from pydistdb.sql.exec.writes import ChildEvent, ParentEvent
 from pydistdb.sql.layout import IndexLayout, TableLayout
 
@@ -58,6 +58,8 @@ async def finish_statement(state: State) -> None:
 async def _flush(state: State) -> None:
     """Hand the statement's writes to the transaction; very many of them as fast as they can be passed on from there."""
     writes = state.writes
+    if writes.given_up:
+        await hold_given_up(state)
     if len(writes.pending) > FLUSHED_AT_ONCE:
         entries = iter(writes.pending.items())
         while part := list(islice(entries, FLUSHED_AT_ONCE)):

@@ -18,7 +18,7 @@ from pydistdb.sql.catalog.descriptors import Column, ForeignKey, Table
 from pydistdb.sql.catalog.view import CatalogView
 from pydistdb.sql.deparse import Undeparsable, index_key
 from pydistdb.sql.errors import CheckViolation, DatabaseError, ForeignKeyViolation, NotNullViolation, UniqueViolation
-from pydistdb.sql.layout import HASH_HEAD, RANGE_HEAD, IndexLayout, TableLayout
+from pydistdb.sql.layout import HASH_HEAD, RANGE_HEAD, IndexLayout, TableLayout, storage_ids_of
 from pydistdb.sql.types import registry as types
 from pydistdb.sql.types.base import EvalContext
 from pydistdb.sql.types.reg import quote_identifier
@@ -90,7 +90,7 @@ def unique_violation(catalog: CatalogView, key: bytes, context: EvalContext | No
     """The error for a key that a commit found taken (kv's KeyExists)."""
     hashed = key[:1] in (b"\x05", b"\x06")
     head = HASH_HEAD if hashed else RANGE_HEAD
-    table_storage_id, index_storage_id = head.unpack_from(key)[-2:]
+    table_storage_id, index_storage_id = storage_ids_of(key)
     for table in catalog.tables():
         if table.storage_id == table_storage_id and table.kind in "rm":
             index = TableLayout.of(table).by_storage_id.get(index_storage_id)

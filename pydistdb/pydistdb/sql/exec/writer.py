@@ -12,7 +12,7 @@ does not wait, for that could not be interrupted: the statement runs again, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,7 +23,7 @@ from pydistdb.sql.exec.index_keys import bind_layout
 from pydistdb.sql.exec.run import State
 from pydistdb.sql.exec.violations import duplicate_key
 from pydistdb.sql.exec.writes import ChildEvent, ParentEvent, StatementWrites
-from pydistdb.sql.layout import ROW_ID, IndexEntry, IndexLayout, TableLayout
+from pydistdb.sql.layout import ROW_ID, IndexEntry, IndexLayout, TableLayout, storage_ids_of
 
 ROW_ID_BLOCK = 1_000
 LOAD_BATCHES = 20
@@ -77,10 +77,18 @@ class TableWriter:
         if table.sharding is not None:
             key_columns |= set(table.sharding.columns)
         self.key_columns = frozenset(key_columns)
+        self.unique_ids = {index.index.storage_id for index in self.layout.secondary if index.index.unique}
 
     def lock_strength(self, assigned: Iterable[int]) -> LockStrength:
         """How strongly an UPDATE of these columns locks its rows."""
         return LockStrength.UPDATE if self.key_columns & set(assigned) else LockStrength.NO_KEY_UPDATE
+
+    def unique_among(self, writes: Mapping[bytes, bytes | None]) -> list[bytes]:
+        """Of the keys that are deleted, those of unique indexes."""
+        if not self.unique_ids:
+            return []
+        gone = [key for key, value in writes.items() if value is None]
+        return [key for key in gone if storage_ids_of(key)[1] in self.unique_ids]
 
     def bind(self, state: State) -> None:
         """Make expressions and predicates of the table's indexes ready."""
@@ -230,6 +238,8 @@ class TableWriter:
         after = self.layout.entry(index, new, new_key) if index.index.state != "d" else None
         if before is not None and (after is None or before.key != after.key):
             self._remove(index, before, key, state)
+        elif before is not None and before.unique and key != new_key:
+            state.writes.given_up.add(before.key)
         if after is not None:
             if after.unique and (before is None or before.key != after.key):
                 await self._claim(index, after.key, new, state)
@@ -268,6 +278,8 @@ class TableWriter:
             state.writes.released[entry.key, key] = index
         else:
             state.writes.pending[entry.key] = None
+            if entry.unique:
+                state.writes.given_up.add(entry.key)
 
     def delete(self, old: Row, key: bytes, state: State) -> None:
         """Delete a locked row."""
@@ -281,6 +293,16 @@ class TableWriter:
         writes.touched.add(key)
         if self.table.referenced_by:
             writes.parent_events.append(ParentEvent(self.table, old, None))
+
+
+async def hold_given_up(state: State) -> None:
+    """In a transaction block, lock the keys that rows leave: who wants one waits until it is known whether it is free.
+
+    A statement of its own is over in a moment: its commit takes the keys and lets them go."""
+    writes = state.writes
+    given_up, writes.given_up = writes.given_up, set()
+    if given_up and not state.run.autocommit:
+        await state.transaction.lock(sorted(given_up), LockStrength.UPDATE)
 
 
 async def settle_released(state: State) -> None:

@@ -31,7 +31,16 @@ class ChildEvent(NamedTuple):
 class StatementWrites:
     """The writes and outstanding checks of one statement."""
 
-    __slots__ = ("absent", "child_events", "parent_events", "pending", "released", "touched", "unique_checks")
+    __slots__ = (
+        "absent",
+        "child_events",
+        "given_up",
+        "parent_events",
+        "pending",
+        "released",
+        "touched",
+        "unique_checks",
+    )
 
     def __init__(self) -> None:
         self.pending: dict[bytes, bytes | None] = {}
@@ -43,6 +52,8 @@ class StatementWrites:
         self.parent_events: list[ParentEvent] = []
         self.released: dict[tuple[bytes, bytes], IndexLayout] = {}
         """(key, row's key): entries of unique indexes being built, to be deleted if they lead to that row (writer.py)."""
+        self.given_up: set[bytes] = set()
+        """Keys of unique indexes that rows had and leave: nobody else may know yet whether they are free (writer.py)."""
         self.unique_checks: dict[UniqueCheck, bool] = {}
         """Keys of deferrable constraints to look at, and whether they are initially deferred."""
 
