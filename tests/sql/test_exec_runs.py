@@ -6,7 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from pydistdb.kv.api import Isolation, LockedValue, LockStrength, MustWait, SerializationConflict, WaitPolicy
+from pydistdb.kv.api import (
+    Isolation,
+    LockedValue,
+    LockStrength,
+    MustWait,
+    ReadRestart,
+    SerializationConflict,
+    WaitPolicy,
+)
 from pydistdb.sql.errors import CheckViolation, ForeignKeyViolation, QueryCanceled, UniqueViolation
 from pydistdb.sql.exec import BulkInsert, compile_plan
 from pydistdb.sql.plan.expressions import rewrite_relation_expressions
@@ -71,7 +79,6 @@ def overtaken(lab: Laboratory, interference: str, isolation: Isolation = Isolati
     [
         ("update t set v = v + 1 where v < 15 returning id, v", "update t set v = 12 where id = 1", [(1, 13)], 13),
         ("update t set v = v + 1 where v < 15 returning id, v", "update t set v = 90 where id = 1", [], 90),
-        ("update t set v = v + 1 where v < 15 returning id, v", "delete from t where id = 1", [], None),
         ("delete from t where v < 15 returning id", "update t set v = 90 where id = 1", [], 90),
         ("update t set v = v + 1 where id = 1 returning v", "update t set v = 50 where id = 1", [(51,)], 51),
         ("select v from t where v < 15 for update", "update t set v = 14 where id = 1", [(14,)], 14),
@@ -79,14 +86,23 @@ def overtaken(lab: Laboratory, interference: str, isolation: Isolation = Isolati
     ],
 )
 def test_a_row_changed_before_its_lock_is_looked_at_again(
-    statement: str, interference: str, rows: list[Any], left: int | None
+    statement: str, interference: str, rows: list[Any], left: int
 ) -> None:
     lab = Laboratory(T)
     lab.run("insert into t values (1, 10, 'a'), (2, 99, 'b')")
     overtaken(lab, interference)
     assert lab.run(statement) == rows
     lab.commit()
-    assert lab.run("select v from t where id = 1") == ([] if left is None else [(left,)])
+    assert lab.run("select v from t where id = 1") == [(left,)]
+
+
+@pytest.mark.parametrize("statement", ["update t set v = v + 1 where v < 15", "delete from t where v < 15"])
+def test_a_row_that_is_gone_at_its_lock_has_the_statement_run_again(statement: str) -> None:
+    lab = Laboratory(T)
+    lab.run("insert into t values (1, 10, 'a'), (2, 99, 'b')")
+    overtaken(lab, "update t set id = 3 where id = 1")
+    with pytest.raises(ReadRestart):
+        lab.run(statement)
 
 
 def test_above_read_committed_a_changed_row_is_a_conflict() -> None:

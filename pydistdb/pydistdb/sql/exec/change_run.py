@@ -85,6 +85,8 @@ class ChangeRun:
             row = self.rows[number]
             if changed:
                 if value is None:
+                    if operator.rows_move:
+                        raise LookupError("the gateway looks for rows that are gone")
                     continue
                 row = operator.patched(row, value)
                 if not operator.recheck(row, state):

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-from pydistdb.kv.api import Isolation, LockStrength, SerializationConflict, Transaction
+from pydistdb.kv.api import Isolation, LockStrength, ReadRestart, SerializationConflict, Transaction
 from pydistdb.sql.catalog.descriptors import ForeignKey, Table
 from pydistdb.sql.errors import FeatureNotSupported, ForeignKeyViolation, UniqueViolation
 from pydistdb.sql.exec import violations
@@ -42,6 +42,8 @@ Row = list[Any]
 async def finish_statement(state: State) -> None:
     """Write out what a statement gathered, and see its foreign keys through."""
     writes = state.writes
+    if writes.has_missed:
+        raise ReadRestart(state.transaction.read_timestamp)
     if writes.released:
         await settle_released(state)
     if not writes.child_events and not writes.parent_events and not writes.unique_checks:

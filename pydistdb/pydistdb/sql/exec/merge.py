@@ -2,8 +2,9 @@
 
 A batch goes through three steps: every row's action is chosen from the snapshot; the target rows of updates and deletes
 are locked in one request; then the actions are done, updates and deletes first.  A target row that another transaction
-has changed in between is taken as it is now: if it does not meet the ON condition any more, or is gone, the source row
-counts as not matched (Postgres's rule).  A target row is changed at most once, else 21000.
+has changed in between is taken as it is now: if it does not meet the ON condition any more the source row counts as not
+matched (Postgres's rule).  If it is gone, the statement starts again: it may have another key now.  A target row is changed
+at most once, else 21000.
 
 Source: PostgreSQL 15 manual, MERGE and 13.2.1; nodeModifyTable.c (ExecMerge).
 """
@@ -104,7 +105,7 @@ class MergeOperator(ChangeOperator):
         for number, row in decided:
             answer = answers.get(row[self.key_position])
             if number != NOTHING and answer is not None and answer.changed:
-                if self.restarts:
+                if self.restarts or (answer.value is None and self.looks_again(state)):
                     raise ReadRestart(state.transaction.read_timestamp)
                 newest = None if answer.value is None else self.patched(row, answer.value)
                 if newest is None or not self.recheck(newest, state):

@@ -5,8 +5,8 @@ foreign key checks to the end of the statement (``writer``, ``foreign_keys``).
 
 A row to update or delete may have changed between the snapshot and its lock.  Under READ COMMITTED the statement then
 goes on with the newest version, as Postgres does: the condition is evaluated again on it (``recheck``), with whatever FROM
-brought, and so are the assignments; a row that was deleted is passed over.  If there are queries in them the whole statement
-starts again on a new snapshot, with the locks it has.
+brought, and so are the assignments.  If there are queries in them the whole statement starts again on a new snapshot, with
+the locks it has.  So it does in the end if a row is gone, for the row may only have got another key.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ from pydistdb.sql.types.transactions import xid_of
 
 Row = list[Any]
 NO_COLUMN = -1
+MOST_SEARCHES = 10
+"""How often a statement starts again to look for rows that may have moved; those that are gone then are passed over."""
 
 
 class ModifyOperator(Operator):
@@ -174,6 +176,8 @@ class ChangeOperator(ModifyOperator):
         if node.recheck is not None and has_subquery(node.recheck):
             self.restarts = True
         self.strength = strength
+        self.rows_move = not self.layout.has_row_id or self.layout.primary.hashed
+        """An UPDATE can give a row another key."""
         self.is_root = False
         """The statement does nothing else (the compiled query sets it)."""
         self.key_position = source.position(node.key_id)
@@ -252,6 +256,10 @@ class ChangeOperator(ModifyOperator):
         """The statement as other nodes can do it; None if they cannot."""
         return None
 
+    def looks_again(self, state: State) -> bool:
+        """Whether the statement is to start again because a row is gone."""
+        return self.rows_move and state.run.attempt < MOST_SEARCHES
+
     async def locked(self, batch: Batch, state: State) -> Batch:
         """The rows of a batch that are still to be changed, each once, locked and brought up to date."""
         position = self.key_position
@@ -266,6 +274,7 @@ class ChangeOperator(ModifyOperator):
         for row, answer in zip(first.values(), answers, strict=True):
             if answer.changed:
                 if answer.value is None:
+                    state.writes.has_missed |= self.looks_again(state)
                     continue
                 if self.restarts:
                     raise ReadRestart(state.transaction.read_timestamp)

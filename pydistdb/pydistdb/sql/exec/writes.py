@@ -35,6 +35,7 @@ class StatementWrites:
         "absent",
         "child_events",
         "given_up",
+        "has_missed",
         "parent_events",
         "pending",
         "released",
@@ -54,6 +55,8 @@ class StatementWrites:
         """(key, row's key): entries of unique indexes being built, to be deleted if they lead to that row (writer.py)."""
         self.given_up: set[bytes] = set()
         """Keys of unique indexes that rows had and leave: nobody else may know yet whether they are free (writer.py)."""
+        self.has_missed = False
+        """A row that was to be changed is gone, and may have another key now."""
         self.unique_checks: dict[UniqueCheck, bool] = {}
         """Keys of deferrable constraints to look at, and whether they are initially deferred."""
 
