@@ -136,7 +136,7 @@ def _existence(query: Rel, outer: set[int], ids: Iterator[int]) -> Grouped | Non
 
 def _keys(source: Rel, outer: set[int]) -> tuple[Rel, list[Expr], list[Expr], list[Expr]] | None:
     """The source without its correlation, which must be equalities: of the outer keys with the inner ones."""
-    pulled = _pull(source)
+    pulled = pull_correlation(source)
     if pulled is None:
         return None
     source, terms = pulled
@@ -157,13 +157,13 @@ def _keys(source: Rel, outer: set[int]) -> tuple[Rel, list[Expr], list[Expr], li
     return (source, outer_keys, inner_keys, terms) if terms and not free_columns(source) else None
 
 
-def _pull(relation: Rel) -> tuple[Rel, list[Expr]] | None:
+def pull_correlation(relation: Rel) -> tuple[Rel, list[Expr]] | None:
     """Take correlated terms out of a relation; its columns become all that there are below, for them to refer to."""
     if not free_columns(relation):
         return relation, []
     match relation:
         case Filter():
-            below = _pull(relation.input)
+            below = pull_correlation(relation.input)
             if below is None:
                 return None
             source, pulled = below
@@ -175,7 +175,7 @@ def _pull(relation: Rel) -> tuple[Rel, list[Expr]] | None:
             filtered = Filter(source.columns, source, conjoin(kept)) if kept else source
             return filtered, [*pulled, *out]
         case Join(kind="inner", lateral=False):
-            left, right = _pull(relation.left), _pull(relation.right)
+            left, right = pull_correlation(relation.left), pull_correlation(relation.right)
             if left is None or right is None:
                 return None
             columns = left[0].columns + right[0].columns

@@ -32,6 +32,7 @@ from pydistdb.sql.plan.rules.prune import prune
 from pydistdb.sql.plan.rules.pushdown import push_down
 from pydistdb.sql.plan.rules.raise_failures import raise_failures
 from pydistdb.sql.plan.rules.unique_rows import unique_rows
+from pydistdb.sql.plan.rules.unnest_lateral import unnest_lateral
 from pydistdb.sql.plan.smaller_side import build_smaller
 from pydistdb.sql.tree import (
     Aggregate,
@@ -54,6 +55,7 @@ RULES: tuple[Rule, ...] = (
     inline_ctes,
     merge_projects,
     decorrelate,
+    unnest_lateral,
     simplify_outer_joins,
     push_down,
     contradictions,
