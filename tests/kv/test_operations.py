@@ -80,7 +80,8 @@ def test_neighbours_are_merged_wherever_they_lie() -> None:
     (whole,) = world.survey().ranges()
     assert whole.range_id == 1 and whole.keys is not None and whole.keys >= 1000
     assert len(set(whole.nodes)) == 3
-    assert world.run(world.operations[1].merge_at(b"\x04k0500")) == 1  # done already
+    with pytest.raises(OperationRefused, match=r"no range begins there: the key is within range 1$"):
+        world.run(world.operations[1].merge_at(b"\x04k0500"))
     with pytest.raises(OperationRefused, match="no right neighbour"):
         world.run(world.operations[1].merge(1))
 
@@ -288,6 +289,17 @@ def test_the_doctor_tells_what_dead_nodes_cost(dead: list[str], status: str, det
     found = diagnose(world.survey(), {})
     assert [(f.status, f.detail) for f in found if f.area == "ranges"] == [(status, detail)]
     assert ("nodes", "node 3 (n3)", "error", "it is dead") in found
+
+
+def test_the_doctor_waits_for_no_node_that_has_just_died() -> None:
+    """It counts as alive for a little while."""
+    world = Operated(3)
+    world.cluster.advance(5)
+    world.cluster.crash("n3")
+    begun_ns = world.cluster.scheduler.now_ns()
+    found = world.run(examine(world.operations[1].surveyor, world.cluster.scheduler))
+    assert ("nodes", "node 3 (n3)", "error", "it is dead") in found
+    assert world.cluster.scheduler.now_ns() - begun_ns < 15 * SECOND
 
 
 def test_the_doctor_says_once_what_is_wrong_with_many_ranges() -> None:

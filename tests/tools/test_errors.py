@@ -13,6 +13,7 @@ import pytest
 from pydistdb_tools import admin_arguments, cli
 from pydistdb_tools.cli import main
 from pydistdb_tools.errors import ClusterError, Interrupted, UsageError, complain
+from pydistdb_tools.remote import refusal_code
 
 NOWHERE = ["--url", "postgresql://postgres@127.0.0.1:1/postgres"]
 
@@ -39,6 +40,22 @@ def test_no_connection(command: list[str], capsys: pytest.CaptureFixture[str]) -
     error = _json_error(capsys)
     assert error["code"] == "08001"
     assert str(error["message"]).startswith("cannot connect to")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ('connection to server at "x", port 1 failed: FATAL:  database "a b" does not exist', "3D000"),
+        ('failed: FATAL:  role "nobody" does not exist', "28000"),
+        ('failed: FATAL:  password authentication failed for user "postgres"', "28P01"),
+        ("failed: FATAL:  sorry, too many clients already", "53300"),
+        ('failed: FATAL:  too many connections for role "r"', "53300"),
+        ("connection failed: Connection refused", "08001"),
+        ('database "shop" does not exist', "08001"),
+    ],
+)
+def test_why_a_server_takes_no_client(words: str, code: str) -> None:
+    assert refusal_code(words) == code
 
 
 def test_no_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

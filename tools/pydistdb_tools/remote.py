@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,16 @@ from pydistdb_tools.errors import CANNOT_CONNECT, ClusterError
 from pydistdb_tools.local_cluster import fetch_status
 
 CONNECT_SECONDS = 10
+REFUSALS = (
+    ('database ".*" does not exist', "3D000"),
+    ('role ".*" (does not exist|is not permitted to log in)', "28000"),
+    ("password authentication failed", "28P01"),
+    ('permission denied for database ".*"', "42501"),
+    ('database ".*" is not currently accepting connections', "55000"),
+    ("(sorry, )?too many (clients|connections)", "53300"),
+    ("the database system is ", "57P03"),
+)
+"""What a server says to a client that it does not take, and the SQLSTATE of that."""
 
 
 def connect(url: str) -> psycopg.Connection[tuple[Any, ...]]:
@@ -28,8 +39,17 @@ def connect(url: str) -> psycopg.Connection[tuple[Any, ...]]:
             code=CANNOT_CONNECT,
         ) from None
     except psycopg.Error as error:
-        code = error.sqlstate or CANNOT_CONNECT
-        raise ClusterError(f"cannot connect to {url}: {str(error).strip()}", code=code) from None
+        words = str(error).strip()
+        raise ClusterError(f"cannot connect to {url}: {words}", code=error.sqlstate or refusal_code(words)) from None
+
+
+def refusal_code(words: str) -> str:
+    """The SQLSTATE with which a server turns a client away; libpq keeps only what it says.
+
+    >>> refusal_code('FATAL:  database "shop" does not exist')
+    '3D000'
+    """
+    return next((code for pattern, code in REFUSALS if re.search(f"FATAL:  {pattern}", words)), CANNOT_CONNECT)
 
 
 def status_of(url: str) -> dict[str, Any]:

@@ -122,17 +122,22 @@ class Operations:
         return await self.merge_at(descriptor.end)
 
     async def merge_at(self, key: bytes) -> RangeId:
-        """Make ``key`` no boundary any more; returns the id of the range around it."""
+        """Make ``key`` no boundary any more; returns the id of the range around it.  Refused if no range begins there."""
         if self._store.queue.residency.parts(key):
             raise OperationRefused(
                 "a shard that is placed, or a table of which every node has a copy, begins or ends there"
             )
         deadline_ns = self._scheduler.now_ns() + MERGE_TIMEOUT_NS
-        why = "nothing was tried"
+        why = ""
         while self._scheduler.now_ns() < deadline_ns:
             right = await self._around(key)
             if right.descriptor.start != key:
+                if not why:
+                    raise OperationRefused(
+                        f"no range begins there: the key is within range {right.descriptor.range_id}"
+                    )
                 return right.descriptor.range_id
+            why = why or "they did not come together"
             if key < FIRST_SPLIT_KEY:
                 raise OperationRefused("there is nothing to the left of it")
             left = await self._around((await self._gateway.router.locate_before(key)).start)

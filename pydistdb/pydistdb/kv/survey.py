@@ -10,6 +10,7 @@ not answer in time is left out; its replicas are then known from the others' des
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,14 @@ SIZES_TIMEOUT_NS = 1_500_000_000
 EXACT_SIZES_TIMEOUT_NS = 30_000_000_000
 EXACT_TIMEOUT_NS = EXACT_SIZES_TIMEOUT_NS + 15_000_000_000
 """Whoever is asked tells what it knows by then before whoever asks gives it up, busy as either may be."""
+
+
+LOOK_NS = 1_000_000_000
+"""How often whoever waits for an answer looks whether it can still come."""
+
+
+class NoAnswer(KVError):
+    """Nothing has come yet."""
 
 
 class SurveyRequest(Message):
@@ -173,8 +182,8 @@ class Surveyor:
             store.scheduler, [self._ask(node_id, SurveyRequest(exact, quick)) for node_id in node_ids]
         )
         told = {node_id: answer for node_id, answer in zip(node_ids, answers, strict=True) if answer is not None}
-        if own not in told:
-            told[own] = self._answer()
+        if len(told) < len(node_ids):
+            told[own] = self._answer()  # whoever has not answered may be known to be dead by now
         return Survey(own, told, bool(store.membership.settings.value("cluster.preserve_downgrade")))
 
     async def _ask(self, node_id: NodeId, request: SurveyRequest) -> NodeSurvey | None:
@@ -182,11 +191,18 @@ class Surveyor:
         try:
             completion: Completion[Any] = store.call(node_id, request)
             timeout_ns = QUICK_TIMEOUT_NS if request.quick else EXACT_TIMEOUT_NS if request.exact else ANSWER_TIMEOUT_NS
-            deadline_ns = store.scheduler.now_ns() + timeout_ns
-            answer = await with_deadline(store.scheduler, completion, deadline_ns, KVError("no answer in time"))
+            now_ns = store.scheduler.now_ns()
+            deadline_ns = now_ns + timeout_ns
+            while True:
+                look_ns = min(now_ns + LOOK_NS, deadline_ns)
+                with suppress(NoAnswer):
+                    answer = await with_deadline(store.scheduler, completion, look_ns, NoAnswer("no answer in time"))
+                    return answer if isinstance(answer, NodeSurvey) else None
+                now_ns = store.scheduler.now_ns()
+                if now_ns >= deadline_ns or node_id not in store.live_nodes():
+                    return None
         except KVError:
             return None
-        return answer if isinstance(answer, NodeSurvey) else None
 
     async def _on_request(self, from_node: NodeId, request: SurveyRequest) -> Message:
         store = self._store
