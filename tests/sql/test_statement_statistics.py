@@ -148,6 +148,8 @@ def test_slow_statements_are_logged(server: SqlServer, caplog: pytest.LogCapture
         client.execute("SELECT id FROM t WHERE id = 1")
         assert [_fields(record)["statement"] for record in caplog.records][-2:] == ["SELECT id FROM t WHERE id = 1"] * 2
         caplog.clear()
+        client.execute("SELECT 1 / 0")
+        assert [_fields(record)["statement"] for record in caplog.records] == ["SELECT 1 / 0"]
         client.execute("SET log_min_duration_statement = '1h'; SET auto_explain.log_min_duration = 0")
         caplog.clear()
         client.execute("SELECT id FROM t")

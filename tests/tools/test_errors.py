@@ -58,6 +58,19 @@ def test_why_a_server_takes_no_client(words: str, code: str) -> None:
     assert refusal_code(words) == code
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ann:se:c@ret@127.0.0.1:1/x", "postgresql://ann@127.0.0.1:1/x"),
+        ("postgresql://ann@127.0.0.1:1/x?password=secret&a=b", "postgresql://ann@127.0.0.1:1/x?password=…&a=b"),
+        ("host=127.0.0.1 port=1 password='a secret' user=ann", "host=127.0.0.1 port=1 password=… user=ann"),
+    ],
+)
+def test_passwords_are_not_shown(url: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["admin", "shards", "--url", url]) == 1
+    assert capsys.readouterr().err.startswith(f"proddb: cannot connect to {shown}: ")
+
+
 def test_no_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["admin", "jobs", "--dir", str(tmp_path), "--format=json"]) == 1
     assert _json_error(capsys)["code"] == "cluster"

@@ -35,12 +35,24 @@ def connect(url: str) -> psycopg.Connection[tuple[Any, ...]]:
         return psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="proddb")
     except psycopg.errors.ConnectionTimeout:
         raise ClusterError(
-            f"cannot connect to {url}: no answer within {CONNECT_SECONDS} s; the node may still be starting, or be very busy",
+            f"cannot connect to {without_password(url)}: no answer within {CONNECT_SECONDS} s;"
+            " the node may still be starting, or be very busy",
             code=CANNOT_CONNECT,
         ) from None
     except psycopg.Error as error:
         words = str(error).strip()
-        raise ClusterError(f"cannot connect to {url}: {words}", code=error.sqlstate or refusal_code(words)) from None
+        code = error.sqlstate or refusal_code(words)
+        raise ClusterError(f"cannot connect to {without_password(url)}: {words}", code=code) from None
+
+
+def without_password(url: str) -> str:
+    """The URL as messages show it.
+
+    >>> without_password("postgresql://ann:secret@127.0.0.1:5433/shop")
+    'postgresql://ann@127.0.0.1:5433/shop'
+    """
+    url = re.sub(r"(://[^:@/]*):[^/]*@", r"\1@", url)
+    return re.sub(r"(password\s*=\s*)('(\\.|[^'])*'|[^\s&]+)", r"\1…", url)
 
 
 def refusal_code(words: str) -> str:

@@ -281,9 +281,12 @@ class SessionBase:
         self.environment.statistics.statements += 1
 
     def _end_statement(self) -> None:
-        self.is_active = False
+        """It has ended; one that failed ends twice, the second time with its transaction."""
+        was_active, self.is_active = self.is_active, False
         self.state_changed_us = now_us()
         self.transaction_status = self.transaction.status
+        if not was_active:
+            return
         duration_us = self.state_changed_us - self.query_started_us
         log = self.environment.log_statement
         if log is not None:
