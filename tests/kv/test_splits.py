@@ -215,6 +215,22 @@ def test_the_lease_begins_when_the_split_is_on_the_leaders_disk() -> None:
     assert seconds > 0.03 and right.leased
 
 
+def test_a_copy_shows_nothing_of_the_right_part_before_the_split_is_on_its_disk() -> None:
+    """90628: what was written to the whole just before the split is not in its store yet, and the leader closes a time without
+    an entry of the right part."""
+    cluster, name = quiet()
+    slow = next(other for other in cluster.nodes if other != name)
+    cluster.nodes[slow].committer.delay_ns = 2_000 * MILLISECOND
+    _, right = split_at_work(cluster, key_of(500))
+    store = cluster.store(slow)
+    cluster.wait_until(lambda: right.range_id in store.replicas)
+    copy = store.replicas[right.range_id]
+    cluster.advance(1)
+    assert right.is_leaseholder() and not copy.is_stored and store.closed.at(copy) == 0
+    cluster.wait_until(lambda: copy.is_stored)
+    assert store.closed.at(copy)
+
+
 def test_the_lease_waits_for_those_who_follow() -> None:
     cluster, name = quiet()
     _, right = split_at_work(cluster, key_of(500))

@@ -147,7 +147,7 @@ class RangeLifecycle(Elections):
             round.states.pop(state_key(right_id), None)
         round.write((Space.STATE, descriptor_key(right_id), encode_descriptor(descriptor)))
         right = self._add_replica(descriptor, right_id, state)
-        right.is_stored = False
+        right.is_stored, right.durable_applied = False, 0
         round.states[state_key(right_id)] = right.log.encode_state
         self.metrics.splits += 1
         for observer in self.observers:

@@ -54,7 +54,7 @@ from pydistdb.kv.descriptor import (
 )
 from pydistdb.kv.lease import RangeLease
 from pydistdb.kv.proposals import NonDeterministicApply, Proposal, ReplicaOwner, Written
-from pydistdb.kv.range_log import RangeLog, descriptor_for, descriptor_key, membership_of, state_key
+from pydistdb.kv.range_log import INITIAL_INDEX, RangeLog, descriptor_for, descriptor_key, membership_of, state_key
 from pydistdb.kv.snapshot import stage_key, stage_span
 from pydistdb.kv.versions import Feature
 from pydistdb.raft.messages import AppendResponse, HeartbeatResponse, TimeoutNow
@@ -353,7 +353,8 @@ class Replica(RangeLease):
     def written(self, written: Written) -> None:
         """A round is durable (and visible)."""
         self._unwritten -= 1
-        self.is_stored = True
+        if not self.is_stored:
+            self.is_stored, self.durable_applied = True, INITIAL_INDEX
         if self.destroyed:
             return
         node = self.raft

@@ -92,7 +92,7 @@ class RangeSizes:
         running = self._running = Completion()
         try:
             for replica in list(replicas):
-                if replica.is_initialized and not self._is_fresh(replica, exact):
+                if replica.is_initialized and replica.is_stored and not self._is_fresh(replica, exact):
                     await self._measure(replica)
             alive = self._store.replicas
             for range_id in [range_id for range_id in self._known if range_id not in alive]:
