@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,13 +13,13 @@ from pydistdb.kv.command import AddedReplica
 from pydistdb.kv.descriptor import FIRST_RANGE_ID, NodeState
 from pydistdb.kv.doctor import diagnose, examine
 from pydistdb.kv.gateway import Gateway
-from pydistdb.kv.operations import OperationRefused, Operations
+from pydistdb.kv.operations import OperationRefused, Operations, SetDraining
 from pydistdb.kv.placement.allocator import AddLearner, Promote, next_step
 from pydistdb.kv.placement.directory import Directory
 from pydistdb.kv.placement.hotspots import assess
 from pydistdb.kv.store import Store, StoreConfig
 from pydistdb.kv.survey import RangeReport, Survey
-from pydistdb.kv.transport import RaftEnvelope, ReplicaRemoved
+from pydistdb.kv.transport import Message, NodeUnreachable, RaftEnvelope, ReplicaRemoved
 from pydistdb.tasks import Scheduler, sleep
 from pydistdb_storage import mvcc
 from pydistdb_storage.engine import Space, WriteBatch
@@ -169,6 +170,26 @@ def test_a_move_whose_newcomer_is_used_for_a_dead_node_ends() -> None:
     with pytest.raises(OperationRefused, match="in place of another node's"):
         task.completion.result()
     assert {voter.node_id for voter in replica.descriptor.voters()} == {away, bystander, free}
+
+
+def test_a_node_to_which_the_connection_breaks_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by nodes that came back under another number: `recommission` said that the peer had closed the connection."""
+    world = Operated(3)
+    call, broken = Store.call, [True, True]
+
+    async def breaks(self: Store, node_id: int, request: Message, *options: Any) -> Any:
+        if isinstance(request, SetDraining) and broken:
+            broken.pop()
+            raise NodeUnreachable(node_id, "the peer closed the connection")
+        return await call(self, node_id, request, *options)
+
+    monkeypatch.setattr(Store, "call", breaks)
+    world.run(world.operations[2].drain(1))
+    world.run(world.operations[2].recommission(1))
+    assert not broken
+    broken += [True] * 100
+    with pytest.raises(OperationRefused, match="node 1 does not answer"):
+        world.run(world.operations[2].drain(1))
 
 
 def test_a_drained_node_holds_no_leases_until_it_is_taken_back() -> None:

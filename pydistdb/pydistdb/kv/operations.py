@@ -40,7 +40,7 @@ from pydistdb.kv.requests import RangeAround
 from pydistdb.kv.settings import parse
 from pydistdb.kv.store import MergeRange, Store, TransferLease
 from pydistdb.kv.survey import Surveyor
-from pydistdb.kv.transport import Message, register
+from pydistdb.kv.transport import Message, NodeUnreachable, register
 from pydistdb.kv.txn.recovery import Recovered
 from pydistdb.tasks import sleep
 
@@ -52,6 +52,7 @@ MERGE_TIMEOUT_NS = 120_000_000_000
 LEASE_TIMEOUT_NS = 10_000_000_000
 _ASK_AGAIN_NS = 1_000_000_000
 _POLL_NS = 50_000_000
+_MOST_ASKED = 10
 
 
 class OperationRefused(KVError):
@@ -203,7 +204,7 @@ class Operations:
                 raise OperationRefused(f"node {to} did not take the lease of range {range_id} in time")
             if to in voters and now_ns - asked_ns > _ASK_AGAIN_NS:
                 asked_ns = now_ns
-                await self._store.call(details.leader, TransferLease(descriptor.start, to))
+                await self._ask(details.leader, TransferLease(descriptor.start, to))
             await sleep(self._scheduler, _POLL_NS)
 
     async def move_replica(self, range_id: RangeId, away: NodeId, to: NodeId) -> None:
@@ -326,7 +327,7 @@ class Operations:
     async def drain(self, node_id: NodeId) -> None:
         """Have a node give its leases away; returns at once."""
         self._check_live(node_id)
-        await self._store.call(node_id, SetDraining(True))
+        await self._ask(node_id, SetDraining(True))
 
     async def decommission(self, node_id: NodeId) -> None:
         """Have a node's replicas go elsewhere; returns at once."""
@@ -347,7 +348,17 @@ class Operations:
         if record.state is not NodeState.ACTIVE:
             self._store.membership.set_state(node_id, NodeState.ACTIVE)
         if node_id in self._store.live_nodes():
-            await self._store.call(node_id, SetDraining(False))
+            await self._ask(node_id, SetDraining(False))
+
+    async def _ask(self, node_id: NodeId, request: Message) -> None:
+        """Have a node do what may be done twice.  A connection can break as it comes about, when both have dialled."""
+        for _ in range(_MOST_ASKED):
+            try:
+                await self._store.call(node_id, request)
+                return
+            except NodeUnreachable:
+                await sleep(self._scheduler, _POLL_NS)
+        raise OperationRefused(f"node {node_id} does not answer")
 
     def _record(self, node_id: NodeId) -> NodeRecord:
         record = self._store.membership.nodes.get(node_id)
