@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydistdb.kv import replica as replica_module
 from pydistdb.kv.api import ClockOutOfBounds, Isolation, KVError
 from pydistdb.kv.command import ANY_GENERATION, AddedReplica, Command, ProposalLost, SplitTrigger
 from pydistdb.kv.descriptor import (
@@ -171,6 +172,28 @@ def test_in_flight_proposals_end_when_the_leader_crashes(cluster: Cluster) -> No
     cluster.restart(old)
     cluster.advance(3)
     assert versions(cluster, old) == versions(cluster, next(name for name in cluster.nodes if name != old))
+
+
+def test_proposals_end_whose_place_in_the_log_a_later_term_of_their_leader_takes(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """93058: it lost the lead with entries that nobody had, and led again, with a shorter log, before they were given up."""
+    monkeypatch.setattr(replica_module, "PROPOSAL_TIMEOUT_NS", 1_000 * SECOND)
+    old = holder(cluster)
+    others = [name for name in cluster.nodes if name != old]
+    cluster.network.partition([old], others)
+    stranded = [propose(cluster, old, b"\x04k%d" % i, b"never") for i in range(10)]
+    cluster.wait_until(lambda: cluster.leaseholder_name(b"\x04") in others)
+    cluster.network.heal()
+    cluster.advance(1)
+    replica, leader = cluster.leaseholder(b"\x04"), holder(cluster)
+    assert replica is not None and not all(done.done for done in stranded), "else this test shows nothing"
+    assert cluster.store(leader).transfer_lease(replica, cluster.nodes[old].node_id)
+    cluster.wait_until(lambda: cluster.leaseholder_name(b"\x04") == old)
+    for i in range(10):
+        cluster.run(cluster.put(b"\x04n%d" % i, b"v"))
+    assert all(isinstance(done.error(), KVError) for done in stranded)
+    assert cluster.run(cluster.get(b"\x04k9")) is None
 
 
 def test_a_follower_that_was_away_for_long_gets_a_snapshot() -> None:

@@ -213,6 +213,10 @@ class Replica(RangeLease):
         except (raft.ProposalDropped, raft.InvalidChange) as error:
             return _failed(ProposalLost(str(error)))
         proposal = Proposal(term, command, self.owner.scheduler.now_ns() + PROPOSAL_TIMEOUT_NS)
+        earlier = self._proposals.get(index)
+        if earlier is not None:
+            # Of an earlier term of this leader, and no longer in its log; somebody may have the entry yet, and win with it.
+            earlier.completion.fail(OutcomeUnknown(f"range {self.range_id} has had another leader"))
         self._proposals[index] = proposal
         self.owner.wake(self)
         return proposal.completion
