@@ -210,6 +210,21 @@ def test_a_drained_node_holds_no_leases_until_it_is_taken_back() -> None:
     assert (node.lease_count > 0, node.emptying_from) == (True, 0)
 
 
+def test_of_a_node_that_came_back_under_another_number_nobody_says_that_it_is_being_drained() -> None:
+    """The doctor went by what it had said last, when it was emptied."""
+    world = Operated(4)
+    cluster = world.cluster
+    cluster.advance(10)
+    gone = next(node.node_id for node in world.survey().nodes if node.node_id != 1)
+    world.run(world.operations[1].decommission(gone))
+    cluster.wait_until(lambda: not cluster.store(f"n{gone}").replicas)
+    cluster.advance(2)
+    cluster.wipe(f"n{gone}")
+    cluster.advance(5)
+    nodes = {node.node_id: (node.state, node.mode) for node in world.survey().nodes}
+    assert nodes[gone] == ("replaced", "") and nodes[5] == ("live", "")
+
+
 def test_a_node_that_leaves_gives_its_replicas_away_and_is_forgotten() -> None:
     world = Operated(4)
     world.run(world.operations[1].split_at(b"\x04k0500"))
