@@ -120,7 +120,7 @@ def _nodes(store: MultiRaft, membership: Membership) -> list[NodeStatus]:
             mode = "decommissioning" if replicas else "decommissioned"
         elif record.state is NodeState.DRAINED:
             mode = "decommissioned"
-        if record.state is NodeState.REPLACED:
+        elif record.state is NodeState.REPLACED:
             mode = ""  # whatever it said last
         if not record.is_member:
             state = record.state.name.lower()

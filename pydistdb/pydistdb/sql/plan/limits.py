@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from pydistdb.sql.plan.expressions import substitute
-from pydistdb.sql.tree import Const, Expr, Limit, Param, Project, SortKey
+from pydistdb.sql.plan.expressions import map_parts, map_queries, substitute
+from pydistdb.sql.tree import Const, Expr, Limit, Param, Project, Rel, SortKey
 from pydistdb.sql.types.known import INT8
+
+
+def carry_down(relation: Rel, most: int, limited: Callable[[Rel, Expr], Rel]) -> Rel:
+    """The tree with the input of every LIMIT of up to ``most`` rows as ``limited`` makes it: given the input and how many of its
+    rows are taken, it returns the very input where there is nothing to carry further."""
+
+    def rule(part: Rel) -> Rel:
+        return carry_down(part, most, limited)
+
+    relation = map_queries(relation, rule)
+    if isinstance(relation, Limit) and not relation.with_ties:
+        taken = rows_taken(relation, most)
+        if taken is not None:
+            source = limited(relation.input, taken)
+            relation = relation if source is relation.input else replace(relation, input=source)
+    return map_parts(relation, on_relation=rule)
 
 
 def rows_taken(relation: Limit, most: int) -> Expr | None:

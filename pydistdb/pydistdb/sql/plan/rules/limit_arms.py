@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pydistdb.sql.plan.expressions import has_subquery, is_volatile, map_parts, map_queries
-from pydistdb.sql.plan.limits import below, in_terms_of, rows_taken
+from pydistdb.sql.plan.expressions import has_subquery, is_volatile
+from pydistdb.sql.plan.limits import below, carry_down, in_terms_of
 from pydistdb.sql.tree import ColumnRef, Expr, Limit, Project, Rel, SetOperation, Sort, SortKey
 
 MOST_ROWS = 100_000
@@ -24,13 +24,7 @@ MOST_ROWS = 100_000
 
 
 def limit_arms(relation: Rel) -> Rel:
-    relation = map_queries(relation, limit_arms)
-    if isinstance(relation, Limit) and not relation.with_ties:
-        most = rows_taken(relation, MOST_ROWS)
-        if most is not None:
-            source = _limited(relation.input, most)
-            relation = relation if source is relation.input else replace(relation, input=source)
-    return map_parts(relation, on_relation=limit_arms)
+    return carry_down(relation, MOST_ROWS, _limited)
 
 
 def _limited(relation: Rel, most: Expr) -> Rel:

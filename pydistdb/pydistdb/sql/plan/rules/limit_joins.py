@@ -20,13 +20,11 @@ from pydistdb.sql.plan.expressions import (
     columns_of,
     has_subquery,
     is_volatile,
-    map_parts,
-    map_queries,
     output_ids,
     relation_is_volatile,
 )
 from pydistdb.sql.plan.keys import keys_of, settling
-from pydistdb.sql.plan.limits import below, rows_taken
+from pydistdb.sql.plan.limits import below, carry_down
 from pydistdb.sql.tree import Const, Expr, Join, Limit, Project, Rel, Sort, SortKey
 
 MOST_ROWS = 10_000
@@ -34,13 +32,7 @@ MOST_ROWS = 10_000
 
 
 def limit_joins(relation: Rel) -> Rel:
-    relation = map_queries(relation, limit_joins)
-    if isinstance(relation, Limit) and not relation.with_ties:
-        most = rows_taken(relation, MOST_ROWS)
-        if most is not None:
-            source = _limited(relation.input, (), most)
-            relation = relation if source is relation.input else replace(relation, input=source)
-    return map_parts(relation, on_relation=limit_joins)
+    return carry_down(relation, MOST_ROWS, lambda source, taken: _limited(source, (), taken))
 
 
 def _limited(relation: Rel, keys: tuple[SortKey, ...], most: Expr) -> Rel:
